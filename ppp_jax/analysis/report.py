@@ -1,0 +1,233 @@
+"""The page: pictures, curves and tables of a run folder, in one self-contained HTML file."""
+
+import base64
+import html
+import io
+import json
+import pathlib
+import shutil
+import warnings
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from ppp_jax.analysis import summary
+from ppp_jax.analysis.loading import latent_widths, load
+from ppp_jax.analysis.planes import check_epsilon
+from ppp_jax.analysis.plots import plot_curves, plot_strip
+from ppp_jax.analysis.ppp import EmptyPPPWarning, ppp
+
+REPORT = "report"
+BINS = 64
+FIXED_DIMS = ("depth", "width", "optimizer", "initializer", "rate")
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2em auto; padding: 0 1em;
+       color: #222; }
+img { max-width: 100%; height: auto; }
+table { border-collapse: collapse; font-size: 12px; font-variant-numeric: tabular-nums; }
+th, td { padding: 3px 8px; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap; }
+.wide { overflow-x: auto; }
+summary { cursor: pointer; font-weight: 600; }
+code, pre { font-size: 12px; background: #f5f5f5; }
+pre { padding: 8px; overflow-x: auto; }
+"""
+
+HOW_TO_READ = """
+<p>Each panel pools the samples that lie near a plane spanned by two units (within the angle whose
+cosine is ε = {epsilon}), and divides their density by what the same samples would show if their
+directions were isotropic. <b>White</b> is as many as isotropic latents would have, <b>red</b>
+more, <b>blue</b> fewer; <b>grey</b> is where too few are expected to tell. A representation that
+does not know its axes is white; one that does is not. Every row has one colour scale; every panel
+has its own half-width, written in its corner.</p>
+<p><b>A/A0</b> is the share of samples accepted over the isotropic share: 1 if isotropic, large if
+latents crowd the planes of the axes, 0 if they avoid them. The corners of a cube are far from
+every such plane: an empty or dark panel does not mean that there is no structure. <b>C4</b> is +1
+on the axes, −1 on the diagonals, 0 if isotropic. Both are given for the untrained network too: an
+elementwise function makes even noise anisotropic, so only a change is made by training. They
+carry no significance test here, and the optimiser is a confound: Adam prefers the axes by itself.
+Pooling over seeds averages over networks; the single seeds stand below.</p>
+"""
+
+
+class _Section(NamedTuple):
+    """What is shown together: every activation, all else fixed."""
+
+    title: str
+    slug: str
+    latents: xr.Dataset
+    statistics: xr.Dataset
+
+
+def write_report(
+    workdir: str | pathlib.Path, *, epsilon: float = 0.85, progress: bool = True
+) -> pathlib.Path:
+    """Writes `report/` in a run folder: `index.html`, the figures as PNG, the tables as CSV.
+
+    The folder is replaced once the new one is complete.
+
+    Args:
+      workdir: the run folder of a grid that has at least one snapshot.
+      epsilon: acceptance cosine, in [0, 1].
+      progress: show a progress bar on stderr.
+
+    Returns:
+      The path of `index.html`.
+
+    Raises:
+      InputError: `epsilon` outside [0, 1], or no latents there.
+    """
+    workdir = pathlib.Path(workdir).expanduser()
+    check_epsilon(epsilon)
+    widths = latent_widths(workdir)
+    folder = workdir / f"{REPORT}.partial"
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir()
+    blocks = []
+    for width in widths:
+        dataset = load(workdir, latent_width=width)
+        statistics = summary.run_statistics(dataset, epsilon=epsilon)
+        blocks += [f"<h2>{width} latent units</h2>", _tables(statistics, folder, width)]
+        sections = list(_sections(dataset, statistics))
+        bar = tqdm(sections, desc="report", unit="section", disable=not progress)
+        for section in bar:
+            blocks += _section_blocks(section, folder, f"latent_{width}", epsilon)
+    (folder / "index.html").write_text(_page(blocks, dataset.attrs, epsilon), encoding="utf-8")
+    final = workdir / REPORT
+    if final.exists():
+        shutil.rmtree(final)
+    folder.rename(final)
+    return final / "index.html"
+
+
+def _tables(statistics: xr.Dataset, folder: pathlib.Path, width: int) -> str:
+    """Writes the tables to disk and returns the one for the page."""
+    rows = summary.cell_table(statistics)
+    summary.write_csv(folder / f"cells_latent_{width}.csv", rows)
+    summary.write_csv(folder / f"runs_latent_{width}.csv", summary.run_table(statistics))
+    header, body = summary.format_table(rows)
+    markdown = summary.as_markdown(header, body)
+    (folder / f"cells_latent_{width}.md").write_text(markdown + "\n", encoding="utf-8")
+    head = "".join(f"<th>{html.escape(text)}</th>" for text in header)
+    lines = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>" for row in body
+    )
+    return (
+        f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
+        "<p>Interquartile mean over seeds; in brackets its 95 % bootstrap interval; an arrow leads "
+        "from the untrained network to the trained one. All intervals are in "
+        f"<code>cells_latent_{width}.csv</code>, every run in <code>runs_latent_{width}.csv</code>."
+    )
+
+
+def _sections(dataset: xr.Dataset, statistics: xr.Dataset) -> Iterator[_Section]:
+    sizes = [dataset.sizes[dim] for dim in FIXED_DIMS]
+    for place in np.ndindex(*sizes):
+        at = dict(zip(FIXED_DIMS, place, strict=True))
+        part = dataset.isel(at)
+        rate = f"learning rate {part['learning_rate'].item():g}"
+        names = [str(part["optimizer"].item()), rate]
+        names += [
+            f"{dim} {part[dim].item()}" for dim in ("depth", "width", "initializer")
+            if dataset.sizes[dim] > 1
+        ]  # fmt: skip
+        slug = "-".join(str(part[dim].item()) for dim in FIXED_DIMS)
+        yield _Section(", ".join(names), slug, part, statistics.isel(at))
+
+
+def _section_blocks(
+    section: _Section, folder: pathlib.Path, prefix: str, epsilon: float
+) -> list[str]:
+    """Draws one section: strips pooled over seeds, curves, strips of single seeds."""
+
+    def picture(figure: Figure, name: str) -> str:
+        return _embed(figure, folder / f"{prefix}-{section.slug}-{name}.png", section.title)
+
+    seeds = section.latents["seed"].values
+    epochs = [f"epoch {epoch}" for epoch in section.latents["epoch"].values]
+    pooled, single = [], []
+    for kind in summary.KINDS:
+        clouds = _healthy_clouds(section, kind)
+        title = f"{section.title} · {kind}-activation"
+        by_step = [[c[:, i] for i in range(len(epochs))] for c in clouds.values()]
+        first = [[c[:1, i] for i in range(len(epochs))] for c in clouds.values()]
+        by_seed = [[c[k : k + 1, -1] for k in range(len(seeds))] for c in clouds.values()]
+        pooled.append(picture(_strip(by_step, list(clouds), epochs, epsilon,
+            f"{title} · {len(seeds)} seeds pooled"), f"{kind}-pooled"))  # fmt: skip
+        single.append(picture(_strip(first, list(clouds), epochs, epsilon,
+            f"{title} · seed {seeds[0]} alone"), f"{kind}-seed{seeds[0]}"))  # fmt: skip
+        single.append(picture(_strip(by_seed, list(clouds), [f"seed {k}" for k in seeds], epsilon,
+            f"{title} · every seed alone, {epochs[-1]}"), f"{kind}-every-seed"))  # fmt: skip
+    curves = picture(_curves(section.statistics), "curves")
+    return [
+        f"<h3>{html.escape(section.title)}</h3>",
+        *pooled,
+        curves,
+        "<details><summary>Single seeds</summary>",
+        *single,
+        "</details>",
+    ]
+
+
+def _healthy_clouds(section: _Section, kind: str) -> dict[str, np.ndarray]:
+    """Returns each activation's latents, `(seed, step, sample, unit)`, NaN where diverged."""
+    healthy = section.latents["diverged_step"].load() < 0
+    clouds = {}
+    for name in section.latents["activation"].values:
+        part = section.latents[kind].sel(activation=name).load()
+        part = part.where(healthy.sel(activation=name))
+        clouds[str(name)] = part.transpose("seed", "step", "sample", "unit").values
+    return clouds
+
+
+def _strip(
+    clouds: list[list[np.ndarray]], rows: list[str], columns: list[str], epsilon: float, title: str
+) -> Figure:
+    with warnings.catch_warnings():
+        # An empty panel says so itself, and the page explains it.
+        warnings.simplefilter("ignore", EmptyPPPWarning)
+        panels = [
+            [ppp(cloud, epsilon=epsilon, bins=BINS, nonfinite="drop") for cloud in row]
+            for row in clouds
+        ]
+    return plot_strip(panels, rows=rows, columns=columns, title=title)
+
+
+def _curves(statistics: xr.Dataset) -> Figure:
+    """Draws errors and alignment against training, every seed visible."""
+    figure = Figure(figsize=(11.5, 6.2), dpi=110, layout="constrained")
+    names = ("train_mse", "acceptance_ratio_pre", "c4_pre",
+             "test_mse", "acceptance_ratio_post", "c4_post")  # fmt: skip
+    for axes, name in zip(figure.subplots(2, 3).flat, names, strict=True):
+        plot_curves(statistics[name], ax=axes, yscale="log" if name.endswith("_mse") else "linear")
+        axes.yaxis.label.set_size(8)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=6, fontsize=8)
+    return figure
+
+
+def _embed(figure: Figure, path: pathlib.Path, alt: str) -> str:
+    """Saves a figure and returns it as an HTML image that needs no file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    path.write_bytes(buffer.getvalue())
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return f'<p><img alt="{html.escape(alt)}" src="data:image/png;base64,{encoded}"></p>'
+
+
+def _page(blocks: list[str], attributes: dict[str, Any], epsilon: float) -> str:
+    manifest = json.loads(attributes["manifest"])
+    config = html.escape(json.dumps(manifest, indent=1, ensure_ascii=False))
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><title>ppp_jax report</title>"
+        f"<style>{STYLE}</style><h1>Do these latents know their axes?</h1>"
+        f"<p>{html.escape(str(manifest['config']['data']))}, trained {manifest['created']}.</p>"
+        + HOW_TO_READ.format(epsilon=f"{epsilon:g}")
+        + "\n".join(blocks)
+        + f"<details><summary>How this was made</summary><pre>{config}</pre></details></html>\n"
+    )

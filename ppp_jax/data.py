@@ -1,0 +1,189 @@
+"""Named datasets: real ones that need no download, a synthetic manifold, and local files.
+
+Every dataset is centred per feature and divided by *one* number, so that the training set has
+mean 0 and average variance 1 per feature. Dividing each feature by its own deviation would
+stretch the data along the axes; one number keeps the data's geometry up to scale, and makes a
+mean squared error read as the share of the variance that is not reconstructed.
+"""
+
+import hashlib
+import pathlib
+import zipfile
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from sklearn import datasets as sklearn_datasets
+
+from ppp_jax.errors import InputError, lookup
+
+SPLIT_SEED = 0  # one fixed split for everyone
+TEST_SHARE = 0.2
+PATCH_SIDE = 8
+PATCHES_TRAIN, PATCHES_TEST = 8000, 2000
+MANIFOLD_SAMPLES, MANIFOLD_FEATURES, MANIFOLD_HARMONICS = 5000, 64, 3
+
+
+class Dataset(NamedTuple):
+    """Arrays to train on.
+
+    Attributes:
+      name: what it was asked for as.
+      train: `(samples, features)`, float32, standardised.
+      test: the same, of samples that training never sees.
+      train_labels: `(samples,)` integers, or None.
+      test_labels: likewise.
+      sha256: of the bytes and shape of `train` and `test`.
+    """
+
+    name: str
+    train: np.ndarray
+    test: np.ndarray
+    train_labels: np.ndarray | None
+    test_labels: np.ndarray | None
+    sha256: str
+
+
+class _Raw(NamedTuple):
+    train: np.ndarray
+    test: np.ndarray
+    train_labels: np.ndarray | None = None
+    test_labels: np.ndarray | None = None
+
+
+def _digits() -> _Raw:
+    bunch = sklearn_datasets.load_digits()
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(bunch.data))
+    x, y = bunch.data[order], bunch.target[order]
+    n_test = round(TEST_SHARE * len(x))
+    return _Raw(x[n_test:], x[:n_test], y[n_test:], y[:n_test])
+
+
+def _patches() -> _Raw:
+    rng = np.random.default_rng(SPLIT_SEED)
+    train, test = [], []
+    images = sklearn_datasets.load_sample_images().images
+    for image in images:
+        grey = image.mean(axis=-1)
+        # Held-out patches come from the right-hand fifth of each photograph: patches drawn from
+        # the same area overlap, and would not be held out.
+        border = round((1 - TEST_SHARE) * grey.shape[1])
+        train.append(_draw_patches(rng, grey[:, :border], PATCHES_TRAIN // len(images)))
+        test.append(_draw_patches(rng, grey[:, border:], PATCHES_TEST // len(images)))
+    return _Raw(rng.permutation(np.concatenate(train)), rng.permutation(np.concatenate(test)))
+
+
+def _draw_patches(rng: np.random.Generator, image: np.ndarray, count: int) -> np.ndarray:
+    """Draws `count` patches without replacement, each with its own mean removed."""
+    windows = np.lib.stride_tricks.sliding_window_view(image, (PATCH_SIDE, PATCH_SIDE))
+    windows = windows.reshape(-1, PATCH_SIDE, PATCH_SIDE)
+    chosen = rng.choice(len(windows), size=count, replace=False)
+    patches = windows[np.sort(chosen)].reshape(count, -1)
+    return patches - patches.mean(axis=1, keepdims=True)
+
+
+def _synthetic() -> _Raw:
+    """A smooth closed surface: a torus, bent into feature space by random low harmonics.
+
+    x(θ, φ) = Σ_{a,b} c_ab cos(aθ + bφ) + s_ab sin(aθ + bφ), a, b = 0…3, with normal coefficients
+    damped by 1/(a² + b²). Continuous, two-dimensional, and with no preferred feature: whatever
+    quantises here, the data did not do it.
+    """
+    rng = np.random.default_rng(SPLIT_SEED)
+    frequency = np.array(
+        [(a, b) for a in range(MANIFOLD_HARMONICS + 1) for b in range(MANIFOLD_HARMONICS + 1)][1:]
+    )
+    damping = 1 / np.sum(frequency**2, axis=1, keepdims=True)
+    cosine, sine = damping * rng.normal(size=(2, len(frequency), MANIFOLD_FEATURES))
+    phase = rng.uniform(0, 2 * np.pi, size=(MANIFOLD_SAMPLES, 2)) @ frequency.T
+    x = np.cos(phase) @ cosine + np.sin(phase) @ sine
+    n_test = round(TEST_SHARE * len(x))
+    return _Raw(x[n_test:], x[:n_test])
+
+
+DATASETS: dict[str, Callable[[], _Raw]] = {
+    "digits": _digits,
+    "patches": _patches,
+    "synthetic": _synthetic,
+}
+
+
+def load(name: str) -> Dataset:
+    """Loads a dataset by name, or from an `.npz` file.
+
+    Args:
+      name: `digits` (scikit-learn's 1,797 handwritten digits of 8×8), `patches` (10,000 grey 8×8
+        patches of scikit-learn's two sample photographs), `synthetic` (a smooth torus in 64
+        features), or the path of an `.npz` with `x_train` and `x_test` of shape
+        `(samples, features)` and optionally `y_train` and `y_test` of shape `(samples,)`.
+
+    Returns:
+      The standardised `Dataset`; the same one at every call.
+
+    Raises:
+      InputError: unknown name, or a file that is missing, unreadable, incomplete, of the wrong
+        shape, or not finite.
+
+    Example:
+      >>> load("digits").train.shape
+      (1438, 64)
+    """
+    is_file = name.endswith(".npz")
+    raw = _from_file(name) if is_file else lookup(DATASETS, name, field="data")()
+    mean = raw.train.mean(axis=0, dtype=np.float64)
+    scale = np.sqrt(raw.train.var(axis=0, dtype=np.float64).mean())
+    if not scale > 0:
+        raise InputError("data", name, "every training sample is the same; nothing can be learned")
+    train, test = (((x - mean) / scale).astype(np.float32) for x in (raw.train, raw.test))
+    digest = hashlib.sha256()
+    for x in (train, test):
+        digest.update(repr(x.shape).encode())
+        digest.update(np.ascontiguousarray(x).tobytes())
+    return Dataset(name, train, test, raw.train_labels, raw.test_labels, digest.hexdigest())
+
+
+def _from_file(name: str) -> _Raw:
+    try:
+        with np.load(pathlib.Path(name).expanduser(), allow_pickle=False) as file:
+            arrays = dict(file)
+    except FileNotFoundError:
+        raise InputError("data", name, "no such file; give an existing .npz") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError("data", name, f"cannot be read as .npz ({error}); write it with "
+                         "numpy.savez(path, x_train=..., x_test=...)") from None  # fmt: skip
+    missing = [key for key in ("x_train", "x_test") if key not in arrays]
+    if missing:
+        found = ", ".join(arrays) or "nothing"
+        raise InputError("data", name, f"lacks {' and '.join(missing)} (found: {found})")
+    for key in ("x_train", "x_test"):
+        _check_samples(name, key, arrays[key])
+    train, test = arrays["x_train"], arrays["x_test"]
+    if train.shape[1] != test.shape[1]:
+        raise InputError(
+            "data", name, f"x_train has {train.shape[1]} features, x_test {test.shape[1]}"
+        )
+    labels = [_check_labels(name, arrays, split) for split in ("train", "test")]
+    return _Raw(train, test, *labels)
+
+
+def _check_samples(name: str, key: str, x: np.ndarray) -> None:
+    if x.ndim != 2 or 0 in x.shape:
+        raise InputError(
+            "data", name, f"{key} has shape {x.shape}; reshape it to (samples, features)"
+        )
+    if not np.issubdtype(x.dtype, np.number) or np.iscomplexobj(x):
+        raise InputError("data", name, f"{key} is of type {x.dtype}; convert it to real numbers")
+    bad = x.size - np.count_nonzero(np.isfinite(x))
+    if bad:
+        raise InputError("data", name, f"{key} has {bad} non-finite values; remove them")
+
+
+def _check_labels(name: str, arrays: dict[str, np.ndarray], split: str) -> np.ndarray | None:
+    labels = arrays.get(f"y_{split}")
+    samples = len(arrays[f"x_{split}"])
+    if labels is not None and labels.shape != (samples,):
+        raise InputError(
+            "data", name, f"y_{split} has shape {labels.shape}; it needs ({samples},), one label "
+            "per sample"
+        )  # fmt: skip
+    return labels

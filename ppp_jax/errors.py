@@ -1,0 +1,45 @@
+"""The one error a user's setting can cause, and the look-up that suggests the nearest name."""
+
+import difflib
+from collections.abc import Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class InputError(ValueError):
+    """A setting that cannot be used.
+
+    Its text is one line, `field=value: what is wrong and what to do`, in which `field` is both the
+    argument's name in Python and the flag's name on the command line.
+    """
+
+    def __init__(self, field: str, value: object, problem: str):
+        """Names the setting, the offending value and the remedy."""
+        super().__init__(f"{field}={value}: {problem}")
+        self.field = field
+        self.value = value
+        self.problem = problem
+
+
+def lookup(registry: Mapping[str, T], name: str, *, field: str) -> T:
+    """Returns `registry[name]`.
+
+    Args:
+      registry: names to entries.
+      name: the name asked for.
+      field: the setting that named it, for the error's text.
+
+    Raises:
+      InputError: no such name; the error suggests the nearest ones and lists all.
+
+    Example:
+      >>> lookup({"tanh": 1, "relu": 2}, "tahn", field="activations")
+      Traceback (most recent call last):
+      ppp_jax.errors.InputError: activations=tahn: unknown; did you mean tanh? (known: relu, tanh)
+    """
+    if name in registry:
+        return registry[name]
+    near = difflib.get_close_matches(name, registry, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise InputError(field, name, f"unknown; {hint}(known: {', '.join(sorted(registry))})")

@@ -1,0 +1,184 @@
+"""What is swept: one frozen description of an experiment, and the cells it unfolds into.
+
+A *cell* is one static configuration: it has its own shapes and its own code, so it is unrolled in
+the one compiled program. A *run* is one cell at one learning rate and one seed: those are array
+axes. No JAX computation happens here.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ppp_jax import activations, models, optimizers
+from ppp_jax.errors import InputError
+
+CELL_AXES = ("activation", "depth", "width", "optimizer", "initializer")
+RUN_AXES = ("rate", "seed")
+MAX_SEED = 2**31 - 1
+
+
+class Cell(NamedTuple):
+    """One static configuration: everything that shapes the compiled code."""
+
+    activation: str
+    depth: int
+    width: int
+    latent_width: int
+    optimizer: str
+    initializer: str
+
+    @property
+    def name(self) -> str:
+        """Readable and unique within a grid."""
+        return (
+            f"{self.activation}-{self.depth}x{self.width}-{self.latent_width}"
+            f"-{self.optimizer}-{self.initializer}"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grid:
+    """A grid of autoencoders to train, the only thing the training side of the library takes.
+
+    The grid is the full product of its axes. Any sequence is accepted for an axis and kept as a
+    tuple.
+
+    Attributes:
+      activations: static axis; keys of `activations.ACTIVATIONS`.
+      depths: static axis; hidden layers on each side of the bottleneck.
+      widths: static axis; units of each hidden layer.
+      latent_widths: static axis; units of the bottleneck.
+      optimizers: static axis; keys of `optimizers.OPTIMIZERS`.
+      initializers: static axis; keys of `models.INITIALIZERS`.
+      learning_rates: traced axis; if empty, each optimiser runs at its own default.
+      seeds: traced axis; a seed names initial weights and batch order, alike in every cell.
+      data: a key of `data.DATASETS` or the path of an `.npz`.
+      epochs: passes over the training set; an epoch's last, incomplete batch is left out.
+      batch_size: samples per step.
+      snapshots: epochs after which latents are kept; 0 and the last are always among them. If
+        empty: 0, the powers of two, and the last.
+      probe_samples: how many training samples' latents are kept (the first ones, in the split's
+        random order), at most all.
+
+    Raises:
+      InputError: an axis is empty, repeats a value or holds an unknown or impossible one.
+
+    Example:
+      >>> grid = Grid(activations=["tanh", "isotropic_tanh"], seeds=range(4), epochs=10)
+      >>> grid.snapshot_epochs
+      (0, 1, 2, 4, 8, 10)
+      >>> len(grid.cells), grid.runs_per_cell
+      (2, 4)
+    """
+
+    activations: Sequence[str] = ("tanh", "isotropic_tanh")
+    depths: Sequence[int] = (1,)
+    widths: Sequence[int] = (48,)
+    latent_widths: Sequence[int] = (8,)
+    optimizers: Sequence[str] = ("adam",)
+    initializers: Sequence[str] = ("glorot_normal",)
+    learning_rates: Sequence[float] = ()
+    seeds: Sequence[int] = (0,)
+    data: str = "digits"
+    epochs: int = 100
+    batch_size: int = 24
+    snapshots: Sequence[int] = ()
+    probe_samples: int = 2048
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name not in _SETTINGS:
+                value = _as_tuple(field.name, value)
+                object.__setattr__(self, field.name, value)
+        _check_axes(self)
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Every static configuration, activation slowest."""
+        return tuple(
+            Cell(*values)
+            for values in itertools.product(
+                self.activations,
+                self.depths,
+                self.widths,
+                self.latent_widths,
+                self.optimizers,
+                self.initializers,
+            )
+        )
+
+    def rates(self, optimizer: str) -> tuple[float, ...]:
+        """Learning rates at which an optimiser runs."""
+        default = optimizers.get(optimizer).default_learning_rate
+        return tuple(self.learning_rates) or (default,)
+
+    @property
+    def rate_count(self) -> int:
+        """Length of the `rate` axis."""
+        return len(self.learning_rates) or 1
+
+    @property
+    def runs_per_cell(self) -> int:
+        """Learning rates × seeds."""
+        return self.rate_count * len(self.seeds)
+
+    @property
+    def snapshot_epochs(self) -> tuple[int, ...]:
+        """Epochs after which latents and a checkpoint are kept, ascending, from 0 to the last."""
+        powers = (2**i for i in range(self.epochs.bit_length()))
+        middle = self.snapshots or tuple(e for e in powers if e < self.epochs)
+        return tuple(sorted({0, *middle, self.epochs}))
+
+    def to_json(self) -> dict[str, Any]:
+        """The grid as lists and numbers, with defaults resolved, in the order of its fields."""
+        return {
+            **{key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items()},
+            "learning_rates": {name: list(self.rates(name)) for name in self.optimizers},
+            "snapshots": list(self.snapshot_epochs),
+        }
+
+
+_SETTINGS = ("data", "epochs", "batch_size", "probe_samples")
+
+
+def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:
+    if isinstance(value, str) or not hasattr(value, "__iter__"):
+        raise InputError(name, value, "must be a sequence of values")
+    values = tuple(value)
+    if not values and name not in ("learning_rates", "snapshots"):
+        raise InputError(name, "", "is empty; name at least one value")
+    repeated = {v for v in values if values.count(v) > 1} if len(set(values)) < len(values) else ()
+    if repeated:
+        raise InputError(name, sorted(repeated)[0], "appears twice; name each value once")
+    return values
+
+
+def _check_axes(grid: Grid) -> None:
+    for name in grid.activations:
+        activations.get(name)
+    for name in grid.optimizers:
+        optimizers.get(name)
+    for name in grid.initializers:
+        models.get_initializer(name)
+    for field in ("depths", "widths", "latent_widths"):
+        for value in getattr(grid, field):
+            _check_integer(field, value, low=1)
+    for field in ("epochs", "batch_size", "probe_samples"):
+        _check_integer(field, getattr(grid, field), low=1)
+    for seed in grid.seeds:
+        _check_integer("seeds", seed, low=0, high=MAX_SEED)
+    for epoch in grid.snapshots:
+        _check_integer("snapshots", epoch, low=0, high=grid.epochs)
+    for rate in grid.learning_rates:
+        if not (isinstance(rate, float | int) and math.isfinite(rate) and rate > 0):
+            raise InputError("learning_rates", rate, "must be a positive, finite number")
+
+
+def _check_integer(field: str, value: Any, *, low: int, high: int | None = None) -> None:
+    ok = isinstance(value, int) and not isinstance(value, bool)
+    if not ok or value < low or (high is not None and value > high):
+        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise InputError(field, value, f"must be a whole number, {bounds}")

@@ -1,0 +1,147 @@
+"""`latents.zarr`: labelled latents and errors of every run, written snapshot by snapshot.
+
+One xarray group per latent width, with a dimension for every axis of the grid, and beside them
+the probe inputs and labels. `xarray.open_datatree(path)` opens it with nothing of ours, and
+`ppp_jax.analysis.load` does so leaving out snapshots that are not complete.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ppp_jax.data import Dataset
+from ppp_jax.grid import CELL_AXES, RUN_AXES, Grid
+from ppp_jax.training import Observation
+
+RUN_DIMS = (*CELL_AXES, *RUN_AXES, "step")
+
+
+def group_name(latent_width: int) -> str:
+    """Name of the group that holds the latents of one width."""
+    return f"latent_{latent_width}"
+
+
+def create(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: dict[str, Any]) -> None:
+    """Lays out the whole store, latents and errors missing (NaN), in one move."""
+    partial = path.with_suffix(".partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    probe = slice(0, grid.probe_samples)
+    root = xr.Dataset(
+        {"inputs": (("sample", "feature"), dataset.train[probe], {"long_name": "probe inputs"})},
+        attrs={
+            "title": "Latents of a grid of autoencoders, recorded as training went",
+            "manifest": json.dumps(manifest),
+            "batch_size": grid.batch_size,
+        },
+    )
+    if dataset.train_labels is not None:
+        root["labels"] = ("sample", dataset.train_labels[probe], {"long_name": "probe labels"})
+    steps_per_epoch = len(dataset.train) // grid.batch_size
+    tree = {"/": root}
+    encoding = {}
+    for width in grid.latent_widths:
+        group = _empty_group(grid, width, root.sizes["sample"], steps_per_epoch)
+        tree[f"/{group_name(width)}"] = group
+        chunks = {name: (1,) * 6 + group[name].shape[6:7] + (1, *group[name].shape[8:])
+                  for name in ("pre", "post")}  # fmt: skip
+        encoding[f"/{group_name(width)}"] = {name: {"chunks": c} for name, c in chunks.items()}
+    xr.DataTree.from_dict(tree).to_zarr(partial, zarr_format=2, encoding=encoding)
+    os.replace(partial, path)
+
+
+def _empty_group(grid: Grid, width: int, samples: int, steps_per_epoch: int) -> xr.Dataset:
+    axes = {
+        "activation": list(grid.activations),
+        "depth": list(grid.depths),
+        "width": list(grid.widths),
+        "optimizer": list(grid.optimizers),
+        "initializer": list(grid.initializers),
+        "rate": list(range(grid.rate_count)),
+        "seed": list(grid.seeds),
+        "step": [epoch * steps_per_epoch for epoch in grid.snapshot_epochs],
+    }
+    run_shape = tuple(len(axes[dim]) for dim in RUN_DIMS)
+    # A broadcast scalar: the store is laid out without ever being held in memory.
+    missing = np.broadcast_to(np.float32(np.nan), (*run_shape, samples, width))
+    latents = (*RUN_DIMS, "sample", "unit")
+    return xr.Dataset(
+        {
+            "pre": (latents, missing, {"long_name": "bottleneck before its activation"}),
+            "post": (latents, missing, {"long_name": "bottleneck after its activation"}),
+            "train_mse": (
+                RUN_DIMS,
+                missing[..., 0, 0],
+                {"long_name": "mean squared error over the training set, per feature"},
+            ),
+            "test_mse": (
+                RUN_DIMS,
+                missing[..., 0, 0],
+                {"long_name": "mean squared error over the held-out set, per feature"},
+            ),
+            "diverged_step": (
+                RUN_DIMS,
+                np.full(run_shape, -1, np.int32),
+                {"long_name": "first step whose loss was not finite, -1 for none"},
+            ),
+            "saved": ("step", np.zeros(run_shape[-1], bool), {"long_name": "snapshot complete"}),
+        },
+        coords={
+            **{dim: (dim, values) for dim, values in axes.items()},
+            "epoch": ("step", list(grid.snapshot_epochs)),
+            "learning_rate": (
+                ("optimizer", "rate"),
+                np.array([grid.rates(name) for name in grid.optimizers]),
+            ),
+        },
+        attrs={"latent_width": width},
+    )
+
+
+def write_snapshot(
+    path: pathlib.Path,
+    grid: Grid,
+    index: int,
+    observations: Mapping[str, Observation],
+) -> None:
+    """Writes one snapshot of every run, and marks it saved once all of it is there.
+
+    Args:
+      path: the store.
+      grid: what is trained.
+      index: position in `grid.snapshot_epochs`.
+      observations: per cell, every leaf with a leading axis over the runs.
+    """
+    region = {"step": slice(index, index + 1)}
+    for width in grid.latent_widths:
+        cells = [cell for cell in grid.cells if cell.latent_width == width]
+        stacked = {
+            "pre": _stack(grid, [observations[c.name].latents.pre for c in cells]),
+            "post": _stack(grid, [observations[c.name].latents.post for c in cells]),
+            "train_mse": _stack(grid, [observations[c.name].train_mse for c in cells]),
+            "test_mse": _stack(grid, [observations[c.name].test_mse for c in cells]),
+            "diverged_step": _stack(
+                grid, cells, [observations[c.name].diverged_step for c in cells]
+            ),
+        }
+        variables = {
+            name: ((*RUN_DIMS, "sample", "unit")[: values.ndim], values)
+            for name, values in stacked.items()
+        }
+        for part in (variables, {"saved": ("step", np.ones(1, bool))}):
+            xr.Dataset(part).to_zarr(
+                path, group=group_name(width), region=region, consolidated=False, zarr_format=2
+            )
+
+
+def _stack(grid: Grid, values: Sequence[Any]) -> np.ndarray:
+    """Arranges per-cell arrays `(runs, …)` as the store does: cell axes, run axes, step, rest."""
+    array = np.stack([np.asarray(value) for value in values])
+    sizes = [len(getattr(grid, f"{axis}s")) for axis in CELL_AXES]
+    return array.reshape(*sizes, grid.rate_count, len(grid.seeds), 1, *array.shape[2:])

@@ -1,0 +1,166 @@
+"""One run of one seed: pure functions to start it, step it and look at it. No jit, no I/O."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ppp_jax import activations, batches, models, optimizers
+from ppp_jax.grid import Cell
+
+NEVER = -1  # the `diverged_step` of a run whose losses were all finite
+_WEIGHTS, _BATCHES = 0, 1  # the streams of random numbers that a seed names
+
+
+class Hyper(NamedTuple):
+    """The traced axes of a run, scalars: its seed (int32) and its learning rate (float32)."""
+
+    seed: jax.Array
+    learning_rate: jax.Array
+
+
+class Arrays(NamedTuple):
+    """What runs are trained on and looked at with.
+
+    Attributes:
+      train: `(samples, features)`.
+      test: `(held-out samples, features)`.
+      probe: `(probe samples, features)`, those whose latents are kept.
+    """
+
+    train: jax.Array
+    test: jax.Array
+    probe: jax.Array
+
+
+class RunState(NamedTuple):
+    """What a step carries to the next.
+
+    Attributes:
+      params: the network's parameters.
+      opt_state: the optimiser's state.
+      diverged_step: the first step whose loss was not finite, or -1.
+    """
+
+    params: models.Params
+    opt_state: optax.OptState
+    diverged_step: jax.Array
+
+
+class Observation(NamedTuple):
+    """What is kept of a run at a snapshot.
+
+    Attributes:
+      train_mse: mean squared error over the whole training set, per feature.
+      test_mse: the same over the held-out samples.
+      diverged_step: see `RunState`.
+      latents: the probe samples' latents, `(probe samples, latent_width)` each.
+    """
+
+    train_mse: jax.Array
+    test_mse: jax.Array
+    diverged_step: jax.Array
+    latents: models.Latents
+
+
+class Run(NamedTuple):
+    """One run as pure functions.
+
+    Attributes:
+      draw: `(seed) -> params`, the initial weights; depends on shapes and initialiser alone.
+      init: `(params, hyper) -> RunState`.
+      update: `(state, hyper, arrays, step) -> (RunState, loss)`; `step` counts from 0.
+      observe: `(state, arrays) -> Observation`.
+    """
+
+    draw: Callable[[jax.Array], models.Params]
+    init: Callable[[models.Params, Hyper], RunState]
+    update: Callable[[RunState, Hyper, Arrays, jax.Array], tuple[RunState, jax.Array]]
+    observe: Callable[[RunState, Arrays], Observation]
+
+
+def build_model(cell: Cell, features: int) -> models.Model:
+    """Builds the network of a cell for data of `features` features."""
+    return models.autoencoder(
+        features=features,
+        width=cell.width,
+        depth=cell.depth,
+        latent_width=cell.latent_width,
+        activation=activations.get(cell.activation).apply,
+        initializer=models.get_initializer(cell.initializer).make,
+    )
+
+
+def batch_indices(key: jax.Array, step: jax.Array, *, samples: int, batch_size: int) -> jax.Array:
+    """Returns the `(batch_size,)` sample indices of a step.
+
+    Each epoch runs once through a fresh random order, leaving out its last, incomplete batch.
+
+    Args:
+      key: the seed's key for batches.
+      step: step number, from 0.
+      samples: size of the training set, at least `batch_size`.
+      batch_size: samples per step.
+    """
+    steps_per_epoch = samples // batch_size
+    position = (step % steps_per_epoch) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
+    return batches.shuffled(jax.random.fold_in(key, step // steps_per_epoch), position, samples)
+
+
+def _mse(model: models.Model, params: models.Params, x: jax.Array) -> jax.Array:
+    return jnp.mean(jnp.square(model.apply(params, x).reconstruction - x))
+
+
+def build_run(cell: Cell, *, features: int, batch_size: int) -> Run:
+    """Builds the run of a cell, closed over what is static.
+
+    Randomness comes from the seed and the step alone (`fold_in` of the seed's key), never from a
+    run's place in a batch: a seed has the same initial weights (up to shape) and the same batches
+    in every cell.
+
+    Args:
+      cell: the static configuration.
+      features: width of the data.
+      batch_size: samples per step.
+
+    Returns:
+      The `Run`.
+    """
+    model = build_model(cell, features)
+    optimizer = optimizers.get(cell.optimizer)
+
+    def draw(seed: jax.Array) -> models.Params:
+        return model.init(jax.random.fold_in(jax.random.key(seed), _WEIGHTS))
+
+    def init(params: models.Params, hyper: Hyper) -> RunState:
+        opt_state = optimizer.make(hyper.learning_rate).init(params)
+        return RunState(params, opt_state, jnp.int32(NEVER))
+
+    def update(
+        state: RunState, hyper: Hyper, arrays: Arrays, step: jax.Array
+    ) -> tuple[RunState, jax.Array]:
+        key = jax.random.fold_in(jax.random.key(hyper.seed), _BATCHES)
+        chosen = batch_indices(key, step, samples=len(arrays.train), batch_size=batch_size)
+        batch = arrays.train[chosen]
+        loss, gradient = jax.value_and_grad(lambda p: _mse(model, p, batch))(state.params)
+        # optax raises floats to integer powers, which strict dtype promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = optimizer.make(hyper.learning_rate).update(
+                gradient, state.opt_state, state.params
+            )
+        params = optax.apply_updates(state.params, updates)
+        first = (state.diverged_step == NEVER) & ~jnp.isfinite(loss)
+        diverged_step = jnp.where(first, step, state.diverged_step)
+        return RunState(params, opt_state, diverged_step), loss
+
+    def observe(state: RunState, arrays: Arrays) -> Observation:
+        return Observation(
+            train_mse=_mse(model, state.params, arrays.train),
+            test_mse=_mse(model, state.params, arrays.test),
+            diverged_step=state.diverged_step,
+            latents=model.apply(state.params, arrays.probe).latents,
+        )
+
+    return Run(draw, init, update, observe)
