@@ -87,7 +87,7 @@ def radial(rho: Profile, *, slope_at_zero: float) -> Callable[[ArrayLike], jax.A
     def apply(x: ArrayLike) -> jax.Array:
         x = jnp.asarray(x)
         length, direction = polar(x)
-        near_zero = length < jnp.finfo(x.dtype).eps
+        near_zero = length < float(jnp.finfo(x.dtype).eps)
         wide = x.astype(length.dtype)
         return jnp.where(near_zero, slope_at_zero * wide, rho(length) * direction).astype(x.dtype)
 
@@ -119,6 +119,10 @@ def _leaky_relu(x: jax.Array) -> jax.Array:
     return jax.nn.leaky_relu(x, LEAKY_SLOPE)
 
 
+def _gelu(x: jax.Array) -> jax.Array:
+    return jax.nn.gelu(x, approximate=False)
+
+
 def _elementwise(sigma: Profile, formula: str, slope: float, group: str) -> Activation:
     return Activation(elementwise(sigma), formula, slope, group, sigma, isotropic=False)
 
@@ -132,7 +136,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "relu": _elementwise(jax.nn.relu, "max(x_i, 0)", 0.0, "S_n"),
     "leaky_relu": _elementwise(_leaky_relu, f"x_i if x_i >= 0 else {LEAKY_SLOPE} x_i", 1.0, "S_n"),
     "tanh": _elementwise(jnp.tanh, "tanh(x_i)", 1.0, "B_n"),
-    "gelu": _elementwise(jax.nn.gelu, "x_i Φ(x_i), tanh approximation", 0.5, "S_n"),
+    "gelu": _elementwise(_gelu, "x_i Φ(x_i)", 0.5, "S_n"),
     "identity": Activation(elementwise(_identity), "x", 1.0, "O(n)", _identity, isotropic=True),
     "isotropic_relu": _radial(_shrink_profile, "max(‖x‖ - 1, 0) x/‖x‖", 0.0),
     "isotropic_leaky_relu": _radial(

@@ -144,11 +144,15 @@ def load(name: str) -> Dataset:
 
 def _from_file(name: str) -> _Raw:
     try:
-        with np.load(pathlib.Path(name).expanduser(), allow_pickle=False) as file:
+        # Opened here, not by numpy, which leaves a file open that turns out to be damaged.
+        with (
+            pathlib.Path(name).expanduser().open("rb") as opened,
+            np.load(opened, allow_pickle=False) as file,
+        ):
             arrays = dict(file)
     except FileNotFoundError:
         raise InputError("data", name, "no such file; give an existing .npz") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise InputError("data", name, f"cannot be read as .npz ({error}); write it with "
                          "numpy.savez(path, x_train=..., x_test=...)") from None  # fmt: skip
     missing = [key for key in ("x_train", "x_test") if key not in arrays]

@@ -5,7 +5,6 @@ the probe inputs and labels. `xarray.open_datatree(path)` opens it with nothing 
 `ppp_jax.analysis.load` does so leaving out snapshots that are not complete.
 """
 
-import json
 import os
 import pathlib
 import shutil
@@ -27,7 +26,7 @@ def group_name(latent_width: int) -> str:
     return f"latent_{latent_width}"
 
 
-def create(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: dict[str, Any]) -> None:
+def create(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> None:
     """Lays out the whole store, latents and errors missing (NaN), in one move."""
     partial = path.with_suffix(".partial")
     if partial.exists():
@@ -37,7 +36,7 @@ def create(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: dict[str,
         {"inputs": (("sample", "feature"), dataset.train[probe], {"long_name": "probe inputs"})},
         attrs={
             "title": "Latents of a grid of autoencoders, recorded as training went",
-            "manifest": json.dumps(manifest),
+            "manifest": manifest,
             "batch_size": grid.batch_size,
         },
     )
@@ -49,15 +48,17 @@ def create(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: dict[str,
     for width in grid.latent_widths:
         group = _empty_group(grid, width, root.sizes["sample"], steps_per_epoch)
         tree[f"/{group_name(width)}"] = group
-        chunks = {name: (1,) * 6 + group[name].shape[6:7] + (1, *group[name].shape[8:])
-                  for name in ("pre", "post")}  # fmt: skip
-        encoding[f"/{group_name(width)}"] = {name: {"chunks": c} for name, c in chunks.items()}
+        chunks = tuple(
+            size if dim in ("seed", "sample", "unit") else 1
+            for dim, size in group["pre"].sizes.items()
+        )
+        encoding[f"/{group_name(width)}"] = {kind: {"chunks": chunks} for kind in ("pre", "post")}
     xr.DataTree.from_dict(tree).to_zarr(partial, zarr_format=2, encoding=encoding)
     os.replace(partial, path)
 
 
 def _empty_group(grid: Grid, width: int, samples: int, steps_per_epoch: int) -> xr.Dataset:
-    axes = {
+    axes: dict[str, list[Any]] = {
         "activation": list(grid.activations),
         "depth": list(grid.depths),
         "width": list(grid.widths),
@@ -78,12 +79,12 @@ def _empty_group(grid: Grid, width: int, samples: int, steps_per_epoch: int) -> 
             "train_mse": (
                 RUN_DIMS,
                 missing[..., 0, 0],
-                {"long_name": "mean squared error over the training set, per feature"},
+                {"long_name": "training MSE, per feature"},
             ),
             "test_mse": (
                 RUN_DIMS,
                 missing[..., 0, 0],
-                {"long_name": "mean squared error over the held-out set, per feature"},
+                {"long_name": "held-out MSE, per feature"},
             ),
             "diverged_step": (
                 RUN_DIMS,
@@ -126,9 +127,7 @@ def write_snapshot(
             "post": _stack(grid, [observations[c.name].latents.post for c in cells]),
             "train_mse": _stack(grid, [observations[c.name].train_mse for c in cells]),
             "test_mse": _stack(grid, [observations[c.name].test_mse for c in cells]),
-            "diverged_step": _stack(
-                grid, cells, [observations[c.name].diverged_step for c in cells]
-            ),
+            "diverged_step": _stack(grid, [observations[c.name].diverged_step for c in cells]),
         }
         variables = {
             name: ((*RUN_DIMS, "sample", "unit")[: values.ndim], values)

@@ -95,14 +95,13 @@ class _Autoencoder(nnx.Module):
         return [*encoder, "bottleneck", *[f"decoder_{i}" for i in hidden], "output"]
 
     def __call__(self, x: ArrayLike) -> Output:
-        for name in self.layer_names()[: self.depth]:
-            x = self.activation(getattr(self, name)(x))
-        pre = self.bottleneck(x)
-        post = self.activation(pre)
-        x = post
-        for name in self.layer_names()[self.depth + 1 : -1]:
-            x = self.activation(getattr(self, name)(x))
-        return Output(self.output(x), Latents(pre, post))
+        *inner, output = self.layer_names()
+        for name in inner:
+            pre = getattr(self, name)(x)
+            x = self.activation(pre)
+            if name == "bottleneck":
+                latents = Latents(pre, x)
+        return Output(getattr(self, output)(x), latents)
 
 
 def autoencoder(

@@ -70,7 +70,8 @@ def open_run(workdir: pathlib.Path, grid: Grid, dataset: Dataset, *, overwrite: 
         text = json.dumps(_manifest(grid, dataset), indent=2) + "\n"
         _write_atomically(workdir / MANIFEST, text)
     if not (workdir / LATENTS).exists():
-        latents.create(workdir / LATENTS, grid, dataset, read_manifest(workdir))
+        text = (workdir / MANIFEST).read_text(encoding="utf-8")
+        latents.create(workdir / LATENTS, grid, dataset, manifest=text)
 
 
 def read_manifest(workdir: pathlib.Path) -> dict[str, Any] | None:

@@ -182,11 +182,11 @@ def _run(grid: Grid, dataset: Dataset, workdir: pathlib.Path, done: int | None, 
             like = jax.eval_shape(built.init, built.hypers)
             states = store.restore_checkpoint(checkpoints, done, like)
         for first, steps in _chunks(snapshots, done or 0):
-            states, losses = built.chunk(
+            states, trained = built.chunk(
                 states, built.hypers, built.arrays, jnp.int32(first), jnp.int32(steps)
             )
+            losses = {name: np.asarray(loss) for name, loss in trained.items()}
             step = first + steps
-            losses = {name: np.asarray(loss) for name, loss in losses.items()}
             store.append_metrics(workdir, grid, step, step / steps_per_epoch, losses)
             bar.set_description(f"epoch {step / steps_per_epoch:.0f}", refresh=False)
             bar.update(steps)

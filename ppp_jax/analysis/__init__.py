@@ -6,6 +6,7 @@ Works on any array of latents, ours or anyone's, and needs nothing of the traini
 
 from ppp_jax.analysis.compare import bootstrap_interval, interquartile_mean
 from ppp_jax.analysis.loading import load
+from ppp_jax.analysis.planes import check_epsilon
 from ppp_jax.analysis.plots import plot_curves, plot_ppp, plot_strip
 from ppp_jax.analysis.ppp import EmptyPPPWarning, Projection, ppp, project
 from ppp_jax.analysis.report import write_report
@@ -17,6 +18,7 @@ __all__ = [
     "acceptance_ratio",
     "alignment_c4",
     "bootstrap_interval",
+    "check_epsilon",
     "interquartile_mean",
     "load",
     "plot_curves",

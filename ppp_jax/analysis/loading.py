@@ -34,7 +34,7 @@ def load(path: str | pathlib.Path, *, latent_width: int | None = None) -> xr.Dat
         raise InputError("latent_width", width, f"not in this grid, which has {sorted(widths)}")
     group = widths[width].to_dataset()
     saved = group["saved"].values
-    probe = {name: tree[name].variable for name in tree.data_vars}
+    probe = {name: array.variable for name, array in tree.data_vars.items()}
     dataset = group.drop_vars("saved").isel(step=saved).assign(probe)
     return dataset.assign_attrs(tree.attrs)
 

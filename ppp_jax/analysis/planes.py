@@ -26,12 +26,12 @@ class Samples(NamedTuple):
 
     Attributes:
       values: `(samples, units)`, finite, floating.
-      index: position of each in the flattened input, `(samples,)`.
+      rows: position of each in the flattened input, `(samples,)`.
       dropped: how many rows were left out for not being finite.
     """
 
     values: np.ndarray
-    index: np.ndarray
+    rows: np.ndarray
     dropped: int
 
 
@@ -92,15 +92,15 @@ def as_samples(latents: Any, *, nonfinite: str = "raise") -> Samples:
         values = values.astype(np.float32)
     values = values.reshape(-1, values.shape[-1])
     finite = np.isfinite(values).all(axis=1)
-    dropped = len(values) - np.count_nonzero(finite)
+    dropped = len(values) - int(np.count_nonzero(finite))
     if dropped and nonfinite == "raise":
         raise InputError(
             "latents",
             f"{dropped} of {len(values)} samples",
             "are not finite; remove them, or say nonfinite='drop'",
         )
-    index = np.flatnonzero(finite)
-    return Samples(values[index] if dropped else values, index, dropped)
+    rows = np.flatnonzero(finite)
+    return Samples(values[rows] if dropped else values, rows, dropped)
 
 
 def build_frame(

@@ -3,20 +3,23 @@
 from collections.abc import Iterable
 from typing import Any
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib import colors
 from matplotlib.axes import Axes
+from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
-COLORMAP = "RdBu_r"  # blue: fewer than isotropic, white: as many, red: more
+# Blue: fewer than isotropic, white: as many, red: more; grey: too few expected to tell.
+COLORMAP = matplotlib.colormaps["RdBu_r"].with_extremes(bad="0.8")
 MIN_RATIO_RANGE = 4.0
-EMPTY_COLOR = "0.8"  # where nothing is expected, so a ratio would say nothing
 PANEL_INCHES = 1.15
 
 
-def ratio_scale(ratios: Iterable[np.ndarray]) -> colors.Normalize:
+def ratio_scale(ratios: Iterable[np.ndarray]) -> colors.LogNorm:
     """Returns the one colour scale of a set of ratios: logarithmic, 1 in the middle.
 
     It reaches the 99.9 % quantile of all ratios together, and at least from 1/4 to 4, so that
@@ -28,41 +31,59 @@ def ratio_scale(ratios: Iterable[np.ndarray]) -> colors.Normalize:
 
 
 def plot_ppp(
-    picture: xr.Dataset, *, ax: Axes | None = None, norm: colors.Normalize | None = None
+    picture: xr.Dataset, *, ax: Axes | None = None, norm: colors.LogNorm | None = None
 ) -> Axes:
     """Draws a PPP density over its isotropic null.
 
     Args:
       picture: what `ppp` returns.
-      ax: where to draw; by default a new figure, with a colour bar and labelled axes.
+      ax: where to draw; by default a new figure.
       norm: colour scale; by default `ratio_scale` of this picture.
 
     Returns:
       The axes. White is as many as isotropic latents would have, red more, blue fewer; grey is
-      where too few are expected to tell. The title is A/A0.
+      where too few are expected to tell.
     """
-    alone = ax is None
     axes = plt.figure(figsize=(4.2, 3.6)).add_subplot() if ax is None else ax
     norm = norm or ratio_scale([picture["ratio"].values])
-    half = float(picture["u"][-1] + (picture["u"][1] - picture["u"][0]) / 2)
-    axes.set_facecolor(EMPTY_COLOR)
-    image = axes.imshow(
-        np.maximum(picture["ratio"].values, norm.vmin),  # a logarithm has no place for 0
+    half = _half_width(picture)
+    image = _draw_ratio(axes, picture, norm, (-half, half, -half, half))
+    axes.set(xlabel="u (latent units)", ylabel="v (latent units)", title=_acceptance(picture))
+    bar = axes.figure.colorbar(image, ax=axes, label="density / isotropic null")
+    _tick_ratio(bar, norm)
+    return axes
+
+
+def _half_width(picture: xr.Dataset) -> float:
+    u = picture["u"].values
+    return float(u[-1] + (u[1] - u[0]) / 2)
+
+
+def _acceptance(picture: xr.Dataset) -> str:
+    none = "" if picture.attrs["accepted"] else " (none)"
+    return f"A/A0 = {picture.attrs['acceptance_ratio']:.3g}{none}"
+
+
+def _draw_ratio(
+    axes: Axes,
+    picture: xr.Dataset,
+    norm: colors.LogNorm,
+    extent: tuple[float, float, float, float],
+) -> AxesImage:
+    return axes.imshow(
+        np.maximum(picture["ratio"].values, norm.vmin or 0),  # a logarithm has no place for 0
         origin="lower",
-        extent=(-half, half, -half, half),
+        extent=extent,
         cmap=COLORMAP,
         norm=norm,
         interpolation="nearest",
     )
-    ratio = picture.attrs["acceptance_ratio"]
-    axes.set_title(f"A/A0 = {ratio:.3g}", fontsize=8 if alone else 6, pad=2)
-    if picture.attrs["accepted"] == 0:
-        axes.text(0.5, 0.5, "none\naccepted", transform=axes.transAxes, ha="center", va="center",
-                  fontsize=8 if alone else 6)  # fmt: skip
-    if alone:
-        axes.set(xlabel="u (latent units)", ylabel="v (latent units)")
-        axes.figure.colorbar(image, ax=axes, label="density / isotropic null")
-    return axes
+
+
+def _tick_ratio(bar: Colorbar, norm: colors.LogNorm) -> None:
+    ticks = [x for x in (norm.vmin, 1.0, norm.vmax) if x is not None]
+    bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
+    bar.minorticks_off()
 
 
 def plot_strip(
@@ -80,48 +101,37 @@ def plot_strip(
       The figure. Each row (strip) has one colour scale, drawn at its end; each panel has its own
       half-width, written in its corner in latent units.
     """
-    size = (1.3 + PANEL_INCHES * len(columns) + 0.7, 0.75 + (PANEL_INCHES + 0.16) * len(rows))
+    wide, high = PANEL_INCHES * len(columns), 1.14 * PANEL_INCHES * len(rows)
+    size = (1.2 + wide + 0.6, 0.5 + high)
     figure = Figure(figsize=size, dpi=110)
-    grid = figure.add_gridspec(
-        len(rows),
-        len(columns) + 1,
-        width_ratios=[1.0] * len(columns) + [0.07],
-        left=1.3 / size[0],
-        right=1 - 0.45 / size[0],
-        top=1 - 0.62 / size[1],
-        bottom=0.08 / size[1],
-        wspace=0.06,
-        hspace=0.2,
-    )
-    figure.suptitle(title, fontsize=9, y=1 - 0.1 / size[1], va="top")
-    for r, (name, strip) in enumerate(zip(rows, panels, strict=True)):
+    figure.suptitle(title, fontsize=9, y=1 - 0.08 / size[1], va="top")
+    stack = figure.subplots(len(rows), 1, squeeze=False, gridspec_kw={
+        "left": 1.2 / size[0], "right": 1 - 0.6 / size[0], "top": 1 - 0.5 / size[1],
+        "bottom": 0, "hspace": 0,
+    })  # fmt: skip
+    for axes, name, strip in zip(stack.flat, rows, panels, strict=True):
         norm = ratio_scale([picture["ratio"].values for picture in strip])
-        drawn = [
-            _panel(figure.add_subplot(grid[r, c]), picture, norm) for c, picture in enumerate(strip)
-        ]
-        label = {"rotation": 0, "ha": "right", "va": "center", "fontsize": 8}
-        drawn[0].set_ylabel(name.replace("isotropic_", "isotropic\n"), **label)
-        if r == 0:
-            for axes, column in zip(drawn, columns, strict=True):
-                axes.set_title(f"{column}\n{axes.get_title()}", fontsize=6, pad=2)
-        _ratio_bar(figure, drawn[0], figure.add_subplot(grid[r, -1]), norm)
+        _draw_strip(axes, strip, norm)
+        name = name.replace("isotropic_", "isotropic\n")
+        axes.text(-0.05, 0.5, name, ha="right", va="center", fontsize=8)
+        place = axes.inset_axes((len(columns) + 0.05, 0.1, 0.06, 0.8), transform=axes.transData)
+        bar = figure.colorbar(axes.images[0], cax=place)
+        _tick_ratio(bar, norm)
+        bar.ax.tick_params(labelsize=6, pad=1, length=2)
+    for c, column in enumerate(columns):
+        stack[0, 0].text(c + 0.5, 1.13, column, ha="center", va="bottom", fontsize=7)
     return figure
 
 
-def _panel(axes: Axes, picture: xr.Dataset, norm: colors.Normalize) -> Axes:
-    plot_ppp(picture, ax=axes, norm=norm)
-    axes.set(xticks=[], yticks=[])
-    half = axes.get_xlim()[1]
-    axes.text(0.98, 0.02, f"±{half:.2g}", transform=axes.transAxes, ha="right", fontsize=5)
-    return axes
-
-
-def _ratio_bar(figure: Figure, axes: Axes, place: Axes, norm: colors.Normalize) -> None:
-    bar = figure.colorbar(axes.images[0], cax=place)
-    ticks = [norm.vmin, 1.0, norm.vmax]
-    bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
-    bar.minorticks_off()
-    bar.ax.tick_params(labelsize=6, pad=1, length=2)
+def _draw_strip(axes: Axes, strip: list[xr.Dataset], norm: colors.LogNorm) -> None:
+    """Draws panels side by side in one axes, a unit square each: far faster than an axes each."""
+    for c, picture in enumerate(strip):
+        _draw_ratio(axes, picture, norm, (c + 0.02, c + 0.98, 0.02, 0.98))
+        axes.text(c + 0.5, 1.0, _acceptance(picture), ha="center", va="bottom", fontsize=6)
+        half = f"±{_half_width(picture):.2g}"
+        axes.text(c + 0.96, 0.04, half, ha="right", va="bottom", fontsize=5)
+    axes.set(xlim=(0, len(strip)), ylim=(0, 1.14), aspect="equal")
+    axes.set_axis_off()
 
 
 def plot_curves(values: xr.DataArray, *, ax: Axes | None = None, yscale: str = "linear") -> Axes:

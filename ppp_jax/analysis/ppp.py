@@ -98,7 +98,7 @@ def project(
     return Projection(
         points=np.concatenate([block.points for block in blocks]),
         plane=plane,
-        sample=samples.index[np.concatenate([block.sample for block in blocks])],
+        sample=samples.rows[np.concatenate([block.sample for block in blocks])],
         planes=frame.planes,
         counts=np.bincount(plane, minlength=len(frame.planes)),
         samples=len(samples.values) - zero_rows,

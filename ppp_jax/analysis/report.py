@@ -92,7 +92,7 @@ def write_report(
     for width in widths:
         dataset = load(workdir, latent_width=width)
         statistics = summary.run_statistics(dataset, epsilon=epsilon)
-        blocks += [f"<h2>{width} latent units</h2>", _tables(statistics, folder, width)]
+        blocks += [f"<h2>{width} latent units</h2>", _tables(statistics, folder, f"latent_{width}")]
         sections = list(_sections(dataset, statistics))
         bar = tqdm(sections, desc="report", unit="section", disable=not progress)
         for section in bar:
@@ -105,14 +105,9 @@ def write_report(
     return final / "index.html"
 
 
-def _tables(statistics: xr.Dataset, folder: pathlib.Path, width: int) -> str:
+def _tables(statistics: xr.Dataset, folder: pathlib.Path, name: str) -> str:
     """Writes the tables to disk and returns the one for the page."""
-    rows = summary.cell_table(statistics)
-    summary.write_csv(folder / f"cells_latent_{width}.csv", rows)
-    summary.write_csv(folder / f"runs_latent_{width}.csv", summary.run_table(statistics))
-    header, body = summary.format_table(rows)
-    markdown = summary.as_markdown(header, body)
-    (folder / f"cells_latent_{width}.md").write_text(markdown + "\n", encoding="utf-8")
+    header, body = summary.format_table(summary.write_tables(statistics, folder, name))
     head = "".join(f"<th>{html.escape(text)}</th>" for text in header)
     lines = "".join(
         "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>" for row in body
@@ -121,7 +116,7 @@ def _tables(statistics: xr.Dataset, folder: pathlib.Path, width: int) -> str:
         f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
         "<p>Interquartile mean over seeds; in brackets its 95 % bootstrap interval; an arrow leads "
         "from the untrained network to the trained one. All intervals are in "
-        f"<code>cells_latent_{width}.csv</code>, every run in <code>runs_latent_{width}.csv</code>."
+        f"<code>cells_{name}.csv</code>, every run in <code>runs_{name}.csv</code>."
     )
 
 

@@ -1,11 +1,11 @@
 """Numbers of a whole grid: one row per run and snapshot, and one per cell."""
 
-import csv
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from ppp_jax.analysis.compare import bootstrap_interval, interquartile_mean
@@ -79,8 +79,9 @@ def cell_table(statistics: xr.Dataset) -> list[dict[str, Any]]:
             "seeds": last.sizes["seed"],
             "diverged": int((last["diverged_step"] >= 0).sum()),
         }
-        measured = [name for name in part.data_vars if name != "diverged_step"]
-        for name in measured:
+        for name in part.data_vars:
+            if name == "diverged_step":
+                continue
             if not str(name).endswith("_mse"):
                 row |= _summary(f"{name}_first", part[name].isel(step=0).values)
             row |= _summary(str(name), last[name].values)
@@ -93,24 +94,24 @@ def _summary(name: str, values: np.ndarray) -> dict[str, float]:
     return {name: interquartile_mean(values), f"{name}_low": low, f"{name}_high": high}
 
 
-def run_table(statistics: xr.Dataset) -> list[dict[str, Any]]:
-    """Lists every run at every snapshot: its names and its statistics."""
-    rows = []
-    for names, part in cells(statistics):
-        for seed in part["seed"].values:
-            for step in part["step"].values:
-                one = part.sel(seed=seed, step=step)
-                when = {"seed": int(seed), "epoch": one["epoch"].item(), "step": int(step)}
-                rows.append({**names, **when, **{n: one[n].item() for n in part.data_vars}})
+def write_tables(statistics: xr.Dataset, folder: pathlib.Path, name: str) -> list[dict[str, Any]]:
+    """Writes `cells_<name>` as CSV and Markdown, and every run and snapshot as `runs_<name>.csv`.
+
+    Args:
+      statistics: what `run_statistics` returns.
+      folder: where to write.
+      name: what tells these tables from others there.
+
+    Returns:
+      The rows of `cell_table`.
+    """
+    rows = cell_table(statistics)
+    pd.DataFrame(rows).to_csv(folder / f"cells_{name}.csv", index=False)
+    text = as_markdown(*format_table(rows)) + "\n"
+    (folder / f"cells_{name}.md").write_text(text, encoding="utf-8")
+    runs = statistics.to_dataframe().reset_index().drop(columns="rate")
+    runs.to_csv(folder / f"runs_{name}.csv", index=False)
     return rows
-
-
-def write_csv(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
-    """Writes rows with one header line; missing numbers are empty."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows({k: "" if v != v else v for k, v in row.items()} for row in rows)
 
 
 COLUMNS = {
@@ -128,12 +129,12 @@ def format_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]
 
     Errors are written with their interval, the others as untrained → trained.
     """
-    axes = [k for k in (*CELL_DIMS[:-1], "learning_rate") if len({row[k] for row in rows}) > 1]
-    axes = axes or ["activation"]
+    names = (*CELL_DIMS[:-1], "learning_rate")
+    axes = [name for name in names if len({row[name] for row in rows}) > 1] or ["activation"]
     header = [axis.replace("_", " ") for axis in axes] + list(COLUMNS) + ["diverged"]
     body = [
         [str(row[axis]) for axis in axes]
-        + [_format_cell(row, *names) for names in COLUMNS.values()]
+        + [_format_cell(row, *columns) for columns in COLUMNS.values()]
         + [f"{row['diverged']}/{row['seeds']}"]
         for row in rows
     ]

@@ -1,0 +1,151 @@
+"""Command-line flags shared by the experiments, and how a main is run.
+
+Axes of a grid are comma lists; whole numbers may also be ranges, `start:stop` or
+`start:stop:step`, without `stop`, as in Python.
+"""
+
+import dataclasses
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import app, flags
+
+from ppp_jax import activations, data, models, optimizers
+from ppp_jax.errors import InputError
+from ppp_jax.grid import Grid
+
+flags.disclaim_key_flags()  # --help lists the flags defined here under the main that asked for them
+
+USER_ERROR, SYNTAX_ERROR, INTERRUPTED = 1, 2, 130
+
+
+class _ListParser(flags.ArgumentParser):
+    """Parses a comma list; absl turns its ValueError into a syntax error."""
+
+    def __init__(self, item: Callable[[str], list[Any]], syntactic_help: str):
+        super().__init__()
+        self.item = item
+        self.syntactic_help = syntactic_help
+
+    def parse(self, argument: str | Sequence[Any]) -> tuple[Any, ...]:
+        """Returns the listed values, ranges unfolded."""
+        if not isinstance(argument, str):
+            return tuple(argument)
+        pieces = [piece.strip() for piece in argument.split(",")] if argument.strip() else []
+        return tuple(value for piece in pieces for value in self.item(piece))
+
+    def flag_type(self) -> str:
+        """Type named in the help."""
+        return "comma list"
+
+
+class _ListSerializer(flags.ArgumentSerializer):
+    def serialize(self, value: Sequence[Any]) -> str:
+        return ",".join(str(x) for x in value)
+
+
+def _integers(piece: str) -> list[int]:
+    if not re.fullmatch(r"-?\d+(:-?\d+){0,2}", piece):
+        raise ValueError(f"{piece!r} is not a whole number or a range start:stop[:step]")
+    numbers = [int(number) for number in piece.split(":")]
+    if len(numbers) == 1:
+        return numbers
+    if len(numbers) == 3 and numbers[2] <= 0:
+        raise ValueError(f"{piece!r} needs a positive step")
+    values = list(range(*numbers))
+    if not values:
+        raise ValueError(f"the range {piece!r} is empty; its stop must exceed its start")
+    return values
+
+
+def _numbers(piece: str) -> list[float]:
+    try:
+        return [float(piece)]
+    except ValueError:
+        raise ValueError(f"{piece!r} is not a number") from None
+
+
+def _names(piece: str) -> list[str]:
+    if not piece:
+        raise ValueError("a name is missing between two commas")
+    return [piece]
+
+
+def _define_list(name: str, item: Callable[[str], list[Any]], text: str, default: Any) -> None:
+    parser = _ListParser(item, "values separated by commas")
+    flags.DEFINE(parser, name, default, text, serializer=_ListSerializer())
+
+
+def define(grid: Grid, *, workdir: str) -> None:
+    """Defines the flags of a grid and of its report, with the defaults of an experiment.
+
+    Args:
+      grid: the experiment's defaults.
+      workdir: the default run folder.
+    """
+    lists: dict[str, tuple[Callable[[str], list[Any]], str]] = {
+        "activations": (_names, f"one compiled cell each: {', '.join(activations.ACTIVATIONS)}"),
+        "depths": (_integers, "hidden layers on each side of the bottleneck"),
+        "widths": (_integers, "units of each hidden layer"),
+        "latent_widths": (_integers, "units of the bottleneck"),
+        "optimizers": (_names, f"of {', '.join(optimizers.OPTIMIZERS)}"),
+        "initializers": (_names, f"of {', '.join(models.INITIALIZERS)}"),
+        "learning_rates": (_numbers, "default: each optimizer's own"),
+        "seeds": (_integers, "of initial weights and batch order, such as 0:16"),
+        "snapshots": (_integers, "epochs after which latents are kept, besides 0 and the last; "
+                                 "default: the powers of two"),
+    }  # fmt: skip
+    for name, (item, text) in lists.items():
+        _define_list(name, item, text, getattr(grid, name))
+    named = ", ".join(data.DATASETS)
+    flags.DEFINE_string("data", grid.data, f"{named}, or an .npz with x_train and x_test")
+    flags.DEFINE_integer("epochs", grid.epochs, "passes over the training set")
+    flags.DEFINE_integer("batch_size", grid.batch_size, "samples per gradient step")
+    flags.DEFINE_integer("probe_samples", grid.probe_samples, "samples whose latents are kept")
+    flags.DEFINE_float("epsilon", 0.85, "acceptance cosine of the PPP pictures, in [0, 1]")
+    flags.DEFINE_string("workdir", workdir, "run folder; the same command continues what is there")
+    flags.DEFINE_bool("dry_run", False, "say what would be done, and do nothing")
+    flags.DEFINE_bool("overwrite", False, "replace an earlier run in the workdir")
+
+
+def grid() -> Grid:
+    """Returns the grid that the parsed flags describe."""
+    values = flags.FLAGS.flag_values_dict()
+    return Grid(**{field.name: values[field.name] for field in dataclasses.fields(Grid)})
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    try:
+        rest: list[str] = flags.FLAGS(arguments)
+    except flags.Error as error:
+        text = " ".join(str(error).split())
+        print(f"error: {text}; --help explains every flag", file=sys.stderr)
+        sys.exit(SYNTAX_ERROR)
+    if len(rest) > 1:
+        print(f"error: unexpected argument {rest[1]!r}; flags begin with --", file=sys.stderr)
+        sys.exit(SYNTAX_ERROR)
+    return rest
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a main: a setting that cannot be used is one line on stderr, not a traceback.
+
+    Exits with 1 for such a setting, 2 for flags that cannot be parsed, 130 after Ctrl-C.
+    """
+
+    def guarded(_: list[str]) -> None:
+        try:
+            main()
+        except InputError as error:
+            dashes = "--" if error.field in flags.FLAGS else ""
+            print(f"error: {dashes}{error}", file=sys.stderr)
+            sys.exit(USER_ERROR)
+        except KeyboardInterrupt:
+            print(
+                "\ninterrupted; the same command continues from the last snapshot", file=sys.stderr
+            )
+            sys.exit(INTERRUPTED)
+
+    app.run(guarded, flags_parser=_parse)

@@ -1,0 +1,50 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ppp_jax.numerics import haar_orthogonal, polar
+
+
+@pytest.mark.parametrize("size", [1e-37, 1e-20, 1.0, 1e20, 1e37])
+def test_polar_recomposes_over_the_whole_range(size):
+    x = size * jax.random.normal(jax.random.key(0), (50, 7))
+    length, direction = polar(x)
+    np.testing.assert_allclose(length * direction, x, rtol=1e-6)
+    np.testing.assert_allclose(jnp.linalg.norm(direction, axis=-1), 1, rtol=1e-6)
+
+
+def test_polar_of_zero_is_zero_with_zero_gradient():
+    length, direction = polar(jnp.zeros(3))
+    assert length == 0
+    assert not direction.any()
+    jacobian = jax.jacobian(polar)(jnp.zeros(3))
+    for leaf in jax.tree.leaves(jacobian):
+        np.testing.assert_array_equal(leaf, 0)
+
+
+def test_gradient_of_length_is_direction():
+    x = jax.random.normal(jax.random.key(1), (5,))
+    gradient = jax.grad(lambda x: polar(x)[0][0])(x)
+    np.testing.assert_allclose(gradient, polar(x)[1], rtol=1e-6)
+
+
+def test_subnormal_input_has_finite_gradient():
+    gradient = jax.jacobian(lambda x: polar(x)[1])(jnp.full(3, 1e-40))
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 16])
+def test_haar_is_orthogonal(n):
+    q = haar_orthogonal(jax.random.key(2), n)
+    np.testing.assert_allclose(q @ q.T, np.eye(n), atol=1e-5)
+
+
+def test_haar_moments():
+    """Haar on O(n): E q_ij = 0, E q_ij² = 1/n, E q_ij⁴ = 3/(n(n+2)), det = ±1 equally often."""
+    n, draws = 4, 4000
+    q = jax.vmap(lambda k: haar_orthogonal(k, n))(jax.random.split(jax.random.key(3), draws))
+    np.testing.assert_allclose(q.mean(axis=0), 0, atol=5 * np.sqrt(1 / n / draws))
+    np.testing.assert_allclose((q**2).mean(axis=0), 1 / n, atol=0.02)
+    np.testing.assert_allclose((q**4).mean(axis=0), 3 / (n * (n + 2)), atol=0.02)
+    assert abs(np.sign(jnp.linalg.det(q)).mean()) < 5 / np.sqrt(draws)

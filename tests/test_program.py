@@ -1,0 +1,192 @@
+"""The grid as one program ≡ a plain Python loop of single runs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ppp_jax import data, optimizers, program
+from ppp_jax.grid import Grid
+from ppp_jax.training import NEVER, batch_indices, build_model
+
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    full = data.load("digits")
+    return full._replace(train=full.train[:100], test=full.test[:30])
+
+
+def grid(**changes):
+    settings = {
+        "activations": ["tanh", "isotropic_tanh"],
+        "widths": [6],
+        "latent_widths": [3],
+        "seeds": [0, 5],
+        "batch_size": 24,
+        "probe_samples": 50,
+    }
+    return Grid(**(settings | changes))
+
+
+def run(grid, dataset, chunks=(STEPS,)):
+    built = program.build(grid, dataset)
+    states = built.init(built.hypers)
+    first = 0
+    for steps in chunks:
+        states, losses = built.chunk(
+            states, built.hypers, built.arrays, jnp.int32(first), jnp.int32(steps)
+        )
+        first += steps
+    return states, losses, built.observe(states, built.arrays)
+
+
+def train_alone(cell, dataset, seed, rate):
+    """One network, a Python loop over its steps; nothing of the program is used."""
+    model = build_model(cell, dataset.train.shape[1])
+    key = jax.random.key(seed)
+    params = model.init(jax.random.fold_in(key, 0))
+    optimizer = optimizers.get(cell.optimizer).make(rate)
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(params, state, batch):
+        def mse(params):
+            return jnp.mean((model.apply(params, batch).reconstruction - batch) ** 2)
+
+        loss, gradient = jax.value_and_grad(mse)(params)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state, loss
+
+    @jax.jit
+    def batch(t):
+        chosen = batch_indices(
+            jax.random.fold_in(key, 1), t, samples=len(dataset.train), batch_size=24
+        )
+        return jnp.asarray(dataset.train)[chosen]
+
+    losses = []
+    for t in range(STEPS):
+        params, state, loss = step(params, state, batch(jnp.int32(t)))
+        losses.append(float(loss))
+    return model, params, np.mean(losses)
+
+
+@pytest.mark.parametrize("optimizer", sorted(optimizers.OPTIMIZERS))
+def test_grid_equals_a_loop_of_single_runs(dataset, optimizer):
+    rates = [0.01, 0.02]
+    swept = grid(optimizers=[optimizer], learning_rates=rates, depths=[1, 2])
+    states, losses, seen = run(swept, dataset)
+    for cell in swept.cells[::3]:
+        for i, (rate, seed) in enumerate([(r, s) for r in rates for s in swept.seeds]):
+            model, params, loss = train_alone(cell, dataset, seed, rate)
+            mine = jax.tree.map(lambda leaf, i=i: leaf[i], states[cell.name].params)
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), mine, params
+            )
+            np.testing.assert_allclose(losses[cell.name][i], loss, rtol=1e-4)
+            output = model.apply(params, dataset.test)
+            error = np.mean((output.reconstruction - dataset.test) ** 2)
+            np.testing.assert_allclose(seen[cell.name].test_mse[i], error, rtol=1e-4)
+            probe = model.apply(params, dataset.train[:50]).latents
+            for a, b in zip(seen[cell.name].latents, probe, strict=True):
+                np.testing.assert_allclose(a[i], b, rtol=1e-3, atol=1e-4)
+
+
+def test_seeds_are_paired_across_cells(dataset):
+    """Same initial weights (up to shape) and the same batches in every cell."""
+    swept = grid(optimizers=["sgd", "adam"], depths=[1, 2])
+    built = program.build(swept, dataset)
+    states = built.init(built.hypers)
+    by_depth = {}
+    for cell in swept.cells:
+        by_depth.setdefault(cell.depth, []).append(states[cell.name].params)
+    for same_shape in by_depth.values():
+        for params in same_shape[1:]:
+            jax.tree.map(np.testing.assert_array_equal, same_shape[0], params)
+    first = by_depth[1][0]["encoder_0"]["kernel"]
+    np.testing.assert_array_equal(first, by_depth[2][0]["encoder_0"]["kernel"])
+    assert not np.array_equal(first[0], first[1])
+
+
+def test_a_seed_does_not_depend_on_its_company(dataset):
+    """To rounding here: another number of seeds compiles to other code."""
+    alone, _, _ = run(grid(seeds=[5], activations=["tanh"]), dataset)
+    among, _, _ = run(grid(seeds=[3, 5, 8]), dataset)
+    (name,) = alone
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a[0], b[1], rtol=1e-4, atol=1e-6),
+        alone[name].params,
+        among[name].params,
+    )
+
+
+def test_chunking_changes_nothing(dataset):
+    whole, _, _ = run(grid(), dataset, chunks=(STEPS,))
+    cut, _, _ = run(grid(), dataset, chunks=(1, 16, 23))
+    jax.tree.map(np.testing.assert_array_equal, whole, cut)
+
+
+def test_one_trace_and_one_compilation_for_all_chunks(dataset, monkeypatch):
+    traces, compilations = [], []
+    build_run = program.build_run
+
+    def counted(cell, **options):
+        run = build_run(cell, **options)
+
+        def update(*args):
+            traces.append(cell.name)
+            return run.update(*args)
+
+        return run._replace(update=update)
+
+    monkeypatch.setattr(program, "build_run", counted)
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compilations.append(event) if "backend_compile" in event else None
+    )
+    built = program.build(grid(), dataset)
+    states = built.init(built.hypers)
+    arguments = built.hypers, built.arrays
+    steps = [jnp.int32(n) for n in (0, 7, 20, 3)]
+    states, _ = built.chunk(states, *arguments, steps[0], steps[1])
+    traced, compiled = len(traces), len(compilations)
+    assert traced >= len(built.hypers)
+    assert compiled > 0
+    states, _ = built.chunk(states, *arguments, steps[1], steps[2])
+    built.chunk(states, *arguments, steps[2], steps[3])
+    assert (len(traces), len(compilations)) == (traced, compiled)
+
+
+def test_divergence_is_marked_with_its_step_and_disturbs_no_one(dataset):
+    calm, wild = 1e-2, 1e12
+    both, losses, seen = run(
+        grid(activations=["relu"], optimizers=["sgd"], learning_rates=[calm, wild]), dataset
+    )
+    alone, _, _ = run(
+        grid(activations=["relu"], optimizers=["sgd"], learning_rates=[calm]), dataset
+    )
+    (name,) = both
+    step = np.asarray(seen[name].diverged_step)
+    np.testing.assert_array_equal(step[:2], NEVER)
+    assert ((step[2:] > 0) & (step[2:] < STEPS)).all()
+    assert np.isfinite(losses[name][:2]).all()
+    assert not np.isfinite(losses[name][2:]).any()
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a[:2], b, rtol=1e-4, atol=1e-6),
+        both[name].params,
+        alone[name].params,
+    )
+
+
+def test_diverged_step_is_the_first_step_without_a_finite_loss(dataset):
+    swept = grid(activations=["relu"], optimizers=["sgd"], learning_rates=[1e12], seeds=[0])
+    _, _, seen = run(swept, dataset)
+    (name,) = seen
+    step = int(seen[name].diverged_step[0])
+    _, before, _ = run(swept, dataset, chunks=(step,))
+    _, after, _ = run(swept, dataset, chunks=(step, 1))
+    assert np.isfinite(before[name][0])
+    assert not np.isfinite(after[name][0])

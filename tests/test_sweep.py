@@ -1,0 +1,262 @@
+"""Training to disk: resume, refusal, and what is written."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+
+from ppp_jax import data, store, sweep
+from ppp_jax.analysis import load
+from ppp_jax.errors import InputError
+from ppp_jax.grid import Grid
+
+SMALL = Grid(
+    activations=["tanh", "isotropic_tanh"],
+    widths=[6],
+    latent_widths=[3],
+    optimizers=["sgd", "adam"],
+    seeds=[0, 1, 2],
+    epochs=4,
+    probe_samples=40,
+)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return sweep.train(SMALL, tmp_path_factory.mktemp("undisturbed"), progress=False)
+
+
+def metrics(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_results(first, second):
+    assert (first / "metrics.jsonl").read_bytes() == (second / "metrics.jsonl").read_bytes()
+    one, other = load(first).load(), load(second).load()
+    xr.testing.assert_identical(one.drop_attrs(), other.drop_attrs())
+
+
+def test_run_folder_explains_itself(undisturbed):
+    dataset = load(undisturbed)
+    assert dataset["pre"].dims == (
+        "activation", "depth", "width", "optimizer", "initializer", "rate", "seed", "step",
+        "sample", "unit",
+    )  # fmt: skip
+    assert dataset["pre"].dtype == np.float32
+    assert dataset["pre"].shape == (2, 1, 1, 2, 1, 1, 3, 4, 40, 3)
+    np.testing.assert_array_equal(dataset["epoch"], [0, 1, 2, 4])
+    np.testing.assert_array_equal(dataset["seed"], [0, 1, 2])
+    assert dataset["learning_rate"].sel(optimizer="adam").item() == 1e-3
+    np.testing.assert_array_equal(dataset["inputs"], data.load("digits").train[:40])
+    np.testing.assert_array_equal(dataset["labels"], data.load("digits").train_labels[:40])
+    for name in ("pre", "post", "train_mse", "test_mse"):
+        assert np.isfinite(dataset[name]).all(), name
+    manifest = json.loads(dataset.attrs["manifest"])
+    assert manifest == store.read_manifest(undisturbed)
+    assert manifest["config"] == SMALL.to_json()
+    assert manifest["data"]["sha256"] == data.load("digits").sha256
+    assert manifest["packages"]["jax"] == jax.__version__
+
+
+def test_saved_latents_are_labelled_right(undisturbed):
+    """Each cell's latents stand under its own names: post is its activation of pre."""
+    dataset = load(undisturbed).squeeze(["depth", "width", "initializer", "rate"])
+    for name in ("tanh", "isotropic_tanh"):
+        pre, post = (dataset[k].sel(activation=name).values for k in ("pre", "post"))
+        if name == "tanh":
+            expected = np.tanh(pre)
+        else:
+            r = np.linalg.norm(pre, axis=-1, keepdims=True)
+            expected = np.tanh(r) * pre / r
+        np.testing.assert_allclose(post, expected, atol=1e-5)
+    first = dataset.isel(step=0)
+    np.testing.assert_array_equal(
+        first["pre"].sel(optimizer="sgd"), first["pre"].sel(optimizer="adam")
+    )
+    last = dataset["test_mse"].isel(step=-1)
+    assert (last != last.isel(optimizer=0)).sel(optimizer="adam").all()
+    assert (last.sel(optimizer="adam") < dataset["test_mse"].isel(step=0)).all()
+
+
+def test_metrics_have_a_line_per_cell_and_chunk(undisturbed):
+    rows = metrics(undisturbed)
+    steps = sorted({row["step"] for row in rows})
+    assert steps[-1] == 4 * (1438 // 24)
+    assert len(rows) == 4 * len(steps)
+    assert np.shape(rows[0]["loss"]) == (1, 3)
+    assert all(np.isfinite(row["loss"]).all() for row in rows)
+
+
+def test_finished_run_trains_nothing(undisturbed, monkeypatch):
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.is_file()}
+    monkeypatch.setattr(sweep.program, "build", lambda *_: pytest.fail("built a program"))
+    sweep.train(SMALL, undisturbed, progress=False)
+    after = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.is_file()}
+    assert before == after
+
+
+@pytest.mark.parametrize("place", ["latents.write_snapshot", "store.save_checkpoint"])
+@pytest.mark.parametrize("calls", [1, 3])
+def test_interrupted_anywhere_continues_to_the_same_result(
+    place, calls, undisturbed, tmp_path, monkeypatch
+):
+    module, name = place.split(".")
+    original = getattr(getattr(sweep, module), name)
+    count = iter(range(100))
+
+    def interrupted(*args, **kwargs):
+        if next(count) == calls:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(getattr(sweep, module), name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.train(SMALL, tmp_path, progress=False)
+    done = store.last_step(tmp_path)
+    assert done is not None
+    assert done < 4 * (1438 // 24)
+    assert len(load(tmp_path)["step"]) >= calls
+    monkeypatch.undo()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9')  # a line that a killed process left unfinished
+    sweep.train(SMALL, tmp_path, progress=False)
+    assert_same_results(undisturbed, tmp_path)
+
+
+def test_snapshots_not_complete_are_not_read(undisturbed, tmp_path, monkeypatch):
+    """A crash between the latents and the mark that they are complete."""
+    original = xr.Dataset.to_zarr
+    count = iter(range(100))
+
+    def crash(self, *args, **kwargs):
+        if "saved" in self and next(count) == 2:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(xr.Dataset, "to_zarr", crash)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.train(SMALL, tmp_path, progress=False)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(load(tmp_path)["epoch"], [0, 1])
+    sweep.train(SMALL, tmp_path, progress=False)
+    assert_same_results(undisturbed, tmp_path)
+
+
+COMMAND = [
+    sys.executable, "-m", "experiments.ablation", "--activations=tanh,isotropic_tanh",
+    "--optimizers=adam", "--widths=6", "--latent_widths=3", "--seeds=0:2", "--epochs=2000",
+    "--snapshots=1,2,3", "--probe_samples=40",
+]  # fmt: skip
+
+
+def test_ctrl_c_for_real(tmp_path):
+    """SIGINT to the real command: exit 130, one line on how to go on, and a folder that resumes."""
+    environment = os.environ | {"PYTHONWARNINGS": "ignore"}
+    command = [*COMMAND, f"--workdir={tmp_path}"]
+    process = subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 240
+    while store.last_step(tmp_path) is None and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert "the same command continues" in stderr
+    assert "Traceback" not in stderr
+    kept = store.last_step(tmp_path)
+    assert kept is not None
+    planned = subprocess.run(
+        [*command, "--dry_run"], env=environment, capture_output=True, text=True, check=True
+    )
+    assert f"{kept:,} per run already done" in planned.stdout
+
+
+CHANGES = {
+    r"seeds \[0, 1, 2\] there, \[0, 1\] now": {"seeds": [0, 1]},
+    r"epochs 4 there, 5 now": {"epochs": 5},
+    r"learning_rates \{.*\} there": {"learning_rates": [0.5]},
+    r"data digits there, synthetic now": {"data": "synthetic"},
+}
+
+
+@pytest.mark.parametrize("difference", sorted(CHANGES))
+def test_another_configuration_is_refused_with_the_difference(difference, undisturbed):
+    changed = dataclasses.replace(SMALL, **CHANGES[difference])
+    for call in (sweep.train, sweep.plan):
+        with pytest.raises(InputError, match=difference) as caught:
+            call(changed, undisturbed)
+        assert caught.value.field == "workdir"
+        assert "\n" not in str(caught.value)
+
+
+def test_changed_data_of_the_same_name_is_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "x.npz"
+    grid = dataclasses.replace(SMALL, data=str(path), epochs=1, activations=["tanh"])
+    np.savez(path, x_train=rng.normal(size=(30, 5)), x_test=rng.normal(size=(9, 5)))
+    workdir = sweep.train(grid, tmp_path / "run", progress=False)
+    np.savez(path, x_train=rng.normal(size=(30, 5)), x_test=rng.normal(size=(9, 5)))
+    with pytest.raises(InputError, match="sha256 of the data"):
+        sweep.train(grid, workdir, progress=False)
+
+
+def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
+    grid = dataclasses.replace(SMALL, epochs=1, activations=["tanh"])
+    sweep.train(grid, tmp_path, progress=False)
+    (tmp_path / "notes.txt").write_text("mine")
+    other = dataclasses.replace(grid, seeds=[7])
+    sweep.train(other, tmp_path, overwrite=True, progress=False)
+    np.testing.assert_array_equal(load(tmp_path)["seed"], [7])
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_workdir_that_cannot_be_used(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"workdir=.*cannot be written"):
+        sweep.train(SMALL, tmp_path / "file", progress=False)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(InputError, match="damaged"):
+        sweep.train(SMALL, tmp_path, progress=False)
+    (tmp_path / "manifest.json").write_text('{"schema": 99}')
+    with pytest.raises(InputError, match="schema 99"):
+        sweep.train(SMALL, tmp_path, progress=False)
+
+
+def test_batch_larger_than_the_data(tmp_path):
+    grid = dataclasses.replace(SMALL, batch_size=1439)
+    with pytest.raises(InputError, match="batch_size=1439: is larger than the training set"):
+        sweep.train(grid, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_plan_counts_and_touches_nothing(undisturbed, tmp_path):
+    plan = sweep.plan(SMALL, tmp_path / "new")
+    assert (plan.cells, plan.runs, plan.steps, plan.steps_done) == (4, 12, 236, 0)
+    per_run = (64 * 6 + 6) + (6 * 3 + 3) + (3 * 6 + 6) + (6 * 64 + 64)
+    assert plan.parameters == 12 * per_run
+    assert plan.latents_bytes == 12 * 4 * 40 * 3 * 2 * 4
+    assert not (tmp_path / "new").exists()
+    assert sweep.plan(SMALL, undisturbed).steps_done == 236
+
+
+def test_planned_memory_is_what_the_compiler_says(tmp_path):
+    """Within a factor of three: an estimate without compiling."""
+    grid = dataclasses.replace(SMALL, seeds=range(40), widths=[48])
+    built = sweep.program.build(grid, data.load("digits"))
+    states = jax.eval_shape(built.init, built.hypers)
+    analysis = built.observe.lower(states, built.arrays).compile().memory_analysis()
+    needed = sum(
+        getattr(analysis, f"{kind}_size_in_bytes") for kind in ("argument", "output", "temp")
+    )
+    ratio = sweep.plan(grid, tmp_path).memory_bytes / needed
+    assert 1 / 3 < ratio < 3, ratio
