@@ -192,7 +192,8 @@ def _run(grid: Grid, dataset: Dataset, workdir: pathlib.Path, done: int | None, 
             bar.update(steps)
             if step in snapshots:
                 keep(step, states)
-                bar.write(_losses_line(grid, step // steps_per_epoch, losses), file=sys.stderr)
+                if not bar.disable:
+                    bar.write(_losses_line(grid, step // steps_per_epoch, losses), file=sys.stderr)
 
 
 def _chunks(snapshots: list[int], done: int) -> Iterator[tuple[int, int]]:

@@ -28,7 +28,7 @@ def ppp(latents, basis, epsilon, *, order=itertools.combinations):
 
 
 def c4(latents, basis):
-    """Alignment C4 over all planes, from the definition."""
-    points, _ = ppp(latents, basis, 0.0)
+    """Alignment C4 over all planes, from the definition, of samples brought to unit length."""
+    points, _ = ppp([x / np.linalg.norm(x) for x in latents], basis, 0.0)
     z = np.array([u + 1j * v for *_, u, v in points])
     return np.sum((z**4).real) / np.sum(np.abs(z) ** 4)

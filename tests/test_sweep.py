@@ -103,8 +103,9 @@ def test_finished_run_trains_nothing(undisturbed, monkeypatch):
     assert before == after
 
 
-@pytest.mark.parametrize("place", ["latents.write_snapshot", "store.save_checkpoint"])
-@pytest.mark.parametrize("calls", [1, 3])
+@pytest.mark.parametrize(
+    ("place", "calls"), [("latents.write_snapshot", 3), ("store.save_checkpoint", 1)]
+)
 def test_interrupted_anywhere_continues_to_the_same_result(
     place, calls, undisturbed, tmp_path, monkeypatch
 ):

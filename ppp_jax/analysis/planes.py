@@ -209,7 +209,7 @@ def accepted_blocks(values: np.ndarray, frame: Frame, epsilon: float) -> Iterato
     """
     dtype = values.dtype
     vectors = frame.vectors.astype(dtype)
-    step = max(1, BLOCK_ELEMENTS // len(values))
+    step = max(1, BLOCK_ELEMENTS // max(1, len(values)))
     for start in range(0, len(frame.planes), step):
         pairs = frame.planes[start : start + step]
         cosine = frame.cosine[start : start + step].astype(dtype)
@@ -235,11 +235,10 @@ def _acceptance(
     def share(cloud: jax.Array) -> jax.Array:
         def count(plane: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
             i, j, g = (x[None] for x in plane)
-            return jnp.sum(_accept(cloud, vectors, i, j, g, epsilon)[2])
+            return jnp.sum(_accept(cloud, vectors, i, j, g, epsilon)[2], dtype=cloud.dtype)
 
-        accepted = jnp.sum(jax.lax.map(count, (first, second, cosine)))
-        nonzero = jnp.sum(jnp.any(cloud != 0, axis=-1))
-        return accepted / (nonzero * len(first)).astype(cloud.dtype)
+        nonzero = jnp.sum(jnp.any(cloud != 0, axis=-1), dtype=cloud.dtype)
+        return jnp.mean(jax.lax.map(count, (first, second, cosine))) / nonzero
 
     return jax.lax.map(share, values)
 

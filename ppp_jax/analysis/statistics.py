@@ -8,6 +8,7 @@ import numpy as np
 
 from ppp_jax.analysis import nulls
 from ppp_jax.analysis.planes import acceptance, build_frame, coordinates
+from ppp_jax.numerics import polar
 
 
 def acceptance_ratio(latents: Any, *, basis: Any = None, epsilon: float = 0.85) -> np.ndarray:
@@ -40,7 +41,9 @@ def alignment_c4(latents: Any, *, basis: Any = None) -> np.ndarray:
     """Returns C4 = Σ Re(u + iv)⁴ / Σ |u + iv|⁴ over all privileged planes and samples.
 
     +1 on the axes of the planes, −1 on their diagonals, 0 for isotropic latents; it needs no ε.
-    In an orthonormal basis both sums are closed forms in Σx⁴ and Σx² of each sample.
+    Samples are first brought to unit length, so that a few long ones do not decide for all (and
+    the table of METHOD §5 is reproduced, which the bare formula does not). In an orthonormal basis
+    both sums are closed forms in Σx⁴ and Σx² of each sample.
 
     Args:
       latents: `(..., samples, units)`; leading axes are separate clouds.
@@ -78,7 +81,7 @@ def alignment_c4(latents: Any, *, basis: Any = None) -> np.ndarray:
 @jax.jit
 def _c4_orthonormal(clouds: jax.Array, vectors: jax.Array) -> jax.Array:
     def c4(values: jax.Array) -> jax.Array:
-        square = jnp.square(_unit_scale(values) @ vectors.T)
+        square = jnp.square(polar(values)[1] @ vectors.T)
         second, fourth = jnp.sum(square, axis=-1), jnp.sum(square * square, axis=-1)
         units = vectors.shape[0]
         along = jnp.sum((units + 2) * fourth - 3 * second * second)
@@ -92,7 +95,7 @@ def _c4_planes(
     clouds: jax.Array, vectors: jax.Array, first: jax.Array, second: jax.Array, cosine: jax.Array
 ) -> jax.Array:
     def c4(values: jax.Array) -> jax.Array:
-        projections = vectors @ _unit_scale(values).T
+        projections = vectors @ polar(values)[1].T
 
         def sums(plane: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             u, v = coordinates(projections, *(x[None] for x in plane))
@@ -103,8 +106,3 @@ def _c4_planes(
         return jnp.sum(along) / jnp.sum(total)
 
     return jax.lax.map(c4, clouds)
-
-
-def _unit_scale(values: jax.Array) -> jax.Array:
-    """Divides a cloud by its largest entry, which no ratio of equal powers sees."""
-    return values / jnp.max(jnp.abs(values))
