@@ -129,8 +129,12 @@ def _parse(arguments: list[str]) -> list[str]:
     return rest
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], None], *, argv: list[str] | None = None) -> None:
     """Runs a main: a setting that cannot be used is one line on stderr, not a traceback.
+
+    Args:
+      main: what to run once the flags are parsed.
+      argv: the command line; by default the process's own.
 
     Exits with 1 for such a setting, 2 for flags that cannot be parsed, 130 after Ctrl-C.
     """
@@ -148,4 +152,4 @@ def run(main: Callable[[], None]) -> None:
             )
             sys.exit(INTERRUPTED)
 
-    app.run(guarded, flags_parser=_parse)
+    app.run(guarded, argv=argv, flags_parser=_parse)

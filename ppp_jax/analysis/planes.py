@@ -164,6 +164,14 @@ def check_epsilon(epsilon: float) -> float:
     return float(epsilon)
 
 
+def project_onto(vectors: jax.Array, values: jax.Array) -> jax.Array:
+    """Returns each sample's direction projected onto each vector, `(vectors, samples)`.
+
+    In full precision: accelerators would multiply in less by default, and move samples across ε.
+    """
+    return jnp.matmul(vectors, polar(values)[1].T, precision=jax.lax.Precision.HIGHEST)
+
+
 def coordinates(
     projections: jax.Array, first: jax.Array, second: jax.Array, cosine: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -189,8 +197,8 @@ def _accept(
     epsilon: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns u, v and whether accepted, each `(planes, samples)`."""
-    length, direction = polar(values)
-    u, v = coordinates(vectors @ direction.T, first, second, cosine)
+    length = polar(values)[0]
+    u, v = coordinates(project_onto(vectors, values), first, second, cosine)
     # A zero row has direction 0: it lies in no plane, not even at ε = 0.
     keep = (u * u + v * v >= epsilon * epsilon) & (length.T > 0)
     return u * length.T, v * length.T, keep

@@ -86,9 +86,8 @@ def project(
       InputError: an argument out of its range, naming it.
 
     Example:
-      >>> project([[3.0, 1.0, 0.0], [1.0, 1.0, 1.0]], epsilon=0.9).points
-      array([[3., 1.],
-             [3., 0.]], dtype=float32)
+      >>> project([[3.0, 1.0, 0.0], [1.0, 1.0, 1.0]], epsilon=0.9).points.round(3).tolist()
+      [[3.0, 1.0], [3.0, 0.0]]
     """
     options = {"planes": planes, "max_planes": max_planes, "seed": seed}
     samples, frame = _prepare(latents, basis, epsilon, nonfinite, options)

@@ -1,0 +1,117 @@
+"""The command line: flags in, exit status and one line out."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+
+from experiments import ablation as module
+from experiments import flags as experiment_flags
+
+
+def here(capsys, *flags):
+    """Runs the main in this process; returns exit status, stdout and stderr."""
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as left:
+        experiment_flags.run(module.main, argv=["ablation", *flags])
+    return left.value.code, *capsys.readouterr()
+
+
+def ablation(*flags):
+    """Runs the command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.ablation", *flags],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
+    done = ablation("--dry_run", "--seeds=0:4,10,20:24:2", f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"cells +12\nruns +84\nsteps +5,900 per run", done.stdout)
+    assert re.search(r"memory +\d+ MiB, estimated", done.stdout)
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_explains_every_flag():
+    done = ablation("--help")
+    assert done.returncode in (0, 1)  # absl exits with 1
+    for name in ("activations", "learning_rates", "seeds", "workdir", "dry_run", "epsilon"):
+        assert re.search(rf"--(\[no\])?{name}: ", done.stdout), name
+
+
+SETTINGS = {
+    "--activations=tahn: unknown; did you mean tanh": ["--activations=tahn"],
+    "--optimizers=adma: unknown; did you mean adam": ["--optimizers=adma"],
+    "--data=digit: unknown; did you mean digits": ["--data=digit"],
+    "--widths=0: must be a whole number, at least 1": ["--widths=0"],
+    "--epochs=-3: must be a whole number, at least 1": ["--epochs=-3"],
+    "--activations=: is empty": ["--activations="],
+    "--batch_size=5000: is larger than the training set": ["--batch_size=5000"],
+    "--epsilon=1.5: must lie in [0, 1]": ["--epsilon=1.5"],
+    "--data=none.npz: no such file": ["--data=none.npz"],
+    "--workdir=/proc/run: cannot be written": ["--workdir=/proc/run"],
+}
+SYNTAX = {
+    "the range '5:5' is empty": ["--seeds=5:5"],
+    "'0:' is not a whole number or a range": ["--seeds=0:"],
+    "'a' is not a number": ["--learning_rates=a"],
+    "a name is missing between two commas": ["--activations=tanh,,relu"],
+    "Unknown command line flag 'activation'": ["--activation=tanh"],
+    "unexpected argument 'tanh'": ["tanh"],
+}
+
+
+@pytest.mark.parametrize("text", sorted(SETTINGS))
+def test_bad_setting_is_one_line_and_exit_1(text, tmp_path, capsys):
+    status, _, stderr = here(capsys, f"--workdir={tmp_path / 'run'}", *SETTINGS[text])
+    assert status == 1
+    assert stderr.startswith(f"error: {text}")
+    assert stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", sorted(SYNTAX))
+def test_bad_syntax_is_one_line_and_exit_2(text, capsys):
+    status, _, stderr = here(capsys, *SYNTAX[text])
+    assert status == 2
+    assert text in stderr
+    assert stderr.startswith("error: ")
+    assert stderr.count("\n") == 1
+
+
+def test_an_error_in_a_process_of_its_own():
+    done = ablation("--seeds=0:2", "--activations=tahn")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert re.fullmatch(r"error: --activations=tahn: unknown; did you mean tanh.*\n", done.stderr)
+
+
+def test_end_to_end_on_local_data(tmp_path):
+    """The whole command on a user's own file: trains, reports, prints; again: trains nothing."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "mine.npz"
+    np.savez(path, x_train=rng.normal(size=(60, 6)), x_test=rng.normal(size=(20, 6)))
+    flags = [
+        f"--data={path}", f"--workdir={tmp_path / 'run'}", "--epochs=2", "--seeds=0,1",
+        "--activations=tanh,isotropic_tanh", "--optimizers=sgd", "--widths=5", "--latent_widths=3",
+    ]  # fmt: skip
+    first = ablation(*flags)
+    assert first.returncode == 0, first.stderr
+    assert "| isotropic_tanh |" in first.stdout
+    page = tmp_path / "run" / "report" / "index.html"
+    assert f"report: {page}" in first.stdout
+    trained = (tmp_path / "run" / "metrics.jsonl").stat().st_mtime_ns
+    page.unlink()
+    second = ablation(*flags)
+    assert second.stdout == first.stdout
+    assert page.exists()
+    assert (tmp_path / "run" / "metrics.jsonl").stat().st_mtime_ns == trained
+    other = ablation(*flags, "--epochs=3")
+    assert other.returncode == 1
+    assert "epochs 2 there, 3 now" in other.stderr
+    assert other.stderr.count("\n") == 1
