@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from ppp_jax import activations, data, models, optimizers
 from ppp_jax.errors import InputError
@@ -140,6 +140,8 @@ def run(main: Callable[[], None], *, argv: list[str] | None = None) -> None:
     """
 
     def guarded(_: list[str]) -> None:
+        if flags.FLAGS["verbosity"].using_default_value:
+            logging.set_verbosity(logging.WARNING)  # the checkpoint library tells its every step
         try:
             main()
         except InputError as error:

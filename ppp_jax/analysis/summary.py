@@ -144,7 +144,8 @@ def format_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]
 def _format_cell(row: Mapping[str, Any], name: str, first: str | None) -> str:
     if first is None:
         return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
-    return f"{row[first]:.2f} → {row[name]:.2f}"
+    before, after = (round(row[key], 2) + 0.0 for key in (first, name))  # no minus before a zero
+    return f"{before:.2f} → {after:.2f}"
 
 
 def as_markdown(header: list[str], body: list[list[str]]) -> str:
