@@ -16,7 +16,7 @@ import xarray as xr
 
 from ppp_jax.data import Dataset
 from ppp_jax.grid import CELL_AXES, RUN_AXES, Grid
-from ppp_jax.training import Observation
+from ppp_jax.training import NEVER, Observation
 
 RUN_DIMS = (*CELL_AXES, *RUN_AXES, "step")
 
@@ -58,6 +58,36 @@ def create(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> N
 
 
 def _empty_group(grid: Grid, width: int, samples: int, steps_per_epoch: int) -> xr.Dataset:
+    """Returns the layout of one latent width: all names and axes, nothing measured yet."""
+    coords = _coordinates(grid, steps_per_epoch)
+    shape = tuple(len(coords[dim][1]) for dim in RUN_DIMS)
+    # A broadcast scalar: the store is laid out without ever being held in memory.
+    missing = np.broadcast_to(np.float32(np.nan), (*shape, samples, width))
+    variables = {
+        "pre": (missing, "bottleneck before its activation"),
+        "post": (missing, "bottleneck after its activation"),
+        "train_mse": (missing[..., 0, 0], "training MSE, per feature"),
+        "test_mse": (missing[..., 0, 0], "held-out MSE, per feature"),
+        "diverged_step": (
+            np.full(shape, NEVER, np.int32),
+            f"first step whose loss was not finite, {NEVER} for none",
+        ),
+    }
+    dims = (*RUN_DIMS, "sample", "unit")
+    group = xr.Dataset(
+        {
+            name: (dims[: values.ndim], values, {"long_name": text})
+            for name, (values, text) in variables.items()
+        },
+        coords=coords,
+        attrs={"latent_width": width},
+    )
+    return group.assign(
+        saved=("step", np.zeros(shape[-1], bool), {"long_name": "snapshot complete"})
+    )
+
+
+def _coordinates(grid: Grid, steps_per_epoch: int) -> dict[str, tuple[Any, Any]]:
     axes: dict[str, list[Any]] = {
         "activation": list(grid.activations),
         "depth": list(grid.depths),
@@ -68,41 +98,12 @@ def _empty_group(grid: Grid, width: int, samples: int, steps_per_epoch: int) -> 
         "seed": list(grid.seeds),
         "step": [epoch * steps_per_epoch for epoch in grid.snapshot_epochs],
     }
-    run_shape = tuple(len(axes[dim]) for dim in RUN_DIMS)
-    # A broadcast scalar: the store is laid out without ever being held in memory.
-    missing = np.broadcast_to(np.float32(np.nan), (*run_shape, samples, width))
-    latents = (*RUN_DIMS, "sample", "unit")
-    return xr.Dataset(
-        {
-            "pre": (latents, missing, {"long_name": "bottleneck before its activation"}),
-            "post": (latents, missing, {"long_name": "bottleneck after its activation"}),
-            "train_mse": (
-                RUN_DIMS,
-                missing[..., 0, 0],
-                {"long_name": "training MSE, per feature"},
-            ),
-            "test_mse": (
-                RUN_DIMS,
-                missing[..., 0, 0],
-                {"long_name": "held-out MSE, per feature"},
-            ),
-            "diverged_step": (
-                RUN_DIMS,
-                np.full(run_shape, -1, np.int32),
-                {"long_name": "first step whose loss was not finite, -1 for none"},
-            ),
-            "saved": ("step", np.zeros(run_shape[-1], bool), {"long_name": "snapshot complete"}),
-        },
-        coords={
-            **{dim: (dim, values) for dim, values in axes.items()},
-            "epoch": ("step", list(grid.snapshot_epochs)),
-            "learning_rate": (
-                ("optimizer", "rate"),
-                np.array([grid.rates(name) for name in grid.optimizers]),
-            ),
-        },
-        attrs={"latent_width": width},
-    )
+    rates = np.array([grid.rates(name) for name in grid.optimizers])
+    return {
+        **{dim: (dim, values) for dim, values in axes.items()},
+        "epoch": ("step", list(grid.snapshot_epochs)),
+        "learning_rate": (("optimizer", "rate"), rates),
+    }
 
 
 def write_snapshot(

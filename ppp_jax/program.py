@@ -1,5 +1,6 @@
 """The whole grid as one jitted function."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -68,6 +69,22 @@ def _train_run(run: Run, arrays: Arrays, first_step: jax.Array, steps: jax.Array
     return train
 
 
+def _init(grid: Grid, runs: dict[str, Run], hypers: Hypers) -> States:
+    """Returns the untrained states of all cells.
+
+    Cells that differ only in activation or optimiser share their initial weights: they are drawn
+    once, which pairs the seeds and saves most of the compile time.
+    """
+    drawn: dict[Cell, Params] = {}
+    states = {}
+    for cell in grid.cells:
+        hyper, shape = hypers[cell.name], cell._replace(activation="", optimizer="")
+        if shape not in drawn:
+            drawn[shape] = jax.vmap(runs[cell.name].draw)(hyper.seed)
+        states[cell.name] = jax.vmap(runs[cell.name].init)(drawn[shape], hyper)
+    return states
+
+
 def build(grid: Grid, dataset: Dataset) -> Program:
     """Builds the program that trains a grid.
 
@@ -86,18 +103,6 @@ def build(grid: Grid, dataset: Dataset) -> Program:
         cell.name: build_run(cell, features=features, batch_size=grid.batch_size)
         for cell in grid.cells
     }
-
-    def init(hypers: Hypers) -> States:
-        # Cells that differ only in activation or optimiser share their initial weights: they are
-        # drawn once, which pairs the seeds and saves most of this function's compile time.
-        drawn: dict[Cell, Params] = {}
-        states = {}
-        for cell in grid.cells:
-            hyper, shape = hypers[cell.name], cell._replace(activation="", optimizer="")
-            if shape not in drawn:
-                drawn[shape] = jax.vmap(runs[cell.name].draw)(hyper.seed)
-            states[cell.name] = jax.vmap(runs[cell.name].init)(drawn[shape], hyper)
-        return states
 
     def chunk(
         states: States, hypers: Hypers, arrays: Arrays, first_step: jax.Array, steps: jax.Array
@@ -120,7 +125,7 @@ def build(grid: Grid, dataset: Dataset) -> Program:
     return Program(
         hypers={cell.name: cell_hyper(grid, cell) for cell in grid.cells},
         arrays=data_arrays(grid, dataset),
-        init=jax.jit(init),
+        init=jax.jit(functools.partial(_init, grid, runs)),
         chunk=jax.jit(chunk, donate_argnums=0),
         observe=jax.jit(observe),
     )

@@ -70,6 +70,8 @@ def radius_distribution(
 def density_mass(lengths: np.ndarray, units: int, epsilon: float, edges: np.ndarray) -> np.ndarray:
     """Returns the share of isotropic (plane, sample) pairs expected in each bin of the plane.
 
+    Of no samples, nothing is expected anywhere.
+
     Args:
       lengths: ‖x‖ of the samples, positive, `(samples,)`.
       units: n.
@@ -79,6 +81,8 @@ def density_mass(lengths: np.ndarray, units: int, epsilon: float, edges: np.ndar
     Returns:
       `(bins, bins)`; sums to A0 if the edges hold everything.
     """
+    if not len(lengths):
+        return np.zeros((len(edges) - 1, len(edges) - 1))
     width = edges[1] - edges[0]
     radii = np.arange(0, np.sqrt(2) * edges[-1] + width, width / SUBPIXELS)
     mass = np.diff(radius_distribution(radii, lengths, units, epsilon))

@@ -174,40 +174,44 @@ def ppp(
         raise InputError("bins", bins, "must be at least 2")
     options = {"planes": planes, "max_planes": max_planes, "seed": seed}
     samples, frame = _prepare(latents, basis, epsilon, nonfinite, options)
-    lengths = np.linalg.norm(samples.values.astype(np.float64), axis=1)
-    lengths = lengths[lengths > 0]
+    lengths = _nonzero_lengths(samples)
     extent = _positive("extent", extent, default=_default_extent(lengths))
     bandwidth = _positive("bandwidth", bandwidth, default=extent / BANDWIDTHS_PER_EXTENT)
     edges = np.linspace(-extent, extent, bins + 1)
     counts, accepted = _bin_points(samples.values, frame, epsilon, edges)
-    pairs = max(1, len(lengths) * len(frame.planes))
-    units = samples.values.shape[1]
-    expected = nulls.acceptance(units, epsilon)
+    pairs, units = max(1, len(lengths) * len(frame.planes)), samples.values.shape[1]
     if accepted == 0:
         warnings.warn(_empty_message(epsilon, units), EmptyPPPWarning, stacklevel=2)
-    kernel = _gaussian(bandwidth, edges)
-    area = (edges[1] - edges[0]) ** 2
-    density = _smooth(counts / pairs, kernel) / area
-    null_mass = nulls.density_mass(lengths, units, epsilon, edges) if len(lengths) else 0 * density
-    null = _smooth(null_mass, kernel) / area
-    floor = MIN_EXPECTED / (pairs * 4 * np.pi * bandwidth**2)
-    return _dataset(density, null, floor, edges).assign_attrs(
+    expected = nulls.acceptance(units, epsilon)
+    null = nulls.density_mass(lengths, units, epsilon, edges)
+    return _picture(counts / pairs, null, edges, bandwidth, pairs).assign_attrs(
         acceptance=accepted / pairs,
         acceptance_null=expected,
         acceptance_ratio=accepted / pairs / expected if expected else np.nan,
         accepted=accepted,
         samples=len(lengths),
-        planes=len(frame.planes),
-        units=units,
         epsilon=epsilon,
         bandwidth=bandwidth,
         basis="standard" if basis is None else f"given, {len(frame.vectors)} vectors",
-        plane_order=options["planes"],
-        zero_rows=_zero_rows(samples),
-        dropped_rows=samples.dropped,
-        skipped_planes=frame.skipped,
-        made_by=f"ppp_jax {__version__}",
+        plane_order=planes,
+        **_provenance(samples, frame),
     )
+
+
+def _provenance(samples: Samples, frame: Frame) -> dict[str, Any]:
+    return {
+        "units": samples.values.shape[1],
+        "planes": len(frame.planes),
+        "zero_rows": _zero_rows(samples),
+        "dropped_rows": samples.dropped,
+        "skipped_planes": frame.skipped,
+        "made_by": f"ppp_jax {__version__}",
+    }
+
+
+def _nonzero_lengths(samples: Samples) -> np.ndarray:
+    lengths = np.linalg.norm(samples.values.astype(np.float64), axis=1)
+    return lengths[lengths > 0]
 
 
 def _default_extent(lengths: np.ndarray) -> float:
@@ -261,7 +265,13 @@ def _smooth(mass: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return np.maximum(full[reach : reach + len(mass), reach : reach + len(mass)], 0)
 
 
-def _dataset(density: np.ndarray, null: np.ndarray, floor: float, edges: np.ndarray) -> xr.Dataset:
+def _picture(
+    mass: np.ndarray, null_mass: np.ndarray, edges: np.ndarray, bandwidth: float, pairs: int
+) -> xr.Dataset:
+    """Smooths the binned shares of pairs, observed and expected, and divides them."""
+    kernel, area = _gaussian(bandwidth, edges), (edges[1] - edges[0]) ** 2
+    density, null = _smooth(mass, kernel) / area, _smooth(null_mass, kernel) / area
+    floor = MIN_EXPECTED / (pairs * 4 * np.pi * bandwidth**2)
     ratio = np.divide(density, null, out=np.full_like(density, np.nan), where=null >= floor)
     centres = (edges[:-1] + edges[1:]) / 2
     return xr.Dataset(
