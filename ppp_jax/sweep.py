@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from ppp_jax import data, latents, program, store
+from ppp_jax import data, interrupts, latents, program, store
 from ppp_jax.data import Dataset
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
@@ -134,6 +134,7 @@ def train(
     Raises:
       InputError: the data cannot be used, the batch is larger than the training set, or the
         folder cannot be written or holds another configuration. Nothing is compiled before.
+      KeyboardInterrupt: Ctrl-C or SIGTERM; a checkpoint has been kept at the end of the chunk.
 
     Example:
       >>> import tempfile
@@ -162,50 +163,72 @@ def train(
 
 
 def _run(grid: Grid, dataset: Dataset, workdir: pathlib.Path, done: int | None, bar: tqdm) -> None:
-    """Trains from step `done` (None: from nothing) to the end."""
+    """Trains from step `done` (None: from nothing) to the end.
+
+    Raises:
+      KeyboardInterrupt: to stop was requested; a checkpoint holds everything up to here.
+    """
     built = program.build(grid, dataset)
     steps_per_epoch = len(dataset.train) // grid.batch_size
     snapshots = [epoch * steps_per_epoch for epoch in grid.snapshot_epochs]
-    with store.checkpoint_manager(workdir) as checkpoints:
+    store.truncate_metrics(workdir, last_step=-1 if done is None else done)
 
-        def keep(step: int, states: program.States) -> None:
-            seen = built.observe(states, built.arrays)
-            latents.write_snapshot(workdir / store.LATENTS, grid, snapshots.index(step), seen)
-            store.save_checkpoint(checkpoints, step, states)
+    def record(step: int, states: program.States) -> None:
+        seen = built.observe(states, built.arrays)
+        latents.write_snapshot(workdir / store.LATENTS, grid, snapshots.index(step), seen)
 
+    with (
+        store.checkpoint_manager(workdir) as checkpoints,
+        interrupts.stop_requests() as stop_requested,
+    ):
         if done is None:
-            store.truncate_metrics(workdir, last_step=-1)
             states = built.init(built.hypers)
-            keep(0, states)
+            record(0, states)
+            store.save_checkpoint(checkpoints, 0, states)
         else:
-            store.truncate_metrics(workdir, last_step=done)
             like = jax.eval_shape(built.init, built.hypers)
             states = store.restore_checkpoint(checkpoints, done, like)
         for first, steps in _chunks(snapshots, done or 0):
             states, trained = built.chunk(
                 states, built.hypers, built.arrays, jnp.int32(first), jnp.int32(steps)
             )
-            losses = {name: np.asarray(loss) for name, loss in trained.items()}
-            step = first + steps
+            losses, step = jax.device_get(trained), first + steps
             store.append_metrics(workdir, grid, step, step / steps_per_epoch, losses)
-            bar.set_description(f"epoch {step / steps_per_epoch:.0f}", refresh=False)
-            bar.update(steps)
             if step in snapshots:
-                keep(step, states)
-                if not bar.disable:
-                    bar.write(_losses_line(grid, step // steps_per_epoch, losses), file=sys.stderr)
+                record(step, states)
+            if step in snapshots or stop_requested():
+                store.save_checkpoint(checkpoints, step, states)
+            _show(bar, grid, step, steps, steps_per_epoch, losses if step in snapshots else None)
+            if stop_requested():
+                raise KeyboardInterrupt
 
 
 def _chunks(snapshots: list[int], done: int) -> Iterator[tuple[int, int]]:
-    """Yields `(first step, steps)`: the way between snapshots, cut for the progress bar.
+    """Yields `(first step, steps)` from `done` on: the way between snapshots, cut for the bar.
 
     The cuts depend on the snapshots alone, so a resumed run makes the same ones.
     """
     longest = max(MIN_CHUNK_STEPS, snapshots[-1] // PROGRESS_UPDATES)
     for start, end in itertools.pairwise(snapshots):
-        if start >= done:
-            for first in range(start, end, longest):
-                yield first, min(longest, end - first)
+        for cut in range(start, end, longest):
+            first, after = max(cut, done), min(cut + longest, end)
+            if first < after:
+                yield first, after - first
+
+
+def _show(
+    bar: tqdm,
+    grid: Grid,
+    step: int,
+    steps: int,
+    steps_per_epoch: int,
+    losses: Mapping[str, np.ndarray] | None,
+) -> None:
+    """Moves the bar, and writes a line above it where there are losses to show."""
+    bar.set_description(f"epoch {step / steps_per_epoch:.0f}", refresh=False)
+    bar.update(steps)
+    if losses is not None and not bar.disable:
+        bar.write(_losses_line(grid, step // steps_per_epoch, losses), file=sys.stderr)
 
 
 def _losses_line(grid: Grid, epoch: int, losses: Mapping[str, np.ndarray]) -> str:

@@ -9,7 +9,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "ppp_jax"
 # Each module may import those before it.
 ORDER = [
     "errors", "numerics", "activations", "symmetry", "data", "models", "optimizers", "batches",
-    "grid", "training", "program", "latents", "store", "sweep",
+    "grid", "training", "program", "latents", "store", "interrupts", "sweep",
 ]  # fmt: skip
 ANALYSIS_ORDER = [
     "planes", "nulls", "ppp", "statistics", "compare", "loading", "summary", "plots", "report",

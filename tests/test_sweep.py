@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ppp_jax import data, store, sweep
+from ppp_jax import data, interrupts, store, sweep
 from ppp_jax.analysis import load
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
@@ -166,7 +166,7 @@ def test_ctrl_c_for_real(tmp_path):
         command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 240
-    while store.last_step(tmp_path) is None and time.monotonic() < deadline:
+    while not (tmp_path / "metrics.jsonl").exists() and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
@@ -176,10 +176,48 @@ def test_ctrl_c_for_real(tmp_path):
     assert "Traceback" not in stderr
     kept = store.last_step(tmp_path)
     assert kept is not None
+    assert kept > 0
     planned = subprocess.run(
         [*command, "--dry_run"], env=environment, capture_output=True, text=True, check=True
     )
     assert f"{kept:,} per run already done" in planned.stdout
+
+
+@pytest.mark.parametrize(("number", "lines"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
+def test_a_signal_stops_at_a_checkpoint_and_the_result_is_the_same(
+    number, lines, undisturbed, tmp_path, monkeypatch
+):
+    """Between snapshots too: at 59-step epochs cut at 20 steps, epoch 1 ends with the third."""
+    monkeypatch.setattr(sweep, "MIN_CHUNK_STEPS", 20)
+    whole = tmp_path / "whole"
+    sweep.train(SMALL, whole, progress=False)
+    append, calls = store.append_metrics, iter(range(100))
+
+    def signalled(*args):
+        append(*args)
+        if next(calls) == lines:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(store, "append_metrics", signalled)
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.train(SMALL, tmp_path / "cut", progress=False)
+    assert signal.getsignal(number) is before
+    assert store.last_step(tmp_path / "cut") == [20, 40, 59][lines]
+    monkeypatch.setattr(store, "append_metrics", append)
+    sweep.train(SMALL, tmp_path / "cut", progress=False)
+    assert_same_results(whole, tmp_path / "cut")
+    one, other = load(whole).load(), load(undisturbed).load()
+    xr.testing.assert_identical(one.drop_attrs(), other.drop_attrs())
+
+
+def test_the_second_signal_is_not_held_back():
+    with interrupts.stop_requests() as requested:
+        assert not requested()
+        signal.raise_signal(signal.SIGINT)
+        assert requested()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 CHANGES = {
