@@ -38,7 +38,7 @@ def main() -> None:
     grid, values = experiment_flags.grid(), flags.FLAGS
     check_epsilon(values.epsilon)
     if values.dry_run:
-        print(sweep.plan(grid, values.workdir))
+        print(sweep.plan(grid, values.workdir, overwrite=values.overwrite))
         return
     workdir = sweep.train(grid, values.workdir, overwrite=values.overwrite)
     page = write_report(workdir, epsilon=values.epsilon)

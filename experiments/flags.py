@@ -150,7 +150,9 @@ def run(main: Callable[[], None], *, argv: list[str] | None = None) -> None:
             sys.exit(USER_ERROR)
         except KeyboardInterrupt:
             print(
-                "\ninterrupted; the same command continues from the last snapshot", file=sys.stderr
+                "\ninterrupted; what is saved is kept, and the same command continues from there"
+                " (without --overwrite)",
+                file=sys.stderr,
             )
             sys.exit(INTERRUPTED)
 

@@ -9,6 +9,7 @@ mean squared error read as the share of the variance that is not reconstructed.
 import hashlib
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -22,6 +23,12 @@ TEST_SHARE = 0.2
 PATCH_SIDE = 8
 PATCHES_TRAIN, PATCHES_TEST = 8000, 2000
 MANIFOLD_SAMPLES, MANIFOLD_FEATURES, MANIFOLD_HARMONICS = 5000, 64, 3
+
+
+# What numpy and zipfile raise of files that are damaged, encrypted or no archives at all.
+_UNREADABLE = (
+    OSError, ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 class Dataset(NamedTuple):
@@ -130,16 +137,27 @@ def load(name: str) -> Dataset:
     """
     is_file = name.endswith(".npz")
     raw = _from_file(name) if is_file else lookup(DATASETS, name, field="data")()
-    mean = raw.train.mean(axis=0, dtype=np.float64)
-    scale = np.sqrt(raw.train.var(axis=0, dtype=np.float64).mean())
-    if not scale > 0:
-        raise InputError("data", name, "every training sample is the same; nothing can be learned")
-    train, test = (((x - mean) / scale).astype(np.float32) for x in (raw.train, raw.test))
+    train, test = _standardise(name, raw)
     digest = hashlib.sha256()
     for x in (train, test):
         digest.update(repr(x.shape).encode())
         digest.update(np.ascontiguousarray(x).tobytes())
     return Dataset(name, train, test, raw.train_labels, raw.test_labels, digest.hexdigest())
+
+
+def _standardise(name: str, raw: _Raw) -> tuple[np.ndarray, np.ndarray]:
+    """Centres each feature and divides by one number, both of the training set alone."""
+    if not np.ptp(raw.train, axis=0).any():
+        raise InputError("data", name, "every training sample is the same; nothing can be learned")
+    with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+        mean = raw.train.mean(axis=0, dtype=np.float64)
+        scale = np.sqrt(raw.train.var(axis=0, dtype=np.float64).mean())
+        train, test = (((x - mean) / scale).astype(np.float32) for x in (raw.train, raw.test))
+    if not (np.isfinite(train).all() and np.isfinite(test).all() and train.any()):
+        largest = max(np.abs(x).max() for x in (raw.train, raw.test))
+        problem = f"has values (up to {largest:g}) that standardising overflows; rescale the data"
+        raise InputError("data", name, problem)
+    return train, test
 
 
 def _from_file(name: str) -> _Raw:
@@ -152,7 +170,7 @@ def _from_file(name: str) -> _Raw:
             arrays = dict(file)
     except FileNotFoundError:
         raise InputError("data", name, "no such file; give an existing .npz") from None
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise InputError("data", name, f"cannot be read as .npz ({error}); write it with "
                          "numpy.savez(path, x_train=..., x_test=...)") from None  # fmt: skip
     missing = [key for key in ("x_train", "x_test") if key not in arrays]

@@ -11,6 +11,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ppp_jax import activations, models, optimizers
 from ppp_jax.errors import InputError
 
@@ -49,7 +51,7 @@ class Grid:
       activations: static axis; keys of `activations.ACTIVATIONS`.
       depths: static axis; hidden layers on each side of the bottleneck.
       widths: static axis; units of each hidden layer.
-      latent_widths: static axis; units of the bottleneck.
+      latent_widths: static axis; units of the bottleneck, at least 2.
       optimizers: static axis; keys of `optimizers.OPTIMIZERS`.
       initializers: static axis; keys of `models.INITIALIZERS`.
       learning_rates: traced axis; if empty, each optimiser runs at its own default.
@@ -147,7 +149,8 @@ _SETTINGS = ("data", "epochs", "batch_size", "probe_samples")
 def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:
     if isinstance(value, str) or not hasattr(value, "__iter__"):
         raise InputError(name, value, "must be a sequence of values")
-    values = tuple(value)
+    # NumPy's numbers become Python's, which compare, print and serialise alike everywhere.
+    values = tuple(x.item() if isinstance(x, np.generic) else x for x in value)
     if not values and name not in ("learning_rates", "snapshots"):
         raise InputError(name, "", "is empty; name at least one value")
     repeated = {v for v in values if values.count(v) > 1} if len(set(values)) < len(values) else ()
@@ -163,9 +166,10 @@ def _check_axes(grid: Grid) -> None:
         optimizers.get(name)
     for name in grid.initializers:
         models.get_initializer(name)
-    for field in ("depths", "widths", "latent_widths"):
+    # Two units at least in the bottleneck: one spans no plane to look at.
+    for field, low in (("depths", 1), ("widths", 1), ("latent_widths", 2)):
         for value in getattr(grid, field):
-            _check_integer(field, value, low=1)
+            _check_integer(field, value, low=low)
     for field in ("epochs", "batch_size", "probe_samples"):
         _check_integer(field, getattr(grid, field), low=1)
     for seed in grid.seeds:
@@ -173,7 +177,8 @@ def _check_axes(grid: Grid) -> None:
     for epoch in grid.snapshots:
         _check_integer("snapshots", epoch, low=0, high=grid.epochs)
     for rate in grid.learning_rates:
-        if not (isinstance(rate, float | int) and math.isfinite(rate) and rate > 0):
+        number = isinstance(rate, float | int) and not isinstance(rate, bool)
+        if not (number and math.isfinite(rate) and rate > 0):
             raise InputError("learning_rates", rate, "must be a positive, finite number")
 
 

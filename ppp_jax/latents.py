@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from ppp_jax import models, optimizers
 from ppp_jax.data import Dataset
 from ppp_jax.grid import CELL_AXES, RUN_AXES, Grid
 from ppp_jax.training import NEVER, Observation
@@ -27,10 +28,11 @@ def group_name(latent_width: int) -> str:
 
 
 def create(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> None:
-    """Lays out the whole store, latents and errors missing (NaN), in one move."""
+    """Lays out the whole store, latents and errors missing (NaN), in place of an earlier one."""
     partial = path.with_suffix(".partial")
-    if partial.exists():
-        shutil.rmtree(partial)
+    for old in (partial, path):
+        if old.exists():
+            shutil.rmtree(old)
     probe = slice(0, grid.probe_samples)
     root = xr.Dataset(
         {"inputs": (("sample", "feature"), dataset.train[probe], {"long_name": "probe inputs"})},
@@ -99,10 +101,18 @@ def _coordinates(grid: Grid, steps_per_epoch: int) -> dict[str, tuple[Any, Any]]
         "step": [epoch * steps_per_epoch for epoch in grid.snapshot_epochs],
     }
     rates = np.array([grid.rates(name) for name in grid.optimizers])
+    # METHOD §7: what, besides the activation, prefers a basis.
+    rotation = {
+        "optimizer": [optimizers.get(name).respects_rotations for name in grid.optimizers],
+        "initializer": [
+            models.get_initializer(name).respects_rotations for name in grid.initializers
+        ],
+    }
     return {
         **{dim: (dim, values) for dim, values in axes.items()},
         "epoch": ("step", list(grid.snapshot_epochs)),
         "learning_rate": (("optimizer", "rate"), rates),
+        **{f"{dim}_respects_rotations": (dim, values) for dim, values in rotation.items()},
     }
 
 

@@ -27,14 +27,14 @@ class Program(NamedTuple):
       chunk: `(states, hypers, arrays, first_step, steps) -> (states, losses)`; donates `states`.
         `losses` are means over the chunk, `(runs,)` per cell. Step counts are traced, so all
         chunk lengths share one compilation.
-      observe: `(states, arrays) -> observations`, per cell.
+      observe: `(states, arrays, step) -> observations`, per cell, after `step` steps.
     """
 
     hypers: Hypers
     arrays: Arrays
     init: Callable[[Hypers], States]
     chunk: Callable[..., tuple[States, dict[str, jax.Array]]]
-    observe: Callable[[States, Arrays], dict[str, Observation]]
+    observe: Callable[[States, Arrays, jax.Array], dict[str, Observation]]
 
 
 def cell_hyper(grid: Grid, cell: Cell) -> Hyper:
@@ -116,9 +116,9 @@ def build(grid: Grid, dataset: Dataset) -> Program:
             {name: loss for name, (_, loss) in trained.items()},
         )
 
-    def observe(states: States, arrays: Arrays) -> dict[str, Observation]:
+    def observe(states: States, arrays: Arrays, step: jax.Array) -> dict[str, Observation]:
         return {
-            name: jax.vmap(run.observe, in_axes=(0, None))(states[name], arrays)
+            name: jax.vmap(run.observe, in_axes=(0, None, None))(states[name], arrays, step)
             for name, run in runs.items()
         }
 

@@ -25,7 +25,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from ppp_jax import latents
+from ppp_jax import __version__, latents
 from ppp_jax.data import Dataset
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
@@ -39,60 +39,77 @@ MANIFEST, METRICS, CHECKPOINTS, LATENTS = (
     "latents.zarr",
 )
 REPORT = "report"
+OURS = (METRICS, CHECKPOINTS, LATENTS, REPORT)
 KEPT_CHECKPOINTS = 2
 
 
-def open_run(workdir: pathlib.Path, grid: Grid, dataset: Dataset, *, overwrite: bool) -> None:
+def open_run(workdir: pathlib.Path, grid: Grid, dataset: Dataset, *, overwrite: bool) -> int | None:
     """Makes `workdir` the folder of this grid, or checks that it already is.
+
+    A manifest is the first thing a run writes and the last that overwriting removes: a folder
+    with one is ours. Without a checkpoint nothing counts yet, and the latents are laid out anew.
 
     Args:
       workdir: the folder; created if it does not exist.
       grid: what is trained.
       dataset: what it is trained on.
-      overwrite: remove an earlier run of another configuration instead of refusing.
+      overwrite: remove an earlier run first, of whatever configuration.
+
+    Returns:
+      The step of the newest checkpoint, or None.
 
     Raises:
-      InputError: the folder cannot be written, or holds another configuration or other data.
+      InputError: the folder cannot be written, holds another configuration or other data, holds
+        files under our names that no manifest explains, or has lost its latents.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if overwrite:
-            _remove_run(workdir)
         probe = workdir / ".writable"
         probe.touch()
         probe.unlink()
     except OSError as error:
         reason = error.strerror or str(error)
-        raise InputError(
-            "workdir", workdir, f"cannot be written ({reason}); choose another folder"
-        ) from None
+        problem = f"cannot be written ({reason}); choose another folder"
+        raise InputError("workdir", workdir, problem) from None
+    if overwrite and read_manifest(workdir) is not None:
+        _remove_run(workdir)
     if not is_same(workdir, grid, dataset):
+        foreign = [name for name in OURS if (workdir / name).exists()]
+        if foreign:
+            problem = f"holds {', '.join(foreign)} of something else; choose another folder"
+            raise InputError("workdir", workdir, problem)
         text = json.dumps(_manifest(grid, dataset), indent=2) + "\n"
         _write_atomically(workdir / MANIFEST, text)
-    if not (workdir / LATENTS).exists():
+    done = last_step(workdir)
+    if done is None:
         text = (workdir / MANIFEST).read_text(encoding="utf-8")
         latents.create(workdir / LATENTS, grid, dataset, manifest=text)
+    elif not (workdir / LATENTS).exists():
+        problem = f"has checkpoints but lost its {LATENTS}; put it back, or say overwrite"
+        raise InputError("workdir", workdir, problem)
+    return done
 
 
 def read_manifest(workdir: pathlib.Path) -> dict[str, Any] | None:
     """Returns the manifest of a run folder, or None if there is none.
 
     Raises:
-      InputError: the file is there but is not a manifest.
+      InputError: the file cannot be read, is not a manifest, or is of another schema.
     """
     try:
-        manifest: dict[str, Any] = json.loads((workdir / MANIFEST).read_text())
+        manifest: Any = json.loads((workdir / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror}); choose another folder"
+        raise InputError("workdir", workdir, problem) from None
     except ValueError as error:
         raise InputError("workdir", workdir, f"its {MANIFEST} is damaged ({error})") from None
-    if manifest.get("schema") != SCHEMA:
-        raise InputError(
-            "workdir",
-            workdir,
-            f"was written with schema {manifest.get('schema')}, this version reads {SCHEMA}; "
-            "choose another folder",
-        )
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        problem = f"its {MANIFEST} is not of schema {SCHEMA}, which this version reads"
+        raise InputError("workdir", workdir, f"{problem}; choose another folder")
+    if not {"config", "data"} <= manifest.keys():
+        raise InputError("workdir", workdir, f"its {MANIFEST} is damaged (entries are missing)")
     return manifest
 
 
@@ -106,7 +123,7 @@ def _manifest(grid: Grid, dataset: Dataset) -> dict[str, Any]:
             "train_shape": list(dataset.train.shape),
             "test_shape": list(dataset.test.shape),
         },
-        "ppp_jax": importlib.metadata.version("ppp_jax"),
+        "ppp_jax": __version__,
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
@@ -153,12 +170,19 @@ def is_same(workdir: pathlib.Path, grid: Grid, dataset: Dataset) -> bool:
 
 
 def _remove_run(workdir: pathlib.Path) -> None:
-    """Removes what a run folder consists of, manifest first, and nothing else."""
-    (workdir / MANIFEST).unlink(missing_ok=True)
-    (workdir / METRICS).unlink(missing_ok=True)
-    for name in (CHECKPOINTS, LATENTS, REPORT):
+    """Removes what a run folder consists of, and nothing else.
+
+    Checkpoints go first and in one move, the manifest last: killed in between, what is left is a
+    run of the old configuration without a checkpoint, of which nothing counts.
+    """
+    trash = workdir / f"{CHECKPOINTS}.trash"
+    if (workdir / CHECKPOINTS).exists():
+        (workdir / CHECKPOINTS).rename(trash)
+    for name in (trash.name, LATENTS, REPORT, f"{REPORT}.partial"):
         if (workdir / name).exists():
             shutil.rmtree(workdir / name)
+    (workdir / METRICS).unlink(missing_ok=True)
+    (workdir / MANIFEST).unlink()
 
 
 def _write_atomically(path: pathlib.Path, text: str) -> None:

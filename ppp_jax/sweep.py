@@ -70,12 +70,13 @@ def _total_steps(grid: Grid, dataset: Dataset) -> int:
     return grid.epochs * (len(dataset.train) // grid.batch_size)
 
 
-def plan(grid: Grid, workdir: str | pathlib.Path) -> Plan:
+def plan(grid: Grid, workdir: str | pathlib.Path, *, overwrite: bool = False) -> Plan:
     """Counts what `train` would do, without compiling, training or writing anything.
 
     Args:
       grid: what would be trained.
       workdir: the run folder, which need not exist.
+      overwrite: plan for `train` with the same option.
 
     Returns:
       The `Plan`.
@@ -85,11 +86,11 @@ def plan(grid: Grid, workdir: str | pathlib.Path) -> Plan:
     """
     dataset, workdir = _load(grid), pathlib.Path(workdir).expanduser()
     steps_done = 0
-    if store.is_same(workdir, grid, dataset):
+    if not overwrite and store.is_same(workdir, grid, dataset):
         steps_done = store.last_step(workdir) or 0
     built = program.build(grid, dataset)
     states = jax.eval_shape(built.init, built.hypers)
-    seen = jax.eval_shape(built.observe, states, built.arrays)
+    seen = jax.eval_shape(built.observe, states, built.arrays, jnp.int32(0))
     params = [state.params for state in states.values()]
     features = dataset.train.shape[1]
     layers = max(2 * features + 2 * cell.depth * cell.width for cell in grid.cells)
@@ -144,9 +145,8 @@ def train(
       ['checkpoints', 'latents.zarr', 'manifest.json', 'metrics.jsonl']
     """
     dataset, workdir = _load(grid), pathlib.Path(workdir).expanduser()
-    store.open_run(workdir, grid, dataset, overwrite=overwrite)
+    done = store.open_run(workdir, grid, dataset, overwrite=overwrite)
     total = _total_steps(grid, dataset)
-    done = store.last_step(workdir)
     if done == total:
         return workdir
     bar = tqdm(
@@ -174,7 +174,7 @@ def _run(grid: Grid, dataset: Dataset, workdir: pathlib.Path, done: int | None, 
     store.truncate_metrics(workdir, last_step=-1 if done is None else done)
 
     def record(step: int, states: program.States) -> None:
-        seen = built.observe(states, built.arrays)
+        seen = built.observe(states, built.arrays, jnp.int32(step))
         latents.write_snapshot(workdir / store.LATENTS, grid, snapshots.index(step), seen)
 
     with (
@@ -231,10 +231,16 @@ def _show(
         bar.write(_losses_line(grid, step // steps_per_epoch, losses), file=sys.stderr)
 
 
+def _median(losses: np.ndarray) -> float:
+    """Returns the median of the runs that have not diverged, or NaN."""
+    finite = losses[np.isfinite(losses)]
+    return float(np.median(finite)) if len(finite) else float("nan")
+
+
 def _losses_line(grid: Grid, epoch: int, losses: Mapping[str, np.ndarray]) -> str:
     """Returns one line: each activation's median training loss over all its runs."""
     medians = []
     for name in grid.activations:
         runs = [losses[cell.name] for cell in grid.cells if cell.activation == name]
-        medians.append(f"{name} {np.median(np.concatenate(runs)):.3f}")
+        medians.append(f"{name} {_median(np.concatenate(runs)):.3f}")
     return f"epoch {epoch:>4}  loss  " + "  ".join(medians)

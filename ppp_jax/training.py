@@ -1,5 +1,6 @@
 """One run of one seed: pure functions to start it, step it and look at it. No jit, no I/O."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -55,7 +56,8 @@ class Observation(NamedTuple):
     Attributes:
       train_mse: mean squared error over the whole training set, per feature.
       test_mse: the same over the held-out samples.
-      diverged_step: see `RunState`.
+      diverged_step: see `RunState`; the number of steps taken if the errors are the first things
+        not finite.
       latents: the probe samples' latents, `(probe samples, latent_width)` each.
     """
 
@@ -72,13 +74,13 @@ class Run(NamedTuple):
       draw: `(seed) -> params`, the initial weights; depends on shapes and initialiser alone.
       init: `(params, hyper) -> RunState`.
       update: `(state, hyper, arrays, step) -> (RunState, loss)`; `step` counts from 0.
-      observe: `(state, arrays) -> Observation`.
+      observe: `(state, arrays, step) -> Observation`, after `step` steps.
     """
 
     draw: Callable[[jax.Array], models.Params]
     init: Callable[[models.Params, Hyper], RunState]
     update: Callable[[RunState, Hyper, Arrays, jax.Array], tuple[RunState, jax.Array]]
-    observe: Callable[[RunState, Arrays], Observation]
+    observe: Callable[[RunState, Arrays, jax.Array], Observation]
 
 
 def build_model(cell: Cell, features: int) -> models.Model:
@@ -111,6 +113,19 @@ def batch_indices(key: jax.Array, step: jax.Array, *, samples: int, batch_size: 
 
 def _mse(model: models.Model, params: models.Params, x: jax.Array) -> jax.Array:
     return jnp.mean(jnp.square(model.apply(params, x).reconstruction - x))
+
+
+def _observe(model: models.Model, state: RunState, arrays: Arrays, step: jax.Array) -> Observation:
+    train_mse = _mse(model, state.params, arrays.train)
+    test_mse = _mse(model, state.params, arrays.test)
+    # The update after the last finite loss may have been the one that blew up.
+    last = (state.diverged_step == NEVER) & ~jnp.isfinite(train_mse + test_mse)
+    return Observation(
+        train_mse=train_mse,
+        test_mse=test_mse,
+        diverged_step=jnp.where(last, step, state.diverged_step),
+        latents=model.apply(state.params, arrays.probe).latents,
+    )
 
 
 def build_run(cell: Cell, *, features: int, batch_size: int) -> Run:
@@ -155,12 +170,4 @@ def build_run(cell: Cell, *, features: int, batch_size: int) -> Run:
         diverged_step = jnp.where(first, step, state.diverged_step)
         return RunState(params, opt_state, diverged_step), loss
 
-    def observe(state: RunState, arrays: Arrays) -> Observation:
-        return Observation(
-            train_mse=_mse(model, state.params, arrays.train),
-            test_mse=_mse(model, state.params, arrays.test),
-            diverged_step=state.diverged_step,
-            latents=model.apply(state.params, arrays.probe).latents,
-        )
-
-    return Run(draw, init, update, observe)
+    return Run(draw, init, update, functools.partial(_observe, model))

@@ -86,6 +86,9 @@ BAD_FILES = {
     "1 non-finite": {"x_train": GOOD, "x_test": np.where(GOOD[0, 0] == GOOD, np.nan, GOOD)},
     "x_train has 3 features, x_test 2": {"x_train": GOOD, "x_test": GOOD[:, :2]},
     "convert it to real numbers": {"x_train": GOOD.astype(str), "x_test": GOOD},
+    "standardising overflows": {"x_train": 1e200 * GOOD, "x_test": GOOD},
+    r"up to 2.*e-199.*overflows": {"x_train": 1e-199 * GOOD, "x_test": 1e-200 * GOOD},
+    "overflows; rescale": {"x_train": GOOD, "x_test": 1e60 * GOOD},
     "is the same": {"x_train": np.ones((4, 3)), "x_test": GOOD},
     "one label per sample": {"x_train": GOOD, "x_test": GOOD, "y_train": np.arange(3)},
 }
@@ -103,6 +106,16 @@ def test_bad_file_is_one_clear_line(problem, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 truncated"])
 def test_damaged_file(content, tmp_path):
     path = tmp_path / "x.npz"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"cannot be read as \.npz"):
+        data.load(str(path))
+
+
+def test_damaged_compression(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, x_train=GOOD, x_test=GOOD)
+    content = bytearray(path.read_bytes())
+    content[80:300] = bytes(220)
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"cannot be read as \.npz"):
         data.load(str(path))

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from ppp_jax.errors import InputError
@@ -17,6 +18,11 @@ def test_cells_are_the_full_product_with_unique_names():
         initializers=["orthogonal", "glorot_normal"],
     )
     assert len(grid.cells) == len({cell.name for cell in grid.cells}) == 2**6
+
+
+def test_numpy_numbers_are_taken_and_kept_plain():
+    grid = Grid(seeds=np.arange(3), learning_rates=np.array([0.1, 0.2]))
+    assert json.loads(json.dumps(grid.to_json()))["seeds"] == [0, 1, 2]
 
 
 def test_default_learning_rates_are_the_optimizers_own():
@@ -58,6 +64,8 @@ BAD = {
     "depths=0: must be a whole number, at least 1": {"depths": [0]},
     "widths=-4: must be a whole number, at least 1": {"widths": [-4]},
     "latent_widths=1.5: must be a whole number": {"latent_widths": [1.5]},
+    "latent_widths=1: must be a whole number, at least 2": {"latent_widths": [1]},
+    "learning_rates=True: must be a positive": {"learning_rates": [True]},
     "epochs=0: must be": {"epochs": 0},
     "batch_size=0: must be": {"batch_size": 0},
     "batch_size=True: must be": {"batch_size": True},

@@ -281,6 +281,21 @@ def test_bad_argument_is_one_line(text):
     assert str(caught.value).startswith(text)
 
 
+@pytest.mark.parametrize("epsilon", [0.5, 1.0])
+def test_at_two_units_every_sample_lies_in_the_plane(epsilon):
+    latents = isotropic(2000, 2).astype(np.float32)
+    assert project(latents, epsilon=epsilon).counts == [2000]
+
+
+def test_float64_latents_need_not_fit_into_float32():
+    latents = isotropic(200, 4)
+    for scale in (1e-60, 1e60):
+        far = project(scale * latents, epsilon=0.7)
+        near = project(latents, epsilon=0.7)
+        np.testing.assert_array_equal(far.sample, near.sample)
+        np.testing.assert_allclose(far.points, scale * near.points, rtol=1e-5)
+
+
 @pytest.mark.parametrize("latents", [np.ones(3), np.ones((0, 3)), np.ones((2, 3), complex)])
 def test_latents_that_are_no_vectors(latents):
     with pytest.raises(InputError, match=r"must be real, \(samples, units\)"):

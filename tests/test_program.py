@@ -40,7 +40,7 @@ def run(grid, dataset, chunks=(STEPS,)):
             states, built.hypers, built.arrays, jnp.int32(first), jnp.int32(steps)
         )
         first += steps
-    return states, losses, built.observe(states, built.arrays)
+    return states, losses, built.observe(states, built.arrays, jnp.int32(first))
 
 
 def loop_of_one(cell, dataset):
@@ -194,3 +194,22 @@ def test_diverged_step_is_the_first_step_without_a_finite_loss(dataset):
     _, after, _ = run(swept, dataset, chunks=(step, 1))
     assert np.isfinite(before[name][0])
     assert not np.isfinite(after[name][0])
+
+
+def test_a_run_that_blows_up_in_its_last_update_has_diverged(dataset):
+    """The last loss was finite; what the update left is not."""
+    swept = grid(activations=["relu"], optimizers=["sgd"], learning_rates=[1e12], seeds=[0])
+    _, _, seen = run(swept, dataset)
+    (name,) = seen
+    step = int(seen[name].diverged_step[0])
+    _, losses, seen = run(swept, dataset, chunks=(step,))
+    assert np.isfinite(losses[name][0])
+    assert not np.isfinite(seen[name].train_mse[0])
+    assert seen[name].diverged_step[0] == step
+
+
+def test_states_are_donated(dataset):
+    built = program.build(grid(), dataset)
+    states = built.init(built.hypers)
+    built.chunk(states, built.hypers, built.arrays, jnp.int32(0), jnp.int32(1))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(states))

@@ -1,8 +1,10 @@
 """Training to disk: resume, refusal, and what is written."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -250,24 +252,79 @@ def test_changed_data_of_the_same_name_is_refused(tmp_path):
 
 
 def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
-    grid = dataclasses.replace(SMALL, epochs=1, activations=["tanh"])
+    grid = dataclasses.replace(SMALL, epochs=1, activations=["tanh"], optimizers=["sgd"])
     sweep.train(grid, tmp_path, progress=False)
     (tmp_path / "notes.txt").write_text("mine")
     other = dataclasses.replace(grid, seeds=[7])
+    assert sweep.plan(other, tmp_path, overwrite=True).steps_done == 0
     sweep.train(other, tmp_path, overwrite=True, progress=False)
     np.testing.assert_array_equal(load(tmp_path)["seed"], [7])
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("removed", range(4))
+def test_killed_while_overwriting_leaves_nothing_that_counts(removed, tmp_path, monkeypatch):
+    """Killed after any removal: the old run begins anew, and the new one is still refused."""
+    grid = dataclasses.replace(SMALL, epochs=1, activations=["tanh"], optimizers=["sgd"])
+    sweep.train(grid, tmp_path, progress=False)
+    before = load(tmp_path).load()
+    count = iter(range(100))
+
+    def killed(path, original=shutil.rmtree):
+        if next(count) == removed:
+            raise KeyboardInterrupt
+        original(path)
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    other = dataclasses.replace(grid, seeds=[7, 8, 9])  # of equal shape
+    (tmp_path / "report").mkdir()
+    with contextlib.suppress(KeyboardInterrupt):
+        sweep.train(other, tmp_path, overwrite=True, progress=False)
+    monkeypatch.undo()
+    if json.loads((tmp_path / "manifest.json").read_text())["config"] == grid.to_json():
+        with pytest.raises(InputError, match="another configuration"):
+            sweep.train(other, tmp_path, progress=False)
+        sweep.train(grid, tmp_path, progress=False)
+        xr.testing.assert_identical(load(tmp_path).load().drop_attrs(), before.drop_attrs())
+    else:
+        np.testing.assert_array_equal(load(tmp_path)["seed"], [7, 8, 9])
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "latents.zarr", "report", "metrics.jsonl"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_of_something_else_is_left_alone(name, overwrite, tmp_path):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "thesis.tex").write_text("mine")
+    with pytest.raises(InputError, match=f"holds {name} of something else"):
+        sweep.train(SMALL, tmp_path, overwrite=overwrite, progress=False)
+    assert (tmp_path / name / "thesis.tex").read_text() == "mine"
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_lost_latents_are_noticed(undisturbed, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(undisturbed, copy)
+    shutil.rmtree(copy / "latents.zarr")
+    with pytest.raises(InputError, match=r"lost its latents\.zarr"):
+        sweep.train(SMALL, copy, progress=False)
 
 
 def test_workdir_that_cannot_be_used(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"workdir=.*cannot be written"):
         sweep.train(SMALL, tmp_path / "file", progress=False)
-    (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(InputError, match="damaged"):
-        sweep.train(SMALL, tmp_path, progress=False)
-    (tmp_path / "manifest.json").write_text('{"schema": 99}')
-    with pytest.raises(InputError, match="schema 99"):
+    with pytest.raises(InputError, match=r"workdir=.*cannot be read"):
+        sweep.plan(SMALL, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [("{", "damaged"), ("[]", "not of schema"), ('{"schema": 99}', "not of schema"),
+     ('{"schema": 1}', "entries are missing")],
+)  # fmt: skip
+def test_damaged_manifest(content, problem, tmp_path):
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(InputError, match=problem):
         sweep.train(SMALL, tmp_path, progress=False)
 
 
@@ -293,7 +350,7 @@ def test_planned_memory_is_what_the_compiler_says(tmp_path):
     grid = dataclasses.replace(SMALL, seeds=range(40), widths=[48])
     built = sweep.program.build(grid, data.load("digits"))
     states = jax.eval_shape(built.init, built.hypers)
-    analysis = built.observe.lower(states, built.arrays).compile().memory_analysis()
+    analysis = built.observe.lower(states, built.arrays, np.int32(0)).compile().memory_analysis()
     needed = sum(
         getattr(analysis, f"{kind}_size_in_bytes") for kind in ("argument", "output", "temp")
     )

@@ -13,7 +13,8 @@ BOOTSTRAP_SEED = 0
 def interquartile_mean(values: ArrayLike) -> float:
     """Returns the mean of the middle half of `values` (Agarwal et al. 2021, "Deep RL at the edge").
 
-    A quarter of the values, rounded down, is cut from either end; NaN is left out beforehand.
+    A quarter of the values, rounded down, is cut from either end; what is not finite is left out
+    beforehand.
 
     Args:
       values: any shape, pooled.
@@ -35,7 +36,7 @@ def bootstrap_interval(
     """Returns the percentile-bootstrap interval of the interquartile mean.
 
     Args:
-      values: one number per seed; NaN is left out.
+      values: one number per seed; what is not finite is left out.
       confidence: coverage, in (0, 1).
       seed: of the 2,000 resamples.
 
@@ -68,4 +69,4 @@ def bootstrap_interval(
 
 def _present(values: ArrayLike) -> np.ndarray:
     flat = np.asarray(values, np.float64).ravel()
-    return flat[~np.isnan(flat)]
+    return flat[np.isfinite(flat)]

@@ -23,7 +23,8 @@ def load(path: str | pathlib.Path, *, latent_width: int | None = None) -> xr.Dat
       data has any). Snapshots that are not complete are left out.
 
     Raises:
-      InputError: nothing is there, or the grid has several latent widths and none was named.
+      InputError: nothing is there or no snapshot is complete, or the grid has several latent widths
+        and none was named.
     """
     tree = _open(path)
     widths = _widths(tree)
@@ -34,6 +35,8 @@ def load(path: str | pathlib.Path, *, latent_width: int | None = None) -> xr.Dat
         raise InputError("latent_width", width, f"not in this grid, which has {sorted(widths)}")
     group = widths[width].to_dataset()
     saved = group["saved"].values
+    if not saved.any():
+        raise InputError("path", path, "has no complete snapshot yet; train it first")
     probe = {name: array.variable for name, array in tree.data_vars.items()}
     dataset = group.drop_vars("saved").isel(step=saved).assign(probe)
     return dataset.assign_attrs(tree.attrs)

@@ -65,6 +65,42 @@ class Accepted(NamedTuple):
     sample: np.ndarray
 
 
+def as_clouds(latents: Any) -> np.ndarray:
+    """Reads latents of any array type as `(..., samples, units)`.
+
+    Args:
+      latents: array of real numbers, at least two-dimensional; of an xarray array the dimensions
+        `sample` and `unit` may stand anywhere.
+
+    Returns:
+      The array, float32 unless the input is float64.
+
+    Raises:
+      InputError: not an array of real vectors.
+    """
+    if isinstance(latents, xr.DataArray):
+        latents = latents.transpose(..., *[d for d in ("sample", "unit") if d in latents.dims])
+    values = np.asarray(latents)
+    real = np.issubdtype(values.dtype, np.number) or values.dtype == bool
+    # Accelerators' narrow floats (bfloat16, float8) are no subtypes of NumPy's.
+    real = (real and np.isrealobj(values)) or jnp.issubdtype(values.dtype, jnp.floating)
+    if values.ndim < 2 or 0 in values.shape or not real:
+        raise InputError(
+            "latents", f"array of {values.dtype} {values.shape}", "must be real, (samples, units)"
+        )
+    return values if values.dtype in (np.float32, np.float64) else values.astype(np.float32)
+
+
+def power_of_two_scale(values: np.ndarray) -> float:
+    """Returns the power of two below the largest entry, by which dividing rounds nothing.
+
+    The kernel computes in float32 unless JAX is set to more, and float64 input need not fit.
+    """
+    finite = np.abs(values[np.isfinite(values)])
+    largest = float(finite.max()) if finite.size else 0.0
+    return 2.0 ** np.clip(np.floor(np.log2(largest)), -1000, 1000) if largest > 0 else 1.0
+
+
 def as_samples(latents: Any, *, nonfinite: str = "raise") -> Samples:
     """Reads latents of any array type as a list of samples.
 
@@ -81,15 +117,7 @@ def as_samples(latents: Any, *, nonfinite: str = "raise") -> Samples:
     """
     if nonfinite not in ("raise", "drop"):
         raise InputError("nonfinite", nonfinite, "must be 'raise' or 'drop'")
-    if isinstance(latents, xr.DataArray) and "unit" in latents.dims:
-        latents = latents.transpose(..., "unit")
-    values = np.asarray(latents)
-    if values.ndim < 2 or 0 in values.shape or not np.isrealobj(values):
-        raise InputError(
-            "latents", f"array of {values.dtype} {values.shape}", "must be real, (samples, units)"
-        )
-    if values.dtype not in (np.float32, np.float64):
-        values = values.astype(np.float32)
+    values = as_clouds(latents)
     values = values.reshape(-1, values.shape[-1])
     finite = np.isfinite(values).all(axis=1)
     dropped = len(values) - int(np.count_nonzero(finite))
@@ -200,7 +228,9 @@ def _accept(
     length = polar(values)[0]
     u, v = coordinates(project_onto(vectors, values), first, second, cosine)
     # A zero row has direction 0: it lies in no plane, not even at ε = 0.
-    keep = (u * u + v * v >= epsilon * epsilon) & (length.T > 0)
+    # A few rounding units of slack: on the threshold means accepted (and at two units, always).
+    slack = 1 - 4 * float(jnp.finfo(u.dtype).eps)
+    keep = (u * u + v * v >= slack * epsilon * epsilon) & (length.T > 0)
     return u * length.T, v * length.T, keep
 
 
@@ -217,6 +247,8 @@ def accepted_blocks(values: np.ndarray, frame: Frame, epsilon: float) -> Iterato
     """
     dtype = values.dtype
     vectors = frame.vectors.astype(dtype)
+    scale = power_of_two_scale(values)
+    values = values / dtype.type(scale)
     step = max(1, BLOCK_ELEMENTS // max(1, len(values)))
     for start in range(0, len(frame.planes), step):
         pairs = frame.planes[start : start + step]
@@ -226,7 +258,7 @@ def accepted_blocks(values: np.ndarray, frame: Frame, epsilon: float) -> Iterato
         )
         plane, sample = np.nonzero(np.asarray(keep))
         points = np.stack([np.asarray(u)[plane, sample], np.asarray(v)[plane, sample]], axis=-1)
-        yield Accepted(points, plane + start, sample)
+        yield Accepted(points.astype(dtype) * dtype.type(scale), plane + start, sample)
 
 
 @jax.jit
@@ -245,7 +277,7 @@ def _acceptance(
             i, j, g = (x[None] for x in plane)
             return jnp.sum(_accept(cloud, vectors, i, j, g, epsilon)[2], dtype=cloud.dtype)
 
-        nonzero = jnp.sum(jnp.any(cloud != 0, axis=-1), dtype=cloud.dtype)
+        nonzero = jnp.sum(polar(cloud)[0] > 0, dtype=cloud.dtype)
         return jnp.mean(jax.lax.map(count, (first, second, cosine))) / nonzero
 
     return jax.lax.map(share, values)
@@ -266,8 +298,8 @@ def acceptance(latents: Any, *, basis: Any = None, epsilon: float = 0.85) -> np.
     Raises:
       InputError: as `build_frame` and `check_epsilon`.
     """
-    values = np.asarray(latents)
-    values = values.astype(np.float32) if values.dtype != np.float64 else values
+    values = as_clouds(latents)
+    values = values / values.dtype.type(power_of_two_scale(values))
     frame = build_frame(basis, values.shape[-1])
     clouds = values.reshape(-1, *values.shape[-2:])
     dtype = values.dtype

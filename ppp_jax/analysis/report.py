@@ -49,7 +49,8 @@ latents crowd the planes of the axes, 0 if they avoid them. The corners of a cub
 every such plane: an empty or dark panel does not mean that there is no structure. <b>C4</b> is +1
 on the axes, −1 on the diagonals, 0 if isotropic. Both are given for the untrained network too: an
 elementwise function makes even noise anisotropic, so only a change is made by training. They
-carry no significance test here, and the optimiser is a confound: Adam prefers the axes by itself.
+carry no significance test here. Optimiser and initialiser are confounds where they prefer the axes
+by themselves, as Adam does: the headings say so.
 Pooling over seeds averages over networks; the single seeds stand below.</p>
 """
 
@@ -126,13 +127,23 @@ def _sections(dataset: xr.Dataset, statistics: xr.Dataset) -> Iterator[_Section]
         at = dict(zip(FIXED_DIMS, place, strict=True))
         part = dataset.isel(at)
         rate = f"learning rate {part['learning_rate'].item():g}"
-        names = [str(part["optimizer"].item()), rate]
+        names = [_with_symmetry(part, "optimizer"), rate]
         names += [
-            f"{dim} {part[dim].item()}" for dim in ("depth", "width", "initializer")
-            if dataset.sizes[dim] > 1
+            f"{dim} {part[dim].item()}" for dim in ("depth", "width") if dataset.sizes[dim] > 1
         ]  # fmt: skip
+        names.append(_with_symmetry(part, "initializer"))
         slug = "-".join(str(part[dim].item()) for dim in FIXED_DIMS)
         yield _Section(", ".join(names), slug, part, statistics.isel(at))
+
+
+def _seeds(count: int) -> str:
+    return "1 seed" if count == 1 else f"{count} seeds pooled"
+
+
+def _with_symmetry(part: xr.Dataset, axis: str) -> str:
+    """Names an optimiser or initialiser, and says if it prefers a basis by itself (METHOD §7)."""
+    respects = part[f"{axis}_respects_rotations"].item()
+    return f"{part[axis].item()} ({'respects rotations' if respects else 'prefers the axes'})"
 
 
 def _section_blocks(
@@ -153,7 +164,7 @@ def _section_blocks(
         first = [[c[:1, i] for i in range(len(epochs))] for c in clouds.values()]
         by_seed = [[c[k : k + 1, -1] for k in range(len(seeds))] for c in clouds.values()]
         pooled.append(picture(_strip(by_step, list(clouds), epochs, epsilon,
-            f"{title} · {len(seeds)} seeds pooled"), f"{kind}-pooled"))  # fmt: skip
+            f"{title} · {_seeds(len(seeds))}"), f"{kind}-pooled"))  # fmt: skip
         single.append(picture(_strip(first, list(clouds), epochs, epsilon,
             f"{title} · seed {seeds[0]} alone"), f"{kind}-seed{seeds[0]}"))  # fmt: skip
         single.append(picture(_strip(by_seed, list(clouds), [f"seed {k}" for k in seeds], epsilon,

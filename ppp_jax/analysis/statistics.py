@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ppp_jax.analysis import nulls
-from ppp_jax.analysis.planes import acceptance, build_frame, coordinates, project_onto
+from ppp_jax.analysis.planes import (
+    acceptance,
+    as_clouds,
+    build_frame,
+    coordinates,
+    power_of_two_scale,
+    project_onto,
+)
 
 
 def acceptance_ratio(latents: Any, *, basis: Any = None, epsilon: float = 0.85) -> np.ndarray:
@@ -31,8 +38,9 @@ def acceptance_ratio(latents: Any, *, basis: Any = None, epsilon: float = 0.85) 
       >>> round(float(acceptance_ratio(np.eye(4))), 3)  # each axis lies in half of the planes
       1.802
     """
+    latents = as_clouds(latents)
     shares = acceptance(latents, basis=basis, epsilon=epsilon)
-    expected = nulls.acceptance(np.shape(latents)[-1], epsilon)
+    expected = nulls.acceptance(latents.shape[-1], epsilon)
     return shares / expected if expected else np.full_like(shares, np.nan)
 
 
@@ -58,13 +66,13 @@ def alignment_c4(latents: Any, *, basis: Any = None) -> np.ndarray:
       >>> float(alignment_c4(np.eye(4))), round(float(alignment_c4(np.ones((1, 2)))), 3)
       (1.0, -1.0)
     """
-    values = np.asarray(latents)
-    values = values.astype(np.float32) if values.dtype != np.float64 else values
+    values = as_clouds(latents)
+    values = values / values.dtype.type(power_of_two_scale(values))
     frame = build_frame(basis, values.shape[-1])
     vectors = frame.vectors.astype(values.dtype)
     clouds = values.reshape(-1, *values.shape[-2:])
     m, n = vectors.shape
-    if m == n and np.allclose(frame.cosine, 0, atol=1e-12):
+    if m == n and not frame.skipped and np.allclose(frame.cosine, 0, atol=1e-12):
         c4 = _c4_orthonormal(clouds, vectors)
     else:
         c4 = _c4_planes(

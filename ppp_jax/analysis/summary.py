@@ -32,17 +32,14 @@ def run_statistics(dataset: xr.Dataset, *, epsilon: float) -> xr.Dataset:
     dims = measured["train_mse"].dims
     for kind in KINDS:
         # One activation at a time: the latents of a grid need not fit into memory.
-        clouds = [
-            dataset[kind].isel(activation=i).values for i in range(dataset.sizes["activation"])
-        ]
-        acceptance = np.stack([acceptance_ratio(c, epsilon=epsilon) for c in clouds])
-        alignment = np.stack([alignment_c4(c) for c in clouds])
+        rows = []
+        for i in range(dataset.sizes["activation"]):
+            clouds = dataset[kind].isel(activation=i).values
+            rows.append((acceptance_ratio(clouds, epsilon=epsilon), alignment_c4(clouds)))
+        acceptance, alignment = (np.stack(column) for column in zip(*rows, strict=True))
         measured[f"acceptance_ratio_{kind}"] = (dims, acceptance, {"long_name": f"A/A0 {kind}"})
-        measured[f"c4_{kind}"] = (
-            dims,
-            alignment,
-            {"long_name": f"alignment C4, {kind}-activation"},
-        )
+        text = f"alignment C4, {kind}-activation"
+        measured[f"c4_{kind}"] = (dims, alignment, {"long_name": text})
     healthy = measured["diverged_step"] < 0
     return measured.map(
         lambda x: x if x.name == "diverged_step" else x.where(healthy), keep_attrs=True
@@ -56,7 +53,9 @@ def cells(statistics: xr.Dataset) -> Iterable[tuple[dict[str, Any], xr.Dataset]]
         at = dict(zip(CELL_DIMS, place, strict=True))
         part = statistics.isel(at)
         names = {dim: part[dim].item() for dim in CELL_DIMS if dim != "rate"}
-        yield {**names, "learning_rate": part["learning_rate"].item()}, part
+        rotation = [f"{axis}_respects_rotations" for axis in ("optimizer", "initializer")]
+        names |= {name: part[name].item() for name in ("learning_rate", *rotation)}
+        yield names, part
 
 
 def cell_table(statistics: xr.Dataset) -> list[dict[str, Any]]:
@@ -142,10 +141,18 @@ def format_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]
 
 
 def _format_cell(row: Mapping[str, Any], name: str, first: str | None) -> str:
-    if first is None:
-        return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
-    before, after = (round(row[key], 2) + 0.0 for key in (first, name))  # no minus before a zero
-    return f"{before:.2f} → {after:.2f}"
+    if first is not None:
+        return f"{_number(row[first], 2)} → {_number(row[name], 2)}"
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    interval = "" if np.isnan(low) else f" [{_number(low, 3)}, {_number(high, 3)}]"
+    return _number(row[name], 3) + interval
+
+
+def _number(value: float, digits: int) -> str:
+    if np.isnan(value):
+        return "–"
+    rounded = round(value, digits) + 0.0  # no minus before a zero
+    return f"{rounded:.{digits}f}" if abs(value) < 1000 else f"{value:.3g}"
 
 
 def as_markdown(header: list[str], body: list[list[str]]) -> str:
