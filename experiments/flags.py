@@ -18,6 +18,7 @@ from ppp_jax.grid import Grid
 
 flags.disclaim_key_flags()  # --help lists the flags defined here under the main that asked for them
 
+MAX_RANGE = 100_000  # more is a slip of the finger, and would take minutes to refuse otherwise
 USER_ERROR, SYNTAX_ERROR, INTERRUPTED = 1, 2, 130
 
 
@@ -54,10 +55,12 @@ def _integers(piece: str) -> list[int]:
         return numbers
     if len(numbers) == 3 and numbers[2] <= 0:
         raise ValueError(f"{piece!r} needs a positive step")
-    values = list(range(*numbers))
+    values = range(*numbers)
     if not values:
         raise ValueError(f"the range {piece!r} is empty; its stop must exceed its start")
-    return values
+    if len(values) > MAX_RANGE:
+        raise ValueError(f"the range {piece!r} has {len(values):,} values; at most {MAX_RANGE:,}")
+    return list(values)
 
 
 def _numbers(piece: str) -> list[float]:
@@ -140,8 +143,8 @@ def run(main: Callable[[], None], *, argv: list[str] | None = None) -> None:
     """
 
     def guarded(_: list[str]) -> None:
-        if flags.FLAGS["verbosity"].using_default_value:
-            logging.set_verbosity(logging.WARNING)  # the checkpoint library tells its every step
+        if not flags.FLAGS["verbosity"].present:  # absl sets it to INFO, and libraries tell all
+            logging.set_verbosity(logging.WARNING)
         try:
             main()
         except InputError as error:

@@ -136,13 +136,20 @@ def load(name: str) -> Dataset:
       (1438, 64)
     """
     is_file = name.endswith(".npz")
-    raw = _from_file(name) if is_file else lookup(DATASETS, name, field="data")()
+    raw = _from_file(name) if is_file else _named(name)
     train, test = _standardise(name, raw)
     digest = hashlib.sha256()
     for x in (train, test):
         digest.update(repr(x.shape).encode())
         digest.update(np.ascontiguousarray(x).tobytes())
     return Dataset(name, train, test, raw.train_labels, raw.test_labels, digest.hexdigest())
+
+
+def _named(name: str) -> _Raw:
+    try:
+        return lookup(DATASETS, name, field="data")()
+    except InputError as error:
+        raise InputError("data", name, f"{error.problem}, or the path of an .npz") from None
 
 
 def _standardise(name: str, raw: _Raw) -> tuple[np.ndarray, np.ndarray]:
@@ -171,7 +178,8 @@ def _from_file(name: str) -> _Raw:
     except FileNotFoundError:
         raise InputError("data", name, "no such file; give an existing .npz") from None
     except _UNREADABLE as error:
-        raise InputError("data", name, f"cannot be read as .npz ({error}); write it with "
+        reason = error.strerror if isinstance(error, OSError) else "damaged or not an archive"
+        raise InputError("data", name, f"cannot be read as .npz ({reason}); write it with "
                          "numpy.savez(path, x_train=..., x_test=...)") from None  # fmt: skip
     missing = [key for key in ("x_train", "x_test") if key not in arrays]
     if missing:
@@ -182,14 +190,18 @@ def _from_file(name: str) -> _Raw:
     train, test = arrays["x_train"], arrays["x_test"]
     if train.shape[1] != test.shape[1]:
         raise InputError(
-            "data", name, f"x_train has {train.shape[1]} features, x_test {test.shape[1]}"
+            "data",
+            name,
+            f"x_train has {train.shape[1]} features, x_test {test.shape[1]}; they must agree",
         )
     labels = [_check_labels(name, arrays, split) for split in ("train", "test")]
     return _Raw(train, test, *labels)
 
 
 def _check_samples(name: str, key: str, x: np.ndarray) -> None:
-    if x.ndim != 2 or 0 in x.shape:
+    if x.ndim == 2 and not x.size:
+        raise InputError("data", name, f"{key} is empty, of shape {x.shape}; give it samples")
+    if x.ndim != 2:
         raise InputError(
             "data", name, f"{key} has shape {x.shape}; reshape it to (samples, features)"
         )

@@ -41,5 +41,5 @@ def lookup(registry: Mapping[str, T], name: str, *, field: str) -> T:
     if name in registry:
         return registry[name]
     near = difflib.get_close_matches(name, registry, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise InputError(field, name, f"unknown; {hint}(known: {', '.join(sorted(registry))})")
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise InputError(field, name, f"unknown{hint} (known: {', '.join(sorted(registry))})")

@@ -85,7 +85,7 @@ def open_run(workdir: pathlib.Path, grid: Grid, dataset: Dataset, *, overwrite: 
         text = (workdir / MANIFEST).read_text(encoding="utf-8")
         latents.create(workdir / LATENTS, grid, dataset, manifest=text)
     elif not (workdir / LATENTS).exists():
-        problem = f"has checkpoints but lost its {LATENTS}; put it back, or say overwrite"
+        problem = f"has checkpoints but lost its {LATENTS}; put it back, or overwrite the run"
         raise InputError("workdir", workdir, problem)
     return done
 
@@ -164,7 +164,7 @@ def is_same(workdir: pathlib.Path, grid: Grid, dataset: Dataset) -> bool:
             "workdir",
             workdir,
             f"holds another configuration ({'; '.join(differences)}); choose another workdir or "
-            "say overwrite",
+            "overwrite this one",
         )
     return True
 

@@ -82,7 +82,7 @@ BAD_FILES = {
     "lacks x_test": {"x_train": GOOD},
     "lacks x_train and x_test": {"x": GOOD},
     "reshape it to": {"x_train": GOOD[0], "x_test": GOOD},
-    "x_test has shape": {"x_train": GOOD, "x_test": GOOD[:0]},
+    "x_test is empty": {"x_train": GOOD, "x_test": GOOD[:0]},
     "1 non-finite": {"x_train": GOOD, "x_test": np.where(GOOD[0, 0] == GOOD, np.nan, GOOD)},
     "x_train has 3 features, x_test 2": {"x_train": GOOD, "x_test": GOOD[:, :2]},
     "convert it to real numbers": {"x_train": GOOD.astype(str), "x_test": GOOD},

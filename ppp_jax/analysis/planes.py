@@ -160,6 +160,8 @@ def build_frame(
       >>> build_frame(None, 4).planes.shape
       (6, 2)
     """
+    if units < 2:
+        raise InputError("latents", f"{units} unit", "must have at least 2 units to span a plane")
     vectors = np.eye(units) if basis is None else np.asarray(basis, np.float64)
     if vectors.ndim != 2 or vectors.shape[1] != units:
         raise InputError("basis", f"array {vectors.shape}", f"must be (vectors, {units})")

@@ -17,6 +17,10 @@ from matplotlib.image import AxesImage
 COLORMAP = matplotlib.colormaps["RdBu_r"].with_extremes(bad="0.8")
 MIN_RATIO_RANGE = 4.0
 PANEL_INCHES = 1.15
+LEGEND = (
+    "u to the right, v upwards, each panel to ± its half-width in latent units; "
+    "colour: density / isotropic null, clipped at the ends of the bar; grey: too few expected"
+)
 
 
 def ratio_scale(ratios: Iterable[np.ndarray]) -> colors.LogNorm:
@@ -102,13 +106,14 @@ def plot_strip(
       half-width, written in its corner in latent units.
     """
     wide, high = PANEL_INCHES * len(columns), 1.14 * PANEL_INCHES * len(rows)
-    size = (1.2 + wide + 0.6, 0.5 + high)
+    size = (1.2 + wide + 0.6, 0.7 + high)
     figure = Figure(figsize=size, dpi=110)
     figure.suptitle(title, fontsize=9, y=1 - 0.08 / size[1], va="top")
     stack = figure.subplots(len(rows), 1, squeeze=False, gridspec_kw={
         "left": 1.2 / size[0], "right": 1 - 0.6 / size[0], "top": 1 - 0.5 / size[1],
-        "bottom": 0, "hspace": 0,
+        "bottom": 0.2 / size[1], "hspace": 0,
     })  # fmt: skip
+    figure.text(0.5, 0.06 / size[1], LEGEND, ha="center", fontsize=6)
     for axes, name, strip in zip(stack.flat, rows, panels, strict=True):
         norm = ratio_scale([picture["ratio"].values for picture in strip])
         _draw_strip(axes, strip, norm)

@@ -17,6 +17,7 @@ from ppp_jax.analysis.planes import (
     as_samples,
     build_frame,
     check_epsilon,
+    power_of_two_scale,
 )
 from ppp_jax.errors import InputError
 
@@ -210,7 +211,8 @@ def _provenance(samples: Samples, frame: Frame) -> dict[str, Any]:
 
 
 def _nonzero_lengths(samples: Samples) -> np.ndarray:
-    lengths = np.linalg.norm(samples.values.astype(np.float64), axis=1)
+    scale = power_of_two_scale(samples.values)  # squares of float64 may overflow too
+    lengths = scale * np.linalg.norm(samples.values.astype(np.float64) / scale, axis=1)
     return lengths[lengths > 0]
 
 

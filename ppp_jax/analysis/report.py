@@ -152,7 +152,9 @@ def _section_blocks(
     """Draws one section: strips pooled over seeds, curves, strips of single seeds."""
 
     def picture(figure: Figure, name: str) -> str:
-        return _embed(figure, folder / f"{prefix}-{section.slug}-{name}.png", section.title)
+        return _embed(
+            figure, folder / f"{prefix}-{section.slug}-{name}.png", f"{section.title}: {name}"
+        )
 
     seeds = section.latents["seed"].values
     epochs = [f"epoch {epoch}" for epoch in section.latents["epoch"].values]
