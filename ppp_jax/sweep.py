@@ -226,12 +226,7 @@ def _show(
 ) -> None:
     """Moves the bar, and writes a line above it where there are losses to show."""
     bar.set_description(f"epoch {step / steps_per_epoch:.0f}", refresh=False)
-    if bar.n == bar.initial:  # the first chunk was mostly compilation: leave it out of the rate
-        bar.n = bar.initial = bar.n + steps
-        bar.unpause()
-        bar.refresh()
-    else:
-        bar.update(steps)
+    bar.update(steps)
     if losses is not None and not bar.disable:
         bar.write(_losses_line(grid, step // steps_per_epoch, losses), file=sys.stderr)
 
