@@ -194,12 +194,13 @@ def _run(grid: Grid, dataset: Dataset, workdir: pathlib.Path, done: int | None, 
             )
             losses, step = jax.device_get(trained), first + steps
             store.append_metrics(workdir, grid, step, step / steps_per_epoch, losses)
+            stopping = stop_requested()
             if step in snapshots:
                 record(step, states)
-            if step in snapshots or stop_requested():
+            if step in snapshots or stopping:
                 store.save_checkpoint(checkpoints, step, states)
             _show(bar, grid, step, steps, steps_per_epoch, losses if step in snapshots else None)
-            if stop_requested():
+            if stopping:
                 raise KeyboardInterrupt
 
 
