@@ -25,10 +25,11 @@ USER_ERROR, SYNTAX_ERROR, INTERRUPTED = 1, 2, 130
 class _ListParser(flags.ArgumentParser):
     """Parses a comma list; absl turns its ValueError into a syntax error."""
 
-    def __init__(self, item: Callable[[str], list[Any]], syntactic_help: str):
+    syntactic_help = "values separated by commas"
+
+    def __init__(self, item: Callable[[str], list[Any]]):
         super().__init__()
         self.item = item
-        self.syntactic_help = syntactic_help
 
     def parse(self, argument: str | Sequence[Any]) -> tuple[Any, ...]:
         """Returns the listed values, ranges unfolded."""
@@ -77,8 +78,7 @@ def _names(piece: str) -> list[str]:
 
 
 def _define_list(name: str, item: Callable[[str], list[Any]], text: str, default: Any) -> None:
-    parser = _ListParser(item, "values separated by commas")
-    flags.DEFINE(parser, name, default, text, serializer=_ListSerializer())
+    flags.DEFINE(_ListParser(item), name, default, text, serializer=_ListSerializer())
 
 
 def define(grid: Grid, *, workdir: str) -> None:

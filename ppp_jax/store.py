@@ -176,6 +176,8 @@ def _remove_run(workdir: pathlib.Path) -> None:
     run of the old configuration without a checkpoint, of which nothing counts.
     """
     trash = workdir / f"{CHECKPOINTS}.trash"
+    if trash.exists():  # an earlier removal was killed
+        shutil.rmtree(trash)
     if (workdir / CHECKPOINTS).exists():
         (workdir / CHECKPOINTS).rename(trash)
     for name in (trash.name, LATENTS, REPORT, f"{REPORT}.partial"):

@@ -286,6 +286,9 @@ def test_killed_while_overwriting_leaves_nothing_that_counts(removed, tmp_path, 
             sweep.train(other, tmp_path, progress=False)
         sweep.train(grid, tmp_path, progress=False)
         xr.testing.assert_identical(load(tmp_path).load().drop_attrs(), before.drop_attrs())
+        # What the killed removal left behind is not in the way of the next one.
+        sweep.train(other, tmp_path, overwrite=True, progress=False)
+        np.testing.assert_array_equal(load(tmp_path)["seed"], [7, 8, 9])
     else:
         np.testing.assert_array_equal(load(tmp_path)["seed"], [7, 8, 9])
 

@@ -91,14 +91,22 @@ def as_clouds(latents: Any) -> np.ndarray:
     return values if values.dtype in (np.float32, np.float64) else values.astype(np.float32)
 
 
-def power_of_two_scale(values: np.ndarray) -> float:
-    """Returns the power of two below the largest entry, by which dividing rounds nothing.
+def rescale(values: np.ndarray) -> tuple[np.ndarray, np.floating[Any]]:
+    """Divides by the power of two below the largest entry, which rounds nothing.
 
     The kernel computes in float32 unless JAX is set to more, and float64 input need not fit.
+
+    Args:
+      values: floating, any shape; what is not finite has no say in the scale.
+
+    Returns:
+      `(values / scale, scale)`, in the dtype of `values`.
     """
     finite = np.abs(values[np.isfinite(values)])
     largest = float(finite.max()) if finite.size else 0.0
-    return 2.0 ** np.clip(np.floor(np.log2(largest)), -1000, 1000) if largest > 0 else 1.0
+    power = np.clip(np.floor(np.log2(largest)), -1000, 1000) if largest > 0 else 0.0
+    scale = values.dtype.type(2.0**power)
+    return values / scale, scale
 
 
 def as_samples(latents: Any, *, nonfinite: str = "raise") -> Samples:
@@ -249,8 +257,7 @@ def accepted_blocks(values: np.ndarray, frame: Frame, epsilon: float) -> Iterato
     """
     dtype = values.dtype
     vectors = frame.vectors.astype(dtype)
-    scale = power_of_two_scale(values)
-    values = values / dtype.type(scale)
+    values, scale = rescale(values)
     step = max(1, BLOCK_ELEMENTS // max(1, len(values)))
     for start in range(0, len(frame.planes), step):
         pairs = frame.planes[start : start + step]
@@ -260,7 +267,7 @@ def accepted_blocks(values: np.ndarray, frame: Frame, epsilon: float) -> Iterato
         )
         plane, sample = np.nonzero(np.asarray(keep))
         points = np.stack([np.asarray(u)[plane, sample], np.asarray(v)[plane, sample]], axis=-1)
-        yield Accepted(points.astype(dtype) * dtype.type(scale), plane + start, sample)
+        yield Accepted(points.astype(dtype) * scale, plane + start, sample)
 
 
 @jax.jit
@@ -300,8 +307,7 @@ def acceptance(latents: Any, *, basis: Any = None, epsilon: float = 0.85) -> np.
     Raises:
       InputError: as `build_frame` and `check_epsilon`.
     """
-    values = as_clouds(latents)
-    values = values / values.dtype.type(power_of_two_scale(values))
+    values, _ = rescale(as_clouds(latents))
     frame = build_frame(basis, values.shape[-1])
     clouds = values.reshape(-1, *values.shape[-2:])
     dtype = values.dtype

@@ -17,7 +17,7 @@ from ppp_jax.analysis.planes import (
     as_samples,
     build_frame,
     check_epsilon,
-    power_of_two_scale,
+    rescale,
 )
 from ppp_jax.errors import InputError
 
@@ -211,8 +211,8 @@ def _provenance(samples: Samples, frame: Frame) -> dict[str, Any]:
 
 
 def _nonzero_lengths(samples: Samples) -> np.ndarray:
-    scale = power_of_two_scale(samples.values)  # squares of float64 may overflow too
-    lengths = scale * np.linalg.norm(samples.values.astype(np.float64) / scale, axis=1)
+    values, scale = rescale(samples.values.astype(np.float64))  # its squares may overflow too
+    lengths = scale * np.linalg.norm(values, axis=1)
     return lengths[lengths > 0]
 
 

@@ -12,8 +12,8 @@ from ppp_jax.analysis.planes import (
     as_clouds,
     build_frame,
     coordinates,
-    power_of_two_scale,
     project_onto,
+    rescale,
 )
 
 
@@ -66,8 +66,7 @@ def alignment_c4(latents: Any, *, basis: Any = None) -> np.ndarray:
       >>> float(alignment_c4(np.eye(4))), round(float(alignment_c4(np.ones((1, 2)))), 3)
       (1.0, -1.0)
     """
-    values = as_clouds(latents)
-    values = values / values.dtype.type(power_of_two_scale(values))
+    values, _ = rescale(as_clouds(latents))
     frame = build_frame(basis, values.shape[-1])
     vectors = frame.vectors.astype(values.dtype)
     clouds = values.reshape(-1, *values.shape[-2:])
