@@ -32,12 +32,14 @@ class Cell(NamedTuple):
     initializer: str
 
     @property
+    def shape(self) -> str:
+        """What the network's size depends on."""
+        return f"{self.depth}x{self.width}-{self.latent_width}"
+
+    @property
     def name(self) -> str:
         """Readable and unique within a grid."""
-        return (
-            f"{self.activation}-{self.depth}x{self.width}-{self.latent_width}"
-            f"-{self.optimizer}-{self.initializer}"
-        )
+        return f"{self.activation}-{self.shape}-{self.optimizer}-{self.initializer}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

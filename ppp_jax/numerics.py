@@ -31,14 +31,18 @@ def polar(x: ArrayLike) -> tuple[jax.Array, jax.Array]:
         x = x.astype(jnp.float32)
     # ‖x‖ = c·‖x/c‖ for every c > 0, so c may be treated as a constant by differentiation.
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
-    is_zero = largest < jnp.finfo(x.dtype).tiny
-    scale = jnp.where(is_zero, jnp.ones_like(largest), largest)
-    y = x / scale
+    smallest_normal = jnp.finfo(x.dtype).tiny
+    is_zero = largest < smallest_normal
+    # Bounded, so that the reciprocal is a normal number too.
+    scale = jnp.clip(largest, smallest_normal, 0.25 / smallest_normal)
+    # Reciprocals of the short side rather than divisions of the long one: XLA:CPU turns the one
+    # into the other for some numbers of devices and not for others, which would change bits.
+    y = x * (1 / scale)
     square = jnp.sum(y * y, axis=-1, keepdims=True)
     # Double `where`: the square root never sees 0, so its infinite slope never meets a zero.
     root = jnp.sqrt(jnp.where(is_zero, jnp.ones_like(square), square))
     length = jnp.where(is_zero, jnp.zeros_like(root), scale * root)
-    direction = jnp.where(is_zero, jnp.zeros_like(y), y / root)
+    direction = jnp.where(is_zero, jnp.zeros_like(y), y * (1 / root))
     return length, direction
 
 

@@ -1,27 +1,36 @@
 """The whole grid as one jitted function."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
+from ppp_jax import devices
 from ppp_jax.data import Dataset
+from ppp_jax.devices import RUNS
 from ppp_jax.grid import Cell, Grid
 from ppp_jax.models import Params
 from ppp_jax.training import Arrays, Hyper, Observation, Run, RunState, build_run
 
-# Cell name to the pytree of that cell, every leaf with a leading axis over its runs.
+# Cell name to the pytree of that cell, every leaf with a leading axis over its runs, padded.
 Hypers = dict[str, Hyper]
 States = dict[str, RunState]
+Widths = Mapping[str, int]  # `Cell.shape` to the number of runs trained at a time on a device
 
 
 class Program(NamedTuple):
     """A grid, compiled: each function handles all cells and runs at once.
 
+    Every leading axis is a cell's runs, learning rate slowest, padded to whole seed batches on
+    every device: only the first `grid.runs_per_cell` mean anything.
+
     Attributes:
-      hypers: the traced axes of every cell's runs, learning rate slowest.
+      hypers: the traced axes of every cell's runs, spread over the devices.
       arrays: the data, passed to every call rather than compiled into it.
       init: `(hypers) -> states`, untrained.
       chunk: `(states, hypers, arrays, first_step, steps) -> (states, losses)`; donates `states`.
@@ -34,23 +43,29 @@ class Program(NamedTuple):
     arrays: Arrays
     init: Callable[[Hypers], States]
     chunk: Callable[..., tuple[States, dict[str, jax.Array]]]
-    observe: Callable[[States, Arrays, jax.Array], dict[str, Observation]]
-
-
-def cell_hyper(grid: Grid, cell: Cell) -> Hyper:
-    """Returns the traced axes of a cell's runs, each of shape `(rates × seeds,)`."""
-    rates, seeds = jnp.meshgrid(
-        jnp.asarray(grid.rates(cell.optimizer), jnp.float32),
-        jnp.asarray(grid.seeds, jnp.int32),
-        indexing="ij",
-    )
-    return Hyper(seed=seeds.ravel(), learning_rate=rates.ravel())
+    observe: Callable[[States, Arrays, int], dict[str, Observation]]
 
 
 def data_arrays(grid: Grid, dataset: Dataset) -> Arrays:
-    """Places the data on the device."""
-    train = jnp.asarray(dataset.train)
-    return Arrays(train, jnp.asarray(dataset.test), train[: grid.probe_samples])
+    """Returns what runs are trained on and looked at with, as NumPy arrays."""
+    return Arrays(dataset.train, dataset.test, dataset.train[: grid.probe_samples])
+
+
+def cell_hyper(grid: Grid, cell: Cell, *, count: int) -> Hyper:
+    """Returns the traced axes of a cell's runs, `(count,)` each: rates × seeds, then padding.
+
+    Padding repeats the last run: it is trained and thrown away.
+    """
+    rates, seeds = np.meshgrid(
+        np.asarray(grid.rates(cell.optimizer), np.float32),
+        np.asarray(grid.seeds, np.int32),
+        indexing="ij",
+    )
+    padding = (0, count - grid.runs_per_cell)
+    return Hyper(
+        seed=np.pad(seeds.ravel(), padding, mode="edge"),
+        learning_rate=np.pad(rates.ravel(), padding, mode="edge"),
+    )
 
 
 def _train_run(run: Run, arrays: Arrays, first_step: jax.Array, steps: jax.Array) -> Any:
@@ -69,7 +84,29 @@ def _train_run(run: Run, arrays: Arrays, first_step: jax.Array, steps: jax.Array
     return train
 
 
-def _init(grid: Grid, runs: dict[str, Run], hypers: Hypers) -> States:
+def _map_runs(function: Callable[..., Any], runs: Any, width: int) -> Any:
+    """Applies a function of one run to a device's runs, `width` at a time.
+
+    The width is fixed and divides the number of runs, so that a run is computed by the same code
+    wherever it stands and however many there are.
+    """
+    return jax.lax.map(lambda run: function(*run), runs, batch_size=width)
+
+
+def _sharded(function: Callable[..., Any], mesh: Mesh, *, shared: int) -> Callable[..., Any]:
+    """Runs `function` on every device's runs; its last `shared` arguments are whole everywhere."""
+
+    def sharded(*args: Any) -> Any:
+        specs = [P(RUNS)] * (len(args) - shared) + [P()] * shared
+        # The checker does not see through the custom gradient of the dense product.
+        return jax.shard_map(
+            function, mesh=mesh, in_specs=tuple(specs), out_specs=P(RUNS), check_vma=False
+        )(*args)
+
+    return sharded
+
+
+def _init(grid: Grid, runs: dict[str, Run], widths: Widths, hypers: Hypers) -> States:
     """Returns the untrained states of all cells.
 
     Cells that differ only in activation or optimiser share their initial weights: they are drawn
@@ -78,29 +115,38 @@ def _init(grid: Grid, runs: dict[str, Run], hypers: Hypers) -> States:
     drawn: dict[Cell, Params] = {}
     states = {}
     for cell in grid.cells:
-        hyper, shape = hypers[cell.name], cell._replace(activation="", optimizer="")
-        if shape not in drawn:
-            drawn[shape] = jax.vmap(runs[cell.name].draw)(hyper.seed)
-        states[cell.name] = jax.vmap(runs[cell.name].init)(drawn[shape], hyper)
+        hyper, alike = hypers[cell.name], cell._replace(activation="", optimizer="")
+        run, width = runs[cell.name], widths[cell.shape]
+        if alike not in drawn:
+            drawn[alike] = _map_runs(run.draw, (hyper.seed,), width)
+        states[cell.name] = _map_runs(run.init, (drawn[alike], hyper), width)
     return states
 
 
-def build(grid: Grid, dataset: Dataset) -> Program:
+def build(
+    grid: Grid, dataset: Dataset, *, seed_batch: int | Widths, mesh: Mesh | None = None
+) -> Program:
     """Builds the program that trains a grid.
 
-    Cells are unrolled in the trace, each with its own shapes and code; runs are vmapped. Nothing
-    is compiled until a function is first called.
+    Cells are unrolled in the trace, each with its own shapes and code. A cell's runs are spread
+    over the devices, and on each device trained `seed_batch` at a time, vmapped. A run's bits depend
+    on the width of its batch, but not on its place, on the number of runs, devices or processes,
+    nor on how steps are cut into chunks. Nothing is compiled until a function is first called.
 
     Args:
       grid: what to train.
       dataset: what to train on.
+      seed_batch: the width, one for all or one for every `Cell.shape`.
+      mesh: devices; by default all devices of all processes.
 
     Returns:
       The `Program`.
     """
-    features = dataset.train.shape[1]
+    mesh = devices.runs_mesh() if mesh is None else mesh
+    one = isinstance(seed_batch, int)
+    widths = {c.shape: seed_batch if one else seed_batch[c.shape] for c in grid.cells}
     runs = {
-        cell.name: build_run(cell, features=features, batch_size=grid.batch_size)
+        cell.name: build_run(cell, features=dataset.train.shape[1], batch_size=grid.batch_size)
         for cell in grid.cells
     }
 
@@ -108,8 +154,12 @@ def build(grid: Grid, dataset: Dataset) -> Program:
         states: States, hypers: Hypers, arrays: Arrays, first_step: jax.Array, steps: jax.Array
     ) -> tuple[States, dict[str, jax.Array]]:
         trained = {
-            name: jax.vmap(_train_run(run, arrays, first_step, steps))(states[name], hypers[name])
-            for name, run in runs.items()
+            cell.name: _map_runs(
+                _train_run(runs[cell.name], arrays, first_step, steps),
+                (states[cell.name], hypers[cell.name]),
+                widths[cell.shape],
+            )
+            for cell in grid.cells
         }
         return (
             {name: state for name, (state, _) in trained.items()},
@@ -117,15 +167,28 @@ def build(grid: Grid, dataset: Dataset) -> Program:
         )
 
     def observe(states: States, arrays: Arrays, step: jax.Array) -> dict[str, Observation]:
-        return {
-            name: jax.vmap(run.observe, in_axes=(0, None, None))(states[name], arrays, step)
-            for name, run in runs.items()
-        }
+        def look(cell: Cell) -> Observation:
+            def one(state: RunState) -> Observation:
+                return runs[cell.name].observe(state, arrays, step)
 
+            return _map_runs(one, (states[cell.name],), widths[cell.shape])
+
+        return {cell.name: look(cell) for cell in grid.cells}
+
+    hypers = {
+        cell.name: cell_hyper(
+            grid,
+            cell,
+            count=devices.padded_count(
+                grid.runs_per_cell, seed_batch=widths[cell.shape], mesh=mesh
+            ),
+        )
+        for cell in grid.cells
+    }
     return Program(
-        hypers={cell.name: cell_hyper(grid, cell) for cell in grid.cells},
-        arrays=data_arrays(grid, dataset),
-        init=jax.jit(functools.partial(_init, grid, runs)),
-        chunk=jax.jit(chunk, donate_argnums=0),
-        observe=jax.jit(observe),
+        hypers=devices.shard_runs(hypers, mesh),
+        arrays=devices.replicate(data_arrays(grid, dataset), mesh),
+        init=jax.jit(_sharded(functools.partial(_init, grid, runs, widths), mesh, shared=0)),
+        chunk=jax.jit(_sharded(chunk, mesh, shared=3), donate_argnums=0),
+        observe=jax.jit(_sharded(observe, mesh, shared=2)),
     )

@@ -1,0 +1,82 @@
+"""Devices and processes: where runs live, and what processes tell each other.
+
+Runs are spread over all devices of all processes along one mesh axis. Every process holds the
+same Python values and makes the same calls in the same order; with one process, the functions that
+speak to others return at once.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+RUNS = "runs"
+
+
+def runs_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """Returns the mesh of one axis over `devices`, by default all there are."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), (RUNS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def runs_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of an array whose leading axis is over runs."""
+    return NamedSharding(mesh, PartitionSpec(RUNS))
+
+
+def padded_count(runs: int, *, seed_batch: int, mesh: Mesh) -> int:
+    """Returns `runs` rounded up to whole seed batches on every device."""
+    block = seed_batch * mesh.size
+    return -(-runs // block) * block
+
+
+def shard_runs(tree: Any, mesh: Mesh) -> Any:
+    """Places NumPy arrays, equal in all processes, with their leading axis over the mesh."""
+    return _place(tree, runs_sharding(mesh))
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Places NumPy arrays, equal in all processes, whole on every device."""
+    return _place(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def _place(tree: Any, sharding: NamedSharding) -> Any:
+    def place(array: np.ndarray) -> jax.Array:
+        # Unlike `device_put`, this compares nothing between processes.
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(place, tree)
+
+
+def gather(tree: Any) -> Any:
+    """Returns the arrays as NumPy arrays, whole in every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def is_main() -> bool:
+    """Returns whether this process is the one that prints, reports and writes what is not shared."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Waits until every process is at the same place."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def tell_all(value: int) -> int:
+    """Returns the main process's `value` in every process."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def any_process(flag: bool) -> bool:
+    """Returns whether `flag` is set in any process."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.array(flag)).any())
