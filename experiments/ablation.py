@@ -10,10 +10,12 @@ Cost: 192 networks of 64-48-8-48-64 on 1,438 digits for 100 epochs; two to three
 cores. Outcome: runs/ablation/report/index.html; what it shows is written down in README.md.
 """
 
+import pathlib
+
 from absl import flags
 
 from experiments import flags as experiment_flags
-from ppp_jax import sweep
+from ppp_jax import devices, plan, sweep
 from ppp_jax.analysis import check_epsilon, write_report
 from ppp_jax.grid import Grid
 
@@ -37,11 +39,18 @@ def main() -> None:
     """Trains what is not trained yet, writes the report, prints the table."""
     grid, values = experiment_flags.grid(), flags.FLAGS
     check_epsilon(values.epsilon)
+    how = experiment_flags.training_options()
     if values.dry_run:
-        print(sweep.plan(grid, values.workdir, overwrite=values.overwrite))
+        planned = plan.plan(grid, values.workdir, **how)
+        devices.on_main(lambda: print(planned))
         return
-    workdir = sweep.train(grid, values.workdir, overwrite=values.overwrite)
-    page = write_report(workdir, epsilon=values.epsilon)
+    workdir = sweep.train(grid, values.workdir, **how)
+    devices.on_main(lambda: report(workdir, values.epsilon))
+
+
+def report(workdir: pathlib.Path, epsilon: float) -> None:
+    """Writes the report and prints the table."""
+    page = write_report(workdir, epsilon=epsilon)
     for path in sorted(page.parent.glob("cells_*.md")):
         print(path.read_text(encoding="utf-8"))
     print(f"report: {page}")

@@ -12,6 +12,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
+from experiments import runtime
 from ppp_jax import activations, data, models, optimizers
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
@@ -111,12 +112,41 @@ def define(grid: Grid, *, workdir: str) -> None:
     flags.DEFINE_string("workdir", workdir, "run folder; the same command continues what is there")
     flags.DEFINE_bool("dry_run", False, "say what would be done, and do nothing")
     flags.DEFINE_bool("overwrite", False, "replace an earlier run in the workdir")
+    flags.DEFINE_string(
+        "seed_batch",
+        "auto",
+        "how many runs a device trains at a time; bits depend on it; auto: the workdir's, or what "
+        "suits cache or memory",
+    )
+    flags.DEFINE_bool(
+        "allow_inexact_resume",
+        False,
+        "continue under other versions, another kind of device or another seed batch than the "
+        "workdir's, though it changes bits",
+    )
 
 
 def grid() -> Grid:
     """Returns the grid that the parsed flags describe."""
     values = flags.FLAGS.flag_values_dict()
     return Grid(**{field.name: values[field.name] for field in dataclasses.fields(Grid)})
+
+
+def training_options() -> dict[str, Any]:
+    """Returns the keyword arguments of `sweep.train` and `plan.plan` that the flags give.
+
+    Raises:
+      InputError: `--seed_batch` is neither auto nor a positive whole number.
+    """
+    values = flags.FLAGS
+    if values.seed_batch != "auto" and not re.fullmatch(r"[1-9]\d*", values.seed_batch):
+        problem = "must be auto or a positive whole number"
+        raise InputError("seed_batch", values.seed_batch, problem)
+    return {
+        "seed_batch": None if values.seed_batch == "auto" else int(values.seed_batch),
+        "overwrite": values.overwrite,
+        "allow_inexact_resume": values.allow_inexact_resume,
+    }
 
 
 def _parse(arguments: list[str]) -> list[str]:
@@ -135,6 +165,8 @@ def _parse(arguments: list[str]) -> list[str]:
 def run(main: Callable[[], None], *, argv: list[str] | None = None) -> None:
     """Runs a main: a setting that cannot be used is one line on stderr, not a traceback.
 
+    JAX is set up first: devices, compilation cache, other processes.
+
     Args:
       main: what to run once the flags are parsed.
       argv: the command line; by default the process's own.
@@ -146,10 +178,11 @@ def run(main: Callable[[], None], *, argv: list[str] | None = None) -> None:
         if not flags.FLAGS["verbosity"].present:  # absl sets it to INFO, and libraries tell all
             logging.set_verbosity(logging.WARNING)
         try:
+            runtime.start()
             main()
         except InputError as error:
             dashes = "--" if error.field in flags.FLAGS else ""
-            print(f"error: {dashes}{error}", file=sys.stderr)
+            print(f"error: {dashes}{error}", file=sys.stderr, flush=True)
             sys.exit(USER_ERROR)
         except KeyboardInterrupt:
             print(

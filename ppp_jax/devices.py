@@ -5,12 +5,15 @@ same Python values and makes the same calls in the same order; with one process,
 speak to others return at once.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from ppp_jax.errors import InputError
 
 RUNS = "runs"
 
@@ -58,7 +61,7 @@ def gather(tree: Any) -> Any:
 
 
 def is_main() -> bool:
-    """Returns whether this process is the one that prints, reports and writes what is not shared."""
+    """Returns whether this is the process that prints, reports and writes what is not shared."""
     return jax.process_index() == 0
 
 
@@ -66,6 +69,22 @@ def barrier(name: str) -> None:
     """Waits until every process is at the same place."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def on_main(function: Callable[[], None]) -> None:
+    """Calls `function` in the main process, while the others wait; if it raises, all raise.
+
+    Raises:
+      InputError: in the other processes, if `function` raised in the main one.
+    """
+    failure: Exception | None = None
+    if is_main():
+        try:
+            function()
+        except Exception as error:
+            failure = error
+    if any_process(failure is not None):
+        raise failure or InputError("process_id", jax.process_index(), "process 0 has failed")
 
 
 def tell_all(value: int) -> int:

@@ -8,7 +8,7 @@ axes. No JAX computation happens here.
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -130,6 +130,11 @@ class Grid:
         return self.rate_count * len(self.seeds)
 
     @property
+    def runs(self) -> int:
+        """Networks to train."""
+        return len(self.cells) * self.runs_per_cell
+
+    @property
     def snapshot_epochs(self) -> tuple[int, ...]:
         """Epochs after which latents and a checkpoint are kept, ascending, from 0 to the last."""
         powers = (2**i for i in range(self.epochs.bit_length()))
@@ -143,6 +148,14 @@ class Grid:
             "learning_rates": {name: list(self.rates(name)) for name in self.optimizers},
             "snapshots": list(self.snapshot_epochs),
         }
+
+    @classmethod
+    def from_json(cls, config: Mapping[str, Any]) -> "Grid":
+        """Returns the grid whose `to_json` is `config`."""
+        rates = config["learning_rates"]
+        default = all([optimizers.get(o).default_learning_rate] == rates[o] for o in rates)
+        listed = () if default else next(iter(rates.values()))
+        return cls(**{**config, "learning_rates": listed})
 
 
 _SETTINGS = ("data", "epochs", "batch_size", "probe_samples")

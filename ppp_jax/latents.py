@@ -2,24 +2,28 @@
 
 One xarray group per latent width, with a dimension for every axis of the grid, and beside them
 the probe inputs and labels. `xarray.open_datatree(path)` opens it with nothing of ours, and
-`ppp_jax.analysis.load` does so leaving out snapshots that are not complete.
+`ppp_jax.analysis.load` does so leaving out snapshots that not every run has.
 """
 
-import os
+import json
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 import xarray as xr
+import zarr
 
-from ppp_jax import models, optimizers
+from ppp_jax import devices, models, optimizers
 from ppp_jax.data import Dataset
-from ppp_jax.grid import CELL_AXES, RUN_AXES, Grid
+from ppp_jax.grid import CELL_AXES, RUN_AXES, Cell, Grid
 from ppp_jax.training import NEVER, Observation
 
 RUN_DIMS = (*CELL_AXES, *RUN_AXES, "step")
+LATENTS = ("pre", "post")
+SCALARS = ("train_mse", "test_mse", "diverged_step")
 
 
 def group_name(latent_width: int) -> str:
@@ -27,12 +31,69 @@ def group_name(latent_width: int) -> str:
     return f"latent_{latent_width}"
 
 
-def create(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> None:
-    """Lays out the whole store, latents and errors missing (NaN), in place of an earlier one."""
-    partial = path.with_suffix(".partial")
-    for old in (partial, path):
-        if old.exists():
-            shutil.rmtree(old)
+def fit(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> None:
+    """Makes the store one of `grid`, whatever was there before.
+
+    A new store is laid out with latents and errors missing (NaN). Of a store of a smaller grid all
+    is kept, under its names. The new store takes the old one's place once it is complete.
+
+    Args:
+      path: the store.
+      grid: what the store is for.
+      dataset: what the grid is trained on.
+      manifest: text of the run's manifest, kept as an attribute.
+    """
+    partial, old = path.with_suffix(".partial"), path.with_suffix(".old")
+    if old.exists() and not path.exists():  # killed between the two renames below
+        partial.rename(path)
+    for leftover in (partial, old):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    before = _stored_grid(path)
+    if before is not None and before.to_json() == grid.to_json():
+        return
+    _create(partial, grid, dataset, manifest)
+    if before is not None:
+        _copy(path, before, partial, grid)
+        path.rename(old)
+    partial.rename(path)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def _stored_grid(path: pathlib.Path) -> Grid | None:
+    if not path.exists():
+        return None
+    attributes = zarr.open_group(path, mode="r", zarr_format=2).attrs
+    return Grid.from_json(json.loads(str(attributes["manifest"]))["config"])
+
+
+def _copy(source: pathlib.Path, before: Grid, target: pathlib.Path, grid: Grid) -> None:
+    """Copies what a smaller grid has to its places in a larger one, cell by cell."""
+    old, new = (zarr.open_group(path, mode="r+", zarr_format=2) for path in (source, target))
+    steps = np.array([grid.snapshot_epochs.index(epoch) for epoch in before.snapshot_epochs])
+    for cell in before.cells:
+        name = group_name(cell.latent_width)
+        here, there = (_place(within, before, cell) for within in (before, grid))
+        for variable in (*LATENTS, *SCALARS, "saved"):
+            values = _array(old[name], variable).oindex[*here, slice(None)]
+            _array(new[name], variable).oindex[*there, steps] = values
+
+
+def _place(grid: Grid, part: Grid, cell: Cell) -> tuple[Any, ...]:
+    """Returns where the runs of a part's cell stand in the store of the whole grid."""
+    cell_axes = [getattr(grid, f"{axis}s").index(getattr(cell, axis)) for axis in CELL_AXES]
+    rates = [grid.learning_rates.index(rate) for rate in part.learning_rates] or [0]
+    return (*cell_axes, rates, [grid.seeds.index(seed) for seed in part.seeds])
+
+
+def _array(group: Any, name: str) -> zarr.Array:
+    array: zarr.Array = group[name]
+    return array
+
+
+def _create(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> None:
+    """Lays out a store, latents and errors missing (NaN)."""
     probe = slice(0, grid.probe_samples)
     root = xr.Dataset(
         {"inputs": (("sample", "feature"), dataset.train[probe], {"long_name": "probe inputs"})},
@@ -54,9 +115,8 @@ def create(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> N
             size if dim in ("seed", "sample", "unit") else 1
             for dim, size in group["pre"].sizes.items()
         )
-        encoding[f"/{group_name(width)}"] = {kind: {"chunks": chunks} for kind in ("pre", "post")}
-    xr.DataTree.from_dict(tree).to_zarr(partial, zarr_format=2, encoding=encoding)
-    os.replace(partial, path)
+        encoding[f"/{group_name(width)}"] = {kind: {"chunks": chunks} for kind in LATENTS}
+    xr.DataTree.from_dict(tree).to_zarr(path, zarr_format=2, encoding=encoding)
 
 
 def _empty_group(grid: Grid, width: int, samples: int, steps_per_epoch: int) -> xr.Dataset:
@@ -85,7 +145,7 @@ def _empty_group(grid: Grid, width: int, samples: int, steps_per_epoch: int) -> 
         attrs={"latent_width": width},
     )
     return group.assign(
-        saved=("step", np.zeros(shape[-1], bool), {"long_name": "snapshot complete"})
+        saved=(RUN_DIMS, np.zeros(shape, bool), {"long_name": "snapshot of this run is complete"})
     )
 
 
@@ -119,39 +179,37 @@ def _coordinates(grid: Grid, steps_per_epoch: int) -> dict[str, tuple[Any, Any]]
 def write_snapshot(
     path: pathlib.Path,
     grid: Grid,
-    index: int,
+    part: Grid,
+    epoch: int,
     observations: Mapping[str, Observation],
 ) -> None:
-    """Writes one snapshot of every run, and marks it saved once all of it is there.
+    """Writes one snapshot of a part's runs, and marks it saved once all of it is there.
+
+    Processes share the work: each writes the latents of some cells, no two in the same files.
 
     Args:
       path: the store.
-      grid: what is trained.
-      index: position in `grid.snapshot_epochs`.
-      observations: per cell, every leaf with a leading axis over the runs.
+      grid: what the store is for.
+      part: the runs, a part of the grid.
+      epoch: one of `grid.snapshot_epochs`.
+      observations: per cell of the part, NumPy arrays with a leading axis over its runs.
     """
-    region = {"step": slice(index, index + 1)}
-    for width in grid.latent_widths:
-        cells = [cell for cell in grid.cells if cell.latent_width == width]
-        stacked = {
-            "pre": _stack(grid, [observations[c.name].latents.pre for c in cells]),
-            "post": _stack(grid, [observations[c.name].latents.post for c in cells]),
-            "train_mse": _stack(grid, [observations[c.name].train_mse for c in cells]),
-            "test_mse": _stack(grid, [observations[c.name].test_mse for c in cells]),
-            "diverged_step": _stack(grid, [observations[c.name].diverged_step for c in cells]),
-        }
-        variables = {
-            name: ((*RUN_DIMS, "sample", "unit")[: values.ndim], values)
-            for name, values in stacked.items()
-        }
-        for part in (variables, {"saved": ("step", np.ones(1, bool))}):
-            xr.Dataset(part).to_zarr(
-                path, group=group_name(width), region=region, consolidated=False, zarr_format=2
-            )
+    store = zarr.open_group(path, mode="r+", zarr_format=2)
+    step = np.array([grid.snapshot_epochs.index(epoch)])
+    runs = (part.rate_count, len(part.seeds), 1)
 
+    def write(cell: Cell, name: str, values: Any) -> None:
+        array = _array(store[group_name(cell.latent_width)], name)
+        shaped = np.reshape(values, (*runs, *np.shape(values)[1:]))
+        array.oindex[*_place(grid, part, cell), step] = shaped
 
-def _stack(grid: Grid, values: Sequence[Any]) -> np.ndarray:
-    """Arranges per-cell arrays `(runs, …)` as the store does: cell axes, run axes, step, rest."""
-    array = np.stack([np.asarray(value) for value in values])
-    sizes = [len(getattr(grid, f"{axis}s")) for axis in CELL_AXES]
-    return array.reshape(*sizes, grid.rate_count, len(grid.seeds), 1, *array.shape[2:])
+    for cell in part.cells[jax.process_index() :: jax.process_count()]:
+        for name in LATENTS:
+            write(cell, name, getattr(observations[cell.name].latents, name))
+    devices.barrier("latents")
+    if devices.is_main():
+        for cell in part.cells:
+            for name in SCALARS:
+                write(cell, name, getattr(observations[cell.name], name))
+        for cell in part.cells:
+            write(cell, "saved", np.ones(part.runs_per_cell, bool))

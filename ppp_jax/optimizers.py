@@ -53,7 +53,9 @@ def _leafwise(transformation: optax.GradientTransformation) -> optax.GradientTra
                 leaves, state, jax.tree.leaves(params), strict=True
             )
         ]
-        return tree.unflatten([leaf for leaf, _ in stepped]), [state for _, state in stepped]
+        return jax.tree.unflatten(tree, [leaf for leaf, _ in stepped]), [
+            state for _, state in stepped
+        ]
 
     return optax.GradientTransformation(init, update)
 

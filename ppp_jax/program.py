@@ -41,18 +41,19 @@ class Program(NamedTuple):
 
     hypers: Hypers
     arrays: Arrays
-    init: Callable[[Hypers], States]
-    chunk: Callable[..., tuple[States, dict[str, jax.Array]]]
-    observe: Callable[[States, Arrays, int], dict[str, Observation]]
+    init: jax.stages.Wrapped
+    chunk: jax.stages.Wrapped
+    observe: jax.stages.Wrapped
 
 
-def data_arrays(grid: Grid, dataset: Dataset) -> Arrays:
-    """Returns what runs are trained on and looked at with, as NumPy arrays."""
-    return Arrays(dataset.train, dataset.test, dataset.train[: grid.probe_samples])
+def _arrays(grid: Grid, dataset: Dataset, mesh: Mesh) -> Arrays:
+    """Places what runs are trained on and looked at with on every device."""
+    probe = dataset.train[: grid.probe_samples]
+    return Arrays(*devices.replicate((dataset.train, dataset.test, probe), mesh))
 
 
-def cell_hyper(grid: Grid, cell: Cell, *, count: int) -> Hyper:
-    """Returns the traced axes of a cell's runs, `(count,)` each: rates × seeds, then padding.
+def _hyper(grid: Grid, cell: Cell, width: int, mesh: Mesh) -> Hyper:
+    """Spreads the traced axes of a cell's runs, rates × seeds and padding, over the devices.
 
     Padding repeats the last run: it is trained and thrown away.
     """
@@ -61,11 +62,10 @@ def cell_hyper(grid: Grid, cell: Cell, *, count: int) -> Hyper:
         np.asarray(grid.seeds, np.int32),
         indexing="ij",
     )
+    count = devices.padded_count(grid.runs_per_cell, seed_batch=width, mesh=mesh)
     padding = (0, count - grid.runs_per_cell)
-    return Hyper(
-        seed=np.pad(seeds.ravel(), padding, mode="edge"),
-        learning_rate=np.pad(rates.ravel(), padding, mode="edge"),
-    )
+    padded = tuple(np.pad(axis.ravel(), padding, mode="edge") for axis in (seeds, rates))
+    return Hyper(*devices.shard_runs(padded, mesh))
 
 
 def _train_run(run: Run, arrays: Arrays, first_step: jax.Array, steps: jax.Array) -> Any:
@@ -129,9 +129,9 @@ def build(
     """Builds the program that trains a grid.
 
     Cells are unrolled in the trace, each with its own shapes and code. A cell's runs are spread
-    over the devices, and on each device trained `seed_batch` at a time, vmapped. A run's bits depend
-    on the width of its batch, but not on its place, on the number of runs, devices or processes,
-    nor on how steps are cut into chunks. Nothing is compiled until a function is first called.
+    over the devices, and on each device trained `seed_batch` at a time, vmapped. A run's bits
+    depend on that width, but not on its place, on the number of runs, devices or processes, nor
+    on how steps are cut into chunks. Nothing is compiled until a function is first called.
 
     Args:
       grid: what to train.
@@ -143,8 +143,8 @@ def build(
       The `Program`.
     """
     mesh = devices.runs_mesh() if mesh is None else mesh
-    one = isinstance(seed_batch, int)
-    widths = {c.shape: seed_batch if one else seed_batch[c.shape] for c in grid.cells}
+    shapes = [cell.shape for cell in grid.cells]
+    widths = dict.fromkeys(shapes, seed_batch) if isinstance(seed_batch, int) else seed_batch
     runs = {
         cell.name: build_run(cell, features=dataset.train.shape[1], batch_size=grid.batch_size)
         for cell in grid.cells
@@ -175,19 +175,9 @@ def build(
 
         return {cell.name: look(cell) for cell in grid.cells}
 
-    hypers = {
-        cell.name: cell_hyper(
-            grid,
-            cell,
-            count=devices.padded_count(
-                grid.runs_per_cell, seed_batch=widths[cell.shape], mesh=mesh
-            ),
-        )
-        for cell in grid.cells
-    }
     return Program(
-        hypers=devices.shard_runs(hypers, mesh),
-        arrays=devices.replicate(data_arrays(grid, dataset), mesh),
+        hypers={cell.name: _hyper(grid, cell, widths[cell.shape], mesh) for cell in grid.cells},
+        arrays=_arrays(grid, dataset, mesh),
         init=jax.jit(_sharded(functools.partial(_init, grid, runs, widths), mesh, shared=0)),
         chunk=jax.jit(_sharded(chunk, mesh, shared=3), donate_argnums=0),
         observe=jax.jit(_sharded(observe, mesh, shared=2)),

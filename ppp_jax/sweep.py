@@ -1,61 +1,34 @@
 """The host loop: trains a grid chunk by chunk and keeps what it finds."""
 
+import contextlib
 import itertools
 import pathlib
-import sys
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
-from ppp_jax import data, interrupts, latents, program, store
+from ppp_jax import data, devices, interrupts, latents, manifest, program, store, tuning
 from ppp_jax.data import Dataset
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
+from ppp_jax.manifest import Manifest
+from ppp_jax.program import Program, States
+from ppp_jax.progress import Progress
 
-PROGRESS_UPDATES = 50  # a run is cut into about so many chunks, so that the bar moves
+CHUNKS_PER_SNAPSHOT = 25  # so that the bar moves, and a request to stop is heard
 MIN_CHUNK_STEPS = 100  # below this, the host's share of the time is felt
+CHECKPOINT_SECONDS = 60  # what a killed process may lose, beside the chunk it was in
 
 
-class Plan(NamedTuple):
-    """What training a grid amounts to.
+def load_data(grid: Grid) -> Dataset:
+    """Loads a grid's data.
 
-    Attributes:
-      cells: static configurations, each compiled.
-      runs: trained networks.
-      steps: gradient steps per run.
-      steps_done: steps that the workdir already holds.
-      parameters: trained numbers in all runs together.
-      memory_bytes: estimate of the memory held at once: states twice (a step's old and new), the
-        data, and one snapshot with the largest layers behind it.
-      latents_bytes: size of the saved latents, uncompressed.
+    Raises:
+      InputError: they cannot be used, or the batch is larger than the training set.
     """
-
-    cells: int
-    runs: int
-    steps: int
-    steps_done: int
-    parameters: int
-    memory_bytes: int
-    latents_bytes: int
-
-    def __str__(self) -> str:
-        """One line per figure."""
-        return (
-            f"cells       {self.cells:,}\n"
-            f"runs        {self.runs:,}\n"
-            f"steps       {self.steps:,} per run, {self.steps * self.runs:,} in all, "
-            f"{self.steps_done:,} per run already done\n"
-            f"parameters  {self.parameters:,}\n"
-            f"memory      {self.memory_bytes / 2**20:,.0f} MiB, estimated\n"
-            f"latents     {self.latents_bytes / 2**20:,.0f} MiB on disk, before compression"
-        )
-
-
-def _load(grid: Grid) -> Dataset:
     dataset = data.load(grid.data)
     if grid.batch_size > len(dataset.train):
         raise InputError(
@@ -66,67 +39,32 @@ def _load(grid: Grid) -> Dataset:
     return dataset
 
 
-def _total_steps(grid: Grid, dataset: Dataset) -> int:
-    return grid.epochs * (len(dataset.train) // grid.batch_size)
-
-
-def plan(grid: Grid, workdir: str | pathlib.Path, *, overwrite: bool = False) -> Plan:
-    """Counts what `train` would do, without compiling, training or writing anything.
-
-    Args:
-      grid: what would be trained.
-      workdir: the run folder, which need not exist.
-      overwrite: plan for `train` with the same option.
-
-    Returns:
-      The `Plan`.
-
-    Raises:
-      InputError: as `train`, but for what only writing can show.
-    """
-    dataset, workdir = _load(grid), pathlib.Path(workdir).expanduser()
-    steps_done = 0
-    if not overwrite and store.is_same(workdir, grid, dataset):
-        steps_done = store.last_step(workdir) or 0
-    built = program.build(grid, dataset)
-    states = jax.eval_shape(built.init, built.hypers)
-    seen = jax.eval_shape(built.observe, states, built.arrays, jnp.int32(0))
-    params = [state.params for state in states.values()]
-    features = dataset.train.shape[1]
-    layers = max(2 * features + 2 * cell.depth * cell.width for cell in grid.cells)
-    observing = 4 * layers * len(dataset.train) * grid.runs_per_cell
-    return Plan(
-        cells=len(grid.cells),
-        runs=len(grid.cells) * grid.runs_per_cell,
-        steps=_total_steps(grid, dataset),
-        steps_done=steps_done,
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
-        memory_bytes=2 * _bytes(states) + _bytes(built.arrays) + _bytes(seen) + observing,
-        latents_bytes=_bytes([o.latents for o in seen.values()]) * len(grid.snapshot_epochs),
-    )
-
-
-def _bytes(tree: object) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
 def train(
     grid: Grid,
     workdir: str | pathlib.Path,
     *,
+    seed_batch: int | None = None,
     overwrite: bool = False,
+    allow_inexact_resume: bool = False,
     progress: bool = True,
 ) -> pathlib.Path:
     """Trains a grid and saves its latents, continuing where an earlier call was stopped.
 
     The whole grid is one compiled program, called once per chunk of steps; between chunks the
     losses are written down, and at each snapshot epoch the latents, the errors and a checkpoint.
-    A call on a finished folder trains nothing.
+    A call on a finished folder trains nothing. A call with a larger grid (more values on an axis,
+    more epochs) trains what is missing, each addition by a program of its own.
+
+    Under several processes all make the same call, and `workdir` is a folder that all share.
 
     Args:
       grid: what to train.
       workdir: the run folder, see `ppp_jax.store`; created if it does not exist.
+      seed_batch: how many runs a device trains at a time; chosen by `ppp_jax.tuning` if None.
+        Bits depend on it.
       overwrite: remove an earlier run in `workdir` first.
+      allow_inexact_resume: go on under other conditions than those so far (see
+        `manifest.conditions`), though it changes bits.
       progress: show a progress bar, and a line of losses at each snapshot, on stderr.
 
     Returns:
@@ -134,7 +72,8 @@ def train(
 
     Raises:
       InputError: the data cannot be used, the batch is larger than the training set, or the
-        folder cannot be written or holds another configuration. Nothing is compiled before.
+        folder cannot be written, is in use, or holds something that `grid` does not, or was
+        trained under other conditions. Nothing is trained before. Also, later, if the disk fails.
       KeyboardInterrupt: Ctrl-C or SIGTERM; a checkpoint has been kept at the end of the chunk.
 
     Example:
@@ -144,64 +83,196 @@ def train(
       >>> sorted(path.name for path in folder.iterdir())
       ['checkpoints', 'latents.zarr', 'manifest.json', 'metrics.jsonl']
     """
-    dataset, workdir = _load(grid), pathlib.Path(workdir).expanduser()
-    done = store.open_run(workdir, grid, dataset, overwrite=overwrite)
-    total = _total_steps(grid, dataset)
-    if done == total:
-        return workdir
-    bar = tqdm(
-        total=total,
-        initial=done or 0,
-        unit="step",
-        disable=not progress,
-        mininterval=0.1 if sys.stderr.isatty() else 10,
-        desc="compiling",
-    )
-    with bar:
-        _run(grid, dataset, workdir, done, bar)
+    dataset, workdir = load_data(grid), pathlib.Path(workdir).expanduser()
+    with store.locked(workdir), _disk_errors(workdir):
+        stored = store.check(workdir, grid, dataset, overwrite=overwrite)
+        if stored is not None and is_finished(workdir, stored, dataset):
+            wanted = stored
+        else:
+            wanted = resolve(
+                stored,
+                workdir,
+                grid,
+                dataset,
+                seed_batch=seed_batch,
+                allow_inexact=allow_inexact_resume,
+            )
+        devices.on_main(lambda: store.prepare(workdir, wanted, dataset, overwrite=overwrite))
+        _train_parts(wanted, dataset, workdir, progress and devices.is_main())
     return workdir
 
 
-def _run(grid: Grid, dataset: Dataset, workdir: pathlib.Path, done: int | None, bar: tqdm) -> None:
-    """Trains from step `done` (None: from nothing) to the end.
+def total_steps(grid: Grid, dataset: Dataset) -> int:
+    """Returns the gradient steps of every run."""
+    return grid.epochs * steps_per_epoch(grid, dataset)
+
+
+def steps_per_epoch(grid: Grid, dataset: Dataset) -> int:
+    """Returns the gradient steps of an epoch, whose last, incomplete batch is left out."""
+    return len(dataset.train) // grid.batch_size
+
+
+def is_finished(workdir: pathlib.Path, wanted: Manifest, dataset: Dataset) -> bool:
+    """Returns whether every part of a run is trained to the end."""
+    total = total_steps(wanted.grid, dataset)
+    return all(done == total for done in store.last_steps(workdir, wanted))
+
+
+def resolve(
+    stored: Manifest | None,
+    workdir: pathlib.Path,
+    grid: Grid,
+    dataset: Dataset,
+    *,
+    seed_batch: int | None,
+    allow_inexact: bool,
+) -> Manifest:
+    """Returns the manifest under which training starts or goes on, widths chosen.
+
+    Raises:
+      InputError: the conditions have changed and `allow_inexact` is not set; or `seed_batch` is
+        not positive.
+    """
+    if seed_batch is not None and seed_batch < 1:
+        raise InputError("seed_batch", seed_batch, "must be at least 1")
+    whole = grid if stored is None else stored.grid
+    if seed_batch is None:
+        recorded = {} if stored is None else stored.conditions["seed_batch"]
+        steps = total_steps(whole, dataset)
+        widths = tuning.seed_batches(whole, dataset, recorded=recorded, steps=steps)
+    else:
+        widths = {cell.shape: seed_batch for cell in whole.cells}
+    now = manifest.conditions(widths)
+    if stored is None:
+        return manifest.create(grid, dataset, now)
+    return manifest.under(stored, workdir, now, allow_inexact=allow_inexact)
+
+
+@contextlib.contextmanager
+def _disk_errors(workdir: pathlib.Path) -> Iterator[None]:
+    """Turns what goes wrong with the disk into one line that says what to do.
+
+    Raises:
+      InputError: a write failed; what was saved before is intact.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(
+            "workdir",
+            workdir,
+            f"cannot be written any more ({reason}); what is saved is kept: mend that and say the "
+            "same again",
+        ) from error
+
+
+def _train_parts(wanted: Manifest, dataset: Dataset, workdir: pathlib.Path, show: bool) -> None:
+    """Trains every part from where it is to the end.
 
     Raises:
       KeyboardInterrupt: to stop was requested; a checkpoint holds everything up to here.
     """
-    built = program.build(grid, dataset)
-    steps_per_epoch = len(dataset.train) // grid.batch_size
-    snapshots = [epoch * steps_per_epoch for epoch in grid.snapshot_epochs]
-    store.truncate_metrics(workdir, last_step=-1 if done is None else done)
+    reached = store.last_steps(workdir, wanted)
+    total = total_steps(wanted.grid, dataset)
+    bar = Progress(total=total * len(reached), done=sum(step or 0 for step in reached), show=show)
+    with bar, interrupts.stop_requests() as stop_requested:
+        for index, (grid, done) in enumerate(zip(wanted.parts, reached, strict=True)):
+            if done != total:
+                part = _build_part(wanted, index, grid, dataset, workdir)
+                _train_part(part, done, bar, stop_requested)
 
-    def record(step: int, states: program.States) -> None:
-        seen = built.observe(states, built.arrays, jnp.int32(step))
-        latents.write_snapshot(workdir / store.LATENTS, grid, snapshots.index(step), seen)
 
-    with (
-        store.checkpoint_manager(workdir) as checkpoints,
-        interrupts.stop_requests() as stop_requested,
-    ):
-        if done is None:
-            states = built.init(built.hypers)
-            record(0, states)
-            store.save_checkpoint(checkpoints, 0, states)
-        else:
-            like = jax.eval_shape(built.init, built.hypers)
-            states = store.restore_checkpoint(checkpoints, done, like)
+class _Part(NamedTuple):
+    """A part as it is trained.
+
+    Attributes:
+      number: its place in the manifest.
+      grid: its runs.
+      built: its program.
+      workdir: the run folder.
+      steps_per_epoch: of every run.
+      record: `(step, states)`: writes the snapshot after `step` steps.
+    """
+
+    number: int
+    grid: Grid
+    built: Program
+    workdir: pathlib.Path
+    steps_per_epoch: int
+    record: Callable[[int, States], None]
+
+
+def _build_part(
+    wanted: Manifest, index: int, grid: Grid, dataset: Dataset, workdir: pathlib.Path
+) -> _Part:
+    built = program.build(grid, dataset, seed_batch=wanted.conditions["seed_batch"])
+    per_epoch = steps_per_epoch(grid, dataset)
+
+    def record(step: int, states: States) -> None:
+        seen = _gathered(grid, built.observe(states, built.arrays, np.int32(step)))
+        store_path = workdir / store.LATENTS
+        latents.write_snapshot(store_path, wanted.grid, grid, step // per_epoch, seen)
+
+    return _Part(index, grid, built, workdir, per_epoch, record)
+
+
+def _gathered(grid: Grid, tree: Any) -> Any:
+    """Returns what all devices hold of every run, without the padding."""
+    return jax.tree.map(lambda leaf: leaf[: grid.runs_per_cell], devices.gather(tree))
+
+
+def _train_part(
+    part: _Part, done: int | None, bar: Progress, stop_requested: Callable[[], bool]
+) -> None:
+    """Trains a part from step `done` (None: from nothing) to the end."""
+    built, snapshots = part.built, [e * part.steps_per_epoch for e in part.grid.snapshot_epochs]
+    bar.compiling()
+    with store.checkpoint_manager(part.workdir, part.number) as checkpoints:
+        states = _start(part, done, checkpoints)
+        # Scalars come as NumPy's: the same in all processes.
+        chunk = built.chunk.lower(
+            states, built.hypers, built.arrays, np.int32(0), np.int32(0)
+        ).compile()
+        bar.compiled()
+        saved = time.monotonic()
         for first, steps in _chunks(snapshots, done or 0):
-            states, trained = built.chunk(
-                states, built.hypers, built.arrays, jnp.int32(first), jnp.int32(steps)
+            states, trained = chunk(
+                states, built.hypers, built.arrays, np.int32(first), np.int32(steps)
             )
-            losses, step = jax.device_get(trained), first + steps
-            store.append_metrics(workdir, grid, step, step / steps_per_epoch, losses)
-            stopping = stop_requested()
+            losses, step = _gathered(part.grid, trained), first + steps
+            epoch = step / part.steps_per_epoch
+            if devices.is_main():
+                store.append_metrics(part.workdir, part.number, part.grid, step, epoch, losses)
+            bar.advance(part.grid, losses, steps=steps, epoch=epoch, run_steps=snapshots[-1])
+            stopping = devices.any_process(stop_requested())
+            due = devices.any_process(time.monotonic() - saved > CHECKPOINT_SECONDS)
             if step in snapshots:
-                record(step, states)
-            if step in snapshots or stopping:
+                part.record(step, states)
+                bar.write(part.grid, losses, epoch=epoch)
+            if step in snapshots or stopping or due:
                 store.save_checkpoint(checkpoints, step, states)
-            _show(bar, grid, step, steps, steps_per_epoch, losses if step in snapshots else None)
+                saved = time.monotonic()
             if stopping:
                 raise KeyboardInterrupt
+
+
+def _start(part: _Part, done: int | None, checkpoints: Any) -> States:
+    """Returns the states of a part after `done` steps, or untrained ones, kept like all others."""
+    if devices.is_main():
+        store.truncate_metrics(part.workdir, part.number, -1 if done is None else done)
+    if done is None:
+        states: States = part.built.init(part.built.hypers)
+        part.record(0, states)
+        store.save_checkpoint(checkpoints, 0, states)
+        return states
+    like = jax.eval_shape(part.built.init, part.built.hypers)
+    sharding = jax.tree.leaves(part.built.hypers)[0].sharding
+    placed = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like
+    )
+    restored: States = store.restore_checkpoint(checkpoints, done, placed)
+    return restored
 
 
 def _chunks(snapshots: list[int], done: int) -> Iterator[tuple[int, int]]:
@@ -209,39 +280,9 @@ def _chunks(snapshots: list[int], done: int) -> Iterator[tuple[int, int]]:
 
     The cuts depend on the snapshots alone, so a resumed run makes the same ones.
     """
-    longest = max(MIN_CHUNK_STEPS, snapshots[-1] // PROGRESS_UPDATES)
     for start, end in itertools.pairwise(snapshots):
+        longest = max(MIN_CHUNK_STEPS, (end - start) // CHUNKS_PER_SNAPSHOT)
         for cut in range(start, end, longest):
             first, after = max(cut, done), min(cut + longest, end)
             if first < after:
                 yield first, after - first
-
-
-def _show(
-    bar: tqdm,
-    grid: Grid,
-    step: int,
-    steps: int,
-    steps_per_epoch: int,
-    losses: Mapping[str, np.ndarray] | None,
-) -> None:
-    """Moves the bar, and writes a line above it where there are losses to show."""
-    bar.set_description(f"epoch {step / steps_per_epoch:.0f}", refresh=False)
-    bar.update(steps)
-    if losses is not None and not bar.disable:
-        bar.write(_losses_line(grid, step // steps_per_epoch, losses), file=sys.stderr)
-
-
-def _median(losses: np.ndarray) -> float:
-    """Returns the median of the runs that have not diverged, or NaN."""
-    finite = losses[np.isfinite(losses)]
-    return float(np.median(finite)) if len(finite) else float("nan")
-
-
-def _losses_line(grid: Grid, epoch: int, losses: Mapping[str, np.ndarray]) -> str:
-    """Returns one line: each activation's median training loss over all its runs."""
-    medians = []
-    for name in grid.activations:
-        runs = [losses[cell.name] for cell in grid.cells if cell.activation == name]
-        medians.append(f"{name} {_median(np.concatenate(runs)):.3f}")
-    return f"epoch {epoch:>4}  loss  " + "  ".join(medians)

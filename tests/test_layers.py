@@ -9,7 +9,8 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "ppp_jax"
 # Each module may import those before it.
 ORDER = [
     "errors", "numerics", "activations", "symmetry", "data", "models", "optimizers", "batches",
-    "grid", "training", "program", "latents", "store", "interrupts", "sweep",
+    "grid", "extension", "devices", "training", "program", "manifest", "tuning", "latents", "store",
+    "interrupts", "progress", "sweep", "plan",
 ]  # fmt: skip
 ANALYSIS_ORDER = [
     "planes", "nulls", "ppp", "statistics", "compare", "loading", "summary", "plots", "report",

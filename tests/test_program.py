@@ -31,8 +31,8 @@ def grid(**changes):
     return Grid(**(settings | changes))
 
 
-def run(grid, dataset, chunks=(STEPS,)):
-    built = program.build(grid, dataset)
+def run(grid, dataset, chunks=(STEPS,), seed_batch=2):
+    built = program.build(grid, dataset, seed_batch=seed_batch)
     states = built.init(built.hypers)
     first = 0
     for steps in chunks:
@@ -103,7 +103,7 @@ def test_grid_equals_a_loop_of_single_runs(dataset, optimizer):
 def test_seeds_are_paired_across_cells(dataset):
     """Same initial weights (up to shape) and the same batches in every cell."""
     swept = grid(optimizers=["sgd", "adam"], depths=[1, 2])
-    built = program.build(swept, dataset)
+    built = program.build(swept, dataset, seed_batch=2)
     states = built.init(built.hypers)
     by_depth = {}
     for cell in swept.cells:
@@ -151,7 +151,7 @@ def test_one_trace_and_one_compilation_for_all_chunks(dataset, monkeypatch):
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, *_, **__: compilations.append(event) if "backend_compile" in event else None
     )
-    built = program.build(grid(), dataset)
+    built = program.build(grid(), dataset, seed_batch=2)
     states = built.init(built.hypers)
     arguments = built.hypers, built.arrays
     steps = [jnp.int32(n) for n in (0, 7, 20, 3)]
@@ -209,7 +209,7 @@ def test_a_run_that_blows_up_in_its_last_update_has_diverged(dataset):
 
 
 def test_states_are_donated(dataset):
-    built = program.build(grid(), dataset)
+    built = program.build(grid(), dataset, seed_batch=2)
     states = built.init(built.hypers)
     built.chunk(states, built.hypers, built.arrays, jnp.int32(0), jnp.int32(1))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(states))

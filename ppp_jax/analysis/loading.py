@@ -20,10 +20,10 @@ def load(path: str | pathlib.Path, *, latent_width: int | None = None) -> xr.Dat
       Dataset with `pre` and `post` (the bottleneck before and after its activation) over
       `(activation, depth, width, optimizer, initializer, rate, seed, step, sample, unit)`,
       `train_mse`, `test_mse`, `diverged_step`, and the probe `inputs` (and `labels`, where the
-      data has any). Snapshots that are not complete are left out.
+      data has any). Snapshots that not every run has are left out.
 
     Raises:
-      InputError: nothing is there or no snapshot is complete, or the grid has several latent widths
+      InputError: nothing is there or no snapshot is of every run, or the grid has several latent widths
         and none was named.
     """
     tree = _open(path)
@@ -34,11 +34,11 @@ def load(path: str | pathlib.Path, *, latent_width: int | None = None) -> xr.Dat
     if width not in widths:
         raise InputError("latent_width", width, f"not in this grid, which has {sorted(widths)}")
     group = widths[width].to_dataset()
-    saved = group["saved"].values
-    if not saved.any():
-        raise InputError("path", path, "has no complete snapshot yet; train it first")
+    complete = group["saved"].all([dim for dim in group["saved"].dims if dim != "step"]).values
+    if not complete.any():
+        raise InputError("path", path, "has no snapshot that every run has; train it first")
     probe = {name: array.variable for name, array in tree.data_vars.items()}
-    dataset = group.drop_vars("saved").isel(step=saved).assign(probe)
+    dataset = group.drop_vars("saved").isel(step=complete).assign(probe)
     return dataset.assign_attrs(tree.attrs)
 
 

@@ -1,0 +1,149 @@
+"""The process before its first computation: its devices, its cache, the other processes.
+
+Only mains come here: importing the library changes no setting of JAX.
+"""
+
+import os
+import pathlib
+import sys
+import threading
+
+import jax
+from absl import flags
+
+from ppp_jax.errors import InputError
+
+ALL_WORKERS = "gcloud compute tpus tpu-vm ssh NAME --worker=all --command='…'"
+
+flags.DEFINE_string(
+    "compilation_cache",
+    "auto",
+    "folder in which compiled programs are kept for the next launch; auto: in the user's cache "
+    "folder; none: keep nothing",
+)
+flags.DEFINE_bool("distributed", False, "this is one of several processes that train together")
+flags.DEFINE_string("coordinator", None, "host:port of process 0; found by itself on TPU VMs")
+flags.DEFINE_integer("num_processes", None, "how many there are; found by itself on TPU VMs")
+flags.DEFINE_integer("process_id", None, "which one this is, from 0; found by itself on TPU VMs")
+flags.DEFINE_float("wait_seconds", 300, "how long to wait for the other processes to start")
+
+
+def start() -> None:
+    """Sets up JAX as the flags say; call it before anything is computed.
+
+    Raises:
+      InputError: the flags cannot be used together, or the other processes cannot be found.
+    """
+    use_all_cores()
+    _keep_compiled_programs(flags.FLAGS.compilation_cache)
+    _join_processes()
+
+
+def use_all_cores() -> None:
+    """Makes every core of a CPU a device, unless the environment says how many there are."""
+    named = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if jax.config.values["jax_num_cpu_devices"] == -1 and not named:
+        jax.config.update("jax_num_cpu_devices", core_count())
+
+
+def core_count() -> int:
+    """Returns the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cache_folder(setting: str) -> pathlib.Path | None:
+    """Returns where compiled programs are kept, or None."""
+    if setting == "none":
+        return None
+    if setting != "auto":
+        return pathlib.Path(setting).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(base) / "ppp_jax" / "compiled"
+
+
+def _keep_compiled_programs(setting: str) -> None:
+    if setting == "auto" and jax.config.values["jax_compilation_cache_dir"]:
+        return  # the environment has named one
+    folder = cache_folder(setting)
+    if folder is None:
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = f"cannot be created ({error.strerror}); name another folder, or none"
+        raise InputError("compilation_cache", folder, problem) from None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # Our many small programs are worth keeping too.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _join_processes() -> None:
+    values = flags.FLAGS
+    named = {
+        "coordinator": values.coordinator,
+        "num_processes": values.num_processes,
+        "process_id": values.process_id,
+    }
+    given = {name: value for name, value in named.items() if value is not None}
+    if not values.distributed:
+        if given:
+            name, value = next(iter(given.items()))
+            raise InputError(name, value, "needs --distributed beside it")
+        _refuse_a_lonely_tpu_worker()
+        return
+    if given and len(given) < len(named):
+        missing = ", ".join(f"--{name}" for name in named if name not in given)
+        raise InputError("distributed", True, f"needs {missing} too")
+    if given and not 0 <= values.process_id < values.num_processes:
+        problem = f"must be from 0 to {values.num_processes - 1}, one below --num_processes"
+        raise InputError("process_id", values.process_id, problem)
+    _connect(values.coordinator, values.num_processes, values.process_id, values.wait_seconds)
+
+
+def _connect(
+    coordinator: str | None, count: int | None, process_id: int | None, wait_seconds: float
+) -> None:
+    who = "this process" if process_id is None else f"process {process_id} of {count}"
+
+    def give_up() -> None:
+        # JAX itself would abort the process with a C++ stack trace.
+        text = (
+            f"error: --distributed: {who} has waited {wait_seconds:g} s in vain for the others; "
+            f"start the same command on every machine; on a TPU slice: {ALL_WORKERS}"
+        )
+        print(text, file=sys.stderr, flush=True)
+        os._exit(1)
+
+    timer = threading.Timer(wait_seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        jax.distributed.initialize(
+            coordinator_address=coordinator,
+            num_processes=count,
+            process_id=process_id,
+            initialization_timeout=int(wait_seconds) + 60,
+        )
+    except (ValueError, RuntimeError) as error:
+        problem = (
+            f"no other processes were found ({' '.join(str(error).split())}); "
+            "name --coordinator, --num_processes and --process_id"
+        )
+        raise InputError("distributed", True, problem) from None
+    finally:
+        timer.cancel()
+
+
+def _refuse_a_lonely_tpu_worker() -> None:
+    """On a slice of several TPU machines, one process alone would hang."""
+    workers = [name for name in os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if name]
+    if len(workers) > 1:
+        problem = (
+            f"this machine is one of the {len(workers)} workers of a TPU slice; start the same "
+            f"command with --distributed on all of them: {ALL_WORKERS}"
+        )
+        raise InputError("distributed", False, problem)

@@ -1,0 +1,76 @@
+"""Extending a grid: which runs a larger grid adds to a smaller one."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ppp_jax.grid import Grid
+
+AXES = (
+    "activations",
+    "depths",
+    "widths",
+    "latent_widths",
+    "optimizers",
+    "initializers",
+    "learning_rates",
+    "seeds",
+)
+FIXED = ("data", "batch_size", "probe_samples")
+
+
+class Extension(NamedTuple):
+    """A larger grid in terms of a smaller one.
+
+    Attributes:
+      grid: everything, the larger grid with the smaller one's snapshots added to its own.
+      missing: the runs that the smaller grid lacks, as disjoint grids.
+    """
+
+    grid: Grid
+    missing: tuple[Grid, ...]
+
+
+def obstacles(old: Grid, new: Grid) -> list[str]:
+    """Returns what keeps `new` from being an extension of `old`, one text per difference.
+
+    Axes and epochs may grow. What has been trained cannot shrink, and training does not go back
+    to snapshots that it has passed.
+    """
+    shrunk = [axis for axis in AXES if not _contains(getattr(new, axis), getattr(old, axis), axis)]
+    if new.epochs < old.epochs:
+        shrunk.append("epochs")
+    passed = {epoch for epoch in new.snapshot_epochs if epoch <= old.epochs}
+    if not passed <= set(old.snapshot_epochs):
+        shrunk.append("snapshots")
+    shrunk += [name for name in FIXED if getattr(old, name) != getattr(new, name)]
+    there, now = old.to_json(), new.to_json()
+    return [f"{name} {there[name]} there, {now[name]} now" for name in shrunk]
+
+
+def _contains(larger: Sequence[Any], smaller: Sequence[Any], axis: str) -> bool:
+    # No learning rate means each optimiser's default, which is not one more value beside others.
+    if axis == "learning_rates" and not (larger and smaller):
+        return larger == smaller
+    return set(smaller) <= set(larger)
+
+
+def extend(old: Grid, new: Grid) -> Extension:
+    """Returns `new` as `old` and what it lacks; `obstacles(old, new)` must be empty.
+
+    Example:
+      >>> old = Grid(activations=["tanh"], seeds=[0, 1])
+      >>> new = Grid(activations=["tanh", "relu"], seeds=[0, 1, 2])
+      >>> [(grid.activations, grid.seeds) for grid in extend(old, new).missing]
+      [(('relu',), (0, 1, 2)), (('tanh',), (2,))]
+    """
+    snapshots = sorted({*old.snapshot_epochs, *new.snapshot_epochs})
+    grid = dataclasses.replace(new, snapshots=snapshots)
+    missing = []
+    for i, axis in enumerate(AXES):
+        before = getattr(old, axis)
+        added = [value for value in getattr(new, axis) if value not in before]
+        if added:
+            values = {name: getattr(old, name) for name in AXES[:i]} | {axis: added}
+            missing.append(dataclasses.replace(grid, **values))
+    return Extension(grid, tuple(missing))
