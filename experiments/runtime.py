@@ -3,6 +3,7 @@
 Only mains come here: importing the library changes no setting of JAX.
 """
 
+import contextlib
 import os
 import pathlib
 import sys
@@ -42,7 +43,10 @@ def start() -> None:
 def use_all_cores() -> None:
     """Makes every core of a CPU a device, unless the environment says how many there are."""
     named = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if jax.config.values["jax_num_cpu_devices"] == -1 and not named:
+    if jax.config.values["jax_num_cpu_devices"] != -1 or named:
+        return
+    # Something may have been computed before, in a notebook: then the devices stay what they are.
+    with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", core_count())
 
 

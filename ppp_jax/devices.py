@@ -18,10 +18,10 @@ from ppp_jax.errors import InputError
 RUNS = "runs"
 
 
-def runs_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """Returns the mesh of one axis over `devices`, by default all there are."""
-    devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), (RUNS,), axis_types=(AxisType.Auto,), devices=devices)
+def runs_mesh(*, over: list[jax.Device] | None = None) -> Mesh:
+    """Returns the mesh of one axis over the devices `over`, by default all there are."""
+    over = jax.devices() if over is None else over
+    return jax.make_mesh((len(over),), (RUNS,), axis_types=(AxisType.Auto,), devices=over)
 
 
 def runs_sharding(mesh: Mesh) -> NamedSharding:

@@ -4,6 +4,7 @@ import pathlib
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from ppp_jax import program, store, sweep, tuning
 from ppp_jax.grid import Grid
@@ -92,15 +93,9 @@ def plan(
     reached = [0] if stored is None else [s or 0 for s in store.last_steps(workdir, wanted)]
     whole, widths = wanted.grid, wanted.conditions["seed_batch"]
     built = program.build(whole, dataset, seed_batch=widths)
-    states = jax.eval_shape(built.init, built.hypers)
-    padded = [len(built.hypers[cell.name].seed) for cell in whole.cells]
-    params = sum(
-        sum(leaf.size for leaf in jax.tree.leaves(states[cell.name].params)) // count
-        for cell, count in zip(whole.cells, padded, strict=True)
-    )
-    latents = sum(cell.latent_width for cell in whole.cells) * whole.runs_per_cell * 2 * 4
-    probes = min(whole.probe_samples, len(dataset.train)) * len(whole.snapshot_epochs)
     needs = {shape: tuning.measure(whole, shape, dataset) for shape in widths}
+    probes = min(whole.probe_samples, len(dataset.train)) * len(whole.snapshot_epochs)
+    units = sum(2 * cell.latent_width for cell in whole.cells) * whole.runs_per_cell
     return Plan(
         cells=len(whole.cells),
         runs=whole.runs,
@@ -108,10 +103,19 @@ def plan(
         run_steps_done=sum(
             done * part.runs for done, part in zip(reached, wanted.parts, strict=True)
         ),
-        parameters=params * whole.runs_per_cell,
+        parameters=_parameters(whole, built),
         flops=tuning.flops_per_step(whole, dataset) * whole.runs_per_cell,
         devices=jax.device_count(),
         seed_batch=widths,
         memory_bytes=tuning.memory_bytes(whole, built, widths, needs),
-        latents_bytes=latents * probes,
+        latents_bytes=units * probes * np.dtype(np.float32).itemsize,
     )
+
+
+def _parameters(grid: Grid, built: program.Program) -> int:
+    """Returns the trained numbers in all runs of a grid, padding left out."""
+    states = jax.eval_shape(built.init, built.hypers)
+    per_run = [
+        leaf.size // len(leaf) for s in states.values() for leaf in jax.tree.leaves(s.params)
+    ]
+    return sum(per_run) * grid.runs_per_cell

@@ -123,6 +123,48 @@ def _init(grid: Grid, runs: dict[str, Run], widths: Widths, hypers: Hypers) -> S
     return states
 
 
+def _chunk(
+    grid: Grid,
+    runs: dict[str, Run],
+    widths: Widths,
+    states: States,
+    hypers: Hypers,
+    arrays: Arrays,
+    first_step: jax.Array,
+    steps: jax.Array,
+) -> tuple[States, dict[str, jax.Array]]:
+    """Returns the states after `steps` more steps, and the mean losses on the way."""
+    trained = {
+        cell.name: _map_runs(
+            _train_run(runs[cell.name], arrays, first_step, steps),
+            (states[cell.name], hypers[cell.name]),
+            widths[cell.shape],
+        )
+        for cell in grid.cells
+    }
+    return (
+        {name: state for name, (state, _) in trained.items()},
+        {name: loss for name, (_, loss) in trained.items()},
+    )
+
+
+def _observe(
+    grid: Grid,
+    runs: dict[str, Run],
+    widths: Widths,
+    states: States,
+    arrays: Arrays,
+    step: jax.Array,
+) -> dict[str, Observation]:
+    def look(run: Run) -> Callable[[RunState], Observation]:
+        return lambda state: run.observe(state, arrays, step)
+
+    return {
+        cell.name: _map_runs(look(runs[cell.name]), (states[cell.name],), widths[cell.shape])
+        for cell in grid.cells
+    }
+
+
 def build(
     grid: Grid, dataset: Dataset, *, seed_batch: int | Widths, mesh: Mesh | None = None
 ) -> Program:
@@ -149,36 +191,13 @@ def build(
         cell.name: build_run(cell, features=dataset.train.shape[1], batch_size=grid.batch_size)
         for cell in grid.cells
     }
-
-    def chunk(
-        states: States, hypers: Hypers, arrays: Arrays, first_step: jax.Array, steps: jax.Array
-    ) -> tuple[States, dict[str, jax.Array]]:
-        trained = {
-            cell.name: _map_runs(
-                _train_run(runs[cell.name], arrays, first_step, steps),
-                (states[cell.name], hypers[cell.name]),
-                widths[cell.shape],
-            )
-            for cell in grid.cells
-        }
-        return (
-            {name: state for name, (state, _) in trained.items()},
-            {name: loss for name, (_, loss) in trained.items()},
-        )
-
-    def observe(states: States, arrays: Arrays, step: jax.Array) -> dict[str, Observation]:
-        def look(cell: Cell) -> Observation:
-            def one(state: RunState) -> Observation:
-                return runs[cell.name].observe(state, arrays, step)
-
-            return _map_runs(one, (states[cell.name],), widths[cell.shape])
-
-        return {cell.name: look(cell) for cell in grid.cells}
-
     return Program(
         hypers={cell.name: _hyper(grid, cell, widths[cell.shape], mesh) for cell in grid.cells},
         arrays=_arrays(grid, dataset, mesh),
         init=jax.jit(_sharded(functools.partial(_init, grid, runs, widths), mesh, shared=0)),
-        chunk=jax.jit(_sharded(chunk, mesh, shared=3), donate_argnums=0),
-        observe=jax.jit(_sharded(observe, mesh, shared=2)),
+        chunk=jax.jit(
+            _sharded(functools.partial(_chunk, grid, runs, widths), mesh, shared=3),
+            donate_argnums=0,
+        ),
+        observe=jax.jit(_sharded(functools.partial(_observe, grid, runs, widths), mesh, shared=2)),
     )

@@ -143,7 +143,7 @@ class _Trainer:
     """One seed batch on every device of this process, trained on from call to call."""
 
     def __init__(self, grid: Grid, cell: Cell, dataset: Dataset, width: int):
-        mesh = devices.runs_mesh(jax.local_devices())
+        mesh = devices.runs_mesh(over=jax.local_devices())
         alone = _alone(grid, cell, range(width * mesh.size))
         self.built = program.build(alone, dataset, seed_batch=width, mesh=mesh)
         self.states = self.built.init(self.built.hypers)
@@ -191,7 +191,7 @@ def measure(grid: Grid, shape: str, dataset: Dataset) -> Needs:
     """
     cells = [cell for cell in grid.cells if cell.shape == shape]
     cell = max(cells, key=lambda cell: activations.get(cell.activation).isotropic)
-    mesh = devices.runs_mesh(jax.local_devices()[:1])
+    mesh = devices.runs_mesh(over=jax.local_devices()[:1])
     few, more = 2, 4
     temporary = {}
     for width in (few, more):
@@ -246,7 +246,7 @@ def _memory_width(grid: Grid, cell: Cell, dataset: Dataset, *, limit: int) -> in
 def flops_per_step(grid: Grid, dataset: Dataset) -> float:
     """Returns the floating-point operations of one step of one run of every cell, as XLA counts."""
     one = dataclasses.replace(grid, seeds=grid.seeds[:1], learning_rates=grid.learning_rates[:1])
-    mesh = devices.runs_mesh(jax.local_devices()[:1])
+    mesh = devices.runs_mesh(over=jax.local_devices()[:1])
     built = program.build(one, dataset, seed_batch=1, mesh=mesh)
     states, number = jax.eval_shape(built.init, built.hypers), np.int32(0)
     lowered = built.chunk.lower(states, built.hypers, built.arrays, number, number)

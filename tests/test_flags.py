@@ -33,7 +33,7 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
     done = ablation("--dry_run", "--seeds=0:4,10,20:24:2", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     assert re.search(r"cells +12\nruns +84\nsteps +5,900 per run", done.stdout)
-    assert re.search(r"memory +\d+ MiB, estimated", done.stdout)
+    assert re.search(r"memory +\d+ MiB per device, predicted", done.stdout)
     assert not (tmp_path / "run").exists()
 
 
@@ -113,7 +113,7 @@ def test_end_to_end_on_local_data(tmp_path, capsys):
     assert page.exists()
     assert (tmp_path / "run" / "metrics.jsonl").stat().st_mtime_ns == trained
     assert not re.search(r"^[IW]\d{4} |orbax", first.stderr, re.M)  # libraries keep quiet
-    status, _, stderr = here(capsys, *flags, "--epochs=3")
+    status, _, stderr = here(capsys, *flags, "--epochs=1")
     assert status == 1
-    assert "epochs 2 there, 3 now" in stderr
+    assert "epochs 2 there, 1 now" in stderr
     assert stderr.count("\n") == 1

@@ -23,8 +23,8 @@ def load(path: str | pathlib.Path, *, latent_width: int | None = None) -> xr.Dat
       data has any). Snapshots that not every run has are left out.
 
     Raises:
-      InputError: nothing is there or no snapshot is of every run, or the grid has several latent widths
-        and none was named.
+      InputError: nothing is there, there is no snapshot that every run has, or the grid has several
+        latent widths and none was named.
     """
     tree = _open(path)
     widths = _widths(tree)
