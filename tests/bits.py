@@ -1,0 +1,52 @@
+"""Prints the bits of one seed, trained in several ways; run by test_bits.py in its own process.
+
+    python -m tests.bits '{"activations": [...]}' '[[runs, devices, [steps, …]], …]'
+
+One line of JSON per way: cell name to the sha256 of the seed's parameters, optimiser state,
+latents and errors.
+"""
+
+import hashlib
+import json
+import sys
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 8)
+
+import numpy as np  # noqa: E402
+
+from ppp_jax import data, devices, program  # noqa: E402
+from ppp_jax.grid import Grid  # noqa: E402
+
+SEED, SEED_BATCH = 5, 4
+
+
+def digests(axes, runs, device_count, chunks):
+    """Trains seed 5 among `runs` seeds on `device_count` devices and hashes what it became."""
+    seeds = [SEED] if runs == 1 else range(runs)
+    grid = Grid(**axes, widths=[12], latent_widths=[4], probe_samples=30, seeds=seeds)
+    mesh = devices.runs_mesh(over=jax.devices()[:device_count])
+    built = program.build(grid, data.load("digits"), seed_batch=SEED_BATCH, mesh=mesh)
+    states, first = built.init(built.hypers), 0
+    for steps in chunks:
+        states, _ = built.chunk(
+            states, built.hypers, built.arrays, np.int32(first), np.int32(steps)
+        )
+        first += steps
+    seen = built.observe(states, built.arrays, np.int32(first))
+    place = list(seeds).index(SEED)
+    return {
+        cell.name: hashlib.sha256(
+            b"".join(
+                np.asarray(leaf)[place].tobytes()  # slicing on devices would add zeros, -0 to 0
+                for leaf in jax.tree.leaves((states[cell.name], seen[cell.name]))
+            )
+        ).hexdigest()
+        for cell in grid.cells
+    }
+
+
+if __name__ == "__main__":
+    for way in json.loads(sys.argv[2]):
+        print(json.dumps(digests(json.loads(sys.argv[1]), *way)), flush=True)  # noqa: T201

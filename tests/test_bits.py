@@ -1,0 +1,57 @@
+"""The same bits, whatever the company: a run depends on its seed and the width of its batch."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ppp_jax.activations import ACTIVATIONS
+from ppp_jax.optimizers import OPTIMIZERS
+
+STEPS = [60]
+ALONE = [1, 1, STEPS]
+
+
+def digests(axes, ways):
+    """Returns what tests/bits.py prints, in a process that has 8 devices."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bits", json.dumps(axes), json.dumps(ways)],
+        capture_output=True,
+        text=True,
+        env=os.environ,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_one_seed_is_the_same_in_any_company():
+    """Alone, among 64, on 1, 2 and 8 devices, with steps cut into any chunks."""
+    axes = {"activations": ["tanh", "isotropic_tanh"], "optimizers": ["adam"]}
+    ways = [ALONE, [64, 1, STEPS], [64, 2, STEPS], [64, 8, [1, 7, 22, 30]], [7, 2, [30, 30]]]
+    alone, *others = digests(axes, ways)
+    assert len(set(alone.values())) == 2  # the two cells differ
+    for way, other in zip(ways[1:], others, strict=True):
+        assert other == alone, way
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {"activations": sorted(ACTIVATIONS), "optimizers": ["adam"]},
+        {"activations": ["gelu", "isotropic_softplus"], "optimizers": sorted(OPTIMIZERS)},
+    ],
+    ids=["activations", "optimizers"],
+)
+def test_over_the_registry_one_device_or_several_are_alike(axes):
+    alone, several = digests(axes, [ALONE, [6, 2, STEPS]])
+    assert several == alone
+
+
+def test_a_cell_does_not_depend_on_the_other_cells():
+    """So that a grid extended later is what it would have been at once."""
+    both = {"activations": ["relu", "isotropic_tanh"], "optimizers": ["momentum", "adam"]}
+    one = {"activations": ["isotropic_tanh"], "optimizers": ["adam"]}
+    (together,), (alone,) = digests(both, [ALONE]), digests(one, [[7, 2, STEPS]])
+    assert together.items() >= alone.items()
