@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 from absl import app, flags, logging
 
 from experiments import runtime
@@ -20,7 +21,7 @@ from ppp_jax.grid import Grid
 flags.disclaim_key_flags()  # --help lists the flags defined here under the main that asked for them
 
 MAX_RANGE = 100_000  # more is a slip of the finger, and would take minutes to refuse otherwise
-USER_ERROR, SYNTAX_ERROR, INTERRUPTED = 1, 2, 130
+USER_ERROR, SYNTAX_ERROR, FAILED, INTERRUPTED = 1, 2, 3, 130
 
 
 class _ListParser(flags.ArgumentParser):
@@ -171,7 +172,8 @@ def run(main: Callable[[], None], *, argv: list[str] | None = None) -> None:
       main: what to run once the flags are parsed.
       argv: the command line; by default the process's own.
 
-    Exits with 1 for such a setting, 2 for flags that cannot be parsed, 130 after Ctrl-C.
+    Exits with 1 for such a setting, 2 for flags that cannot be parsed, 130 after Ctrl-C, and with 3
+    if one of several processes fails, which ends them all.
     """
 
     def guarded(_: list[str]) -> None:
@@ -183,13 +185,18 @@ def run(main: Callable[[], None], *, argv: list[str] | None = None) -> None:
         except InputError as error:
             dashes = "--" if error.field in flags.FLAGS else ""
             print(f"error: {dashes}{error}", file=sys.stderr, flush=True)
-            sys.exit(USER_ERROR)
+            runtime.leave(USER_ERROR)
         except KeyboardInterrupt:
             print(
                 "\ninterrupted; what is saved is kept, and the same command continues from there"
                 " (without --overwrite)",
                 file=sys.stderr,
             )
-            sys.exit(INTERRUPTED)
+            runtime.leave(INTERRUPTED)
+        except Exception as error:
+            if not jax.distributed.is_initialized():
+                raise
+            runtime.explain_failure(error)
+            runtime.leave(FAILED)
 
     app.run(guarded, argv=argv, flags_parser=_parse)

@@ -7,11 +7,16 @@ import contextlib
 import os
 import pathlib
 import sys
+import textwrap
 import threading
+import traceback
+from collections.abc import Iterator
+from typing import NoReturn
 
 import jax
 from absl import flags
 
+from ppp_jax import devices
 from ppp_jax.errors import InputError
 
 ALL_WORKERS = "gcloud compute tpus tpu-vm ssh NAME --worker=all --command='…'"
@@ -140,6 +145,46 @@ def _connect(
         raise InputError("distributed", True, problem) from None
     finally:
         timer.cancel()
+    with _stdout_to_stderr():  # Gloo, in C++, prints a line per connection
+        devices.meet()
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def explain_failure(error: Exception) -> None:
+    """Says on stderr why one of several processes ends, which is mostly that another one has."""
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        reason = textwrap.shorten(str(error), 160)
+    else:
+        traceback.print_exc()
+        reason = type(error).__name__
+    print(
+        f"error: --distributed: this process or another one has ended ({reason}); what is saved "
+        "is kept, and the same command, started on all machines, continues from there",
+        file=sys.stderr,
+    )
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process with `status`, and with it a job of several processes.
+
+    Python's own exit would wait for the others, who may be waiting for this one.
+    """
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _refuse_a_lonely_tpu_worker() -> None:

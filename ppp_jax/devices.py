@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -63,6 +64,21 @@ def gather(tree: Any) -> Any:
 def is_main() -> bool:
     """Returns whether this is the process that prints, reports and writes what is not shared."""
     return jax.process_index() == 0
+
+
+def meet() -> None:
+    """Waits, however long, until all processes are here, and connects their devices.
+
+    The first message over a connection gives up after a minute, later ones wait. Call it once,
+    before anything that may take longer in one process than in another.
+    """
+    if jax.process_count() == 1:
+        return
+    wait = ocp.multihost.get_barrier_sync_fn()
+    wait(key="ppp_jax", timeout_ms=24 * 3600 * 1000)
+    mesh = runs_mesh()
+    gather(shard_runs(np.zeros(mesh.size, np.float32), mesh))
+    barrier("connected")
 
 
 def barrier(name: str) -> None:

@@ -198,18 +198,35 @@ def write_snapshot(
     step = np.array([grid.snapshot_epochs.index(epoch)])
     runs = (part.rate_count, len(part.seeds), 1)
 
-    def write(cell: Cell, name: str, values: Any) -> None:
-        array = _array(store[group_name(cell.latent_width)], name)
-        shaped = np.reshape(values, (*runs, *np.shape(values)[1:]))
-        array.oindex[*_place(grid, part, cell), step] = shaped
+    def array(width: int, name: str) -> zarr.Array:
+        return _array(store[group_name(width)], name)
 
     for cell in part.cells[jax.process_index() :: jax.process_count()]:
+        place = (*_place(grid, part, cell), step)
         for name in LATENTS:
-            write(cell, name, getattr(observations[cell.name].latents, name))
+            values = getattr(observations[cell.name].latents, name)
+            shaped = np.reshape(values, (*runs, *values.shape[1:]))
+            array(cell.latent_width, name).oindex[place] = shaped
     devices.barrier("latents")
     if devices.is_main():
-        for cell in part.cells:
+        for width in part.latent_widths:
+            seen = [observations[c.name] for c in part.cells if c.latent_width == width]
             for name in SCALARS:
-                write(cell, name, getattr(observations[cell.name], name))
-        for cell in part.cells:
-            write(cell, "saved", np.ones(part.runs_per_cell, bool))
+                values = np.stack([getattr(one, name) for one in seen])
+                _write_all_cells(array(width, name), grid, part, step, values)
+        for width in part.latent_widths:
+            _write_all_cells(array(width, "saved"), grid, part, step, np.array(True))
+
+
+def _write_all_cells(
+    array: zarr.Array, grid: Grid, part: Grid, step: np.ndarray, values: np.ndarray
+) -> None:
+    """Writes one number per run, `(cells × runs)` in the order of `part.cells`, in one go."""
+    axes = [f"{axis}s" for axis in CELL_AXES]
+    places: list[Any] = [
+        [getattr(grid, axis).index(v) for v in getattr(part, axis)] for axis in axes
+    ]
+    runs = _place(grid, part, part.cells[0])[len(places) :]
+    shape = [len(place) for place in (*places, *runs, step)]
+    shaped = values if values.ndim == 0 else values.reshape(shape)
+    array.oindex[*places, *runs, step] = np.broadcast_to(shaped, shape)

@@ -1,0 +1,69 @@
+"""Several real processes train one grid: the same bits, and none of them is indispensable."""
+
+import signal
+
+import pytest
+
+from ppp_jax import store, sweep
+from ppp_jax.grid import Grid
+from tests import commands
+
+# 5 seeds on 2 × 2 devices in batches of 2: padded to 8.
+AXES = {
+    "activations": ["tanh", "isotropic_tanh"],
+    "optimizers": ["adam"],
+    "widths": [6],
+    "latent_widths": [3],
+    "seeds": list(range(5)),
+    "snapshots": [1, 10],
+    "epochs": 60,
+    "probe_samples": 100,
+}
+FLAGS = ["--seed_batch=2", *commands.flags(AXES)]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The same grid by one process, on one device."""
+    return sweep.train(Grid(**AXES), tmp_path_factory.mktemp("a"), seed_batch=2, progress=False)
+
+
+def test_two_processes_train_what_one_does_and_one_reports(alone, tmp_path):
+    both = commands.several(tmp_path, FLAGS, count=2, module="experiments.ablation")
+    with both as (first, second):
+        printed, bar = commands.finish(first)
+        assert commands.finish(second)[0] == ""
+    assert printed.count("| isotropic_tanh |") == printed.count("report: ") == 1
+    assert "epoch" in bar
+    commands.assert_same(alone, tmp_path, runs=5)
+
+
+def test_processes_come_and_go(alone, tmp_path):
+    """Two, of which one is killed; then one, killed too; then two again, to the end."""
+    with commands.several(tmp_path, FLAGS, count=2) as (first, second):
+        assert commands.wait_until(lambda: commands.lines(tmp_path) > 2 * 11, first)
+        second.send_signal(signal.SIGKILL)
+        _, stderr = first.communicate(timeout=commands.TIMEOUT)
+    assert first.returncode == 3, stderr
+    assert "this process or another one has ended" in stderr
+    assert "the same command, started on all machines, continues" in stderr
+    assert store.last_step(tmp_path, 0) == 10 * (1438 // 24)
+
+    one = commands.start(tmp_path, FLAGS)
+    assert commands.wait_until(lambda: commands.lines(tmp_path) > 2 * 30, one)
+    one.kill()
+    one.communicate()
+
+    with commands.several(tmp_path, FLAGS, count=2) as (first, second):
+        commands.finish(first)
+        commands.finish(second)
+    commands.assert_same(alone, tmp_path, runs=5)
+
+
+def test_an_error_of_process_0_ends_all(tmp_path):
+    (tmp_path / "file").write_text("")
+    with commands.several(tmp_path / "file", FLAGS, count=2) as processes:
+        texts = [process.communicate(timeout=commands.TIMEOUT)[1] for process in processes]
+    assert [process.returncode for process in processes] == [1, 1]
+    assert "error: --workdir=" in texts[0]
+    assert "Traceback" not in texts[0] + texts[1]

@@ -1,0 +1,19 @@
+"""Trains what its flags say, as an experiment's main does, and reports nothing.
+
+python -m tests.train --workdir=… [flags of experiments.ablation]
+"""
+
+from absl import flags
+
+from experiments import flags as experiment_flags
+from ppp_jax import sweep
+from ppp_jax.grid import Grid
+
+
+def main():
+    sweep.train(experiment_flags.grid(), flags.FLAGS.workdir, **experiment_flags.training_options())
+
+
+if __name__ == "__main__":
+    experiment_flags.define(Grid(), workdir="runs/test")
+    experiment_flags.run(main)
