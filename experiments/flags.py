@@ -177,8 +177,9 @@ def run(main: Callable[[], None], *, argv: list[str] | None = None) -> None:
     """
 
     def guarded(_: list[str]) -> None:
-        if not flags.FLAGS["verbosity"].present:  # absl sets it to INFO, and libraries tell all
-            logging.set_verbosity(logging.WARNING)
+        # Libraries' errors come as exceptions; orbax would log a failed save's traceback too.
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.FATAL)
         try:
             runtime.start()
             main()

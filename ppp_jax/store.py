@@ -13,14 +13,17 @@ the work.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -185,22 +188,50 @@ def truncate_metrics(workdir: pathlib.Path, part: int, last_step: int) -> None:
 # ------------------------------------------------------------------------------ checkpoints
 
 
-def checkpoint_manager(workdir: pathlib.Path, part: int) -> ocp.CheckpointManager:
-    """Opens a part's checkpoints; use it in a `with` block, which waits for the last save."""
+@contextlib.contextmanager
+def checkpoint_manager(workdir: pathlib.Path, part: int) -> Iterator[ocp.CheckpointManager]:
+    """Opens a part's checkpoints for a block, at whose end the last save is waited for.
+
+    Raises:
+      OSError: a save failed.
+    """
     folder = (workdir / CHECKPOINTS / str(part)).absolute()
     devices.on_main(lambda: folder.mkdir(parents=True, exist_ok=True))
     options = ocp.CheckpointManagerOptions(max_to_keep=KEPT_CHECKPOINTS)
-    return ocp.CheckpointManager(folder, options=options)
+    manager = ocp.CheckpointManager(folder, options=options)
+    try:
+        yield manager
+    finally:
+        with _failed_saves():
+            manager.close()
 
 
 def save_checkpoint(manager: ocp.CheckpointManager, step: int, state: Any) -> None:
-    """Saves the states of all runs after `step` steps; all processes share the work."""
-    manager.save(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave({"step": step})
-        ),
-    )
+    """Begins to save the states of all runs after `step` steps; all processes share the work.
+
+    Raises:
+      OSError: there is no room, or this save or the one before failed.
+    """
+    # Orbax would notice too, but its writers print a traceback per array.
+    if shutil.disk_usage(manager.directory).free < sum(x.nbytes for x in jax.tree.leaves(state)):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with _failed_saves():
+        manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave({"step": step})
+            ),
+        )
+
+
+@contextlib.contextmanager
+def _failed_saves() -> Iterator[None]:
+    """Turns the writer's errors, ValueErrors with the system's words in them, into OSErrors."""
+    try:
+        yield
+    except ValueError as error:
+        words = re.search(r"([^:]+) \[os_error_code=", str(error))
+        raise OSError(words[1].strip() if words else str(error).splitlines()[0]) from error
 
 
 def restore_checkpoint(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
