@@ -56,7 +56,10 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
             workdir.mkdir(parents=True, exist_ok=True)
             file = (workdir / LOCK).open("w")
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            # The run that held it may have removed the file since it was opened.
+            if not os.path.samestat(os.fstat(file.fileno()), (workdir / LOCK).stat()):
+                raise BlockingIOError
+        except (BlockingIOError, FileNotFoundError):
             problem = "another run is at work in this folder; wait for it, or choose another"
             raise InputError("workdir", workdir, problem) from None
         except OSError as error:
