@@ -90,6 +90,7 @@ def define(grid: Grid, *, workdir: str) -> None:
       grid: the experiment's defaults.
       workdir: the default run folder.
     """
+    flags.adopt_module_key_flags(runtime)
     lists: dict[str, tuple[Callable[[str], list[Any]], str]] = {
         "activations": (_names, f"one compiled cell each: {', '.join(activations.ACTIVATIONS)}"),
         "depths": (_integers, "hidden layers on each side of the bottleneck"),

@@ -80,7 +80,7 @@ def plan(
     Raises:
       InputError: as `sweep.train`, but for what only writing can show.
     """
-    dataset, workdir = sweep.load_data(grid), pathlib.Path(workdir).expanduser()
+    dataset, workdir = sweep.load_data(grid), store.folder(workdir)
     stored = store.check(workdir, grid, dataset, overwrite=overwrite)
     wanted = sweep.resolve(
         stored,

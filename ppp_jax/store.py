@@ -57,9 +57,10 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
             file = (workdir / LOCK).open("w")
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The run that held it may have removed the file since it was opened.
-            if not os.path.samestat(os.fstat(file.fileno()), (workdir / LOCK).stat()):
+            named = (workdir / LOCK).exists() and (workdir / LOCK).stat()
+            if not named or not os.path.samestat(os.fstat(file.fileno()), named):
                 raise BlockingIOError
-        except (BlockingIOError, FileNotFoundError):
+        except BlockingIOError:
             problem = "another run is at work in this folder; wait for it, or choose another"
             raise InputError("workdir", workdir, problem) from None
         except OSError as error:
@@ -74,6 +75,18 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
         if file is not None:
             (workdir / LOCK).unlink(missing_ok=True)
             file.close()
+
+
+def folder(workdir: str | pathlib.Path) -> pathlib.Path:
+    """Returns a run folder's path.
+
+    Raises:
+      InputError: it is the address of a bucket, where no file can be appended to or renamed.
+    """
+    if "://" in str(workdir):
+        problem = "is not a folder; mount the bucket (gcsfuse, say) and name the mounted folder"
+        raise InputError("workdir", workdir, problem)
+    return pathlib.Path(workdir).expanduser()
 
 
 def check(

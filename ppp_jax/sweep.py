@@ -83,7 +83,7 @@ def train(
       >>> sorted(path.name for path in folder.iterdir())
       ['checkpoints', 'latents.zarr', 'manifest.json', 'metrics.jsonl']
     """
-    dataset, workdir = load_data(grid), pathlib.Path(workdir).expanduser()
+    dataset, workdir = load_data(grid), store.folder(workdir)
     with store.locked(workdir), _disk_errors(workdir):
         stored = store.check(workdir, grid, dataset, overwrite=overwrite)
         if stored is not None and is_finished(workdir, stored, dataset):

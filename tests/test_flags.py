@@ -19,10 +19,10 @@ def here(capsys, *flags):
     return left.value.code, *capsys.readouterr()
 
 
-def ablation(*flags):
+def ablation(*flags, main="ablation"):
     """Runs the command in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "experiments.ablation", *flags],
+        [sys.executable, "-m", f"experiments.{main}", *flags],
         capture_output=True,
         text=True,
         check=False,
@@ -40,8 +40,29 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
 def test_help_explains_every_flag():
     done = ablation("--help")
     assert done.returncode in (0, 1)  # absl exits with 1
-    for name in ("activations", "learning_rates", "seeds", "workdir", "dry_run", "epsilon"):
+    for name in (
+        "activations",
+        "learning_rates",
+        "seeds",
+        "workdir",
+        "dry_run",
+        "epsilon",
+        "distributed",
+        "seed_batch",
+        "compilation_cache",
+    ):
         assert re.search(rf"--(\[no\])?{name}: ", done.stdout), name
+
+
+def test_doctor_names_what_is_wrong_and_what_to_do(tmp_path):
+    healthy = ablation(f"--workdir={tmp_path / 'run'}", main="doctor")
+    assert healthy.returncode == 0, healthy.stdout + healthy.stderr
+    for what in ("python", "packages", "devices", "processes", "workdir", "cache", "training"):
+        assert re.search(rf"^ok  {what} ", healthy.stdout, re.M), what
+    assert not (tmp_path / "run").exists()
+    ill = ablation("--workdir=/proc/run", "--compilation_cache=none", main="doctor")
+    assert ill.returncode == 1
+    assert re.search(r"^!!  workdir .* -> name another folder$", ill.stdout, re.M)
 
 
 SETTINGS = {
@@ -54,6 +75,7 @@ SETTINGS = {
     "--batch_size=5000: is larger than the training set": ["--batch_size=5000"],
     "--epsilon=1.5: must lie in [0, 1]": ["--epsilon=1.5"],
     "--data=none.npz: no such file": ["--data=none.npz"],
+    "--workdir=gs://bucket/run: is not a folder; mount the bucket": ["--workdir=gs://bucket/run"],
     "--workdir=/proc/run: cannot be written": ["--workdir=/proc/run"],
 }
 SYNTAX = {

@@ -1,0 +1,41 @@
+"""What this machine can do at most: matrix products and copies per second."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+ROUNDS = 5
+
+
+def median_seconds(call: Callable[[], object]) -> float:
+    """Returns the median time of a call, the first, which compiles, left out."""
+    times = []
+    for _ in range(ROUNDS + 1):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def _on_every_device(size: tuple[int, ...]) -> jax.Array:
+    mesh = jax.make_mesh((jax.device_count(),), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("d"))
+    return jax.jit(lambda: jnp.ones((mesh.size, *size), jnp.float32), out_shardings=sharding)()
+
+
+def matrix_product_rate() -> float:
+    """Returns the FLOP/s of large float32 products, one on each device at the same time."""
+    n = 1024 if jax.default_backend() == "cpu" else 8192
+    a = _on_every_device((n, n))
+    product = jax.jit(lambda x: jnp.einsum("dij,djk->dik", x, x))
+    return 2 * n**3 * jax.device_count() / median_seconds(lambda: product(a))
+
+
+def copy_rate() -> float:
+    """Returns the bytes/s, read and written, of adding to a large array on each device."""
+    a = _on_every_device((2**26,))
+    add = jax.jit(lambda x: x + 1)
+    return 2 * a.nbytes / median_seconds(lambda: add(a))

@@ -1,0 +1,196 @@
+"""How fast is the sweep, against the other ways to train many small networks?
+
+  .venv/bin/pip install -e ".[bench]"
+  .venv/bin/python -m experiments.benchmarks.sweep_throughput
+
+Each side has its own process; they take turns, round after round, and medians are compared. The
+last two tables: what a training that is cut into chunks and checkpointed costs over one call, and
+how far the arithmetic is from the machine's own rate. Cost: about six minutes on two cores, of
+which the sides train two thirds. Outcome: BUILD_NOTES.md.
+"""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import unittest.mock
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import runtime
+from experiments.benchmarks import jax_sides, machine
+from experiments.benchmarks.task import Size
+from ppp_jax import program, progress, sweep, tuning
+
+ROUNDS, SECONDS = 5, 1.5
+SIZES = {"tiny": Size(64, 32, 16), "wide": Size(784, 256, 16)}
+SEEDS = {"tiny": (16, 64, 1024), "wide": (16, 64)}
+COMPARED = {"tiny": 64, "wide": 16}  # seeds of every side
+OTHERS = {
+    "torch_1_thread": "torch_sides",
+    "torch_2_threads": "torch_sides",
+    "torch_func": "torch_sides",
+    "vmap_scan": "jax_sides",
+    "jitted_steps": "jax_sides",
+}
+ONE_AT_A_TIME = ("torch_1_thread", "torch_2_threads", "jitted_steps")
+
+
+class Side(NamedTuple):
+    """One way to train, at one number of seeds."""
+
+    module: str
+    name: str
+    seeds: int
+
+
+def main() -> None:
+    """Prints all tables, ready to be pasted."""
+    packages = ("jax", "jaxlib", "flax", "optax", "torch")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    print(f"Python {platform.python_version()}, {versions}; {runtime.core_count()} cores\n")
+    cost = {name: compare(name) for name in SIZES}
+    print_comparison(cost)
+    runtime.use_all_cores()
+    print_chunks()
+    print_rates(cost)
+
+
+def compare(size: str) -> dict[Side, float]:
+    """Returns the median seconds per seed and step of every side, all measured in turn."""
+    sides = [Side("jax_sides", "ours", seeds) for seeds in SEEDS[size]]
+    sides += [Side(module, name, COMPARED[size]) for name, module in OTHERS.items()]
+    times: dict[Side, list[float]] = {side: [] for side in sides}
+    with contextlib.ExitStack() as stack:
+        workers = {side: stack.enter_context(_worker(SIZES[size], side)) for side in sides}
+        steps = {side: _calibrate(worker) for side, worker in workers.items()}
+        for _ in range(ROUNDS):
+            for side, worker in workers.items():
+                models = 1 if side.name in ONE_AT_A_TIME else side.seeds
+                times[side].append(_train(worker, steps[side]) / steps[side] / models)
+    return {side: statistics.median(values) for side, values in times.items()}
+
+
+@contextlib.contextmanager
+def _worker(size: Size, side: Side) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "experiments.benchmarks.worker", side.module, side.name]
+    numbers = [str(number) for number in (*size, side.seeds)]
+    with subprocess.Popen(
+        [*command, *numbers], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as worker:
+        yield worker
+        worker.communicate()
+
+
+def _train(worker: subprocess.Popen[str], steps: int) -> float:
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    worker.stdin.write(f"{steps}\n")
+    worker.stdin.flush()
+    return float(worker.stdout.readline())
+
+
+def _calibrate(worker: subprocess.Popen[str]) -> int:
+    """Returns how many steps take a round's time, compiled."""
+    _train(worker, 20)
+    steps = max(1, int(20 * SECONDS / _train(worker, 20)))
+    _train(worker, steps)
+    return steps
+
+
+def print_comparison(cost: dict[str, dict[Side, float]]) -> None:
+    """Prints every side's cost, and how many times ours it is."""
+    print("| size | side | seeds | µs per seed-step | over ours |\n| --- | --- | --- | --- | --- |")
+    for size, sides in cost.items():
+        ours = sides[Side("jax_sides", "ours", COMPARED[size])]
+        for side, seconds in sides.items():
+            cells = (size, side.name, side.seeds, f"{1e6 * seconds:.1f}", f"{seconds / ours:.2f}")
+            print("| " + " | ".join(map(str, cells)) + " |")
+        few, many = (sides[Side("jax_sides", "ours", n)] for n in (SEEDS[size][0], SEEDS[size][-1]))
+        print(f"\n{size}: {SEEDS[size][-1]} seeds over {SEEDS[size][0]}: {many / few:.3f}\n")
+
+
+class _ClockedProgress(progress.Progress):
+    """A silent bar that knows how long training took, compilation left out."""
+
+    seconds_trained = 0.0
+
+    def compiled(self) -> None:
+        """Starts the clock."""
+        super().compiled()
+        self.start = time.perf_counter()
+
+    def __exit__(self, *error: Any) -> None:
+        """Stops it."""
+        super().__exit__(*error)
+        _ClockedProgress.seconds_trained = time.perf_counter() - self.start
+
+
+def print_chunks() -> None:
+    """Prints what chunks of 100 steps, their lines of metrics and checkpoints cost."""
+    print("| size | seeds | steps | chunks of 100 over one call |\n| --- | --- | --- | --- |")
+    for size, epochs in (("tiny", 300), ("wide", 40)):
+        seeds = COMPARED[size]
+        grid = jax_sides.our_grid(SIZES[size], seeds, epochs=epochs)
+        dataset = jax_sides.our_data(SIZES[size])
+        ratios = [_chunked(grid, dataset) / _in_one_call(grid, dataset) for _ in range(3)]
+        steps = sweep.total_steps(grid, dataset)
+        print(f"| {size} | {seeds} | {steps} | {statistics.median(ratios):.3f} |")
+    print()
+
+
+def _chunked(grid: Any, dataset: Any) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "data.npz"
+        np.savez(path, x_train=dataset.train, x_test=dataset.test)
+        with unittest.mock.patch.multiple(
+            sweep,
+            Progress=_ClockedProgress,
+            CHUNKS_PER_SNAPSHOT=10**9,  # as many as MIN_CHUNK_STEPS allows
+            MIN_CHUNK_STEPS=100,
+            CHECKPOINT_SECONDS=10,  # six times as often as usual
+        ):
+            sweep.train(dataclasses.replace(grid, data=str(path)), folder + "/run", progress=False)
+    return _ClockedProgress.seconds_trained
+
+
+def _in_one_call(grid: Any, dataset: Any) -> float:
+    steps = sweep.total_steps(grid, dataset)
+    widths = tuning.seed_batches(grid, dataset, recorded={}, steps=steps)
+    built = program.build(grid, dataset, seed_batch=widths)
+    for count in (1, steps):
+        states = built.init(built.hypers)
+        start = time.perf_counter()
+        jax.block_until_ready(
+            built.chunk(states, built.hypers, built.arrays, np.int32(0), np.int32(count))
+        )
+    return time.perf_counter() - start
+
+
+def print_rates(cost: dict[str, dict[Side, float]]) -> None:
+    """Prints how much of the machine's arithmetic, and of a GPU's bandwidth, is used."""
+    rate = machine.matrix_product_rate()
+    print(f"matrix products: {rate / 1e9:.0f} GFLOP/s measured, on {jax.device_count()} devices")
+    copied = machine.copy_rate() if jax.default_backend() == "gpu" else float("nan")
+    for size, sides in cost.items():
+        grid, dataset = jax_sides.our_grid(SIZES[size], 1), jax_sides.our_data(SIZES[size])
+        seconds = sides[Side("jax_sides", "ours", SEEDS[size][-1])]
+        achieved = tuning.flops_per_step(grid, dataset) / seconds
+        print(f"{size}: {achieved / 1e9:.1f} GFLOP/s, {achieved / rate:.1%} of that")
+        if copied > 0:  # parameters and moments are read and written once per step
+            built = program.build(grid, dataset, seed_batch=1)
+            moved = 2 * tuning.size_bytes(jax.eval_shape(built.init, built.hypers)) / seconds
+            print(f"{size}: {moved / 1e9:.0f} GB/s of {copied / 1e9:.0f} GB/s measured in copies")
+
+
+if __name__ == "__main__":
+    main()

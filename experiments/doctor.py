@@ -1,0 +1,133 @@
+"""Is this machine ready? Devices, versions, folders, expected speed, each with its remedy.
+
+  python -m experiments.doctor [--workdir=…] [--distributed …]
+
+Cost: a few seconds. Outcome: one line per check; exit status 1 if any needs attention.
+"""
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import os
+import pathlib
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments import flags as experiment_flags
+from experiments import runtime
+from experiments.ablation import DEFAULTS
+from experiments.benchmarks import machine
+from ppp_jax import devices, manifest, program, sweep, tuning
+
+PYTHON = (3, 11)
+
+flags.adopt_module_key_flags(runtime)
+flags.declare_key_flag("workdir")  # of the ablation
+
+
+class Finding(NamedTuple):
+    """One line of the diagnosis; `remedy` is empty if all is well."""
+
+    what: str
+    text: str
+    remedy: str = ""
+
+
+def versions() -> Iterator[Finding]:
+    """Python and the packages that results depend on."""
+    old = sys.version_info[:2] < PYTHON
+    yield Finding("python", platform.python_version(), "install 3.11 or newer" if old else "")
+    found = [f"{name} {importlib.metadata.version(name)}" for name in manifest.PACKAGES]
+    yield Finding("packages", ", ".join(found))
+
+
+def accelerators() -> Iterator[Finding]:
+    """Devices of all processes."""
+    kinds = sorted({f"{device.platform} ({device.device_kind})" for device in jax.devices()})
+    count = f"{jax.device_count()} × {', '.join(kinds)}, {jax.local_device_count()} of them here"
+    alone = jax.default_backend() == "cpu" and shutil.which("nvidia-smi") is not None
+    remedy = "this machine's GPU is not used: pip install ppp_jax[cuda13]" if alone else ""
+    yield Finding("devices", count, remedy)
+    text = f"{jax.process_count()}, this is number {jax.process_index()}"
+    yield Finding("processes", text)
+    yield Finding("cores", f"{runtime.core_count()} of {os.cpu_count()} may be used")
+
+
+def folders() -> Iterator[Finding]:
+    """The run folder and the cache of compiled programs."""
+    workdir = flags.FLAGS.workdir
+    if "://" in workdir:
+        installed = importlib.util.find_spec("gcsfs") is not None
+        text = f"{workdir} is no folder; gcsfs is {'' if installed else 'not '}installed"
+        remedy = (
+            "train to a mounted bucket (gcsfuse) or a local folder; "
+            "gcsfs lets xarray read a run that was copied to gs://"
+        )
+        yield Finding("workdir", text, remedy)
+    else:
+        yield _writable("workdir", pathlib.Path(workdir))
+    cache = runtime.cache_folder(flags.FLAGS.compilation_cache)
+    yield Finding("cache", "none") if cache is None else _writable("cache", cache)
+
+
+def _writable(what: str, folder: pathlib.Path) -> Finding:
+    folder = folder.expanduser().absolute()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        with tempfile.NamedTemporaryFile(dir=existing) as file:
+            file.write(b"ppp_jax")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return Finding(what, f"{folder} ({error.strerror})", "name another folder")
+    free = shutil.disk_usage(existing).free / 2**30
+    return Finding(what, f"{folder} can be written, {free:.0f} GiB free")
+
+
+def speed() -> Iterator[Finding]:
+    """The machine's arithmetic, and how long the default ablation would train."""
+    yield Finding("products", f"{machine.matrix_product_rate() / 1e9:.0f} GFLOP/s in float32")
+    grid = dataclasses.replace(DEFAULTS, activations=["isotropic_tanh"], optimizers=["adam"])
+    dataset, timed_steps = sweep.load_data(grid), 200
+    steps = sweep.total_steps(DEFAULTS, dataset)
+    widths = tuning.seed_batches(grid, dataset, recorded={}, steps=steps)
+    built = program.build(grid, dataset, seed_batch=widths)
+    states = built.init(built.hypers)
+
+    def train() -> jax.Array:
+        nonlocal states
+        count = np.int32(timed_steps)
+        states, losses = built.chunk(states, built.hypers, built.arrays, np.int32(0), count)
+        return next(iter(losses.values()))
+
+    per_step = machine.median_seconds(train) / timed_steps / grid.runs
+    minutes = per_step * steps * DEFAULTS.runs / 60
+    text = (
+        f"{1e6 * per_step:.1f} µs per step of one network; the default ablation's {DEFAULTS.runs}"
+    )
+    yield Finding("training", f"{text} would train in {minutes:.1f} minutes, after compiling")
+
+
+def main() -> None:
+    """Prints every finding as it is made."""
+    troubles = 0
+    for check in (versions, accelerators, folders, speed):
+        for what, text, remedy in check():
+            troubles += bool(remedy)
+            mark, hint = ("!!", f" -> {remedy}") if remedy else ("ok", "")
+            if devices.is_main():
+                print(f"{mark}  {what:<10} {text}{hint}", flush=True)
+    if troubles:
+        runtime.leave(experiment_flags.USER_ERROR)
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main)
