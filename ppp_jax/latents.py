@@ -49,8 +49,12 @@ def fit(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> None
     for leftover in (partial, old):
         if leftover.exists():
             shutil.rmtree(leftover)
-    before = _stored_grid(path)
+    stored = _stored_manifest(path)
+    before = None if stored is None else Grid.from_json(json.loads(stored)["config"])
     if before is not None and before.to_json() == grid.to_json():
+        if stored != manifest:
+            zarr.open_group(path, mode="r+", zarr_format=2).attrs["manifest"] = manifest
+            zarr.consolidate_metadata(path, zarr_format=2)
         return
     _create(partial, grid, dataset, manifest)
     if before is not None:
@@ -61,11 +65,10 @@ def fit(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> None
         shutil.rmtree(old)
 
 
-def _stored_grid(path: pathlib.Path) -> Grid | None:
+def _stored_manifest(path: pathlib.Path) -> str | None:
     if not path.exists():
         return None
-    attributes = zarr.open_group(path, mode="r", zarr_format=2).attrs
-    return Grid.from_json(json.loads(str(attributes["manifest"]))["config"])
+    return str(zarr.open_group(path, mode="r", zarr_format=2).attrs["manifest"])
 
 
 def _copy(source: pathlib.Path, before: Grid, target: pathlib.Path, grid: Grid) -> None:
