@@ -215,11 +215,17 @@ def checkpoint_manager(workdir: pathlib.Path, part: int) -> Iterator[ocp.Checkpo
     devices.on_main(lambda: folder.mkdir(parents=True, exist_ok=True))
     options = ocp.CheckpointManagerOptions(max_to_keep=KEPT_CHECKPOINTS)
     manager = ocp.CheckpointManager(folder, options=options)
+    abandoned = False
     try:
         yield manager
+    except Exception:
+        # Closing waits for the other processes, and one of them may be what has failed.
+        abandoned = jax.process_count() > 1
+        raise
     finally:
-        with _failed_saves():
-            manager.close()
+        if not abandoned:
+            with _failed_saves():
+                manager.close()
 
 
 def save_checkpoint(manager: ocp.CheckpointManager, step: int, state: Any) -> None:

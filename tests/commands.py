@@ -82,6 +82,17 @@ def lines(workdir):
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+def reached(workdir, count):
+    """Returns a condition: a process started now has brought the metrics to `count` lines."""
+    started = time.time_ns()
+
+    def condition():
+        path = workdir / "metrics.jsonl"
+        return path.exists() and path.stat().st_mtime_ns > started and lines(workdir) >= count
+
+    return condition
+
+
 def final_states(workdir, runs, *, part=0):
     """Returns the newest checkpoint's leaves as bytes, without the padding."""
     step = store.last_step(workdir, part)

@@ -39,24 +39,31 @@ def test_two_processes_train_what_one_does_and_one_reports(alone, tmp_path):
 
 
 def test_processes_come_and_go(alone, tmp_path):
-    """Two, of which one is killed; then one, killed too; then two again, to the end."""
+    """Two, one is killed; one, killed too; two, one is asked to stop; one, to the end."""
     with commands.several(tmp_path, FLAGS, count=2) as (first, second):
-        assert commands.wait_until(lambda: commands.lines(tmp_path) > 2 * 11, first)
+        assert commands.wait_until(commands.reached(tmp_path, 2 * 15), first)
         second.send_signal(signal.SIGKILL)
         _, stderr = first.communicate(timeout=commands.TIMEOUT)
-    assert first.returncode == 3, stderr
-    assert "this process or another one has ended" in stderr
-    assert "the same command, started on all machines, continues" in stderr
+    if first.returncode != -signal.SIGABRT:  # JAX itself was first to notice
+        assert first.returncode == 3, stderr
+        assert "this process or another one has ended" in stderr
+        assert "the same command, started on all machines, continues" in stderr
     assert store.last_step(tmp_path, 0) == 10 * (1438 // 24)
 
     one = commands.start(tmp_path, FLAGS)
-    assert commands.wait_until(lambda: commands.lines(tmp_path) > 2 * 30, one)
+    assert commands.wait_until(commands.reached(tmp_path, 2 * 19), one)
     one.kill()
     one.communicate()
 
     with commands.several(tmp_path, FLAGS, count=2) as (first, second):
-        commands.finish(first)
-        commands.finish(second)
+        assert commands.wait_until(commands.reached(tmp_path, 2 * 23), second)
+        second.send_signal(signal.SIGTERM)
+        texts = [process.communicate(timeout=commands.TIMEOUT)[1] for process in (first, second)]
+    assert [first.returncode, second.returncode] == [130, 130], texts
+    assert all("the same command continues" in text for text in texts)
+    assert store.last_step(tmp_path, 0) > 10 * (1438 // 24)
+
+    commands.finish(commands.start(tmp_path, FLAGS))
     commands.assert_same(alone, tmp_path, runs=5)
 
 
