@@ -107,6 +107,8 @@ def _join_processes() -> None:
     if given and len(given) < len(named):
         missing = ", ".join(f"--{name}" for name in named if name not in given)
         raise InputError("distributed", True, f"needs {missing} too")
+    if given and values.num_processes < 1:
+        raise InputError("num_processes", values.num_processes, "must be at least 1")
     if given and not 0 <= values.process_id < values.num_processes:
         problem = f"must be from 0 to {values.num_processes - 1}, one below --num_processes"
         raise InputError("process_id", values.process_id, problem)

@@ -77,6 +77,7 @@ def conditions(seed_batch: dict[str, int]) -> dict[str, Any]:
         ),
         "matmul_precision": str(jax.config.values["jax_default_matmul_precision"]),
         "x64": bool(jax.config.values["jax_enable_x64"]),
+        **{name: str(jax.config.values[f"jax_{name}"]) for name in _RANDOMNESS},
         "seed_batch": seed_batch,
     }
     if device.platform == "cpu":  # large matrix products are cut up by the number of threads
@@ -84,6 +85,7 @@ def conditions(seed_batch: dict[str, int]) -> dict[str, Any]:
     return values
 
 
+_RANDOMNESS = ("default_prng_impl", "threefry_partitionable", "random_seed_offset")
 _FLAGS_WITHOUT_EFFECT = ("--xla_force_host_platform_device_count", "--xla_dump")
 _HAS_AFFINITY = hasattr(os, "sched_getaffinity")  # not on macOS
 

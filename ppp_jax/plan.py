@@ -80,7 +80,7 @@ def plan(
     Raises:
       InputError: as `sweep.train`, but for what only writing can show.
     """
-    dataset, workdir = sweep.load_data(grid), store.folder(workdir)
+    dataset, workdir = sweep.load_data(grid, seed_batch=seed_batch), store.folder(workdir)
     stored = store.check(workdir, grid, dataset, overwrite=overwrite)
     wanted = sweep.resolve(
         stored,

@@ -25,7 +25,6 @@ class Progress:
             unit="step",
             disable=not show,
             mininterval=0.1 if sys.stderr.isatty() else 10,
-            desc="compiling",
         )
         self.seconds, self.run_steps, self.since = 0.0, 0, time.monotonic()
 
@@ -49,6 +48,7 @@ class Progress:
 
     def compiling(self) -> None:
         """Says that a program is being compiled."""
+        self.bar.last_print_t = time.time()  # what was trained since it was drawn counts
         self.bar.set_description("compiling")
 
     def advance(

@@ -57,8 +57,7 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
             file = (workdir / LOCK).open("w")
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The run that held it may have removed the file since it was opened.
-            named = (workdir / LOCK).exists() and (workdir / LOCK).stat()
-            if not named or not os.path.samestat(os.fstat(file.fileno()), named):
+            if not _is_still(file.fileno(), workdir / LOCK):
                 raise BlockingIOError
         except BlockingIOError:
             problem = "another run is at work in this folder; wait for it, or choose another"
@@ -68,13 +67,23 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
             problem = f"cannot be written ({reason}); choose another folder"
             raise InputError("workdir", workdir, problem) from None
 
-    devices.on_main(lock)
     try:
-        yield
+        devices.on_main(lock)
+        try:
+            yield
+        finally:
+            if file is not None:
+                (workdir / LOCK).unlink(missing_ok=True)
     finally:
         if file is not None:
-            (workdir / LOCK).unlink(missing_ok=True)
             file.close()
+
+
+def _is_still(descriptor: int, path: pathlib.Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def folder(workdir: str | pathlib.Path) -> pathlib.Path:

@@ -23,12 +23,15 @@ MIN_CHUNK_STEPS = 100  # below this, the host's share of the time is felt
 CHECKPOINT_SECONDS = 60  # what a killed process may lose, beside the chunk it was in
 
 
-def load_data(grid: Grid) -> Dataset:
+def load_data(grid: Grid, *, seed_batch: int | None = None) -> Dataset:
     """Loads a grid's data.
 
     Raises:
-      InputError: they cannot be used, or the batch is larger than the training set.
+      InputError: they cannot be used, or the batch is larger than the training set; or
+        `seed_batch` is not positive.
     """
+    if seed_batch is not None and seed_batch < 1:
+        raise InputError("seed_batch", seed_batch, "must be at least 1")
     dataset = data.load(grid.data)
     if grid.batch_size > len(dataset.train):
         raise InputError(
@@ -83,20 +86,17 @@ def train(
       >>> sorted(path.name for path in folder.iterdir())
       ['checkpoints', 'latents.zarr', 'manifest.json', 'metrics.jsonl']
     """
-    dataset, workdir = load_data(grid), store.folder(workdir)
+    dataset, workdir = load_data(grid, seed_batch=seed_batch), store.folder(workdir)
     with store.locked(workdir), _disk_errors(workdir):
         stored = store.check(workdir, grid, dataset, overwrite=overwrite)
-        if stored is not None and is_finished(workdir, stored, dataset):
-            wanted = stored
-        else:
-            wanted = resolve(
-                stored,
-                workdir,
-                grid,
-                dataset,
-                seed_batch=seed_batch,
-                allow_inexact=allow_inexact_resume,
-            )
+        wanted = resolve(
+            stored,
+            workdir,
+            grid,
+            dataset,
+            seed_batch=seed_batch,
+            allow_inexact=allow_inexact_resume,
+        )
         devices.on_main(lambda: store.prepare(workdir, wanted, dataset, overwrite=overwrite))
         _train_parts(wanted, dataset, workdir, progress and devices.is_main())
     return workdir
@@ -129,19 +129,20 @@ def resolve(
 ) -> Manifest:
     """Returns the manifest under which training starts or goes on, widths chosen.
 
+    Of a finished folder it is the stored one, whatever the conditions: nothing is trained.
+
     Raises:
-      InputError: the conditions have changed and `allow_inexact` is not set; or `seed_batch` is
-        not positive.
+      InputError: the conditions have changed and `allow_inexact` is not set.
     """
-    if seed_batch is not None and seed_batch < 1:
-        raise InputError("seed_batch", seed_batch, "must be at least 1")
+    if stored is not None and is_finished(workdir, stored, dataset):
+        return stored
     whole = grid if stored is None else stored.grid
     if seed_batch is None:
         recorded = {} if stored is None else stored.conditions["seed_batch"]
         steps = total_steps(whole, dataset)
         widths = tuning.seed_batches(whole, dataset, recorded=recorded, steps=steps)
     else:
-        widths = {cell.shape: seed_batch for cell in whole.cells}
+        widths = {cell.shape: int(seed_batch) for cell in whole.cells}
     now = manifest.conditions(widths)
     if stored is None:
         return manifest.create(grid, dataset, now)

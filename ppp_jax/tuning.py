@@ -5,6 +5,7 @@ Elsewhere memory decides: as many as fit. Widths are chosen once per network sha
 a run, and recorded, because bits depend on them.
 """
 
+import bisect
 import dataclasses
 import hashlib
 import json
@@ -73,7 +74,7 @@ def _choose(grid: Grid, cell: Cell, dataset: Dataset, steps: int) -> int:
 
 
 def balanced(runs: int, at_most: int) -> int:
-    """Returns the width up to `at_most` that splits `runs` with the least padding.
+    """Returns the width up to `at_most` of the fewest, and then most equal, batches of `runs`.
 
     Example:
       >>> balanced(20, 16)
@@ -160,18 +161,24 @@ class _Trainer:
 def _remembered(key: str) -> int | None:
     """Returns an earlier choice of this machine, kept beside its compiled programs."""
     path = _memory_file()
-    if path is None or not path.exists():
-        return None
-    width: int | None = json.loads(path.read_text(encoding="utf-8")).get(key)
+    width: int | None = None if path is None else _known(path).get(key)
     return width
+
+
+def _known(path: pathlib.Path) -> dict[str, int]:
+    """Returns what a file remembers: nothing, if it is not there or damaged."""
+    try:
+        known: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return known
 
 
 def _remember(key: str, width: int) -> int:
     path = _memory_file()
     if path is not None:
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps({**known, key: width}, indent=1), encoding="utf-8")
+        partial.write_text(json.dumps({**_known(path), key: width}, indent=1), encoding="utf-8")
         os.replace(partial, path)
     return width
 
@@ -238,9 +245,12 @@ def _memory_width(grid: Grid, cell: Cell, dataset: Dataset, *, limit: int) -> in
     shapes = {cell.shape for cell in grid.cells}
     need = dict.fromkeys(shapes, measure(grid, cell.shape, dataset))
     built = program.build(grid, dataset, seed_batch=1)
-    fixed, more = (memory_bytes(grid, built, dict.fromkeys(shapes, w), need) for w in (1, 2))
     runs = -(-grid.runs_per_cell // jax.device_count())
-    return balanced(runs, max(1, (limit - fixed) // max(1, more - fixed)))
+
+    def size(width: int) -> int:
+        return memory_bytes(grid, built, dict.fromkeys(shapes, width), need)
+
+    return balanced(runs, max(1, bisect.bisect_right(range(1, runs + 1), limit, key=size)))
 
 
 def flops_per_step(grid: Grid, dataset: Dataset) -> float:
