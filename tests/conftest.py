@@ -8,6 +8,8 @@ import hypothesis
 import jax
 import pytest
 
+# One device in the tests' own processes, whichever test of a main comes first.
+jax.config.update("jax_num_cpu_devices", 1)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
