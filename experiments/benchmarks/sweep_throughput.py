@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import unittest.mock
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +30,8 @@ from experiments import runtime
 from experiments.benchmarks import jax_sides, machine
 from experiments.benchmarks.task import Size
 from ppp_jax import program, progress, sweep, tuning
+from ppp_jax.data import Dataset
+from ppp_jax.grid import Grid
 
 ROUNDS, SECONDS = 5, 1.5
 SIZES = {"tiny": Size(64, 32, 16), "wide": Size(784, 256, 16)}
@@ -102,7 +104,7 @@ def _train(worker: subprocess.Popen[str], steps: int) -> float:
 def _calibrate(worker: subprocess.Popen[str]) -> int:
     """Returns how many steps take a round's time, compiled."""
     _train(worker, 20)
-    steps = max(1, int(20 * SECONDS / _train(worker, 20)))
+    steps = max(100, int(20 * SECONDS / _train(worker, 20)))  # at least a sweep's chunk
     _train(worker, steps)
     return steps
 
@@ -138,17 +140,19 @@ class _ClockedProgress(progress.Progress):
 def print_chunks() -> None:
     """Prints what chunks of 100 steps, their lines of metrics and checkpoints cost."""
     print("| size | seeds | steps | chunks of 100 over one call |\n| --- | --- | --- | --- |")
-    for size, epochs in (("tiny", 300), ("wide", 40)):
+    for size, epochs in (("tiny", 200), ("wide", 30)):
         seeds = COMPARED[size]
         grid = jax_sides.our_grid(SIZES[size], seeds, epochs=epochs)
         dataset = jax_sides.our_data(SIZES[size])
-        ratios = [_chunked(grid, dataset) / _in_one_call(grid, dataset) for _ in range(3)]
         steps = sweep.total_steps(grid, dataset)
+        (width,) = tuning.seed_batches(grid, dataset, recorded={}, steps=steps).values()
+        one = _one_call(grid, dataset, width)
+        ratios = [_chunked(grid, dataset, width) / one(steps) for _ in range(ROUNDS)]
         print(f"| {size} | {seeds} | {steps} | {statistics.median(ratios):.3f} |")
     print()
 
 
-def _chunked(grid: Any, dataset: Any) -> float:
+def _chunked(grid: Grid, dataset: Dataset, width: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "data.npz"
         np.savez(path, x_train=dataset.train, x_test=dataset.test)
@@ -159,21 +163,26 @@ def _chunked(grid: Any, dataset: Any) -> float:
             MIN_CHUNK_STEPS=100,
             CHECKPOINT_SECONDS=10,  # six times as often as usual
         ):
-            sweep.train(dataclasses.replace(grid, data=str(path)), folder + "/run", progress=False)
+            from_file = dataclasses.replace(grid, data=str(path))
+            sweep.train(from_file, folder + "/run", seed_batch=width, progress=False)
     return _ClockedProgress.seconds_trained
 
 
-def _in_one_call(grid: Any, dataset: Any) -> float:
-    steps = sweep.total_steps(grid, dataset)
-    widths = tuning.seed_batches(grid, dataset, recorded={}, steps=steps)
-    built = program.build(grid, dataset, seed_batch=widths)
-    for count in (1, steps):
+def _one_call(grid: Grid, dataset: Dataset, width: int) -> Callable[[int], float]:
+    """Returns the function that trains anew for so many steps, and returns the seconds."""
+    built = program.build(grid, dataset, seed_batch=width)
+
+    def seconds(steps: int) -> float:
         states = built.init(built.hypers)
+        jax.block_until_ready(states)
         start = time.perf_counter()
         jax.block_until_ready(
-            built.chunk(states, built.hypers, built.arrays, np.int32(0), np.int32(count))
+            built.chunk(states, built.hypers, built.arrays, np.int32(0), np.int32(steps))
         )
-    return time.perf_counter() - start
+        return time.perf_counter() - start
+
+    seconds(1)  # compiles
+    return seconds
 
 
 def print_rates(cost: dict[str, dict[Side, float]]) -> None:
