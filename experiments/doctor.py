@@ -68,7 +68,7 @@ def folders() -> Iterator[Finding]:
         installed = importlib.util.find_spec("gcsfs") is not None
         text = f"{workdir} is no folder; gcsfs is {'' if installed else 'not '}installed"
         remedy = (
-            "train to a mounted bucket (gcsfuse) or a local folder; "
+            "train to a local disk or a shared file system (Filestore, NFS); "
             "gcsfs lets xarray read a run that was copied to gs://"
         )
         yield Finding("workdir", text, remedy)

@@ -93,7 +93,7 @@ def folder(workdir: str | pathlib.Path) -> pathlib.Path:
       InputError: it is the address of a bucket, where no file can be appended to or renamed.
     """
     if "://" in str(workdir):
-        problem = "is not a folder; mount the bucket (gcsfuse, say) and name the mounted folder"
+        problem = "is not a folder; name one on a local disk or a shared file system"
         raise InputError("workdir", workdir, problem)
     return pathlib.Path(workdir).expanduser()
 

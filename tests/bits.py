@@ -11,13 +11,10 @@ import json
 import sys
 
 import jax
+import numpy as np
 
-jax.config.update("jax_num_cpu_devices", 8)
-
-import numpy as np  # noqa: E402
-
-from ppp_jax import data, devices, program  # noqa: E402
-from ppp_jax.grid import Grid  # noqa: E402
+from ppp_jax import data, devices, program
+from ppp_jax.grid import Grid
 
 SEED, SEED_BATCH = 5, 4
 
@@ -48,5 +45,6 @@ def digests(axes, runs, device_count, chunks):
 
 
 if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", 8)
     for way in json.loads(sys.argv[2]):
         print(json.dumps(digests(json.loads(sys.argv[1]), *way)), flush=True)  # noqa: T201

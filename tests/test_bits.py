@@ -51,7 +51,7 @@ def test_over_the_registry_one_device_or_several_are_alike(axes):
 
 def test_a_cell_does_not_depend_on_the_other_cells():
     """So that a grid extended later is what it would have been at once."""
-    both = {"activations": ["relu", "isotropic_tanh"], "optimizers": ["momentum", "adam"]}
+    both = {"activations": ["relu", "isotropic_tanh"], "optimizers": ["adam"]}
     one = {"activations": ["isotropic_tanh"], "optimizers": ["adam"]}
     (together,), (alone,) = digests(both, [ALONE]), digests(one, [[7, 2, STEPS]])
     assert together.items() >= alone.items()

@@ -26,10 +26,9 @@ SMALL = Grid(
 )
 MORE = {
     "seeds": {"seeds": [0, 1, 2, 7]},
-    "latent_widths": {"latent_widths": [3, 5]},
     "epochs": {"epochs": 5},
     "snapshots": {"epochs": 5, "snapshots": [1, 2, 3]},
-    "everything": {"activations": ["relu", "tanh"], "optimizers": ["sgd", "adam"],
+    "everything": {"activations": ["relu", "tanh"], "latent_widths": [3, 5],
                    "seeds": [2, 1, 3], "epochs": 3},
 }  # fmt: skip
 

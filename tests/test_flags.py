@@ -75,7 +75,9 @@ SETTINGS = {
     "--batch_size=5000: is larger than the training set": ["--batch_size=5000"],
     "--epsilon=1.5: must lie in [0, 1]": ["--epsilon=1.5"],
     "--data=none.npz: no such file": ["--data=none.npz"],
-    "--workdir=gs://bucket/run: is not a folder; mount the bucket": ["--workdir=gs://bucket/run"],
+    "--workdir=gs://bucket/run: is not a folder; name one on a local disk": [
+        "--workdir=gs://bucket/run"
+    ],
     "--workdir=/proc/run: cannot be written": ["--workdir=/proc/run"],
 }
 SYNTAX = {
