@@ -1,4 +1,7 @@
-"""The same bits, whatever the company: a run depends on its seed and the width of its batch."""
+"""The same bits, whatever the company: a run depends on its seed and the width of its batch.
+
+That it does not depend on the other cells, tests/test_extension.py shows.
+"""
 
 import json
 import os
@@ -47,11 +50,3 @@ def test_one_seed_is_the_same_in_any_company():
 def test_over_the_registry_one_device_or_several_are_alike(axes):
     alone, several = digests(axes, [ALONE, [6, 2, STEPS]])
     assert several == alone
-
-
-def test_a_cell_does_not_depend_on_the_other_cells():
-    """So that a grid extended later is what it would have been at once."""
-    both = {"activations": ["relu", "isotropic_tanh"], "optimizers": ["adam"]}
-    one = {"activations": ["isotropic_tanh"], "optimizers": ["adam"]}
-    (together,), (alone,) = digests(both, [ALONE]), digests(one, [[7, 2, STEPS]])
-    assert together.items() >= alone.items()
