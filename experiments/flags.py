@@ -83,6 +83,17 @@ def _define_list(name: str, item: Callable[[str], list[Any]], text: str, default
     flags.DEFINE(_ListParser(item), name, default, text, serializer=_ListSerializer())
 
 
+def define_numbers(name: str, default: Sequence[float], text: str) -> None:
+    """Defines a flag that takes numbers separated by commas.
+
+    Args:
+      name: of the flag.
+      default: what it is if not given.
+      text: its help.
+    """
+    _define_list(name, _numbers, text, tuple(default))
+
+
 def define(grid: Grid, *, workdir: str) -> None:
     """Defines the flags of a grid and of its report, with the defaults of an experiment.
 

@@ -4,27 +4,50 @@ import itertools
 
 import numpy as np
 
+# On the threshold means accepted, whichever way rounding went on the path to it.
+TOUCHES = 1e-14
+
 
 def ppp(latents, basis, epsilon, *, order=itertools.combinations):
-    """Accepted points per plane: `[(i, j, sample, u, v, fraction), …]`, and all plane fractions."""
+    """Accepted points per plane: `[(i, j, sample, u, v), …]`, and all squared plane fractions."""
     basis = np.array([b / np.linalg.norm(b) for b in np.asarray(basis, float)])
     accepted, fractions = [], []
     for i, j in order(range(len(basis)), 2):
         g = basis[i] @ basis[j]
         if 1 - g * g < 1e-6:
             continue
-        e1 = basis[i]
-        e2 = (basis[j] - g * basis[i]) / np.sqrt(1 - g * g)
         for s, x in enumerate(np.asarray(latents, float)):
-            length = np.linalg.norm(x)
-            if length == 0:
+            square = x @ x
+            if square == 0:
                 continue
-            u, v = x @ e1, x @ e2
-            fraction = np.hypot(u, v) / length
+            u = x @ basis[i]
+            v = (x @ basis[j] - g * u) / np.sqrt(1 - g * g)
+            fraction = (u * u + v * v) / square
             fractions.append(fraction)
-            if fraction >= epsilon:
+            if fraction >= (1 - TOUCHES) * epsilon**2:
                 accepted.append((i, j, s, u, v))
     return accepted, np.array(fractions)
+
+
+def srm(latents, basis, epsilon, angles, *, signed=False, order=itertools.combinations):
+    """Spotlight Resonance from its definition, `(planes, angles)`: a probe, and every sample."""
+    basis = np.array([b / np.linalg.norm(b) for b in np.asarray(basis, float)])
+    x = np.asarray(latents, float)
+    x = x[x.any(axis=1)]
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    curves = []
+    for i, j in order(range(len(basis)), 2):
+        g = basis[i] @ basis[j]
+        if 1 - g * g < 1e-6:
+            continue
+        across = (basis[j] - g * basis[i]) / np.sqrt(1 - g * g)
+        curve = []
+        for angle in angles:
+            cosine = x @ (np.cos(angle) * basis[i] + np.sin(angle) * across)
+            seen = np.mean(cosine >= epsilon - TOUCHES)
+            curve.append(seen - signed * np.mean(cosine <= -epsilon + TOUCHES))
+        curves.append(curve)
+    return np.array(curves)
 
 
 def c4(latents, basis):

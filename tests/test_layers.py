@@ -8,14 +8,15 @@ import sys
 PACKAGE = pathlib.Path(__file__).parents[1] / "ppp_jax"
 # Each module may import those before it.
 ORDER = [
-    "errors", "numerics", "activations", "symmetry", "data", "models", "optimizers", "batches",
-    "grid", "extension", "devices", "training", "program", "manifest", "tuning", "latents", "store",
-    "interrupts", "progress", "sweep", "plan",
+    "errors", "numerics", "bases", "activations", "symmetry", "data", "models", "optimizers",
+    "batches", "grid", "extension", "devices", "training", "program", "manifest", "tuning",
+    "latents", "store", "interrupts", "progress", "sweep", "plan",
 ]  # fmt: skip
 ANALYSIS_ORDER = [
-    "planes", "nulls", "ppp", "statistics", "compare", "loading", "summary", "plots", "report",
+    "arrays", "frames", "planes", "nulls", "projection", "density", "ppp", "srm", "statistics",
+    "compare", "loading", "summary", "plots", "animate", "folder", "report",
 ]  # fmt: skip
-TRAINING_ONLY = ("flax", "optax", "orbax", "absl", "sklearn")
+ABSENT = ("flax", "optax", "orbax", "absl", "sklearn", "tqdm", "dask")
 
 
 def imported(path):
@@ -40,25 +41,29 @@ def test_analysis_imports_point_one_way():
     files = {path.stem for path in (PACKAGE / "analysis").glob("*.py")} - {"__init__"}
     assert files == set(ANALYSIS_ORDER)
     for i, name in enumerate(ANALYSIS_ORDER):
-        allowed = {f"analysis.{before}" for before in ANALYSIS_ORDER[:i]} | {"errors", "numerics"}
+        allowed = {f"analysis.{before}" for before in ANALYSIS_ORDER[:i]} | {
+            "errors",
+            "numerics",
+            "bases",
+        }
         assert imported(PACKAGE / "analysis" / f"{name}.py") <= allowed, name
 
 
 def test_analysis_works_where_the_training_stack_is_not_installed():
     program = f"""
 import sys
-for name in {TRAINING_ONLY!r}:
+for name in {ABSENT!r}:
     sys.modules[name] = None  # importing it raises ImportError
 import numpy as np
 import ppp_jax.analysis as pa
 picture = pa.ppp(np.random.default_rng(0).normal(size=(500, 6)))
 assert abs(picture.acceptance_ratio - 1) < 0.3
 pa.alignment_c4(np.eye(4))
-loaded = [n for n in sys.modules if n.split(".")[0] in ("flax", "optax", "orbax", "absl", "sklearn")
+loaded = [n for n in sys.modules if n.split(".")[0] in {ABSENT!r}
           and sys.modules[n] is not None]
 assert not loaded, loaded
 ours = {{n for n in sys.modules if n.startswith("ppp_jax.")}}
-rest = ours - {{"ppp_jax.errors", "ppp_jax.numerics"}}
+rest = ours - {{"ppp_jax.errors", "ppp_jax.numerics", "ppp_jax.bases"}}
 assert all(name.startswith("ppp_jax.analysis") for name in rest), rest
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

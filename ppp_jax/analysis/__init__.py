@@ -4,27 +4,36 @@ Works on any array of latents, ours or anyone's, and needs nothing of the traini
 `import ppp_jax.analysis as pa`.
 """
 
+from ppp_jax.analysis.animate import animate
 from ppp_jax.analysis.compare import bootstrap_interval, interquartile_mean
+from ppp_jax.analysis.folder import write_analysis
 from ppp_jax.analysis.loading import load
 from ppp_jax.analysis.planes import check_epsilon
-from ppp_jax.analysis.plots import plot_curves, plot_ppp, plot_strip
-from ppp_jax.analysis.ppp import EmptyPPPWarning, Projection, ppp, project
+from ppp_jax.analysis.plots import plot_curves, plot_ppp, plot_srm, plot_strip
+from ppp_jax.analysis.ppp import ppp
+from ppp_jax.analysis.projection import EmptyPPPWarning, count_planes, project, top_planes
 from ppp_jax.analysis.report import write_report
+from ppp_jax.analysis.srm import srm
 from ppp_jax.analysis.statistics import acceptance_ratio, alignment_c4
 
 __all__ = [
     "EmptyPPPWarning",
-    "Projection",
     "acceptance_ratio",
     "alignment_c4",
+    "animate",
     "bootstrap_interval",
     "check_epsilon",
+    "count_planes",
     "interquartile_mean",
     "load",
     "plot_curves",
     "plot_ppp",
+    "plot_srm",
     "plot_strip",
     "ppp",
     "project",
+    "srm",
+    "top_planes",
+    "write_analysis",
     "write_report",
 ]

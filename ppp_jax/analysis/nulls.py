@@ -6,6 +6,7 @@ follow from that for *these* sample lengths, whatever they are.
 """
 
 import numpy as np
+import scipy.special
 
 from ppp_jax.errors import InputError
 
@@ -30,6 +31,25 @@ def acceptance(units: int, epsilon: float) -> float:
     if units < 2:
         raise InputError("units", units, "must be at least 2 for a plane to exist")
     return float((1 - epsilon**2) ** ((units - 2) / 2))
+
+
+def spotlight(units: int, epsilon: float) -> float:
+    """Returns SRM of isotropic latents, ½·I_{1−ε²}((n−1)/2, ½): the share within arccos(ε).
+
+    Args:
+      units: n, at least 2.
+      epsilon: cosine of the spotlight's half-angle, in [0, 1].
+
+    Raises:
+      InputError: fewer than two units, in which there is no plane.
+
+    Example:
+      >>> round(spotlight(8, 0.75), 5)
+      0.00997
+    """
+    if units < 2:
+        raise InputError("units", units, "must be at least 2 for a plane to exist")
+    return 0.5 * float(scipy.special.betainc((units - 1) / 2, 0.5, 1 - epsilon**2))
 
 
 def _group_lengths(lengths: np.ndarray) -> np.ndarray:

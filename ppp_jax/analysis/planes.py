@@ -3,321 +3,379 @@
 For unit basis vectors b_i, b_j with cosine g, a sample x with projections a_i, a_j has in-plane
 coordinates u = a_i, v = (a_j − g a_i)/√(1 − g²); it is accepted iff √(u² + v²) ≥ ε‖x‖
 (METHOD §1–2). No matrix product per plane is needed: one product with the whole basis serves all.
+
+Candidates are found quickly, in one of two ways that overlook none, and decided on in double
+precision by one function. *Dense*: every plane and sample, jitted, in single precision with a
+margin for its rounding. *Pruned*: of the two vectors of an accepted plane, the one on which the
+sample projects more has a² ≥ (1 − |g|) ε²‖x‖²/2, which in an orthonormal basis at most ⌊2/ε²⌋
+vectors reach, so that most samples of a wide layer are dropped after one look.
 """
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import xarray as xr
 
+from ppp_jax.analysis.arrays import Source, open_source, read
+from ppp_jax.analysis.frames import Frame, build_frame
 from ppp_jax.errors import InputError
-from ppp_jax.numerics import polar
 
-MIN_SINE_SQUARED = 1e-6  # of the angle between two vectors, below which they span no plane
-BLOCK_ELEMENTS = 2**22  # (planes × samples) handled at once, which bounds memory
-
-
-class Samples(NamedTuple):
-    """Latents as the kernel takes them.
-
-    Attributes:
-      values: `(samples, units)`, finite, floating.
-      rows: position of each in the flattened input, `(samples,)`.
-      dropped: how many rows were left out for not being finite.
-    """
-
-    values: np.ndarray
-    rows: np.ndarray
-    dropped: int
+WINDOW_ELEMENTS = 2**22  # projections held at once
+CANDIDATES = 2**22  # (plane, sample) pairs looked at together
+# A pair costs the pruned search so many times what it costs the dense one, which also has to start.
+PRUNED_COST, DENSE_START = 20, 2**20
+# On the threshold means accepted: a few units of double rounding, however it was reached.
+SLACK = 1 - 2.0**-46
+SINGLE_MARGIN = 2.0**-20  # more than single precision can be off on unit vectors
 
 
-class Frame(NamedTuple):
-    """The privileged planes of a basis.
+class Survey(NamedTuple):
+    """What one pass over the samples tells.
 
     Attributes:
-      vectors: unit rows, `(vectors, units)`, float64.
-      planes: indices (i, j) of the vectors that span each plane, `(planes, 2)`.
-      cosine: g = b_i·b_j of each plane, `(planes,)`.
-      skipped: pairs left out because they are parallel or antiparallel.
+      lengths: ‖x‖, `(rows,)`, 0 of a zero row, NaN of one that is not finite.
+      candidates: rows that some plane may accept, ascending.
+      zero_rows: samples of length 0; they lie in no plane.
+      dropped_rows: samples that are not finite.
     """
 
-    vectors: np.ndarray
-    planes: np.ndarray
-    cosine: np.ndarray
-    skipped: int
+    lengths: np.ndarray
+    candidates: np.ndarray
+    zero_rows: int
+    dropped_rows: int
+
+
+class Prepared(NamedTuple):
+    """Everything that the kernel needs.
+
+    Attributes:
+      source: the latents.
+      frame: the planes.
+      survey: what is known of the samples.
+      epsilons: acceptance cosines, ascending, float64.
+      progress: whether to show a progress bar on stderr.
+    """
+
+    source: Source
+    frame: Frame
+    survey: Survey
+    epsilons: np.ndarray
+    progress: bool
+
+    @property
+    def samples(self) -> int:
+        """Samples that are neither zero nor dropped, out of which some are accepted."""
+        return self.source.rows - self.survey.zero_rows - self.survey.dropped_rows
 
 
 class Accepted(NamedTuple):
-    """Accepted samples of some planes, plane by plane, samples in input order.
+    """Accepted samples, in blocks of consecutive samples.
 
     Attributes:
-      points: in-plane coordinates (u, v), `(accepted, 2)`, in latent units.
-      plane: row of `Frame.planes` of each point, `(accepted,)`.
-      sample: row of `Samples.values` of each point, `(accepted,)`.
+      plane: row of `Frame.planes`, `(accepted,)`; within a plane samples ascend.
+      sample: row of the pooled latents, `(accepted,)`.
+      u: first in-plane coordinate, in latent units, float64.
+      v: second in-plane coordinate.
+      share: (r/‖x‖)², the squared cosine between the sample and the plane.
     """
 
-    points: np.ndarray
     plane: np.ndarray
     sample: np.ndarray
+    u: np.ndarray
+    v: np.ndarray
+    share: np.ndarray
 
 
-def as_clouds(latents: Any) -> np.ndarray:
-    """Reads latents of any array type as `(..., samples, units)`.
-
-    Args:
-      latents: array of real numbers, at least two-dimensional; of an xarray array the dimensions
-        `sample` and `unit` may stand anywhere.
-
-    Returns:
-      The array, float32 unless the input is float64.
-
-    Raises:
-      InputError: not an array of real vectors.
-    """
-    if isinstance(latents, xr.DataArray):
-        latents = latents.transpose(..., *[d for d in ("sample", "unit") if d in latents.dims])
-    values = np.asarray(latents)
-    real = np.issubdtype(values.dtype, np.number) or values.dtype == bool
-    # Accelerators' narrow floats (bfloat16, float8) are no subtypes of NumPy's.
-    real = (real and np.isrealobj(values)) or jnp.issubdtype(values.dtype, jnp.floating)
-    if values.ndim < 2 or 0 in values.shape or not real:
-        raise InputError(
-            "latents", f"array of {values.dtype} {values.shape}", "must be real, (samples, units)"
-        )
-    return values if values.dtype in (np.float32, np.float64) else values.astype(np.float32)
+def check_epsilon(epsilon: Any) -> np.ndarray:
+    """Returns acceptance cosines as a float64 vector, and raises `InputError` outside [0, 1]."""
+    values = np.atleast_1d(np.asarray(epsilon))
+    if values.ndim != 1 or not len(values) or values.dtype.kind not in "iuf":
+        raise InputError("epsilon", epsilon, "must be a number in [0, 1], or a list of them")
+    for value in values:
+        if not 0 <= value <= 1:
+            raise InputError("epsilon", value, "must lie in [0, 1]; it is a cosine")
+    return values.astype(np.float64)
 
 
-def rescale(values: np.ndarray) -> tuple[np.ndarray, np.floating[Any]]:
-    """Divides by the power of two below the largest entry, which rounds nothing.
-
-    The kernel computes in float32 unless JAX is set to more, and float64 input need not fit.
-
-    Args:
-      values: floating, any shape; what is not finite has no say in the scale.
-
-    Returns:
-      `(values / scale, scale)`, in the dtype of `values`.
-    """
-    finite = np.abs(values[np.isfinite(values)])
-    largest = float(finite.max()) if finite.size else 0.0
-    power = np.clip(np.floor(np.log2(largest)), -1000, 1000) if largest > 0 else 0.0
-    scale = values.dtype.type(2.0**power)
-    return values / scale, scale
+def threshold(epsilon: np.ndarray) -> np.ndarray:
+    """Returns the least squared plane fraction (r/‖x‖)² that each ε accepts."""
+    return SLACK * np.square(epsilon)
 
 
-def as_samples(latents: Any, *, nonfinite: str = "raise") -> Samples:
-    """Reads latents of any array type as a list of samples.
+def prepare(
+    latents: Any,
+    basis: Any,
+    epsilon: Any,
+    *,
+    nonfinite: str = "raise",
+    progress: bool = False,
+    **options: Any,
+) -> Prepared:
+    """Checks what the public functions are given, and passes over the samples once.
 
     Args:
-      latents: `(..., units)`; an xarray array with a dimension `unit` may have it anywhere.
-        All other axes are pooled.
+      latents: `(..., samples, units)`, any array.
+      basis: as `build_frame`.
+      epsilon: one acceptance cosine or several, in [0, 1].
       nonfinite: `raise`, or `drop` to leave out rows with a NaN or an infinity.
-
-    Returns:
-      The `Samples`, float32 unless the input is float64.
+      progress: show a progress bar on stderr.
+      **options: of `build_frame`.
 
     Raises:
-      InputError: not an array of real vectors, or rows that are not finite.
+      InputError: an argument that cannot be used, naming it.
     """
     if nonfinite not in ("raise", "drop"):
         raise InputError("nonfinite", nonfinite, "must be 'raise' or 'drop'")
-    values = as_clouds(latents)
-    values = values.reshape(-1, values.shape[-1])
-    finite = np.isfinite(values).all(axis=1)
-    dropped = len(values) - int(np.count_nonzero(finite))
-    if dropped and nonfinite == "raise":
+    epsilons = np.unique(check_epsilon(epsilon))
+    source = open_source(latents)
+    frame = build_frame(basis, source.units, **options)
+    survey = _survey(source, frame, epsilons[0], progress)
+    if survey.dropped_rows and nonfinite == "raise":
         raise InputError(
             "latents",
-            f"{dropped} of {len(values)} samples",
+            f"{survey.dropped_rows} of {source.rows} samples",
             "are not finite; remove them, or say nonfinite='drop'",
         )
-    rows = np.flatnonzero(finite)
-    return Samples(values[rows] if dropped else values, rows, dropped)
+    return Prepared(source, frame, survey, epsilons, progress)
 
 
-def build_frame(
-    basis: Any,
-    units: int,
-    *,
-    planes: str = "combinations",
-    max_planes: int | None = None,
-    seed: int = 0,
-) -> Frame:
-    """Lists the privileged planes of a basis.
+def _windows(rows: int, width: int, *, progress: bool, name: str) -> Iterable[range]:
+    """Cuts rows into windows small enough for memory."""
+    step = max(1, WINDOW_ELEMENTS // width)
+    windows = [range(start, min(start + step, rows)) for start in range(0, rows, step)]
+    return progress_bar(windows, name) if progress and len(windows) > 1 else windows
 
-    Args:
-      basis: `(vectors, units)`, rows of any length but 0; None for the standard basis.
-      units: width of the latents.
-      planes: `combinations` (i < j) or `permutations` (both orders, which adds only the
-        reflections of the first; METHOD §2).
-      max_planes: keep so many planes, drawn without replacement; None for all.
-      seed: of that draw.
+
+def progress_bar(items: list[Any], name: str) -> Iterable[Any]:
+    """Shows how far a loop is, where tqdm is installed; the analysis does without it."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return items
+    bar: Iterable[Any] = tqdm(items, desc=name, leave=False)
+    return bar
+
+
+def _survey(source: Source, frame: Frame, epsilon: float, progress: bool) -> Survey:
+    lengths = np.empty(source.rows)
+    candidates = []
+    windows = _windows(source.rows, max(source.units, frame.size), progress=progress, name="survey")
+    for window in windows:
+        values, exponent = _in_range(read(source, window.start, window.stop))
+        square = np.einsum("ij,ij->i", values, values, dtype=np.float64)
+        length = np.ldexp(np.sqrt(square), exponent)
+        length[np.isinf(length)] = np.nan
+        lengths[window.start : window.stop] = length
+        near = length > 0
+        values = values if near.all() else values[near]
+        near[near] = _may_be_near(values, square[near], frame, epsilon)
+        candidates.append(window.start + np.flatnonzero(near))
+    dropped = int(np.count_nonzero(np.isnan(lengths)))
+    return Survey(lengths, np.concatenate(candidates), int(np.sum(lengths == 0)), dropped)
+
+
+def _in_range(values: np.ndarray) -> tuple[np.ndarray, Any]:
+    """Scales rows of double precision by powers of two, so that their squares are in range.
 
     Returns:
-      The `Frame`.
-
-    Raises:
-      InputError: a basis of the wrong shape, with a zero or non-finite row, or fewer than two
-        directions; an unknown kind of planes; `max_planes` below 1.
-
-    Example:
-      >>> build_frame(None, 4).planes.shape
-      (6, 2)
+      `(values / 2^exponent, exponent)`, the exponents `(rows,)`, or 0 where none is needed.
     """
-    if units < 2:
-        raise InputError("latents", f"{units} unit", "must have at least 2 units to span a plane")
-    vectors = np.eye(units) if basis is None else np.asarray(basis, np.float64)
-    if vectors.ndim != 2 or vectors.shape[1] != units:
-        raise InputError("basis", f"array {vectors.shape}", f"must be (vectors, {units})")
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    if not (np.isfinite(length).all() and (length > 0).all()):
-        raise InputError("basis", f"array {vectors.shape}", "has a zero or non-finite row")
-    vectors = vectors / length
-    if planes not in ("combinations", "permutations"):
-        raise InputError("planes", planes, "must be 'combinations' or 'permutations'")
-    if max_planes is not None and max_planes < 1:
-        raise InputError("max_planes", max_planes, "must be at least 1")
-    order = itertools.combinations if planes == "combinations" else itertools.permutations
-    pairs = np.array(list(order(range(len(vectors)), 2)), dtype=np.int64).reshape(-1, 2)
-    cosine = np.einsum("pn,pn->p", vectors[pairs[:, 0]], vectors[pairs[:, 1]])
-    spans = 1 - cosine**2 >= MIN_SINE_SQUARED
-    if not spans.any():
-        raise InputError("basis", f"array {vectors.shape}", "spans no plane")
-    pairs, cosine = pairs[spans], cosine[spans]
-    if max_planes is not None and max_planes < len(pairs):
-        rng = np.random.default_rng(seed)
-        kept = np.sort(rng.choice(len(pairs), size=max_planes, replace=False))
-        pairs, cosine = pairs[kept], cosine[kept]
-    return Frame(vectors, pairs, cosine, skipped=int(np.count_nonzero(~spans)))
+    if values.dtype == np.float32:
+        return values, 0
+    largest = np.abs(values).max(axis=1)
+    exponent = np.where(np.isfinite(largest), np.frexp(largest)[1], 0)
+    if np.abs(exponent).max(initial=0) < 400:
+        return values, 0
+    return np.ldexp(values, -exponent[:, None]), exponent
 
 
-def check_epsilon(epsilon: float) -> float:
-    """Returns `epsilon` if it is a cosine in [0, 1], and raises `InputError` if not."""
-    if not 0 <= epsilon <= 1:
-        raise InputError("epsilon", epsilon, "must lie in [0, 1]; it is a cosine")
-    return float(epsilon)
+def _may_be_near(
+    values: np.ndarray, square: np.ndarray, frame: Frame, epsilon: float
+) -> np.ndarray:
+    """Returns which samples project enough on a vector for a plane with it to accept them."""
+    length = np.sqrt(square)
+    if frame.vectors is None:
+        largest = np.maximum(values.max(axis=1, initial=0), -values.min(axis=1, initial=0))
+        return largest >= (np.sqrt(0.5) * epsilon * (1 - 1e-6)) * length
+    direction = (values / length[:, None]).astype(np.float32)
+    onto = np.abs(direction @ frame.vectors.T.astype(np.float32))
+    margin = frame.vectors.shape[1] * 2.0**-23  # a product of n terms in single precision
+    least = np.sqrt(frame.bound) * epsilon - margin
+    return (onto >= least.astype(np.float32)).any(axis=1)
 
 
-def project_onto(vectors: jax.Array, values: jax.Array) -> jax.Array:
-    """Returns each sample's direction projected onto each vector, `(vectors, samples)`.
-
-    In full precision: accelerators would multiply in less by default, and move samples across ε.
-    """
-    return jnp.matmul(vectors, polar(values)[1].T, precision=jax.lax.Precision.HIGHEST)
-
-
-def coordinates(
-    projections: jax.Array, first: jax.Array, second: jax.Array, cosine: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Returns in-plane coordinates (u, v), each `(planes, samples)`, of METHOD §1.
+def accepted(prepared: Prepared) -> Iterator[Accepted]:
+    """Yields the samples that the smallest ε accepts, a block at a time.
 
     Args:
-      projections: onto the unit basis vectors, `(vectors, samples)`.
-      first: index i of each plane, `(planes,)`.
-      second: index j of each plane, `(planes,)`.
-      cosine: g of each plane, `(planes,)`.
-    """
-    u, other, g = projections[first], projections[second], cosine[:, None]
-    return u, (other - g * u) / jnp.sqrt(1 - g * g)
-
-
-@jax.jit
-def _accept(
-    values: jax.Array,
-    vectors: jax.Array,
-    first: jax.Array,
-    second: jax.Array,
-    cosine: jax.Array,
-    epsilon: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns u, v and whether accepted, each `(planes, samples)`."""
-    length = polar(values)[0]
-    u, v = coordinates(project_onto(vectors, values), first, second, cosine)
-    # A zero row has direction 0: it lies in no plane, not even at ε = 0.
-    # A few rounding units of slack: on the threshold means accepted (and at two units, always).
-    slack = 1 - 4 * float(jnp.finfo(u.dtype).eps)
-    keep = (u * u + v * v >= slack * epsilon * epsilon) & (length.T > 0)
-    return u * length.T, v * length.T, keep
-
-
-def accepted_blocks(values: np.ndarray, frame: Frame, epsilon: float) -> Iterator[Accepted]:
-    """Yields the accepted samples, a block of planes at a time.
-
-    Args:
-      values: `(samples, units)`.
-      frame: the planes.
-      epsilon: acceptance cosine.
+      prepared: what to look at; only its candidates are read.
 
     Yields:
-      `Accepted` for consecutive blocks of `frame.planes`.
+      `Accepted`: blocks of samples in input order. Memory is bounded whatever the input.
     """
-    dtype = values.dtype
-    vectors = frame.vectors.astype(dtype)
-    values, scale = rescale(values)
-    step = max(1, BLOCK_ELEMENTS // max(1, len(values)))
-    for start in range(0, len(frame.planes), step):
-        pairs = frame.planes[start : start + step]
-        cosine = frame.cosine[start : start + step].astype(dtype)
-        u, v, keep = _accept(
-            values, vectors, pairs[:, 0], pairs[:, 1], cosine, np.asarray(epsilon, dtype)
-        )
-        plane, sample = np.nonzero(np.asarray(keep))
-        points = np.stack([np.asarray(u)[plane, sample], np.asarray(v)[plane, sample]], axis=-1)
-        yield Accepted(points.astype(dtype) * scale, plane + start, sample)
+    source, frame, survey = prepared.source, prepared.frame, prepared.survey
+    rows, width = source.rows, max(source.units, frame.size)
+    least = float(threshold(prepared.epsilons[0]))
+    for window in _windows(rows, width, progress=prepared.progress, name="planes"):
+        first, last = np.searchsorted(survey.candidates, [window.start, window.stop])
+        chosen = survey.candidates[first:last]
+        if not len(chosen):
+            continue
+        values = read(source, window.start, window.stop)
+        if len(chosen) < len(window):
+            values = values[chosen - window.start]
+        values, exponent = _in_range(values)
+        values = values.astype(np.float64, copy=False)
+        square = np.einsum("ij,ij->i", values, values)
+        onto = values if frame.vectors is None else values @ frame.vectors.T
+        for candidates in _candidates(onto, square, frame, least):
+            block = _decide(onto, square, frame, least, *candidates)
+            for part in _number(block, frame, onto):
+                yield _place(part, chosen, exponent)
+
+
+Candidates = tuple[np.ndarray, np.ndarray, np.ndarray]  # row, i, j of the frame's pairs
+
+
+def _candidates(
+    onto: np.ndarray, square: np.ndarray, frame: Frame, least: float
+) -> Iterator[Candidates]:
+    """Finds all accepted (row, pair), and a few that are not, in the cheaper of the two ways."""
+    squares = onto * onto
+    lead = squares >= (least * (1 - 1e-12)) * frame.bound * square[:, None]
+    leads = np.flatnonzero(lead)
+    pruned = PRUNED_COST * len(leads) * frame.size
+    if pruned > DENSE_START + len(onto) * len(frame.pairs):
+        yield from _dense(onto, square, frame, least)
+    else:
+        yield from _pruned(onto, squares, square, frame, least, leads)
+
+
+def _pruned(
+    onto: np.ndarray,
+    squares: np.ndarray,
+    square: np.ndarray,
+    frame: Frame,
+    least: float,
+    leads: np.ndarray,
+) -> Iterator[Candidates]:
+    """Pairs each leading vector of a sample with those on which it projects no more."""
+    size = frame.size
+    step = max(1, CANDIDATES // size)
+    for start in range(0, len(leads), step):
+        row, lead = np.divmod(leads[start : start + step], size)
+        mine, others = squares[row, lead][:, None], squares[row]
+        reach = others + mine
+        if frame.gram is not None:
+            g = frame.gram[lead]
+            reach -= 2 * g * onto[row] * onto[row, lead][:, None]
+            # Parallel vectors span no plane; what they give here is not used.
+            reach /= np.maximum(1 - g * g, 1e-9)
+        # Cancellation loses at most eight digits to the division; none is overlooked.
+        keep = (reach >= (least - 1e-8) * square[row][:, None]) & (others <= mine)
+        which, other = np.divmod(np.flatnonzero(keep), size)
+        row, lead = row[which], lead[which]
+        # Of two equals the first leads; so no pair comes twice, and no vector with itself.
+        once = (squares[row, other] < squares[row, lead]) | (lead < other)
+        row, lead, other = row[once], lead[once], other[once]
+        i, j = np.minimum(lead, other), np.maximum(lead, other)
+        if len(frame.pairs) < size * (size - 1) // 2:
+            there = (frame.number[i, j] >= 0) | (frame.number[j, i] >= 0)
+            row, i, j = row[there], i[there], j[there]
+        yield row, i, j
 
 
 @jax.jit
-def _acceptance(
-    values: jax.Array,
-    vectors: jax.Array,
+def _reach(
+    direction: jax.Array,
     first: jax.Array,
     second: jax.Array,
     cosine: jax.Array,
-    epsilon: jax.Array,
+    inverse: jax.Array,
+    least: jax.Array,
 ) -> jax.Array:
-    """Returns the share of (plane, nonzero sample) pairs accepted, for each cloud of `values`."""
-
-    def share(cloud: jax.Array) -> jax.Array:
-        def count(plane: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-            i, j, g = (x[None] for x in plane)
-            return jnp.sum(_accept(cloud, vectors, i, j, g, epsilon)[2], dtype=cloud.dtype)
-
-        nonzero = jnp.sum(polar(cloud)[0] > 0, dtype=cloud.dtype)
-        return jnp.mean(jax.lax.map(count, (first, second, cosine))) / nonzero
-
-    return jax.lax.map(share, values)
+    """Returns which samples may lie near each pair's plane, `(pairs, samples)`."""
+    u = direction[first]
+    v = direction[second] - cosine[:, None] * u
+    return u * u + v * v * inverse[:, None] >= least[:, None]
 
 
-def acceptance(latents: Any, *, basis: Any = None, epsilon: float = 0.85) -> np.ndarray:
-    """Returns the accepted share of (plane, sample) pairs of each cloud of latents.
+def _dense(
+    onto: np.ndarray, square: np.ndarray, frame: Frame, least: float
+) -> Iterator[Candidates]:
+    """Looks at every pair and sample."""
+    first, second = frame.pairs.T
+    g = np.zeros(len(first)) if frame.gram is None else frame.gram[first, second]
+    inverse = 1 / (1 - g * g)
+    # v is off by a rounding unit over the sine of the angle between the vectors.
+    bounds = least - SINGLE_MARGIN * (1 + np.sqrt(inverse))
+    plane = [x.astype(np.float32) for x in (g, inverse, bounds)]
+    step = _block_rows(len(onto), len(first))
+    direction = (onto / np.sqrt(square)[:, None]).astype(np.float32)
+    for start in range(0, len(onto), step):
+        block = direction[start : start + step]
+        padded = np.zeros((frame.size, step), np.float32)  # few shapes, few compilations
+        padded[:, : len(block)] = block.T
+        near = np.asarray(_reach(padded, first, second, *plane))[:, : len(block)]
+        pair, row = np.divmod(np.flatnonzero(near), len(block))
+        yield start + row, first[pair], second[pair]
 
-    Args:
-      latents: `(..., samples, units)`; leading axes are separate clouds.
-      basis: `(vectors, units)`, or None for the standard one.
-      epsilon: acceptance cosine, in [0, 1].
 
-    Returns:
-      Array of the leading shape. Zero rows are excluded; a cloud of nothing else, or with a row
-      that is not finite, gives NaN.
+def _block_rows(rows: int, pairs: int) -> int:
+    """Returns a power of two of rows, no more than needed or than memory is meant to hold."""
+    most = max(1, CANDIDATES // pairs)
+    return min(2 ** (most.bit_length() - 1), 2 ** (rows - 1).bit_length())
 
-    Raises:
-      InputError: as `build_frame` and `check_epsilon`.
-    """
-    values, _ = rescale(as_clouds(latents))
-    frame = build_frame(basis, values.shape[-1])
-    clouds = values.reshape(-1, *values.shape[-2:])
-    dtype = values.dtype
-    shares = _acceptance(
-        clouds,
-        frame.vectors.astype(dtype),
-        frame.planes[:, 0],
-        frame.planes[:, 1],
-        frame.cosine.astype(dtype),
-        np.asarray(check_epsilon(epsilon), dtype),
-    )
-    finite = np.isfinite(clouds).all(axis=(1, 2))
-    return np.where(finite, shares, np.nan).reshape(values.shape[:-2])
+
+def _decide(
+    onto: np.ndarray,
+    square: np.ndarray,
+    frame: Frame,
+    least: float,
+    row: np.ndarray,
+    i: np.ndarray,
+    j: np.ndarray,
+) -> tuple[np.ndarray, ...]:
+    """Decides on candidates: the accepted ones' row, i, j, u, v and share."""
+    u, v = onto[row, i], _second(onto, frame, row, i, j)
+    share = (u * u + v * v) / square[row]
+    keep = share >= least
+    if keep.all():
+        return row, i, j, u, v, share
+    return tuple(x[keep] for x in (row, i, j, u, v, share))
+
+
+def _second(
+    onto: np.ndarray, frame: Frame, row: np.ndarray, i: np.ndarray, j: np.ndarray
+) -> np.ndarray:
+    """Returns v, the coordinate across b_i in the plane of b_i and b_j."""
+    v = onto[row, j]
+    if frame.gram is None:
+        return v
+    g = frame.gram[i, j]
+    result: np.ndarray = (v - g * onto[row, i]) / np.sqrt(1 - g * g)
+    return result
+
+
+def _number(block: tuple[np.ndarray, ...], frame: Frame, onto: np.ndarray) -> Iterator[Accepted]:
+    """Gives pairs the numbers of their planes; the reversed plane holds the mirror image."""
+    row, i, j, u, v, share = block
+    if frame.ordered:
+        yield Accepted(frame.number[i, j], row, u, v, share)
+        return
+    for a, b in ((i, j), (j, i)):
+        plane = frame.number[a, b]
+        there = plane >= 0
+        row_there, a, b = row[there], a[there], b[there]
+        v = _second(onto, frame, row_there, a, b)
+        yield Accepted(plane[there], row_there, onto[row_there, a], v, share[there])
+
+
+def _place(part: Accepted, chosen: np.ndarray, exponent: Any) -> Accepted:
+    """Returns to rows of the source and to latent units."""
+    sample = chosen[part.sample]
+    if isinstance(exponent, int):
+        return part._replace(sample=sample)
+    power = exponent[part.sample]
+    return part._replace(sample=sample, u=np.ldexp(part.u, power), v=np.ldexp(part.v, power))

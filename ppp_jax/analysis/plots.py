@@ -1,7 +1,7 @@
 """Drawing: axes in, axes out. Nothing is computed here."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -12,6 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.projections.polar import PolarAxes
+
+from ppp_jax.errors import InputError
 
 # Blue: fewer than isotropic, white: as many, red: more; grey: too few expected to tell.
 COLORMAP = matplotlib.colormaps["RdBu_r"].with_extremes(bad="0.8")
@@ -46,8 +49,12 @@ def plot_ppp(
 
     Returns:
       The axes. White is as many as isotropic latents would have, red more, blue fewer; grey is
-      where too few are expected to tell.
+      where too few are expected to tell. A picture of nothing says so.
+
+    Raises:
+      InputError: several pictures.
     """
+    _check_dims(picture["ratio"], ("v", "u"), "picture")
     axes = plt.figure(figsize=(4.2, 3.6)).add_subplot() if ax is None else ax
     norm = norm or ratio_scale([picture["ratio"].values])
     half = _half_width(picture)
@@ -64,8 +71,8 @@ def _half_width(picture: xr.Dataset) -> float:
 
 
 def _acceptance(picture: xr.Dataset) -> str:
-    none = "" if picture.attrs["accepted"] else " (none)"
-    return f"A/A0 = {picture.attrs['acceptance_ratio']:.3g}{none}"
+    none = "" if picture["accepted"].item() else " (none)"
+    return f"A/A0 = {picture['acceptance_ratio'].item():.3g}{none}"
 
 
 def _draw_ratio(
@@ -74,6 +81,9 @@ def _draw_ratio(
     norm: colors.LogNorm,
     extent: tuple[float, float, float, float],
 ) -> AxesImage:
+    if not picture["accepted"].item():
+        x, y = (extent[0] + extent[1]) / 2, (extent[2] + extent[3]) / 2
+        axes.text(x, y, "nothing\naccepted", ha="center", va="center", fontsize=7)
     return axes.imshow(
         np.maximum(picture["ratio"].values, norm.vmin or 0),  # a logarithm has no place for 0
         origin="lower",
@@ -82,6 +92,49 @@ def _draw_ratio(
         norm=norm,
         interpolation="nearest",
     )
+
+
+def _check_dims(values: xr.DataArray, wanted: tuple[str, ...], field: str) -> None:
+    if values.dims != wanted:
+        more = ", ".join(str(dim) for dim in values.dims if dim not in wanted)
+        problem = (
+            f"must be over {wanted}; select one along {more}, say .isel({more.split(',')[0]}=0)"
+        )
+        raise InputError(field, values.dims, problem)
+
+
+def plot_srm(curves: xr.Dataset, *, ax: PolarAxes | None = None, planes: bool = True) -> PolarAxes:
+    """Draws Spotlight Resonance around the circle of a plane.
+
+    Args:
+      curves: what `srm` returns, at one ε.
+      ax: polar axes to draw in; by default a new figure.
+      planes: draw every plane that the curves hold, thin, behind the mean of all.
+
+    Returns:
+      The axes. The angle is that of the probe: 0° along a plane's first basis vector. The thick
+      line is the mean over all planes, dashed what isotropic latents would have.
+
+    Raises:
+      InputError: curves at several ε.
+    """
+    _check_dims(curves["pooled"], ("angle",), "curves")
+    axes = cast(PolarAxes, plt.figure(figsize=(4, 4)).add_subplot(projection="polar") if ax is None
+                else ax)  # fmt: skip
+    # A circle is closed, whatever the angles are.
+    order = np.argsort(curves["angle"].values % (2 * np.pi), kind="stable")
+    order = np.append(order, order[0])
+    turn = curves["angle"].values[order] % (2 * np.pi)
+    turn[-1] += 2 * np.pi
+    own = curves["srm"].values[:, order]
+    if planes and len(own) > 1:
+        axes.plot(turn, own.T, color="C0", linewidth=0.4, alpha=max(0.03, min(0.5, 8 / len(own))))
+    axes.plot(turn, np.full(len(turn), curves["null"].item()), "k--", linewidth=0.8)
+    axes.plot(turn, curves["pooled"].values[order], color="C3", linewidth=1.8)
+    count, epsilon = curves.attrs["frame_planes"], curves["epsilon"].item()
+    axes.set_title(f"mean of {count:,} planes, ε = {epsilon:g}", fontsize=8)
+    axes.tick_params(labelsize=6)
+    return axes
 
 
 def _tick_ratio(bar: Colorbar, norm: colors.LogNorm) -> None:

@@ -1,137 +1,35 @@
-"""Privileged-plane projection: accepted points, and their density against the exact null."""
+"""PPP densities over their exact null (METHOD §2, §4)."""
 
-import warnings
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-import scipy.signal
-import scipy.special
 import xarray as xr
 
-from ppp_jax import __version__
-from ppp_jax.analysis import nulls
-from ppp_jax.analysis.planes import (
-    Frame,
-    Samples,
-    accepted_blocks,
-    as_samples,
-    build_frame,
-    check_epsilon,
-    rescale,
-)
+from ppp_jax.analysis import density
+from ppp_jax.analysis.arrays import groups
+from ppp_jax.analysis.planes import Prepared, accepted, prepare
+from ppp_jax.analysis.projection import levels, null_acceptance, provenance, warn_if_empty
 from ppp_jax.errors import InputError
 
-MIN_EXPECTED = 5  # points under the smoothing kernel; where fewer are expected, a ratio is noise
 EXTENT_QUANTILE = 0.995
 BANDWIDTHS_PER_EXTENT = 32
-
-
-class EmptyPPPWarning(UserWarning):
-    """No sample was accepted: the picture is empty, which does not mean there is no structure."""
-
-
-class Projection(NamedTuple):
-    """The samples near each privileged plane.
-
-    Attributes:
-      points: in-plane coordinates (u, v), `(accepted, 2)`, plane by plane, in latent units.
-      plane: row of `planes` of each point, `(accepted,)`.
-      sample: position of each point's sample in the flattened input, `(accepted,)`.
-      planes: indices of the two basis vectors that span each plane, `(planes, 2)`.
-      counts: accepted samples per plane, `(planes,)`.
-      samples: nonzero samples, out of which they were accepted.
-      zero_rows: samples of length 0, excluded.
-      dropped_rows: samples that are not finite, excluded.
-      skipped_planes: parallel or antiparallel pairs, excluded.
-    """
-
-    points: np.ndarray
-    plane: np.ndarray
-    sample: np.ndarray
-    planes: np.ndarray
-    counts: np.ndarray
-    samples: int
-    zero_rows: int
-    dropped_rows: int
-    skipped_planes: int
-
-
-def project(
-    latents: Any,
-    *,
-    basis: Any = None,
-    epsilon: float = 0.85,
-    planes: str = "combinations",
-    max_planes: int | None = None,
-    seed: int = 0,
-    nonfinite: str = "raise",
-) -> Projection:
-    """Projects samples onto every privileged plane that they lie near.
-
-    A sample x is accepted by a plane iff its in-plane radius is at least ε‖x‖: ε is the cosine of
-    the largest angle allowed between them (METHOD §2).
-
-    Args:
-      latents: `(..., units)`, any array; axes before the last are pooled.
-      basis: privileged vectors, `(vectors, units)`, of any length; None for the standard basis.
-      epsilon: acceptance cosine, in [0, 1].
-      planes: `combinations`, or `permutations` for both orders of every pair.
-      max_planes: use so many planes, drawn without replacement; None for all.
-      seed: of that draw.
-      nonfinite: `raise`, or `drop` to leave out samples that are not finite.
-
-    Returns:
-      The `Projection`.
-
-    Raises:
-      InputError: an argument out of its range, naming it.
-
-    Example:
-      >>> project([[3.0, 1.0, 0.0], [1.0, 1.0, 1.0]], epsilon=0.9).points.round(3).tolist()
-      [[3.0, 1.0], [3.0, 0.0]]
-    """
-    options = {"planes": planes, "max_planes": max_planes, "seed": seed}
-    samples, frame = _prepare(latents, basis, epsilon, nonfinite, options)
-    blocks = list(accepted_blocks(samples.values, frame, epsilon))
-    plane = np.concatenate([block.plane for block in blocks])
-    zero_rows = _zero_rows(samples)
-    return Projection(
-        points=np.concatenate([block.points for block in blocks]),
-        plane=plane,
-        sample=samples.rows[np.concatenate([block.sample for block in blocks])],
-        planes=frame.planes,
-        counts=np.bincount(plane, minlength=len(frame.planes)),
-        samples=len(samples.values) - zero_rows,
-        zero_rows=zero_rows,
-        dropped_rows=samples.dropped,
-        skipped_planes=frame.skipped,
-    )
-
-
-def _prepare(
-    latents: Any, basis: Any, epsilon: float, nonfinite: str, options: dict[str, Any]
-) -> tuple[Samples, Frame]:
-    check_epsilon(epsilon)
-    samples = as_samples(latents, nonfinite=nonfinite)
-    return samples, build_frame(basis, samples.values.shape[1], **options)
-
-
-def _zero_rows(samples: Samples) -> int:
-    return int(np.count_nonzero(~samples.values.any(axis=1)))
 
 
 def ppp(
     latents: Any,
     *,
     basis: Any = None,
-    epsilon: float = 0.85,
+    epsilon: Any = 0.85,
     planes: str = "combinations",
     max_planes: int | None = None,
     seed: int = 0,
     nonfinite: str = "raise",
+    by: str | Sequence[str] = (),
     extent: float | None = None,
     bins: int = 128,
     bandwidth: float | None = None,
+    progress: bool = False,
 ) -> xr.Dataset:
     """Returns the PPP density of latents, and the density that isotropic ones would have.
 
@@ -142,22 +40,27 @@ def ppp(
     Args:
       latents: as `project`.
       basis: as `project`.
-      epsilon: as `project`.
+      epsilon: one acceptance cosine, or several (an ε-sweep, in one pass over the latents).
       planes: as `project`.
       max_planes: as `project`.
       seed: as `project`.
       nonfinite: as `project`.
+      by: axes of the latents to keep apart, say `("seed", "step")` for a picture of every seed at
+        every snapshot; all others are pooled. Axes without names are `axis_0`, `axis_1`, ….
       extent: half-width of the picture in latent units; by default 1.05 times the 99.5 % quantile
-        of the samples' lengths.
+        of all samples' lengths.
       bins: bins along each axis.
       bandwidth: standard deviation of the Gaussian in latent units; by default `extent`/32.
+      progress: show a progress bar on stderr.
 
     Returns:
-      Dataset over `v` and `u` (bin centres, latent units): `density`, the share of all (plane,
-      sample) pairs per unit area, which integrates to the accepted share; `null`, the same for
-      isotropic latents; and `ratio`, missing where isotropic latents would put fewer than 5
-      points under the Gaussian (over its effective area of 4π bandwidth²).
-      Attributes hold `acceptance_ratio` (A/A0) and everything the picture was made with.
+      Dataset over the axes in `by`, `epsilon` if there are several, and `v` and `u` (bin centres,
+      latent units): `density`, the share of all (plane, sample) pairs per unit area, which
+      integrates to the accepted share; `null`, the same for isotropic latents; `ratio`, missing
+      where isotropic latents would put fewer than 5 points under the Gaussian (over its effective
+      area of 4π bandwidth²); and `log_ratio`, its logarithm to base 2, no less than of half a
+      point. Beside them `accepted`, the number of points, `acceptance`, their share of all pairs,
+      `acceptance_null` A0 and `acceptance_ratio` A/A0. Attributes say what it was made with.
 
     Raises:
       InputError: an argument out of its range, naming it.
@@ -168,52 +71,72 @@ def ppp(
     Example:
       >>> import numpy as np
       >>> latents = np.random.default_rng(0).normal(size=(5000, 8))
-      >>> bool(abs(ppp(latents).attrs["acceptance_ratio"] - 1) < 0.1)
+      >>> bool(abs(ppp(latents).acceptance_ratio - 1) < 0.1)
       True
     """
     if bins < 2:
         raise InputError("bins", bins, "must be at least 2")
-    options = {"planes": planes, "max_planes": max_planes, "seed": seed}
-    samples, frame = _prepare(latents, basis, epsilon, nonfinite, options)
-    lengths = _nonzero_lengths(samples)
+    by = (by,) if isinstance(by, str) else tuple(by)
+    prepared = prepare(latents, basis, epsilon, planes=planes, max_planes=max_planes, seed=seed,
+                       nonfinite=nonfinite, progress=progress)  # fmt: skip
+    group, shape = groups(prepared.source, by)
+    there = prepared.survey.lengths > 0
+    lengths = prepared.survey.lengths[there]
     extent = _positive("extent", extent, default=_default_extent(lengths))
     bandwidth = _positive("bandwidth", bandwidth, default=extent / BANDWIDTHS_PER_EXTENT)
     edges = np.linspace(-extent, extent, bins + 1)
-    counts, accepted = _bin_points(samples.values, frame, epsilon, edges)
-    pairs, units = max(1, len(lengths) * len(frame.planes)), samples.values.shape[1]
-    if accepted == 0:
-        warnings.warn(_empty_message(epsilon, units), EmptyPPPWarning, stacklevel=2)
-    expected = nulls.acceptance(units, epsilon)
-    null = nulls.density_mass(lengths, units, epsilon, edges)
-    return _picture(counts / pairs, null, edges, bandwidth, pairs).assign_attrs(
-        acceptance=accepted / pairs,
-        acceptance_null=expected,
-        acceptance_ratio=accepted / pairs / expected if expected else np.nan,
-        accepted=accepted,
-        samples=len(lengths),
-        epsilon=epsilon,
-        bandwidth=bandwidth,
-        basis="standard" if basis is None else f"given, {len(frame.vectors)} vectors",
-        plane_order=planes,
-        **_provenance(samples, frame),
-    )
+    counts, number = _bin_points(prepared, edges, group, int(np.prod(shape)))
+    warn_if_empty(prepared, number)
+    members = _split(lengths, group[there], len(counts))
+    pairs = np.array([len(x) for x in members]) * len(prepared.frame.planes)
+    mass = counts / np.maximum(pairs, 1)[:, None, None, None]
+    null = density.null_masses(members, prepared.source.units, prepared.epsilons, edges)
+    pictures = density.picture(mass, null, pairs, edges, bandwidth)
+    made = {"bandwidth": bandwidth, "plane_order": planes, **provenance(prepared)}
+    result = xr.Dataset(pictures | _shares(prepared, number, pairs), attrs=made)
+    result = result.assign_coords(epsilon=prepared.epsilons)
+    result = result if np.ndim(epsilon) else result.squeeze("epsilon")
+    return _unfold(result, prepared, by, shape)
 
 
-def _provenance(samples: Samples, frame: Frame) -> dict[str, Any]:
+def _split(values: np.ndarray, group: np.ndarray, count: int) -> list[np.ndarray]:
+    """Returns the values of each group."""
+    if count == 1:
+        return [values]
+    order = np.argsort(group, kind="stable")
+    ends = np.cumsum(np.bincount(group, minlength=count))
+    return np.split(values[order], ends[:-1])
+
+
+def _shares(prepared: Prepared, number: np.ndarray, pairs: np.ndarray) -> dict[str, xr.Variable]:
+    """Returns how many points each group has at each ε, and what share that is."""
+    expected = null_acceptance(prepared)
+    share = number / np.maximum(pairs, 1)[:, None]
+    ratio = np.divide(share, expected, out=np.full(share.shape, np.nan),
+                      where=(expected > 0) & (pairs[:, None] > 0))  # fmt: skip
+    dims = ("group", "epsilon")
     return {
-        "units": samples.values.shape[1],
-        "planes": len(frame.planes),
-        "zero_rows": _zero_rows(samples),
-        "dropped_rows": samples.dropped,
-        "skipped_planes": frame.skipped,
-        "made_by": f"ppp_jax {__version__}",
+        "accepted": xr.Variable(dims, number, {"long_name": "accepted points"}),
+        "acceptance": xr.Variable(dims, share, {"long_name": "accepted share of pairs"}),
+        "acceptance_null": xr.Variable("epsilon", expected, {"long_name": "A0"}),
+        "acceptance_ratio": xr.Variable(dims, ratio, {"long_name": "A/A0"}),
     }
 
 
-def _nonzero_lengths(samples: Samples) -> np.ndarray:
-    values, scale = rescale(samples.values.astype(np.float64))  # its squares may overflow too
-    lengths = scale * np.linalg.norm(values, axis=1)
-    return lengths[lengths > 0]
+def _unfold(
+    result: xr.Dataset, prepared: Prepared, by: tuple[str, ...], shape: tuple[int, ...]
+) -> xr.Dataset:
+    """Turns the groups back into the axes that were kept apart, with their coordinates."""
+    if not by:
+        return result.squeeze("group")
+    unfolded = {}
+    for name, variable in result.variables.items():
+        if "group" in variable.dims:
+            apart = variable.unstack(group=dict(zip(by, shape, strict=True)))
+            unfolded[name] = apart.transpose(*by, ...)
+    coords = {k: x for k, x in prepared.source.coords.items() if set(x.dims) <= set(by)}
+    counted = {name: np.arange(length) for name, length in zip(by, shape, strict=True)}
+    return result.drop_vars(list(unfolded)).assign(unfolded).assign_coords(counted | coords)
 
 
 def _default_extent(lengths: np.ndarray) -> float:
@@ -228,59 +151,29 @@ def _positive(name: str, value: float | None, *, default: float) -> float:
     return float(value)
 
 
-def _empty_message(epsilon: float, units: int) -> str:
-    return (
-        f"no sample lies within epsilon={epsilon} of a plane: the picture is empty, which does not "
-        "mean that there is no structure (the corners of the cube have plane fraction "
-        f"{np.sqrt(2 / units):.3f} at {units} units); try a smaller epsilon"
-    )
-
-
 def _bin_points(
-    values: np.ndarray, frame: Frame, epsilon: float, edges: np.ndarray
-) -> tuple[np.ndarray, int]:
-    """Counts accepted points per bin, `(v bins, u bins)`, and in all, never holding them all."""
-    bins = len(edges) - 1
-    counts = np.zeros(bins * bins, np.int64)
-    accepted = 0
-    for block in accepted_blocks(values, frame, epsilon):
-        accepted += len(block.points)
-        place = np.floor((block.points - edges[0]) / (edges[1] - edges[0])).astype(np.int64)
-        u, v = place[((place >= 0) & (place < bins)).all(axis=1)].T
-        counts += np.bincount(v * bins + u, minlength=bins * bins)
-    return counts.reshape(bins, bins), accepted
+    prepared: Prepared, edges: np.ndarray, group: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Counts accepted points per bin, never holding them all.
+
+    Returns:
+      `(counts, accepted)`: `(groups, epsilons, v bins, u bins)` and `(groups, epsilons)`.
+    """
+    bins, several = len(edges) - 1, len(prepared.epsilons)
+    counts = np.zeros(count * several * bins * bins, np.int64)
+    number = np.zeros(count * several, np.int64)
+    for block in accepted(prepared):
+        panel = levels(block, prepared)
+        if count > 1:
+            panel += several * group[block.sample]
+        number += np.bincount(panel, minlength=len(number))
+        place, inside = density.bin_number(block.u, block.v, edges)
+        counts += np.bincount(panel[inside] * (bins * bins) + place, minlength=len(counts))
+    shape = (count, several)
+    # What a larger ε accepts a smaller one accepts too.
+    counts = _from_the_right(counts.reshape(*shape, bins, bins))
+    return counts, _from_the_right(number.reshape(shape))
 
 
-def _gaussian(bandwidth: float, edges: np.ndarray) -> np.ndarray:
-    """Returns the Gaussian's mass in bins around its centre, cut at 5 deviations, summing to 1."""
-    width = edges[1] - edges[0]
-    reach = int(np.ceil(5 * bandwidth / width))
-    borders = (np.arange(-reach, reach + 2) - 0.5) * width
-    mass = np.diff(scipy.special.ndtr(borders / bandwidth))
-    return np.outer(mass, mass) / mass.sum() ** 2
-
-
-def _smooth(mass: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    reach = len(kernel) // 2
-    full = scipy.signal.fftconvolve(mass, kernel, mode="full")
-    # The FFT leaves rounding errors of either sign where there is nothing.
-    return np.maximum(full[reach : reach + len(mass), reach : reach + len(mass)], 0)
-
-
-def _picture(
-    mass: np.ndarray, null_mass: np.ndarray, edges: np.ndarray, bandwidth: float, pairs: int
-) -> xr.Dataset:
-    """Smooths the binned shares of pairs, observed and expected, and divides them."""
-    kernel, area = _gaussian(bandwidth, edges), (edges[1] - edges[0]) ** 2
-    density, null = _smooth(mass, kernel) / area, _smooth(null_mass, kernel) / area
-    floor = MIN_EXPECTED / (pairs * 4 * np.pi * bandwidth**2)
-    ratio = np.divide(density, null, out=np.full_like(density, np.nan), where=null >= floor)
-    centres = (edges[:-1] + edges[1:]) / 2
-    return xr.Dataset(
-        {
-            "density": (("v", "u"), density, {"units": "share of pairs per unit area"}),
-            "null": (("v", "u"), null, {"units": "share of pairs per unit area"}),
-            "ratio": (("v", "u"), ratio, {"long_name": "density over isotropic null"}),
-        },
-        coords={"u": centres, "v": centres},
-    )
+def _from_the_right(counts: np.ndarray) -> np.ndarray:
+    return np.cumsum(counts[:, ::-1], axis=1)[:, ::-1]

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from ppp_jax.analysis import summary
-from ppp_jax.analysis.loading import latent_widths, load
-from ppp_jax.analysis.planes import check_epsilon
+from ppp_jax.analysis.loading import latent_widths, load_run
+from ppp_jax.analysis.planes import check_epsilon, progress_bar
 from ppp_jax.analysis.plots import plot_curves, plot_strip
-from ppp_jax.analysis.ppp import EmptyPPPWarning, ppp
+from ppp_jax.analysis.ppp import ppp
+from ppp_jax.analysis.projection import EmptyPPPWarning
 
 REPORT = "report"
 BINS = 64
@@ -91,11 +91,11 @@ def write_report(
     folder.mkdir()
     blocks = []
     for width in widths:
-        dataset = load(workdir, latent_width=width)
+        dataset = load_run(workdir, latent_width=width)
         statistics = summary.run_statistics(dataset, epsilon=epsilon)
         blocks += [f"<h2>{width} latent units</h2>", _tables(statistics, folder, f"latent_{width}")]
         sections = list(_sections(dataset, statistics))
-        bar = tqdm(sections, desc="report", unit="section", disable=not progress)
+        bar = progress_bar(sections, "report") if progress else sections
         for section in bar:
             blocks += _section_blocks(section, folder, f"latent_{width}", epsilon)
     (folder / "index.html").write_text(_page(blocks, dataset.attrs, epsilon), encoding="utf-8")

@@ -7,14 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ppp_jax.analysis import nulls
-from ppp_jax.analysis.planes import (
-    acceptance,
-    as_clouds,
-    build_frame,
-    coordinates,
-    project_onto,
-    rescale,
-)
+from ppp_jax.analysis.arrays import as_clouds, rescale
+from ppp_jax.analysis.frames import build_frame
+from ppp_jax.analysis.planes import accepted, prepare
+from ppp_jax.errors import InputError
+from ppp_jax.numerics import polar
 
 
 def acceptance_ratio(latents: Any, *, basis: Any = None, epsilon: float = 0.85) -> np.ndarray:
@@ -38,10 +35,20 @@ def acceptance_ratio(latents: Any, *, basis: Any = None, epsilon: float = 0.85) 
       >>> round(float(acceptance_ratio(np.eye(4))), 3)  # each axis lies in half of the planes
       1.802
     """
-    latents = as_clouds(latents)
-    shares = acceptance(latents, basis=basis, epsilon=epsilon)
-    expected = nulls.acceptance(latents.shape[-1], epsilon)
-    return shares / expected if expected else np.full_like(shares, np.nan)
+    prepared = prepare(latents, basis, epsilon, nonfinite="drop")
+    if len(prepared.epsilons) != 1:
+        raise InputError("epsilon", epsilon, "must be one number")
+    per_cloud = prepared.source.shape[-2]
+    clouds = prepared.source.rows // per_cloud
+    count = np.zeros(clouds, np.int64)
+    for block in accepted(prepared):
+        count += np.bincount(block.sample // per_cloud, minlength=clouds)
+    lengths = prepared.survey.lengths.reshape(clouds, per_cloud)
+    pairs = np.sum(lengths > 0, axis=1) * len(prepared.frame.planes)
+    expected = pairs * nulls.acceptance(prepared.source.units, float(prepared.epsilons[0]))
+    usable = (expected > 0) & ~np.isnan(lengths).any(axis=1)
+    ratio = np.divide(count, expected, out=np.full(clouds, np.nan), where=usable)
+    return ratio.reshape(prepared.source.shape[:-2])
 
 
 def alignment_c4(latents: Any, *, basis: Any = None) -> np.ndarray:
@@ -68,26 +75,30 @@ def alignment_c4(latents: Any, *, basis: Any = None) -> np.ndarray:
     """
     values, _ = rescale(as_clouds(latents))
     frame = build_frame(basis, values.shape[-1])
-    vectors = frame.vectors.astype(values.dtype)
+    vectors = np.eye(frame.size) if frame.vectors is None else frame.vectors
+    vectors = vectors.astype(values.dtype)
     clouds = values.reshape(-1, *values.shape[-2:])
-    m, n = vectors.shape
-    if m == n and not frame.skipped and np.allclose(frame.cosine, 0, atol=1e-12):
+    if frame.gram is None and len(vectors) == vectors.shape[1]:
         c4 = _c4_orthonormal(clouds, vectors)
     else:
-        c4 = _c4_planes(
-            clouds,
-            vectors,
-            frame.planes[:, 0],
-            frame.planes[:, 1],
-            frame.cosine.astype(values.dtype),
-        )
+        first, second = frame.planes.T
+        cosine = np.zeros(len(first)) if frame.gram is None else frame.gram[first, second]
+        c4 = _c4_planes(clouds, vectors, first, second, cosine.astype(values.dtype))
     return np.asarray(c4).reshape(values.shape[:-2])
+
+
+def _project_onto(vectors: jax.Array, values: jax.Array) -> jax.Array:
+    """Returns each sample's direction projected onto each vector, `(vectors, samples)`.
+
+    In full precision: accelerators would multiply in less by default.
+    """
+    return jnp.matmul(vectors, polar(values)[1].T, precision=jax.lax.Precision.HIGHEST)
 
 
 @jax.jit
 def _c4_orthonormal(clouds: jax.Array, vectors: jax.Array) -> jax.Array:
     def c4(values: jax.Array) -> jax.Array:
-        square = jnp.square(project_onto(vectors, values))
+        square = jnp.square(_project_onto(vectors, values))
         second, fourth = jnp.sum(square, axis=0), jnp.sum(square * square, axis=0)
         units = vectors.shape[0]
         along = jnp.sum((units + 2) * fourth - 3 * second * second)
@@ -101,11 +112,12 @@ def _c4_planes(
     clouds: jax.Array, vectors: jax.Array, first: jax.Array, second: jax.Array, cosine: jax.Array
 ) -> jax.Array:
     def c4(values: jax.Array) -> jax.Array:
-        projections = project_onto(vectors, values)
+        projections = _project_onto(vectors, values)
 
         def sums(plane: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            u, v = coordinates(projections, *(x[None] for x in plane))
-            uu, vv = u * u, v * v
+            i, j, g = plane
+            uu, v = jnp.square(projections[i]), projections[j] - g * projections[i]
+            vv = v * v / (1 - g * g)
             return jnp.sum(uu * uu - 6 * uu * vv + vv * vv), jnp.sum(jnp.square(uu + vv))
 
         along, total = jax.lax.map(sums, (first, second, cosine))

@@ -1,0 +1,73 @@
+"""Do anyone's activations know a basis? PPP, SRM and counts of an array, or of a run folder.
+
+  python -m experiments.analyze --latents=activations.npy --epsilon=0.7,0.85
+
+Cost: seconds; a minute for 100,000 samples of a layer 4,096 wide. Outcome: a folder with ppp.png,
+srm.png, and tables of the shares accepted (CSV and Markdown), of the mean SRM curves and of the
+planes with the most samples.
+"""
+
+import pathlib
+
+import xarray as xr
+from absl import flags
+
+import ppp_jax.analysis as pa
+from experiments import flags as experiment_flags
+from ppp_jax import bases
+from ppp_jax.errors import InputError
+
+flags.DEFINE_string("latents", None, "a run folder, .npy, .npz or zarr: (..., samples, units)")
+flags.DEFINE_string("name", None, "the array in it; of a run folder pre (the default) or post")
+flags.DEFINE_integer("latent_width", None, "of a run folder with several")
+flags.DEFINE_string("basis", "standard", f"{', '.join(bases.FORMS)}, or an .npy of (vectors, n)")
+experiment_flags.define_numbers("epsilon", (0.85,), "acceptance cosines, in [0, 1]")
+flags.DEFINE_list("by", None, "axes to keep apart, such as step; by default none, and of a run "
+                  "folder all that vary but the seeds, at the last snapshot")  # fmt: skip
+flags.DEFINE_integer("max_planes", None, "use so many planes, drawn by --plane_seed; default: all")
+flags.DEFINE_integer("plane_seed", 0, "of that draw")
+flags.DEFINE_integer("angles", 360, "angles of the SRM curves")
+flags.DEFINE_bool("signed", False, "subtract what the probe's opposite sees from SRM")
+flags.DEFINE_enum("nonfinite", "raise", ["raise", "drop"], "what becomes of samples not finite")
+flags.DEFINE_string("out", None, "folder to write; by default beside the latents, *_analysis")
+
+
+def main() -> None:
+    """Opens the latents, writes the analysis, prints the shares."""
+    values = flags.FLAGS
+    if not values.latents:
+        raise InputError("latents", values.latents, "say which: a run folder, .npy, .npz or zarr")
+    path = pathlib.Path(values.latents).expanduser()
+    latents, by = load(path)
+    given = values.basis.endswith(".npy")
+    out = pa.write_analysis(
+        latents,
+        values.out or path.absolute().with_name(f"{path.stem}_analysis"),
+        by=by,
+        basis=pa.load(values.basis).values if given else values.basis,
+        epsilon=values.epsilon,
+        angles=values.angles,
+        signed=values.signed,
+        max_planes=values.max_planes,
+        seed=values.plane_seed,
+        nonfinite=values.nonfinite,
+        progress=True,
+    )
+    print((out / "shares.md").read_text(encoding="utf-8"))
+    print(f"analysis: {out}")
+
+
+def load(path: pathlib.Path) -> tuple[xr.DataArray, list[str]]:
+    """Returns the latents that the flags name, and the axes to keep apart."""
+    values = flags.FLAGS
+    found = pa.load(path, name=values.name, latent_width=values.latent_width)
+    if isinstance(found, xr.Dataset):
+        found = found["pre"]
+    if values.by is not None or "step" not in found.dims:
+        return found, values.by or []
+    last = found.isel(step=-1)
+    return last, [str(d) for d in last.dims[:-2] if d != "seed" and last.sizes[d] > 1]
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main)

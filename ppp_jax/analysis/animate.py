@@ -1,0 +1,78 @@
+"""Training as a moving picture."""
+
+import pathlib
+from typing import Any
+
+import xarray as xr
+from matplotlib import animation
+from matplotlib.figure import Figure
+
+from ppp_jax.analysis.plots import plot_ppp, ratio_scale
+from ppp_jax.errors import InputError
+
+DPI = 100
+
+
+def animate(
+    pictures: xr.Dataset,
+    path: str | pathlib.Path,
+    *,
+    over: str = "step",
+    label: str | None = None,
+    frames_per_second: int = 3,
+) -> pathlib.Path:
+    """Writes PPP pictures as a GIF, one frame after another, all in one colour scale.
+
+    Args:
+      pictures: what `ppp(…, by=over)` returns.
+      path: where to write; the ending must be `.gif`.
+      over: the axis that is played.
+      label: name of the coordinate that each frame shows; by default `epoch` where there is one,
+        and `over` where not.
+      frames_per_second: speed; the last frame stands for two seconds longer.
+
+    Returns:
+      The path. The file appears when it is complete.
+
+    Raises:
+      InputError: another ending, no such axis or coordinate, further axes, or no speed.
+    """
+    path = pathlib.Path(path).expanduser()
+    if path.suffix != ".gif":
+        raise InputError("path", path, "must end in .gif")
+    others = set(pictures["ratio"].dims) - {over, "u", "v"}
+    if over not in pictures["ratio"].dims or others:
+        raise InputError("over", over, f"pictures are over {pictures['ratio'].dims}; need (over, "
+                         "v, u)")  # fmt: skip
+    label = label or ("epoch" if "epoch" in pictures.coords else over)
+    if label not in pictures.coords:
+        raise InputError("label", label, f"is none of {sorted(map(str, pictures.coords))}")
+    if frames_per_second < 1:
+        raise InputError("frames_per_second", frames_per_second, "must be at least 1")
+    partial = path.with_name(f".{path.name}.partial.gif")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _write(pictures, partial, over, label, frames_per_second)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _write(
+    pictures: xr.Dataset, path: pathlib.Path, over: str, label: str, frames_per_second: int
+) -> None:
+    figure = Figure(figsize=(4.4, 3.7), dpi=DPI, layout="constrained")
+    norm = ratio_scale([pictures["ratio"].values])
+    last = pictures.sizes[over] - 1
+
+    def draw(k: int) -> list[Any]:
+        figure.clear()
+        picture = pictures.isel({over: min(k, last)})
+        axes = plot_ppp(picture, ax=figure.add_subplot(), norm=norm)
+        axes.set_title(f"{label} {picture[label].item()}, {axes.get_title()}", fontsize=9)
+        return [axes]
+
+    frames = last + 1 + 2 * frames_per_second
+    film = animation.FuncAnimation(figure, draw, frames=frames, cache_frame_data=False)
+    film.save(path, writer=animation.PillowWriter(fps=frames_per_second), dpi=DPI)

@@ -1,0 +1,139 @@
+"""The privileged planes of a basis (METHOD §1–2)."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ppp_jax import bases
+from ppp_jax.errors import InputError
+
+MIN_SINE_SQUARED = 1e-6  # of the angle between two vectors, below which they span no plane
+ORTHONORMAL = 1e-14  # cosines up to this are rounding
+
+
+class Frame(NamedTuple):
+    """The privileged planes of a basis.
+
+    Attributes:
+      vectors: unit rows, `(vectors, units)`, float64; None for the standard basis.
+      size: how many vectors there are.
+      gram: cosines g = b_i·b_j of all pairs, `(vectors, vectors)`; None if orthonormal.
+      planes: indices (i, j) of the vectors that span each plane, `(planes, 2)`.
+      ordered: whether i < j in all of them.
+      pairs: the planes without regard to order, i < j, `(pairs, 2)`.
+      number: row of `planes` of each (i, j), −1 where there is none, `(vectors, vectors)`.
+      bound: of two vectors that span an accepted plane, the one on which the sample projects
+        more has a squared projection of at least `bound`·ε²‖x‖², `(vectors,)`.
+      skipped: planes left out because their vectors are parallel or antiparallel.
+      name: what the basis is, for people.
+    """
+
+    vectors: np.ndarray | None
+    size: int
+    gram: np.ndarray | None
+    planes: np.ndarray
+    ordered: bool
+    pairs: np.ndarray
+    number: np.ndarray
+    bound: np.ndarray
+    skipped: int
+    name: str
+
+
+def build_frame(
+    basis: Any,
+    units: int,
+    *,
+    planes: str = "combinations",
+    max_planes: int | None = None,
+    seed: int = 0,
+) -> Frame:
+    """Lists the privileged planes of a basis.
+
+    Args:
+      basis: `(vectors, units)`, rows of any length but 0; or a name that `bases.build` knows; None
+        for the standard basis.
+      units: width of the latents.
+      planes: `combinations` (i < j) or `permutations` (both orders, which adds only the
+        reflections of the first; METHOD §2).
+      max_planes: keep so many planes, drawn without replacement; None for all.
+      seed: of that draw.
+
+    Returns:
+      The `Frame`.
+
+    Raises:
+      InputError: a basis of the wrong shape, with a zero or non-finite row, or fewer than two
+        directions; an unknown kind of planes; `max_planes` below 1.
+
+    Example:
+      >>> build_frame(None, 4).planes.shape
+      (6, 2)
+    """
+    if units < 2:
+        raise InputError("latents", f"{units} unit", "must have at least 2 units to span a plane")
+    if planes not in ("combinations", "permutations"):
+        raise InputError("planes", planes, "must be 'combinations' or 'permutations'")
+    if max_planes is not None and max_planes < 1:
+        raise InputError("max_planes", max_planes, "must be at least 1")
+    vectors, name = _unit_vectors(basis, units)
+    size = units if vectors is None else len(vectors)
+    gram = None if vectors is None else _cosines(vectors)
+    spans = ~np.eye(size, dtype=bool)
+    if gram is not None:
+        spans &= 1 - gram**2 >= MIN_SINE_SQUARED
+    skipped = size * (size - 1) - int(np.count_nonzero(spans))
+    if planes == "combinations":
+        spans, skipped = np.triu(spans), skipped // 2
+    if not spans.any():
+        raise InputError("basis", name, "spans no plane")
+    chosen = np.argwhere(spans).astype(np.int32)
+    if max_planes is not None and max_planes < len(chosen):
+        rng = np.random.default_rng(seed)
+        chosen = chosen[np.sort(rng.choice(len(chosen), size=max_planes, replace=False))]
+    number = np.full((size, size), -1, np.int32)
+    number[chosen[:, 0], chosen[:, 1]] = np.arange(len(chosen))
+    ordered = bool((chosen[:, 0] < chosen[:, 1]).all())
+    there = (number >= 0) | (number.T >= 0)
+    pairs = chosen if ordered else np.argwhere(np.triu(there)).astype(np.int32)
+    bound = _bound(there, gram)
+    return Frame(vectors, size, gram, chosen, ordered, pairs, number, bound, skipped, name)
+
+
+def _bound(there: np.ndarray, gram: np.ndarray | None) -> np.ndarray:
+    """Returns each vector's bound, by the largest eigenvalue 1/(1 − |g|) of an inverse Gram.
+
+    u² + v² ≤ (a_i² + a_j²)/(1 − |g|) ≤ 2 max(a_i², a_j²)/(1 − |g|).
+    """
+    if gram is None:
+        return np.full(len(there), 0.5)
+    return (1 - np.max(np.abs(gram), axis=1, where=there, initial=0)) / 2
+
+
+def _unit_vectors(basis: Any, units: int) -> tuple[np.ndarray | None, str]:
+    """Returns the unit vectors of a basis, None for the standard one, and its name."""
+    if basis is None or (isinstance(basis, str) and basis == "standard"):
+        return None, "standard"
+    vectors = np.asarray(bases.build(basis, units) if isinstance(basis, str) else basis)
+    label = basis if isinstance(basis, str) else f"array {vectors.shape}"
+    if vectors.ndim != 2 or vectors.shape[1] != units or not _is_real(vectors):
+        problem = f"must be real, (vectors, {units}), or one of {', '.join(bases.FORMS)}"
+        raise InputError("basis", label, problem)
+    vectors = vectors.astype(np.float64)
+    largest = np.abs(vectors).max(axis=1, keepdims=True, initial=0)
+    if not (np.isfinite(largest).all() and (largest > 0).all()):
+        raise InputError("basis", label, "has a zero or non-finite row")
+    vectors = vectors / largest
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), label
+
+
+def _is_real(vectors: np.ndarray) -> bool:
+    return np.issubdtype(vectors.dtype, np.floating) or np.issubdtype(vectors.dtype, np.integer)
+
+
+def _cosines(vectors: np.ndarray) -> np.ndarray | None:
+    """Returns the Gram matrix, or None if the vectors are orthonormal but for rounding."""
+    gram = vectors @ vectors.T
+    gram = (gram + gram.T) / 2
+    np.fill_diagonal(gram, 0)  # no vector spans a plane with itself
+    return None if np.abs(gram).max(initial=0) <= ORTHONORMAL else gram

@@ -1,0 +1,188 @@
+"""Privileged bases: the directions that a function, or a hypothesis, singles out.
+
+Every function returns unit vectors as rows, `(vectors, units)`, float64.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ppp_jax.errors import InputError, lookup
+from ppp_jax.numerics import haar_orthogonal
+
+THOMSON_STARTS, THOMSON_STEPS = 8, 3000
+FORMS = ("standard", "haar:SEED", "simplex", "cross_polytope", "thomson:VECTORS[:SEED]")
+
+
+def standard(units: int) -> np.ndarray:
+    """Returns the unit vectors of the axes."""
+    return np.eye(_at_least("units", units, 1))
+
+
+def haar(units: int, *, seed: int = 0) -> np.ndarray:
+    """Returns a random orthonormal basis, from the Haar measure of O(n).
+
+    Args:
+      units: n.
+      seed: of the draw.
+    """
+    drawn = np.asarray(haar_orthogonal(jax.random.key(seed), _at_least("units", units, 1)))
+    # Orthonormal to single precision so far; the nearest QR makes it so to double.
+    q, r = np.linalg.qr(drawn.astype(np.float64))
+    return q * np.sign(np.diagonal(r))
+
+
+def simplex(units: int, *, vectors: int | None = None) -> np.ndarray:
+    """Returns the corners of a regular simplex around the origin, all cosines −1/(vectors − 1).
+
+    Args:
+      units: n.
+      vectors: number of corners, at most n + 1, which is the default; with fewer the simplex lies
+        in a subspace.
+
+    Raises:
+      InputError: a number of corners that n dimensions do not hold.
+
+    Example:
+      >>> corners = simplex(3)
+      >>> (corners @ corners.T).round(3)[0].tolist()
+      [1.0, -0.333, -0.333, -0.333]
+    """
+    corners = units + 1 if vectors is None else vectors
+    if not 2 <= corners <= _at_least("units", units, 1) + 1:
+        raise InputError("vectors", corners, f"a simplex in {units} units has 2 to {units + 1}")
+    # The axes of one dimension more, seen along their diagonal: its orthogonal complement.
+    centred = np.eye(corners) - 1 / corners
+    inside = np.linalg.svd(centred)[2][: corners - 1]
+    rows = np.zeros((corners, units))
+    rows[:, : corners - 1] = centred @ inside.T
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def cross_polytope(units: int) -> np.ndarray:
+    """Returns ±e_i, `(2 units, units)`: the axes, then their opposites."""
+    return np.concatenate([standard(units), -standard(units)])
+
+
+def thomson(vectors: int, units: int, *, seed: int = 0, starts: int = THOMSON_STARTS) -> np.ndarray:
+    """Spreads vectors over the sphere as if they were charges that repel each other.
+
+    Up to n + 1 vectors form the regular simplex and 2n the cross-polytope, which are built; other
+    numbers have no name, and the Coulomb energy Σ 1/‖b_i − b_j‖ is minimised by Adam from several
+    random starts, of which the lowest is kept (METHOD §6). Needs optax.
+
+    Args:
+      vectors: how many.
+      units: n.
+      seed: of the starts.
+      starts: how many; no minimum is guaranteed to be the global one.
+
+    Returns:
+      `(vectors, units)`.
+
+    Raises:
+      InputError: fewer than two vectors or units, or no start.
+    """
+    _at_least("vectors", vectors, 2)
+    _at_least("units", units, 2)
+    _at_least("starts", starts, 1)
+    if vectors <= units + 1:
+        return simplex(units, vectors=vectors)
+    if vectors == 2 * units:
+        return cross_polytope(units)
+    return minimise_energy(vectors, units, seed, starts).copy()
+
+
+def energy(vectors: np.ndarray) -> float:
+    """Returns the Coulomb energy Σ_{i<j} 1/‖b_i − b_j‖ of unit vectors.
+
+    Example:
+      >>> round(energy(cross_polytope(3)), 6)  # the octahedron
+      9.985281
+    """
+    i, j = np.triu_indices(len(vectors), 1)
+    return float(np.sum(1 / np.linalg.norm(vectors[i] - vectors[j], axis=1)))
+
+
+@functools.lru_cache(maxsize=32)
+def minimise_energy(vectors: int, units: int, seed: int, starts: int) -> np.ndarray:
+    """Returns the lowest of several minima of the Coulomb energy, whatever their name.
+
+    Args:
+      vectors: how many.
+      units: n.
+      seed: of the starts.
+      starts: how many.
+    """
+    first = jax.random.normal(jax.random.key(seed), (starts, vectors, units))
+    ends = np.asarray(jax.jit(jax.vmap(_descend))(first), np.float64)
+    ends /= np.linalg.norm(ends, axis=-1, keepdims=True)
+    return min(ends, key=energy)
+
+
+def _descend(points: jax.Array) -> jax.Array:
+    """Follows the energy downhill; the step shrinks to nothing, so the end is not jittery."""
+    try:
+        import optax
+    except ImportError as error:
+        problem = "needs optax to find it: pip install optax"
+        raise InputError("basis", "thomson", problem) from error
+
+    i, j = np.triu_indices(len(points), 1)
+
+    def repulsion(x: jax.Array) -> jax.Array:
+        unit = x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+        return jnp.sum(1 / jnp.linalg.norm(unit[i] - unit[j], axis=-1))
+
+    optimizer = optax.adam(optax.cosine_decay_schedule(0.05, THOMSON_STEPS))
+
+    def step(_: int, carry: tuple[jax.Array, optax.OptState]) -> tuple[jax.Array, optax.OptState]:
+        x, state = carry
+        updates, state = optimizer.update(jax.grad(repulsion)(x), state)
+        return optax.apply_updates(x, updates), state
+
+    # optax raises floats to integer powers, which strict promotion refuses.
+    with jax.numpy_dtype_promotion("standard"):
+        end, _ = jax.lax.fori_loop(0, THOMSON_STEPS, step, (points, optimizer.init(points)))
+    return end
+
+
+def build(name: str, units: int) -> np.ndarray:
+    """Builds a basis from its name, as flags give it.
+
+    Args:
+      name: `standard`, `haar:SEED`, `simplex`, `cross_polytope`, `thomson:VECTORS` or
+        `thomson:VECTORS:SEED`.
+      units: n.
+
+    Returns:
+      `(vectors, units)`.
+
+    Raises:
+      InputError: no such name, or numbers that do not fit it.
+
+    Example:
+      >>> build("thomson:32", 16).shape
+      (32, 16)
+    """
+    kind, *texts = name.split(":")
+    makers: dict[str, tuple[Callable[..., np.ndarray], range]] = {
+        "standard": (lambda: standard(units), range(1)),
+        "haar": (lambda seed=0: haar(units, seed=seed), range(2)),
+        "simplex": (lambda: simplex(units), range(1)),
+        "cross_polytope": (lambda: cross_polytope(units), range(1)),
+        "thomson": (lambda vectors, seed=0: thomson(vectors, units, seed=seed), range(1, 3)),
+    }
+    maker, takes = lookup(makers, kind, field="basis")
+    if len(texts) not in takes or not all(text.isdecimal() for text in texts):
+        raise InputError("basis", name, f"must be one of {', '.join(FORMS)}")
+    return maker(*(int(text) for text in texts))
+
+
+def _at_least(field: str, value: int, least: int) -> int:
+    if value < least:
+        raise InputError(field, value, f"must be at least {least}")
+    return value
