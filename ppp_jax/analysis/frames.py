@@ -87,26 +87,32 @@ def build_frame(
         spans, skipped = np.triu(spans), skipped // 2
     if not spans.any():
         raise InputError("basis", name, "spans no plane")
-    chosen = np.argwhere(spans).astype(np.int32)
+    chosen = _places(spans)
     if max_planes is not None and max_planes < len(chosen):
         rng = np.random.default_rng(seed)
         chosen = chosen[np.sort(rng.choice(len(chosen), size=max_planes, replace=False))]
     number = np.full((size, size), -1, np.int32)
     number[chosen[:, 0], chosen[:, 1]] = np.arange(len(chosen))
     ordered = bool((chosen[:, 0] < chosen[:, 1]).all())
-    there = (number >= 0) | (number.T >= 0)
-    pairs = chosen if ordered else np.argwhere(np.triu(there)).astype(np.int32)
-    bound = _bound(there, gram)
+    pairs = chosen if ordered else _places(np.triu((number >= 0) | (number.T >= 0)))
+    bound = _bound(number, gram)
     return Frame(vectors, size, gram, chosen, ordered, pairs, number, bound, skipped, name)
 
 
-def _bound(there: np.ndarray, gram: np.ndarray | None) -> np.ndarray:
+def _places(matrix: np.ndarray) -> np.ndarray:
+    """Returns row and column of what is true, `(places, 2)`, row by row."""
+    flat = np.flatnonzero(matrix)  # several times faster than in two dimensions
+    return np.stack(np.divmod(flat, len(matrix)), axis=1).astype(np.int32)
+
+
+def _bound(number: np.ndarray, gram: np.ndarray | None) -> np.ndarray:
     """Returns each vector's bound, by the largest eigenvalue 1/(1 − |g|) of an inverse Gram.
 
     u² + v² ≤ (a_i² + a_j²)/(1 − |g|) ≤ 2 max(a_i², a_j²)/(1 − |g|).
     """
     if gram is None:
-        return np.full(len(there), 0.5)
+        return np.full(len(number), 0.5)
+    there = (number >= 0) | (number.T >= 0)
     return (1 - np.max(np.abs(gram), axis=1, where=there, initial=0)) / 2
 
 

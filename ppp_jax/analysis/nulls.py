@@ -107,9 +107,14 @@ def density_mass(lengths: np.ndarray, units: int, epsilon: float, edges: np.ndar
     radii = np.arange(0, np.sqrt(2) * edges[-1] + width, width / SUBPIXELS)
     mass = np.diff(radius_distribution(radii, lengths, units, epsilon))
     per_area = mass / (np.pi * np.diff(radii**2))
-    offsets = (np.arange(SUBPIXELS) + 0.5) / SUBPIXELS * width
-    places = (edges[:-1, None] + offsets).ravel()
-    ring = np.hypot(places[:, None], places).astype(np.float64) / (width / SUBPIXELS)
-    fine = per_area[ring.astype(int)]
+    # The picture is its own mirror image: the bins from the middle on, at 4 × 4 places each.
     bins = len(edges) - 1
-    return fine.reshape(bins, SUBPIXELS, bins, SUBPIXELS).mean(axis=(1, 3)) * width**2
+    half = bins - bins // 2
+    offsets = (np.arange(SUBPIXELS) + 0.5) / SUBPIXELS * width
+    places = (edges[bins // 2 : -1, None] + offsets).ravel()
+    ring = np.hypot(places[:, None], places) / (width / SUBPIXELS)
+    fine = per_area[ring.astype(np.int32)].reshape(half, SUBPIXELS, half, SUBPIXELS)
+    quarter = fine.mean(axis=(1, 3)) * width**2
+    other = bins % 2  # the middle bin is not repeated
+    upper = np.concatenate([quarter[:, other:][:, ::-1], quarter], axis=1)
+    return np.concatenate([upper[other:][::-1], upper])

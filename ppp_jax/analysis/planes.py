@@ -21,7 +21,7 @@ from ppp_jax.analysis.arrays import Source, open_source, read
 from ppp_jax.analysis.frames import Frame, build_frame
 from ppp_jax.errors import InputError
 
-WINDOW_ELEMENTS = 2**22  # projections held at once
+WINDOW_ELEMENTS = 2**18  # projections held at once: they stay in the cache
 CANDIDATES = 2**22  # (plane, sample) pairs looked at together
 # A pair costs the pruned search so many times what it costs the dense one, which also has to start.
 PRUNED_COST, DENSE_START = 20, 2**20
@@ -163,7 +163,8 @@ def _survey(source: Source, frame: Frame, epsilon: float, progress: bool) -> Sur
     windows = _windows(source.rows, max(source.units, frame.size), progress=progress, name="survey")
     for window in windows:
         values, exponent = _in_range(read(source, window.start, window.stop))
-        square = np.einsum("ij,ij->i", values, values, dtype=np.float64)
+        double = values.astype(np.float64, copy=False)
+        square = np.vecdot(double, double)
         length = np.ldexp(np.sqrt(square), exponent)
         length[np.isinf(length)] = np.nan
         lengths[window.start : window.stop] = length
@@ -196,13 +197,13 @@ def _may_be_near(
     """Returns which samples project enough on a vector for a plane with it to accept them."""
     length = np.sqrt(square)
     if frame.vectors is None:
-        largest = np.maximum(values.max(axis=1, initial=0), -values.min(axis=1, initial=0))
-        return largest >= (np.sqrt(0.5) * epsilon * (1 - 1e-6)) * length
+        least = (np.sqrt(0.5) * epsilon * (1 - 1e-6)) * length[:, None]
+        return (np.abs(values) >= least.astype(values.dtype)).any(axis=1)
     direction = (values / length[:, None]).astype(np.float32)
     onto = np.abs(direction @ frame.vectors.T.astype(np.float32))
     margin = frame.vectors.shape[1] * 2.0**-23  # a product of n terms in single precision
-    least = np.sqrt(frame.bound) * epsilon - margin
-    return (onto >= least.astype(np.float32)).any(axis=1)
+    bound = np.sqrt(frame.bound) * epsilon - margin
+    return (onto >= bound.astype(np.float32)).any(axis=1)
 
 
 def accepted(prepared: Prepared) -> Iterator[Accepted]:
@@ -224,10 +225,10 @@ def accepted(prepared: Prepared) -> Iterator[Accepted]:
             continue
         values = read(source, window.start, window.stop)
         if len(chosen) < len(window):
-            values = values[chosen - window.start]
+            values = values.take(chosen - window.start, axis=0)
         values, exponent = _in_range(values)
         values = values.astype(np.float64, copy=False)
-        square = np.einsum("ij,ij->i", values, values)
+        square = np.vecdot(values, values)
         onto = values if frame.vectors is None else values @ frame.vectors.T
         for candidates in _candidates(onto, square, frame, least):
             block = _decide(onto, square, frame, least, *candidates)
@@ -265,23 +266,23 @@ def _pruned(
     step = max(1, CANDIDATES // size)
     for start in range(0, len(leads), step):
         row, lead = np.divmod(leads[start : start + step], size)
-        mine, others = squares[row, lead][:, None], squares[row]
+        mine, others = _at(squares, row, lead)[:, None], squares.take(row, axis=0)
         reach = others + mine
         if frame.gram is not None:
-            g = frame.gram[lead]
-            reach -= 2 * g * onto[row] * onto[row, lead][:, None]
+            g = frame.gram.take(lead, axis=0)
+            reach -= 2 * g * onto.take(row, axis=0) * _at(onto, row, lead)[:, None]
             # Parallel vectors span no plane; what they give here is not used.
             reach /= np.maximum(1 - g * g, 1e-9)
         # Cancellation loses at most eight digits to the division; none is overlooked.
-        keep = (reach >= (least - 1e-8) * square[row][:, None]) & (others <= mine)
+        keep = (reach >= (least - 1e-8) * square.take(row)[:, None]) & (others <= mine)
         which, other = np.divmod(np.flatnonzero(keep), size)
         row, lead = row[which], lead[which]
         # Of two equals the first leads; so no pair comes twice, and no vector with itself.
-        once = (squares[row, other] < squares[row, lead]) | (lead < other)
+        once = (_at(squares, row, other) < _at(squares, row, lead)) | (lead < other)
         row, lead, other = row[once], lead[once], other[once]
         i, j = np.minimum(lead, other), np.maximum(lead, other)
         if len(frame.pairs) < size * (size - 1) // 2:
-            there = (frame.number[i, j] >= 0) | (frame.number[j, i] >= 0)
+            there = (_at(frame.number, i, j) >= 0) | (_at(frame.number, j, i) >= 0)
             row, i, j = row[there], i[there], j[there]
         yield row, i, j
 
@@ -338,8 +339,8 @@ def _decide(
     j: np.ndarray,
 ) -> tuple[np.ndarray, ...]:
     """Decides on candidates: the accepted ones' row, i, j, u, v and share."""
-    u, v = onto[row, i], _second(onto, frame, row, i, j)
-    share = (u * u + v * v) / square[row]
+    u, v = _at(onto, row, i), _second(onto, frame, row, i, j)
+    share = (u * u + v * v) / square.take(row)
     keep = share >= least
     if keep.all():
         return row, i, j, u, v, share
@@ -350,26 +351,32 @@ def _second(
     onto: np.ndarray, frame: Frame, row: np.ndarray, i: np.ndarray, j: np.ndarray
 ) -> np.ndarray:
     """Returns v, the coordinate across b_i in the plane of b_i and b_j."""
-    v = onto[row, j]
+    v = _at(onto, row, j)
     if frame.gram is None:
         return v
-    g = frame.gram[i, j]
-    result: np.ndarray = (v - g * onto[row, i]) / np.sqrt(1 - g * g)
+    g = _at(frame.gram, i, j)
+    result: np.ndarray = (v - g * _at(onto, row, i)) / np.sqrt(1 - g * g)
     return result
+
+
+def _at(matrix: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """Returns `matrix[row, column]`, in half the time."""
+    return matrix.take(row.astype(np.int64, copy=False) * matrix.shape[1] + column)
 
 
 def _number(block: tuple[np.ndarray, ...], frame: Frame, onto: np.ndarray) -> Iterator[Accepted]:
     """Gives pairs the numbers of their planes; the reversed plane holds the mirror image."""
     row, i, j, u, v, share = block
     if frame.ordered:
-        yield Accepted(frame.number[i, j], row, u, v, share)
+        yield Accepted(_at(frame.number, i, j), row, u, v, share)
         return
     for a, b in ((i, j), (j, i)):
-        plane = frame.number[a, b]
+        plane = _at(frame.number, a, b)
         there = plane >= 0
         row_there, a, b = row[there], a[there], b[there]
         v = _second(onto, frame, row_there, a, b)
-        yield Accepted(plane[there], row_there, onto[row_there, a], v, share[there])
+        u = _at(onto, row_there, a)
+        yield Accepted(plane[there], row_there, u, v, share[there])
 
 
 def _place(part: Accepted, chosen: np.ndarray, exponent: Any) -> Accepted:

@@ -92,20 +92,22 @@ def _sorted(prepared: Prepared) -> tuple[np.ndarray, ...]:
     """
     rows = np.int32 if prepared.source.rows < 2**31 else np.int64
     dtype = prepared.source.dtype
+    pair = np.result_type(dtype, np.complex64)  # u + iv is moved as one
     blocks = [
-        (np.stack([b.u, b.v], axis=-1).astype(dtype), b.plane, b.sample.astype(rows))
-        for b in accepted(prepared)
+        ((b.u + 1j * b.v).astype(pair), b.plane, b.sample.astype(rows)) for b in accepted(prepared)
     ]
     counts = np.zeros(len(prepared.frame.planes), np.int64)
     for _, plane, _ in blocks:
         _add_counts(counts, plane)
     total = int(counts.sum())
-    points, sample = np.empty((total, 2), dtype), np.empty(total, rows)
+    points, sample = np.empty(total, pair), np.empty(total, rows)
     free = np.cumsum(counts) - counts  # the next free place of each plane
     for k in range(len(blocks)):
         block_points, block_plane, block_sample = blocks[k]
-        blocks[k] = (np.empty((0, 2), dtype), np.empty(0, np.int32), np.empty(0, rows))
-        order = np.argsort(block_plane, kind="stable")
+        blocks[k] = (np.empty(0, pair), np.empty(0, np.int32), np.empty(0, rows))
+        # Few planes: sixteen bits, which NumPy sorts by counting.
+        narrow = np.uint16 if len(counts) <= 2**16 else np.int32
+        order = np.argsort(block_plane.astype(narrow, copy=False), kind="stable")
         at = block_plane[order]
         first = np.flatnonzero(np.diff(at, prepend=-1))  # where each plane's run begins
         run = np.diff(first, append=len(at))
@@ -113,7 +115,7 @@ def _sorted(prepared: Prepared) -> tuple[np.ndarray, ...]:
         points[place], sample[place] = block_points[order], block_sample[order]
         free[at[first]] += run
     plane = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-    return points, plane, sample, counts
+    return points.view(dtype).reshape(total, 2), plane, sample, counts
 
 
 def _add_counts(counts: np.ndarray, plane: np.ndarray) -> None:

@@ -1,0 +1,177 @@
+"""How fast are PPP, SRM and the density, against plain NumPy, plane by plane?
+
+  .venv/bin/python -m experiments.benchmarks.projection
+
+Both sides take turns of at least half a second in one process; medians are compared. Both decide
+in double precision, from single-precision samples; the baseline's are converted beforehand. Long
+baselines are measured on some of their planes or points and extrapolated, which is exact for loops.
+The wide layer is 1.6 GB on disk and has a process of its own, whose memory is measured. Cost: two
+minutes on two cores. Outcome: BUILD_NOTES.md.
+"""
+
+import functools
+import importlib.metadata
+import json
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+import ppp_jax.analysis as pa
+from experiments.benchmarks import plane_by_plane
+from ppp_jax import bases
+
+ROUNDS, TURN_SECONDS = 5, 0.5
+EPSILON = 0.85
+WIDE = (100_000, 4096)
+WRITTEN = 4000  # rows of the wide layer written at a time
+
+
+def main() -> None:
+    """Prints all tables, ready to be pasted."""
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "numpy", "scipy")]
+    print(f"Python {platform.python_version()}, {', '.join(versions)}\n")
+    print("| work | ours, ms | baseline, ms | ratio | target |")
+    print("| --- | --- | --- | --- | --- |")
+    narrow()
+    wide()
+    scaling()
+
+
+def cloud(samples: int, units: int, *, seed: int = 0) -> np.ndarray:
+    """Returns samples of which nine in ten are heavy-tailed and one in ten is near an axis."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((samples, units), dtype=np.float32)
+    x /= np.sqrt(rng.chisquare(3, size=(samples, 1)) / 3).astype(np.float32)
+    x *= np.exp(0.7 * rng.standard_normal((samples, units), dtype=np.float32))
+    near = np.arange(0, samples, 10)
+    x[near] *= np.float32(0.05) / np.linalg.norm(x[near], axis=1, keepdims=True)
+    x[near, rng.integers(units, size=len(near))] += 1
+    return x
+
+
+def _compare(
+    work: str, ours: Callable[[], object], theirs: Callable[[], object], share: float, target: str
+) -> None:
+    """Times both sides in turn and prints a row; `theirs` does `share` of the baseline's work."""
+    ours()
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(ROUNDS):
+        for side, call in zip(times, (ours, theirs), strict=True):
+            side.append(_milliseconds(call))
+    mine, baseline = statistics.median(times[0]), statistics.median(times[1]) / share
+    print(
+        f"| {work} | {mine:.1f} | {baseline:,.0f} | {baseline / mine:,.0f} | {target} |", flush=True
+    )
+
+
+def _milliseconds(call: Callable[[], object]) -> float:
+    """Returns the mean time of as many calls as fit into a turn, at least one."""
+    start, calls = time.perf_counter(), 0
+    while calls == 0 or time.perf_counter() - start < TURN_SECONDS:
+        call()
+        calls += 1
+    return 1e3 * (time.perf_counter() - start) / calls
+
+
+def narrow() -> None:
+    """Compares the works that fit into memory."""
+    x = cloud(10_000, 32)
+    double = x.astype(np.float64)
+    for order in ("combinations", "permutations"):
+        _compare(
+            f"PPP points, N=10,000, n=32, {order}",
+            functools.partial(pa.project, x, planes=order),
+            functools.partial(plane_by_plane.points, double, np.eye(32), EPSILON, order=order),
+            1,
+            "≥ 20",
+        )
+    x, basis = cloud(60_000, 16), bases.thomson(64, 16)
+    _compare(
+        "PPP points, N=60,000, n=16, 64 Thomson vectors",
+        lambda: pa.project(x, basis=basis),
+        functools.partial(
+            plane_by_plane.points,
+            x.astype(np.float64),
+            basis,
+            EPSILON,
+            order="combinations",
+            planes=200,
+        ),
+        200 / pa.project(x, basis=basis).sizes["row"],
+        "≥ 40",
+    )
+    y, angles = cloud(1797, 16), 2 * np.pi * np.arange(360) / 360
+    for at_once, name in ((False, "an angle"), (True, "a plane")):
+        _compare(
+            f"SRM, all planes, N=1,797, n=16, 360 angles; baseline one product {name}",
+            lambda: pa.srm(y),
+            functools.partial(plane_by_plane.spotlight, y.astype(np.float64), np.eye(16), EPSILON,
+                              angles, planes=40, at_once=at_once),
+            40 / 120,
+            "" if at_once else "≥ 200",
+        )  # fmt: skip
+    z = cloud(25_000, 32)
+    found = pa.project(z).points.values
+    _compare(
+        f"PPP density 300×300 of {len(found):,} points, projection included in ours",
+        lambda: pa.ppp(z, bins=300),
+        lambda: plane_by_plane.density(found[:200], 3.0, bins=300, bandwidth=0.1),
+        200 / len(found),
+        "≥ 1,000",
+    )
+
+
+def wide() -> None:
+    """Measures the wide layer in a process of its own, and the baseline on 50 planes and angles."""
+    samples, units = WIDE
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "layer.npy"
+        layer = np.lib.format.open_memmap(path, "w+", np.float32, (samples, units))
+        for k, first in enumerate(range(0, samples, WRITTEN)):
+            layer[first : first + WRITTEN] = cloud(WRITTEN, units, seed=k)
+        layer.flush()
+        del layer
+        module = "experiments.benchmarks.wide_layer"
+        done = subprocess.run(
+            [sys.executable, "-m", module, str(path)], capture_output=True, text=True, check=True
+        )
+        start = time.perf_counter()
+        part = np.load(path, mmap_mode="r")
+        plane_by_plane.points(part, np.eye(units), EPSILON, order="combinations", planes=50)
+        baseline = (time.perf_counter() - start) / 50 * (units * (units - 1) // 2)
+    result = json.loads(done.stdout)
+    mine, planes = sum(result["seconds"].values()), units * (units - 1) // 2
+    work = f"PPP + SRM + density, N={samples:,}, n={units:,}, all {planes:,} planes"
+    print(
+        f"| {work}, {result['points']:,} points | {1e3 * mine:,.0f} | {1e3 * baseline:,.0f} (points"
+        f" alone) | {baseline / mine:,.0f} | 60 s; 4 GiB: {result['peak']:.1f} |"
+    )
+    parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result["seconds"].items())
+    print(f"\nThe wide layer's parts: {parts}.\n", flush=True)
+
+
+def scaling() -> None:
+    """Prints the pruned kernel's cost per number, against samples and units."""
+    print("| N | n | s | ns per number |\n| --- | --- | --- | --- |")
+    for samples, units in [(5000, 1024), (10_000, 1024), (20_000, 1024), (40_000, 1024),
+                           (10_000, 512), (10_000, 2048), (10_000, 4096)]:  # fmt: skip
+        x = cloud(samples, units)
+        times = []
+        for _ in range(ROUNDS):
+            start = time.perf_counter()
+            pa.ppp(x)
+            times.append(time.perf_counter() - start)
+        middle = statistics.median(times)
+        each = 1e9 * middle / (samples * units)
+        print(f"| {samples:,} | {units:,} | {middle:.2f} | {each:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
