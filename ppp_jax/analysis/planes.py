@@ -25,6 +25,8 @@ WINDOW_ELEMENTS = 2**18  # projections held at once: they stay in the cache
 CANDIDATES = 2**22  # (plane, sample) pairs looked at together
 # A pair costs the pruned search so many times what it costs the dense one, which also has to start.
 PRUNED_COST, DENSE_START = 20, 2**20
+LOOK_ROWS = 256  # looked at to choose between the two
+SCREENED = 256  # vectors from which on a product in advance pays, to know what to read again
 # On the threshold means accepted: a few units of double rounding, however it was reached.
 SLACK = 1 - 2.0**-46
 SINGLE_MARGIN = 2.0**-20  # more than single precision can be off on unit vectors
@@ -199,6 +201,8 @@ def _may_be_near(
     if frame.vectors is None:
         least = (np.sqrt(0.5) * epsilon * (1 - 1e-6)) * length[:, None]
         return (np.abs(values) >= least.astype(values.dtype)).any(axis=1)
+    if frame.size < SCREENED:
+        return np.ones(len(values), bool)
     direction = (values / length[:, None]).astype(np.float32)
     onto = np.abs(direction @ frame.vectors.T.astype(np.float32))
     margin = frame.vectors.shape[1] * 2.0**-23  # a product of n terms in single precision
@@ -243,26 +247,26 @@ def _candidates(
     onto: np.ndarray, square: np.ndarray, frame: Frame, least: float
 ) -> Iterator[Candidates]:
     """Finds all accepted (row, pair), and a few that are not, in the cheaper of the two ways."""
-    squares = onto * onto
-    lead = squares >= (least * (1 - 1e-12)) * frame.bound * square[:, None]
-    leads = np.flatnonzero(lead)
-    pruned = PRUNED_COST * len(leads) * frame.size
-    if pruned > DENSE_START + len(onto) * len(frame.pairs):
+    rows, stride = len(onto), 1 + len(onto) // LOOK_ROWS
+    expected = stride * np.count_nonzero(_leads(onto[::stride], square[::stride], frame, least))
+    if PRUNED_COST * expected * frame.size > DENSE_START + rows * len(frame.pairs):
         yield from _dense(onto, square, frame, least)
     else:
-        yield from _pruned(onto, squares, square, frame, least, leads)
+        yield from _pruned(onto, square, frame, least)
+
+
+def _leads(onto: np.ndarray, square: np.ndarray, frame: Frame, least: float) -> np.ndarray:
+    """Returns which vectors a sample projects enough on to lead an accepted pair."""
+    leads: np.ndarray = onto * onto >= (least * (1 - 1e-12)) * frame.bound * square[:, None]
+    return leads
 
 
 def _pruned(
-    onto: np.ndarray,
-    squares: np.ndarray,
-    square: np.ndarray,
-    frame: Frame,
-    least: float,
-    leads: np.ndarray,
+    onto: np.ndarray, square: np.ndarray, frame: Frame, least: float
 ) -> Iterator[Candidates]:
     """Pairs each leading vector of a sample with those on which it projects no more."""
-    size = frame.size
+    size, squares = frame.size, onto * onto
+    leads = np.flatnonzero(_leads(onto, square, frame, least))
     step = max(1, CANDIDATES // size)
     for start in range(0, len(leads), step):
         row, lead = np.divmod(leads[start : start + step], size)
