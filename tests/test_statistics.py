@@ -2,40 +2,66 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from ppp_jax import bases
 from ppp_jax.analysis import (
     acceptance_ratio,
     alignment_c4,
     bootstrap_interval,
+    discreteness,
     interquartile_mean,
+    known_clouds,
     project,
 )
 from ppp_jax.errors import InputError
 from tests import plain
 
-RNG = np.random.default_rng(0)
-N, SAMPLES = 16, 6000
-
-
-def clusters(centres, noise):
-    chosen = centres[RNG.integers(len(centres), size=SAMPLES)]
-    return chosen + noise * RNG.normal(size=(SAMPLES, N))
-
-
-NORMAL = RNG.normal(size=(SAMPLES, N))
-CLOUDS = {  # METHOD §5: (cloud, C4, tolerance)
-    "isotropic": (NORMAL, 0.0, 0.01),
-    # METHOD does not state its clusters' noise; these are the closest round numbers.
-    "axes": (clusters(np.concatenate([np.eye(N), -np.eye(N)]), 0.06), 0.97, 0.01),
-    "corners": (clusters(np.sign(RNG.normal(size=(32, N))), 0.25), -0.80, 0.02),
-    "tanh": (np.tanh(1.5 * NORMAL), -0.62, 0.005),
-    "laplace": (RNG.laplace(size=(SAMPLES, N)), 0.31, 0.01),
+N = 16
+CLOUDS = known_clouds(units=N)
+# METHOD §5's table: A/A0 at ε = .85, C4, discreteness; each with what a draw of 6,000 may be off.
+TABLE = {
+    "isotropic normal": ((1, 0.35), (0, 0.01), (0, 0.01)),
+    "axis clusters": ((990, 5), (0.97, 0.005), (0.69, 0.01)),
+    "hypercube-corner clusters": ((0, 0), (-0.80, 0.01), (0.66, 0.015)),
+    "axis clusters, rotated": ((0, 1), (0, 0.05), (0.69, 0.01)),
+    "clusters in random directions": ((0.1, 0.9), (0, 0.05), (0.66, 0.015)),
+    "tanh(1.5·normal)": ((0, 0), (-0.62, 0.005), (0.06, 0.01)),
+    "axis-aligned ellipsoid": ((57, 4), (0.37, 0.02), (0, 0.01)),
+    "Laplace": ((31, 1.5), (0.31, 0.01), (0.07, 0.015)),
 }
 
 
-@pytest.mark.parametrize("name", sorted(CLOUDS))
-def test_c4_of_known_clouds(name):
-    cloud, expected, tolerance = CLOUDS[name]
-    np.testing.assert_allclose(alignment_c4(cloud), expected, atol=tolerance)
+@pytest.mark.parametrize("name", sorted(TABLE))
+def test_known_clouds_have_their_known_numbers(name):
+    for function, (expected, tolerance) in zip(
+        (acceptance_ratio, alignment_c4, discreteness), TABLE[name], strict=True
+    ):
+        np.testing.assert_allclose(function(CLOUDS[name]), expected, atol=tolerance)
+
+
+def test_discreteness_does_not_see_rotation_scale_or_order():
+    cloud = CLOUDS["axis clusters"][:1500]
+    expected = discreteness(cloud)
+    turned = cloud @ bases.haar(N, seed=4)
+    for other in (turned, 1e-30 * cloud, cloud[::-1], cloud + 3):
+        np.testing.assert_allclose(discreteness(other), expected, atol=0.01)
+    assert discreteness(cloud) == discreteness(cloud)
+    drawn = discreteness(cloud, max_samples=700)
+    assert 0.5 < drawn < expected  # fewer samples, farther neighbours
+
+
+def test_discreteness_is_its_definition():
+    cloud = CLOUDS["Laplace"][:300]
+    apart = np.linalg.norm(cloud[:, None] - cloud, axis=-1) + np.diag(np.full(300, np.inf))
+    rng = np.random.default_rng(0)
+    gauss = rng.multivariate_normal(cloud.mean(axis=0), np.cov(cloud.T), size=300)
+    gaps = np.linalg.norm(gauss[:, None] - gauss, axis=-1) + np.diag(np.full(300, np.inf))
+    expected = 1 - np.median(apart.min(axis=1)) / np.median(gaps.min(axis=1))
+    np.testing.assert_allclose(discreteness(cloud), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("cloud", [np.ones((5, 3)), np.ones((1, 3)), np.full((4, 3), np.nan)])
+def test_discreteness_of_nothing_to_compare_is_missing(cloud):
+    assert np.isnan(discreteness(cloud))
 
 
 @pytest.mark.usefixtures("x64")
@@ -53,7 +79,7 @@ def test_c4_is_its_definition(vectors):
 
 
 def test_c4_ignores_scale_even_where_powers_would_overflow():
-    x = CLOUDS["laplace"][0][:200]
+    x = CLOUDS["Laplace"][:200]
     for scale in (1e-12, 1e12):
         np.testing.assert_allclose(
             alignment_c4((scale * x).astype(np.float32)), alignment_c4(x), rtol=1e-4
@@ -64,10 +90,10 @@ def test_c4_ignores_scale_even_where_powers_would_overflow():
 
 
 def test_leading_axes_are_separate_clouds():
-    stacked = np.stack([cloud[:500] for cloud, *_ in CLOUDS.values()]).reshape(5, 1, 500, N)
-    for function in (acceptance_ratio, alignment_c4):
+    stacked = np.stack([cloud[:500] for cloud in CLOUDS.values()]).reshape(8, 1, 500, N)
+    for function in (acceptance_ratio, alignment_c4, discreteness):
         together = function(stacked)
-        assert together.shape == (5, 1)
+        assert together.shape == (8, 1)
         alone = [function(cloud) for cloud in stacked[:, 0]]
         np.testing.assert_allclose(together[:, 0], alone, rtol=1e-5)
 
@@ -76,7 +102,7 @@ def test_leading_axes_are_separate_clouds():
 @pytest.mark.parametrize("name", sorted(CLOUDS))
 @pytest.mark.filterwarnings("ignore::ppp_jax.analysis.EmptyPPPWarning")
 def test_acceptance_ratio_counts_what_project_counts(name, epsilon):
-    cloud = CLOUDS[name][0][:400]
+    cloud = CLOUDS[name][:400]
     projection = project(cloud, epsilon=epsilon)
     share = projection.sizes["point"] / (projection.samples * projection.sizes["row"])
     expected = share / (1 - epsilon**2) ** ((N - 2) / 2)
@@ -84,7 +110,7 @@ def test_acceptance_ratio_counts_what_project_counts(name, epsilon):
 
 
 def test_zero_rows_leave_the_denominator_and_nonfinite_clouds_give_nan():
-    cloud = CLOUDS["laplace"][0][:300]
+    cloud = CLOUDS["Laplace"][:300]
     padded = np.concatenate([cloud, np.zeros((100, N))])
     np.testing.assert_allclose(acceptance_ratio(padded), acceptance_ratio(cloud), rtol=1e-6)
     broken = cloud.copy()
@@ -97,7 +123,7 @@ def test_zero_rows_leave_the_denominator_and_nonfinite_clouds_give_nan():
 
 @pytest.mark.parametrize("function", [acceptance_ratio, alignment_c4])
 def test_labelled_arrays_are_read_by_name_and_bad_ones_refused(function):
-    cloud = CLOUDS["laplace"][0][:100]
+    cloud = CLOUDS["Laplace"][:100]
     labelled = xr.DataArray(cloud, dims=("sample", "unit")).transpose("unit", "sample")
     np.testing.assert_allclose(function(labelled), function(cloud))
     for bad in (cloud[0], cloud * 1j, cloud[:0], cloud.astype(str)):

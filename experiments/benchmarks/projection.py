@@ -39,7 +39,8 @@ def main() -> None:
     print(f"Python {platform.python_version()}, {', '.join(versions)}\n")
     print("| work | ours, ms | baseline, ms | ratio | target |")
     print("| --- | --- | --- | --- | --- |")
-    narrow()
+    points()
+    curves_and_density()
     wide()
     scaling()
 
@@ -80,8 +81,8 @@ def _milliseconds(call: Callable[[], object]) -> float:
     return 1e3 * (time.perf_counter() - start) / calls
 
 
-def narrow() -> None:
-    """Compares the works that fit into memory."""
+def points() -> None:
+    """Compares PPP's points."""
     x = cloud(10_000, 32)
     double = x.astype(np.float64)
     for order in ("combinations", "permutations"):
@@ -107,6 +108,10 @@ def narrow() -> None:
         200 / pa.project(x, basis=basis).sizes["row"],
         "≥ 40",
     )
+
+
+def curves_and_density() -> None:
+    """Compares SRM curves and densities."""
     y, angles = cloud(1797, 16), 2 * np.pi * np.arange(360) / 360
     for at_once, name in ((False, "an angle"), (True, "a plane")):
         _compare(

@@ -5,6 +5,7 @@ Works on any array of latents, ours or anyone's, and needs nothing of the traini
 """
 
 from ppp_jax.analysis.animate import animate
+from ppp_jax.analysis.clouds import known_clouds
 from ppp_jax.analysis.compare import bootstrap_interval, interquartile_mean
 from ppp_jax.analysis.folder import write_analysis
 from ppp_jax.analysis.loading import load
@@ -14,7 +15,7 @@ from ppp_jax.analysis.ppp import ppp
 from ppp_jax.analysis.projection import EmptyPPPWarning, count_planes, project, top_planes
 from ppp_jax.analysis.report import write_report
 from ppp_jax.analysis.srm import srm
-from ppp_jax.analysis.statistics import acceptance_ratio, alignment_c4
+from ppp_jax.analysis.statistics import acceptance_ratio, alignment_c4, discreteness
 
 __all__ = [
     "EmptyPPPWarning",
@@ -24,7 +25,9 @@ __all__ = [
     "bootstrap_interval",
     "check_epsilon",
     "count_planes",
+    "discreteness",
     "interquartile_mean",
+    "known_clouds",
     "load",
     "plot_curves",
     "plot_ppp",

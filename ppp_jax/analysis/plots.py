@@ -1,7 +1,7 @@
 """Drawing: axes in, axes out. Nothing is computed here."""
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -13,6 +13,7 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.projections.polar import PolarAxes
+from matplotlib.ticker import MaxNLocator
 
 from ppp_jax.errors import InputError
 
@@ -38,7 +39,11 @@ def ratio_scale(ratios: Iterable[np.ndarray]) -> colors.LogNorm:
 
 
 def plot_ppp(
-    picture: xr.Dataset, *, ax: Axes | None = None, norm: colors.LogNorm | None = None
+    picture: xr.Dataset,
+    *,
+    ax: Axes | None = None,
+    norm: colors.LogNorm | None = None,
+    colorbar: bool = True,
 ) -> Axes:
     """Draws a PPP density over its isotropic null.
 
@@ -46,6 +51,7 @@ def plot_ppp(
       picture: what `ppp` returns.
       ax: where to draw; by default a new figure.
       norm: colour scale; by default `ratio_scale` of this picture.
+      colorbar: draw the scale beside the axes.
 
     Returns:
       The axes. White is as many as isotropic latents would have, red more, blue fewer; grey is
@@ -60,8 +66,9 @@ def plot_ppp(
     half = _half_width(picture)
     image = _draw_ratio(axes, picture, norm, (-half, half, -half, half))
     axes.set(xlabel="u (latent units)", ylabel="v (latent units)", title=_acceptance(picture))
-    bar = axes.figure.colorbar(image, ax=axes, label="density / isotropic null")
-    _tick_ratio(bar, norm)
+    if colorbar:
+        bar = axes.figure.colorbar(image, ax=axes, label="density / isotropic null")
+        _tick_ratio(bar, norm)
     return axes
 
 
@@ -103,7 +110,7 @@ def _check_dims(values: xr.DataArray, wanted: tuple[str, ...], field: str) -> No
         raise InputError(field, values.dims, problem)
 
 
-def plot_srm(curves: xr.Dataset, *, ax: PolarAxes | None = None, planes: bool = True) -> PolarAxes:
+def plot_srm(curves: xr.Dataset, *, ax: Axes | None = None, planes: bool = True) -> Axes:
     """Draws Spotlight Resonance around the circle of a plane.
 
     Args:
@@ -116,11 +123,12 @@ def plot_srm(curves: xr.Dataset, *, ax: PolarAxes | None = None, planes: bool = 
       line is the mean over all planes, dashed what isotropic latents would have.
 
     Raises:
-      InputError: curves at several ε.
+      InputError: curves at several ε, or axes that are not polar.
     """
     _check_dims(curves["pooled"], ("angle",), "curves")
-    axes = cast(PolarAxes, plt.figure(figsize=(4, 4)).add_subplot(projection="polar") if ax is None
-                else ax)  # fmt: skip
+    axes = plt.figure(figsize=(4, 4)).add_subplot(projection="polar") if ax is None else ax
+    if not isinstance(axes, PolarAxes):
+        raise InputError("ax", type(axes).__name__, "must be polar: subplot(projection='polar')")
     # A circle is closed, whatever the angles are.
     order = np.argsort(curves["angle"].values % (2 * np.pi), kind="stable")
     order = np.append(order, order[0])
@@ -134,6 +142,8 @@ def plot_srm(curves: xr.Dataset, *, ax: PolarAxes | None = None, planes: bool = 
     count, epsilon = curves.attrs["frame_planes"], curves["epsilon"].item()
     axes.set_title(f"mean of {count:,} planes, ε = {epsilon:g}", fontsize=8)
     axes.tick_params(labelsize=6)
+    axes.yaxis.set_major_locator(MaxNLocator(3))  # shares; more would cover the curves
+    axes.set_rlabel_position(22.5)
     return axes
 
 

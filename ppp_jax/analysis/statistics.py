@@ -13,6 +13,8 @@ from ppp_jax.analysis.planes import accepted, prepare
 from ppp_jax.errors import InputError
 from ppp_jax.numerics import polar
 
+NEIGHBOUR_ROWS = 512  # distances to all other samples held at once
+
 
 def acceptance_ratio(latents: Any, *, basis: Any = None, epsilon: float = 0.85) -> np.ndarray:
     """Returns A/A0: the share of (plane, sample) pairs accepted, over the isotropic share.
@@ -124,3 +126,59 @@ def _c4_planes(
         return jnp.sum(along) / jnp.sum(total)
 
     return jax.lax.map(c4, clouds)
+
+
+def discreteness(latents: Any, *, max_samples: int = 6000, seed: int = 0) -> np.ndarray:
+    """Returns 1 − median nearest-neighbour distance over that of a Gaussian of the same shape.
+
+    0 for continuous clouds, towards 1 for quantised ones, wherever their clusters stand: it does
+    not change if the latents are rotated (METHOD §5). The Gaussian, with the latents' mean and
+    covariance, is drawn as often as there are samples.
+
+    Args:
+      latents: `(..., samples, units)`; leading axes are separate clouds.
+      max_samples: of larger clouds so many are drawn; the cost is quadratic in them.
+      seed: of the draws.
+
+    Returns:
+      Array of the leading shape; NaN for a cloud that is not finite or a single point.
+
+    Raises:
+      InputError: an argument out of its range, naming it.
+
+    Example:
+      >>> corners = np.array([[1.0, 1], [-1, 1], [-1, -1], [1, -1]]).repeat(50, axis=0)
+      >>> float(discreteness(corners))
+      1.0
+    """
+    if max_samples < 2:
+        raise InputError("max_samples", max_samples, "must be at least 2")
+    values, _ = rescale(as_clouds(latents))
+    clouds = values.reshape(-1, *values.shape[-2:]).astype(np.float64)
+    found = [_discreteness(cloud, max_samples, seed) for cloud in clouds]
+    return np.array(found).reshape(values.shape[:-2])
+
+
+def _discreteness(cloud: np.ndarray, max_samples: int, seed: int) -> float:
+    rng = np.random.default_rng(seed)
+    if len(cloud) > max_samples:
+        cloud = cloud[np.sort(rng.choice(len(cloud), size=max_samples, replace=False))]
+    if len(cloud) < 2 or not np.isfinite(cloud).all():
+        return np.nan
+    drawn = rng.multivariate_normal(cloud.mean(axis=0), np.cov(cloud.T), size=len(cloud))
+    expected = _neighbour_distance(drawn)
+    return 1 - _neighbour_distance(cloud) / expected if expected > 0 else np.nan
+
+
+def _neighbour_distance(cloud: np.ndarray) -> float:
+    """Returns the median distance to the nearest other sample."""
+    cloud = cloud - cloud.mean(axis=0)
+    square, nearest = np.vecdot(cloud, cloud), []
+    for start in range(0, len(cloud), NEIGHBOUR_ROWS):
+        rows = slice(start, start + NEIGHBOUR_ROWS)
+        apart = square[rows, None] + square - 2 * cloud[rows] @ cloud.T
+        np.fill_diagonal(apart[:, start:], np.inf)
+        nearest.append(apart.min(axis=1))
+    # What rounding leaves of equal points is no distance.
+    close = np.concatenate(nearest)
+    return float(np.median(np.sqrt(np.where(close > 1e-14 * square.max(), close, 0))))

@@ -1,0 +1,74 @@
+"""What do PPP and SRM show of clouds whose structure is known, and of the default ablation?
+
+  python -m experiments.ablation && python -m experiments.gallery
+
+Cost: half a minute. Outcome: experiments/figures/gallery.png and training.gif: METHOD §5's eight
+clouds, each with its density over the isotropic null, its SRM curve and its numbers; below them the
+trained bottlenecks of the default ablation; the film shows tanh's during training.
+"""
+
+import pathlib
+import warnings
+from typing import Any
+
+from absl import flags
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpecBase
+
+import ppp_jax.analysis as pa
+from experiments import flags as experiment_flags
+
+flags.DEFINE_string("workdir", "runs/ablation", "run folder of the default ablation")
+flags.DEFINE_string("out", "experiments/figures", "folder for the figure and the film")
+flags.DEFINE_float("epsilon", 0.7, "acceptance cosine, in [0, 1]")
+COLUMNS, FILMED = 4, "tanh"
+
+
+def main() -> None:
+    """Draws the gallery and the film."""
+    values = flags.FLAGS
+    run = pa.load(values.workdir)["pre"].sel(optimizer="momentum").squeeze(drop=True)
+    shown: dict[str, Any] = dict(pa.known_clouds())
+    shown |= {f"{name}, trained": run.sel(activation=name).isel(step=-1)
+              for name in run["activation"].values}  # fmt: skip
+    rows = -(-len(shown) // COLUMNS)
+    figure = Figure(figsize=(4.1 * COLUMNS, 2.5 * rows), dpi=80, layout="constrained")
+    figure.suptitle(
+        f"Density over the isotropic null (left) and SRM (right; dashed: isotropic), ε = "
+        f"{values.epsilon:g}. D: discreteness", fontsize=10)  # fmt: skip
+    grid = figure.add_gridspec(rows, COLUMNS)
+    for k, (name, latents) in enumerate(shown.items()):
+        place = grid[divmod(k, COLUMNS)].subgridspec(1, 2)
+        draw(figure, place, name, latents, values.epsilon)
+    out = pathlib.Path(values.out)
+    out.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out / "gallery.png")
+    pictures = pa.ppp(run.sel(activation=FILMED), epsilon=values.epsilon, by="step", bins=96)
+    print(out / "gallery.png", pa.animate(pictures, out / "training.gif"))
+
+
+def draw(
+    figure: Figure,
+    place: GridSpecBase,
+    name: str,
+    latents: Any,
+    epsilon: float,
+) -> None:
+    """Draws one cloud: its density, its SRM curve, its numbers above."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pa.EmptyPPPWarning)  # the panel says so
+        picture = pa.ppp(latents, epsilon=epsilon, bins=96)
+        curves = pa.srm(latents, epsilon=epsilon)
+    axes = figure.add_subplot(place[0])
+    pa.plot_ppp(picture, ax=axes, colorbar=False)
+    ratio = picture.acceptance_ratio.item()
+    c4, discrete = (f(latents).mean().round(2) + 0.0 for f in (pa.alignment_c4, pa.discreteness))
+    numbers = f"A/A0 {ratio:.2g}, C4 {c4:.2f}, D {discrete:.2f}"
+    axes.set(xlabel="", ylabel="")
+    axes.set_title(f"{name}\n{numbers}", fontsize=8)
+    polar = figure.add_subplot(place[1], projection="polar")
+    pa.plot_srm(curves, ax=polar, planes=False).set_title("")
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main)
