@@ -97,18 +97,10 @@ def test_command_takes_any_array_and_a_run_folder(tmp_path):
     assert int(shares[1]["accepted"]) == project(last, epsilon=0.6).sizes["point"]
 
 
-@pytest.mark.parametrize(
-    ("flags", "text"),
-    [
-        (["--latents=nowhere.npy"], "error: path=nowhere.npy: is not there"),
-        ([], "error: --latents=None: say which"),
-        (["--latents=nowhere.npy", "--epsilon=high"], "'high' is not a number"),
-    ],
-)
-def test_command_ends_with_one_line_on_bad_input(flags, text):
-    done = analyze(*flags)
-    assert done.returncode in (1, 2)
-    assert text in done.stderr
+def test_command_ends_with_one_line_on_bad_input():
+    done = analyze("--latents=nowhere.npy")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: path=nowhere.npy: is not there; give a run folder")
     assert done.stderr.count("\n") == 1
 
 

@@ -180,6 +180,19 @@ def test_an_empty_picture_says_so():
     assert "(none)" in axes.get_title()
 
 
+def test_a_wide_layer_has_a_null_below_all_numbers():
+    """Samples on the axes lie in 2 of n planes each; A0 = (1 − ε²)^(n/2 − 1) is 10⁻⁸³⁴ here."""
+    picture = ppp(np.eye(3000)[::10])
+    assert picture.acceptance_null == 0
+    assert picture.acceptance_ratio == np.inf
+    expected = np.log10(2 / 3000) - 1499 * np.log10(1 - 0.85**2)
+    assert picture.log10_acceptance_ratio.item() == pytest.approx(expected)
+    axes = plot_ppp(picture)
+    assert axes.get_title() == f"A/A0 = 10^{expected:.0f}"
+    assert any("(no null)" in text.get_text() for text in axes.texts)
+    assert len(axes.images) == 2
+
+
 def test_warns_of_empty_pictures_among_several():
     with pytest.warns(EmptyPPPWarning, match="1 pictures are empty"):
         ppp(np.ones((5, 16)), epsilon=[0.1, 0.85])

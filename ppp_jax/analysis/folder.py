@@ -23,7 +23,8 @@ from ppp_jax.errors import InputError
 
 RECORD = "analysis.json"
 TOP, MAX_GROUPS = 100, 64
-COLUMNS = ["accepted", "acceptance", "acceptance_null", "acceptance_ratio"]
+COLUMNS = ["accepted", "acceptance", "acceptance_null", "acceptance_ratio",
+           "log10_acceptance_ratio"]  # fmt: skip
 
 
 def write_analysis(
@@ -103,7 +104,9 @@ def _groups(
 
 
 def _title(name: dict[str, Any]) -> str:
-    return "\n".join(f"{axis} {value}" for axis, value in name.items())
+    return "\n".join(
+        value if isinstance(value, str) else f"{axis} {value}" for axis, value in name.items()
+    )
 
 
 def _draw(

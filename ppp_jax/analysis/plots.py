@@ -1,5 +1,6 @@
 """Drawing: axes in, axes out. Nothing is computed here."""
 
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -79,7 +80,10 @@ def _half_width(picture: xr.Dataset) -> float:
 
 def _acceptance(picture: xr.Dataset) -> str:
     none = "" if picture["accepted"].item() else " (none)"
-    return f"A/A0 = {picture['acceptance_ratio'].item():.3g}{none}"
+    ratio = picture["acceptance_ratio"].item()
+    if np.isinf(ratio):  # beyond what a number holds: wide layers
+        return f"A/A0 = 10^{picture['log10_acceptance_ratio'].item():.0f}"
+    return f"A/A0 = {ratio:.3g}{none}"
 
 
 def _draw_ratio(
@@ -88,10 +92,7 @@ def _draw_ratio(
     norm: colors.LogNorm,
     extent: tuple[float, float, float, float],
 ) -> AxesImage:
-    if not picture["accepted"].item():
-        x, y = (extent[0] + extent[1]) / 2, (extent[2] + extent[3]) / 2
-        axes.text(x, y, "nothing\naccepted", ha="center", va="center", fontsize=7)
-    return axes.imshow(
+    image = axes.imshow(
         np.maximum(picture["ratio"].values, norm.vmin or 0),  # a logarithm has no place for 0
         origin="lower",
         extent=extent,
@@ -99,6 +100,24 @@ def _draw_ratio(
         norm=norm,
         interpolation="nearest",
     )
+    if not picture["accepted"].item():
+        x, y = (extent[0] + extent[1]) / 2, (extent[2] + extent[3]) / 2
+        axes.text(x, y, "nothing\naccepted", ha="center", va="center", fontsize=7)
+    elif not np.isfinite(picture["ratio"].values).any():
+        _draw_density(axes, picture, extent)
+    return image
+
+
+def _draw_density(
+    axes: Axes, picture: xr.Dataset, extent: tuple[float, float, float, float]
+) -> None:
+    """Draws the density where isotropic latents would put nothing to divide by, and says so."""
+    density = picture["density"].values
+    top = max(density.max(), np.finfo(float).tiny)
+    norm = colors.LogNorm(1e-4 * top, top, clip=True)
+    axes.imshow(density, origin="lower", extent=extent, cmap="Greys", norm=norm)
+    x, y = (extent[0] + extent[1]) / 2, extent[3] - 0.02 * (extent[3] - extent[2])
+    axes.text(x, y, "density (no null)", ha="center", va="top", fontsize=6)
 
 
 def _check_dims(values: xr.DataArray, wanted: tuple[str, ...], field: str) -> None:
@@ -168,19 +187,22 @@ def plot_strip(
       The figure. Each row (strip) has one colour scale, drawn at its end; each panel has its own
       half-width, written in its corner in latent units.
     """
-    wide, high = PANEL_INCHES * len(columns), 1.14 * PANEL_INCHES * len(rows)
-    size = (1.2 + wide + 0.6, 0.7 + high)
+    names = [name.replace("isotropic_", "isotropic\n") for name in rows]
+    longest = max(len(line) for name in names for line in name.split("\n"))
+    left = max(1.2, 0.2 + 0.072 * longest)  # inches, for the names
+    size = (left + PANEL_INCHES * len(columns) + 0.6, 1.14 * PANEL_INCHES * len(rows) + 0.7)
+    legend = textwrap.wrap(LEGEND, int(20 * size[0]))
+    size = (size[0], size[1] + 0.1 * (len(legend) - 1))
     figure = Figure(figsize=size, dpi=110)
     figure.suptitle(title, fontsize=9, y=1 - 0.08 / size[1], va="top")
     stack = figure.subplots(len(rows), 1, squeeze=False, gridspec_kw={
-        "left": 1.2 / size[0], "right": 1 - 0.6 / size[0], "top": 1 - 0.5 / size[1],
-        "bottom": 0.2 / size[1], "hspace": 0,
+        "left": left / size[0], "right": 1 - 0.6 / size[0], "top": 1 - 0.5 / size[1],
+        "bottom": (0.1 + 0.1 * len(legend)) / size[1], "hspace": 0,
     })  # fmt: skip
-    figure.text(0.5, 0.06 / size[1], LEGEND, ha="center", fontsize=6)
-    for axes, name, strip in zip(stack.flat, rows, panels, strict=True):
+    figure.text(0.5, 0.06 / size[1], "\n".join(legend), ha="center", va="bottom", fontsize=6)
+    for axes, name, strip in zip(stack.flat, names, panels, strict=True):
         norm = ratio_scale([picture["ratio"].values for picture in strip])
         _draw_strip(axes, strip, norm)
-        name = name.replace("isotropic_", "isotropic\n")
         axes.text(-0.05, 0.5, name, ha="right", va="center", fontsize=8)
         place = axes.inset_axes((len(columns) + 0.05, 0.1, 0.06, 0.8), transform=axes.transData)
         bar = figure.colorbar(axes.images[0], cax=place)

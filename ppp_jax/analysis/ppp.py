@@ -9,7 +9,13 @@ import xarray as xr
 from ppp_jax.analysis import density
 from ppp_jax.analysis.arrays import groups
 from ppp_jax.analysis.planes import Prepared, accepted, prepare
-from ppp_jax.analysis.projection import levels, null_acceptance, provenance, warn_if_empty
+from ppp_jax.analysis.projection import (
+    levels,
+    null_acceptance,
+    over_null,
+    provenance,
+    warn_if_empty,
+)
 from ppp_jax.errors import InputError
 
 EXTENT_QUANTILE = 0.995
@@ -48,7 +54,8 @@ def ppp(
       by: axes of the latents to keep apart, say `("seed", "step")` for a picture of every seed at
         every snapshot; all others are pooled. Axes without names are `axis_0`, `axis_1`, ….
       extent: half-width of the picture in latent units; by default 1.05 times the 99.5 % quantile
-        of all samples' lengths.
+        of all samples' lengths (or, where isotropic latents would hardly give a point, of those
+        that may lie near a plane).
       bins: bins along each axis.
       bandwidth: standard deviation of the Gaussian in latent units; by default `extent`/32.
       progress: show a progress bar on stderr.
@@ -60,7 +67,8 @@ def ppp(
       where isotropic latents would put fewer than 5 points under the Gaussian (over its effective
       area of 4π bandwidth²); and `log_ratio`, its logarithm to base 2, no less than of half a
       point. Beside them `accepted`, the number of points, `acceptance`, their share of all pairs,
-      `acceptance_null` A0 and `acceptance_ratio` A/A0. Attributes say what it was made with.
+      `acceptance_null` A0, `acceptance_ratio` A/A0 and its decimal logarithm, which holds what no
+      number does (in wide layers A0 may be 10⁻¹⁰⁰⁰). Attributes say what it was made with.
 
     Raises:
       InputError: an argument out of its range, naming it.
@@ -82,7 +90,7 @@ def ppp(
     group, shape = groups(prepared.source, by)
     there = prepared.survey.lengths > 0
     lengths = prepared.survey.lengths[there]
-    extent = _positive("extent", extent, default=_default_extent(lengths))
+    extent = _positive("extent", extent, default=_default_extent(prepared, lengths))
     bandwidth = _positive("bandwidth", bandwidth, default=extent / BANDWIDTHS_PER_EXTENT)
     edges = np.linspace(-extent, extent, bins + 1)
     counts, number = _bin_points(prepared, edges, group, int(np.prod(shape)))
@@ -110,16 +118,16 @@ def _split(values: np.ndarray, group: np.ndarray, count: int) -> list[np.ndarray
 
 def _shares(prepared: Prepared, number: np.ndarray, pairs: np.ndarray) -> dict[str, xr.Variable]:
     """Returns how many points each group has at each ε, and what share that is."""
-    expected = null_acceptance(prepared)
-    share = number / np.maximum(pairs, 1)[:, None]
-    ratio = np.divide(share, expected, out=np.full(share.shape, np.nan),
-                      where=(expected > 0) & (pairs[:, None] > 0))  # fmt: skip
+    share = np.divide(number, pairs[:, None], out=np.full(number.shape, np.nan),
+                      where=pairs[:, None] > 0)  # fmt: skip
+    ratio, log_ratio = over_null(prepared, share)
     dims = ("group", "epsilon")
     return {
         "accepted": xr.Variable(dims, number, {"long_name": "accepted points"}),
         "acceptance": xr.Variable(dims, share, {"long_name": "accepted share of pairs"}),
-        "acceptance_null": xr.Variable("epsilon", expected, {"long_name": "A0"}),
+        "acceptance_null": xr.Variable("epsilon", null_acceptance(prepared), {"long_name": "A0"}),
         "acceptance_ratio": xr.Variable(dims, ratio, {"long_name": "A/A0"}),
+        "log10_acceptance_ratio": xr.Variable(dims, log_ratio, {"long_name": "log10 of A/A0"}),
     }
 
 
@@ -139,7 +147,15 @@ def _unfold(
     return result.drop_vars(list(unfolded)).assign(unfolded).assign_coords(counted | coords)
 
 
-def _default_extent(lengths: np.ndarray) -> float:
+def _default_extent(prepared: Prepared, lengths: np.ndarray) -> float:
+    """Returns 1.05 times the 99.5 % quantile of the lengths of what can be seen.
+
+    Those are all samples, unless isotropic ones would hardly be: in a wide layer, a few short
+    samples near the planes would vanish before the length of all others.
+    """
+    pairs = len(lengths) * len(prepared.frame.planes)
+    if pairs * null_acceptance(prepared)[0] < density.MIN_EXPECTED:
+        lengths = prepared.survey.lengths[prepared.survey.candidates]
     return 1.05 * float(np.quantile(lengths, EXTENT_QUANTILE)) if len(lengths) else 1.0
 
 

@@ -150,8 +150,9 @@ def count_planes(
       progress: as `project`.
 
     Returns:
-      Dataset over `(epsilon, plane)`: `counts`, and `acceptance_ratio` A/A0 of each plane. The
-      coordinates `first` and `second` are the basis vectors that span it.
+      Dataset over `(epsilon, plane)`: `counts`, and of each plane `acceptance_ratio` A/A0 and
+      `log10_acceptance_ratio`, its decimal logarithm. The coordinates `first` and `second` are the
+      basis vectors that span it.
 
     Raises:
       InputError: an argument out of its range, naming it.
@@ -164,15 +165,14 @@ def count_planes(
     prepared = prepare(latents, basis, epsilon, planes=planes, max_planes=max_planes, seed=seed,
                        nonfinite=nonfinite, progress=progress)  # fmt: skip
     count = count_accepted(prepared)
-    expected = null_acceptance(prepared)
-    share = count / max(1, prepared.samples)
-    ratio = np.divide(share, expected[:, None], out=np.full(count.shape, np.nan),
-                      where=expected[:, None] > 0)  # fmt: skip
+    share = count / prepared.samples if prepared.samples else np.full(count.shape, np.nan)
+    ratio, log_ratio = over_null(prepared, share.T)
     first, second = prepared.frame.planes.T
     return xr.Dataset(
         {
             "counts": (("epsilon", "plane"), count, {"long_name": "accepted samples"}),
-            "acceptance_ratio": (("epsilon", "plane"), ratio, {"long_name": "A/A0"}),
+            "acceptance_ratio": (("epsilon", "plane"), ratio.T, {"long_name": "A/A0"}),
+            "log10_acceptance_ratio": (("epsilon", "plane"), log_ratio.T),
         },
         coords={"epsilon": prepared.epsilons, "first": ("plane", first),
                 "second": ("plane", second)},
@@ -215,6 +215,18 @@ def null_acceptance(prepared: Prepared) -> np.ndarray:
     """Returns A0 at every ε."""
     units = prepared.source.units
     return np.array([nulls.acceptance(units, float(e)) for e in prepared.epsilons])
+
+
+def over_null(prepared: Prepared, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns accepted shares, `(..., epsilons)`, over their null, and the decimal logarithm.
+
+    The null of a wide layer may be less than any number; its logarithm is not.
+    """
+    power = (prepared.source.units - 2) / 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_null = power * np.log10(1 - prepared.epsilons**2) if power else 0.0
+        log_ratio = np.log10(share) - log_null
+        return np.where(share == 0, 0, share / null_acceptance(prepared)), log_ratio
 
 
 def provenance(prepared: Prepared) -> dict[str, Any]:
