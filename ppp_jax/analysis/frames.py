@@ -23,7 +23,8 @@ class Frame(NamedTuple):
       pairs: the planes without regard to order, i < j, `(pairs, 2)`.
       number: row of `planes` of each (i, j), −1 where there is none, `(vectors, vectors)`.
       bound: of two vectors that span an accepted plane, the one on which the sample projects
-        more has a squared projection of at least `bound`·ε²‖x‖², `(vectors,)`.
+        more has a squared projection of at least `bound`·ε²‖x‖², `(vectors,)`; `(1,)` if all
+        have the same.
       skipped: planes left out because their vectors are parallel or antiparallel.
       name: what the basis is, for people.
     """
@@ -111,7 +112,7 @@ def _bound(number: np.ndarray, gram: np.ndarray | None) -> np.ndarray:
     u² + v² ≤ (a_i² + a_j²)/(1 − |g|) ≤ 2 max(a_i², a_j²)/(1 − |g|).
     """
     if gram is None:
-        return np.full(len(number), 0.5)
+        return np.array([0.5])
     there = (number >= 0) | (number.T >= 0)
     return (1 - np.max(np.abs(gram), axis=1, where=there, initial=0)) / 2
 

@@ -21,7 +21,7 @@ from ppp_jax.analysis.arrays import Source, open_source, read
 from ppp_jax.analysis.frames import Frame, build_frame
 from ppp_jax.errors import InputError
 
-WINDOW_ELEMENTS = 2**18  # projections held at once: they stay in the cache
+WINDOW_ELEMENTS = 2**17  # projections held at once: they stay in the cache
 CANDIDATES = 2**22  # (plane, sample) pairs looked at together
 # A pair costs the pruned search so many times what it costs the dense one, which also has to start.
 PRUNED_COST, DENSE_START = 20, 2**20
@@ -248,17 +248,18 @@ def _candidates(
 ) -> Iterator[Candidates]:
     """Finds all accepted (row, pair), and a few that are not, in the cheaper of the two ways."""
     rows, stride = len(onto), 1 + len(onto) // LOOK_ROWS
-    expected = stride * np.count_nonzero(_leads(onto[::stride], square[::stride], frame, least))
+    some = np.square(onto[::stride])
+    expected = stride * np.count_nonzero(_leads(some, square[::stride], frame, least))
     if PRUNED_COST * expected * frame.size > DENSE_START + rows * len(frame.pairs):
         yield from _dense(onto, square, frame, least)
     else:
         yield from _pruned(onto, square, frame, least)
 
 
-def _leads(onto: np.ndarray, square: np.ndarray, frame: Frame, least: float) -> np.ndarray:
+def _leads(squares: np.ndarray, square: np.ndarray, frame: Frame, least: float) -> np.ndarray:
     """Returns which vectors a sample projects enough on to lead an accepted pair."""
-    leads: np.ndarray = onto * onto >= (least * (1 - 1e-12)) * frame.bound * square[:, None]
-    return leads
+    limit = (least * (1 - 1e-12)) * square[:, None]
+    return np.asarray(squares >= limit * frame.bound)
 
 
 def _pruned(
@@ -266,7 +267,7 @@ def _pruned(
 ) -> Iterator[Candidates]:
     """Pairs each leading vector of a sample with those on which it projects no more."""
     size, squares = frame.size, onto * onto
-    leads = np.flatnonzero(_leads(onto, square, frame, least))
+    leads = np.flatnonzero(_leads(squares, square, frame, least))
     step = max(1, CANDIDATES // size)
     for start in range(0, len(leads), step):
         row, lead = np.divmod(leads[start : start + step], size)

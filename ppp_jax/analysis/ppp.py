@@ -10,6 +10,7 @@ from ppp_jax.analysis import density
 from ppp_jax.analysis.arrays import groups
 from ppp_jax.analysis.planes import Prepared, accepted, prepare
 from ppp_jax.analysis.projection import (
+    add_counts,
     levels,
     null_acceptance,
     over_null,
@@ -184,7 +185,7 @@ def _bin_points(
             panel += several * group[block.sample]
         number += np.bincount(panel, minlength=len(number))
         place, inside = density.bin_number(block.u, block.v, edges)
-        counts += np.bincount(panel[inside] * (bins * bins) + place, minlength=len(counts))
+        add_counts(counts, panel[inside] * (bins * bins) + place)
     shape = (count, several)
     # What a larger ε accepts a smaller one accepts too.
     counts = _from_the_right(counts.reshape(*shape, bins, bins))

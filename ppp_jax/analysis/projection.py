@@ -93,12 +93,10 @@ def _sorted(prepared: Prepared) -> tuple[np.ndarray, ...]:
     rows = np.int32 if prepared.source.rows < 2**31 else np.int64
     dtype = prepared.source.dtype
     pair = np.result_type(dtype, np.complex64)  # u + iv is moved as one
-    blocks = [
-        ((b.u + 1j * b.v).astype(pair), b.plane, b.sample.astype(rows)) for b in accepted(prepared)
-    ]
+    blocks = [(_joined(b, pair), b.plane, b.sample.astype(rows)) for b in accepted(prepared)]
     counts = np.zeros(len(prepared.frame.planes), np.int64)
     for _, plane, _ in blocks:
-        _add_counts(counts, plane)
+        add_counts(counts, plane)
     total = int(counts.sum())
     points, sample = np.empty(total, pair), np.empty(total, rows)
     free = np.cumsum(counts) - counts  # the next free place of each plane
@@ -118,12 +116,24 @@ def _sorted(prepared: Prepared) -> tuple[np.ndarray, ...]:
     return points.view(dtype).reshape(total, 2), plane, sample, counts
 
 
-def _add_counts(counts: np.ndarray, plane: np.ndarray) -> None:
-    """Adds a block's planes to the counts, without a pass over all planes for a small block."""
-    if 8 * len(plane) > len(counts):
-        counts += np.bincount(plane, minlength=len(counts))
+def _joined(block: Accepted, dtype: np.dtype) -> np.ndarray:
+    points = np.empty(len(block.u), dtype)
+    points.real, points.imag = block.u, block.v
+    return points
+
+
+def add_counts(counts: np.ndarray, index: np.ndarray, *, weight: int = 1) -> None:
+    """Adds `weight` at every index, in place; a few are not worth a pass over all counts.
+
+    Args:
+      counts: `(places,)`.
+      index: places, any number of times each.
+      weight: what to add.
+    """
+    if 8 * len(index) > len(counts):
+        counts += weight * np.bincount(index, minlength=len(counts))
     else:
-        np.add.at(counts, plane, 1)
+        np.add.at(counts, index, weight)
 
 
 def count_planes(
@@ -186,7 +196,7 @@ def count_accepted(prepared: Prepared) -> np.ndarray:
     counts = np.zeros((len(least), len(prepared.frame.planes)), np.int64)
     for block in accepted(prepared):
         for k, value in enumerate(least):
-            _add_counts(counts[k], block.plane[block.share >= value] if k else block.plane)
+            add_counts(counts[k], block.plane[block.share >= value] if k else block.plane)
     return counts
 
 

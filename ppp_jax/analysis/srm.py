@@ -12,7 +12,7 @@ import xarray as xr
 
 from ppp_jax.analysis import nulls
 from ppp_jax.analysis.planes import SLACK, Prepared, accepted, prepare, threshold
-from ppp_jax.analysis.projection import count_accepted, provenance, warn_if_empty
+from ppp_jax.analysis.projection import add_counts, count_accepted, provenance, warn_if_empty
 from ppp_jax.errors import InputError
 
 TOUCH = 1e-12  # radians; an angle so close to the end of an interval lies in it
@@ -83,8 +83,11 @@ def srm(
     own, pooled, number = _count(prepared, turns[orientation] * probe, kept, signed)
     warn_if_empty(prepared, number)
     made = {"signed": int(signed), "orientation": orientation, "plane_order": planes}
-    curves = _label(prepared, probe, kept, own, pooled, signed).assign_attrs(made)
-    return curves if np.ndim(epsilon) else curves.squeeze("epsilon")
+    curves = _label(prepared, probe, kept, own, pooled, several=bool(np.ndim(epsilon)))
+    if signed:
+        curves["null"] = 0 * curves["null"]
+    curves.attrs.update(made)
+    return curves
 
 
 def _label(
@@ -93,23 +96,24 @@ def _label(
     kept: np.ndarray,
     own: np.ndarray,
     pooled: np.ndarray,
-    signed: bool,
+    *,
+    several: bool,
 ) -> xr.Dataset:
     """Turns counts into shares with named axes."""
-    frame, samples = prepared.frame, max(1, prepared.samples)
-    null = [
-        0.0 if signed else nulls.spotlight(prepared.source.units, float(epsilon))
-        for epsilon in prepared.epsilons
-    ]
+    frame, samples, epsilons = prepared.frame, max(1, prepared.samples), prepared.epsilons
+    null = np.array([nulls.spotlight(prepared.source.units, float(e)) for e in epsilons])
+    first = (slice(None) if several else 0,)  # a single ε is no axis
+    dims = ("epsilon",) if several else ()
     share = {"long_name": "share of samples in the spotlight"}
+    mean = pooled[first] / samples / len(frame.planes)
     return xr.Dataset(
         {
-            "pooled": (("epsilon", "angle"), pooled / samples / len(frame.planes), share),
-            "srm": (("epsilon", "plane", "angle"), own / samples, share),
-            "null": ("epsilon", null, {"long_name": "the same of isotropic latents"}),
+            "pooled": ((*dims, "angle"), mean, share),
+            "srm": ((*dims, "plane", "angle"), own[first] / samples, share),
+            "null": (dims, null[first], {"long_name": "the same of isotropic latents"}),
         },
         coords={
-            "epsilon": prepared.epsilons,
+            "epsilon": (dims, epsilons[first]),
             "angle": ("angle", probe, {"units": "radians"}),
             "first": ("plane", frame.planes[kept, 0]),
             "second": ("plane", frame.planes[kept, 1]),
@@ -172,8 +176,7 @@ def _count(
                 _add(ends[k], row[seen], *_interval(phi + np.pi, half, turn[order]), -1)
     # Every angle stands twice among the columns, once around later.
     seen_twice = np.cumsum(ends, axis=-1)[..., :-1].reshape(*ends.shape[:2], 2, len(probe))
-    counts = np.empty((*ends.shape[:2], len(probe)), np.int64)
-    counts[..., order] = seen_twice.sum(axis=2)
+    counts = seen_twice.sum(axis=2).take(np.argsort(order), axis=-1)
     return counts[:, :-1], counts.sum(axis=1), number
 
 
@@ -204,4 +207,4 @@ def _add(
     """Adds intervals to the differences, `(rows, places + 1)`, in place."""
     row = row * ends.shape[1]
     for place, sign in ((start, weight), (stop, -weight)):
-        ends += sign * np.bincount(row + place, minlength=ends.size).reshape(ends.shape)
+        add_counts(ends.reshape(-1), row + place, weight=sign)
