@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ppp_jax.errors import InputError, lookup
+from ppp_jax.errors import InputError, lookup, whole
 from ppp_jax.numerics import haar_orthogonal
 
 THOMSON_STARTS, THOMSON_STEPS = 8, 3000
@@ -19,7 +19,7 @@ FORMS = ("standard", "haar:SEED", "simplex", "cross_polytope", "thomson:VECTORS[
 
 def standard(units: int) -> np.ndarray:
     """Returns the unit vectors of the axes."""
-    return np.eye(_at_least("units", units, 1))
+    return np.eye(whole("units", units, least=1))
 
 
 def haar(units: int, *, seed: int = 0) -> np.ndarray:
@@ -29,7 +29,7 @@ def haar(units: int, *, seed: int = 0) -> np.ndarray:
       units: n.
       seed: of the draw.
     """
-    drawn = np.asarray(haar_orthogonal(jax.random.key(seed), _at_least("units", units, 1)))
+    drawn = np.asarray(haar_orthogonal(jax.random.key(seed), whole("units", units, least=1)))
     # Orthonormal to single precision so far; the nearest QR makes it so to double.
     q, r = np.linalg.qr(drawn.astype(np.float64))
     return q * np.sign(np.diagonal(r))
@@ -52,7 +52,7 @@ def simplex(units: int, *, vectors: int | None = None) -> np.ndarray:
       [1.0, -0.333, -0.333, -0.333]
     """
     corners = units + 1 if vectors is None else vectors
-    if not 2 <= corners <= _at_least("units", units, 1) + 1:
+    if not 2 <= corners <= whole("units", units, least=1) + 1:
         raise InputError("vectors", corners, f"a simplex in {units} units has 2 to {units + 1}")
     # The axes of one dimension more, seen along their diagonal: its orthogonal complement.
     centred = np.eye(corners) - 1 / corners
@@ -86,9 +86,9 @@ def thomson(vectors: int, units: int, *, seed: int = 0, starts: int = THOMSON_ST
     Raises:
       InputError: fewer than two vectors or units, or no start.
     """
-    _at_least("vectors", vectors, 2)
-    _at_least("units", units, 2)
-    _at_least("starts", starts, 1)
+    whole("vectors", vectors, least=2)
+    whole("units", units, least=2)
+    whole("starts", starts, least=1)
     if vectors <= units + 1:
         return simplex(units, vectors=vectors)
     if vectors == 2 * units:
@@ -180,9 +180,3 @@ def build(name: str, units: int) -> np.ndarray:
     if len(texts) not in takes or not all(text.isdecimal() for text in texts):
         raise InputError("basis", name, f"must be one of {', '.join(FORMS)}")
     return maker(*(int(text) for text in texts))
-
-
-def _at_least(field: str, value: int, least: int) -> int:
-    if value < least:
-        raise InputError(field, value, f"must be at least {least}")
-    return value

@@ -1,8 +1,9 @@
 """The one error a user's setting can cause, and the look-up that suggests the nearest name."""
 
 import difflib
+import operator
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -20,6 +21,23 @@ class InputError(ValueError):
         self.field = field
         self.value = value
         self.problem = problem
+
+
+def whole(field: str, value: Any, *, least: int) -> int:
+    """Returns a setting that must be a whole number, and raises `InputError` if it is not.
+
+    Args:
+      field: the setting.
+      value: what it is set to.
+      least: the smallest that makes sense.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise InputError(field, value, "must be a whole number") from None
+    if number < least:
+        raise InputError(field, value, f"must be at least {least}")
+    return number
 
 
 def lookup(registry: Mapping[str, T], name: str, *, field: str) -> T:

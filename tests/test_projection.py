@@ -215,6 +215,17 @@ def test_what_is_no_array_is_told_what_to_do(latents):
         project(latents)
 
 
+def test_a_path_is_asked_to_be_opened():
+    with pytest.raises(InputError, match=r"latents=x\.npy: is a path; open it by load"):
+        project("x.npy")
+
+
+def test_what_is_masked_is_not_finite():
+    masked = np.ma.masked_greater(np.arange(12.0).reshape(4, 3), 9)
+    with pytest.raises(InputError, match="1 of 4 samples: are not finite"):
+        project(masked)
+
+
 def test_a_dataset_is_asked_for_one_array():
     dataset = xr.Dataset({name: (("sample", "unit"), np.ones((3, 2))) for name in ("pre", "post")})
     with pytest.raises(InputError, match=r"name one array of it: \['post', 'pre'\]"):

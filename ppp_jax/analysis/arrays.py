@@ -1,6 +1,7 @@
 """Anyone's latents, read block by block: NumPy, JAX, PyTorch, xarray, zarr, dask, memory maps."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -83,6 +84,10 @@ def open_source(latents: Any) -> Source:
 
 
 def _to_numpy(latents: Any) -> np.ndarray:
+    if isinstance(latents, str | os.PathLike):
+        raise InputError("latents", latents, "is a path; open it by load(…)")
+    if isinstance(latents, np.ma.MaskedArray):  # what is masked is not known
+        return np.ma.filled(latents.astype(np.result_type(latents, np.float32)), np.nan)
     try:
         return latents if isinstance(latents, np.ndarray) else np.asarray(latents)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -146,6 +151,13 @@ def rescale(values: np.ndarray) -> tuple[np.ndarray, np.floating[Any]]:
     power = np.clip(np.floor(np.log2(largest)), -1000, 1000) if largest > 0 else 0.0
     scale = values.dtype.type(2.0**power)
     return values / scale, scale
+
+
+def axis_names(by: str | Sequence[str]) -> tuple[str, ...]:
+    """Returns one name or several as a tuple, and raises `InputError` for anything else."""
+    if not isinstance(by, Sequence):
+        raise InputError("by", by, "must be the name of an axis, or several")
+    return (by,) if isinstance(by, str) else tuple(by)
 
 
 def groups(source: Source, by: tuple[str, ...]) -> tuple[np.ndarray, tuple[int, ...]]:

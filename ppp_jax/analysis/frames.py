@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ppp_jax import bases
-from ppp_jax.errors import InputError
+from ppp_jax.errors import InputError, whole
 
 MIN_SINE_SQUARED = 1e-6  # of the angle between two vectors, below which they span no plane
 ORTHONORMAL = 1e-14  # cosines up to this are rounding
@@ -75,8 +75,9 @@ def build_frame(
         raise InputError("latents", f"{units} unit", "must have at least 2 units to span a plane")
     if planes not in ("combinations", "permutations"):
         raise InputError("planes", planes, "must be 'combinations' or 'permutations'")
-    if max_planes is not None and max_planes < 1:
-        raise InputError("max_planes", max_planes, "must be at least 1")
+    seed = whole("seed", seed, least=0)
+    if max_planes is not None:
+        max_planes = whole("max_planes", max_planes, least=1)
     vectors, name = _unit_vectors(basis, units)
     size = units if vectors is None else len(vectors)
     gram = None if vectors is None else _cosines(vectors)

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from ppp_jax.analysis import density
-from ppp_jax.analysis.arrays import groups
+from ppp_jax.analysis.arrays import axis_names, groups
 from ppp_jax.analysis.planes import Prepared, accepted, prepare
 from ppp_jax.analysis.projection import (
     add_counts,
@@ -17,10 +17,11 @@ from ppp_jax.analysis.projection import (
     provenance,
     warn_if_empty,
 )
-from ppp_jax.errors import InputError
+from ppp_jax.errors import InputError, whole
 
 EXTENT_QUANTILE = 0.995
 BANDWIDTHS_PER_EXTENT = 32
+MAX_BINS = 2**26  # of all pictures together
 
 
 def ppp(
@@ -83,16 +84,16 @@ def ppp(
       >>> bool(abs(ppp(latents).acceptance_ratio - 1) < 0.1)
       True
     """
-    if bins < 2:
-        raise InputError("bins", bins, "must be at least 2")
-    by = (by,) if isinstance(by, str) else tuple(by)
+    whole("bins", bins, least=2)
+    by = axis_names(by)
     prepared = prepare(latents, basis, epsilon, planes=planes, max_planes=max_planes, seed=seed,
                        nonfinite=nonfinite, progress=progress)  # fmt: skip
     group, shape = groups(prepared.source, by)
+    _check_size(bins, int(np.prod(shape)) * len(prepared.epsilons))
     there = prepared.survey.lengths > 0
     lengths = prepared.survey.lengths[there]
     extent = _positive("extent", extent, default=_default_extent(prepared, lengths))
-    bandwidth = _positive("bandwidth", bandwidth, default=extent / BANDWIDTHS_PER_EXTENT)
+    bandwidth = _bandwidth(bandwidth, extent)
     edges = np.linspace(-extent, extent, bins + 1)
     counts, number = _bin_points(prepared, edges, group, int(np.prod(shape)))
     warn_if_empty(prepared, number)
@@ -160,12 +161,27 @@ def _default_extent(prepared: Prepared, lengths: np.ndarray) -> float:
     return 1.05 * float(np.quantile(lengths, EXTENT_QUANTILE)) if len(lengths) else 1.0
 
 
-def _positive(name: str, value: float | None, *, default: float) -> float:
+def _positive(name: str, value: Any, *, default: float) -> float:
     if value is None:
         return default
-    if not (np.isfinite(value) and value > 0):
+    number = np.asarray(value)
+    if number.ndim or number.dtype.kind not in "iuf" or not (np.isfinite(number) and number > 0):
         raise InputError(name, value, "must be a positive length, in latent units")
-    return float(value)
+    return float(number)
+
+
+def _bandwidth(value: Any, extent: float) -> float:
+    bandwidth = _positive("bandwidth", value, default=extent / BANDWIDTHS_PER_EXTENT)
+    if bandwidth > extent:
+        raise InputError("bandwidth", bandwidth, f"must be at most the extent, {extent:g}")
+    return bandwidth
+
+
+def _check_size(bins: int, pictures: int) -> None:
+    """Refuses what would not fit into memory, before anything is counted."""
+    if pictures * bins**2 > MAX_BINS:
+        most = int(np.sqrt(MAX_BINS / pictures))
+        raise InputError("bins", bins, f"too many for {pictures} pictures; at most {most}")
 
 
 def _bin_points(

@@ -9,7 +9,7 @@ import xarray as xr
 from ppp_jax import __version__
 from ppp_jax.analysis import nulls
 from ppp_jax.analysis.planes import Accepted, Prepared, accepted, prepare, threshold
-from ppp_jax.errors import InputError
+from ppp_jax.errors import InputError, whole
 
 
 class EmptyPPPWarning(UserWarning):
@@ -211,8 +211,7 @@ def top_planes(counted: xr.Dataset, number: int, *, epsilon: float | None = None
     Raises:
       InputError: fewer than one plane, or an `epsilon` that was not counted.
     """
-    if number < 1:
-        raise InputError("number", number, "must be at least 1")
+    whole("number", number, least=1)
     known = counted["epsilon"].values
     if epsilon is not None and not np.isclose(known, epsilon, rtol=0, atol=1e-12).any():
         raise InputError("epsilon", epsilon, f"was not counted; one of {known.tolist()}")

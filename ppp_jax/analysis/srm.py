@@ -13,7 +13,7 @@ import xarray as xr
 from ppp_jax.analysis import nulls
 from ppp_jax.analysis.planes import SLACK, Prepared, accepted, prepare, threshold
 from ppp_jax.analysis.projection import add_counts, count_accepted, provenance, warn_if_empty
-from ppp_jax.errors import InputError
+from ppp_jax.errors import InputError, whole
 
 TOUCH = 1e-12  # radians; an angle so close to the end of an interval lies in it
 MAX_CURVES = 2**25  # numbers held for curves of single planes
@@ -75,8 +75,8 @@ def srm(
     if orientation not in turns:
         raise InputError("orientation", orientation, f"must be one of {sorted(turns)}")
     probe = _angles(angles)
-    if top is not None and top < 1:
-        raise InputError("top", top, "must be at least 1")
+    if top is not None:
+        whole("top", top, least=1)
     prepared = prepare(latents, basis, epsilon, planes=planes, max_planes=max_planes, seed=seed,
                        nonfinite=nonfinite, progress=progress)  # fmt: skip
     kept = _kept_planes(prepared, top, len(probe))

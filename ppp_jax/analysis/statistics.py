@@ -10,7 +10,7 @@ from ppp_jax.analysis import nulls
 from ppp_jax.analysis.arrays import as_clouds, rescale
 from ppp_jax.analysis.frames import build_frame
 from ppp_jax.analysis.planes import accepted, prepare
-from ppp_jax.errors import InputError
+from ppp_jax.errors import InputError, whole
 from ppp_jax.numerics import polar
 
 NEIGHBOUR_ROWS = 512  # distances to all other samples held at once
@@ -151,8 +151,8 @@ def discreteness(latents: Any, *, max_samples: int = 6000, seed: int = 0) -> np.
       >>> float(discreteness(corners))
       1.0
     """
-    if max_samples < 2:
-        raise InputError("max_samples", max_samples, "must be at least 2")
+    whole("max_samples", max_samples, least=2)
+    whole("seed", seed, least=0)
     values, _ = rescale(as_clouds(latents))
     clouds = values.reshape(-1, *values.shape[-2:]).astype(np.float64)
     found = [_discreteness(cloud, max_samples, seed) for cloud in clouds]
