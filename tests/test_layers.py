@@ -13,8 +13,8 @@ ORDER = [
     "latents", "store", "interrupts", "progress", "sweep", "plan",
 ]  # fmt: skip
 ANALYSIS_ORDER = [
-    "clouds", "arrays", "frames", "planes", "nulls", "projection", "density", "ppp", "srm",
-    "statistics", "compare", "loading", "summary", "plots", "animate", "folder", "report",
+    "clouds", "arrays", "frames", "search", "planes", "nulls", "projection", "density", "ppp",
+    "srm", "statistics", "compare", "loading", "summary", "plots", "animate", "folder", "report",
 ]  # fmt: skip
 ABSENT = ("flax", "optax", "orbax", "absl", "sklearn", "tqdm", "dask")
 

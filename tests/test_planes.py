@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ppp_jax import bases
-from ppp_jax.analysis import count_planes, planes, project, top_planes
+from ppp_jax.analysis import count_planes, planes, project, search, top_planes
 from ppp_jax.analysis.frames import build_frame
 from ppp_jax.errors import InputError
 from tests import plain
@@ -19,16 +19,16 @@ pytestmark = pytest.mark.filterwarnings("ignore::ppp_jax.analysis.EmptyPPPWarnin
 def force(monkeypatch, way):
     """Makes the kernel search one way only, and returns how often it did."""
     calls = []
-    search = getattr(planes, f"_{way}")
+    original = getattr(search, f"_{way}")
 
     def counted(*arguments):
         calls.append(way)
-        return search(*arguments)
+        return original(*arguments)
 
-    monkeypatch.setattr(planes, f"_{way}", counted)
+    monkeypatch.setattr(search, f"_{way}", counted)
     # Dense if a pruned pair is infinitely dear, pruned if it is free.
-    monkeypatch.setattr(planes, "PRUNED_COST", 10**12 if way == "dense" else 0)
-    monkeypatch.setattr(planes, "DENSE_START", 0)
+    monkeypatch.setattr(search, "PRUNED_COST", 10**12 if way == "dense" else 0)
+    monkeypatch.setattr(search, "DENSE_START", 0)
     return calls
 
 
@@ -57,21 +57,22 @@ def made_basis(kind, units, rng):
         return np.eye(units)
     if kind == "rotated":
         return bases.haar(units, seed=int(rng.integers(100)))
+    if kind == "needle":  # nearly parallel: planes that are just planes
+        return np.eye(units)[0] + 3e-3 * rng.normal(size=(units + 2, units))
     basis = rng.integers(-2, 3, size=(units + 3, units)) if kind == "integer" else rng.normal(
         size=(units + 3, units)
     )  # fmt: skip
     basis = basis.astype(float)
     basis[~basis.any(axis=1), 0] = 1
-    basis[-1], basis[-2] = -2 * basis[0], 3 * basis[1]  # antiparallel and repeated
     basis[0, 0] += 0.25
-    basis[-1] = -2 * basis[0]
+    basis[-1], basis[-2] = -2 * basis[0], 3 * basis[1]  # antiparallel and repeated
     return basis
 
 
 @settings(max_examples=150)
 @given(
     kind=st.sampled_from(["normal", "heavy", "integer", "axes", "equal"]),
-    basis=st.sampled_from(["standard", "rotated", "frame", "integer"]),
+    basis=st.sampled_from(["standard", "rotated", "frame", "integer", "needle"]),
     samples=st.integers(1, 12),
     units=st.integers(2, 6),
     epsilon=st.sampled_from([0.0, 0.3, 0.5, np.sqrt(0.5), np.sqrt(0.8), 0.85, 0.99, 1.0]),
@@ -120,9 +121,9 @@ def test_ways_agree_on_larger_clouds(units, epsilon, name, monkeypatch):
 def test_each_way_is_taken_where_it_pays(monkeypatch):
     taken = []
     for way in ("dense", "pruned"):
-        search = getattr(planes, f"_{way}")
+        original = getattr(search, f"_{way}")
         monkeypatch.setattr(
-            planes, f"_{way}", lambda *a, way=way, search=search: taken.append(way) or search(*a)
+            search, f"_{way}", lambda *a, way=way, run=original: taken.append(way) or run(*a)
         )
     rng = np.random.default_rng(0)
     wide = rng.normal(size=(200, 600)).astype(np.float32)
@@ -155,7 +156,7 @@ def test_windows_and_blocks_change_nothing(monkeypatch, way):
     force(monkeypatch, way)
     for elements in (70, 700):
         monkeypatch.setattr(planes, "WINDOW_ELEMENTS", elements)
-        monkeypatch.setattr(planes, "CANDIDATES", 50)
+        monkeypatch.setattr(search, "CANDIDATES", 50)
         cut = project(latents, epsilon=0.5, basis="simplex", planes="permutations")
         for key in whole.data_vars:
             np.testing.assert_array_equal(whole[key], cut[key])
@@ -163,11 +164,11 @@ def test_windows_and_blocks_change_nothing(monkeypatch, way):
 
 def test_dense_search_compiles_once_for_blocks_of_every_length(monkeypatch):
     force(monkeypatch, "dense")
-    planes._reach.clear_cache()
+    search._reach.clear_cache()
     rng = np.random.default_rng(0)
     for samples in (130, 200, 256):
         project(rng.normal(size=(samples, 5)), epsilon=0.5)
-    assert planes._reach._cache_size() == 1
+    assert search._reach._cache_size() == 1
 
 
 def test_planes_drawn_by_a_seed_without_replacement():

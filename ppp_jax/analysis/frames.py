@@ -112,10 +112,12 @@ def _bound(number: np.ndarray, gram: np.ndarray | None) -> np.ndarray:
 
     u² + v² ≤ (a_i² + a_j²)/(1 − |g|) ≤ 2 max(a_i², a_j²)/(1 − |g|).
     """
-    if gram is None:
-        return np.array([0.5])
-    there = (number >= 0) | (number.T >= 0)
-    return (1 - np.max(np.abs(gram), axis=1, where=there, initial=0)) / 2
+    largest = np.zeros(1)
+    if gram is not None:
+        there = (number >= 0) | (number.T >= 0)
+        largest = np.max(np.abs(gram), axis=1, where=there, initial=0)
+    # A little less, for the rounding of projections onto nearly parallel vectors.
+    return np.maximum((1 - largest) / 2 * (1 - 1e-6) - 1e-12, 0)
 
 
 def _unit_vectors(basis: Any, units: int) -> tuple[np.ndarray | None, str]:
