@@ -77,24 +77,23 @@ def test_bad_groups_are_one_line(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_command_takes_any_array_and_a_run_folder(tmp_path):
-    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_t(2, size=(300, 6)))
-    np.save(tmp_path / "basis.npy", np.eye(6)[:4])
-    done = analyze(f"--latents={tmp_path}/x.npy", f"--basis={tmp_path}/basis.npy",
-                   "--epsilon=0.5,0.85")  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "| epsilon" in done.stdout
-    assert f"analysis: {tmp_path}/x_analysis" in done.stdout
-    assert json.loads((tmp_path / "x_analysis" / "analysis.json").read_text())["frame_planes"] == 6
+def test_command_takes_a_run_folder_and_a_basis(tmp_path):
+    np.save(tmp_path / "basis.npy", np.eye(3)[:2] * 5)
     grid = Grid(activations=["tanh", "relu"], widths=[6], latent_widths=[3], optimizers=["sgd"],
-                seeds=[0, 1], epochs=2, probe_samples=50)  # fmt: skip
+                seeds=[0, 1], epochs=1, probe_samples=50)  # fmt: skip
     workdir = sweep.train(grid, tmp_path / "run", progress=False)
-    done = analyze(f"--latents={workdir}", "--name=post", f"--out={tmp_path}/a", "--epsilon=0.6")
+    done = analyze(f"--latents={workdir}", "--name=post", f"--basis={tmp_path}/basis.npy",
+                   "--epsilon=0.6,0.85")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    shares = rows(tmp_path / "a" / "shares.csv")
-    assert [row["activation"] for row in shares] == ["tanh", "relu"]
+    assert "| activation" in done.stdout
+    out = tmp_path / "run_analysis"
+    assert f"analysis: {out}" in done.stdout
+    assert json.loads((out / "analysis.json").read_text())["frame_planes"] == 1
+    shares = rows(out / "shares.csv")
+    assert [row["activation"] for row in shares] == ["tanh", "tanh", "relu", "relu"]
     last = load(workdir, name="post").isel(step=-1, activation=1)
-    assert int(shares[1]["accepted"]) == project(last, epsilon=0.6).sizes["point"]
+    expected = project(last, basis=np.eye(3)[:2], epsilon=0.6).sizes["point"]
+    assert int(shares[2]["accepted"]) == expected
 
 
 def test_command_ends_with_one_line_on_bad_input():

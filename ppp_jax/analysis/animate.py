@@ -1,11 +1,11 @@
 """Training as a moving picture."""
 
+import io
 import pathlib
-from typing import Any
 
 import xarray as xr
-from matplotlib import animation
 from matplotlib.figure import Figure
+from PIL import Image
 
 from ppp_jax.analysis.plots import plot_ppp, ratio_scale
 from ppp_jax.errors import InputError
@@ -62,17 +62,16 @@ def animate(
 def _write(
     pictures: xr.Dataset, path: pathlib.Path, over: str, label: str, frames_per_second: int
 ) -> None:
-    figure = Figure(figsize=(4.4, 3.7), dpi=DPI, layout="constrained")
     norm = ratio_scale([pictures["ratio"].values])
-    last = pictures.sizes[over] - 1
-
-    def draw(k: int) -> list[Any]:
-        figure.clear()
-        picture = pictures.isel({over: min(k, last)})
+    frames = []
+    for k in range(pictures.sizes[over]):
+        picture = pictures.isel({over: k})
+        figure = Figure(figsize=(4.4, 3.7), dpi=DPI, layout="constrained")
         axes = plot_ppp(picture, ax=figure.add_subplot(), norm=norm)
         axes.set_title(f"{label} {picture[label].item()}, {axes.get_title()}", fontsize=9)
-        return [axes]
-
-    frames = last + 1 + 2 * frames_per_second
-    film = animation.FuncAnimation(figure, draw, frames=frames, cache_frame_data=False)
-    film.save(path, writer=animation.PillowWriter(fps=frames_per_second), dpi=DPI)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        frames.append(Image.open(buffer).convert("RGB"))
+    durations = [1000 // frames_per_second] * len(frames)
+    durations[-1] += 2000
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
