@@ -65,6 +65,7 @@ def test_earlier_analyses_are_replaced_and_nothing_else_is(tmp_path):
     (tmp_path / "mine" / "thesis.tex").write_text("")
     with pytest.raises(InputError, match=r"out=.*is there and no earlier analysis"):
         write_analysis(np.eye(4), tmp_path / "mine")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]  # no leftovers
 
 
 def test_bad_groups_are_one_line(tmp_path):

@@ -66,9 +66,28 @@ def write_analysis(
     if isinstance(array, xr.Dataset):
         raise InputError("latents", "run folder", "name one array of it, say load(…, name='pre')")
     names, groups = _groups(array, by)
-    partial = out.with_name(f"{out.name}.partial")
+    partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    try:
+        _analyse(names, groups, partial, epsilons=epsilons, angles=angles, signed=signed, **options)
+        _replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def _analyse(
+    names: list[dict[str, Any]],
+    groups: Iterator[xr.DataArray],
+    folder: pathlib.Path,
+    *,
+    epsilons: np.ndarray,
+    angles: Any,
+    signed: bool,
+    **options: Any,
+) -> None:
+    """Computes everything of one group after another, then writes it."""
     pictures, curves, top = [], [], []
     for group in groups:
         with warnings.catch_warnings():
@@ -76,14 +95,20 @@ def write_analysis(
             pictures.append(ppp(group, epsilon=epsilons, **options))
             curves.append(srm(group, epsilon=epsilons, angles=angles, signed=signed, **options))
         top.append(top_planes(count_planes(group, epsilon=epsilons, **options), TOP))
-    _draw(pictures, curves, [_title(name) for name in names], partial)
-    _write_tables(names, pictures, curves, top, partial)
-    made = {"by": list(by), "groups": names, **curves[0].attrs, "epsilon": epsilons.tolist()}
-    (partial / RECORD).write_text(json.dumps(made, indent=1, default=str), encoding="utf-8")
+    _draw(pictures, curves, [_title(name) for name in names], folder)
+    _write_tables(names, pictures, curves, top, folder)
+    made = {"by": list(names[0]), "groups": names, **curves[0].attrs, "epsilon": epsilons.tolist()}
+    (folder / RECORD).write_text(json.dumps(made, indent=1, default=str), encoding="utf-8")
+
+
+def _replace(partial: pathlib.Path, out: pathlib.Path) -> None:
+    """Puts a finished folder in the place of an earlier one, which is deleted only after that."""
+    earlier = out.with_name(f".{out.name}.earlier")
+    shutil.rmtree(earlier, ignore_errors=True)
     if out.exists():
-        shutil.rmtree(out)
+        out.rename(earlier)
     partial.rename(out)
-    return out
+    shutil.rmtree(earlier, ignore_errors=True)
 
 
 def _groups(
