@@ -200,11 +200,10 @@ def run(main: Callable[[], None], *, argv: list[str] | None = None) -> None:
             print(f"error: {dashes}{error}", file=sys.stderr, flush=True)
             runtime.leave(USER_ERROR)
         except KeyboardInterrupt:
-            print(
-                "\ninterrupted; what is saved is kept, and the same command continues from there"
-                " (without --overwrite)",
-                file=sys.stderr,
-            )
+            resumes = "overwrite" in flags.FLAGS
+            more = ", and the same command continues from there (without --overwrite)"
+            text = f"\ninterrupted; what is saved is kept{more if resumes else ''}"
+            print(text, file=sys.stderr)
             runtime.leave(INTERRUPTED)
         except Exception as error:
             if not jax.distributed.is_initialized():

@@ -1,8 +1,9 @@
 """The one error a user's setting can cause, and the look-up that suggests the nearest name."""
 
+import contextlib
 import difflib
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -38,6 +39,21 @@ def whole(field: str, value: Any, *, least: int) -> int:
     if number < least:
         raise InputError(field, value, f"must be at least {least}")
     return number
+
+
+@contextlib.contextmanager
+def writing(field: str, path: object) -> Iterator[None]:
+    """Turns the system's refusal to write into an `InputError`.
+
+    Args:
+      field: the setting that names the place.
+      path: the place.
+    """
+    try:
+        yield
+    except OSError as error:
+        problem = f"cannot be written ({error.strerror or error}); mend that or name another place"
+        raise InputError(field, path, problem) from error
 
 
 def lookup(registry: Mapping[str, T], name: str, *, field: str) -> T:

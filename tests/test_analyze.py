@@ -68,6 +68,15 @@ def test_earlier_analyses_are_replaced_and_nothing_else_is(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]  # no leftovers
 
 
+def test_places_that_cannot_be_written_are_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"out=.*cannot be written \(Not a directory\)"):
+        write_analysis(np.eye(4), tmp_path / "file" / "out")
+    pictures = ppp(np.random.default_rng(0).normal(size=(2, 50, 3)), by="axis_0", bins=8)
+    with pytest.raises(InputError, match=r"path=.*cannot be written"):
+        animate(pictures, tmp_path / "file" / "film.gif", over="axis_0")
+
+
 def test_bad_groups_are_one_line(tmp_path):
     latents = labelled()
     with pytest.raises(InputError, match=r"by=sample: .*\['seed', 'step'\]"):

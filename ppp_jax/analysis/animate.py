@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ppp_jax.analysis.plots import plot_ppp, ratio_scale
-from ppp_jax.errors import InputError
+from ppp_jax.errors import InputError, writing
 
 DPI = 100
 
@@ -35,7 +35,8 @@ def animate(
       The path. The file appears when it is complete.
 
     Raises:
-      InputError: another ending, no such axis or coordinate, further axes, or no speed.
+      InputError: another ending, no such axis or coordinate, further axes, no speed, or a
+        place that cannot be written.
     """
     path = pathlib.Path(path).expanduser()
     if path.suffix != ".gif":
@@ -50,12 +51,13 @@ def animate(
     if frames_per_second < 1:
         raise InputError("frames_per_second", frames_per_second, "must be at least 1")
     partial = path.with_name(f".{path.name}.partial.gif")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        _write(pictures, partial, over, label, frames_per_second)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with writing("path", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _write(pictures, partial, over, label, frames_per_second)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
     return path
 
 

@@ -19,7 +19,7 @@ from ppp_jax.analysis.ppp import ppp
 from ppp_jax.analysis.projection import EmptyPPPWarning, count_planes, top_planes
 from ppp_jax.analysis.srm import srm
 from ppp_jax.analysis.summary import as_markdown
-from ppp_jax.errors import InputError
+from ppp_jax.errors import InputError, writing
 
 RECORD = "analysis.json"
 TOP, MAX_GROUPS = 100, 64
@@ -56,7 +56,7 @@ def write_analysis(
       The folder.
 
     Raises:
-      InputError: an argument out of its range, or `out` is taken.
+      InputError: an argument out of its range, or `out` is taken or cannot be written.
     """
     out = pathlib.Path(out).expanduser()
     if out.exists() and not (out / RECORD).is_file():
@@ -68,10 +68,12 @@ def write_analysis(
     names, groups = _groups(array, by)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    with writing("out", out):
+        partial.mkdir(parents=True)
     try:
         _analyse(names, groups, partial, epsilons=epsilons, angles=angles, signed=signed, **options)
-        _replace(partial, out)
+        with writing("out", out):
+            _replace(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out
@@ -95,10 +97,11 @@ def _analyse(
             pictures.append(ppp(group, epsilon=epsilons, **options))
             curves.append(srm(group, epsilon=epsilons, angles=angles, signed=signed, **options))
         top.append(top_planes(count_planes(group, epsilon=epsilons, **options), TOP))
-    _draw(pictures, curves, [_title(name) for name in names], folder)
-    _write_tables(names, pictures, curves, top, folder)
     made = {"by": list(names[0]), "groups": names, **curves[0].attrs, "epsilon": epsilons.tolist()}
-    (folder / RECORD).write_text(json.dumps(made, indent=1, default=str), encoding="utf-8")
+    with writing("out", folder):
+        _draw(pictures, curves, [_title(name) for name in names], folder)
+        _write_tables(names, pictures, curves, top, folder)
+        (folder / RECORD).write_text(json.dumps(made, indent=1, default=str), encoding="utf-8")
 
 
 def _replace(partial: pathlib.Path, out: pathlib.Path) -> None:
