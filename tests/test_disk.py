@@ -19,7 +19,7 @@ AXES = {"activations": ["tanh"], "widths": [600], "seeds": [0, 1], "probe_sample
 
 
 def test_a_file_that_cannot_grow(tmp_path):
-    """No file may exceed 1 MB, less than the checkpoint's: the writer of orbax fails."""
+    """No file may exceed 64 kB, less than one layer in a checkpoint: the writer of orbax fails."""
     workdir = tmp_path / "run"
     sweep.train(Grid(**AXES, epochs=1), workdir, seed_batch=1, progress=False)
     before, step = load(workdir).load(), store.last_step(workdir, 0)
@@ -52,5 +52,5 @@ def test_a_disk_without_room(tmp_path, monkeypatch, capfd):
 
 
 if __name__ == "__main__":  # the command of tests/train.py, under a limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, resource.RLIM_INFINITY))
     runpy.run_module("tests.train", run_name="__main__")

@@ -216,6 +216,15 @@ def test_a_signal_stops_at_a_checkpoint_and_the_result_is_the_same(
     xr.testing.assert_identical(one.drop_attrs(), other.drop_attrs())
 
 
+@pytest.fixture
+def ctrl_c_interrupts():
+    """A shell's background jobs ignore Ctrl-C, and so would tests among them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_the_second_signal_is_not_held_back():
     with interrupts.stop_requests() as requested:
         assert not requested()
