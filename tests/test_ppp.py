@@ -225,6 +225,7 @@ BAD = {
     "extent=-1: must be a positive": {"extent": -1},
     "bandwidth=0: must be a positive": {"bandwidth": 0},
     "bins=1: must be at least 2": {"bins": 1},
+    "extent=1e+200: no area holds its square": {"extent": 1e200},
 }
 
 
@@ -233,6 +234,22 @@ def test_bad_argument_is_one_line(text):
     with pytest.raises(InputError) as caught:
         ppp(X, **BAD[text])
     assert str(caught.value).startswith(text)
+
+
+def test_latents_beyond_any_area_are_one_line_and_others_need_no_rescaling():
+    latents = isotropic(50)
+    for scale in (1e300, 1e-300):
+        with pytest.raises(InputError, match=r"extent=.* rescale the latents"):
+            ppp(latents * scale)
+    for scale in (2.0**200, 2.0**-200):
+        np.testing.assert_array_equal(ppp(latents * scale).ratio, ppp(latents).ratio)
+
+
+def test_what_ppp_does_not_return_is_not_drawn():
+    with pytest.raises(InputError, match=r"picture=Dataset: must be what ppp\(…\) returns"):
+        plot_ppp(project(isotropic(50)))
+    with pytest.raises(InputError, match=r"picture=ndarray: must be what ppp"):
+        plot_ppp(X)
 
 
 def test_no_warning_on_good_input():

@@ -168,3 +168,5 @@ def test_plot_closes_the_circle_and_draws_the_null():
     assert set(null.get_ydata()) == {curves.null.item()}
     with pytest.raises(InputError, match="select one along epsilon"):
         plot_srm(srm(np.eye(3), epsilon=[0.1, 0.2]))
+    with pytest.raises(InputError, match=r"curves=Dataset: must be what srm"):
+        plot_srm(project(np.eye(3)))

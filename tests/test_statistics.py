@@ -49,11 +49,12 @@ def test_discreteness_does_not_see_rotation_scale_or_order():
     assert 0.5 < drawn < expected  # fewer samples, farther neighbours
 
 
-def test_discreteness_is_its_definition():
-    cloud = CLOUDS["Laplace"][:300]
+@pytest.mark.parametrize("units", [1, 2, 16])
+def test_discreteness_is_its_definition(units):
+    cloud = CLOUDS["Laplace"][:300, :units]
     apart = np.linalg.norm(cloud[:, None] - cloud, axis=-1) + np.diag(np.full(300, np.inf))
     rng = np.random.default_rng(0)
-    gauss = rng.multivariate_normal(cloud.mean(axis=0), np.cov(cloud.T), size=300)
+    gauss = rng.multivariate_normal(cloud.mean(axis=0), np.atleast_2d(np.cov(cloud.T)), size=300)
     gaps = np.linalg.norm(gauss[:, None] - gauss, axis=-1) + np.diag(np.full(300, np.inf))
     expected = 1 - np.median(apart.min(axis=1)) / np.median(gaps.min(axis=1))
     np.testing.assert_allclose(discreteness(cloud), expected, rtol=1e-9)

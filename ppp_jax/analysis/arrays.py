@@ -107,7 +107,9 @@ def _dtype(array: Any) -> np.dtype:
     real = real or jnp.issubdtype(dtype, jnp.floating)
     if len(array.shape) < 2 or 0 in array.shape or not real:
         raise InputError(
-            "latents", f"array of {dtype} {array.shape}", "must be real, (samples, units)"
+            "latents",
+            f"array of {dtype} {array.shape}",
+            "must be real, (samples, units), and not empty",
         )
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 

@@ -59,9 +59,9 @@ def plot_ppp(
       where too few are expected to tell. A picture of nothing says so.
 
     Raises:
-      InputError: several pictures.
+      InputError: several pictures, or none.
     """
-    _check_dims(picture["ratio"], ("v", "u"), "picture")
+    _check_dims(picture, "ratio", ("v", "u"), "picture")
     axes = plt.figure(figsize=(4.2, 3.6)).add_subplot() if ax is None else ax
     norm = norm or ratio_scale([picture["ratio"].values])
     half = _half_width(picture)
@@ -120,13 +120,17 @@ def _draw_density(
     axes.text(x, y, "density (no null)", ha="center", va="top", fontsize=6)
 
 
-def _check_dims(values: xr.DataArray, wanted: tuple[str, ...], field: str) -> None:
-    if values.dims != wanted:
-        more = ", ".join(str(dim) for dim in values.dims if dim not in wanted)
+def _check_dims(made: xr.Dataset, name: str, wanted: tuple[str, ...], field: str) -> None:
+    if name not in getattr(made, "data_vars", ()):
+        source = "ppp" if name == "ratio" else "srm"
+        raise InputError(field, type(made).__name__, f"must be what {source}(…) returns")
+    dims = made[name].dims
+    if dims != wanted:
+        more = ", ".join(str(dim) for dim in dims if dim not in wanted)
         problem = (
             f"must be over {wanted}; select one along {more}, say .isel({more.split(',')[0]}=0)"
         )
-        raise InputError(field, values.dims, problem)
+        raise InputError(field, dims, problem)
 
 
 def plot_srm(curves: xr.Dataset, *, ax: Axes | None = None, planes: bool = True) -> Axes:
@@ -142,9 +146,9 @@ def plot_srm(curves: xr.Dataset, *, ax: Axes | None = None, planes: bool = True)
       line is the mean over all planes, dashed what isotropic latents would have.
 
     Raises:
-      InputError: curves at several ε, or axes that are not polar.
+      InputError: curves at several ε, or no curves, or axes that are not polar.
     """
-    _check_dims(curves["pooled"], ("angle",), "curves")
+    _check_dims(curves, "pooled", ("angle",), "curves")
     axes = plt.figure(figsize=(4, 4)).add_subplot(projection="polar") if ax is None else ax
     if not isinstance(axes, PolarAxes):
         raise InputError("ax", type(axes).__name__, "must be polar: subplot(projection='polar')")

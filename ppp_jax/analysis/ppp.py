@@ -92,7 +92,7 @@ def ppp(
     _check_size(bins, int(np.prod(shape)) * len(prepared.epsilons))
     there = prepared.survey.lengths > 0
     lengths = prepared.survey.lengths[there]
-    extent = _positive("extent", extent, default=_default_extent(prepared, lengths))
+    extent = _check_extent(extent, default=_default_extent(prepared, lengths))
     bandwidth = _bandwidth(bandwidth, extent)
     edges = np.linspace(-extent, extent, bins + 1)
     counts, number = _bin_points(prepared, edges, group, int(np.prod(shape)))
@@ -168,6 +168,13 @@ def _positive(name: str, value: Any, *, default: float) -> float:
     if number.ndim or number.dtype.kind not in "iuf" or not (np.isfinite(number) and number > 0):
         raise InputError(name, value, "must be a positive length, in latent units")
     return float(number)
+
+
+def _check_extent(value: Any, *, default: float) -> float:
+    extent = _positive("extent", value, default=default)
+    if not 1e-100 < extent < 1e100:
+        raise InputError("extent", extent, "no area holds its square; rescale the latents")
+    return extent
 
 
 def _bandwidth(value: Any, extent: float) -> float:

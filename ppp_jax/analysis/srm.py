@@ -82,7 +82,7 @@ def srm(
     kept = _kept_planes(prepared, top, len(probe))
     own, pooled, number = _count(prepared, turns[orientation] * probe, kept, signed)
     warn_if_empty(prepared, number)
-    made = {"signed": int(signed), "orientation": orientation, "plane_order": planes}
+    made = {"signed": int(bool(signed)), "orientation": orientation, "plane_order": planes}
     curves = _label(prepared, probe, kept, own, pooled, several=bool(np.ndim(epsilon)))
     if signed:
         curves["null"] = 0 * curves["null"]

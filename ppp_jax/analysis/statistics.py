@@ -165,7 +165,9 @@ def _discreteness(cloud: np.ndarray, max_samples: int, seed: int) -> float:
         cloud = cloud[np.sort(rng.choice(len(cloud), size=max_samples, replace=False))]
     if len(cloud) < 2 or not np.isfinite(cloud).all():
         return np.nan
-    drawn = rng.multivariate_normal(cloud.mean(axis=0), np.cov(cloud.T), size=len(cloud))
+    drawn = rng.multivariate_normal(
+        cloud.mean(axis=0), np.atleast_2d(np.cov(cloud.T)), size=len(cloud)
+    )
     expected = _neighbour_distance(drawn)
     return 1 - _neighbour_distance(cloud) / expected if expected > 0 else np.nan
 
