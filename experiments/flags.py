@@ -17,6 +17,7 @@ from experiments import runtime
 from ppp_jax import activations, data, models, optimizers
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
+from ppp_jax.interrupts import Stopped
 
 flags.disclaim_key_flags()  # --help lists the flags defined here under the main that asked for them
 
@@ -199,12 +200,12 @@ def run(main: Callable[[], None], *, argv: list[str] | None = None) -> None:
             dashes = "--" if error.field in flags.FLAGS else ""
             print(f"error: {dashes}{error}", file=sys.stderr, flush=True)
             runtime.leave(USER_ERROR)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as request:
             resumes = "overwrite" in flags.FLAGS
             more = ", and the same command continues from there (without --overwrite)"
             text = f"\ninterrupted; what is saved is kept{more if resumes else ''}"
             print(text, file=sys.stderr)
-            runtime.leave(INTERRUPTED)
+            runtime.leave(INTERRUPTED, together=isinstance(request, Stopped))
         except Exception as error:
             if not jax.distributed.is_initialized():
                 raise

@@ -9,6 +9,7 @@ import pathlib
 import sys
 import textwrap
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from typing import NoReturn
@@ -19,6 +20,7 @@ from absl import flags
 from ppp_jax import devices
 from ppp_jax.errors import InputError
 
+GRACE_SECONDS = 2.0
 ALL_WORKERS = "gcloud compute tpus tpu-vm ssh NAME --worker=all --command='…'"
 
 flags.DEFINE_string(
@@ -177,16 +179,24 @@ def explain_failure(error: Exception) -> None:
     )
 
 
-def leave(status: int) -> NoReturn:
+def leave(status: int, *, together: bool = False) -> NoReturn:
     """Ends the process with `status`, and with it a job of several processes.
 
-    Python's own exit would wait for the others, who may be waiting for this one.
+    Args:
+      status: of the exit.
+      together: all processes leave, so that each can wait for the others. If not, they may be
+        waiting for this one.
     """
-    if jax.distributed.is_initialized():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)
+    if not jax.distributed.is_initialized():
+        sys.exit(status)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if together:
+        jax.distributed.shutdown()
+    elif devices.is_main():
+        # JAX aborts the others as soon as process 0 is gone: first they may say what they know.
+        time.sleep(GRACE_SECONDS)
+    os._exit(status)
 
 
 def _refuse_a_lonely_tpu_worker() -> None:

@@ -17,6 +17,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 NOTICE = b"\nstopping at the end of this chunk of steps; once more stops at once\n"
 
 
+class Stopped(KeyboardInterrupt):
+    """Training has stopped where it can be continued, as was asked: in all processes alike."""
+
+
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
     """Catches the first SIGINT or SIGTERM within the block; the second has its usual effect.

@@ -77,7 +77,8 @@ def train(
       InputError: the data cannot be used, the batch is larger than the training set, or the
         folder cannot be written, is in use, or holds something that `grid` does not, or was
         trained under other conditions. Nothing is trained before. Also, later, if the disk fails.
-      KeyboardInterrupt: Ctrl-C or SIGTERM; a checkpoint has been kept at the end of the chunk.
+      Stopped: a KeyboardInterrupt: Ctrl-C or SIGTERM, and a checkpoint has been kept at the end of
+        the chunk.
 
     Example:
       >>> import tempfile
@@ -172,7 +173,7 @@ def _train_parts(wanted: Manifest, dataset: Dataset, workdir: pathlib.Path, show
     """Trains every part from where it is to the end.
 
     Raises:
-      KeyboardInterrupt: to stop was requested; a checkpoint holds everything up to here.
+      Stopped: to stop was requested; a checkpoint holds everything up to here.
     """
     reached = store.last_steps(workdir, wanted)
     total = total_steps(wanted.grid, dataset)
@@ -255,7 +256,7 @@ def _train_part(
                 store.save_checkpoint(checkpoints, step, states)
                 saved = time.monotonic()
             if stopping:
-                raise KeyboardInterrupt
+                raise interrupts.Stopped
 
 
 def _start(part: _Part, done: int | None, checkpoints: Any) -> States:
