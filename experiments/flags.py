@@ -14,7 +14,7 @@ import jax
 from absl import app, flags, logging
 
 from experiments import runtime
-from ppp_jax import activations, data, models, optimizers
+from ppp_jax import activations, data, family, models, optimizers
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 from ppp_jax.interrupts import Stopped
@@ -104,7 +104,8 @@ def define(grid: Grid, *, workdir: str) -> None:
     """
     flags.adopt_module_key_flags(runtime)
     lists: dict[str, tuple[Callable[[str], list[Any]], str]] = {
-        "activations": (_names, f"one compiled cell each: {', '.join(activations.ACTIVATIONS)}"),
+        "activations": (_names, f"one compiled cell each: {', '.join(activations.ACTIVATIONS)}, "
+                                f"or {', '.join(family.FORMS)}"),
         "depths": (_integers, "hidden layers on each side of the bottleneck"),
         "widths": (_integers, "units of each hidden layer"),
         "latent_widths": (_integers, "units of the bottleneck"),

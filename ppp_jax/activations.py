@@ -3,8 +3,9 @@
 Every activation maps `(..., units)` to `(..., units)`: the last axis is the vector, all others are
 batch axes. There are two builders: `elementwise(σ)` acts on each coordinate and so prefers the
 standard basis; `radial(ρ)` acts on the length only and so prefers no basis. The registry
-`ACTIVATIONS` names the built ones with their formula, Jacobian at 0 and group (METHOD §6); the
-groups themselves are in `ppp_jax.symmetry`, and the tests hold every claim against them.
+`ACTIVATIONS` names the built ones with their formula, Jacobian at 0 and group (METHOD §6); what is
+between the two kinds is built from them in `ppp_jax.family`. The groups themselves are in
+`ppp_jax.symmetry`, and the tests hold every claim against them.
 """
 
 from collections.abc import Callable
@@ -14,12 +15,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from ppp_jax.errors import lookup
 from ppp_jax.numerics import polar
 
 LEAKY_SLOPE = 0.01
 
 Profile = Callable[[jax.Array], jax.Array]
+Map = Callable[[ArrayLike], jax.Array]
 
 
 class Activation(NamedTuple):
@@ -29,22 +30,25 @@ class Activation(NamedTuple):
       apply: the function, `(..., units) -> (..., units)`, dtype preserving.
       formula: its definition, in the notation of METHOD §6.
       slope_at_zero: its Jacobian at the zero vector is this number times the identity; where the
-        function has a kink there, the convention that differentiation follows.
-      group: name of the largest subgroup of O(n) it commutes with, a key of
-        `ppp_jax.symmetry.GROUPS`.
+        function has a kink there, the convention that differentiation follows. NaN over a basis
+        that is not orthonormal, where it is no such multiple at every width.
+      group: name of the largest subgroup of O(n) it commutes with, as `ppp_jax.symmetry.get_group`
+        reads it.
       profile: the scalar function it is built from, σ of a coordinate or ρ of a length.
-      isotropic: whether `profile` acts on the length.
+      isotropic: whether it prefers no direction.
+      multiple_of: the widths that it takes are multiples of this.
     """
 
-    apply: Callable[[ArrayLike], jax.Array]
+    apply: Map
     formula: str
     slope_at_zero: float
     group: str
     profile: Profile
     isotropic: bool
+    multiple_of: int = 1
 
 
-def elementwise(sigma: Profile) -> Callable[[ArrayLike], jax.Array]:
+def elementwise(sigma: Profile) -> Map:
     """Builds x ↦ (σ(x₁), …, σ(xₙ)), which commutes with permutations of the coordinates.
 
     If σ is odd it commutes with signed permutations too (METHOD §6).
@@ -66,7 +70,7 @@ def elementwise(sigma: Profile) -> Callable[[ArrayLike], jax.Array]:
     return apply
 
 
-def radial(rho: Profile, *, slope_at_zero: float) -> Callable[[ArrayLike], jax.Array]:
+def radial(rho: Profile, *, slope_at_zero: float) -> Map:
     """Builds x ↦ ρ(‖x‖)·x/‖x‖, which commutes with all of O(n).
 
     Within one rounding unit of the origin the map is its linearisation ρ'(0)·x, which is exact to
@@ -147,16 +151,3 @@ ACTIVATIONS: dict[str, Activation] = {
     "isotropic_tanh": _radial(jnp.tanh, "tanh(‖x‖) x/‖x‖", 1.0),
     "isotropic_softplus": _radial(_softplus_profile, "log((1 + exp ‖x‖)/2) x/‖x‖", 0.5),
 }
-
-
-def get(name: str) -> Activation:
-    """Returns the registered activation `name`.
-
-    Raises:
-      InputError: no such activation; the nearest names are suggested.
-
-    Example:
-      >>> get("isotropic_tanh").group
-      'O(n)'
-    """
-    return lookup(ACTIVATIONS, name, field="activations")

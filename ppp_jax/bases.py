@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from ppp_jax.errors import InputError, lookup, whole
-from ppp_jax.numerics import haar_orthogonal
 
 THOMSON_STARTS, THOMSON_STEPS = 8, 3000
 FORMS = ("standard", "haar:SEED", "simplex", "cross_polytope", "thomson:VECTORS[:SEED]")
@@ -29,9 +28,8 @@ def haar(units: int, *, seed: int = 0) -> np.ndarray:
       units: n.
       seed: of the draw.
     """
-    drawn = np.asarray(haar_orthogonal(jax.random.key(seed), whole("units", units, least=1)))
-    # Orthonormal to single precision so far; the nearest QR makes it so to double.
-    q, r = np.linalg.qr(drawn.astype(np.float64))
+    size = (whole("units", units, least=1),) * 2
+    q, r = np.linalg.qr(np.random.default_rng(seed).normal(size=size))
     return q * np.sign(np.diagonal(r))
 
 
@@ -118,7 +116,7 @@ def minimise_energy(vectors: int, units: int, seed: int, starts: int) -> np.ndar
       starts: how many.
     """
     first = jax.random.normal(jax.random.key(seed), (starts, vectors, units))
-    ends = np.asarray(jax.jit(jax.vmap(_descend))(first), np.float64)
+    ends = np.array(jax.jit(jax.vmap(_descend))(first), np.float64)
     ends /= np.linalg.norm(ends, axis=-1, keepdims=True)
     return min(ends, key=energy)
 

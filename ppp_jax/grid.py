@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ppp_jax import activations, models, optimizers
+from ppp_jax import family, models, optimizers
 from ppp_jax.errors import InputError
 
 CELL_AXES = ("activation", "depth", "width", "optimizer", "initializer")
@@ -50,7 +50,7 @@ class Grid:
     tuple.
 
     Attributes:
-      activations: static axis; keys of `activations.ACTIVATIONS`.
+      activations: static axis; names as `family.get` reads them.
       depths: static axis; hidden layers on each side of the bottleneck.
       widths: static axis; units of each hidden layer.
       latent_widths: static axis; units of the bottleneck, at least 2.
@@ -176,7 +176,7 @@ def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:
 
 def _check_axes(grid: Grid) -> None:
     for name in grid.activations:
-        activations.get(name)
+        family.get(name)
     for name in grid.optimizers:
         optimizers.get(name)
     for name in grid.initializers:
@@ -185,6 +185,8 @@ def _check_axes(grid: Grid) -> None:
     for field, low in (("depths", 1), ("widths", 1), ("latent_widths", 2)):
         for value in getattr(grid, field):
             _check_integer(field, value, low=low)
+            for name in grid.activations if field != "depths" else ():
+                family.check_width(name, value, field=field)
     for field in ("epochs", "batch_size", "probe_samples"):
         _check_integer(field, getattr(grid, field), low=1)
     for seed in grid.seeds:

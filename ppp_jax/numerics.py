@@ -5,6 +5,16 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 
+def at_least_single(x: ArrayLike) -> jax.Array:
+    """Returns half-precision numbers as float32, all others as they are.
+
+    Args:
+      x: any shape.
+    """
+    x = jnp.asarray(x)
+    return x.astype(jnp.float32) if x.dtype in (jnp.bfloat16, jnp.float16) else x
+
+
 def polar(x: ArrayLike) -> tuple[jax.Array, jax.Array]:
     """Splits vectors on the last axis into length and direction, safely.
 
@@ -26,9 +36,7 @@ def polar(x: ArrayLike) -> tuple[jax.Array, jax.Array]:
       >>> print(length, direction)
       [5.] [0.6 0.8]
     """
-    x = jnp.asarray(x)
-    if x.dtype in (jnp.bfloat16, jnp.float16):
-        x = x.astype(jnp.float32)
+    x = at_least_single(x)
     # ‖x‖ = c·‖x/c‖ for every c > 0, so c may be treated as a constant by differentiation.
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
     smallest_normal = jnp.finfo(x.dtype).tiny
@@ -44,6 +52,26 @@ def polar(x: ArrayLike) -> tuple[jax.Array, jax.Array]:
     length = jnp.where(is_zero, jnp.zeros_like(root), scale * root)
     direction = jnp.where(is_zero, jnp.zeros_like(y), y * (1 / root))
     return length, direction
+
+
+def p_norm(x: ArrayLike, p: float) -> jax.Array:
+    """Returns ‖x‖_p = (Σ|x_i|ᵖ)^(1/p) of vectors on the last axis, safely as `polar`.
+
+    Args:
+      x: vectors, `(..., units)`, in float32 or float64.
+      p: at least 1.
+
+    Returns:
+      `(..., 1)`; 0 with gradient 0 of the zero vector.
+    """
+    length, direction = polar(x)
+    size = jnp.abs(direction)
+    is_zero = length == 0
+    # Entries of 0 and the zero vector never meet the power's slope (double `where`).
+    there = size > 0
+    powers = jnp.where(there, jnp.where(there, size, jnp.ones_like(size)) ** p, 0)
+    total = jnp.where(is_zero, 1, jnp.sum(powers, axis=-1, keepdims=True))
+    return length * total ** (1 / p)
 
 
 def haar_orthogonal(key: jax.Array, n: int) -> jax.Array:

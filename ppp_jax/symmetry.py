@@ -5,8 +5,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from ppp_jax import bases
+from ppp_jax.errors import InputError, lookup
 from ppp_jax.numerics import haar_orthogonal
+
+SAME_COSINE = 1e-4  # optimised bases are known to single precision
+COMMUTES = 1e-4  # a larger residual is no rounding in single precision
+COMMON = ("S_n", "B_n", "O(n)", "S_n@haar:0", "B_n@haar:0")  # every map is held against these
+NULL_SINGULAR = 1e-4  # of the largest singular value: below, a direction is a symmetry
 
 
 class Group(NamedTuple):
@@ -14,11 +22,23 @@ class Group(NamedTuple):
 
     Attributes:
       description: what its elements do to a vector.
-      sample: `(key, n) -> (n, n)`, a uniformly drawn element.
+      sample: `(key, n) -> (n, n)`, a random element; any may come.
+      rotations: n to the dimension of its Lie algebra, 0 of a discrete group.
+      has_inversion: whether −1 is in it; None where that depends.
     """
 
     description: str
     sample: Callable[[jax.Array, int], jax.Array]
+    rotations: Callable[[int], int]
+    has_inversion: bool | None
+
+
+def _none(_: int) -> int:
+    return 0
+
+
+def _all(n: int) -> int:
+    return n * (n - 1) // 2
 
 
 def _permutation(key: jax.Array, n: int) -> jax.Array:
@@ -31,10 +51,186 @@ def _signed_permutation(key: jax.Array, n: int) -> jax.Array:
 
 
 GROUPS: dict[str, Group] = {
-    "S_n": Group("permutes the axes", _permutation),
-    "B_n": Group("permutes the axes and flips their signs", _signed_permutation),
-    "O(n)": Group("rotates and reflects freely", haar_orthogonal),
+    "S_n": Group("permutes the axes", _permutation, _none, has_inversion=False),
+    "B_n": Group(
+        "permutes the axes and flips their signs", _signed_permutation, _none, has_inversion=True
+    ),
+    "O(n)": Group("rotates and reflects freely", haar_orthogonal, _all, has_inversion=True),
 }
+
+
+def get_group(name: str) -> Group:
+    """Returns a group by its name.
+
+    Args:
+      name: `S_n`, `B_n`, `O(n)`; `blocks:K` for O(K) ≀ S_{n/K}; or one of these seen from another
+        basis: `G@haar:SEED` is R G Rᵀ, and over a basis of more vectors than axes `S_n@BASIS` are
+        the orthogonal maps that permute its vectors and `B_n@BASIS` those that may also flip them.
+
+    Raises:
+      InputError: no such group.
+
+    Example:
+      >>> get_group("blocks:2").description
+      'rotates blocks of 2 axes freely, and permutes the blocks'
+    """
+    plain, at, basis = name.partition("@")
+    if plain.startswith("blocks:"):
+        inner = _blocks(int(plain.removeprefix("blocks:")))
+    else:
+        inner = lookup(GROUPS, plain, field="group")
+    if not at:
+        return inner
+    if basis.startswith("haar"):
+        text = f"{inner.description}, seen from {basis}"
+        return inner._replace(description=text, sample=_turned(inner, basis))
+    if plain not in ("S_n", "B_n"):
+        raise InputError("group", name, f"{basis} is permuted by S_n@{basis} or B_n@{basis}")
+    how = "permutes the vectors" if plain == "S_n" else "permutes and flips the vectors"
+    signed = plain == "B_n"
+
+    def outside(n: int) -> int:  # what is across all vectors turns freely
+        return _all(n - int(np.linalg.matrix_rank(bases.build(basis, n))))
+
+    return Group(
+        f"{how} of {basis}",
+        _basis_symmetry(basis, signed=signed),
+        outside,
+        True if signed else None,
+    )
+
+
+def _blocks(size: int) -> Group:
+    def sample(key: jax.Array, n: int) -> jax.Array:
+        order, turns = jax.random.split(key)
+        count = n // size
+        turned = jax.vmap(lambda k: haar_orthogonal(k, size))(jax.random.split(turns, count))
+        blocks = jax.scipy.linalg.block_diag(*turned)
+        return jnp.kron(_permutation(order, count), jnp.eye(size)) @ blocks
+
+    text = f"rotates blocks of {size} axes freely, and permutes the blocks"
+    return Group(text, sample, lambda n: n // size * _all(size), has_inversion=True)
+
+
+def _turned(group: Group, basis: str) -> Callable[[jax.Array, int], jax.Array]:
+    def sample(key: jax.Array, n: int) -> jax.Array:
+        vectors = jnp.asarray(bases.build(basis, n), float)
+        return vectors.T @ group.sample(key, n) @ vectors
+
+    return sample
+
+
+def _basis_symmetry(basis: str, *, signed: bool) -> Callable[[jax.Array, int], jax.Array]:
+    """Samples orthogonal maps under which a basis, or it with its opposites, is itself again."""
+
+    def sample(key: jax.Array, n: int) -> jax.Array:
+        vectors = bases.build(basis, n)
+        vectors = np.concatenate([vectors, -vectors]) if signed else vectors
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        return jnp.asarray(_automorphism(vectors, rng), float)
+
+    return sample
+
+
+def _automorphism(vectors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draws G, orthogonal, such that the rows of vectors @ G are those of vectors in another order.
+
+    Images of linearly independent vectors are tried in random order, each with the right cosines
+    to those before it, and taken back where they lead nowhere. The identity always succeeds.
+    """
+    gram, anchors = vectors @ vectors.T, _independent(vectors)
+    profile = np.sort(gram, axis=1)  # an image has the same cosines to all others
+    alike = np.abs(profile[:, None] - profile).max(axis=-1) < SAME_COSINE
+    images: list[int] = []
+    untried = [list(rng.permutation(np.flatnonzero(alike[anchors[0]])))]
+    while True:
+        if not untried[-1]:
+            untried.pop()
+            images.pop()
+            continue
+        images.append(int(untried[-1].pop()))
+        if len(images) == len(anchors):
+            turn = _map_between(vectors[anchors], vectors[images], rng)
+            moved = (vectors @ turn) @ vectors.T
+            if (moved.max(axis=1) > 1 - SAME_COSINE).all():
+                return turn
+            images.pop()
+            continue
+        following, before = anchors[len(images)], anchors[: len(images)]
+        fits = np.abs(gram[:, images] - gram[following, before]).max(axis=1) < SAME_COSINE
+        untried.append(list(rng.permutation(np.flatnonzero(fits & alike[following]))))
+
+
+def _independent(vectors: np.ndarray) -> list[int]:
+    """Returns the indices of as many linearly independent rows as there are."""
+    chosen: list[int] = []
+    left = vectors.copy()
+    lengths = np.linalg.norm(left, axis=1)
+    while lengths.max() > 1e-3:
+        chosen.append(int(np.argmax(lengths)))
+        direction = left[chosen[-1]] / lengths[chosen[-1]]
+        left = left - np.outer(left @ direction, direction)
+        lengths = np.linalg.norm(left, axis=1)
+    return chosen
+
+
+def _map_between(first: np.ndarray, second: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Returns an orthogonal map of the rows of `first` to those of `second`, random elsewhere."""
+    units, rank = first.shape[1], len(first)
+    spans = [np.linalg.svd(rows)[2] for rows in (first, second)]
+    inside = np.linalg.lstsq(first @ spans[0][:rank].T, second, rcond=None)[0]
+    drawn = np.linalg.qr(rng.normal(size=(units - rank, units - rank)))[0]
+    return spans[0][:rank].T @ inside + spans[0][rank:].T @ drawn @ spans[1][rank:]
+
+
+class LieAlgebra(NamedTuple):
+    """How many continuous symmetries a map has.
+
+    Attributes:
+      dimension: of the matrices M for which x ↦ exp(tM)x commutes with the map.
+      rotations: of those among them that are antisymmetric: n(n − 1)/2 if it is isotropic.
+    """
+
+    dimension: int
+    rotations: int
+
+
+def lie_algebra(
+    function: Callable[[jax.Array], jax.Array], *, units: int, key: jax.Array, samples: int = 256
+) -> LieAlgebra:
+    """Finds the continuous symmetries of a map: all M with J_f(x) M x = M f(x) (METHOD §6).
+
+    Args:
+      function: map on the last axis, `(samples, units) -> (samples, units)`.
+      units: dimension n.
+      key: PRNG key of the inputs x, as in `equivariance_residual`.
+      samples: how many.
+
+    Returns:
+      The dimensions, as the numbers of vanishing singular values of these linear equations in M.
+    """
+    x = _inputs(key, samples, units)
+    slopes = jax.jit(jax.vmap(jax.jacobian(lambda row: function(row[None])[0])))(x)
+    points, values, jacobians = (np.asarray(a, np.float64) for a in (x, function(x), slopes))
+    equations = np.einsum("sia,sb->siab", jacobians, points)
+    equations -= np.einsum("ia,sb->siab", np.eye(units), values)
+    # Every sample has its say, however long it is.
+    equations /= np.linalg.norm(points, axis=1)[:, None, None, None]
+    i, j = np.triu_indices(units, 1)
+    turning = (equations[..., i, j] - equations[..., j, i]).reshape(-1, len(i))
+    return LieAlgebra(_nullity(equations.reshape(-1, units**2)), _nullity(turning))
+
+
+def _nullity(equations: np.ndarray) -> int:
+    singular = np.linalg.svd(equations, compute_uv=False)
+    return int(np.sum(singular <= NULL_SINGULAR * max(1.0, float(np.sqrt(len(equations))))))
+
+
+def _inputs(key: jax.Array, samples: int, units: int) -> jax.Array:
+    """Draws normal vectors whose lengths are spread over two decades around 1."""
+    inputs, lengths = jax.random.split(key)
+    x = jax.random.normal(inputs, (samples, units))
+    return x * 10 ** jax.random.uniform(lengths, (samples, 1), minval=-1.0, maxval=1.0)
 
 
 def equivariance_residual(
@@ -63,13 +259,61 @@ def equivariance_residual(
     Returns:
       Scalar: rounding error if `function` commutes with `group`, of order 1 if it does not.
     """
-    inputs, lengths, members = jax.random.split(key, 3)
-    x = jax.random.normal(inputs, (samples, units))
-    x = x * 10 ** jax.random.uniform(lengths, (samples, 1), minval=-1.0, maxval=1.0)
+    drawn, members = jax.random.split(key)
+    x = _inputs(drawn, samples, units)
     y = function(x)
 
-    def residual(member: jax.Array) -> jax.Array:
-        g = group.sample(member, units)
-        return jnp.linalg.norm(function(x @ g) - y @ g) / jnp.linalg.norm(y)
+    g = jnp.stack([group.sample(k, units) for k in jax.random.split(members, elements)])
+    apart = jax.vmap(function)(x @ g) - y @ g
+    return jnp.max(jnp.linalg.norm(apart, axis=(1, 2))) / jnp.linalg.norm(y)
 
-    return jnp.max(jnp.stack([residual(k) for k in jax.random.split(members, elements)]))
+
+class Certificate(NamedTuple):
+    """What was found of a map's symmetry.
+
+    Attributes:
+      claimed: name of the group it should have.
+      residual: of equivariance under that group, see `equivariance_residual`.
+      inversion: the same under x ↦ −x.
+      residuals: the same under `COMMON` groups.
+      algebra: its continuous symmetries.
+      holds: whether it commutes with the claimed group, and neither turns nor inverts beyond it.
+    """
+
+    claimed: str
+    residual: float
+    inversion: float
+    residuals: dict[str, float]
+    algebra: LieAlgebra
+    holds: bool
+
+
+def certify(
+    function: Callable[[jax.Array], jax.Array], claimed: str, *, units: int, key: jax.Array
+) -> Certificate:
+    """Finds out whether a map has the symmetry that is claimed of it (METHOD §6).
+
+    Args:
+      function: map on the last axis, `(samples, units) -> (samples, units)`.
+      claimed: name of a group, as `get_group` reads it.
+      units: dimension n.
+      key: PRNG key of inputs and group elements.
+
+    Returns:
+      The `Certificate`. A larger discrete group than the claimed one is seen if it holds −1.
+    """
+    group = get_group(claimed)
+    x = _inputs(key, 256, units)
+    y = function(x)
+    inversion = float(jnp.linalg.norm(function(-x) + y) / jnp.linalg.norm(y))
+    residual = float(equivariance_residual(function, group, units=units, key=key))
+    residuals = {
+        name: float(equivariance_residual(function, get_group(name), units=units, key=key))
+        for name in COMMON
+    }
+    algebra = lie_algebra(function, units=units, key=key)
+    no_more = group.has_inversion in (None, inversion < COMMUTES)
+    no_more &= algebra.rotations == group.rotations(units)
+    return Certificate(
+        claimed, residual, inversion, residuals, algebra, residual < COMMUTES and no_more
+    )

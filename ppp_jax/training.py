@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ppp_jax import activations, batches, models, optimizers
+from ppp_jax import batches, family, models, optimizers
 from ppp_jax.grid import Cell
 
 NEVER = -1  # the `diverged_step` of a run whose losses were all finite
@@ -90,7 +90,7 @@ def build_model(cell: Cell, features: int) -> models.Model:
         width=cell.width,
         depth=cell.depth,
         latent_width=cell.latent_width,
-        activation=activations.get(cell.activation).apply,
+        activation=family.get(cell.activation).apply,
         initializer=models.get_initializer(cell.initializer).make,
     )
 

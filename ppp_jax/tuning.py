@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ppp_jax import activations, devices, manifest, program
+from ppp_jax import devices, family, manifest, program
 from ppp_jax.data import Dataset
 from ppp_jax.grid import Cell, Grid
 from ppp_jax.program import Program
@@ -197,7 +197,7 @@ def measure(grid: Grid, shape: str, dataset: Dataset) -> Needs:
     Of the activations an isotropic one stands for all, if there is any: it keeps more.
     """
     cells = [cell for cell in grid.cells if cell.shape == shape]
-    cell = max(cells, key=lambda cell: activations.get(cell.activation).isotropic)
+    cell = max(cells, key=lambda cell: family.get(cell.activation).isotropic)
     mesh = devices.runs_mesh(over=jax.local_devices()[:1])
     few, more = 2, 4
     temporary = {}

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from ppp_jax.activations import ACTIVATIONS, elementwise, get, radial
+from ppp_jax.activations import ACTIVATIONS, elementwise, radial
 from ppp_jax.errors import InputError
+from ppp_jax.family import get
 from ppp_jax.numerics import haar_orthogonal, polar
 from ppp_jax.symmetry import GROUPS, equivariance_residual
 
 NAMES = sorted(ACTIVATIONS)
+COMPOSED = ["block_tanh:2", "pnorm_tanh:4", "intrinsic_tanh:1", "dose_tanh:0.25", "tanh@simplex"]
 RADIAL = [name for name in NAMES if ACTIVATIONS[name].isotropic]
 ORDER = ["S_n", "B_n", "O(n)"]  # each contains the one before
 
@@ -83,18 +85,18 @@ def test_continuous_across_the_linearised_core(name):
     np.testing.assert_allclose(inside, outside, rtol=1e-3, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *COMPOSED])
 @pytest.mark.usefixtures("x64")
 def test_gradients(name):
     # No coordinate or length at a kink: coordinates ±0.3…2, lengths below or above 1.
     x = jnp.array([[0.3, -0.4, 0.35, 0.31], [1.2, -2.0, 0.7, 0.5]])
-    check_grads(ACTIVATIONS[name].apply, (x,), order=1, modes=("fwd", "rev"), eps=1e-5)
+    check_grads(get(name).apply, (x,), order=1, modes=("fwd", "rev"), eps=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("size", [1e-30, 1e30])
+@pytest.mark.parametrize("name", [*NAMES, *COMPOSED])
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e30])
 def test_extreme_input_stays_finite(name, size):
-    f, x = ACTIVATIONS[name].apply, size * jnp.array([1.0, -2.0, 3.0])
+    f, x = get(name).apply, size * jnp.array([1.0, -2.0, 3.0, 0.0])
     assert np.isfinite(f(x)).all()
     assert np.isfinite(jax.jacobian(f)(x)).all()
 
@@ -105,15 +107,15 @@ def test_extreme_input_keeps_its_direction(name):
     np.testing.assert_allclose(polar(ACTIVATIONS[name].apply(x))[1], polar(x)[1], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *COMPOSED])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64])
 @pytest.mark.usefixtures("x64")
 def test_dtype_and_shape_are_kept(name, dtype):
     x = inputs(shape=(2, 3, 4)).astype(dtype)
-    y = ACTIVATIONS[name].apply(x)
+    y = get(name).apply(x)
     assert y.dtype == dtype
     assert y.shape == x.shape
-    exact = ACTIVATIONS[name].apply(x.astype(jnp.float64))
+    exact = get(name).apply(x.astype(jnp.float64))
     tolerance = float(8 * jnp.finfo(dtype).eps)
     np.testing.assert_allclose(y.astype(jnp.float64), exact, rtol=tolerance, atol=tolerance)
 

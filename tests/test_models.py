@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ppp_jax import activations, models
+from ppp_jax import activations, family, models
 from ppp_jax.errors import InputError
 from ppp_jax.numerics import haar_orthogonal
 
@@ -14,7 +14,7 @@ def build(activation="tanh", initializer="glorot_normal", depth=2):
         width=7,
         depth=depth,
         latent_width=3,
-        activation=activations.get(activation).apply,
+        activation=family.get(activation).apply,
         initializer=models.get_initializer(initializer).make,
     )
 
@@ -34,7 +34,7 @@ def test_shapes_and_zero_biases(depth):
 @pytest.mark.parametrize("name", sorted(activations.ACTIVATIONS))
 def test_network_is_what_it_says(name):
     """Against the network written out by hand."""
-    f = activations.get(name).apply
+    f = family.get(name).apply
     model = build(name)
     params = model.init(jax.random.key(1))
     x = jax.random.normal(jax.random.key(2), (5, 10))

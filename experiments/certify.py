@@ -1,0 +1,46 @@
+"""Does every activation have the symmetry that is claimed of it, and no more (METHOD §6)?
+
+  python -m experiments.certify [--activations=tanh,block_tanh:4@rotated] [--units=8]
+
+Cost: a minute. Outcome: a table of relative residuals ‖f(Gx) − G f(x)‖/‖f(x)‖ under each group, and
+of the dimension of the Lie algebra of continuous symmetries; exit status 1 if a claim fails.
+"""
+
+import jax
+from absl import flags
+
+from experiments import flags as experiment_flags
+from experiments import runtime
+from ppp_jax import family, symmetry
+from ppp_jax.activations import ACTIVATIONS
+from ppp_jax.errors import whole
+
+flags.DEFINE_list("activations", None, "names; by default the registry and an example of each "
+                  f"form: {', '.join(family.FORMS)}")  # fmt: skip
+flags.DEFINE_integer("units", 8, "dimension in which to look, at least 2")
+HEADER = ["activation", "claimed group", "holds", "own", *symmetry.COMMON, "−1", "algebra",
+          "rotations"]  # fmt: skip
+
+
+def main() -> None:
+    """Prints the table."""
+    units = whole("units", flags.FLAGS.units, least=2)
+    names = flags.FLAGS.activations or [*ACTIVATIONS, *family.EXAMPLES]
+    found = {name: family.get(name) for name in names}
+    for name in names:
+        family.check_width(name, units, field="units")
+    failed = False
+    print("| " + " | ".join(HEADER) + " |\n|" + " --- |" * len(HEADER))
+    for name, entry in found.items():
+        seen = symmetry.certify(entry.apply, entry.group, units=units, key=jax.random.key(0))
+        residuals = [seen.residual, *seen.residuals.values(), seen.inversion]
+        texts = [name, seen.claimed, "yes" if seen.holds else "NO"]
+        texts += [f"{x:.0e}" for x in residuals] + [str(x) for x in seen.algebra]
+        print("| " + " | ".join(texts) + " |", flush=True)
+        failed |= not seen.holds
+    if failed:
+        runtime.leave(experiment_flags.USER_ERROR)
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main)
