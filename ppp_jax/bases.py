@@ -28,9 +28,27 @@ def haar(units: int, *, seed: int = 0) -> np.ndarray:
       units: n.
       seed: of the draw.
     """
-    size = (whole("units", units, least=1),) * 2
-    q, r = np.linalg.qr(np.random.default_rng(seed).normal(size=size))
-    return q * np.sign(np.diagonal(r))
+    return rotations(units, 1, np.random.default_rng(seed))[0]
+
+
+def rotations(units: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draws orthogonal matrices from the Haar measure of O(n).
+
+    QR of normal matrices, with the signs of R's diagonals moved into Q, without which Q is not
+    Haar distributed (Mezzadri 2007, "How to generate random matrices from the classical compact
+    groups").
+
+    Args:
+      units: n.
+      count: how many.
+      rng: where they are drawn from.
+
+    Returns:
+      `(count, n, n)`.
+    """
+    size = whole("count", count, least=0), *(whole("units", units, least=1),) * 2
+    q, r = np.linalg.qr(rng.normal(size=size))
+    return q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None, :]
 
 
 def simplex(units: int, *, vectors: int | None = None) -> np.ndarray:

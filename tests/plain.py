@@ -55,3 +55,32 @@ def c4(latents, basis):
     points, _ = ppp([x / np.linalg.norm(x) for x in latents], basis, 0.0)
     z = np.array([u + 1j * v for *_, u, v in points])
     return np.sum((z**4).real) / np.sum(np.abs(z) ** 4)
+
+
+def kurtosis(latents, basis):
+    """Kurtosis alignment: n(n + 2)/3 Σ(x·b)⁴/‖x‖⁴ per vector, averaged over samples."""
+    n = latents.shape[1]
+    basis = [b / np.linalg.norm(b) for b in basis]
+    each = [sum((x @ b) ** 4 for b in basis) / (x @ x) ** 2 / len(basis) for x in latents]
+    return n * (n + 2) / 3 * np.mean(each)
+
+
+def unit_kurtosis(latents, basis):
+    """Mean kurtosis of the projections, over a Gaussian's."""
+    each = []
+    for b in basis:
+        onto = latents @ b
+        apart = onto - onto.mean()
+        each.append(np.mean(apart**4) / np.mean(apart**2) ** 2)
+    return np.mean(each) / 3
+
+
+def angles(latents, basis, epsilon):
+    """Entropy deficit in bits over 32 sectors centred on the axes, and four Fourier modes."""
+    points, _ = ppp(latents, basis, epsilon)
+    turns = np.array([np.arctan2(v, u) for *_, u, v in points])
+    shares = [0] * 32
+    for turn in turns:
+        shares[round(turn / (2 * np.pi / 32)) % 32] += 1 / len(turns)
+    deficit = sum(s * np.log2(s * 32) for s in shares if s)
+    return deficit, [abs(np.mean(np.exp(1j * m * turns))) for m in (1, 2, 3, 4)]

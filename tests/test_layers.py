@@ -14,7 +14,8 @@ ORDER = [
 ]  # fmt: skip
 ANALYSIS_ORDER = [
     "clouds", "arrays", "frames", "search", "planes", "nulls", "projection", "density", "ppp",
-    "srm", "statistics", "compare", "loading", "summary", "plots", "animate", "folder", "report",
+    "srm", "alignment", "statistics", "rotations", "calibration", "compare", "loading", "summary",
+    "plots", "animate", "folder", "report",
 ]  # fmt: skip
 ABSENT = ("flax", "optax", "orbax", "absl", "sklearn", "tqdm", "dask")
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ppp_jax import bases
+from ppp_jax.errors import InputError
 
 CLUSTERS = 32
 # METHOD does not state the widths of its clusters, nor the axes of its ellipsoid: these reproduce
@@ -43,3 +44,60 @@ def known_clouds(*, samples: int = 6000, units: int = 16, seed: int = 0) -> dict
         "axis-aligned ellipsoid": normal * np.geomspace(SHORTEST_AXIS, 1, units),
         "Laplace": rng.laplace(size=(samples, units)),
     }
+
+
+def isotropic_clouds(
+    rng: np.random.Generator, *, samples: int = 500, units: int = 8
+) -> dict[str, np.ndarray]:
+    """Draws clouds whose law no rotation changes, however far they are from normal.
+
+    Args:
+      rng: where they are drawn from.
+      samples: of each cloud.
+      units: n.
+
+    Returns:
+      Names to latents, `(samples, units)`, float64: normal samples; uniform on the sphere;
+      heavy-tailed (Student's t with 1.5 degrees of freedom, which has no variance); and clusters
+      on the axes, all turned by one random rotation.
+    """
+    normal = rng.normal(size=(samples, units))
+    axes = bases.cross_polytope(units)
+    clumps = axes[rng.integers(len(axes), size=samples)] + AXIS_NOISE * normal
+    return {
+        "normal": normal,
+        "uniform on the sphere": normal / np.linalg.norm(normal, axis=1, keepdims=True),
+        "heavy-tailed": normal / np.sqrt(rng.chisquare(1.5, size=(samples, 1)) / 1.5),
+        "clumped, randomly rotated": clumps @ bases.rotations(units, 1, rng)[0],
+    }
+
+
+def mixture(rng: np.random.Generator, share: float, *, samples: int = 500, units: int = 8,
+            kind: str = "axes") -> np.ndarray:  # fmt: skip
+    """Draws normal samples, of which a share is replaced by clusters on the axes or the corners.
+
+    Args:
+      rng: where they are drawn from.
+      share: probability of each sample to be replaced.
+      samples: how many.
+      units: n.
+      kind: `axes` for ±e_i, `corners` for those of the cube; both of length √n, as long as a
+        normal sample.
+
+    Returns:
+      `(samples, units)`, float64.
+
+    Raises:
+      InputError: another kind, or a share outside [0, 1].
+    """
+    if not 0 <= share <= 1:
+        raise InputError("share", share, "must lie in [0, 1]")
+    if kind == "axes":
+        centres = np.sqrt(units) * bases.cross_polytope(units)
+    elif kind == "corners":
+        centres = rng.choice([-1.0, 1.0], size=(CLUSTERS, units))
+    else:
+        raise InputError("kind", kind, "must be axes or corners")
+    normal = rng.normal(size=(samples, units))
+    clusters = centres[rng.integers(len(centres), size=samples)] + CORNER_NOISE * normal
+    return np.where(rng.random((samples, 1)) < share, clusters, normal)

@@ -1,18 +1,19 @@
 """Numbers beside the picture (METHOD §5)."""
 
-from typing import Any
+import concurrent.futures
+import os
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+import scipy.special
 
 from ppp_jax.analysis import nulls
 from ppp_jax.analysis.arrays import as_clouds, rescale
-from ppp_jax.analysis.frames import build_frame
-from ppp_jax.analysis.planes import accepted, prepare
+from ppp_jax.analysis.planes import Prepared, accepted, prepare
 from ppp_jax.errors import InputError, whole
-from ppp_jax.numerics import polar
 
+SECTORS = 32
+MODES = 4
 NEIGHBOUR_ROWS = 512  # distances to all other samples held at once
 
 
@@ -37,95 +38,98 @@ def acceptance_ratio(latents: Any, *, basis: Any = None, epsilon: float = 0.85) 
       >>> round(float(acceptance_ratio(np.eye(4))), 3)  # each axis lies in half of the planes
       1.802
     """
-    prepared = prepare(latents, basis, epsilon, nonfinite="drop")
-    if len(prepared.epsilons) != 1:
-        raise InputError("epsilon", epsilon, "must be one number")
+    prepared = _prepare(latents, basis, epsilon)
     per_cloud = prepared.source.shape[-2]
     clouds = prepared.source.rows // per_cloud
     count = np.zeros(clouds, np.int64)
     for block in accepted(prepared):
         count += np.bincount(block.sample // per_cloud, minlength=clouds)
-    lengths = prepared.survey.lengths.reshape(clouds, per_cloud)
-    pairs = np.sum(lengths > 0, axis=1) * len(prepared.frame.planes)
-    expected = pairs * nulls.acceptance(prepared.source.units, float(prepared.epsilons[0]))
-    usable = (expected > 0) & ~np.isnan(lengths).any(axis=1)
-    ratio = np.divide(count, expected, out=np.full(clouds, np.nan), where=usable)
-    return ratio.reshape(prepared.source.shape[:-2])
+    return _over_null(prepared, count)
 
 
-def alignment_c4(latents: Any, *, basis: Any = None) -> np.ndarray:
-    """Returns C4 = Σ Re(u + iv)⁴ / Σ |u + iv|⁴ over all privileged planes and samples.
+class Angles(NamedTuple):
+    """What the angles φ of the accepted samples, all planes pooled, say of a cloud.
 
-    +1 on the axes of the planes, −1 on their diagonals, 0 for isotropic latents; it needs no ε.
-    Samples are first brought to unit length, so that a few long ones do not decide for all (and
-    the table of METHOD §5 is reproduced, which the bare formula does not). In an orthonormal basis
-    both sums are closed forms in Σx⁴ and Σx² of each sample.
+    Attributes:
+      acceptance_ratio: see `acceptance_ratio`.
+      entropy_deficit: Kullback–Leibler divergence from the uniform law of 32 equal sectors, in
+        bits: 0 if uniform, 5 if all are in one sector. Few samples look less uniform than they
+        are, which the rotation null shares.
+      modes: |mean of exp(imφ)| for m = 1, 2, 3, 4, on a last axis: 4 are four-fold patterns, on
+        the axes or the diagonals, 1 a preferred quadrant. Taken absolutely, they do not depend on
+        the order of a plane's two vectors if those are orthogonal.
+    """
+
+    acceptance_ratio: np.ndarray
+    entropy_deficit: np.ndarray
+    modes: np.ndarray
+
+
+def angles(latents: Any, *, basis: Any = None, epsilon: float = 0.85) -> Angles:
+    """Measures the angles of accepted samples (METHOD §5).
 
     Args:
       latents: `(..., samples, units)`; leading axes are separate clouds.
       basis: privileged vectors, `(vectors, units)`; None for the standard basis.
+      epsilon: acceptance cosine, in [0, 1].
 
     Returns:
-      Array of the leading shape; NaN for a cloud that is not finite or has nothing but zeros.
+      `Angles` of the leading shape; NaN for a cloud that is not finite, or of which no sample was
+      accepted.
 
     Raises:
       InputError: an argument out of its range, naming it.
 
     Example:
-      >>> float(alignment_c4(np.eye(4))), round(float(alignment_c4(np.ones((1, 2)))), 3)
-      (1.0, -1.0)
+      >>> found = angles(np.eye(4))  # φ is 0 or π/2, half of the samples each
+      >>> float(found.entropy_deficit), found.modes.round(3).tolist()
+      (4.0, [0.707, 0.0, 0.707, 1.0])
     """
-    values, _ = rescale(as_clouds(latents))
-    frame = build_frame(basis, values.shape[-1])
-    vectors = np.eye(frame.size) if frame.vectors is None else frame.vectors
-    vectors = vectors.astype(values.dtype)
-    clouds = values.reshape(-1, *values.shape[-2:])
-    if frame.gram is None and len(vectors) == vectors.shape[1]:
-        c4 = _c4_orthonormal(clouds, vectors)
-    else:
-        first, second = frame.planes.T
-        cosine = np.zeros(len(first)) if frame.gram is None else frame.gram[first, second]
-        c4 = _c4_planes(clouds, vectors, first, second, cosine.astype(values.dtype))
-    return np.asarray(c4).reshape(values.shape[:-2])
+    prepared = _prepare(latents, basis, epsilon)
+    per_cloud = prepared.source.shape[-2]
+    clouds = prepared.source.rows // per_cloud
+    count, histogram = np.zeros(clouds, np.int64), np.zeros(clouds * SECTORS, np.int64)
+    modes = np.zeros((clouds, MODES), np.complex128)
+    for block in accepted(prepared):
+        cloud = block.sample // per_cloud
+        count += np.bincount(cloud, minlength=clouds)
+        there = block.share > 0  # across the plane there is no angle
+        cloud, point = cloud[there], block.u[there] + 1j * block.v[there]
+        # Rounded to the nearest sector, so that the axes are centres and not edges.
+        sector = np.rint(np.angle(point) * (SECTORS / 2 / np.pi)).astype(np.int64) % SECTORS
+        histogram += np.bincount(cloud * SECTORS + sector, minlength=len(histogram))
+        power = direction = point / np.abs(point)
+        for m in range(MODES):
+            modes[:, m] += np.bincount(cloud, power.real, clouds)
+            modes[:, m] += 1j * np.bincount(cloud, power.imag, clouds)
+            power = power * direction
+    ratio, shape = _over_null(prepared, count), prepared.source.shape[:-2]
+    histogram = histogram.reshape(*shape, SECTORS)
+    seen = histogram.sum(axis=-1)
+    known = np.isfinite(ratio) & (seen > 0)
+    share = histogram / np.maximum(seen, 1)[..., None]
+    deficit = np.log2(SECTORS) + scipy.special.xlogy(share, share).sum(axis=-1) / np.log(2)
+    sizes = np.abs(modes.reshape(*shape, MODES)) / np.maximum(seen, 1)[..., None]
+    return Angles(
+        ratio, np.where(known, deficit, np.nan), np.where(known[..., None], sizes, np.nan)
+    )
 
 
-def _project_onto(vectors: jax.Array, values: jax.Array) -> jax.Array:
-    """Returns each sample's direction projected onto each vector, `(vectors, samples)`.
-
-    In full precision: accelerators would multiply in less by default.
-    """
-    return jnp.matmul(vectors, polar(values)[1].T, precision=jax.lax.Precision.HIGHEST)
-
-
-@jax.jit
-def _c4_orthonormal(clouds: jax.Array, vectors: jax.Array) -> jax.Array:
-    def c4(values: jax.Array) -> jax.Array:
-        square = jnp.square(_project_onto(vectors, values))
-        second, fourth = jnp.sum(square, axis=0), jnp.sum(square * square, axis=0)
-        units = vectors.shape[0]
-        along = jnp.sum((units + 2) * fourth - 3 * second * second)
-        return along / jnp.sum((units - 2) * fourth + second * second)
-
-    return jax.lax.map(c4, clouds)
+def _prepare(latents: Any, basis: Any, epsilon: float) -> Prepared:
+    prepared = prepare(latents, basis, epsilon, nonfinite="drop")
+    if len(prepared.epsilons) != 1:
+        raise InputError("epsilon", epsilon, "must be one number")
+    return prepared
 
 
-@jax.jit
-def _c4_planes(
-    clouds: jax.Array, vectors: jax.Array, first: jax.Array, second: jax.Array, cosine: jax.Array
-) -> jax.Array:
-    def c4(values: jax.Array) -> jax.Array:
-        projections = _project_onto(vectors, values)
-
-        def sums(plane: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            i, j, g = plane
-            uu, v = jnp.square(projections[i]), projections[j] - g * projections[i]
-            vv = v * v / (1 - g * g)
-            return jnp.sum(uu * uu - 6 * uu * vv + vv * vv), jnp.sum(jnp.square(uu + vv))
-
-        along, total = jax.lax.map(sums, (first, second, cosine))
-        return jnp.sum(along) / jnp.sum(total)
-
-    return jax.lax.map(c4, clouds)
+def _over_null(prepared: Prepared, count: np.ndarray) -> np.ndarray:
+    """Returns A/A0 of each cloud, given how many (plane, sample) pairs were accepted."""
+    lengths = prepared.survey.lengths.reshape(len(count), -1)
+    pairs = np.sum(lengths > 0, axis=1) * len(prepared.frame.planes)
+    expected = pairs * nulls.acceptance(prepared.source.units, float(prepared.epsilons[0]))
+    usable = (expected > 0) & ~np.isnan(lengths).any(axis=1)
+    ratio = np.divide(count, expected, out=np.full(len(count), np.nan), where=usable)
+    return ratio.reshape(prepared.source.shape[:-2])
 
 
 def discreteness(latents: Any, *, max_samples: int = 6000, seed: int = 0) -> np.ndarray:
@@ -155,7 +159,8 @@ def discreteness(latents: Any, *, max_samples: int = 6000, seed: int = 0) -> np.
     whole("seed", seed, least=0)
     values, _ = rescale(as_clouds(latents))
     clouds = values.reshape(-1, *values.shape[-2:]).astype(np.float64)
-    found = [_discreteness(cloud, max_samples, seed) for cloud in clouds]
+    with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        found = list(pool.map(lambda cloud: _discreteness(cloud, max_samples, seed), clouds))
     return np.array(found).reshape(values.shape[:-2])
 
 

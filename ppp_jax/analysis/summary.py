@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from ppp_jax.analysis.alignment import alignment_c4
 from ppp_jax.analysis.compare import bootstrap_interval, interquartile_mean
-from ppp_jax.analysis.statistics import acceptance_ratio, alignment_c4
+from ppp_jax.analysis.statistics import acceptance_ratio
 
 KINDS = ("pre", "post")
 CELL_DIMS = ("activation", "depth", "width", "optimizer", "initializer", "rate")

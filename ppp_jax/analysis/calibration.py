@@ -1,0 +1,117 @@
+"""Are the p-values right? False positives on isotropic clouds, power on graded mixtures."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from ppp_jax.analysis.clouds import isotropic_clouds, mixture
+from ppp_jax.analysis.planes import progress_bar
+from ppp_jax.analysis.rotations import rotation_test
+from ppp_jax.errors import whole
+
+SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+KINDS = ("axes", "corners")
+LEVEL = 0.05
+
+
+def null_p_values(
+    *,
+    samples: int = 500,
+    units: int = 8,
+    draws: int = 400,
+    rotations: int = 99,
+    epsilon: float | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> xr.DataArray:
+    """Returns the p-values of clouds without any privileged basis, which should be uniform.
+
+    Args:
+      samples: of each cloud.
+      units: n.
+      draws: clouds of each law.
+      rotations: K of each test.
+      epsilon: if given, the angles' statistics are tested too.
+      seed: of clouds and rotations.
+      progress: show a progress bar on stderr.
+
+    Returns:
+      `(law, seed, statistic)`, one seed per draw; the laws are those of `isotropic_clouds`.
+
+    Raises:
+      InputError: an argument out of its range, naming it.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = [
+        isotropic_clouds(rng, samples=samples, units=units)
+        for _ in range(whole("draws", draws, least=1))
+    ]
+    stacked = np.stack([np.stack(list(clouds.values())) for clouds in drawn])
+    labelled = xr.DataArray(
+        stacked.astype(np.float32),
+        dims=("seed", "law", "sample", "unit"),
+        coords={"law": list(drawn[0])},
+    )
+    tested = rotation_test(
+        labelled, rotations=rotations, epsilon=epsilon, seed=seed, progress=progress
+    )
+    return tested["p"].transpose("law", "seed", "statistic")
+
+
+def false_positives(p: xr.DataArray, *, level: float = LEVEL) -> xr.DataArray:
+    """Returns the share of p-values up to a level, along `seed`.
+
+    With K rotations the exact share is ⌊level·(K + 1)⌋/(K + 1).
+
+    Args:
+      p: p-values over `seed` and other axes; missing ones do not count.
+      level: at which a test would be called positive.
+    """
+    return (p <= level + 1e-12).where(p.notnull()).mean("seed")
+
+
+def power(
+    *,
+    shares: Sequence[float] = SHARES,
+    samples: int = 500,
+    units: int = 8,
+    draws: int = 100,
+    rotations: int = 99,
+    seed: int = 0,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Measures how often graded mixtures of isotropic and aligned samples are called aligned.
+
+    Args:
+      shares: of aligned samples.
+      samples: of each cloud.
+      units: n.
+      draws: clouds of each share.
+      rotations: K of each test.
+      seed: of clouds and rotations.
+      progress: show a progress bar on stderr.
+
+    Returns:
+      Dataset over `(kind, share, statistic)`: `power`, the share of p-values up to 5 %, and
+      `value`, the statistic's mean.
+    """
+    rng = np.random.default_rng(seed)
+    rows = [
+        [
+            np.stack([mixture(rng, share, samples=samples, units=units, kind=kind)
+                      for _ in range(draws)])
+            for share in shares
+        ]
+        for kind in KINDS
+    ]  # fmt: skip
+    found = []
+    for kind in progress_bar(rows, "power") if progress else rows:
+        labelled = xr.DataArray(
+            np.stack(kind).astype(np.float32), dims=("share", "seed", "sample", "unit")
+        )
+        found.append(rotation_test(labelled, rotations=rotations, seed=seed))
+    tested = xr.concat(found, "kind").assign_coords(kind=list(KINDS), share=list(shares))
+    return xr.Dataset(
+        {"power": false_positives(tested["p"]), "value": tested["value"].mean("seed")}
+    )

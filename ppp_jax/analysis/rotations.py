@@ -1,0 +1,168 @@
+"""The rotation null: is the basis special for this cloud, however clumped it is (METHOD §4)?
+
+A statistic T of latents X is held against T of X·Q_k with Haar-random rotations Q_k. If the law of
+the latents does not change under rotations, all of these are exchangeable, so the rank of the
+observed one is uniform, at any number of samples.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ppp_jax import bases
+from ppp_jax.analysis.alignment import Alignment, build_target, measure_turned
+from ppp_jax.analysis.arrays import Source, open_source, read, rescale
+from ppp_jax.analysis.planes import check_epsilon, progress_bar
+from ppp_jax.analysis.statistics import MODES, Angles, angles
+from ppp_jax.errors import InputError, whole
+
+ROTATIONS = 200
+BLOCK_BYTES = 2**26  # of rotated latents held at once
+ROUNDING = 1e-6  # differences below this share of the values are no differences
+ALIGNMENT = Alignment._fields
+ANGLES = ("acceptance_ratio", "entropy_deficit", *(f"mode_{m + 1}" for m in range(MODES)))
+
+
+def rotation_test(
+    latents: Any,
+    *,
+    basis: Any = None,
+    epsilon: float | None = None,
+    rotations: int = ROTATIONS,
+    seed: int = 0,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Tests alignment statistics against the rotation null.
+
+    Clouds that differ along an axis called `seed` get rotations of their own, so that their nulls
+    are independent and can be pooled (`pool`); along all other axes the rotations are shared, so
+    that clouds compared with each other differ in nothing else.
+
+    Args:
+      latents: `(..., samples, units)`, of any kind; leading axes are separate clouds.
+      basis: privileged vectors, `(vectors, units)`, or a name; None for the standard basis.
+      epsilon: if given, the statistics of `angles` at this acceptance cosine are tested too, which
+        takes several times as long.
+      rotations: K.
+      seed: of the rotations.
+      progress: show a progress bar on stderr.
+
+    Returns:
+      Dataset over the leading axes and `statistic`: `value`; `null`, the K rotated values on a
+      last axis `rotation`; and what `verdict` adds: `mean` and `sd` of them, `z` and `p`.
+
+    Raises:
+      InputError: an argument out of its range, naming it.
+
+    Example:
+      >>> cloud = np.random.default_rng(0).laplace(size=(2000, 8))
+      >>> found = rotation_test(cloud, rotations=99)
+      >>> float(found["p"].sel(statistic="c4"))
+      0.01
+    """
+    whole("rotations", rotations, least=1)
+    whole("seed", seed, least=0)
+    if epsilon is not None and len(check_epsilon(epsilon)) != 1:
+        raise InputError("epsilon", epsilon, "must be one number")
+    source = open_source(latents)
+    build_target(basis, source.units, source.dtype)  # a basis that is none is refused first
+    names = [*ALIGNMENT, *(ANGLES if epsilon is not None else ())]
+    leading = source.shape[:-2]
+    found = np.full((int(np.prod(leading)), len(names), rotations + 1), np.nan)
+    for chosen, turns in _groups(source, rotations, seed, progress):
+        for cloud, (values, _) in chosen:
+            columns = [_alignment(values, basis, turns)]
+            if epsilon is not None:
+                columns.append(_angles(values, basis, epsilon, turns))
+            found[cloud] = np.concatenate(columns)
+    dims = (*source.dims[:-1], "statistic")
+    shaped = found.reshape(*leading, len(names), rotations + 1)
+    tested = xr.Dataset(
+        {"value": (dims, shaped[..., 0]), "null": ((*dims, "rotation"), shaped[..., 1:])},
+        coords={**source.coords, "statistic": names},
+        attrs={"rotations": rotations, "seed": seed},
+    )
+    return verdict(tested)
+
+
+def _groups(
+    source: Source, rotations: int, seed: int, progress: bool
+) -> Iterator[tuple[Iterator[tuple[int, Any]], np.ndarray]]:
+    """Yields the clouds that share rotations, and the rotations, the first of which is none."""
+    leading, samples = source.shape[:-2], source.shape[-2]
+    number = np.zeros(leading, np.int64)
+    if "seed" in source.dims:
+        axis = source.dims.index("seed")
+        along = [-1 if k == axis else 1 for k in range(len(leading))]
+        number = number + np.arange(leading[axis]).reshape(along)
+    groups = list(range(int(number.max(initial=0)) + 1))
+    for group in progress_bar(groups, "rotations") if progress else groups:
+        rng = np.random.default_rng([seed, group])
+        drawn = bases.rotations(source.units, rotations, rng)
+        turns = np.concatenate([np.eye(source.units)[None], drawn]).astype(source.dtype)
+        members = np.flatnonzero(number.ravel() == group).tolist()
+        read_one = ((c, rescale(read(source, c * samples, (c + 1) * samples))) for c in members)
+        yield read_one, turns
+
+
+def _alignment(values: np.ndarray, basis: Any, turns: np.ndarray) -> np.ndarray:
+    target = build_target(basis, values.shape[-1], values.dtype)
+    return np.concatenate(measure_turned(values[None], target, turns))
+
+
+def _angles(values: np.ndarray, basis: Any, epsilon: float, turns: np.ndarray) -> np.ndarray:
+    width = max(1, BLOCK_BYTES // values.nbytes)
+    parts: list[Angles] = []
+    for start in range(0, len(turns), width):
+        turned = np.matmul(values, turns[start : start + width])
+        parts.append(angles(turned, basis=basis, epsilon=epsilon))
+    rows = [np.concatenate([getattr(part, name) for part in parts]) for name in Angles._fields]
+    return np.concatenate([np.stack(rows[:2]), rows[2].T])
+
+
+def verdict(tested: xr.Dataset) -> xr.Dataset:
+    """Adds `mean` and `sd` of the null, `z = (value − mean)/sd`, and `p`.
+
+    p = (1 + #{|T_k − T̄| ≥ |T − T̄|})/(K + 1), where T̄ is the mean of all K + 1 values, observed
+    and rotated: so they are treated alike, and p is valid exactly. Rotated values that are missing
+    (nothing was accepted there) do not count.
+
+    Args:
+      tested: Dataset with `value`, and `null` with one axis `rotation` more.
+
+    Returns:
+      The same with `mean`, `sd`, `z`, `p`; missing where the value is, or where nothing varies.
+    """
+    value, null = tested["value"], tested["null"]
+    there = null.notnull()
+    count = there.sum("rotation")
+    mean, sd = null.mean("rotation"), null.std("rotation", ddof=1)
+    centre = (null.sum("rotation") + value) / (count + 1)
+    slack = ROUNDING * np.maximum(abs(value), abs(mean))
+    far = abs(null - centre) >= abs(value - centre) - slack
+    p = (1 + (far & there).sum("rotation")) / (count + 1)
+    known = value.notnull() & (count > 1) & (sd > slack)
+    return tested.assign(
+        mean=mean,
+        sd=sd,
+        z=((value - mean) / sd).where(known),
+        p=p.where(known),
+    )
+
+
+def pool(tested: xr.Dataset, *, over: str = "seed") -> xr.Dataset:
+    """Tests the mean over independent clouds, such as seeds, against the mean of their nulls.
+
+    The clouds' rotations must be independent, as `rotation_test` makes them along `seed`.
+
+    Args:
+      tested: what `rotation_test` returns.
+      over: the axis to average.
+
+    Returns:
+      The Dataset without that axis. Clouds whose value is missing are left out.
+    """
+    null = tested["null"].where(tested["value"].notnull())
+    return verdict(xr.Dataset({"value": tested["value"].mean(over), "null": null.mean(over)}))
