@@ -3,7 +3,9 @@
   python -m experiments.certify [--activations=tanh,block_tanh:4@rotated] [--units=8]
 
 Cost: a minute. Outcome: a table of relative residuals ‖f(Gx) − G f(x)‖/‖f(x)‖ under each group, and
-of the dimension of the Lie algebra of continuous symmetries; exit status 1 if a claim fails.
+of the dimension of the Lie algebra of continuous symmetries; then, for optimisers and initialisers,
+how far a rotated start is from the rotated training, and from the same law (METHOD §7). Exit status
+1 if a claim fails.
 """
 
 import jax
@@ -11,7 +13,7 @@ from absl import flags
 
 from experiments import flags as experiment_flags
 from experiments import runtime
-from ppp_jax import family, symmetry
+from ppp_jax import confounds, family, models, optimizers, symmetry
 from ppp_jax.activations import ACTIVATIONS
 from ppp_jax.errors import whole
 
@@ -38,8 +40,27 @@ def main() -> None:
         texts += [f"{x:.0e}" for x in residuals] + [str(x) for x in seen.algebra]
         print("| " + " | ".join(texts) + " |", flush=True)
         failed |= not seen.holds
+    failed |= not confounds_hold()
     if failed:
         runtime.leave(experiment_flags.USER_ERROR)
+
+
+def confounds_hold() -> bool:
+    """Prints what is certified of optimisers and initialisers, and returns whether it holds."""
+    rows = []
+    for name, optimizer in optimizers.OPTIMIZERS.items():
+        residual = confounds.optimizer_residual(name)
+        same = residual < confounds.TOLERANCE
+        rows.append((name, optimizer.respects_rotations, same, f"residual {residual:.0e}"))
+    for name, initializer in models.INITIALIZERS.items():
+        deviation = confounds.initializer_deviation(name)
+        same = abs(deviation) < confounds.DEVIATIONS
+        rows.append((name, initializer.respects_rotations, same, f"{deviation:.1f} deviations"))
+    print("\n| optimizer or initializer | claimed | holds | measured |\n|" + " --- |" * 4)
+    for name, claimed, same, text in rows:
+        claim = "respects rotations" if claimed else "prefers the axes"
+        print(f"| {name} | {claim} | {'yes' if claimed == same else 'NO'} | {text} |")
+    return all(claimed == same for _, claimed, same, _ in rows)
 
 
 if __name__ == "__main__":

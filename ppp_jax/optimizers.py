@@ -4,12 +4,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
+import optax.contrib
 from jax.typing import ArrayLike
 
 from ppp_jax.errors import lookup
 
 MOMENTUM = 0.9
+ADAM = (0.9, 0.999, 1e-8)  # decay of the moments, and what is added to the root: optax's
 
 
 class Optimizer(NamedTuple):
@@ -33,7 +36,42 @@ def _momentum(learning_rate: ArrayLike) -> optax.GradientTransformation:
     return optax.sgd(learning_rate, momentum=MOMENTUM)
 
 
-def _leafwise(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
+class _IsotropicAdam(NamedTuple):
+    """Steps taken, first moment per entry, and one second moment for the whole array."""
+
+    steps: jax.Array
+    mean: jax.Array
+    square: jax.Array
+
+
+def _isotropic_adam(learning_rate: ArrayLike) -> optax.GradientTransformation:
+    """Adam on one array with a single second moment, the mean over its entries.
+
+    Rotations of the array's rows or columns leave that mean as it is, so the step turns with them.
+    """
+    b1, b2, eps = ADAM
+
+    def init(param: jax.Array) -> _IsotropicAdam:
+        return _IsotropicAdam(jnp.int32(0), jnp.zeros_like(param), jnp.zeros((), param.dtype))
+
+    def update(
+        gradient: jax.Array, state: _IsotropicAdam, _: jax.Array | None = None
+    ) -> tuple[jax.Array, _IsotropicAdam]:
+        steps = state.steps + 1
+        mean = b1 * state.mean + (1 - b1) * gradient
+        square = b2 * state.square + (1 - b2) * jnp.mean(jnp.square(gradient))
+        power = steps.astype(gradient.dtype)
+        root = jnp.sqrt(square / (1 - b2**power)) + eps
+        # One number for the whole array, so that no device count rounds it differently.
+        scale = -jnp.asarray(learning_rate, gradient.dtype) / ((1 - b1**power) * root)
+        return scale * mean, _IsotropicAdam(steps, mean, square)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _leafwise(
+    choose: Callable[[jax.Array], optax.GradientTransformation],
+) -> optax.GradientTransformation:
     """Gives every parameter array a transformation, and so a step counter, of its own.
 
     The updates are the same. But a bias correction shared by all arrays is divided by in another
@@ -41,14 +79,14 @@ def _leafwise(transformation: optax.GradientTransformation) -> optax.GradientTra
     """
 
     def init(params: optax.Params) -> optax.OptState:
-        return [transformation.init(leaf) for leaf in jax.tree.leaves(params)]
+        return [choose(leaf).init(leaf) for leaf in jax.tree.leaves(params)]
 
     def update(
         updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, optax.OptState]:
         leaves, tree = jax.tree.flatten(updates)
         stepped = [
-            transformation.update(leaf, leaf_state, leaf_params)
+            choose(leaf).update(leaf, leaf_state, leaf_params)
             for leaf, leaf_state, leaf_params in zip(
                 leaves, state, jax.tree.leaves(params), strict=True
             )
@@ -61,7 +99,17 @@ def _leafwise(transformation: optax.GradientTransformation) -> optax.GradientTra
 
 
 def _adam(learning_rate: ArrayLike) -> optax.GradientTransformation:
-    return _leafwise(optax.adam(learning_rate))
+    return _leafwise(lambda _: optax.adam(learning_rate))
+
+
+def _isotropic_adams(learning_rate: ArrayLike) -> optax.GradientTransformation:
+    return _leafwise(lambda _: _isotropic_adam(learning_rate))
+
+
+def _muon(learning_rate: ArrayLike) -> optax.GradientTransformation:
+    """Muon on matrices. optax gives all else to AdamW, which prefers the axes; we do not."""
+    matrix, vector = optax.contrib.muon(learning_rate), _isotropic_adam(learning_rate)
+    return _leafwise(lambda leaf: matrix if leaf.ndim == 2 else vector)
 
 
 OPTIMIZERS: dict[str, Optimizer] = {
@@ -71,6 +119,12 @@ OPTIMIZERS: dict[str, Optimizer] = {
     ),
     "adam": Optimizer(
         _adam, 1e-3, False, "Adam: divides by a second moment kept per parameter entry"
+    ),
+    "isotropic_adam": Optimizer(
+        _isotropic_adams, 1e-3, True, "Adam with one second moment per parameter array"
+    ),
+    "muon": Optimizer(
+        _muon, 0.02, True, "momentum, orthogonalised, on matrices; isotropic Adam on biases"
     ),
 }
 

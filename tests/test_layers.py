@@ -9,8 +9,8 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "ppp_jax"
 # Each module may import those before it.
 ORDER = [
     "errors", "numerics", "bases", "activations", "family", "symmetry", "data", "models",
-    "optimizers", "batches", "grid", "extension", "devices", "training", "program", "manifest",
-    "tuning", "latents", "store", "interrupts", "progress", "sweep", "plan",
+    "optimizers", "confounds", "batches", "grid", "extension", "devices", "training", "program",
+    "manifest", "tuning", "latents", "store", "interrupts", "progress", "sweep", "plan",
 ]  # fmt: skip
 ANALYSIS_ORDER = [
     "clouds", "arrays", "frames", "search", "planes", "nulls", "projection", "density", "ppp",

@@ -37,7 +37,7 @@ def test_respects_rotations_as_claimed(name):
 
 @pytest.mark.parametrize("name", sorted(optimizers.OPTIMIZERS))
 def test_learning_rate_may_be_traced(name):
-    params, gradient = jnp.ones(4), jnp.arange(4.0)
+    params, gradient = jnp.ones((2, 2)), jnp.arange(4.0).reshape(2, 2)
 
     def step(rate):
         optimizer = optimizers.get(name).make(rate)
@@ -46,7 +46,7 @@ def test_learning_rate_may_be_traced(name):
 
     rates = jnp.array([1e-3, 1e-2])
     together = jax.jit(jax.vmap(step))(rates)
-    np.testing.assert_allclose(together, jnp.stack([step(r) for r in rates]), rtol=1e-6)
+    np.testing.assert_allclose(together, jnp.stack([step(r) for r in rates]), rtol=1e-5)
 
 
 def test_unknown_optimizer():
