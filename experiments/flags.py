@@ -112,6 +112,7 @@ def define(grid: Grid, *, workdir: str) -> None:
         "optimizers": (_names, f"of {', '.join(optimizers.OPTIMIZERS)}"),
         "initializers": (_names, f"of {', '.join(models.INITIALIZERS)}"),
         "learning_rates": (_numbers, "default: each optimizer's own"),
+        "doses": (_numbers, "t of activations such as dose_tanh, from 0 (isotropic) to 1"),
         "seeds": (_integers, "of initial weights and batch order, such as 0:16"),
         "snapshots": (_integers, "epochs after which latents are kept, besides 0 and the last; "
                                  "default: the powers of two"),

@@ -23,11 +23,22 @@ Profile = Callable[[jax.Array], jax.Array]
 Map = Callable[[ArrayLike], jax.Array]
 
 
+class Parameter(NamedTuple):
+    """A number that an activation takes beside the vector, one per layer.
+
+    Attributes:
+      initial: where training starts from; None if a grid's `doses` give it and nothing trains it.
+    """
+
+    initial: float | None
+
+
 class Activation(NamedTuple):
     """An activation and what is claimed of it.
 
     Attributes:
-      apply: the function, `(..., units) -> (..., units)`, dtype preserving.
+      apply: the function, `(..., units) -> (..., units)`, dtype preserving; with a `parameter`,
+        `(x, value)`.
       formula: its definition, in the notation of METHOD §6.
       slope_at_zero: its Jacobian at the zero vector is this number times the identity; where the
         function has a kink there, the convention that differentiation follows. NaN over a basis
@@ -37,15 +48,17 @@ class Activation(NamedTuple):
       profile: the scalar function it is built from, σ of a coordinate or ρ of a length.
       isotropic: whether it prefers no direction.
       multiple_of: the widths that it takes are multiples of this.
+      parameter: what `apply` takes beside the vector, if anything.
     """
 
-    apply: Map
+    apply: Callable[..., jax.Array]
     formula: str
     slope_at_zero: float
     group: str
     profile: Profile
     isotropic: bool
     multiple_of: int = 1
+    parameter: Parameter | None = None
 
 
 def elementwise(sigma: Profile) -> Map:

@@ -37,18 +37,28 @@ class Dataset(NamedTuple):
     Attributes:
       name: what it was asked for as.
       train: `(samples, features)`, float32, standardised.
-      test: the same, of samples that training never sees.
+      held_out: the same, of samples that training never sees, at least two.
       train_labels: `(samples,)` integers, or None.
-      test_labels: likewise.
-      sha256: of the bytes and shape of `train` and `test`.
+      held_out_labels: likewise.
+      sha256: of the bytes and shape of `train` and `held_out`.
     """
 
     name: str
     train: np.ndarray
-    test: np.ndarray
+    held_out: np.ndarray
     train_labels: np.ndarray | None
-    test_labels: np.ndarray | None
+    held_out_labels: np.ndarray | None
     sha256: str
+
+    @property
+    def validation(self) -> np.ndarray:
+        """Every other held-out sample: choices, such as the learning rate, may see these."""
+        return self.held_out[0::2]
+
+    @property
+    def test(self) -> np.ndarray:
+        """The other half, on which errors are reported: no choice sees it."""
+        return self.held_out[1::2]
 
 
 class _Raw(NamedTuple):
@@ -207,6 +217,9 @@ def _check_samples(name: str, key: str, x: np.ndarray) -> None:
         )
     if not np.issubdtype(x.dtype, np.number) or np.iscomplexobj(x):
         raise InputError("data", name, f"{key} is of type {x.dtype}; convert it to real numbers")
+    if key == "x_test" and len(x) < 2:
+        raise InputError("data", name, "x_test needs at least two samples: one half is for "
+                         "choosing learning rates, the other for the error reported")  # fmt: skip
     bad = x.size - np.count_nonzero(np.isfinite(x))
     if bad:
         raise InputError("data", name, f"{key} has {bad} non-finite values; remove them")

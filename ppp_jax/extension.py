@@ -14,6 +14,7 @@ AXES = (
     "optimizers",
     "initializers",
     "learning_rates",
+    "doses",
     "seeds",
 )
 FIXED = ("data", "batch_size", "probe_samples")
@@ -49,8 +50,9 @@ def obstacles(old: Grid, new: Grid) -> list[str]:
 
 
 def _contains(larger: Sequence[Any], smaller: Sequence[Any], axis: str) -> bool:
-    # No learning rate means each optimiser's default, which is not one more value beside others.
-    if axis == "learning_rates" and not (larger and smaller):
+    # No learning rate means each optimiser's default, and no dose that there is no such axis:
+    # neither is one more value beside others.
+    if axis in ("learning_rates", "doses") and not (larger and smaller):
         return larger == smaller
     return set(smaller) <= set(larger)
 

@@ -2,8 +2,8 @@
 
   block_tanh:4        radial on blocks of 4 units; of 1: elementwise and odd; of all: isotropic
   pnorm_tanh:4        radial in the length ‖x‖₄; of 2: isotropic
-  intrinsic_tanh:1    radial in √(‖x‖² + 1), which has no kink at 0
-  dose_tanh:0.25      (1 − t)·isotropic_tanh + t·tanh at t = 0.25
+  intrinsic_tanh:1    radial in √(‖x‖² + 1), which has no kink at 0; `:trained` learns that 1
+  dose_tanh:0.25      (1 − t)·isotropic_tanh + t·tanh at t = 0.25; with no number, a grid's `doses`
   tanh@simplex        over another basis: Σ_k σ(x·b_k) b_k; any name of `bases.build`
   tanh@rotated        over the axes turned by a random rotation, `haar:0`
 
@@ -21,12 +21,15 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from ppp_jax import bases
-from ppp_jax.activations import ACTIVATIONS, Activation, Map, Profile, radial
+from ppp_jax.activations import ACTIVATIONS, Activation, Map, Parameter, Profile, radial
 from ppp_jax.errors import InputError, lookup
 from ppp_jax.numerics import at_least_single, p_norm, polar
 
 ALIASES = {"rotated": "haar:0"}
-FORMS = ("block_NAME:UNITS", "pnorm_NAME:P", "intrinsic_NAME:LENGTH", "dose_NAME:T", "NAME@BASIS")
+FORMS = (
+    "block_NAME:UNITS", "pnorm_NAME:P", "intrinsic_NAME:LENGTH", "intrinsic_NAME:trained",
+    "dose_NAME:T", "dose_NAME", "NAME@BASIS",
+)  # fmt: skip
 FIELD = "activations"
 _NUMBERED = r"haar:\d+|thomson:\d+(:\d+)?"
 
@@ -83,13 +86,13 @@ def p_norm_radial(rho: Profile, *, slope_at_zero: float, p: float) -> Map:
     return apply
 
 
-def intrinsic(rho: Profile, *, length: float) -> Map:
+def intrinsic(rho: Profile, *, length: ArrayLike) -> Map:
     """Builds x ↦ ρ(s)/s · x with s = √(‖x‖² + length), which commutes with all of O(n).
 
     Args:
       rho: scalar function of the length.
       length: o, the intrinsic length (its square root adds to the vector like one more unit),
-        positive.
+        positive; a number or a traced scalar.
 
     Returns:
       The activation, `(..., units) -> (..., units)`.
@@ -98,7 +101,8 @@ def intrinsic(rho: Profile, *, length: float) -> Map:
     def apply(x: ArrayLike) -> jax.Array:
         x = jnp.asarray(x)
         wide = at_least_single(x)
-        more = jnp.full((*x.shape[:-1], 1), math.sqrt(length), wide.dtype)
+        root = jnp.sqrt(jnp.asarray(length, wide.dtype))
+        more = jnp.broadcast_to(root, (*x.shape[:-1], 1))
         s, direction = polar(jnp.concatenate([wide, more], axis=-1))
         return (rho(s) * direction[..., :-1]).astype(x.dtype)
 
@@ -194,17 +198,39 @@ def _pnorm(base: str, text: str, name: str) -> Activation:
 
 
 def _intrinsic(base: str, text: str, name: str) -> Activation:
-    entry, length = _isotropic(base, name), _number(text, name, least=1e-6, most=1e6)
+    entry, trained = _isotropic(base, name), text == "trained"
+    length = 1.0 if trained else _number(text, name, least=1e-6, most=1e6)
     root = math.sqrt(length)
     slope = float(entry.profile(jnp.float32(root))) / root
+    if trained:
+        formula = f"ρ(s)/s x, s = √(‖x‖² + o), o trained from 1, of {entry.formula}"
+
+        def learned(x: ArrayLike, logarithm: ArrayLike = 0.0) -> jax.Array:
+            # Its logarithm is what is trained: o stays positive.
+            return intrinsic(entry.profile, length=jnp.exp(jnp.asarray(logarithm)))(x)
+
+        return entry._replace(
+            apply=learned, formula=formula, slope_at_zero=slope, parameter=Parameter(0.0)
+        )
     formula = f"ρ(s)/s x, s = √(‖x‖² + {length:g}), of {entry.formula}"
     apply = intrinsic(entry.profile, length=length)
     return entry._replace(apply=apply, formula=formula, slope_at_zero=slope)
 
 
 def _dose(base: str, text: str, name: str) -> Activation:
-    entry, t = _isotropic(base, name), _number(text, name, least=0, most=1)
-    end = lookup(ACTIVATIONS, base, field=FIELD)
+    entry, end = _isotropic(base, name), lookup(ACTIVATIONS, base, field=FIELD)
+    if not text:
+
+        def dosed(x: ArrayLike, t: ArrayLike) -> jax.Array:
+            # A condition of the experiment, not a weight: nothing may train it.
+            return dose(entry.apply, end.apply, jax.lax.stop_gradient(jnp.asarray(t)))(x)
+
+        formula = f"(1 - t) ({entry.formula}) + t ({end.formula}), t an axis of the grid"
+        return end._replace(
+            apply=dosed, formula=formula, slope_at_zero=math.nan, isotropic=False,
+            parameter=Parameter(None),
+        )  # fmt: skip
+    t = _number(text, name, least=0, most=1)
     if t in (0, 1):
         return entry if t == 0 else end
     slope = (1 - t) * entry.slope_at_zero + t * end.slope_at_zero
@@ -215,7 +241,8 @@ def _dose(base: str, text: str, name: str) -> Activation:
 
 EXAMPLES = (
     "block_tanh:1", "block_tanh:2", "block_relu:4", "pnorm_tanh:4", "pnorm_relu:1", "pnorm_tanh:2",
-    "intrinsic_tanh:1", "intrinsic_leaky_relu:0.5", "dose_tanh:0.25", "dose_relu:0.5",
+    "intrinsic_tanh:1", "intrinsic_leaky_relu:0.5", "intrinsic_tanh:trained", "dose_tanh:0.25",
+    "dose_relu:0.5",
     "tanh@rotated", "relu@haar:3", "relu@simplex", "tanh@simplex", "tanh@cross_polytope",
     "gelu@cross_polytope", "tanh@thomson:12", "relu@thomson:5", "block_tanh:4@haar:1",
     "pnorm_tanh:4@rotated", "isotropic_tanh@rotated",
@@ -269,7 +296,10 @@ def _over(entry: Activation, basis: str, name: str) -> Activation:
         # What is not odd here is f(x) − f(−x) = x, or a multiple of it: no symmetry is broken.
         group = "B_n" if entry.group == "B_n" else "O(n)"
     slope = entry.slope_at_zero if form == "haar" else math.nan
-    apply = over_basis(entry.apply, basis)
+
+    def apply(x: ArrayLike, *value: ArrayLike) -> jax.Array:
+        return over_basis(lambda onto: entry.apply(onto, *value), basis)(x)
+
     return entry._replace(
         apply=apply, formula=formula, group=group, slope_at_zero=slope, isotropic=group == "O(n)"
     )

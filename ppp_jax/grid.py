@@ -1,7 +1,7 @@
 """What is swept: one frozen description of an experiment, and the cells it unfolds into.
 
 A *cell* is one static configuration: it has its own shapes and its own code, so it is unrolled in
-the one compiled program. A *run* is one cell at one learning rate and one seed: those are array
+the one compiled program. A *run* is one cell at one learning rate, dose and seed: those are array
 axes. No JAX computation happens here.
 """
 
@@ -17,7 +17,6 @@ from ppp_jax import family, models, optimizers
 from ppp_jax.errors import InputError
 
 CELL_AXES = ("activation", "depth", "width", "optimizer", "initializer")
-RUN_AXES = ("rate", "seed")
 MAX_SEED = 2**31 - 1
 
 
@@ -57,6 +56,8 @@ class Grid:
       optimizers: static axis; keys of `optimizers.OPTIMIZERS`.
       initializers: static axis; keys of `models.INITIALIZERS`.
       learning_rates: traced axis; if empty, each optimiser runs at its own default.
+      doses: traced axis; t of activations such as `dose_tanh`, which all must be if this is not
+        empty: (1 − t)·isotropic + t·elementwise.
       seeds: traced axis; a seed names initial weights and batch order, alike in every cell.
       data: a key of `data.DATASETS` or the path of an `.npz`.
       epochs: passes over the training set; an epoch's last, incomplete batch is left out.
@@ -84,6 +85,7 @@ class Grid:
     optimizers: Sequence[str] = ("adam",)
     initializers: Sequence[str] = ("glorot_normal",)
     learning_rates: Sequence[float] = ()
+    doses: Sequence[float] = ()
     seeds: Sequence[int] = (0,)
     data: str = "digits"
     epochs: int = 100
@@ -125,9 +127,20 @@ class Grid:
         return len(self.learning_rates) or 1
 
     @property
+    def run_shape(self) -> tuple[int, ...]:
+        """Lengths of `run_axes`."""
+        doses = (len(self.doses),) if self.doses else ()
+        return (self.rate_count, *doses, len(self.seeds))
+
+    @property
+    def run_axes(self) -> tuple[str, ...]:
+        """The axes of a cell's runs, slowest first: learning rate, dose if there are any, seed."""
+        return ("rate", "dose", "seed") if self.doses else ("rate", "seed")
+
+    @property
     def runs_per_cell(self) -> int:
-        """Learning rates × seeds."""
-        return self.rate_count * len(self.seeds)
+        """Learning rates × doses × seeds."""
+        return math.prod(self.run_shape)
 
     @property
     def runs(self) -> int:
@@ -166,7 +179,7 @@ def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:
         raise InputError(name, value, "must be a sequence of values")
     # NumPy's numbers become Python's, which compare, print and serialise alike everywhere.
     values = tuple(x.item() if isinstance(x, np.generic) else x for x in value)
-    if not values and name not in ("learning_rates", "snapshots"):
+    if not values and name not in ("learning_rates", "doses", "snapshots"):
         raise InputError(name, "", "is empty; name at least one value")
     repeated = {v for v in values if values.count(v) > 1} if len(set(values)) < len(values) else ()
     if repeated:
@@ -194,9 +207,28 @@ def _check_axes(grid: Grid) -> None:
     for epoch in grid.snapshots:
         _check_integer("snapshots", epoch, low=0, high=grid.epochs)
     for rate in grid.learning_rates:
-        number = isinstance(rate, float | int) and not isinstance(rate, bool)
-        if not (number and math.isfinite(rate) and rate > 0):
+        if not (_is_number(rate) and math.isfinite(rate) and rate > 0):
             raise InputError("learning_rates", rate, "must be a positive, finite number")
+    _check_doses(grid)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool)
+
+
+def _check_doses(grid: Grid) -> None:
+    for t in grid.doses:
+        if not (_is_number(t) and 0 <= t <= 1):
+            raise InputError("doses", t, "must be a number from 0 (isotropic) to 1 (elementwise)")
+    for name in grid.activations:
+        parameter = family.get(name).parameter
+        dosed = parameter is not None and parameter.initial is None
+        if dosed and not grid.doses:
+            raise InputError("activations", name, f"needs a dose: {name}:0.25, or doses such as "
+                             "0,0.5,1")  # fmt: skip
+        if grid.doses and not dosed:
+            known = "dose_tanh, dose_relu or another dose_NAME without a number"
+            raise InputError("activations", name, f"takes no dose; with doses, name {known}")
 
 
 def _check_integer(field: str, value: Any, *, low: int, high: int | None = None) -> None:

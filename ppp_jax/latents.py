@@ -18,12 +18,16 @@ import zarr
 
 from ppp_jax import devices, models, optimizers
 from ppp_jax.data import Dataset
-from ppp_jax.grid import CELL_AXES, RUN_AXES, Cell, Grid
+from ppp_jax.grid import CELL_AXES, Cell, Grid
 from ppp_jax.training import NEVER, Observation
 
-RUN_DIMS = (*CELL_AXES, *RUN_AXES, "step")
 LATENTS = ("pre", "post")
-SCALARS = ("train_mse", "test_mse", "diverged_step")
+SCALARS = ("train_mse", "validation_mse", "test_mse", "diverged_step")
+
+
+def run_dims(grid: Grid) -> tuple[str, ...]:
+    """Names of the axes that every number of a run has."""
+    return (*CELL_AXES, *grid.run_axes, "step")
 
 
 def group_name(latent_width: int) -> str:
@@ -87,7 +91,8 @@ def _place(grid: Grid, part: Grid, cell: Cell) -> tuple[Any, ...]:
     """Returns where the runs of a part's cell stand in the store of the whole grid."""
     cell_axes = [getattr(grid, f"{axis}s").index(getattr(cell, axis)) for axis in CELL_AXES]
     rates = [grid.learning_rates.index(rate) for rate in part.learning_rates] or [0]
-    return (*cell_axes, rates, [grid.seeds.index(seed) for seed in part.seeds])
+    doses = [[grid.doses.index(t) for t in part.doses]] if grid.doses else []
+    return (*cell_axes, rates, *doses, [grid.seeds.index(seed) for seed in part.seeds])
 
 
 def _array(group: Any, name: str) -> zarr.Array:
@@ -125,20 +130,21 @@ def _create(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> 
 def _empty_group(grid: Grid, width: int, samples: int, steps_per_epoch: int) -> xr.Dataset:
     """Returns the layout of one latent width: all names and axes, nothing measured yet."""
     coords = _coordinates(grid, steps_per_epoch)
-    shape = tuple(len(coords[dim][1]) for dim in RUN_DIMS)
+    shape = tuple(len(coords[dim][1]) for dim in run_dims(grid))
     # A broadcast scalar: the store is laid out without ever being held in memory.
     missing = np.broadcast_to(np.float32(np.nan), (*shape, samples, width))
     variables = {
         "pre": (missing, "bottleneck before its activation"),
         "post": (missing, "bottleneck after its activation"),
         "train_mse": (missing[..., 0, 0], "training MSE, per feature"),
+        "validation_mse": (missing[..., 0, 0], "validation MSE, per feature"),
         "test_mse": (missing[..., 0, 0], "held-out MSE, per feature"),
         "diverged_step": (
             np.full(shape, NEVER, np.int32),
             f"first step whose loss was not finite, {NEVER} for none",
         ),
     }
-    dims = (*RUN_DIMS, "sample", "unit")
+    dims = (*run_dims(grid), "sample", "unit")
     group = xr.Dataset(
         {
             name: (dims[: values.ndim], values, {"long_name": text})
@@ -148,7 +154,11 @@ def _empty_group(grid: Grid, width: int, samples: int, steps_per_epoch: int) -> 
         attrs={"latent_width": width},
     )
     return group.assign(
-        saved=(RUN_DIMS, np.zeros(shape, bool), {"long_name": "snapshot of this run is complete"})
+        saved=(
+            run_dims(grid),
+            np.zeros(shape, bool),
+            {"long_name": "snapshot of this run is complete"},
+        )
     )
 
 
@@ -160,6 +170,7 @@ def _coordinates(grid: Grid, steps_per_epoch: int) -> dict[str, tuple[Any, Any]]
         "optimizer": list(grid.optimizers),
         "initializer": list(grid.initializers),
         "rate": list(range(grid.rate_count)),
+        **({"dose": list(grid.doses)} if grid.doses else {}),
         "seed": list(grid.seeds),
         "step": [epoch * steps_per_epoch for epoch in grid.snapshot_epochs],
     }
@@ -199,7 +210,7 @@ def write_snapshot(
     """
     store = zarr.open_group(path, mode="r+", zarr_format=2)
     step = np.array([grid.snapshot_epochs.index(epoch)])
-    runs = (part.rate_count, len(part.seeds), 1)
+    runs = (*part.run_shape, 1)
 
     def array(width: int, name: str) -> zarr.Array:
         return _array(store[group_name(width)], name)

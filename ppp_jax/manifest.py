@@ -22,7 +22,7 @@ from ppp_jax.extension import extend, obstacles
 from ppp_jax.grid import Grid
 
 MANIFEST = "manifest.json"
-SCHEMA = 2
+SCHEMA = 3
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "xarray", "zarr")
 _ENTRIES = {"config", "parts", "data", "conditions"}
 
@@ -113,6 +113,7 @@ def create(grid: Grid, dataset: Dataset, conditions: dict[str, Any]) -> Manifest
             "name": grid.data,
             "sha256": dataset.sha256,
             "train": list(dataset.train.shape),
+            "validation": list(dataset.validation.shape),
             "test": list(dataset.test.shape),
         },
         "inexact_resumes": [],

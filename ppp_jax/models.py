@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from ppp_jax.errors import lookup
 
 Params = Any  # a nested dict of arrays
+ACTIVATION = "activation"  # the entry of an activation's own parameter, `(activated layers,)`
 Initializer = Callable[..., jax.Array]
 
 
@@ -120,7 +121,7 @@ class _Autoencoder(nnx.Module):
         width: int,
         depth: int,
         latent_width: int,
-        activation: Callable[[ArrayLike], jax.Array],
+        activation: Callable[..., jax.Array],
         initializer: Initializer,
         rngs: nnx.Rngs,
     ):
@@ -139,11 +140,11 @@ class _Autoencoder(nnx.Module):
         encoder = [f"encoder_{i}" for i in hidden]
         return [*encoder, "bottleneck", *[f"decoder_{i}" for i in hidden], "output"]
 
-    def __call__(self, x: ArrayLike) -> Output:
+    def __call__(self, x: ArrayLike, parameter: jax.Array | None) -> Output:
         *inner, output = self.layer_names()
-        for name in inner:
+        for k, name in enumerate(inner):
             pre = getattr(self, name)(x)
-            x = self.activation(pre)
+            x = self.activation(pre) if parameter is None else self.activation(pre, parameter[k])
             if name == "bottleneck":
                 latents = Latents(pre, x)
         return Output(getattr(self, output)(x), latents)
@@ -155,7 +156,7 @@ def autoencoder(
     width: int,
     depth: int,
     latent_width: int,
-    activation: Callable[[ArrayLike], jax.Array],
+    activation: Callable[..., jax.Array],
     initializer: Initializer,
 ) -> Model:
     """Builds the multilayer-perceptron autoencoder.
@@ -169,7 +170,9 @@ def autoencoder(
       width: units of each hidden layer.
       depth: hidden layers on each side of the bottleneck.
       latent_width: units of the bottleneck.
-      activation: `(..., units) -> (..., units)`, see `ppp_jax.activations`.
+      activation: `(..., units) -> (..., units)`, see `ppp_jax.activations`; if it takes a
+        parameter, that is one number per layer in the parameters' entry `ACTIVATION`, which `init`
+        leaves to the caller.
       initializer: draws the kernels; biases start at zero.
 
     Returns:
@@ -202,6 +205,7 @@ def autoencoder(
         return nnx.to_pure_dict(nnx.state(build(key)))
 
     def apply(params: Params, x: ArrayLike) -> Output:
-        return nnx.merge(graph, nnx.State(params))(x)
+        weights = {name: value for name, value in params.items() if name != ACTIVATION}
+        return nnx.merge(graph, nnx.State(weights))(x, params.get(ACTIVATION))
 
     return Model(init, apply)

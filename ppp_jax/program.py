@@ -26,8 +26,8 @@ Widths = Mapping[str, int]  # `Cell.shape` to the number of runs trained at a ti
 class Program(NamedTuple):
     """A grid, compiled: each function handles all cells and runs at once.
 
-    Every leading axis is a cell's runs, learning rate slowest, padded to whole seed batches on
-    every device: only the first `grid.runs_per_cell` mean anything.
+    Every leading axis is a cell's runs, in the order of `grid.run_axes`, padded to whole seed
+    batches on every device: only the first `grid.runs_per_cell` mean anything.
 
     Attributes:
       hypers: the traced axes of every cell's runs, spread over the devices.
@@ -49,22 +49,24 @@ class Program(NamedTuple):
 def _arrays(grid: Grid, dataset: Dataset, mesh: Mesh) -> Arrays:
     """Places what runs are trained on and looked at with on every device."""
     probe = dataset.train[: grid.probe_samples]
-    return Arrays(*devices.replicate((dataset.train, dataset.test, probe), mesh))
+    shown = (dataset.train, dataset.validation, dataset.test, probe)
+    return Arrays(*devices.replicate(shown, mesh))
 
 
 def _hyper(grid: Grid, cell: Cell, width: int, mesh: Mesh) -> Hyper:
-    """Spreads the traced axes of a cell's runs, rates × seeds and padding, over the devices.
+    """Spreads the traced axes of a cell's runs, and padding, over the devices.
 
     Padding repeats the last run: it is trained and thrown away.
     """
-    rates, seeds = np.meshgrid(
+    rates, doses, seeds = np.meshgrid(
         np.asarray(grid.rates(cell.optimizer), np.float32),
+        np.asarray(grid.doses or (0,), np.float32),
         np.asarray(grid.seeds, np.int32),
         indexing="ij",
     )
     count = devices.padded_count(grid.runs_per_cell, seed_batch=width, mesh=mesh)
     padding = (0, count - grid.runs_per_cell)
-    padded = tuple(np.pad(axis.ravel(), padding, mode="edge") for axis in (seeds, rates))
+    padded = tuple(np.pad(axis.ravel(), padding, mode="edge") for axis in (seeds, rates, doses))
     return Hyper(*devices.shard_runs(padded, mesh))
 
 

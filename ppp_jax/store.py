@@ -183,12 +183,14 @@ def append_metrics(
 ) -> None:
     """Appends one line per cell: the mean training loss of each run since the last line.
 
-    `loss` is nested as learning rate × seed of the part; a loss that is not finite is null.
+    `loss` is nested as `Grid.run_axes` of the part; a loss that is not finite is null.
     """
     rows = []
     for cell in grid.cells:
-        loss = np.asarray(losses[cell.name], np.float64).reshape(grid.rate_count, -1)
-        nested = [[x if np.isfinite(x) else None for x in row] for row in loss.tolist()]
+        loss = np.asarray(losses[cell.name], np.float64)
+        known = loss.astype(object)
+        known[~np.isfinite(loss)] = None
+        nested = known.reshape(grid.run_shape).tolist()
         row = {"part": part, "step": step, "epoch": epoch, **cell._asdict(), "loss": nested}
         rows.append(json.dumps(row) + "\n")
     with (workdir / METRICS).open("a") as file:

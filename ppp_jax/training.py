@@ -16,10 +16,17 @@ _WEIGHTS, _BATCHES = 0, 1  # the streams of random numbers that a seed names
 
 
 class Hyper(NamedTuple):
-    """The traced axes of a run, scalars: its seed (int32) and its learning rate (float32)."""
+    """The traced axes of a run, scalars.
+
+    Attributes:
+      seed: int32.
+      learning_rate: float32.
+      dose: float32, t of a `dose_…` activation; nothing to others.
+    """
 
     seed: jax.Array
     learning_rate: jax.Array
+    dose: jax.Array
 
 
 class Arrays(NamedTuple):
@@ -27,11 +34,13 @@ class Arrays(NamedTuple):
 
     Attributes:
       train: `(samples, features)`.
-      test: `(held-out samples, features)`.
+      validation: `(held-out samples, features)`, which choices such as the learning rate may see.
+      test: `(held-out samples, features)`, which nothing sees.
       probe: `(probe samples, features)`, those whose latents are kept.
     """
 
     train: jax.Array
+    validation: jax.Array
     test: jax.Array
     probe: jax.Array
 
@@ -55,13 +64,15 @@ class Observation(NamedTuple):
 
     Attributes:
       train_mse: mean squared error over the whole training set, per feature.
-      test_mse: the same over the held-out samples.
+      validation_mse: the same over the held-out samples that choices may see.
+      test_mse: the same over the other held-out samples.
       diverged_step: see `RunState`; the number of steps taken if the errors are the first things
         not finite.
       latents: the probe samples' latents, `(probe samples, latent_width)` each.
     """
 
     train_mse: jax.Array
+    validation_mse: jax.Array
     test_mse: jax.Array
     diverged_step: jax.Array
     latents: models.Latents
@@ -117,11 +128,13 @@ def _mse(model: models.Model, params: models.Params, x: jax.Array) -> jax.Array:
 
 def _observe(model: models.Model, state: RunState, arrays: Arrays, step: jax.Array) -> Observation:
     train_mse = _mse(model, state.params, arrays.train)
+    validation_mse = _mse(model, state.params, arrays.validation)
     test_mse = _mse(model, state.params, arrays.test)
     # The update after the last finite loss may have been the one that blew up.
-    last = (state.diverged_step == NEVER) & ~jnp.isfinite(train_mse + test_mse)
+    last = (state.diverged_step == NEVER) & ~jnp.isfinite(train_mse + validation_mse + test_mse)
     return Observation(
         train_mse=train_mse,
+        validation_mse=validation_mse,
         test_mse=test_mse,
         diverged_step=jnp.where(last, step, state.diverged_step),
         latents=model.apply(state.params, arrays.probe).latents,
@@ -143,13 +156,17 @@ def build_run(cell: Cell, *, features: int, batch_size: int) -> Run:
     Returns:
       The `Run`.
     """
-    model = build_model(cell, features)
+    model, parameter = build_model(cell, features), family.get(cell.activation).parameter
     optimizer = optimizers.get(cell.optimizer)
 
     def draw(seed: jax.Array) -> models.Params:
         return model.init(jax.random.fold_in(jax.random.key(seed), _WEIGHTS))
 
     def init(params: models.Params, hyper: Hyper) -> RunState:
+        if parameter is not None:
+            start = hyper.dose if parameter.initial is None else jnp.float32(parameter.initial)
+            layers = 2 * cell.depth + 1  # all but the output
+            params = {**params, models.ACTIVATION: jnp.broadcast_to(start, (layers,))}
         opt_state = optimizer.make(hyper.learning_rate).init(params)
         return RunState(params, opt_state, jnp.int32(NEVER))
 

@@ -255,7 +255,8 @@ def _memory_width(grid: Grid, cell: Cell, dataset: Dataset, *, limit: int) -> in
 
 def flops_per_step(grid: Grid, dataset: Dataset) -> float:
     """Returns the floating-point operations of one step of one run of every cell, as XLA counts."""
-    one = dataclasses.replace(grid, seeds=grid.seeds[:1], learning_rates=grid.learning_rates[:1])
+    first: dict[str, Any] = {"learning_rates": grid.learning_rates[:1], "doses": grid.doses[:1]}
+    one = dataclasses.replace(grid, seeds=grid.seeds[:1], **first)
     mesh = devices.runs_mesh(over=jax.local_devices()[:1])
     built = program.build(one, dataset, seed_batch=1, mesh=mesh)
     states, number = jax.eval_shape(built.init, built.hypers), np.int32(0)
@@ -269,7 +270,7 @@ def size_bytes(tree: object) -> int:
 
 
 def _alone(grid: Grid, cell: Cell, seeds: Any) -> Grid:
-    """Returns the grid of one cell at its first learning rate."""
+    """Returns the grid of one cell at its first learning rate and dose."""
     axes: dict[str, Any] = {f"{axis}s": [value] for axis, value in cell._asdict().items()}
-    one = {"learning_rates": grid.learning_rates[:1], "seeds": seeds}
-    return dataclasses.replace(grid, **axes, **one)
+    first: dict[str, Any] = {"learning_rates": grid.learning_rates[:1], "doses": grid.doses[:1]}
+    return dataclasses.replace(grid, **axes, **first, seeds=seeds)

@@ -10,8 +10,8 @@ from ppp_jax.errors import InputError
 @pytest.mark.parametrize("name", sorted(data.DATASETS))
 def test_conventions_of_every_dataset(name):
     dataset = data.load(name)
-    assert dataset.train.dtype == dataset.test.dtype == np.float32
-    assert dataset.train.shape[1] == dataset.test.shape[1] == 64
+    assert dataset.train.dtype == dataset.held_out.dtype == np.float32
+    assert dataset.train.shape[1] == dataset.held_out.shape[1] == 64
     np.testing.assert_allclose(dataset.train.mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(dataset.train.var(axis=0).mean(), 1, atol=1e-4)
     assert dataset.sha256 == data.load(name).sha256
@@ -22,19 +22,19 @@ def test_conventions_of_every_dataset(name):
 def test_no_sample_is_both_trained_on_and_held_out(name):
     dataset = data.load(name)
     train = {row.tobytes() for row in dataset.train}
-    shared = [row for row in dataset.test if row.tobytes() in train]
+    shared = [row for row in dataset.held_out if row.tobytes() in train]
     # Patches of blank sky, alike up to a grey level or two once their mean is removed.
     assert all(np.ptp(row) < 0.2 for row in shared)
-    assert len(shared) < 0.01 * len(dataset.test)
+    assert len(shared) < 0.01 * len(dataset.held_out)
 
 
 def test_digits_are_all_there_with_their_labels():
     dataset = data.load("digits")
-    assert len(dataset.train) + len(dataset.test) == 1797
-    assert set(dataset.train_labels) == set(dataset.test_labels) == set(range(10))
+    assert len(dataset.train) + len(dataset.held_out) == 1797
+    assert set(dataset.train_labels) == set(dataset.held_out_labels) == set(range(10))
     # A label still belongs to its image: nearest neighbours share it almost always.
-    distance = np.linalg.norm(dataset.test[:, None] - dataset.train[None], axis=-1)
-    agree = dataset.train_labels[distance.argmin(axis=1)] == dataset.test_labels
+    distance = np.linalg.norm(dataset.held_out[:, None] - dataset.train[None], axis=-1)
+    agree = dataset.train_labels[distance.argmin(axis=1)] == dataset.held_out_labels
     assert agree.mean() > 0.95
 
 
@@ -65,8 +65,8 @@ def test_local_file_is_standardised_by_its_training_set(tmp_path):
     train, test = 5 + 3 * rng.normal(size=(40, 6)), 5 + 3 * rng.normal(size=(10, 6))
     dataset = data.load(save(tmp_path / "x.npz", x_train=train, x_test=test, y_train=np.arange(40)))
     scale = np.sqrt(train.var(axis=0).mean())
-    np.testing.assert_allclose(dataset.test, (test - train.mean(axis=0)) / scale, rtol=1e-4)
-    assert dataset.test_labels is None
+    np.testing.assert_allclose(dataset.held_out, (test - train.mean(axis=0)) / scale, rtol=1e-4)
+    assert dataset.held_out_labels is None
     np.testing.assert_array_equal(dataset.train_labels, np.arange(40))
 
 

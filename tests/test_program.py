@@ -16,7 +16,7 @@ STEPS = 40
 @pytest.fixture(scope="module")
 def dataset():
     full = data.load("digits")
-    return full._replace(train=full.train[:100], test=full.test[:30])
+    return full._replace(train=full.train[:100], held_out=full.held_out[:30])
 
 
 def grid(**changes):

@@ -15,7 +15,7 @@ from ppp_jax.tuning import MAX_CPU_WIDTH, Needs, balanced, cache_rule
 
 SIZES, COUNTS = st.integers(1, 2**40), st.integers(1, 300)
 DIGITS = data.load("digits")
-LITTLE = DIGITS._replace(train=DIGITS.train[:100], test=DIGITS.test[:30])
+LITTLE = DIGITS._replace(train=DIGITS.train[:100], held_out=DIGITS.held_out[:30])
 
 
 def tiny(**changes):

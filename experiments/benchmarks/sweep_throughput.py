@@ -155,7 +155,7 @@ def print_chunks() -> None:
 def _chunked(grid: Grid, dataset: Dataset, width: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "data.npz"
-        np.savez(path, x_train=dataset.train, x_test=dataset.test)
+        np.savez(path, x_train=dataset.train, x_test=dataset.held_out)
         with unittest.mock.patch.multiple(
             sweep,
             Progress=_ClockedProgress,

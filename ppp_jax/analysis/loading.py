@@ -30,7 +30,8 @@ def load(
     Returns:
       Of a run folder the Dataset with `pre` and `post` (the bottleneck before and after its
       activation) over `(activation, depth, width, optimizer, initializer, rate, seed, step,
-      sample, unit)`, `train_mse`, `test_mse`, `diverged_step`, and the probe `inputs` (and
+      sample, unit)`, with `dose` before `seed` if the grid has doses, `train_mse`,
+      `validation_mse`, `test_mse`, `diverged_step`, and the probe `inputs` (and
       `labels`, where the data has any); snapshots that not every run has are left out. Of anything
       else, and if a `name` is given, a DataArray over `(..., sample, unit)`.
 
