@@ -13,6 +13,7 @@ import numpy as np
 from ppp_jax.errors import InputError, lookup, whole
 
 THOMSON_STARTS, THOMSON_STEPS = 8, 3000
+ALIASES = {"rotated": "haar:0"}
 FORMS = ("standard", "haar:SEED", "simplex", "cross_polytope", "thomson:VECTORS[:SEED]")
 
 
@@ -170,8 +171,8 @@ def build(name: str, units: int) -> np.ndarray:
     """Builds a basis from its name, as flags give it.
 
     Args:
-      name: `standard`, `haar:SEED`, `simplex`, `cross_polytope`, `thomson:VECTORS` or
-        `thomson:VECTORS:SEED`.
+      name: `standard`, `rotated` (the same as `haar:0`), `haar:SEED`, `simplex`,
+        `cross_polytope`, `thomson:VECTORS` or `thomson:VECTORS:SEED`.
       units: n.
 
     Returns:
@@ -184,7 +185,7 @@ def build(name: str, units: int) -> np.ndarray:
       >>> build("thomson:32", 16).shape
       (32, 16)
     """
-    kind, *texts = name.split(":")
+    kind, *texts = ALIASES.get(name, name).split(":")
     makers: dict[str, tuple[Callable[..., np.ndarray], range]] = {
         "standard": (lambda: standard(units), range(1)),
         "haar": (lambda seed=0: haar(units, seed=seed), range(2)),

@@ -25,7 +25,6 @@ from ppp_jax.activations import ACTIVATIONS, Activation, Map, Parameter, Profile
 from ppp_jax.errors import InputError, lookup
 from ppp_jax.numerics import at_least_single, p_norm, polar
 
-ALIASES = {"rotated": "haar:0"}
 FORMS = (
     "block_NAME:UNITS", "pnorm_NAME:P", "intrinsic_NAME:LENGTH", "intrinsic_NAME:trained",
     "dose_NAME:T", "dose_NAME", "NAME@BASIS",
@@ -275,7 +274,7 @@ def get(name: str) -> Activation:
         found = KINDS[kind](base, text, name)
     else:
         found = lookup(ACTIVATIONS, plain, field=FIELD)
-    return _over(found, ALIASES.get(basis, basis), name) if at else found
+    return _over(found, bases.ALIASES.get(basis, basis), name) if at else found
 
 
 def _over(entry: Activation, basis: str, name: str) -> Activation:

@@ -34,7 +34,8 @@ from ppp_jax.grid import Grid
 from ppp_jax.manifest import MANIFEST, Manifest
 
 METRICS, CHECKPOINTS, LATENTS, REPORT = "metrics.jsonl", "checkpoints", "latents.zarr", "report"
-OURS = (METRICS, CHECKPOINTS, LATENTS, REPORT)
+CERTIFICATES = "certificates.json"
+OURS = (METRICS, CHECKPOINTS, LATENTS, REPORT, CERTIFICATES)
 LOCK = ".lock"
 KEPT_CHECKPOINTS = 2
 
@@ -161,6 +162,7 @@ def _remove_run(workdir: pathlib.Path) -> None:
         if (workdir / name).exists():
             shutil.rmtree(workdir / name)
     (workdir / METRICS).unlink(missing_ok=True)
+    (workdir / CERTIFICATES).unlink(missing_ok=True)
     (workdir / MANIFEST).unlink()
 
 
@@ -168,6 +170,20 @@ def _write_atomically(path: pathlib.Path, text: str) -> None:
     partial = path.with_suffix(path.suffix + ".partial")
     partial.write_text(text)
     os.replace(partial, path)
+
+
+def certified(workdir: pathlib.Path) -> dict[str, Any]:
+    """Returns the certificates that a run folder holds; nothing if they are damaged."""
+    try:
+        found: dict[str, Any] = json.loads((workdir / CERTIFICATES).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found
+
+
+def keep_certificates(workdir: pathlib.Path, certificates: dict[str, Any]) -> None:
+    """Writes what `certificates.certify_grid` returns."""
+    _write_atomically(workdir / CERTIFICATES, json.dumps(certificates, indent=2) + "\n")
 
 
 # ---------------------------------------------------------------------------- metrics.jsonl

@@ -10,7 +10,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ppp_jax import data, devices, interrupts, latents, manifest, program, store, tuning
+from ppp_jax import (
+    certificates,
+    data,
+    devices,
+    interrupts,
+    latents,
+    manifest,
+    program,
+    store,
+    tuning,
+)
 from ppp_jax.data import Dataset
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
@@ -85,7 +95,7 @@ def train(
       >>> grid = Grid(activations=["tanh"], epochs=1, probe_samples=10)
       >>> folder = train(grid, tempfile.mkdtemp(), progress=False)
       >>> sorted(path.name for path in folder.iterdir())
-      ['checkpoints', 'latents.zarr', 'manifest.json', 'metrics.jsonl']
+      ['certificates.json', 'checkpoints', 'latents.zarr', 'manifest.json', 'metrics.jsonl']
     """
     dataset, workdir = load_data(grid, seed_batch=seed_batch), store.folder(workdir)
     with store.locked(workdir), _disk_errors(workdir):
@@ -100,7 +110,17 @@ def train(
         )
         devices.on_main(lambda: store.prepare(workdir, wanted, dataset, overwrite=overwrite))
         _train_parts(wanted, dataset, workdir, progress and devices.is_main())
+        devices.on_main(lambda: _certify(workdir, wanted.grid))
     return workdir
+
+
+def _certify(workdir: pathlib.Path, grid: Grid) -> None:
+    """Keeps certificates of everything in the grid, unless they are there."""
+    there = store.certified(workdir)
+    named = {kind: list(getattr(grid, kind)) for kind in ("activations", "optimizers",
+                                                          "initializers")}  # fmt: skip
+    if {kind: list(rows) for kind, rows in there.items()} != named:
+        store.keep_certificates(workdir, certificates.certify_grid(grid))
 
 
 def total_steps(grid: Grid, dataset: Dataset) -> int:

@@ -14,16 +14,19 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from ppp_jax.analysis import summary
+from ppp_jax.analysis import evidence, summary
 from ppp_jax.analysis.loading import latent_widths, load_run
+from ppp_jax.analysis.measure import KINDS, cell_dims, measure, own_basis
 from ppp_jax.analysis.planes import check_epsilon, progress_bar
 from ppp_jax.analysis.plots import plot_curves, plot_strip
 from ppp_jax.analysis.ppp import ppp
 from ppp_jax.analysis.projection import EmptyPPPWarning
+from ppp_jax.analysis.rotations import ROTATIONS
+from ppp_jax.errors import whole
 
 REPORT = "report"
 BINS = 64
-FIXED_DIMS = ("depth", "width", "optimizer", "initializer", "rate")
+LEAST_ROTATIONS = 19
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2em auto; padding: 0 1em;
@@ -48,9 +51,9 @@ has its own half-width, written in its corner.</p>
 latents crowd the planes of the axes, 0 if they avoid them. The corners of a cube are far from
 every such plane: an empty or dark panel does not mean that there is no structure. <b>C4</b> is +1
 on the axes, −1 on the diagonals, 0 if isotropic. Both are given for the untrained network too: an
-elementwise function makes even noise anisotropic, so only a change is made by training. They
-carry no significance test here. Optimiser and initialiser are confounds where they prefer the axes
-by themselves, as Adam does: the headings say so.
+elementwise function makes even noise anisotropic, so only a change is made by training. Optimiser
+and initialiser are confounds where they prefer the axes by themselves, as Adam does: the headings
+say so. What is more than chance is said under <i>Verdict</i>.
 Pooling over seeds averages over networks; the single seeds stand below.</p>
 """
 
@@ -65,7 +68,11 @@ class _Section(NamedTuple):
 
 
 def write_report(
-    workdir: str | pathlib.Path, *, epsilon: float = 0.85, progress: bool = True
+    workdir: str | pathlib.Path,
+    *,
+    epsilon: float = 0.85,
+    rotations: int = ROTATIONS,
+    progress: bool = True,
 ) -> pathlib.Path:
     """Writes `report/` in a run folder: `index.html`, the figures as PNG, the tables as CSV.
 
@@ -74,31 +81,30 @@ def write_report(
     Args:
       workdir: the run folder of a grid that has at least one snapshot.
       epsilon: acceptance cosine, in [0, 1].
+      rotations: K of the rotation null; at least 19, or no p-value reaches 5 %.
       progress: show a progress bar on stderr.
 
     Returns:
       The path of `index.html`.
 
     Raises:
-      InputError: `epsilon` outside [0, 1], or no latents there.
+      InputError: `epsilon` outside [0, 1], too few rotations, or no latents there.
     """
     workdir = pathlib.Path(workdir).expanduser()
     check_epsilon(epsilon)
+    whole("rotations", rotations, least=LEAST_ROTATIONS)
     widths = latent_widths(workdir)
     folder = workdir / f"{REPORT}.partial"
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir()
     blocks = []
+    how = _How(folder, epsilon, rotations, progress)
     for width in widths:
-        dataset = load_run(workdir, latent_width=width)
-        statistics = summary.run_statistics(dataset, epsilon=epsilon)
-        blocks += [f"<h2>{width} latent units</h2>", _tables(statistics, folder, f"latent_{width}")]
-        sections = list(_sections(dataset, statistics))
-        bar = progress_bar(sections, "report") if progress else sections
-        for section in bar:
-            blocks += _section_blocks(section, folder, f"latent_{width}", epsilon)
-    (folder / "index.html").write_text(_page(blocks, dataset.attrs, epsilon), encoding="utf-8")
+        blocks += _width_blocks(load_run(workdir, latent_width=width), width, how)
+    attributes = load_run(workdir, latent_width=widths[0]).attrs
+    blocks.append(evidence.certificate_block(workdir))
+    (folder / "index.html").write_text(_page(blocks, attributes, epsilon), encoding="utf-8")
     final = workdir / REPORT
     if final.exists():
         shutil.rmtree(final)
@@ -106,33 +112,66 @@ def write_report(
     return final / "index.html"
 
 
-def _tables(statistics: xr.Dataset, folder: pathlib.Path, name: str) -> str:
+class _How(NamedTuple):
+    """How a report is made."""
+
+    folder: pathlib.Path
+    epsilon: float
+    rotations: int
+    progress: bool
+
+
+def _width_blocks(dataset: xr.Dataset, width: int, how: _How) -> list[str]:
+    """Returns everything about the latents of one width: evidence first, then pictures."""
+    name = f"latent_{width}"
+    measured = measure(dataset, epsilon=how.epsilon, rotations=how.rotations, progress=how.progress)
+    blocks = [f"<h2>{width} latent units</h2>"]
+    blocks += evidence.verdict_blocks(measured, how.folder, name)
+    figures = {"differences": evidence.difference_figure(measured.runs, how.folder, name)}
+    figures |= {f"plane-{kind}": figure
+                for kind, figure in evidence.plane_figures(measured.runs).items()}  # fmt: skip
+    text, figures["calibration"] = evidence.calibration_figure(dataset.sizes["sample"], width)
+    pictures = {
+        label: _embed(figure, how.folder / f"{name}-{label}.png", label)
+        for label, figure in figures.items() if figure is not None
+    }  # fmt: skip
+    blocks += [
+        "<h3>Differences between activations, paired by seed</h3>",
+        pictures.get("differences", "<p>There is one activation: nothing to compare.</p>"),
+        "<h3>Alignment and discreteness through training</h3>",
+        evidence.data_block(dataset["inputs"].values, width),
+        *(pictures[f"plane-{kind}"] for kind in KINDS),
+        evidence.rate_block(measured.runs, how.folder, name),
+        "<h3>Calibration</h3>", text, pictures["calibration"],
+        "<h3>Numbers</h3>", _tables(measured.runs, how.folder, name),
+    ]  # fmt: skip
+    sections = list(_sections(dataset, measured.runs))
+    for section in progress_bar(sections, "report") if how.progress else sections:
+        blocks += _section_blocks(section, how.folder, name, how.epsilon)
+    return blocks
+
+
+def _tables(runs: xr.Dataset, folder: pathlib.Path, name: str) -> str:
     """Writes the tables to disk and returns the one for the page."""
-    header, body = summary.format_table(summary.write_tables(statistics, folder, name))
-    head = "".join(f"<th>{html.escape(text)}</th>" for text in header)
-    lines = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>" for row in body
-    )
     return (
-        f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
-        "<p>Interquartile mean over seeds; in brackets its 95 % bootstrap interval; an arrow leads "
-        "from the untrained network to the trained one. All intervals are in "
-        f"<code>cells_{name}.csv</code>, every run in <code>runs_{name}.csv</code>."
+        evidence.as_html(*summary.format_table(summary.write_tables(runs, folder, name)))
+        + "<p>Interquartile mean over seeds; in brackets its 95 % BCa bootstrap interval; an arrow "
+        "leads from the untrained network to the trained one. All intervals are in "
+        f"<code>cells_{name}.csv</code>, every run in <code>runs_{name}.csv</code>.</p>"
     )
 
 
 def _sections(dataset: xr.Dataset, statistics: xr.Dataset) -> Iterator[_Section]:
-    sizes = [dataset.sizes[dim] for dim in FIXED_DIMS]
-    for place in np.ndindex(*sizes):
-        at = dict(zip(FIXED_DIMS, place, strict=True))
+    dims = [dim for dim in cell_dims(statistics) if dim != "activation"]
+    for place in np.ndindex(*(dataset.sizes[dim] for dim in dims)):
+        at = dict(zip(dims, place, strict=True))
         part = dataset.isel(at)
         rate = f"learning rate {part['learning_rate'].item():g}"
         names = [_with_symmetry(part, "optimizer"), rate]
-        names += [
-            f"{dim} {part[dim].item()}" for dim in ("depth", "width") if dataset.sizes[dim] > 1
-        ]  # fmt: skip
+        sizes = ("depth", "width", "dose")
+        names += [f"{dim} {part[dim].item()}" for dim in sizes if dataset.sizes.get(dim, 1) > 1]
         names.append(_with_symmetry(part, "initializer"))
-        slug = "-".join(str(part[dim].item()) for dim in FIXED_DIMS)
+        slug = "-".join(str(part[dim].item()) for dim in dims)
         yield _Section(", ".join(names), slug, part, statistics.isel(at))
 
 
@@ -159,7 +198,7 @@ def _section_blocks(
     seeds = section.latents["seed"].values
     epochs = [f"epoch {epoch}" for epoch in section.latents["epoch"].values]
     pooled, single = [], []
-    for kind in summary.KINDS:
+    for kind in KINDS:
         clouds = _healthy_clouds(section, kind)
         title = f"{section.title} · {kind}-activation"
         by_step = [[c[:, i] for i in range(len(epochs))] for c in clouds.values()]
@@ -200,8 +239,11 @@ def _strip(
         # An empty panel says so itself, and the page explains it.
         warnings.simplefilter("ignore", EmptyPPPWarning)
         panels = [
-            [ppp(cloud, epsilon=epsilon, bins=BINS, nonfinite="drop") for cloud in row]
-            for row in clouds
+            [
+                ppp(cloud, basis=own_basis(name), epsilon=epsilon, bins=BINS, nonfinite="drop")
+                for cloud in row
+            ]
+            for name, row in zip(rows, clouds, strict=True)
         ]
     return plot_strip(panels, rows=rows, columns=columns, title=title)
 

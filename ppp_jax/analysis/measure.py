@@ -1,0 +1,169 @@
+"""Every number of METHOD §5, of every run of a grid, with its rotation null."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from ppp_jax.analysis.planes import progress_bar
+from ppp_jax.analysis.rotations import ANGLES, ROTATIONS, pool, rotation_test
+from ppp_jax.analysis.statistics import acceptance_ratio, discreteness
+
+KINDS = ("pre", "post")
+STATISTICS = ("c4", "unit_kurtosis")  # on orthonormal bases `kurtosis` is C4 once more
+TESTED = ("value", "z", "p")
+ERRORS = ("train_mse", "validation_mse", "test_mse")
+NEIGHBOUR_SAMPLES = 1024  # of each cloud, for its discreteness at every snapshot
+TEXT = {
+    "c4": "alignment C4",
+    "unit_kurtosis": "unit kurtosis",
+    "acceptance_ratio": "A/A0",
+    "discreteness": "discreteness",
+    "entropy_deficit": "angular entropy deficit, bits",
+    **{f"mode_{m}": f"angular mode {m}" for m in (1, 2, 3, 4)},
+}
+
+
+class Measured(NamedTuple):
+    """A grid in numbers.
+
+    Attributes:
+      runs: over the axes of the grid, `seed` and `step`: errors, `diverged_step`, and for each
+        kind of latents (`pre` and `post`) `c4`, `unit_kurtosis`, `acceptance_ratio`,
+        `discreteness`, as `c4_pre` and so on; their rotation-null `…_z` and `…_p`. The angles'
+        (`entropy_deficit`, `mode_1` to `mode_4`) and the acceptance ratio's are there at the first
+        and the last snapshot, and missing in between. Numbers of a diverged run are missing.
+      pooled: the same tests of the mean over seeds, over the axes of the grid and `step`:
+        `c4_pre`, `c4_pre_null` (the null's mean), `c4_pre_z`, `c4_pre_p` and so on.
+    """
+
+    runs: xr.Dataset
+    pooled: xr.Dataset
+
+
+def own_basis(activation: str) -> str | None:
+    """Returns the basis that an activation's name gives after `@`, or None for the standard one."""
+    return activation.partition("@")[2] or None
+
+
+def measure(
+    dataset: xr.Dataset,
+    *,
+    epsilon: float,
+    rotations: int = ROTATIONS,
+    seed: int = 0,
+    progress: bool = False,
+) -> Measured:
+    """Measures every run at every snapshot, each against its activation's own basis.
+
+    Args:
+      dataset: what `load` returns of a run folder.
+      epsilon: acceptance cosine.
+      rotations: K of the rotation null.
+      seed: of the rotations.
+      progress: show a progress bar on stderr.
+    """
+    runs = dataset[[*ERRORS, "diverged_step"]].load()
+    healthy = runs["diverged_step"] < 0
+    places = [(kind, i) for kind in KINDS for i in range(dataset.sizes["activation"])]
+    columns: dict[str, list[xr.Dataset]] = {kind: [] for kind in KINDS}
+    pooled: dict[str, list[xr.Dataset]] = {kind: [] for kind in KINDS}
+    # One activation at a time: the latents of a grid need not fit into memory.
+    for kind, i in progress_bar(places, "null") if progress else places:
+        here = {"activation": [i]}
+        basis = own_basis(str(dataset["activation"].values[i]))
+        clouds = dataset[kind].isel(here).load().where(healthy.isel(here))
+        one = _Test(basis, epsilon, rotations, seed)
+        column, whole = _measure(clouds, one)
+        columns[kind].append(column)
+        pooled[kind].append(whole)
+    errors = {name: runs[name].where(healthy) for name in ERRORS}
+    numbers, tests = _joined(columns), _joined(pooled)
+    return Measured(_described(runs.assign(errors).assign(numbers)), xr.Dataset(tests))
+
+
+def _joined(columns: dict[str, list[xr.Dataset]]) -> dict[str, xr.DataArray]:
+    """Puts the activations together again, and the kind of latents into the names."""
+    return {
+        _named(str(name), kind): xr.concat([one[name] for one in parts], "activation")
+        for kind, parts in columns.items()
+        for name in parts[0]
+    }
+
+
+class _Test(NamedTuple):
+    """How latents are tested."""
+
+    basis: Any
+    epsilon: float
+    rotations: int
+    seed: int
+
+
+def _measure(clouds: xr.DataArray, how: _Test) -> tuple[xr.Dataset, xr.Dataset]:
+    """Returns the numbers of runs and of the mean over their seeds, of one kind of latents."""
+    options: dict[str, Any] = {"basis": how.basis, "rotations": how.rotations, "seed": how.seed}
+    everywhere = rotation_test(clouds, **options).sel(statistic=list(STATISTICS))
+    ends = [0, -1] if clouds.sizes["step"] > 1 else [0]
+    angles = rotation_test(clouds.isel(step=ends), epsilon=how.epsilon, **options)
+    angles = angles.sel(statistic=list(ANGLES))
+    found = _columns(everywhere).assign(_at_all_steps(_columns(angles), clouds))
+    dims = clouds.dims[:-2]
+    found["acceptance_ratio"] = (
+        dims,
+        acceptance_ratio(clouds, basis=how.basis, epsilon=how.epsilon),
+    )
+    found["discreteness"] = (dims, discreteness(clouds, max_samples=NEIGHBOUR_SAMPLES))
+    pooled = [_columns(pool(tested), mean=True) for tested in (everywhere, angles)]
+    return found, pooled[0].assign(_at_all_steps(pooled[1], clouds))
+
+
+def _at_all_steps(ends: xr.Dataset, clouds: xr.DataArray) -> dict[Any, xr.DataArray]:
+    """Spreads what was measured at some snapshots over all, missing elsewhere."""
+    return dict(ends.reindex(step=clouds["step"]).data_vars)
+
+
+def _columns(tested: xr.Dataset, *, mean: bool = False) -> xr.Dataset:
+    """Spreads a test's statistics out: `c4`, `c4_z`, `c4_p`, and, if asked for, `c4_null`."""
+    parts = {"": "value", "_z": "z", "_p": "p", **({"_null": "mean"} if mean else {})}
+    return xr.Dataset({
+        f"{statistic}{end}": tested[part].sel(statistic=statistic, drop=True)
+        for statistic in tested["statistic"].values.tolist()
+        for end, part in parts.items()
+    })  # fmt: skip
+
+
+def _named(name: str, kind: str) -> str:
+    """Returns `c4_pre_z` of `c4_z`."""
+    stem, _, end = name.rpartition("_")
+    return f"{stem}_{kind}_{end}" if end in ("z", "p", "null") else f"{name}_{kind}"
+
+
+def _described(runs: xr.Dataset) -> xr.Dataset:
+    for kind in KINDS:
+        for name, text in TEXT.items():
+            if f"{name}_{kind}" in runs:
+                runs[f"{name}_{kind}"].attrs["long_name"] = f"{text}, {kind}-activation"
+    return runs
+
+
+def cell_dims(runs: xr.Dataset) -> tuple[str, ...]:
+    """Returns the axes of the grid, without seeds and snapshots."""
+    return tuple(str(dim) for dim in runs["test_mse"].dims if dim not in ("seed", "step"))
+
+
+def cells(runs: xr.Dataset) -> Iterable[tuple[dict[str, Any], dict[str, int]]]:
+    """Yields each cell at each learning rate and dose: its names, and its place along the axes.
+
+    Among the names is `clean`: whether nothing but the activation prefers a basis, so far as
+    optimiser and initialiser go (METHOD §7).
+    """
+    dims = cell_dims(runs)
+    for place in np.ndindex(*(runs.sizes[dim] for dim in dims)):
+        at = dict(zip(dims, place, strict=True))
+        part = runs[["test_mse"]].isel(at)
+        names = {dim: part[dim].item() for dim in dims if dim != "rate"}
+        rotation = [f"{axis}_respects_rotations" for axis in ("optimizer", "initializer")]
+        names |= {name: part[name].item() for name in ("learning_rate", *rotation)}
+        yield names | {"clean": all(names[name] for name in rotation)}, at

@@ -1,0 +1,71 @@
+"""What is certified of everything in a grid that might prefer a basis (METHOD §6–7)."""
+
+import functools
+from typing import Any
+
+import jax
+
+from ppp_jax import confounds, family, models, optimizers, symmetry
+from ppp_jax.grid import Grid
+
+USUAL_UNITS, MOST_UNITS = 8, 16  # the Lie algebra is a null space in units² unknowns
+
+
+def certify_grid(grid: Grid) -> dict[str, Any]:
+    """Certifies a grid's activations, optimisers and initialisers numerically.
+
+    Activations are looked at in the smallest latent width of the grid, or in 8 units if that is
+    above 16; a swept dose at its elementwise end.
+
+    Args:
+      grid: what is trained.
+
+    Returns:
+      Rows by kind (`activations`, `optimizers`, `initializers`) and name, of numbers and texts;
+      `holds` says whether the claim does.
+    """
+    return {
+        "activations": {
+            name: _activation(name, _units(name, min(grid.latent_widths)))
+            for name in grid.activations
+        },
+        "optimizers": {name: _optimizer(name) for name in grid.optimizers},
+        "initializers": {name: _initializer(name) for name in grid.initializers},
+    }
+
+
+def _units(name: str, width: int) -> int:
+    multiple = family.get(name).multiple_of
+    return width if width <= MOST_UNITS else multiple * max(1, USUAL_UNITS // multiple)
+
+
+@functools.lru_cache(maxsize=256)
+def _activation(name: str, units: int) -> dict[str, Any]:
+    entry = family.get(name)
+    dosed = entry.parameter is not None and entry.parameter.initial is None
+    function = (lambda x: entry.apply(x, 1.0)) if dosed else entry.apply
+    seen = symmetry.certify(function, entry.group, units=units, key=jax.random.key(0))
+    return {
+        "units": units,
+        "group": seen.claimed,
+        "residual": seen.residual,
+        **{f"residual under {group}": value for group, value in seen.residuals.items()},
+        "algebra": seen.algebra.dimension,
+        "rotations": seen.algebra.rotations,
+        "holds": seen.holds,
+    }
+
+
+@functools.lru_cache(maxsize=32)
+def _optimizer(name: str) -> dict[str, Any]:
+    claimed, residual = optimizers.get(name).respects_rotations, confounds.optimizer_residual(name)
+    holds = (residual < confounds.TOLERANCE) == claimed
+    return {"respects_rotations": claimed, "residual": residual, "holds": holds}
+
+
+@functools.lru_cache(maxsize=32)
+def _initializer(name: str) -> dict[str, Any]:
+    claimed = models.get_initializer(name).respects_rotations
+    deviation = confounds.initializer_deviation(name)
+    holds = (abs(deviation) < confounds.DEVIATIONS) == claimed
+    return {"respects_rotations": claimed, "deviations": deviation, "holds": holds}
