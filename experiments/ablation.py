@@ -15,8 +15,8 @@ import pathlib
 from absl import flags
 
 from experiments import flags as experiment_flags
-from ppp_jax import devices, plan, sweep
-from ppp_jax.analysis import check_epsilon, write_report
+from experiments import study
+from ppp_jax.analysis import write_report
 from ppp_jax.grid import Grid
 
 DEFAULTS = Grid(
@@ -36,23 +36,17 @@ experiment_flags.define(DEFAULTS, workdir="runs/ablation")
 
 
 def main() -> None:
-    """Trains what is not trained yet, writes the report, prints the table."""
-    grid, values = experiment_flags.grid(), flags.FLAGS
-    check_epsilon(values.epsilon)
-    how = experiment_flags.training_options()
-    if values.dry_run:
-        planned = plan.plan(grid, values.workdir, **how)
-        devices.on_main(lambda: print(planned))
-        return
-    workdir = sweep.train(grid, values.workdir, **how)
-    devices.on_main(lambda: report(workdir, values.epsilon))
+    """Trains what is not trained yet, writes the report, prints the tables."""
+    study.run(report)
 
 
-def report(workdir: pathlib.Path, epsilon: float) -> None:
-    """Writes the report and prints the table."""
-    page = write_report(workdir, epsilon=epsilon)
-    for path in sorted(page.parent.glob("cells_*.md")):
-        print(path.read_text(encoding="utf-8"))
+def report(workdirs: list[pathlib.Path]) -> None:
+    """Writes the report and prints its tables."""
+    values = flags.FLAGS
+    page = write_report(workdirs[0], epsilon=values.epsilon, rotations=values.rotations)
+    for kind in ("cells", "rates", "verdicts"):
+        for path in sorted(page.parent.glob(f"{kind}_*.md")):
+            print(path.read_text(encoding="utf-8"))
     print(f"report: {page}")
 
 

@@ -124,7 +124,13 @@ def define(grid: Grid, *, workdir: str) -> None:
     flags.DEFINE_integer("epochs", grid.epochs, "passes over the training set")
     flags.DEFINE_integer("batch_size", grid.batch_size, "samples per gradient step")
     flags.DEFINE_integer("probe_samples", grid.probe_samples, "samples whose latents are kept")
+    _define_handling(workdir)
+
+
+def _define_handling(workdir: str) -> None:
+    """Defines the flags that say how a grid is trained and looked at, not what is trained."""
     flags.DEFINE_float("epsilon", 0.85, "acceptance cosine of the PPP pictures, in [0, 1]")
+    flags.DEFINE_integer("rotations", 200, "random rotations that each alignment is held against")
     flags.DEFINE_string("workdir", workdir, "run folder; the same command continues what is there")
     flags.DEFINE_bool("dry_run", False, "say what would be done, and do nothing")
     flags.DEFINE_bool("overwrite", False, "replace an earlier run in the workdir")

@@ -1,4 +1,5 @@
 import csv
+import json
 import re
 
 import numpy as np
@@ -7,7 +8,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from ppp_jax import sweep
-from ppp_jax.analysis import load, plot_curves, plot_ppp, ppp, summary, write_report
+from ppp_jax.analysis import load, plot_curves, plot_ppp, ppp, write_report
+from ppp_jax.analysis.measure import measure
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 
@@ -31,18 +33,25 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(workdir):
-    return write_report(workdir, epsilon=0.8, progress=False)
+    return write_report(workdir, epsilon=0.8, rotations=19, progress=False)
 
 
 def test_page_is_complete_and_self_contained(page):
     text = page.read_text(encoding="utf-8")
     assert not re.findall(r'(?:src|href)="(?!data:)', text)
-    # Per section: two strips pooled, curves, and for both kinds one seed and every seed.
-    assert text.count("data:image/png;base64") == 7 * 2 * 2
+    # Per section: two strips pooled, curves, and for both kinds one seed and every seed; per width
+    # differences, two planes and the calibration.
+    assert text.count("data:image/png;base64") == (7 * 2 + 4) * 2
     assert "3 latent units" in text
     assert "ε = 0.8" in text
-    assert len(list(page.parent.glob("*.png"))) == 7 * 2 * 2
+    assert len(list(page.parent.glob("*.png"))) == (7 * 2 + 4) * 2
     assert not (page.parent.parent / "report.partial").exists()
+    # Two seeds claim nothing, and the page says why.
+    assert "not judged: 2 seeds, 6 are needed" in text
+    assert "Elementwise Adam" in text
+    certified = json.loads((page.parent.parent / "certificates.json").read_text())
+    assert all(row["holds"] for kind in certified.values() for row in kind.values())
+    assert "O(n)" in text
 
 
 def test_tables_say_what_the_run_says(page, workdir):
@@ -69,7 +78,7 @@ def test_runs_table_has_a_row_per_run_and_snapshot(page):
 
 def test_statistics_are_of_the_right_run(workdir):
     dataset = load(workdir, latent_width=4)
-    statistics = summary.run_statistics(dataset, epsilon=0.8)
+    statistics = measure(dataset, epsilon=0.8, rotations=19).runs
     one = dataset["pre"].isel(activation=1, rate=0, seed=1, step=2).squeeze()
     expected = ppp(one, epsilon=0.8).acceptance_ratio
     got = statistics["acceptance_ratio_pre"].isel(activation=1, rate=0, seed=1, step=2).item()
@@ -78,7 +87,7 @@ def test_statistics_are_of_the_right_run(workdir):
 
 def test_report_can_be_made_again(page, workdir):
     before = page.read_bytes()
-    assert write_report(workdir, epsilon=0.8, progress=False).read_bytes() == before
+    assert write_report(workdir, epsilon=0.8, rotations=19, progress=False).read_bytes() == before
 
 
 def test_load_names_what_is_missing(workdir, tmp_path):
@@ -90,6 +99,8 @@ def test_load_names_what_is_missing(workdir, tmp_path):
         load(workdir, latent_width=5)
     with pytest.raises(InputError, match="epsilon=2"):
         write_report(workdir, epsilon=2)
+    with pytest.raises(InputError, match="rotations=18: must be at least 19"):
+        write_report(workdir, rotations=18)
 
 
 def test_plots_take_axes_and_give_them_back():

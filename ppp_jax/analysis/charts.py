@@ -8,6 +8,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ppp_jax.analysis.compare import bootstrap_interval, interquartile_mean
 from ppp_jax.analysis.measure import TEXT, cells
 from ppp_jax.analysis.verdicts import LEVEL, PAIRED
 
@@ -136,4 +137,28 @@ def plot_power(found: xr.Dataset, *, kind: str, ax: Axes) -> Axes:
     ax.set(xlabel=f"share of samples on the {kind}", ylabel="share of clouds with p ≤ .05",
            ylim=(0, 1.03))  # fmt: skip
     ax.legend(fontsize=6)
+    return ax
+
+
+def plot_seeds(columns: dict[str, np.ndarray], *, ax: Axes, colour: str = "C0",
+               shift: float = 0.0, label: str | None = None) -> Axes:  # fmt: skip
+    """Draws every seed as a point, and over them the interquartile mean with its 95 % interval.
+
+    Args:
+      columns: a name along the horizontal axis to one value per seed.
+      ax: where to draw.
+      colour: of this group.
+      shift: moves it sideways, so that several groups stand beside each other.
+      label: for the legend.
+    """
+    for k, values in enumerate(columns.values()):
+        place = k + shift
+        spread = np.linspace(-0.06, 0.06, len(values)) if len(values) > 1 else np.zeros(1)
+        ax.plot(place + spread, values, ".", color=colour, markersize=2.5, alpha=0.45)
+        low, high = bootstrap_interval(values)
+        ax.plot([place, place], [low, high], color=colour, linewidth=2)
+        ax.plot(place, interquartile_mean(values), "_", color=colour, markersize=9,
+                markeredgewidth=2, label=label if k == 0 else None)  # fmt: skip
+    ax.set_xticks(range(len(columns)), list(columns), fontsize=7)
+    ax.tick_params(labelsize=7)
     return ax

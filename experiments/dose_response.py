@@ -1,0 +1,159 @@
+"""Is alignment a threshold or a slope in how elementwise the activation is?
+
+Two roads from isotropic to elementwise tanh: the mixture (1 − t)·isotropic + t·elementwise, with t
+a traced axis of one program, and the p-norm radial map, isotropic at p = 2.
+
+  python -m experiments.dose_response [--data=patches --workdir=runs/dose_patches]
+
+Cost: 560 networks, four minutes on two cores. Outcome: runs/dose/study with C4, its test and the
+held-out error at every dose, and a line with a kink against a straight one; what came out is in
+BUILD_NOTES.md.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+
+from experiments import flags as experiment_flags
+from experiments import study
+from ppp_jax.analysis import charts
+from ppp_jax.analysis.compare import interquartile_mean, paired_difference
+from ppp_jax.analysis.measure import KINDS, Measured, cells, measure
+from ppp_jax.grid import Grid
+
+POWERS = (2, 2.25, 2.5, 3, 4, 8)
+DEFAULTS = Grid(
+    activations=("dose_tanh",),
+    doses=(0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1),
+    optimizers=("momentum", "adam"),
+    seeds=range(16),
+    snapshots=(0,),
+)
+RESAMPLES = 200
+experiment_flags.define(DEFAULTS, workdir="runs/dose")
+
+
+def main() -> None:
+    """Trains both grids, prints the tables."""
+    study.run(analyse, more=lambda grid: [_p_norms(grid)])
+
+
+def _p_norms(grid: Grid) -> Grid:
+    """Returns the second road: a static cell for every p."""
+    return dataclasses.replace(grid, activations=[f"pnorm_tanh:{p:g}" for p in POWERS], doses=())
+
+
+def analyse(workdirs: list[pathlib.Path]) -> None:
+    """Measures both roads and asks whether a kink describes them better than a line."""
+    values = flags.FLAGS
+    roads: dict[str, dict[str, Any]] = {}
+    for road, workdir in zip(("t", "p"), workdirs, strict=True):
+        measured = measure(study.load(workdir), epsilon=values.epsilon,
+                           rotations=values.rotations, progress=True)  # fmt: skip
+        for optimizer, cell in _by_optimizer(measured, road).items():
+            roads[f"{road}, {optimizer}"] = cell
+    rows = study.add_q([row for name, road in roads.items() for row in _rows(name, road)])
+    with study.writing(workdirs[0]) as folder:
+        study.keep_table(folder, "doses", rows)
+        study.keep_table(folder, "kinks", [
+            {"road": name, "latents": kind, **kink(road["doses"], road[f"c4_{kind}"])}
+            for name, road in roads.items() for kind in KINDS
+        ])  # fmt: skip
+        study.keep_figure(folder, "doses", draw(roads))
+
+
+def _by_optimizer(measured: Measured, road: str) -> dict[str, dict[str, Any]]:
+    """Collects, per optimiser, doses and one array `(doses, seeds)` per quantity."""
+    found: dict[str, dict[str, Any]] = {}
+    for names, at in cells(measured.runs):
+        name = str(names["activation"])
+        dose = names["dose"] if road == "t" else float(name.partition(":")[2])
+        cell = found.setdefault(f"{names['optimizer']} {names['learning_rate']:g}", {"doses": []})
+        cell["doses"].append(dose)
+        last, pooled = measured.runs.isel(at).isel(step=-1), measured.pooled.isel(at).isel(step=-1)
+        for quantity in ("test_mse", *(f"c4_{kind}" for kind in KINDS)):
+            cell.setdefault(quantity, []).append(last[quantity].values)
+        for kind in KINDS:
+            for end in ("z", "p"):
+                cell.setdefault(f"{kind}_{end}", []).append(pooled[f"c4_{kind}_{end}"].item())
+    return found
+
+
+def _rows(name: str, road: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    for k, dose in enumerate(road["doses"]):
+        for kind in KINDS:
+            c4 = road[f"c4_{kind}"]
+            change = paired_difference(c4[k], c4[0])
+            rows.append({
+                "road": name, "dose": float(dose), "latents": kind,
+                "C4": interquartile_mean(c4[k]), "z": road[f"{kind}_z"][k],
+                "p": road[f"{kind}_p"][k], "from isotropic": change.mean, "low": change.low,
+                "high": change.high, "held-out MSE": interquartile_mean(road["test_mse"][k]),
+            })  # fmt: skip
+    return rows
+
+
+def kink(doses: list[float], c4: list[np.ndarray]) -> dict[str, float]:
+    """Fits c + s·d and c + s·max(d − d₀, 0) to the seeds' means, and resamples the seeds.
+
+    Args:
+      doses: ascending, starting at the isotropic end; put on 0 to 1 (1/2 − 1/p for p-norms).
+      c4: one array per dose, a value per seed.
+
+    Returns:
+      `line` and `kink`, the shares of variance explained; `start`, the kink's place d₀ in the
+      units of the doses, with its 95 % bootstrap interval `low` to `high`. An interval that holds
+      the isotropic end is no evidence of a threshold.
+    """
+    values = np.stack(c4)
+    values = values[:, np.isfinite(values).all(axis=0)]
+    x = np.asarray(doses, float)
+    rng = np.random.default_rng(0)
+    starts = []
+    for _ in range(RESAMPLES):
+        drawn = values[:, rng.integers(values.shape[1], size=values.shape[1])].mean(axis=1)
+        starts.append(_hinge(x, drawn)[1])
+    line, (best, start) = _explained(x, values.mean(axis=1)), _hinge(x, values.mean(axis=1))
+    low, high = np.quantile(starts, [0.025, 0.975])
+    return {"line": line, "kink": best, "start": start, "low": float(low), "high": float(high)}
+
+
+def _explained(x: np.ndarray, y: np.ndarray) -> float:
+    design = np.stack([np.ones_like(x), x], axis=1)
+    left = y - design @ np.linalg.lstsq(design, y)[0]
+    return float(1 - (left @ left) / np.sum((y - y.mean()) ** 2))
+
+
+def _hinge(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Returns the best explained share over kinks between the first dose and the last but one."""
+    places = np.linspace(x[0], x[-2], 101)
+    shares = [_explained(np.maximum(x - place, 0), y) for place in places]
+    best = int(np.argmax(shares))
+    return shares[best], float(places[best])
+
+
+def draw(roads: dict[str, dict[str, Any]]) -> Figure:
+    """Draws C4 before and after the activation, and error, against dose: every seed visible."""
+    figure = Figure(figsize=(3.3 * len(roads), 7.2), dpi=110, layout="constrained")
+    quantities = {"c4_pre": "C4, pre-activation", "c4_post": "C4, post-activation",
+                  "test_mse": "held-out MSE"}  # fmt: skip
+    panels = figure.subplots(len(quantities), len(roads), sharey="row", squeeze=False)
+    for line, (quantity, text) in zip(panels, quantities.items(), strict=True):
+        for axes, (name, road) in zip(line, roads.items(), strict=True):
+            columns = {f"{dose:g}": values for dose, values
+                       in zip(road["doses"], road[quantity], strict=True)}  # fmt: skip
+            charts.plot_seeds(columns, ax=axes)
+            axes.set_xlabel(name, fontsize=8)
+            if quantity != "test_mse":
+                axes.axhline(0, color="0.7", linewidth=0.8)
+        line[0].set_ylabel(text, fontsize=8)
+    return figure
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main)

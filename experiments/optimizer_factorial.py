@@ -1,0 +1,111 @@
+"""How much of the alignment is the activation's, and how much the optimiser's?
+
+Every activation under every optimiser at the same three learning rates: elementwise Adam prefers
+the axes whatever the function does, the others do not (METHOD §7).
+
+  python -m experiments.optimizer_factorial [--data=patches --workdir=runs/factorial_patches]
+
+Cost: 960 networks, five to ten minutes on two cores. Outcome: runs/factorial/study with the C4 of
+every cell against the rotation null, the effect of the function under isotropic Adam and the
+effect of Adam on each function, paired by seed; what came out is in BUILD_NOTES.md.
+"""
+
+import pathlib
+from typing import Any
+
+import xarray as xr
+from absl import flags
+from matplotlib.figure import Figure
+
+from experiments import flags as experiment_flags
+from experiments import study
+from ppp_jax.analysis import charts
+from ppp_jax.analysis.measure import KINDS, cells, measure
+from ppp_jax.analysis.verdicts import LEVEL, difference_table, verdict_table
+from ppp_jax.grid import Grid
+
+REFERENCE = "isotropic_adam"
+DEFAULTS = Grid(
+    activations=("tanh", "isotropic_tanh", "relu", "isotropic_relu"),
+    optimizers=(REFERENCE, "adam", "sgd", "momentum", "muon"),
+    learning_rates=(0.001, 0.01, 0.1),
+    seeds=range(16),
+    epochs=50,
+    snapshots=(0, 5),
+)
+experiment_flags.define(DEFAULTS, workdir="runs/factorial")
+
+
+def main() -> None:
+    """Trains the grid, prints the tables."""
+    study.run(analyse)
+
+
+def analyse(workdirs: list[pathlib.Path]) -> None:
+    """Separates the function's effect from the optimiser's."""
+    values = flags.FLAGS
+    measured = measure(study.load(workdirs[0]), epsilon=values.epsilon,
+                       rotations=values.rotations, progress=True)  # fmt: skip
+    with study.writing(workdirs[0]) as folder:
+        study.keep_table(folder, "cells", [_row(row) for row in verdict_table(measured)])
+        study.keep_table(folder, "effects", effects(measured.runs))
+        for kind in KINDS:
+            study.keep_figure(folder, f"c4_{kind}", draw(measured.runs, kind))
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "activation": row["activation"], "optimizer": row["optimizer"],
+        "rate": row["learning_rate"], "latents": row["latents"], "clean": row["clean"],
+        "seeds": row["seeds"], "C4 untrained": row["c4_first"], "C4": row["c4"],
+        "z": row["c4_z"], "q": row["c4_q"], "kurtosis z": row["unit_kurtosis_z"],
+        "verdict": row["alignment"],
+    }  # fmt: skip
+
+
+def effects(runs: xr.Dataset) -> list[dict[str, Any]]:
+    """Returns the paired effects on C4: of functions under the reference, of optimisers on each.
+
+    Args:
+      runs: the runs that `measure` measured.
+    """
+    rows = []
+    for axis in ("activation", "optimizer"):
+        for row in difference_table(runs, axis=axis):
+            function = axis == "activation" and row["optimizer"] == REFERENCE
+            if row["quantity"].startswith("c4") and (function or axis == "optimizer"):
+                rows.append({
+                    "effect of": row[axis], "against": row["against"],
+                    "on": row["optimizer" if axis == "activation" else "activation"],
+                    "rate": row["learning_rate"], "latents": row["quantity"][3:],
+                    "C4 difference": row["difference"], "low": row["low"], "high": row["high"],
+                    "p": row["p"], "q": row["q"], "q ≤ .05": bool(row["q"] <= LEVEL),
+                })  # fmt: skip
+    return rows
+
+
+def draw(runs: xr.Dataset, kind: str) -> Figure:
+    """Draws C4 of every seed, a panel per activation, optimisers along it, a colour per rate."""
+    activations = [str(name) for name in runs["activation"].values]
+    figure = Figure(figsize=(3.1 * len(activations), 3.4), dpi=110, layout="constrained")
+    panels = figure.subplots(1, len(activations), sharey=True, squeeze=False)[0]
+    last = runs[f"c4_{kind}"].isel(step=-1)
+    found: dict[tuple[str, float], dict[str, Any]] = {}
+    for names, at in cells(runs):
+        columns = found.setdefault((names["activation"], names["learning_rate"]), {})
+        columns[names["optimizer"].replace("_", "\n")] = last.isel(at).values
+    for axes, name in zip(panels, activations, strict=True):
+        axes.axhline(0, color="0.7", linewidth=0.8)
+        rates = [rate for activation, rate in found if activation == name]
+        for k, rate in enumerate(rates):
+            shift = 0.22 * (k - (len(rates) - 1) / 2)
+            columns = found[name, rate]
+            charts.plot_seeds(columns, ax=axes, colour=f"C{k}", shift=shift, label=f"{rate:g}")
+        axes.set_title(name, fontsize=9)
+    panels[0].set_ylabel(f"C4, {kind}-activation")
+    panels[0].legend(title="learning rate", fontsize=6, title_fontsize=6)
+    return figure
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main)

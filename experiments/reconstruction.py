@@ -1,0 +1,107 @@
+"""Which activation reconstructs better, at a fixed learning rate and at the best one for each?
+
+The best rate has the smallest error on validation samples; the error shown is of other held-out
+samples. METHOD §7: the learning rate is a confound.
+
+  python -m experiments.reconstruction [--data=patches --workdir=runs/reconstruction_patches]
+
+Cost: 1,152 networks, five to ten minutes on two cores. Outcome: runs/reconstruction/study with the
+error of every activation at both rates, and elementwise − isotropic paired by seed; what came out
+is in BUILD_NOTES.md.
+"""
+
+import pathlib
+from typing import Any
+
+import xarray as xr
+from matplotlib.figure import Figure
+
+from experiments import flags as experiment_flags
+from experiments import study
+from ppp_jax.analysis import charts
+from ppp_jax.analysis.compare import paired_difference
+from ppp_jax.analysis.measure import cells
+from ppp_jax.analysis.verdicts import partner, rate_table
+from ppp_jax.grid import Grid
+
+DEFAULTS = Grid(
+    activations=("relu", "leaky_relu", "tanh", "isotropic_relu", "isotropic_leaky_relu",
+                 "isotropic_tanh"),
+    optimizers=("momentum", "adam"),
+    learning_rates=(0.01, 0.0003, 0.001, 0.003, 0.03, 0.1),
+    seeds=range(16),
+    snapshots=(0,),
+)  # fmt: skip
+experiment_flags.define(DEFAULTS, workdir="runs/reconstruction")
+
+
+def main() -> None:
+    """Trains the grid, prints the tables."""
+    study.run(analyse)
+
+
+def analyse(workdirs: list[pathlib.Path]) -> None:
+    """Compares errors at the fixed rate and at the best one."""
+    latents = study.load(workdirs[0])
+    runs = latents[["test_mse", "validation_mse", "diverged_step"]].load()
+    runs = runs.where(runs["diverged_step"] < 0)
+    rows = rate_table(runs)
+    with study.writing(workdirs[0]) as folder:
+        study.keep_table(folder, "rates", [
+            {key: value for key, value in row.items() if (not key.endswith("_seeds")
+             and key in ("activation", "optimizer")) or (key.startswith(("fixed", "best"))
+             and not key.endswith("_seeds"))}
+            for row in rows
+        ])  # fmt: skip
+        study.keep_table(folder, "differences", differences(rows))
+        study.keep_figure(folder, "rates", draw(runs))
+
+
+def differences(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns elementwise − isotropic held-out error, at the fixed and at each one's best rate.
+
+    Args:
+      rows: what `rate_table` returns.
+    """
+    names = list(dict.fromkeys(row["activation"] for row in rows))
+    cell = {(row["activation"], row["optimizer"]): row for row in rows}
+    found = []
+    for (name, optimizer), row in cell.items():
+        other = partner(name, names)
+        if other is None or name.startswith("isotropic_"):
+            continue
+        for label in ("fixed", "best"):
+            there = cell[other, optimizer]
+            change = paired_difference(row[f"{label}_seeds"], there[f"{label}_seeds"])
+            found.append({"activation": name, "against": other, "optimizer": optimizer,
+                          "rates": f"{label}: {row[f'{label}_rate']:g}, "
+                                   f"{there[f'{label}_rate']:g}",
+                          "MSE difference": change.mean, "low": change.low, "high": change.high,
+                          "p": change.p})  # fmt: skip
+    return study.add_q(found)
+
+
+def draw(runs: xr.Dataset) -> Figure:
+    """Draws held-out error against learning rate, every seed visible, a panel per optimiser."""
+    optimizers = [str(name) for name in runs["optimizer"].values]
+    figure = Figure(figsize=(6 * len(optimizers), 4), dpi=110, layout="constrained")
+    panels = figure.subplots(1, len(optimizers), sharey=True, squeeze=False)[0]
+    last = runs["test_mse"].isel(step=-1)
+    curves: dict[tuple[str, str], dict[float, Any]] = {}
+    for names, at in cells(runs):
+        curve = curves.setdefault((names["optimizer"], names["activation"]), {})
+        curve[names["learning_rate"]] = last.isel(at).values
+    for axes, optimizer in zip(panels, optimizers, strict=True):
+        own = [(name, curve) for (where, name), curve in curves.items() if where == optimizer]
+        for k, (name, curve) in enumerate(own):
+            columns = {f"{rate:g}": curve[rate] for rate in sorted(curve)}
+            charts.plot_seeds(columns, ax=axes, colour=f"C{k}", label=name,
+                              shift=0.12 * (k - (len(own) - 1) / 2))  # fmt: skip
+        axes.set(yscale="log", xlabel="learning rate", title=optimizer)
+    panels[0].set_ylabel("held-out MSE")
+    panels[-1].legend(fontsize=6)
+    return figure
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main)

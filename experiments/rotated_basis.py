@@ -1,0 +1,87 @@
+"""Does alignment follow the basis? The activation R σ(Rᵀx) knows R's axes, not the standard ones.
+
+Latents are held against R, the standard basis and three random ones, under momentum, which has no
+basis of its own, and under Adam, which prefers the standard one.
+
+  python -m experiments.rotated_basis [--data=patches --workdir=runs/rotated_patches]
+
+Cost: 256 networks, two to three minutes on two cores. Outcome: runs/rotated/study with C4 and unit
+kurtosis, z and q, against every basis; what came out is in BUILD_NOTES.md.
+"""
+
+import pathlib
+from typing import Any
+
+from absl import flags
+from matplotlib.figure import Figure
+
+from experiments import flags as experiment_flags
+from experiments import study
+from ppp_jax.analysis.measure import KINDS, cells
+from ppp_jax.grid import Grid
+
+BASES = {"R": "rotated", "standard": "standard", "random 1": "haar:11", "random 2": "haar:12",
+         "random 3": "haar:13"}  # fmt: skip
+DEFAULTS = Grid(
+    activations=("tanh", "tanh@rotated", "relu", "relu@rotated"),
+    optimizers=("momentum", "isotropic_adam", "adam"),
+    seeds=range(16),
+    snapshots=(0,),
+)
+experiment_flags.define(DEFAULTS, workdir="runs/rotated")
+
+
+def main() -> None:
+    """Trains the grid, prints the table."""
+    study.run(analyse)
+
+
+def analyse(workdirs: list[pathlib.Path]) -> None:
+    """Tests every cell against every basis."""
+    latents = study.load(workdirs[0])
+    runs = latents[["test_mse", "diverged_step"]].load()
+    rows: list[dict[str, Any]] = []
+    for kind in KINDS:
+        for names, at in cells(runs):
+            healthy = runs["diverged_step"].isel(at).isel(step=-1) < 0
+            clouds = latents[kind].isel(at).isel(step=-1).load().where(healthy)
+            for label, basis in BASES.items():
+                found = study.against(clouds, basis, rotations=flags.FLAGS.rotations,
+                                      statistics=("c4", "unit_kurtosis"))  # fmt: skip
+                for statistic, (value, z, p) in found.items():
+                    rows.append({"activation": names["activation"], "optimizer":
+                                 names["optimizer"], "rate": names["learning_rate"],
+                                 "latents": kind, "basis": label, "statistic": statistic,
+                                 "value": value, "z": z, "p": p})  # fmt: skip
+    rows = study.add_q(rows)
+    with study.writing(workdirs[0]) as folder:
+        study.keep_table(folder, "bases", rows)
+        study.keep_figure(folder, "bases", draw(rows))
+
+
+def draw(rows: list[dict[str, Any]]) -> Figure:
+    """Draws z of C4 against every basis, a row of panels per kind of latents."""
+    cells_ = list(dict.fromkeys((row["optimizer"], row["rate"]) for row in rows))
+    activations = list(dict.fromkeys(row["activation"] for row in rows))
+    figure = Figure(figsize=(3.4 * len(cells_), 5.4), dpi=110, layout="constrained")
+    panels = figure.subplots(len(KINDS), len(cells_), squeeze=False)
+    for line, kind in zip(panels, KINDS, strict=True):
+        for axes, (optimizer, rate) in zip(line, cells_, strict=True):
+            axes.axhspan(-2, 2, color="0.9")
+            for k, activation in enumerate(activations):
+                z = [row["z"] for row in rows if (row["activation"], row["optimizer"], row["rate"],
+                     row["latents"], row["statistic"]) ==
+                     (activation, optimizer, rate, kind, "c4")]  # fmt: skip
+                axes.plot(range(len(BASES)), z, "o-", color=f"C{k}", markersize=4, linewidth=0.8,
+                          label=activation)  # fmt: skip
+            axes.set_xticks(range(len(BASES)), list(BASES), fontsize=7)
+            axes.set_title(f"{optimizer}, rate {rate:g}, {kind}-activation", fontsize=8)
+            axes.set_yscale("symlog", linthresh=3)
+            axes.tick_params(labelsize=7)
+    panels[0, 0].set_ylabel("z of C4 (grey: ±2)", fontsize=8)
+    panels[0, 0].legend(fontsize=6)
+    return figure
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main)

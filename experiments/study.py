@@ -1,0 +1,127 @@
+"""What the experiments share: train what the flags say, measure it, keep figures and tables."""
+
+import contextlib
+import functools
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+from absl import flags
+from matplotlib.figure import Figure
+
+import ppp_jax.analysis as pa
+from experiments import flags as experiment_flags
+from ppp_jax import devices, plan, sweep
+from ppp_jax.analysis.compare import false_discovery
+from ppp_jax.analysis.summary import as_markdown
+from ppp_jax.errors import InputError, whole
+from ppp_jax.grid import Grid
+
+FOLDER = "study"
+LEAST_ROTATIONS = 19
+
+
+def run(
+    analyse: Callable[[list[pathlib.Path]], None],
+    *,
+    more: Callable[[Grid], list[Grid]] | None = None,
+) -> None:
+    """Trains the grid of the flags, and others derived from it, and analyses what came out.
+
+    Args:
+      analyse: called by the main process with the run folders, the flags' own first.
+      more: returns the grids to train beside, each in a folder `…_2`, `…_3` of its own.
+
+    Raises:
+      InputError: a flag that cannot be used, before anything is trained.
+    """
+    values, grid = flags.FLAGS, experiment_flags.grid()
+    pa.check_epsilon(values.epsilon)
+    whole("rotations", values.rotations, least=LEAST_ROTATIONS)
+    how = experiment_flags.training_options()
+    grids = [grid, *(more(grid) if more else [])]
+    folders = [values.workdir, *(f"{values.workdir}_{k}" for k in range(2, len(grids) + 1))]
+    if values.dry_run:
+        for one, folder in zip(grids, folders, strict=True):
+            planned = plan.plan(one, folder, **how)
+            devices.on_main(functools.partial(print, planned))
+        return
+    trained = [sweep.train(one, folder, **how) for one, folder in zip(grids, folders, strict=True)]
+    devices.on_main(lambda: analyse(trained))
+
+
+def load(workdir: pathlib.Path) -> xr.Dataset:
+    """Opens a run folder whose grid has one latent width, which these experiments need."""
+    found = pa.load(workdir)
+    if not isinstance(found, xr.Dataset):
+        raise InputError("workdir", workdir, "is no run folder")
+    return found
+
+
+@contextlib.contextmanager
+def writing(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a folder to write into, which becomes `study/` in the run folder once complete."""
+    partial, final = workdir / f"{FOLDER}.partial", workdir / FOLDER
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir()
+    yield partial
+    if final.exists():
+        shutil.rmtree(final)
+    partial.rename(final)
+    print(f"study: {final}")
+
+
+def keep_table(folder: pathlib.Path, name: str, rows: list[dict[str, Any]]) -> None:
+    """Writes rows as CSV and Markdown, and prints the latter.
+
+    Args:
+      folder: where to.
+      name: of the table.
+      rows: entries by column, all alike; numbers are rounded in the Markdown alone.
+    """
+    pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False)
+    header = list(rows[0])
+    body = [[_text(value) for value in row.values()] for row in rows]
+    text = as_markdown(header, body)
+    (folder / f"{name}.md").write_text(text + "\n", encoding="utf-8")
+    print(text + "\n")
+
+
+def _text(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def keep_figure(folder: pathlib.Path, name: str, figure: Figure) -> None:
+    """Saves a figure as PNG."""
+    figure.savefig(folder / f"{name}.png")
+
+
+def against(
+    clouds: xr.DataArray, basis: Any, *, rotations: int, statistics: tuple[str, ...] = ("c4",)
+) -> dict[str, tuple[float, float, float]]:
+    """Tests the mean over seeds against one basis.
+
+    Args:
+      clouds: `(seed, sample, unit)`, one cell at one snapshot.
+      basis: as `pa.rotation_test` takes it.
+      rotations: K.
+      statistics: which ones.
+
+    Returns:
+      Statistic to `(value, z, p)`.
+    """
+    tested = pa.pool(pa.rotation_test(clouds, basis=basis, rotations=rotations))
+    return {
+        name: tuple(tested[part].sel(statistic=name).item() for part in ("value", "z", "p"))
+        for name in statistics
+    }
+
+
+def add_q(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Adds `q`, the false discovery rate over rows, after their `p`."""
+    q = false_discovery([row["p"] for row in rows])
+    return [{**row, "q": float(value)} for row, value in zip(rows, q, strict=True)]

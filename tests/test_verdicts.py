@@ -1,0 +1,188 @@
+"""Verdicts on clouds whose structure is known: what must be claimed, and what must not."""
+
+import numpy as np
+import pytest
+import scipy.stats
+import xarray as xr
+
+from ppp_jax import bases
+from ppp_jax.analysis import verdicts
+from ppp_jax.analysis.clouds import mixture
+from ppp_jax.analysis.evidence import format_verdicts, plain_words
+from ppp_jax.analysis.measure import cells, measure
+from ppp_jax.errors import InputError
+
+UNITS, SAMPLES, SEEDS = 6, 250, 8
+TURN = bases.haar(UNITS, seed=3)
+
+
+def cloud(name, seed, trained):
+    """Latents of a made-up network: isotropic untrained, trained by what its name says."""
+    rng = np.random.default_rng([seed, trained, len(name)])
+    shared = {"samples": SAMPLES, "units": UNITS}
+    if not trained or name == "isotropic_tanh":
+        return mixture(rng, 0.0, **shared) @ bases.rotations(UNITS, 1, rng)[0]
+    if name == "tanh":
+        return mixture(rng, 1.0, kind="corners", **shared)
+    return mixture(rng, 1.0, kind="axes", **shared) @ (TURN if "@" in name else np.eye(UNITS))
+
+
+def made_up(names=("tanh", "relu", "tanh@haar:3", "isotropic_tanh"), *, seeds=SEEDS, diverged=()):
+    dims = ("activation", "depth", "width", "optimizer", "initializer", "rate", "seed", "step")
+    latents = np.array(
+        [[[cloud(name, seed, step) for step in (0, 1)] for seed in range(seeds)] for name in names],
+        np.float32,
+    )[:, None, None, None, None, None]
+    shape = latents.shape[:-2]
+    # Errors that pair by seed: a common part, and a difference between activations.
+    common = np.random.default_rng(0).normal(size=seeds)[:, None]
+    step = np.array(range(len(names)))[:, None, None] + common[None]
+    error = np.broadcast_to(step[:, None, None, None, None, None], shape)
+    stopped = np.full(shape, -1)
+    for seed in diverged:
+        stopped[..., seed, :] = 7
+    return xr.Dataset(
+        {
+            "pre": ((*dims, "sample", "unit"), latents),
+            "post": ((*dims, "sample", "unit"), latents),
+            **dict.fromkeys(("train_mse", "validation_mse", "test_mse"), (dims, error)),
+            "diverged_step": (dims, stopped),
+        },
+        coords={
+            "activation": list(names),
+            **{name: [1] for name in ("depth", "width")},
+            "optimizer": ["sgd"],
+            "initializer": ["glorot_normal"],
+            "seed": range(seeds),
+            "step": [0, 50],
+            "epoch": ("step", [0, 1]),
+            "learning_rate": (("optimizer", "rate"), [[0.1]]),
+            "optimizer_respects_rotations": ("optimizer", [True]),
+            "initializer_respects_rotations": ("initializer", [True]),
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return measure(made_up(), epsilon=0.6, rotations=99)
+
+
+@pytest.fixture(scope="module")
+def rows(measured):
+    return {(row["activation"], row["latents"]): row for row in verdicts.verdict_table(measured)}
+
+
+def test_verdicts_are_what_the_clouds_are(rows):
+    claims = {name: (row["alignment"], row["training"]) for (name, kind), row in rows.items()
+              if kind == "pre"}  # fmt: skip
+    axes = ("aligned with the axes", "training moved it towards the axes")
+    assert claims == {
+        "tanh": ("aligned with the diagonals", "training moved it towards the diagonals"),
+        "relu": axes,
+        "tanh@haar:3": axes,  # seen in its own basis
+        "isotropic_tanh": ("no evidence of alignment", "no evidence of a change by training"),
+    }
+    for row in rows.values():
+        more = "no evidence" not in row["clusters"]
+        assert more == (row["activation"] != "isotropic_tanh")
+        assert row["clean"]
+
+
+def test_numbers_of_a_verdict_are_the_statistics_own(rows, measured):
+    row = rows["relu", "post"]
+    runs = measured.runs.isel(step=-1).sel(activation="relu").squeeze()
+    np.testing.assert_allclose(row["c4"], runs["c4_post"].mean())
+    assert row["c4_seeds"] == (runs["c4_post_p"] <= 0.05).sum() == SEEDS
+    assert row["c4_p"] == 0.01
+    assert row["emergence_p"] == 2 / 2**SEEDS
+    assert row["emergence_low"] < row["emergence"] < row["emergence_high"]
+    assert row["c4_q"] >= row["c4_p"]
+
+
+def test_words_say_the_same_and_the_table_has_a_line_per_verdict(rows):
+    header, body = format_verdicts(list(rows.values()))
+    assert len(body) == 8
+    assert all(len(line) == len(header) for line in body)
+    text = plain_words(list(rows.values()), claim="alignment")
+    assert "<b>no evidence of alignment</b>: isotropic_tanh (pre), isotropic_tanh (post)" in text
+
+
+def test_fewer_than_six_seeds_are_not_judged():
+    few = measure(made_up(("relu",), seeds=5), epsilon=0.6, rotations=19)
+    for row in verdicts.verdict_table(few):
+        assert row["alignment"] == row["training"] == "not judged: 5 seeds, 6 are needed"
+        assert np.isnan([row["c4_p"], row["c4_q"], row["emergence_p"]]).all()
+
+
+def test_diverged_seeds_count_in_nothing():
+    broken = measure(made_up(("relu",), seeds=8, diverged=(2, 5)), epsilon=0.6, rotations=19)
+    whole = measure(made_up(("relu",)).isel(seed=[0, 1, 3, 4, 6, 7]), epsilon=0.6, rotations=19)
+    row, same = (verdicts.verdict_table(one)[0] for one in (broken, whole))
+    assert row["seeds"] == 6
+    for name in ("c4", "emergence", "discreteness", "emergence_p"):
+        np.testing.assert_allclose(row[name], same[name], rtol=1e-6)
+
+
+def test_latents_that_do_not_vary_are_not_judged():
+    dataset = made_up(("relu",))
+    dataset["pre"] = dataset["pre"] * 0
+    row = verdicts.verdict_table(measure(dataset, epsilon=0.6, rotations=19))[0]
+    assert row["alignment"] == "not judged: the latents do not vary"
+
+
+def test_differences_are_paired_and_against_the_partner(measured):
+    found = verdicts.difference_table(measured.runs)
+    errors = [row for row in found if row["quantity"] == "test_mse"]
+    assert [(row["activation"], row["against"]) for row in errors] == [
+        ("tanh", "isotropic_tanh"), ("relu", "isotropic_tanh"), ("tanh@haar:3", "isotropic_tanh"),
+    ]  # fmt: skip
+    # The seeds' common part cancels: −3, −2, −1 exactly.
+    np.testing.assert_allclose([row["difference"] for row in errors], [-3, -2, -1])
+    c4 = next(row for row in found if row["quantity"] == "c4_pre" and row["activation"] == "relu")
+    last = measured.runs["c4_pre"].isel(step=-1).squeeze()
+    apart = last.sel(activation="relu") - last.sel(activation="isotropic_tanh")
+    np.testing.assert_allclose(c4["difference"], apart.mean())
+    p = [row["p"] for row in errors]
+    np.testing.assert_allclose([row["q"] for row in errors], scipy.stats.false_discovery_control(p))
+    with pytest.raises(InputError, match="axis=seed"):
+        verdicts.difference_table(measured.runs, axis="seed")
+
+
+def test_partners():
+    names = ["tanh", "relu", "identity", "isotropic_tanh", "isotropic_relu"]
+    assert [verdicts.partner(name, names) for name in names] == [
+        "isotropic_tanh", "isotropic_relu", "isotropic_tanh", None, "isotropic_tanh",
+    ]  # fmt: skip
+    assert verdicts.partner("relu", ["tanh", "relu"]) == "tanh"
+
+
+def test_best_rate_is_chosen_on_validation_and_shown_on_test():
+    """The rate with the best validation error has not the best test error, and is shown."""
+    dataset = made_up(("relu",))
+    rates = xr.concat([dataset] * 3, "rate")
+    for name, offsets in (("validation_mse", [5, 1, 2]), ("test_mse", [5, 3, 2])):
+        rates[name] = rates[name] * 0 + xr.DataArray(offsets, dims="rate")
+    rates = rates.assign_coords(learning_rate=(("optimizer", "rate"), [[0.1, 0.2, 0.3]]))
+    (row,) = verdicts.rate_table(rates)
+    assert (row["rates"], row["fixed_rate"], row["best_rate"]) == (3, 0.1, 0.2)
+    assert (row["fixed"], row["best"]) == (5, 3)
+    # A rate at which a seed has diverged is not eligible, however small the others' errors.
+    rates["validation_mse"][{"rate": 1, "seed": 0}] = np.nan
+    (row,) = verdicts.rate_table(rates)
+    assert (row["best_rate"], row["best"]) == (0.3, 2)
+
+
+def test_cells_are_every_place_and_say_whether_they_are_clean(measured):
+    runs = measured.runs
+    assert len(list(cells(runs))) == 4
+    unclean = runs.assign_coords(optimizer_respects_rotations=("optimizer", [False]))
+    assert not any(names["clean"] for names, _ in cells(unclean))
+
+
+def test_angles_are_measured_at_the_ends_only():
+    dataset = made_up(("relu",))
+    three = xr.concat([dataset, dataset.isel(step=[1]).assign_coords(step=[99])], "step")
+    found = measure(three, epsilon=0.6, rotations=19)
+    assert np.isfinite(found.runs["mode_4_pre"].isel(step=[0, 2])).all()
+    assert np.isnan(found.runs["mode_4_pre"].isel(step=1)).all()
