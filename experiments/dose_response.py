@@ -1,7 +1,7 @@
 """Is alignment a threshold or a slope in how elementwise the activation is?
 
 Two roads from isotropic to elementwise tanh: the mixture (1 − t)·isotropic + t·elementwise, with t
-a traced axis of one program, and the p-norm radial map, isotropic at p = 2.
+a traced axis of one program, and the p-norm radial map, isotropic at p = 2, with dose 1 − 2/p.
 
   python -m experiments.dose_response [--data=patches --workdir=runs/dose_patches]
 
@@ -51,7 +51,7 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
     """Measures both roads and asks whether a kink describes them better than a line."""
     values = flags.FLAGS
     roads: dict[str, dict[str, Any]] = {}
-    for road, workdir in zip(("t", "p"), workdirs, strict=True):
+    for road, workdir in zip(("t", "1 − 2/p"), workdirs, strict=True):
         measured = measure(study.load(workdir), epsilon=values.epsilon,
                            rotations=values.rotations, progress=True)  # fmt: skip
         for optimizer, cell in _by_optimizer(measured, road).items():
@@ -71,7 +71,7 @@ def _by_optimizer(measured: Measured, road: str) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for names, at in cells(measured.runs):
         name = str(names["activation"])
-        dose = names["dose"] if road == "t" else float(name.partition(":")[2])
+        dose = names["dose"] if road == "t" else 1 - 2 / float(name.partition(":")[2])
         cell = found.setdefault(f"{names['optimizer']} {names['learning_rate']:g}", {"doses": []})
         cell["doses"].append(dose)
         last, pooled = measured.runs.isel(at).isel(step=-1), measured.pooled.isel(at).isel(step=-1)
@@ -102,7 +102,7 @@ def kink(doses: list[float], c4: list[np.ndarray]) -> dict[str, float]:
     """Fits c + s·d and c + s·max(d − d₀, 0) to the seeds' means, and resamples the seeds.
 
     Args:
-      doses: ascending, starting at the isotropic end; put on 0 to 1 (1/2 − 1/p for p-norms).
+      doses: ascending from 0, the isotropic end.
       c4: one array per dose, a value per seed.
 
     Returns:
