@@ -60,26 +60,27 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
 
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
-    """Draws z of C4 against every basis, a row of panels per kind of latents."""
-    cells_ = list(dict.fromkeys((row["optimizer"], row["rate"]) for row in rows))
-    activations = list(dict.fromkeys(row["activation"] for row in rows))
-    figure = Figure(figsize=(3.4 * len(cells_), 5.4), dpi=110, layout="constrained")
-    panels = figure.subplots(len(KINDS), len(cells_), squeeze=False)
-    for line, kind in zip(panels, KINDS, strict=True):
-        for axes, (optimizer, rate) in zip(line, cells_, strict=True):
+    """Draws z against every basis, a row of panels per statistic and kind of latents."""
+    conditions = list(dict.fromkeys((row["optimizer"], row["rate"]) for row in rows))
+    lines = list(dict.fromkeys((row["statistic"], row["latents"]) for row in rows))
+    figure = Figure(figsize=(3.4 * len(conditions), 2.5 * len(lines)), dpi=100,
+                    layout="constrained")  # fmt: skip
+    panels = figure.subplots(len(lines), len(conditions), sharey="row", squeeze=False)
+    for line, (statistic, kind) in zip(panels, lines, strict=True):
+        for axes, (optimizer, rate) in zip(line, conditions, strict=True):
             axes.axhspan(-2, 2, color="0.9")
-            for k, activation in enumerate(activations):
-                z = [row["z"] for row in rows if (row["activation"], row["optimizer"], row["rate"],
-                     row["latents"], row["statistic"]) ==
-                     (activation, optimizer, rate, kind, "c4")]  # fmt: skip
+            here = [row for row in rows if (row["optimizer"], row["rate"], row["statistic"],
+                    row["latents"]) == (optimizer, rate, statistic, kind)]  # fmt: skip
+            for k, activation in enumerate(dict.fromkeys(row["activation"] for row in here)):
+                z = [row["z"] for row in here if row["activation"] == activation]
                 axes.plot(range(len(BASES)), z, "o-", color=f"C{k}", markersize=4, linewidth=0.8,
                           label=activation)  # fmt: skip
             axes.set_xticks(range(len(BASES)), list(BASES), fontsize=7)
-            axes.set_title(f"{optimizer}, rate {rate:g}, {kind}-activation", fontsize=8)
+            axes.set_title(f"{optimizer}, rate {rate:g}", fontsize=8)
             axes.set_yscale("symlog", linthresh=3)
             axes.tick_params(labelsize=7)
-    panels[0, 0].set_ylabel("z of C4 (grey: ±2)", fontsize=8)
-    panels[0, 0].legend(fontsize=6)
+        line[0].set_ylabel(f"z of {statistic}, {kind}\n(grey: ±2)", fontsize=8)
+    panels[0, -1].legend(fontsize=6)
     return figure
 
 

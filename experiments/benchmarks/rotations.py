@@ -1,0 +1,73 @@
+"""How long does the rotation null take? 1,000 rotations of the default ablation's alignment.
+
+  python -m experiments.ablation && python -m experiments.benchmarks.rotations
+
+C4 and both kurtoses of every cell, seed and snapshot, before and after the activation. Cost: one to
+two minutes on two cores; the target is three. Beside it, on one cloud, a plain NumPy loop that
+rotates the latents: both sides in turn, and their ratio.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+from absl import flags
+
+import ppp_jax.analysis as pa
+from experiments import flags as experiment_flags
+from ppp_jax import bases
+
+flags.DEFINE_string("workdir", "runs/ablation", "run folder of the default ablation")
+flags.DEFINE_integer("rotations", 1000, "K")
+ROUNDS, PLAIN_ROTATIONS = 5, 50
+
+
+def main() -> None:
+    """Times the whole run, then one cloud against the plain loop."""
+    values = flags.FLAGS
+    latents = pa.load(values.workdir)
+    start, clouds = time.perf_counter(), 0
+    for kind in ("pre", "post"):
+        for i in range(latents.sizes["activation"]):
+            part = latents[kind].isel(activation=i).load()
+            pa.rotation_test(part, rotations=values.rotations)
+            clouds += part.size // (part.sizes["sample"] * part.sizes["unit"])
+    seconds = time.perf_counter() - start
+    print(f"{clouds:,} clouds of {part.sizes['sample']} × {part.sizes['unit']}, "
+          f"{values.rotations:,} rotations each: {seconds:.0f} s")  # fmt: skip
+    cloud = part.values.reshape(-1, *part.shape[-2:])[-1]
+    ours = _median(lambda: pa.rotation_test(cloud, rotations=values.rotations))
+    plain = _median(lambda: plain_null(cloud, PLAIN_ROTATIONS))
+    per_rotation = ours / values.rotations, plain / PLAIN_ROTATIONS
+    print(f"one cloud, per rotation: ours {per_rotation[0] * 1e6:.0f} µs, plain NumPy "
+          f"{per_rotation[1] * 1e6:.0f} µs, ratio {per_rotation[1] / per_rotation[0]:.1f}")  # fmt: skip
+
+
+def plain_null(cloud: np.ndarray, rotations: int) -> np.ndarray:
+    """Returns C4 and both kurtoses of a rotated cloud, rotation by rotation, `(rotations, 3)`."""
+    found = []
+    for turn in bases.rotations(cloud.shape[1], rotations, np.random.default_rng(0)):
+        turned = cloud @ turn.astype(cloud.dtype)
+        units = turned.shape[1]
+        square = turned**2 / np.sum(turned**2, axis=1, keepdims=True)
+        share = np.sum(square**2, axis=1).mean()
+        apart = (turned - turned.mean(axis=0)) ** 2
+        kurtosis = np.mean(np.mean(apart**2, axis=0) / np.mean(apart, axis=0) ** 2) / 3
+        c4 = ((units + 2) * share - 3) / ((units - 2) * share + 1)
+        found.append((c4, (units + 2) / 3 * share, kurtosis))
+    return np.array(found)
+
+
+def _median(work: Callable[[], object]) -> float:
+    work()
+    times = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main)
