@@ -14,13 +14,12 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
 from experiments import flags as experiment_flags
 from experiments import study
-from ppp_jax.analysis import charts
+from ppp_jax.analysis import charts, response
 from ppp_jax.analysis.compare import interquartile_mean, paired_difference
 from ppp_jax.analysis.measure import KINDS, Measured, cells, measure
 from ppp_jax.grid import Grid
@@ -33,7 +32,6 @@ DEFAULTS = Grid(
     seeds=range(16),
     snapshots=(0,),
 )
-RESAMPLES = 200
 experiment_flags.define(DEFAULTS, workdir="runs/dose")
 
 
@@ -60,7 +58,8 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
     with study.writing(workdirs[0]) as folder:
         study.keep_table(folder, "doses", rows)
         study.keep_table(folder, "kinks", [
-            {"road": name, "latents": kind, **kink(road["doses"], road[f"c4_{kind}"])}
+            {"road": name, "latents": kind,
+             **response.kink(road["doses"], road[f"c4_{kind}"])._asdict()}
             for name, road in roads.items() for kind in KINDS
         ])  # fmt: skip
         study.keep_figure(folder, "doses", draw(roads))
@@ -96,45 +95,6 @@ def _rows(name: str, road: dict[str, Any]) -> list[dict[str, Any]]:
                 "high": change.high, "held-out MSE": interquartile_mean(road["test_mse"][k]),
             })  # fmt: skip
     return rows
-
-
-def kink(doses: list[float], c4: list[np.ndarray]) -> dict[str, float]:
-    """Fits c + s·d and c + s·max(d − d₀, 0) to the seeds' means, and resamples the seeds.
-
-    Args:
-      doses: ascending from 0, the isotropic end.
-      c4: one array per dose, a value per seed.
-
-    Returns:
-      `line` and `kink`, the shares of variance explained; `start`, the kink's place d₀ in the
-      units of the doses, with its 95 % bootstrap interval `low` to `high`. An interval that holds
-      the isotropic end is no evidence of a threshold.
-    """
-    values = np.stack(c4)
-    values = values[:, np.isfinite(values).all(axis=0)]
-    x = np.asarray(doses, float)
-    rng = np.random.default_rng(0)
-    starts = []
-    for _ in range(RESAMPLES):
-        drawn = values[:, rng.integers(values.shape[1], size=values.shape[1])].mean(axis=1)
-        starts.append(_hinge(x, drawn)[1])
-    line, (best, start) = _explained(x, values.mean(axis=1)), _hinge(x, values.mean(axis=1))
-    low, high = np.quantile(starts, [0.025, 0.975])
-    return {"line": line, "kink": best, "start": start, "low": float(low), "high": float(high)}
-
-
-def _explained(x: np.ndarray, y: np.ndarray) -> float:
-    design = np.stack([np.ones_like(x), x], axis=1)
-    left = y - design @ np.linalg.lstsq(design, y)[0]
-    return float(1 - (left @ left) / np.sum((y - y.mean()) ** 2))
-
-
-def _hinge(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Returns the best explained share over kinks between the first dose and the last but one."""
-    places = np.linspace(x[0], x[-2], 101)
-    shares = [_explained(np.maximum(x - place, 0), y) for place in places]
-    best = int(np.argmax(shares))
-    return shares[best], float(places[best])
 
 
 def draw(roads: dict[str, dict[str, Any]]) -> Figure:

@@ -12,11 +12,9 @@ BUILD_NOTES.md.
 """
 
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from absl import flags
 from matplotlib.figure import Figure
 from sklearn.cluster import KMeans
@@ -24,9 +22,9 @@ from sklearn.cluster import KMeans
 from experiments import flags as experiment_flags
 from experiments import study
 from ppp_jax import bases
+from ppp_jax.analysis import orbits
 from ppp_jax.analysis.measure import KINDS, cells, own_basis
 from ppp_jax.analysis.planes import progress_bar
-from ppp_jax.analysis.rotations import verdict
 from ppp_jax.grid import Grid
 
 CENTRES = 20
@@ -57,7 +55,9 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
         healthy = runs["diverged_step"].isel(at).isel(step=-1) < 0
         clouds = latents[kind].isel(at).isel(step=-1).load().values[healthy.values]
         basis = bases.build(own_basis(names["activation"]) or "standard", clouds.shape[-1])
-        for orbit, (value, z, p) in positions(clouds, basis, flags.FLAGS.rotations).items():
+        centres = np.stack([centres_of(cloud) for cloud in clouds])
+        found = orbits.positions(centres, basis, rotations=flags.FLAGS.rotations)
+        for orbit, (value, z, p) in found.items():
             rows.append({"activation": names["activation"], "optimizer": names["optimizer"],
                          "rate": names["learning_rate"], "latents": kind, "orbit": orbit,
                          "largest cosine": value, "z": z, "p": p})  # fmt: skip
@@ -67,64 +67,9 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
         study.keep_figure(folder, "orbits", draw(rows))
 
 
-def vertices(x: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    """Returns the largest cosine of unit vectors with the basis vectors."""
-    found: np.ndarray = (x @ basis.T).max(axis=-1)
-    return found
-
-
-def edges(x: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    """Returns the largest cosine with the normalised sums of two basis vectors."""
-    i, j = np.triu_indices(len(basis), 1)
-    sums = basis[i] + basis[j]
-    length = np.linalg.norm(sums, axis=1)
-    there = length > 1e-6  # opposite vectors have no edge
-    found: np.ndarray = (x @ (sums[there] / length[there, None]).T).max(axis=-1)
-    return found
-
-
-def corners(x: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    """Returns the cosine with the corner Σ ±b_k of the same signs."""
-    corner = np.sign(x @ basis.T) @ basis
-    length = np.linalg.norm(corner, axis=-1)
-    found: np.ndarray = np.vecdot(x, corner) / np.where(length > 0, length, 1)
-    return found
-
-
-ORBITS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "vertices": vertices,
-    "opposites": lambda x, basis: vertices(-x, basis),
-    "edges": edges,
-    "corners": corners,
-}
-
-
-def positions(
-    clouds: np.ndarray, basis: np.ndarray, rotations: int
-) -> dict[str, tuple[float, float, float]]:
-    """Holds directions of cluster centres against every orbit, pooled over seeds.
-
-    Args:
-      clouds: `(seeds, samples, units)`.
-      basis: unit rows, `(vectors, units)`.
-      rotations: K.
-
-    Returns:
-      Orbit to the mean largest cosine, its z and p under the rotation null.
-    """
-    values = {name: np.empty((len(clouds), rotations + 1)) for name in ORBITS}
-    for seed, cloud in enumerate(clouds):
-        centres = KMeans(CENTRES, n_init=1, random_state=0).fit(cloud).cluster_centers_
-        unit = centres / np.linalg.norm(centres, axis=1, keepdims=True)
-        drawn = bases.rotations(cloud.shape[1], rotations, np.random.default_rng([0, seed]))
-        for k, turn in enumerate([np.eye(cloud.shape[1]), *drawn]):
-            for name, cosine in ORBITS.items():
-                values[name][seed, k] = cosine(unit @ turn, basis).mean()
-    found = {}
-    for name, table in values.items():
-        mean = table.mean(axis=0)
-        tested = verdict(xr.Dataset({"value": mean[0], "null": ("rotation", mean[1:])}))
-        found[name] = tuple(tested[part].item() for part in ("value", "z", "p"))
+def centres_of(cloud: np.ndarray) -> np.ndarray:
+    """Returns the centres of 20 clusters of one network's latents."""
+    found: np.ndarray = KMeans(CENTRES, n_init=1, random_state=0).fit(cloud).cluster_centers_
     return found
 
 
@@ -137,7 +82,7 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
         figure.subplots(-(-len(places) // 2), 2, squeeze=False).flat, places, strict=False
     ):
         axes.axhspan(-2, 2, color="0.9")
-        for k, orbit in enumerate(ORBITS):
+        for k, orbit in enumerate(orbits.ORBITS):
             z = [
                 row["z"]
                 for row in rows

@@ -15,8 +15,8 @@ ORDER = [
 ]  # fmt: skip
 ANALYSIS_ORDER = [
     "clouds", "arrays", "frames", "search", "planes", "nulls", "projection", "density", "ppp",
-    "srm", "alignment", "statistics", "rotations", "calibration", "compare", "loading", "measure",
-    "summary", "verdicts", "plots", "charts", "animate", "folder", "evidence", "report",
+    "srm", "alignment", "statistics", "rotations", "orbits", "response", "calibration", "compare",
+    "loading", "measure", "summary", "verdicts", "plots", "charts", "animate", "folder", "evidence", "report",
 ]  # fmt: skip
 ABSENT = ("flax", "optax", "orbax", "absl", "sklearn", "tqdm", "dask")
 

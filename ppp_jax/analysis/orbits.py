@@ -1,0 +1,96 @@
+"""Where directions stand relative to the orbits of a basis's symmetry group.
+
+Four orbits of special directions: the basis vectors (vertices), their opposites, the normalised
+sums of two (edges), and the corners Σ ±b_k with the direction's own signs.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from ppp_jax import bases
+from ppp_jax.analysis.rotations import ROTATIONS, verdict
+from ppp_jax.errors import whole
+
+ANTIPODAL = 1e-6  # a sum of two unit vectors shorter than this has no direction
+
+
+def vertices(x: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """Returns the largest cosine of unit vectors, `(..., units)`, with the basis vectors."""
+    found: np.ndarray = (x @ basis.T).max(axis=-1)
+    return found
+
+
+def opposites(x: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """Returns the largest cosine with the basis vectors' opposites."""
+    return vertices(-x, basis)
+
+
+def edges(x: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """Returns the largest cosine with the normalised sums of two basis vectors."""
+    i, j = np.triu_indices(len(basis), 1)
+    sums = basis[i] + basis[j]
+    length = np.linalg.norm(sums, axis=1)
+    there = length > ANTIPODAL
+    found: np.ndarray = (x @ (sums[there] / length[there, None]).T).max(axis=-1)
+    return found
+
+
+def corners(x: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """Returns the cosine with the corner Σ ±b_k of the same signs."""
+    corner = np.sign(x @ basis.T) @ basis
+    length = np.linalg.norm(corner, axis=-1)
+    found: np.ndarray = np.vecdot(x, corner) / np.where(length > 0, length, 1)
+    return found
+
+
+ORBITS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "vertices": vertices,
+    "opposites": opposites,
+    "edges": edges,
+    "corners": corners,
+}
+
+
+class Position(NamedTuple):
+    """The mean largest cosine with an orbit, and its rotation test."""
+
+    cosine: float
+    z: float
+    p: float
+
+
+def positions(
+    vectors: np.ndarray, basis: np.ndarray, *, rotations: int = ROTATIONS, seed: int = 0
+) -> dict[str, Position]:
+    """Holds directions, such as those of cluster centres, against every orbit.
+
+    Args:
+      vectors: `(seeds, vectors, units)`, of any length but 0; each seed gets rotations of its own.
+      basis: unit rows, `(basis vectors, units)`.
+      rotations: K.
+      seed: of the rotations.
+
+    Returns:
+      Orbit to the mean over seeds and vectors of the largest cosine, tested as `pool` does.
+
+    Raises:
+      InputError: fewer than one rotation.
+    """
+    turns = whole("rotations", rotations, least=1)
+    units = vectors.shape[-1]
+    unit = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    table = {name: np.empty((len(unit), turns + 1)) for name in ORBITS}
+    for k, own in enumerate(unit):
+        drawn = bases.rotations(units, turns, np.random.default_rng([seed, k]))
+        for turn, q in enumerate([np.eye(units), *drawn]):
+            for name, cosine in ORBITS.items():
+                table[name][k, turn] = cosine(own @ q, basis).mean()
+    found = {}
+    for name, values in table.items():
+        mean = values.mean(axis=0)
+        tested = verdict(xr.Dataset({"value": mean[0], "null": ("rotation", mean[1:])}))
+        found[name] = Position(*(tested[part].item() for part in ("value", "z", "p")))
+    return found

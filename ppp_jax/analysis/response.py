@@ -1,0 +1,69 @@
+"""Is a dose-response a threshold or a slope? A line with a kink against a straight one."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ppp_jax.errors import InputError
+
+RESAMPLES, PLACES = 200, 101
+
+
+class Kink(NamedTuple):
+    """Two descriptions of a dose-response.
+
+    Attributes:
+      line: share of the variance between doses that c + s·d explains.
+      kink: the same of c + s·max(d − start, 0), which is never less.
+      start: where the response begins; 0 is the line itself.
+      low: lower end of its 95 % bootstrap interval over seeds. An interval that holds the first
+        dose is no evidence of a threshold.
+      high: upper end.
+    """
+
+    line: float
+    kink: float
+    start: float
+    low: float
+    high: float
+
+
+def kink(doses: Sequence[float], values: Sequence[np.ndarray], *, seed: int = 0) -> Kink:
+    """Fits both descriptions to the means over seeds, and resamples the seeds.
+
+    Args:
+      doses: ascending, at least four.
+      values: one array per dose, one number per seed; seeds with a missing number are left out.
+      seed: of the resamples.
+
+    Raises:
+      InputError: fewer than four doses, or none ascending.
+    """
+    x, table = np.asarray(doses, float), np.stack(values)
+    if len(x) < 4 or not (np.diff(x) > 0).all():
+        raise InputError("doses", list(doses), "must be at least four, ascending")
+    table = table[:, np.isfinite(table).all(axis=0)]
+    rng, seeds = np.random.default_rng(seed), table.shape[1]
+    starts = [
+        _hinge(x, table[:, rng.integers(seeds, size=seeds)].mean(axis=1))[1]
+        for _ in range(RESAMPLES)
+    ]
+    mean = table.mean(axis=1)
+    share, start = _hinge(x, mean)
+    low, high = np.quantile(starts, [0.025, 0.975])
+    return Kink(_explained(x, mean), share, start, float(low), float(high))
+
+
+def _explained(x: np.ndarray, y: np.ndarray) -> float:
+    design = np.stack([np.ones_like(x), x], axis=1)
+    left = y - design @ np.linalg.lstsq(design, y)[0]
+    return float(1 - (left @ left) / np.sum((y - y.mean()) ** 2))
+
+
+def _hinge(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Returns the best explained share over kinks between the first dose and the last but one."""
+    places = np.linspace(x[0], x[-2], PLACES)
+    shares = [_explained(np.maximum(x - place, 0), y) for place in places]
+    best = int(np.argmax(shares))
+    return shares[best], float(places[best])

@@ -1,0 +1,87 @@
+"""Orbits of a basis, and dose-responses, on made-up data whose answer is known."""
+
+import numpy as np
+import pytest
+
+from ppp_jax import bases
+from ppp_jax.analysis import orbits, response
+from ppp_jax.errors import InputError
+
+UNITS, SEEDS = 6, 4
+DOSES = [0, 0.1, 0.2, 0.4, 0.7, 1]
+
+
+def placed(orbit, basis, seed):
+    """A few vectors close to an orbit, of any length."""
+    rng = np.random.default_rng(seed)
+    signs = rng.choice([-1.0, 1.0], size=(12, len(basis)))
+    pairs = np.array([rng.choice(len(basis), 2, replace=False) for _ in range(12)])
+    exact = {
+        "vertices": basis[rng.integers(len(basis), size=12)],
+        "opposites": -basis[rng.integers(len(basis), size=12)],
+        "edges": basis[pairs[:, 0]] + basis[pairs[:, 1]],
+        "corners": signs @ basis,
+    }[orbit]
+    return rng.gamma(2, size=(12, 1)) * (exact + 0.02 * rng.normal(size=exact.shape))
+
+
+@pytest.mark.parametrize("orbit", orbits.ORBITS)
+@pytest.mark.parametrize("name", ["standard", "haar:2"])
+def test_vectors_on_an_orbit_are_found_there(orbit, name):
+    basis = bases.build(name, UNITS)
+    vectors = np.stack([placed(orbit, basis, seed) for seed in range(SEEDS)])
+    found = orbits.positions(vectors, basis, rotations=39)
+    assert found[orbit].cosine > 0.99
+    assert max(found, key=lambda other: found[other].cosine) == orbit
+    assert found[orbit].z > 5
+    assert found[orbit].p == 1 / 40
+
+
+def test_cosines_are_their_definitions():
+    basis = bases.simplex(UNITS)
+    x = np.random.default_rng(0).normal(size=(30, UNITS))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    for row, vertex, opposite, edge, corner in zip(
+        x, *(cosine(x, basis) for cosine in orbits.ORBITS.values()), strict=True
+    ):
+        own = [row @ b for b in basis]
+        assert np.isclose(vertex, max(own))
+        assert np.isclose(opposite, -min(own))
+        sums = [(a + b) / np.linalg.norm(a + b) for i, a in enumerate(basis) for b in basis[:i]]
+        assert np.isclose(edge, max(row @ s for s in sums))
+        sign = sum(np.sign(row @ b) * b for b in basis)
+        assert np.isclose(corner, row @ sign / np.linalg.norm(sign))
+
+
+def test_rotated_together_nothing_changes():
+    basis, turn = bases.simplex(UNITS), bases.haar(UNITS, seed=1)
+    x = bases.haar(UNITS, seed=5)
+    for cosine in orbits.ORBITS.values():
+        np.testing.assert_allclose(cosine(x @ turn, basis @ turn), cosine(x, basis), atol=1e-12)
+
+
+def test_random_directions_are_on_no_orbit():
+    vectors = np.random.default_rng(3).normal(size=(SEEDS, 20, UNITS))
+    found = orbits.positions(vectors, np.eye(UNITS), rotations=99)
+    assert all(abs(position.z) < 3 for position in found.values())
+
+
+def seeds(mean):
+    rng = np.random.default_rng(0)
+    return [value + 0.01 * rng.normal(size=16) for value in mean]
+
+
+def test_a_slope_starts_at_the_first_dose_and_a_threshold_does_not():
+    slope = response.kink(DOSES, seeds([-2 * d for d in DOSES]))
+    assert slope.line > 0.999
+    assert slope.low == 0
+    late = response.kink(DOSES, seeds([max(d - 0.4, 0) for d in DOSES]))
+    assert abs(late.start - 0.4) < 0.03
+    assert 0.3 < late.low <= late.start <= late.high < 0.5
+    assert late.kink > late.line + 0.05
+
+
+@pytest.mark.parametrize("doses", [[0, 1, 2], [0, 1, 1, 2]])
+def test_too_few_doses_are_refused(doses):
+    with pytest.raises(InputError, match="doses"):
+        response.kink(doses, seeds(doses))
