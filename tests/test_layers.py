@@ -16,7 +16,8 @@ ORDER = [
 ANALYSIS_ORDER = [
     "clouds", "arrays", "frames", "search", "planes", "nulls", "projection", "density", "ppp",
     "srm", "alignment", "statistics", "rotations", "orbits", "response", "calibration", "compare",
-    "loading", "measure", "summary", "verdicts", "plots", "charts", "animate", "folder", "evidence", "report",
+    "loading", "measure", "summary", "verdicts", "plots", "charts", "animate", "folder",
+    "evidence", "report",
 ]  # fmt: skip
 ABSENT = ("flax", "optax", "orbax", "absl", "sklearn", "tqdm", "dask")
 

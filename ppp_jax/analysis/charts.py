@@ -1,6 +1,5 @@
 """Figures of evidence: forests of differences, the plane of alignment and discreteness, nulls."""
 
-import textwrap
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from ppp_jax.analysis.verdicts import LEVEL, PAIRED
 NAMES = {"test_mse": "held-out MSE", "c4_pre": "C4 before activation",
          "c4_post": "C4 after activation",
          "discreteness_pre": "discreteness before activation"}  # fmt: skip
-LABEL_WIDTH = 46
 
 
 def plot_forest(rows: list[dict[str, Any]], *, labels: list[str]) -> Figure:
@@ -29,7 +27,7 @@ def plot_forest(rows: list[dict[str, Any]], *, labels: list[str]) -> Figure:
       The figure: filled where the false discovery rate is at most 5 %, hollow elsewhere.
     """
     names = list(dict.fromkeys(_comparison(row, labels) for row in rows))
-    figure = Figure(figsize=(11.5, 1.3 + 0.22 * len(names)), dpi=110, layout="constrained")
+    figure = Figure(figsize=(12.5, 1.3 + 0.22 * len(names)), dpi=110, layout="constrained")
     panels = figure.subplots(1, len(PAIRED), sharey=True, squeeze=False)[0]
     for axes, quantity in zip(panels, PAIRED, strict=True):
         axes.axvline(0, color="0.6", linewidth=0.8)
@@ -55,7 +53,7 @@ def plot_forest(rows: list[dict[str, Any]], *, labels: list[str]) -> Figure:
 def _comparison(row: dict[str, Any], labels: list[str]) -> str:
     text = ", ".join(f"{row[name]:g}" if isinstance(row[name], float) else str(row[name])
                      for name in labels)  # fmt: skip
-    return textwrap.shorten(f"{text} − {row['against']}", LABEL_WIDTH, placeholder="…")
+    return f"{text} − {row['against']}"
 
 
 def plot_plane(runs: xr.Dataset, *, kind: str, labels: list[str]) -> Figure:
