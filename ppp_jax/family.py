@@ -285,7 +285,7 @@ def _over(entry: Activation, basis: str, name: str) -> Activation:
         problem = f"needs a basis after @: {', '.join(bases.FORMS)}, or rotated"
         raise InputError(FIELD, name, problem)
     if form == "thomson":
-        _number(numbers.partition(":")[0], name, least=2, most=math.inf, whole=True)
+        _number(numbers.partition(":")[0], name, least=3, most=math.inf, whole=True)
     if form != "haar" and entry.group not in ("S_n", "B_n"):
         raise InputError(FIELD, name, "only elementwise activations go over more vectors than axes")
     formula, group = f"Σ_k f(x·b)_k b_k over {basis}, f = {entry.formula}", f"{entry.group}@{basis}"

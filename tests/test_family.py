@@ -138,7 +138,7 @@ BAD = {
     "dose_softplus:0.5": "unknown",
     "tanh@": "needs a basis after @",
     "tanh@simplx": "needs a basis after @",
-    "tanh@thomson:1": "needs a whole number of at least 2 after the colon",
+    "tanh@thomson:1": "needs a whole number of at least 3 after the colon",
     "isotropic_tanh@simplex": "only elementwise activations go over more vectors than axes",
     "blok_tanh:4": "unknown",
 }

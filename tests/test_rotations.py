@@ -7,7 +7,7 @@ import xarray as xr
 
 import ppp_jax.analysis as pa
 from ppp_jax import bases
-from ppp_jax.analysis import calibration
+from ppp_jax.analysis import calibration, rotations
 from ppp_jax.analysis.clouds import isotropic_clouds, mixture
 from ppp_jax.analysis.rotations import verdict
 from ppp_jax.errors import InputError
@@ -178,6 +178,17 @@ def test_seeds_have_rotations_of_their_own_and_other_axes_share_them():
     again = pa.rotation_test(stacked, rotations=5)["null"]
     np.testing.assert_array_equal(null, again)
     assert not np.allclose(null, pa.rotation_test(stacked, rotations=5, seed=1)["null"])
+
+
+def test_blocks_of_rotations_change_nothing(monkeypatch):
+    """As in wide layers, whose rotations do not fit into memory together."""
+    stacked = xr.DataArray(np.stack([draw(60, seed=k) for k in range(2)]),
+                           dims=("seed", "sample", "unit"))  # fmt: skip
+    expected = pa.rotation_test(stacked, rotations=7, epsilon=0.5)
+    monkeypatch.setattr(rotations, "BLOCK_BYTES", 3 * 8 * 25)
+    found = pa.rotation_test(stacked, rotations=7, epsilon=0.5)
+    np.testing.assert_allclose(found["null"], expected["null"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found["p"], expected["p"])
 
 
 def test_pool_leaves_out_seeds_that_are_missing():

@@ -71,12 +71,13 @@ def rotation_test(
     names = [*ALIGNMENT, *(ANGLES if epsilon is not None else ())]
     leading = source.shape[:-2]
     found = np.full((int(np.prod(leading)), len(names), rotations + 1), np.nan)
-    for chosen, turns in _groups(source, rotations, seed, progress):
-        for cloud, (values, _) in chosen:
-            columns = [_alignment(values, basis, turns)]
+    for members, start, turns in _groups(source, rotations, seed, progress):
+        place = slice(start, start + len(turns))
+        for cloud in members:
+            values = _cloud(source, cloud)
+            found[cloud, : len(ALIGNMENT), place] = _alignment(values, basis, turns)
             if epsilon is not None:
-                columns.append(_angles(values, basis, epsilon, turns))
-            found[cloud] = np.concatenate(columns)
+                found[cloud, len(ALIGNMENT) :, place] = _angles(values, basis, epsilon, turns)
     dims = (*source.dims[:-1], "statistic")
     shaped = found.reshape(*leading, len(names), rotations + 1)
     tested = xr.Dataset(
@@ -89,22 +90,37 @@ def rotation_test(
 
 def _groups(
     source: Source, rotations: int, seed: int, progress: bool
-) -> Iterator[tuple[Iterator[tuple[int, Any]], np.ndarray]]:
-    """Yields the clouds that share rotations, and the rotations, the first of which is none."""
-    leading, samples = source.shape[:-2], source.shape[-2]
+) -> Iterator[tuple[list[int], int, np.ndarray]]:
+    """Yields clouds that share rotations, and blocks of these, the very first of which is none.
+
+    Each block comes with the number of rotations before it. In wide layers a block is small.
+    """
+    leading, units = source.shape[:-2], source.units
     number = np.zeros(leading, np.int64)
     if "seed" in source.dims:
         axis = source.dims.index("seed")
         along = [-1 if k == axis else 1 for k in range(len(leading))]
         number = number + np.arange(leading[axis]).reshape(along)
-    groups = list(range(int(number.max(initial=0)) + 1))
-    for group in progress_bar(groups, "rotations") if progress else groups:
-        rng = np.random.default_rng([seed, group])
-        drawn = bases.rotations(source.units, rotations, rng)
-        turns = np.concatenate([np.eye(source.units)[None], drawn]).astype(source.dtype)
-        members = np.flatnonzero(number.ravel() == group).tolist()
-        read_one = ((c, rescale(read(source, c * samples, (c + 1) * samples))) for c in members)
-        yield read_one, turns
+    width = max(1, BLOCK_BYTES // (8 * units**2))
+    blocks = [
+        (group, start)
+        for group in range(int(number.max(initial=0)) + 1)
+        for start in range(0, rotations + 1, width)
+    ]
+    rng = np.random.default_rng()
+    for group, start in progress_bar(blocks, "rotations") if progress else blocks:
+        if start == 0:
+            rng = np.random.default_rng([seed, group])
+        stop = min(start + width, rotations + 1)
+        none = [np.eye(units)] if start == 0 else []
+        drawn = bases.rotations(units, stop - start - len(none), rng)
+        turns = np.stack([*none, *drawn]).astype(source.dtype)
+        yield np.flatnonzero(number.ravel() == group).tolist(), start, turns
+
+
+def _cloud(source: Source, cloud: int) -> np.ndarray:
+    samples = source.shape[-2]
+    return rescale(read(source, cloud * samples, (cloud + 1) * samples))[0]
 
 
 def _alignment(values: np.ndarray, basis: Any, turns: np.ndarray) -> np.ndarray:
