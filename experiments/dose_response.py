@@ -105,7 +105,7 @@ def draw(roads: dict[str, dict[str, Any]]) -> Figure:
     panels = figure.subplots(len(quantities), len(roads), sharey="row", squeeze=False)
     for line, (quantity, text) in zip(panels, quantities.items(), strict=True):
         for axes, (name, road) in zip(line, roads.items(), strict=True):
-            columns = {f"{dose:g}": values for dose, values
+            columns = {f"{dose:.2g}": values for dose, values
                        in zip(road["doses"], road[quantity], strict=True)}  # fmt: skip
             charts.plot_seeds(columns, ax=axes)
             axes.set_xlabel(name, fontsize=8)
