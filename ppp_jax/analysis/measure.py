@@ -80,7 +80,8 @@ def measure(
         pooled[kind].append(whole)
     errors = {name: runs[name].where(healthy) for name in ERRORS}
     numbers, tests = _joined(columns), _joined(pooled)
-    return Measured(_described(runs.assign(errors).assign(numbers)), xr.Dataset(tests))
+    runs = _described(runs.assign(errors).assign(numbers)).assign_attrs(rotations=rotations)
+    return Measured(runs, xr.Dataset(tests))
 
 
 def _joined(columns: dict[str, list[xr.Dataset]]) -> dict[str, xr.DataArray]:
