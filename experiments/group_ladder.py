@@ -22,7 +22,7 @@ from sklearn.cluster import KMeans
 from experiments import flags as experiment_flags
 from experiments import study
 from ppp_jax import bases
-from ppp_jax.analysis import orbits
+from ppp_jax.analysis import charts, orbits
 from ppp_jax.analysis.measure import KINDS, cells, own_basis
 from ppp_jax.analysis.planes import progress_bar
 from ppp_jax.grid import Grid
@@ -75,22 +75,17 @@ def centres_of(cloud: np.ndarray) -> np.ndarray:
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
     """Draws z of every orbit along the ladder, a panel per optimiser and kind of latents."""
-    ladder = list(dict.fromkeys(row["activation"] for row in rows))
     places = list(dict.fromkeys((row["latents"], row["optimizer"]) for row in rows))
     figure = Figure(figsize=(12, 3.2 * len(places) / 2), dpi=110, layout="constrained")
     for axes, (kind, optimizer) in zip(
         figure.subplots(-(-len(places) // 2), 2, squeeze=False).flat, places, strict=False
     ):
-        axes.axhspan(-2, 2, color="0.9")
-        for k, orbit in enumerate(orbits.ORBITS):
-            z = [
-                row["z"]
-                for row in rows
-                if (row["latents"], row["optimizer"], row["orbit"]) == (kind, optimizer, orbit)
-            ]
-            axes.plot(z, "o-", color=f"C{k}", markersize=4, linewidth=0.8, label=orbit)  # fmt: skip
-        axes.set_xticks(range(len(ladder)), [n.replace("@", "\n@") for n in ladder], fontsize=6)
-        axes.set_yscale("symlog", linthresh=3)
+        series: dict[str, dict[str, float]] = {}
+        for row in rows:
+            if (row["latents"], row["optimizer"]) == (kind, optimizer):
+                name = row["activation"].replace("@", "@\n")
+                series.setdefault(row["orbit"], {})[name] = row["z"]
+        charts.plot_z(series, ax=axes)
         axes.set_title(f"{optimizer}, {kind}-activation: z of the largest cosine", fontsize=8)
         axes.legend(fontsize=6)
     return figure

@@ -15,6 +15,7 @@ from typing import Any
 
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from experiments import flags as experiment_flags
 from experiments import study
@@ -33,6 +34,7 @@ DEFAULTS = Grid(
     snapshots=(0,),
 )  # fmt: skip
 MOST = 2  # of what is drawn: an untrained network is near 1
+TICKS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1, 1.5, 2)
 experiment_flags.define(DEFAULTS, workdir="runs/reconstruction")
 
 
@@ -99,6 +101,9 @@ def draw(runs: xr.Dataset) -> Figure:
             charts.plot_seeds(columns, ax=axes, colour=f"C{k}", label=name,
                               shift=0.12 * (k - (len(own) - 1) / 2))  # fmt: skip
         axes.set(yscale="log", xlabel="learning rate", title=optimizer, ylim=(None, MOST))
+        axes.yaxis.set_major_locator(FixedLocator(TICKS))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter("{x:g}")
     panels[0].set_ylabel(f"held-out MSE (above {MOST:g}: off the scale)")
     panels[-1].legend(fontsize=6)
     return figure

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from experiments import flags as experiment_flags
 from experiments import study
+from ppp_jax.analysis import charts
 from ppp_jax.analysis.measure import KINDS, cells
 from ppp_jax.grid import Grid
 
@@ -68,17 +69,14 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
     panels = figure.subplots(len(lines), len(conditions), sharey="row", squeeze=False)
     for line, (statistic, kind) in zip(panels, lines, strict=True):
         for axes, (optimizer, rate) in zip(line, conditions, strict=True):
-            axes.axhspan(-2, 2, color="0.9")
-            here = [row for row in rows if (row["optimizer"], row["rate"], row["statistic"],
-                    row["latents"]) == (optimizer, rate, statistic, kind)]  # fmt: skip
-            for k, activation in enumerate(dict.fromkeys(row["activation"] for row in here)):
-                z = [row["z"] for row in here if row["activation"] == activation]
-                axes.plot(range(len(BASES)), z, "o-", color=f"C{k}", markersize=4, linewidth=0.8,
-                          label=activation)  # fmt: skip
-            axes.set_xticks(range(len(BASES)), list(BASES), fontsize=7)
+            series: dict[str, dict[str, float]] = {}
+            for row in rows:
+                if (row["optimizer"], row["rate"], row["statistic"], row["latents"]) == (
+                    optimizer, rate, statistic, kind,
+                ):  # fmt: skip
+                    series.setdefault(row["activation"], {})[row["basis"]] = row["z"]
+            charts.plot_z(series, ax=axes)
             axes.set_title(f"{optimizer}, rate {rate:g}", fontsize=8)
-            axes.set_yscale("symlog", linthresh=3)
-            axes.tick_params(labelsize=7)
         line[0].set_ylabel(f"z of {statistic}, {kind}\n(grey: ±2)", fontsize=8)
     panels[0, -1].legend(fontsize=6)
     return figure

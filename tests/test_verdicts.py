@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import scipy.stats
 import xarray as xr
+from matplotlib.figure import Figure
 
 from ppp_jax import bases
-from ppp_jax.analysis import verdicts
+from ppp_jax.analysis import charts, verdicts
 from ppp_jax.analysis.clouds import mixture
 from ppp_jax.analysis.evidence import format_verdicts, plain_words
 from ppp_jax.analysis.measure import cells, measure
@@ -186,3 +187,14 @@ def test_angles_are_measured_at_the_ends_only():
     found = measure(three, epsilon=0.6, rotations=19)
     assert np.isfinite(found.runs["mode_4_pre"].isel(step=[0, 2])).all()
     assert np.isnan(found.runs["mode_4_pre"].isel(step=1)).all()
+
+
+def test_z_are_drawn_as_they_are_and_a_missing_one_is_left_out():
+    series = {"tanh": {"R": -30.0, "standard": 0.5}, "relu": {"R": np.nan, "standard": 200.0}}
+    axes = charts.plot_z(series, ax=Figure().subplots())
+    for line, (label, points) in zip(axes.lines, series.items(), strict=True):
+        assert line.get_label() == label
+        np.testing.assert_array_equal(line.get_ydata(), list(points.values()))
+    low, high = axes.get_ylim()
+    assert low < -30 and high > 200
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["R", "standard"]

@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from ppp_jax.analysis.compare import bootstrap_interval, interquartile_mean
 from ppp_jax.analysis.measure import TEXT, cells
@@ -14,6 +15,7 @@ from ppp_jax.analysis.verdicts import LEVEL, PAIRED
 NAMES = {"test_mse": "held-out MSE", "c4_pre": "C4 before activation",
          "c4_post": "C4 after activation",
          "discreteness_pre": "discreteness before activation"}  # fmt: skip
+Z_TICKS = (-100, -50, -20, -10, -5, -2, 0, 2, 5, 10, 20, 50, 100)
 
 
 def plot_forest(rows: list[dict[str, Any]], *, labels: list[str]) -> Figure:
@@ -158,5 +160,29 @@ def plot_seeds(columns: dict[str, np.ndarray], *, ax: Axes, colour: str = "C0",
         ax.plot(place, interquartile_mean(values), "_", color=colour, markersize=9,
                 markeredgewidth=2, label=label if k == 0 else None)  # fmt: skip
     ax.set_xticks(range(len(columns)), list(columns), fontsize=7)
+    ax.tick_params(labelsize=7)
+    return ax
+
+
+def plot_z(series: dict[str, dict[str, float]], *, ax: Axes) -> Axes:
+    """Draws z of several series over the same names, linear to ±3 and logarithmic beyond.
+
+    Args:
+      series: a label of the legend to a name along the horizontal axis to its z.
+      ax: where to draw; |z| ≤ 2 is shaded.
+    """
+    ax.axhspan(-2, 2, color="0.9")
+    for k, (label, points) in enumerate(series.items()):
+        shift = 0.1 * (k - (len(series) - 1) / 2)
+        places = np.arange(len(points)) + shift
+        ax.vlines(places, 0, list(points.values()), color=f"C{k}", linewidth=0.8)
+        ax.plot(places, list(points.values()), "o", color=f"C{k}", markersize=4, label=label)
+    names = list(next(iter(series.values())))
+    ax.set_xticks(range(len(names)), names, fontsize=7)
+    ax.set_yscale("symlog", linthresh=3)
+    ax.yaxis.set_major_locator(FixedLocator(Z_TICKS))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.margins(y=0.08)
     ax.tick_params(labelsize=7)
     return ax
