@@ -196,5 +196,6 @@ def test_z_are_drawn_as_they_are_and_a_missing_one_is_left_out():
         assert line.get_label() == label
         np.testing.assert_array_equal(line.get_ydata(), list(points.values()))
     low, high = axes.get_ylim()
-    assert low < -30 and high > 200
+    assert low < -30
+    assert high > 200
     assert [text.get_text() for text in axes.get_xticklabels()] == ["R", "standard"]
