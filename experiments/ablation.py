@@ -4,10 +4,14 @@ Trains the same autoencoders on the same data with the same seeds, with elementw
 (which know the axes) and with their isotropic counterparts (which do not), under an optimiser that
 respects rotations and one that does not, and shows the latents in every privileged plane.
 
-  python -m experiments.ablation
+  python -m experiments.ablation [--data=patches --epochs=20 --workdir=runs/ablation_patches]
 
-Cost: 192 networks of 64-48-8-48-64 on 1,438 digits for 100 epochs; two to three minutes on two
-cores. Outcome: runs/ablation/report/index.html; what it shows is written down in README.md.
+Cost: 192 networks of 64-48-8-48-64 on 1,438 digits for 100 epochs; 141 s on two cores (154 s on
+patches). Leaves runs/ablation/report/index.html.
+
+Outcome on digits: tanh's latents avoid the axes beyond chance (C4 −0.10 before the activation, z −9;
+trained in), the ReLUs' all point into the positive corner, isotropic ones show no evidence of
+alignment, and reconstruct worse. Clusters are no less distinct in isotropic networks.
 """
 
 import pathlib

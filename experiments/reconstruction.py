@@ -3,11 +3,14 @@
 The best rate has the smallest error on validation samples; the error shown is of other held-out
 samples. METHOD §7: the learning rate is a confound.
 
-  python -m experiments.reconstruction [--data=patches --workdir=runs/reconstruction_patches]
+  python -m experiments.reconstruction \
+      [--data=patches --epochs=20 --workdir=runs/reconstruction_patches]
 
-Cost: 1,344 networks, five to ten minutes on two cores. Outcome: runs/reconstruction/study with the
-error of every activation at both rates, and elementwise − isotropic paired by seed; what came out
-is in BUILD_NOTES.md.
+Cost: 1,344 networks, 123 s on two cores (138 s on patches). Leaves runs/reconstruction/study: the
+error of every activation at both rates, and elementwise − isotropic paired by seed.
+
+Outcome: elementwise ones on digits, by a third, tuned or not. On patches isotropic ones by 1 to 3 %
+at tuned rates, except against tanh under Adam.
 """
 
 import pathlib
