@@ -43,7 +43,7 @@ def test_one_seed_is_the_same_in_any_company():
     "axes",
     [
         {"activations": sorted(ACTIVATIONS), "optimizers": ["adam"]},
-        {"activations": ["gelu", "isotropic_softplus"], "optimizers": sorted(OPTIMIZERS)},
+        {"activations": ["isotropic_softplus"], "optimizers": sorted(OPTIMIZERS)},
     ],
     ids=["activations", "optimizers"],
 )
