@@ -14,7 +14,7 @@ import jax
 from absl import app, flags, logging
 
 from experiments import runtime
-from ppp_jax import activations, data, family, models, optimizers
+from ppp_jax import activations, architectures, data, family, models, optimizers
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 from ppp_jax.interrupts import Stopped
@@ -114,6 +114,8 @@ def define(grid: Grid, *, workdir: str) -> None:
         "learning_rates": (_numbers, "default: each optimizer's own"),
         "doses": (_numbers, "t of activations such as dose_tanh, from 0 (isotropic) to 1"),
         "seeds": (_integers, "of initial weights and batch order, such as 0:16"),
+        "architectures": (_names, f"of {', '.join(architectures.ARCHITECTURES)}"),
+        "capture": (_names, "layers kept beside the bottleneck, such as encoder_0, or all"),
         "snapshots": (_integers, "epochs after which latents are kept, besides 0 and the last; "
                                  "default: the powers of two"),
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Named datasets: real ones that need no download, a synthetic manifold, and local files.
+"""Named datasets: real ones, downloaded or not, a synthetic manifold, and local files.
 
 Every dataset is centred per feature and divided by *one* number, so that the training set has
 mean 0 and average variance 1 per feature. Dividing each feature by its own deviation would
@@ -6,6 +6,7 @@ stretch the data along the axes; one number keeps the data's geometry up to scal
 mean squared error read as the share of the variance that is not reconstructed.
 """
 
+import functools
 import hashlib
 import pathlib
 import zipfile
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn import datasets as sklearn_datasets
 
+from ppp_jax import images
 from ppp_jax.errors import InputError, lookup
 
 SPLIT_SEED = 0  # one fixed split for everyone
@@ -31,6 +33,20 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
+class Shape(NamedTuple):
+    """What a network's size depends on, beside the grid.
+
+    Attributes:
+      features: of a sample.
+      image: `(height, width, channels)` into which the features fold, or None.
+      classes: of the labels, 0 without labels.
+    """
+
+    features: int
+    image: tuple[int, int, int] | None = None
+    classes: int = 0
+
+
 class Dataset(NamedTuple):
     """Arrays to train on.
 
@@ -41,6 +57,7 @@ class Dataset(NamedTuple):
       train_labels: `(samples,)` integers, or None.
       held_out_labels: likewise.
       sha256: of the bytes and shape of `train` and `held_out`.
+      image: `(height, width, channels)` into which a sample's features fold, or None.
     """
 
     name: str
@@ -49,6 +66,26 @@ class Dataset(NamedTuple):
     train_labels: np.ndarray | None
     held_out_labels: np.ndarray | None
     sha256: str
+    image: tuple[int, int, int] | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """What a network's size depends on."""
+        counted = [x for x in (self.train_labels, self.held_out_labels) if x is not None]
+        whole = len(counted) == 2 and all(
+            np.issubdtype(x.dtype, np.integer) and x.min() >= 0 for x in counted
+        )
+        classes = 1 + max(int(x.max()) for x in counted) if whole else 0
+        return Shape(self.train.shape[1], self.image, classes)
+
+    @property
+    def labels(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Labels of `train`, `validation` and `test`, int32, zeros where there are no classes."""
+        train, held_out = self.train_labels, self.held_out_labels
+        if not self.shape.classes or train is None or held_out is None:
+            train, held_out = np.zeros(len(self.train)), np.zeros(len(self.held_out))
+        held_out = held_out.astype(np.int32)
+        return train.astype(np.int32), held_out[0::2], held_out[1::2]
 
     @property
     def validation(self) -> np.ndarray:
@@ -66,6 +103,7 @@ class _Raw(NamedTuple):
     test: np.ndarray
     train_labels: np.ndarray | None = None
     test_labels: np.ndarray | None = None
+    image: tuple[int, int, int] | None = None
 
 
 def _digits() -> _Raw:
@@ -73,7 +111,7 @@ def _digits() -> _Raw:
     order = np.random.default_rng(SPLIT_SEED).permutation(len(bunch.data))
     x, y = bunch.data[order], bunch.target[order]
     n_test = round(TEST_SHARE * len(x))
-    return _Raw(x[n_test:], x[:n_test], y[n_test:], y[:n_test])
+    return _Raw(x[n_test:], x[:n_test], y[n_test:], y[:n_test], (8, 8, 1))
 
 
 def _patches() -> _Raw:
@@ -87,7 +125,8 @@ def _patches() -> _Raw:
         border = round((1 - TEST_SHARE) * grey.shape[1])
         train.append(_draw_patches(rng, grey[:, :border], PATCHES_TRAIN // len(images)))
         test.append(_draw_patches(rng, grey[:, border:], PATCHES_TEST // len(images)))
-    return _Raw(rng.permutation(np.concatenate(train)), rng.permutation(np.concatenate(test)))
+    shuffled = [rng.permutation(np.concatenate(part)) for part in (train, test)]
+    return _Raw(shuffled[0], shuffled[1], image=(PATCH_SIDE, PATCH_SIDE, 1))
 
 
 def _draw_patches(rng: np.random.Generator, image: np.ndarray, count: int) -> np.ndarray:
@@ -118,10 +157,29 @@ def _synthetic() -> _Raw:
     return _Raw(x[n_test:], x[:n_test])
 
 
-DATASETS: dict[str, Callable[[], _Raw]] = {
+def _flat(load_images: Callable[[], images.Images]) -> _Raw:
+    """Returns images as rows, in a random order: probes are the first ones."""
+    found = load_images()
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(found.train))
+    train, test = (x.reshape(len(x), -1) for x in (found.train, found.test))
+    return _Raw(train[order], test, found.train_labels[order], found.test_labels,
+                found.train.shape[1:])  # fmt: skip
+
+
+OFFLINE: dict[str, Callable[[], _Raw]] = {
     "digits": _digits,
     "patches": _patches,
     "synthetic": _synthetic,
+}
+DOWNLOADED: dict[str, Callable[[], images.Images]] = {
+    "mnist": functools.partial(images.load_idx, "mnist"),
+    "fashion_mnist": functools.partial(images.load_idx, "fashion_mnist"),
+    "cifar10": functools.partial(images.load_cifar10, grey=False),
+    "cifar10_grey": functools.partial(images.load_cifar10, grey=True),
+}
+DATASETS: dict[str, Callable[[], _Raw]] = {
+    **OFFLINE,
+    **{name: functools.partial(_flat, loader) for name, loader in DOWNLOADED.items()},
 }
 
 
@@ -131,15 +189,17 @@ def load(name: str) -> Dataset:
     Args:
       name: `digits` (scikit-learn's 1,797 handwritten digits of 8×8), `patches` (10,000 grey 8×8
         patches of scikit-learn's two sample photographs), `synthetic` (a smooth torus in 64
-        features), or the path of an `.npz` with `x_train` and `x_test` of shape
-        `(samples, features)` and optionally `y_train` and `y_test` of shape `(samples,)`.
+        features); `mnist`, `fashion_mnist`, `cifar10` (colour) and `cifar10_grey`, which are
+        downloaded once into `$PPP_DATA_DIR`; or the path of an `.npz` with `x_train` and `x_test`
+        of shape `(samples, features)`, or `(samples, height, width, channels)`, and optionally
+        `y_train` and `y_test` of shape `(samples,)`.
 
     Returns:
       The standardised `Dataset`; the same one at every call.
 
     Raises:
-      InputError: unknown name, or a file that is missing, unreadable, incomplete, of the wrong
-        shape, or not finite.
+      InputError: unknown name, a download that fails, or a file that is missing, unreadable,
+        incomplete, of the wrong shape, or not finite.
 
     Example:
       >>> load("digits").train.shape
@@ -152,7 +212,8 @@ def load(name: str) -> Dataset:
     for x in (train, test):
         digest.update(repr(x.shape).encode())
         digest.update(np.ascontiguousarray(x).tobytes())
-    return Dataset(name, train, test, raw.train_labels, raw.test_labels, digest.hexdigest())
+    return Dataset(name, train, test, raw.train_labels, raw.test_labels, digest.hexdigest(),
+                   raw.image)  # fmt: skip
 
 
 def _named(name: str) -> _Raw:
@@ -198,20 +259,20 @@ def _from_file(name: str) -> _Raw:
     for key in ("x_train", "x_test"):
         _check_samples(name, key, arrays[key])
     train, test = arrays["x_train"], arrays["x_test"]
-    if train.shape[1] != test.shape[1]:
-        raise InputError(
-            "data",
-            name,
-            f"x_train has {train.shape[1]} features, x_test {test.shape[1]}; they must agree",
-        )
-    labels = [_check_labels(name, arrays, split) for split in ("train", "test")]
-    return _Raw(train, test, *labels)
+    if train.shape[1:] != test.shape[1:]:
+        sizes = (" × ".join(str(n) for n in x.shape[1:]) for x in (train, test))
+        found = "x_train has {} features, x_test {}".format(*sizes)
+        raise InputError("data", name, f"{found}; they must agree")
+    train_labels, test_labels = (_check_labels(name, arrays, split) for split in ("train", "test"))
+    image = train.shape[1:] if train.ndim == 4 else None
+    train, test = (x.reshape(len(x), -1) for x in (train, test))
+    return _Raw(train, test, train_labels, test_labels, image)
 
 
 def _check_samples(name: str, key: str, x: np.ndarray) -> None:
-    if x.ndim == 2 and not x.size:
+    if x.ndim in (2, 4) and not x.size:
         raise InputError("data", name, f"{key} is empty, of shape {x.shape}; give it samples")
-    if x.ndim != 2:
+    if x.ndim not in (2, 4):
         raise InputError(
             "data", name, f"{key} has shape {x.shape}; reshape it to (samples, features)"
         )

@@ -16,8 +16,9 @@ AXES = (
     "learning_rates",
     "doses",
     "seeds",
+    "architectures",
 )
-FIXED = ("data", "batch_size", "probe_samples")
+FIXED = ("data", "batch_size", "probe_samples", "capture")
 
 
 class Extension(NamedTuple):

@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ppp_jax import family, models, optimizers
-from ppp_jax.errors import InputError
+from ppp_jax import architectures, family, models, optimizers
+from ppp_jax.errors import InputError, lookup
 
 CELL_AXES = ("activation", "depth", "width", "optimizer", "initializer")
 MAX_SEED = 2**31 - 1
+ALL = "all"  # of the layers
+MAX_LAYERS = 64  # whose names are known
 
 
 class Cell(NamedTuple):
@@ -29,11 +31,18 @@ class Cell(NamedTuple):
     latent_width: int
     optimizer: str
     initializer: str
+    architecture: str = "mlp"
 
     @property
     def shape(self) -> str:
         """What the network's size depends on."""
-        return f"{self.depth}x{self.width}-{self.latent_width}"
+        kind = "" if self.architecture == "mlp" else f"{self.architecture}-"
+        return f"{kind}{self.depth}x{self.width}-{self.latent_width}"
+
+    @property
+    def sizes(self) -> models.Sizes:
+        """The same as numbers."""
+        return models.Sizes(self.width, self.depth, self.latent_width)
 
     @property
     def name(self) -> str:
@@ -59,6 +68,7 @@ class Grid:
       doses: traced axis; t of activations such as `dose_tanh`, which all must be if this is not
         empty: (1 − t)·isotropic + t·elementwise.
       seeds: traced axis; a seed names initial weights and batch order, alike in every cell.
+      architectures: static axis; keys of `architectures.ARCHITECTURES`.
       data: a key of `data.DATASETS` or the path of an `.npz`.
       epochs: passes over the training set; an epoch's last, incomplete batch is left out.
       batch_size: samples per step.
@@ -66,6 +76,8 @@ class Grid:
         empty: 0, the powers of two, and the last.
       probe_samples: how many training samples' latents are kept (the first ones, in the split's
         random order), at most all.
+      capture: layers whose vectors are kept beside the bottleneck's, such as `encoder_0`, or `all`;
+        of an architecture those that it has.
 
     Raises:
       InputError: an axis is empty, repeats a value or holds an unknown or impossible one.
@@ -87,11 +99,13 @@ class Grid:
     learning_rates: Sequence[float] = ()
     doses: Sequence[float] = ()
     seeds: Sequence[int] = (0,)
+    architectures: Sequence[str] = ("mlp",)
     data: str = "digits"
     epochs: int = 100
     batch_size: int = 24
     snapshots: Sequence[int] = ()
     probe_samples: int = 2048
+    capture: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -113,8 +127,16 @@ class Grid:
                 self.latent_widths,
                 self.optimizers,
                 self.initializers,
+                self.architectures,
             )
         )
+
+    def captured(self, cell: Cell) -> tuple[str, ...]:
+        """Layers of a cell whose vectors are kept, beside the bottleneck."""
+        names = architectures.get(cell.architecture).names(cell.depth)
+        everything = ALL in self.capture
+        chosen = (name for name in names if everything or name in self.capture)
+        return tuple(name for name in chosen if name != models.BOTTLENECK)
 
     def rates(self, optimizer: str) -> tuple[float, ...]:
         """Learning rates at which an optimiser runs."""
@@ -179,7 +201,7 @@ def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:
         raise InputError(name, value, "must be a sequence of values")
     # NumPy's numbers become Python's, which compare, print and serialise alike everywhere.
     values = tuple(x.item() if isinstance(x, np.generic) else x for x in value)
-    if not values and name not in ("learning_rates", "doses", "snapshots"):
+    if not values and name not in ("learning_rates", "doses", "snapshots", "capture"):
         raise InputError(name, "", "is empty; name at least one value")
     repeated = {v for v in values if values.count(v) > 1} if len(set(values)) < len(values) else ()
     if repeated:
@@ -194,6 +216,10 @@ def _check_axes(grid: Grid) -> None:
         optimizers.get(name)
     for name in grid.initializers:
         models.get_initializer(name)
+    # Of any depth: which of them these networks have is the sweep's business.
+    known = [x for name in grid.architectures for x in architectures.get(name).names(MAX_LAYERS)]
+    for layer in grid.capture:
+        lookup(dict.fromkeys([ALL, *known]), layer, field="capture")
     # Two units at least in the bottleneck: one spans no plane to look at.
     for field, low in (("depths", 1), ("widths", 1), ("latent_widths", 2)):
         for value in getattr(grid, field):

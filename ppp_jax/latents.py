@@ -1,27 +1,31 @@
 """`latents.zarr`: labelled latents and errors of every run, written snapshot by snapshot.
 
-One xarray group per latent width, with a dimension for every axis of the grid, and beside them
-the probe inputs and labels. `xarray.open_datatree(path)` opens it with nothing of ours, and
-`ppp_jax.analysis.load` does so leaving out snapshots that not every run has.
+One xarray group per architecture and latent width, with a dimension for every other axis of the
+grid, one more for every captured layer, and beside them the probe inputs and labels.
+`xarray.open_datatree(path)` opens it with nothing of ours, and `ppp_jax.analysis.load` does so
+leaving out snapshots that not every run has.
 """
 
+import dataclasses
+import itertools
 import json
 import pathlib
 import shutil
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import xarray as xr
 import zarr
 
-from ppp_jax import devices, models, optimizers
-from ppp_jax.data import Dataset
+from ppp_jax import architectures, devices, models, optimizers
+from ppp_jax.data import Dataset, Shape
 from ppp_jax.grid import CELL_AXES, Cell, Grid
-from ppp_jax.training import NEVER, Observation
+from ppp_jax.training import NEVER, Observation, build_model
 
 LATENTS = ("pre", "post")
+GROUPED = ("latent_width", "architecture")  # the axes that are groups, not dimensions
 SCALARS = ("train_mse", "validation_mse", "test_mse", "diverged_step")
 
 
@@ -30,9 +34,67 @@ def run_dims(grid: Grid) -> tuple[str, ...]:
     return (*CELL_AXES, *grid.run_axes, "step")
 
 
-def group_name(latent_width: int) -> str:
-    """Name of the group that holds the latents of one width."""
-    return f"latent_{latent_width}"
+class Group(NamedTuple):
+    """Vectors of one layer, of the runs in which it has one size.
+
+    Attributes:
+      name: of the group in the store.
+      layer: `bottleneck`, or a captured one.
+      grid: the runs.
+      vectors: per sample.
+      units: of a vector.
+    """
+
+    name: str
+    layer: str
+    grid: Grid
+    vectors: int
+    units: int
+
+    def holds(self, cell: Cell) -> bool:
+        """Returns whether the cell's layer is kept here."""
+        axes = [*CELL_AXES, *GROUPED]
+        return all(getattr(cell, axis) in getattr(self.grid, f"{axis}s") for axis in axes)
+
+
+def groups(grid: Grid, shape: Shape) -> tuple[Group, ...]:
+    """Returns what a grid's store holds.
+
+    Args:
+      grid: what is trained.
+      shape: of the data.
+    """
+    found = []
+    for architecture, width in itertools.product(grid.architectures, grid.latent_widths):
+        one = dataclasses.replace(grid, architectures=[architecture], latent_widths=[width])
+        name = ("" if architecture == "mlp" else f"{architecture}_") + f"latent_{width}"
+        found.append(Group(name, models.BOTTLENECK, one, 1, width))
+        found += _captured(one, name, shape) if grid.capture else []
+    return tuple(found)
+
+
+def _captured(grid: Grid, prefix: str, shape: Shape) -> list[Group]:
+    """Returns the groups of captured layers: the same layer of other sizes is another group."""
+    places: dict[tuple[str, int, int], set[tuple[int, int]]] = {}
+    first = grid.cells[0]
+    for depth, width in itertools.product(grid.depths, grid.widths):
+        cell = first._replace(depth=depth, width=width)
+        model, chosen = build_model(cell, shape), grid.captured(cell)
+        params = jax.eval_shape(model.init, jax.random.key(0))
+        seen = jax.eval_shape(model.apply, params, np.zeros((1, shape.features), np.float32))
+        for layer in chosen:
+            vectors, units = seen.layers[layer].pre.shape
+            places.setdefault((layer, vectors, units), set()).add((depth, width))
+    found = []
+    for (layer, vectors, units), where in places.items():
+        depths, widths = (sorted(set(values)) for values in zip(*where, strict=True))
+        size = f"{units}" if vectors == 1 else f"{vectors}x{units}"
+        name, own = (
+            f"{prefix}_{layer}_{size}",
+            dataclasses.replace(grid, depths=depths, widths=widths),
+        )
+        found.append(Group(name, layer, own, vectors, units))
+    return found
 
 
 def fit(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> None:
@@ -62,7 +124,7 @@ def fit(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> None
         return
     _create(partial, grid, dataset, manifest)
     if before is not None:
-        _copy(path, before, partial, grid)
+        _copy(path, groups(before, dataset.shape), partial, groups(grid, dataset.shape))
         path.rename(old)
     partial.rename(path)
     if old.exists():
@@ -75,16 +137,24 @@ def _stored_manifest(path: pathlib.Path) -> str | None:
     return str(zarr.open_group(path, mode="r", zarr_format=2).attrs["manifest"])
 
 
-def _copy(source: pathlib.Path, before: Grid, target: pathlib.Path, grid: Grid) -> None:
+def _copy(
+    source: pathlib.Path,
+    before: tuple[Group, ...],
+    target: pathlib.Path,
+    after: tuple[Group, ...],
+) -> None:
     """Copies what a smaller grid has to its places in a larger one, cell by cell."""
     old, new = (zarr.open_group(path, mode="r+", zarr_format=2) for path in (source, target))
-    steps = np.array([grid.snapshot_epochs.index(epoch) for epoch in before.snapshot_epochs])
-    for cell in before.cells:
-        name = group_name(cell.latent_width)
-        here, there = (_place(within, before, cell) for within in (before, grid))
-        for variable in (*LATENTS, *SCALARS, "saved"):
-            values = _array(old[name], variable).oindex[*here, slice(None)]
-            _array(new[name], variable).oindex[*there, steps] = values
+    larger = {group.name: group.grid for group in after}
+    for group in before:
+        small, large = group.grid, larger[group.name]
+        epochs = small.snapshot_epochs
+        steps = np.array([large.snapshot_epochs.index(epoch) for epoch in epochs])
+        for cell in small.cells:
+            here, there = (_place(within, small, cell) for within in (small, large))
+            for variable in (*LATENTS, *SCALARS, "saved"):
+                values = _array(old[group.name], variable).oindex[*here, slice(None)]
+                _array(new[group.name], variable).oindex[*there, steps] = values
 
 
 def _place(grid: Grid, part: Grid, cell: Cell) -> tuple[Any, ...]:
@@ -116,26 +186,27 @@ def _create(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> 
     steps_per_epoch = len(dataset.train) // grid.batch_size
     tree = {"/": root}
     encoding = {}
-    for width in grid.latent_widths:
-        group = _empty_group(grid, width, root.sizes["sample"], steps_per_epoch)
-        tree[f"/{group_name(width)}"] = group
+    for group in groups(grid, dataset.shape):
+        empty = _empty_group(group, root.sizes["sample"], steps_per_epoch)
+        tree[f"/{group.name}"] = empty
         chunks = tuple(
             size if dim in ("seed", "sample", "unit") else 1
-            for dim, size in group["pre"].sizes.items()
+            for dim, size in empty["pre"].sizes.items()
         )
-        encoding[f"/{group_name(width)}"] = {kind: {"chunks": chunks} for kind in LATENTS}
+        encoding[f"/{group.name}"] = {kind: {"chunks": chunks} for kind in LATENTS}
     xr.DataTree.from_dict(tree).to_zarr(path, zarr_format=2, encoding=encoding)
 
 
-def _empty_group(grid: Grid, width: int, samples: int, steps_per_epoch: int) -> xr.Dataset:
-    """Returns the layout of one latent width: all names and axes, nothing measured yet."""
+def _empty_group(group: Group, samples: int, steps_per_epoch: int) -> xr.Dataset:
+    """Returns the layout of one group: all names and axes, nothing measured yet."""
+    grid = group.grid
     coords = _coordinates(grid, steps_per_epoch)
     shape = tuple(len(coords[dim][1]) for dim in run_dims(grid))
     # A broadcast scalar: the store is laid out without ever being held in memory.
-    missing = np.broadcast_to(np.float32(np.nan), (*shape, samples, width))
+    missing = np.broadcast_to(np.float32(np.nan), (*shape, samples * group.vectors, group.units))
     variables = {
-        "pre": (missing, "bottleneck before its activation"),
-        "post": (missing, "bottleneck after its activation"),
+        "pre": (missing, f"{group.layer} before its activation"),
+        "post": (missing, f"{group.layer} after its activation"),
         "train_mse": (missing[..., 0, 0], "training MSE, per feature"),
         "validation_mse": (missing[..., 0, 0], "validation MSE, per feature"),
         "test_mse": (missing[..., 0, 0], "held-out MSE, per feature"),
@@ -145,15 +216,22 @@ def _empty_group(grid: Grid, width: int, samples: int, steps_per_epoch: int) -> 
         ),
     }
     dims = (*run_dims(grid), "sample", "unit")
-    group = xr.Dataset(
+    entry = architectures.get(grid.architectures[0])
+    empty = xr.Dataset(
         {
             name: (dims[: values.ndim], values, {"long_name": text})
             for name, (values, text) in variables.items()
         },
         coords=coords,
-        attrs={"latent_width": width},
+        attrs={
+            "layer": group.layer,
+            "architecture": grid.architectures[0],
+            "latent_width": grid.latent_widths[0],
+            "vectors_per_sample": group.vectors,
+            "architecture_respects_rotations": int(entry.respects_rotations),
+        },
     )
-    return group.assign(
+    return empty.assign(
         saved=(
             run_dims(grid),
             np.zeros(shape, bool),
@@ -192,7 +270,7 @@ def _coordinates(grid: Grid, steps_per_epoch: int) -> dict[str, tuple[Any, Any]]
 
 def write_snapshot(
     path: pathlib.Path,
-    grid: Grid,
+    wanted: tuple[Group, ...],
     part: Grid,
     epoch: int,
     observations: Mapping[str, Observation],
@@ -203,33 +281,44 @@ def write_snapshot(
 
     Args:
       path: the store.
-      grid: what the store is for.
+      wanted: its groups.
       part: the runs, a part of the grid.
       epoch: one of `grid.snapshot_epochs`.
       observations: per cell of the part, NumPy arrays with a leading axis over its runs.
     """
     store = zarr.open_group(path, mode="r+", zarr_format=2)
-    step = np.array([grid.snapshot_epochs.index(epoch)])
+    step = np.array([wanted[0].grid.snapshot_epochs.index(epoch)])
     runs = (*part.run_shape, 1)
-
-    def array(width: int, name: str) -> zarr.Array:
-        return _array(store[group_name(width)], name)
-
     for cell in part.cells[jax.process_index() :: jax.process_count()]:
-        place = (*_place(grid, part, cell), step)
-        for name in LATENTS:
-            values = getattr(observations[cell.name].latents, name)
-            shaped = np.reshape(values, (*runs, *values.shape[1:]))
-            array(cell.latent_width, name).oindex[place] = shaped
+        for group in (group for group in wanted if group.holds(cell)):
+            seen = observations[cell.name]
+            vectors = seen.captured.get(group.layer, seen.latents)
+            place = (*_place(group.grid, part, cell), step)
+            for name in LATENTS:
+                values = getattr(vectors, name)
+                shaped = np.reshape(values, (*runs, *values.shape[1:]))
+                _array(store[group.name], name).oindex[place] = shaped
     devices.barrier("latents")
     if devices.is_main():
-        for width in part.latent_widths:
-            seen = [observations[c.name] for c in part.cells if c.latent_width == width]
-            for name in SCALARS:
-                values = np.stack([getattr(one, name) for one in seen])
-                _write_all_cells(array(width, name), grid, part, step, values)
-        for width in part.latent_widths:
-            _write_all_cells(array(width, "saved"), grid, part, step, np.array(True))
+        for name in (*SCALARS, "saved"):
+            for group in wanted:
+                inside = _inside(part, group)
+                if inside is None:
+                    continue
+                members = [observations[cell.name] for cell in inside.cells]
+                values = np.array(True) if name == "saved" else np.stack(
+                    [getattr(one, name) for one in members]
+                )  # fmt: skip
+                _write_all_cells(_array(store[group.name], name), group.grid, inside, step, values)
+
+
+def _inside(part: Grid, group: Group) -> Grid | None:
+    """Returns the runs of a part whose vectors a group keeps, if any."""
+    axes: dict[str, Any] = {
+        axis: [value for value in getattr(part, axis) if value in getattr(group.grid, axis)]
+        for axis in ("depths", "widths", *(f"{axis}s" for axis in GROUPED))
+    }
+    return dataclasses.replace(part, **axes) if all(axes.values()) else None
 
 
 def _write_all_cells(

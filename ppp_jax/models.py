@@ -9,37 +9,92 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 
+from ppp_jax.data import Shape
 from ppp_jax.errors import lookup
 
 Params = Any  # a nested dict of arrays
+BOTTLENECK = "bottleneck"  # the layer whose vectors are the latents
 ACTIVATION = "activation"  # the entry of an activation's own parameter, `(activated layers,)`
 Initializer = Callable[..., jax.Array]
 
 
 class Latents(NamedTuple):
-    """The bottleneck's vectors, `(samples, latent_width)` each: before and after its activation."""
+    """Vectors of a layer, `(vectors, units)` each: before and after its activation."""
 
     pre: jax.Array
     post: jax.Array
 
 
 class Output(NamedTuple):
-    """What a network gives: its reconstruction, `(samples, features)`, and its latents."""
+    """What a network gives.
 
-    reconstruction: jax.Array
-    latents: Latents
+    Attributes:
+      prediction: `(samples, features)`, the reconstruction; of a classifier `(samples, classes)`.
+      layers: the vectors of every named layer; `bottleneck`, one vector per sample, is among them.
+    """
+
+    prediction: jax.Array
+    layers: dict[str, Latents]
+
+    @property
+    def latents(self) -> Latents:
+        """The bottleneck's vectors, `(samples, latent_width)`."""
+        return self.layers[BOTTLENECK]
 
 
 class Model(NamedTuple):
-    """A network as two pure functions.
+    """A network as pure functions.
 
     Attributes:
       init: PRNG key to parameters, a nested dict of arrays.
       apply: `(params, x)` to `Output`, with `x` of shape `(samples, features)`.
+      decode: `(params, post)` to the prediction, from the bottleneck's vectors after activation.
+      loss: `(Output, x, labels)` to the scalar that training lowers.
+      error: `(Output, x, labels)` to the mean squared error that is reported.
+      activated: how many layers have an activation, each with its own parameter if it takes one.
     """
 
     init: Callable[[jax.Array], Params]
     apply: Callable[[Params, ArrayLike], Output]
+    decode: Callable[[Params, jax.Array], jax.Array]
+    loss: Callable[[Output, jax.Array, jax.Array], jax.Array]
+    error: Callable[[Output, jax.Array, jax.Array], jax.Array]
+    activated: int
+
+
+class Sizes(NamedTuple):
+    """What a network's size depends on, of the grid: see `Grid`."""
+
+    width: int
+    depth: int
+    latent_width: int
+
+
+class Activate:
+    """Applies an activation layer by layer, and keeps the vectors that it saw.
+
+    Lives while a network is traced, and no longer.
+    """
+
+    def __init__(
+        self, function: Callable[..., jax.Array], parameter: jax.Array | None, *, first: int = 0
+    ):
+        """Takes the activation, its parameters `(activated layers,)` if any, and where to start."""
+        self.function, self.parameter, self.count = function, parameter, first
+        self.layers: dict[str, Latents] = {}
+
+    def __call__(self, name: str, pre: jax.Array) -> jax.Array:
+        """Returns the activation of `(..., units)`, and keeps both under a name."""
+        own = () if self.parameter is None else (self.parameter[self.count],)
+        self.count += 1
+        post = self.function(pre, *own)
+        self.keep(name, pre, post)
+        return post
+
+    def keep(self, name: str, pre: jax.Array, post: jax.Array) -> None:
+        """Keeps vectors under a name, one per row."""
+        units = pre.shape[-1]
+        self.layers[name] = Latents(pre.reshape(-1, units), post.reshape(-1, units))
 
 
 class InitializerEntry(NamedTuple):
@@ -111,43 +166,116 @@ def _dot_general(x: ArrayLike, kernel: jax.Array, _dimensions: Any, **_: Any) ->
     return dense_product(jnp.asarray(x), kernel)
 
 
-class _Autoencoder(nnx.Module):
-    """features → width × depth → latent_width → width × depth → features, biases zero at first."""
+def mean_squared(output: Output, x: jax.Array, _labels: jax.Array) -> jax.Array:
+    """Returns the mean squared error of a reconstruction, per feature."""
+    return jnp.mean(jnp.square(output.prediction - x))
 
-    def __init__(
-        self,
-        *,
-        features: int,
-        width: int,
-        depth: int,
-        latent_width: int,
-        activation: Callable[..., jax.Array],
-        initializer: Initializer,
-        rngs: nnx.Rngs,
-    ):
-        self.depth = depth
-        self.activation = activation
-        widths = [features, *[width] * depth, latent_width, *[width] * depth, features]
-        for name, (n_in, n_out) in zip(self.layer_names(), itertools.pairwise(widths), strict=True):
-            layer = nnx.Linear(
-                n_in, n_out, kernel_init=initializer, dot_general=_dot_general, rngs=rngs
-            )
-            setattr(self, name, layer)
 
-    def layer_names(self) -> list[str]:
-        """Layers in the order in which they act."""
-        hidden = range(self.depth)
-        encoder = [f"encoder_{i}" for i in hidden]
-        return [*encoder, "bottleneck", *[f"decoder_{i}" for i in hidden], "output"]
+def linear(n_in: int, n_out: int, initializer: Initializer, rngs: nnx.Rngs) -> nnx.Linear:
+    """Returns a dense layer, biases zero at first, with `dense_product` inside."""
+    return nnx.Linear(n_in, n_out, kernel_init=initializer, dot_general=_dot_general, rngs=rngs)
 
-    def __call__(self, x: ArrayLike, parameter: jax.Array | None) -> Output:
-        *inner, output = self.layer_names()
-        for k, name in enumerate(inner):
-            pre = getattr(self, name)(x)
-            x = self.activation(pre) if parameter is None else self.activation(pre, parameter[k])
-            if name == "bottleneck":
-                latents = Latents(pre, x)
-        return Output(getattr(self, output)(x), latents)
+
+class Autoencoder(nnx.Module):
+    """features → width × depth → latent_width → width × depth → features."""
+
+    def __init__(self, shape: Shape, sizes: Sizes, initializer: Initializer, rngs: nnx.Rngs):
+        """Draws the weights."""
+        self.depth = sizes.depth
+        hidden = [sizes.width] * sizes.depth
+        widths = [shape.features, *hidden, sizes.latent_width, *hidden, self.outputs(shape)]
+        names = [*self.encoder_names(), BOTTLENECK, *self.decoder_names(), "output"]
+        for name, (n_in, n_out) in zip(names, itertools.pairwise(widths), strict=True):
+            setattr(self, name, linear(n_in, n_out, initializer, rngs))
+
+    def outputs(self, shape: Shape) -> int:
+        """Returns the width of the output."""
+        return shape.features
+
+    def encoder_names(self) -> list[str]:
+        """Names of the layers before the bottleneck."""
+        return [f"encoder_{i}" for i in range(self.depth)]
+
+    def decoder_names(self) -> list[str]:
+        """Names of the layers after the bottleneck, without the output."""
+        return [f"decoder_{i}" for i in range(self.depth)]
+
+    def encode(self, x: jax.Array, activate: Activate) -> jax.Array:
+        """Returns the bottleneck's vectors after its activation."""
+        for name in (*self.encoder_names(), BOTTLENECK):
+            x = activate(name, getattr(self, name)(x))
+        return x
+
+    def decode(self, x: jax.Array, activate: Activate) -> jax.Array:
+        """Returns the prediction."""
+        for name in self.decoder_names():
+            x = activate(name, getattr(self, name)(x))
+        prediction: jax.Array = getattr(self, "output")(x)  # noqa: B009
+        return prediction
+
+
+def functional(
+    module: Callable[..., Any],
+    shape: Shape,
+    sizes: Sizes,
+    activation: Callable[..., jax.Array],
+    initializer: Initializer,
+    *,
+    loss: Callable[[Output, jax.Array, jax.Array], jax.Array] = mean_squared,
+    error: Callable[[Output, jax.Array, jax.Array], jax.Array] = mean_squared,
+) -> Model:
+    """Turns a flax module with `encode` and `decode` into pure functions.
+
+    Args:
+      module: `(shape, sizes, initializer, rngs)` to the module.
+      shape: of the data.
+      sizes: of the network.
+      activation: `(..., units) -> (..., units)`, see `ppp_jax.activations`; if it takes a
+        parameter, that is one number per activated layer in the parameters' entry `ACTIVATION`,
+        which `init` leaves to the caller.
+      initializer: draws the kernels; biases start at zero.
+      loss: what training lowers.
+      error: what is reported.
+
+    Returns:
+      The `Model`. Two models of equal shapes have equal initial parameters for equal keys,
+      whatever their activation.
+    """
+
+    def build(key: jax.Array) -> Any:
+        return module(shape, sizes, initializer, nnx.Rngs(key))
+
+    graph = nnx.graphdef(nnx.eval_shape(build, jax.random.key(0)))
+
+    def init(key: jax.Array) -> Params:
+        return nnx.to_pure_dict(nnx.state(build(key)))
+
+    def merged(params: Params) -> tuple[Any, jax.Array | None]:
+        weights = {name: value for name, value in params.items() if name != ACTIVATION}
+        return nnx.merge(graph, nnx.State(weights)), params.get(ACTIVATION)
+
+    def apply(params: Params, x: ArrayLike) -> Output:
+        network, parameter = merged(params)
+        activate = Activate(activation, parameter)
+        prediction = network.decode(network.encode(jnp.asarray(x), activate), activate)
+        return Output(prediction, activate.layers)
+
+    def count(function: Callable[[Any, Activate], Any]) -> int:
+        activate = Activate(lambda pre, *_: pre, None)
+        jax.eval_shape(lambda params: function(merged(params)[0], activate), shapes)
+        return activate.count
+
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    sample, latent = jnp.zeros((1, shape.features)), jnp.zeros((1, sizes.latent_width))
+    before = count(lambda network, activate: network.encode(sample, activate))
+    after = count(lambda network, activate: network.decode(latent, activate))
+
+    def decode(params: Params, post: jax.Array) -> jax.Array:
+        network, parameter = merged(params)
+        prediction: jax.Array = network.decode(post, Activate(activation, parameter, first=before))
+        return prediction
+
+    return Model(init, apply, decode, loss, error, before + after)
 
 
 def autoencoder(
@@ -170,14 +298,11 @@ def autoencoder(
       width: units of each hidden layer.
       depth: hidden layers on each side of the bottleneck.
       latent_width: units of the bottleneck.
-      activation: `(..., units) -> (..., units)`, see `ppp_jax.activations`; if it takes a
-        parameter, that is one number per layer in the parameters' entry `ACTIVATION`, which `init`
-        leaves to the caller.
-      initializer: draws the kernels; biases start at zero.
+      activation: see `functional`.
+      initializer: see `functional`.
 
     Returns:
-      `Model(init, apply)`. Two models of equal shapes have equal initial parameters for equal
-      keys, whatever their activation.
+      The `Model`.
 
     Example:
       >>> model = autoencoder(features=4, width=3, depth=1, latent_width=2,
@@ -187,25 +312,5 @@ def autoencoder(
       >>> model.apply(params, jax.numpy.ones((5, 4))).latents.post.shape
       (5, 2)
     """
-
-    def build(key: jax.Array) -> _Autoencoder:
-        return _Autoencoder(
-            features=features,
-            width=width,
-            depth=depth,
-            latent_width=latent_width,
-            activation=activation,
-            initializer=initializer,
-            rngs=nnx.Rngs(key),
-        )
-
-    graph = nnx.graphdef(nnx.eval_shape(build, jax.random.key(0)))
-
-    def init(key: jax.Array) -> Params:
-        return nnx.to_pure_dict(nnx.state(build(key)))
-
-    def apply(params: Params, x: ArrayLike) -> Output:
-        weights = {name: value for name, value in params.items() if name != ACTIVATION}
-        return nnx.merge(graph, nnx.State(weights))(x, params.get(ACTIVATION))
-
-    return Model(init, apply)
+    sizes = Sizes(width, depth, latent_width)
+    return functional(Autoencoder, Shape(features), sizes, activation, initializer)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ppp_jax import program, store, sweep, tuning
+from ppp_jax import latents, program, store, sweep, tuning
 from ppp_jax.grid import Grid
 
 
@@ -95,7 +95,8 @@ def plan(
     built = program.build(whole, dataset, seed_batch=widths)
     needs = {shape: tuning.measure(whole, shape, dataset) for shape in widths}
     probes = min(whole.probe_samples, len(dataset.train)) * len(whole.snapshot_epochs)
-    units = sum(2 * cell.latent_width for cell in whole.cells) * whole.runs_per_cell
+    kept = latents.groups(whole, dataset.shape)
+    numbers = sum(2 * group.units * group.vectors * group.grid.runs for group in kept)
     return Plan(
         cells=len(whole.cells),
         runs=whole.runs,
@@ -108,7 +109,7 @@ def plan(
         devices=jax.device_count(),
         seed_batch=widths,
         memory_bytes=tuning.memory_bytes(whole, built, widths, needs),
-        latents_bytes=units * probes * np.dtype(np.float32).itemsize,
+        latents_bytes=numbers * probes * np.dtype(np.float32).itemsize,
     )
 
 

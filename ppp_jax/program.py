@@ -48,9 +48,8 @@ class Program(NamedTuple):
 
 def _arrays(grid: Grid, dataset: Dataset, mesh: Mesh) -> Arrays:
     """Places what runs are trained on and looked at with on every device."""
-    probe = dataset.train[: grid.probe_samples]
-    shown = (dataset.train, dataset.validation, dataset.test, probe)
-    return Arrays(*devices.replicate(shown, mesh))
+    parts = (dataset.train, dataset.validation, dataset.test, dataset.train[: grid.probe_samples])
+    return Arrays(*devices.replicate((*parts, *dataset.labels), mesh))
 
 
 def _hyper(grid: Grid, cell: Cell, width: int, mesh: Mesh) -> Hyper:
@@ -190,7 +189,9 @@ def build(
     shapes = [cell.shape for cell in grid.cells]
     widths = dict.fromkeys(shapes, seed_batch) if isinstance(seed_batch, int) else seed_batch
     runs = {
-        cell.name: build_run(cell, features=dataset.train.shape[1], batch_size=grid.batch_size)
+        cell.name: build_run(
+            cell, shape=dataset.shape, batch_size=grid.batch_size, capture=grid.captured(cell)
+        )
         for cell in grid.cells
     }
     return Program(

@@ -11,19 +11,21 @@ import jax
 import numpy as np
 
 from ppp_jax import (
+    architectures,
     certificates,
     data,
     devices,
     interrupts,
     latents,
     manifest,
+    models,
     program,
     store,
     tuning,
 )
 from ppp_jax.data import Dataset
 from ppp_jax.errors import InputError
-from ppp_jax.grid import Grid
+from ppp_jax.grid import ALL, Grid
 from ppp_jax.manifest import Manifest
 from ppp_jax.program import Program, States
 from ppp_jax.progress import Progress
@@ -43,6 +45,7 @@ def load_data(grid: Grid, *, seed_batch: int | None = None) -> Dataset:
     if seed_batch is not None and seed_batch < 1:
         raise InputError("seed_batch", seed_batch, "must be at least 1")
     dataset = data.load(grid.data)
+    _check_networks(grid, dataset)
     if grid.batch_size > len(dataset.train):
         raise InputError(
             "batch_size",
@@ -50,6 +53,18 @@ def load_data(grid: Grid, *, seed_batch: int | None = None) -> Dataset:
             f"is larger than the training set; {grid.data} has {len(dataset.train)} samples",
         )
     return dataset
+
+
+def _check_networks(grid: Grid, dataset: Dataset) -> None:
+    """Refuses data that an architecture cannot take, and layers that no network has."""
+    for name in grid.architectures:
+        for width in grid.widths:
+            architectures.check(name, dataset.shape, width=width, data=grid.data)
+    everywhere = {layer for cell in grid.cells for layer in grid.captured(cell)}
+    for layer in grid.capture:
+        if layer not in (ALL, models.BOTTLENECK) and layer not in everywhere:
+            raise InputError("capture", layer, f"no network of this grid has it; known: "
+                             f"{', '.join(sorted(everywhere)) or 'none'}")  # fmt: skip
 
 
 def train(
@@ -230,11 +245,11 @@ def _build_part(
 ) -> _Part:
     built = program.build(grid, dataset, seed_batch=wanted.conditions["seed_batch"])
     per_epoch = steps_per_epoch(grid, dataset)
+    kept = latents.groups(wanted.grid, dataset.shape)
 
     def record(step: int, states: States) -> None:
         seen = _gathered(grid, built.observe(states, built.arrays, np.int32(step)))
-        store_path = workdir / store.LATENTS
-        latents.write_snapshot(store_path, wanted.grid, grid, step // per_epoch, seen)
+        latents.write_snapshot(workdir / store.LATENTS, kept, grid, step // per_epoch, seen)
 
     return _Part(index, grid, built, workdir, per_epoch, record)
 

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ppp_jax import batches, family, models, optimizers
+from ppp_jax import architectures, batches, family, models, optimizers
+from ppp_jax.data import Shape
 from ppp_jax.grid import Cell
 
 NEVER = -1  # the `diverged_step` of a run whose losses were all finite
+SLICE = 8192  # samples looked at together: a large data set's hidden layers would fill the memory
 _WEIGHTS, _BATCHES = 0, 1  # the streams of random numbers that a seed names
 
 
@@ -37,12 +39,18 @@ class Arrays(NamedTuple):
       validation: `(held-out samples, features)`, which choices such as the learning rate may see.
       test: `(held-out samples, features)`, which nothing sees.
       probe: `(probe samples, features)`, those whose latents are kept.
+      train_labels: `(samples,)`, int32, zeros where the data has none.
+      validation_labels: likewise.
+      test_labels: likewise.
     """
 
     train: jax.Array
     validation: jax.Array
     test: jax.Array
     probe: jax.Array
+    train_labels: jax.Array
+    validation_labels: jax.Array
+    test_labels: jax.Array
 
 
 class RunState(NamedTuple):
@@ -69,6 +77,7 @@ class Observation(NamedTuple):
       diverged_step: see `RunState`; the number of steps taken if the errors are the first things
         not finite.
       latents: the probe samples' latents, `(probe samples, latent_width)` each.
+      captured: likewise of every other layer that is kept, `(vectors, units)` each.
     """
 
     train_mse: jax.Array
@@ -76,6 +85,7 @@ class Observation(NamedTuple):
     test_mse: jax.Array
     diverged_step: jax.Array
     latents: models.Latents
+    captured: dict[str, models.Latents]
 
 
 class Run(NamedTuple):
@@ -94,13 +104,12 @@ class Run(NamedTuple):
     observe: Callable[[RunState, Arrays, jax.Array], Observation]
 
 
-def build_model(cell: Cell, features: int) -> models.Model:
-    """Builds the network of a cell for data of `features` features."""
-    return models.autoencoder(
-        features=features,
-        width=cell.width,
-        depth=cell.depth,
-        latent_width=cell.latent_width,
+def build_model(cell: Cell, shape: Shape) -> models.Model:
+    """Builds the network of a cell for data of some shape."""
+    return architectures.build(
+        cell.architecture,
+        shape,
+        cell.sizes,
         activation=family.get(cell.activation).apply,
         initializer=models.get_initializer(cell.initializer).make,
     )
@@ -122,26 +131,50 @@ def batch_indices(key: jax.Array, step: jax.Array, *, samples: int, batch_size: 
     return batches.shuffled(jax.random.fold_in(key, step // steps_per_epoch), position, samples)
 
 
-def _mse(model: models.Model, params: models.Params, x: jax.Array) -> jax.Array:
-    return jnp.mean(jnp.square(model.apply(params, x).reconstruction - x))
+def _error(
+    model: models.Model, params: models.Params, x: jax.Array, labels: jax.Array
+) -> jax.Array:
+    """Returns the error over samples, a slice of them at a time."""
+
+    def of(x: jax.Array, labels: jax.Array) -> jax.Array:
+        return model.error(model.apply(params, x), x, labels)
+
+    whole = len(x) // SLICE
+    if len(x) <= SLICE:
+        return of(x, labels)
+    cut = whole * SLICE
+    slices = (x[:cut].reshape(whole, SLICE, -1), labels[:cut].reshape(whole, SLICE))
+    total = jax.lax.map(lambda part: of(*part), slices).sum() * SLICE
+    if cut < len(x):
+        total = total + of(x[cut:], labels[cut:]) * (len(x) - cut)
+    return total / len(x)
 
 
-def _observe(model: models.Model, state: RunState, arrays: Arrays, step: jax.Array) -> Observation:
-    train_mse = _mse(model, state.params, arrays.train)
-    validation_mse = _mse(model, state.params, arrays.validation)
-    test_mse = _mse(model, state.params, arrays.test)
+def _observe(
+    model: models.Model,
+    capture: tuple[str, ...],
+    state: RunState,
+    arrays: Arrays,
+    step: jax.Array,
+) -> Observation:
+    params = state.params
+    train_mse = _error(model, params, arrays.train, arrays.train_labels)
+    validation_mse = _error(model, params, arrays.validation, arrays.validation_labels)
+    test_mse = _error(model, params, arrays.test, arrays.test_labels)
     # The update after the last finite loss may have been the one that blew up.
     last = (state.diverged_step == NEVER) & ~jnp.isfinite(train_mse + validation_mse + test_mse)
+    seen = model.apply(params, arrays.probe)
     return Observation(
         train_mse=train_mse,
         validation_mse=validation_mse,
         test_mse=test_mse,
         diverged_step=jnp.where(last, step, state.diverged_step),
-        latents=model.apply(state.params, arrays.probe).latents,
+        latents=seen.latents,
+        captured={name: seen.layers[name] for name in capture},
     )
 
 
-def build_run(cell: Cell, *, features: int, batch_size: int) -> Run:
+def build_run(cell: Cell, *, shape: Shape, batch_size: int, capture: tuple[str, ...] = ()) -> Run:
     """Builds the run of a cell, closed over what is static.
 
     Randomness comes from the seed and the step alone (`fold_in` of the seed's key), never from a
@@ -150,13 +183,14 @@ def build_run(cell: Cell, *, features: int, batch_size: int) -> Run:
 
     Args:
       cell: the static configuration.
-      features: width of the data.
+      shape: of the data.
       batch_size: samples per step.
+      capture: layers that are observed beside the bottleneck.
 
     Returns:
       The `Run`.
     """
-    model, parameter = build_model(cell, features), family.get(cell.activation).parameter
+    model, parameter = build_model(cell, shape), family.get(cell.activation).parameter
     optimizer = optimizers.get(cell.optimizer)
 
     def draw(seed: jax.Array) -> models.Params:
@@ -165,8 +199,7 @@ def build_run(cell: Cell, *, features: int, batch_size: int) -> Run:
     def init(params: models.Params, hyper: Hyper) -> RunState:
         if parameter is not None:
             start = hyper.dose if parameter.initial is None else jnp.float32(parameter.initial)
-            layers = 2 * cell.depth + 1  # all but the output
-            params = {**params, models.ACTIVATION: jnp.broadcast_to(start, (layers,))}
+            params = {**params, models.ACTIVATION: jnp.broadcast_to(start, (model.activated,))}
         opt_state = optimizer.make(hyper.learning_rate).init(params)
         return RunState(params, opt_state, jnp.int32(NEVER))
 
@@ -175,8 +208,12 @@ def build_run(cell: Cell, *, features: int, batch_size: int) -> Run:
     ) -> tuple[RunState, jax.Array]:
         key = jax.random.fold_in(jax.random.key(hyper.seed), _BATCHES)
         chosen = batch_indices(key, step, samples=len(arrays.train), batch_size=batch_size)
-        batch = arrays.train[chosen]
-        loss, gradient = jax.value_and_grad(lambda p: _mse(model, p, batch))(state.params)
+        batch, labels = arrays.train[chosen], arrays.train_labels[chosen]
+
+        def cost(params: models.Params) -> jax.Array:
+            return model.loss(model.apply(params, batch), batch, labels)
+
+        loss, gradient = jax.value_and_grad(cost)(state.params)
         # optax raises floats to integer powers, which strict dtype promotion refuses.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = optimizer.make(hyper.learning_rate).update(
@@ -187,4 +224,4 @@ def build_run(cell: Cell, *, features: int, batch_size: int) -> Run:
         diverged_step = jnp.where(first, step, state.diverged_step)
         return RunState(params, opt_state, diverged_step), loss
 
-    return Run(draw, init, update, functools.partial(_observe, model))
+    return Run(draw, init, update, functools.partial(_observe, model, capture))

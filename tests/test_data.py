@@ -7,7 +7,7 @@ from ppp_jax import data
 from ppp_jax.errors import InputError
 
 
-@pytest.mark.parametrize("name", sorted(data.DATASETS))
+@pytest.mark.parametrize("name", sorted(data.OFFLINE))
 def test_conventions_of_every_dataset(name):
     dataset = data.load(name)
     assert dataset.train.dtype == dataset.held_out.dtype == np.float32
@@ -18,7 +18,7 @@ def test_conventions_of_every_dataset(name):
     assert re.fullmatch("[0-9a-f]{64}", dataset.sha256)
 
 
-@pytest.mark.parametrize("name", sorted(data.DATASETS))
+@pytest.mark.parametrize("name", sorted(data.OFFLINE))
 def test_no_sample_is_both_trained_on_and_held_out(name):
     dataset = data.load(name)
     train = {row.tobytes() for row in dataset.train}

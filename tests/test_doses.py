@@ -9,6 +9,7 @@ import pytest
 
 from ppp_jax import extension, sweep
 from ppp_jax.analysis.loading import load_run
+from ppp_jax.data import Shape
 from ppp_jax.family import get
 from ppp_jax.grid import Grid
 from ppp_jax.models import ACTIVATION
@@ -81,9 +82,11 @@ def test_a_dose_is_never_trained_and_an_intrinsic_length_is(optimizer):
     for name in ("dose_tanh", "intrinsic_tanh:trained"):
         grid = Grid(**{**SMALL, "activations": [name], "optimizers": [optimizer],
                        "doses": [0.3] if name == "dose_tanh" else []})  # fmt: skip
-        run = build_run(grid.cells[0], features=6, batch_size=24)
+        run = build_run(grid.cells[0], shape=Shape(6), batch_size=24)
         state = run.init(run.draw(hyper.seed), hyper)
-        arrays = type("Arrays", (), {"train": data})
+        arrays = type(
+            "Arrays", (), {"train": data, "train_labels": jnp.zeros(len(data), jnp.int32)}
+        )
         for step in range(4):
             state, _ = run.update(state, hyper, arrays, jnp.int32(step))
         ends[name] = np.asarray(state.params[ACTIVATION])

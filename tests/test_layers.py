@@ -8,16 +8,16 @@ import sys
 PACKAGE = pathlib.Path(__file__).parents[1] / "ppp_jax"
 # Each module may import those before it.
 ORDER = [
-    "errors", "numerics", "bases", "activations", "family", "symmetry", "data", "models",
-    "optimizers", "confounds", "batches", "grid", "certificates", "extension", "devices",
-    "training", "program", "manifest", "tuning", "latents", "store", "interrupts", "progress",
-    "sweep", "plan",
+    "errors", "numerics", "bases", "activations", "family", "symmetry", "downloads", "images",
+    "data", "models", "architectures", "optimizers", "confounds", "batches", "grid",
+    "certificates", "extension", "devices", "training", "program", "manifest", "tuning", "latents",
+    "store", "interrupts", "progress", "sweep", "plan",
 ]  # fmt: skip
 ANALYSIS_ORDER = [
     "clouds", "arrays", "frames", "search", "planes", "nulls", "projection", "density", "ppp",
-    "srm", "alignment", "statistics", "rotations", "orbits", "response", "calibration", "compare",
-    "loading", "measure", "summary", "verdicts", "plots", "charts", "animate", "folder",
-    "evidence", "report",
+    "srm", "alignment", "statistics", "rotations", "orbits", "convergence", "response",
+    "calibration", "compare", "loading", "measure", "summary", "verdicts", "plots", "charts",
+    "animate", "folder", "evidence", "report", "embeddings",
 ]  # fmt: skip
 ABSENT = ("flax", "optax", "orbax", "absl", "sklearn", "tqdm", "dask")
 

@@ -27,7 +27,7 @@ def test_shapes_and_zero_biases(depth):
     for layer in params.values():
         np.testing.assert_array_equal(layer["bias"], 0)
     output = model.apply(params, jnp.ones((5, 10)))
-    assert output.reconstruction.shape == (5, 10)
+    assert output.prediction.shape == (5, 10)
     assert output.latents.pre.shape == output.latents.post.shape == (5, 3)
 
 
@@ -49,7 +49,7 @@ def test_network_is_what_it_says(name):
     output = model.apply(params, x)
     np.testing.assert_allclose(output.latents.pre, pre, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(output.latents.post, f(pre), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(output.reconstruction, y, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(output.prediction, y, rtol=1e-5, atol=1e-6)
 
 
 def test_equal_keys_give_equal_weights_whatever_the_activation():
@@ -90,7 +90,7 @@ def test_isotropic_network_has_no_preferred_hidden_basis(name):
         turned["bottleneck"]["kernel"] = q.T @ params["bottleneck"]["kernel"] @ p
         turned["decoder_0"]["kernel"] = p.T @ params["decoder_0"]["kernel"]
         before, after = model.apply(params, x), model.apply(turned, x)
-        same = np.allclose(before.reconstruction, after.reconstruction, atol=1e-5)
+        same = np.allclose(before.prediction, after.prediction, atol=1e-5)
         assert same == unchanged
         if unchanged:
             np.testing.assert_allclose(before.latents.post @ p, after.latents.post, atol=1e-5)

@@ -48,7 +48,7 @@ def loop_of_one(cell, dataset):
 
     Nothing of the program is used.
     """
-    model = build_model(cell, dataset.train.shape[1])
+    model = build_model(cell, dataset.shape)
     make = optimizers.get(cell.optimizer).make
 
     @jax.jit
@@ -59,7 +59,7 @@ def loop_of_one(cell, dataset):
         batch = jnp.asarray(dataset.train)[chosen]
 
         def mse(params):
-            return jnp.mean((model.apply(params, batch).reconstruction - batch) ** 2)
+            return jnp.mean((model.apply(params, batch).prediction - batch) ** 2)
 
         loss, gradient = jax.value_and_grad(mse)(params)
         with jax.numpy_dtype_promotion("standard"):
@@ -84,7 +84,7 @@ def test_grid_equals_a_loop_of_single_runs(dataset, optimizer):
     swept = grid(optimizers=[optimizer], learning_rates=rates)
     states, losses, seen = run(swept, dataset)
     for cell in swept.cells:
-        alone, model = loop_of_one(cell, dataset), build_model(cell, 64)
+        alone, model = loop_of_one(cell, dataset), build_model(cell, dataset.shape)
         for i, (rate, seed) in enumerate([(r, s) for r in rates for s in swept.seeds]):
             params, loss = alone(seed, rate)
             mine = jax.tree.map(lambda leaf, i=i: leaf[i], states[cell.name].params)
@@ -93,7 +93,7 @@ def test_grid_equals_a_loop_of_single_runs(dataset, optimizer):
             )
             np.testing.assert_allclose(losses[cell.name][i], loss, rtol=1e-4)
             output = model.apply(params, dataset.test)
-            error = np.mean((output.reconstruction - dataset.test) ** 2)
+            error = np.mean((output.prediction - dataset.test) ** 2)
             np.testing.assert_allclose(seen[cell.name].test_mse[i], error, rtol=1e-4)
             probe = model.apply(params, dataset.train[:50]).latents
             for a, b in zip(seen[cell.name].latents, probe, strict=True):

@@ -13,11 +13,18 @@ from ppp_jax.analysis.arrays import open_source
 from ppp_jax.errors import InputError
 
 STORE = "latents.zarr"
+BOTTLENECK = "bottleneck"
 KNOWN = "a run folder, .npy, .npz, or zarr"
 
 
 def load(
-    latents: Any, *, name: str | None = None, latent_width: int | None = None
+    latents: Any,
+    *,
+    name: str | None = None,
+    latent_width: int | None = None,
+    architecture: str | None = None,
+    layer: str = BOTTLENECK,
+    units: int | None = None,
 ) -> xr.Dataset | xr.DataArray:
     """Opens latents, with every axis named; large ones are read only where they are looked at.
 
@@ -26,6 +33,9 @@ def load(
         a zarr array or group; or any array, `(..., samples, units)`.
       name: which array, if there are several; `pre` or `post` of a run folder.
       latent_width: which latents of a run folder, if the grid has several widths.
+      architecture: likewise, if it has several.
+      layer: of which layer, if others than the bottleneck were captured.
+      units: of this layer, if it comes in several sizes.
 
     Returns:
       Of a run folder the Dataset with `pre` and `post` (the bottleneck before and after its
@@ -47,7 +57,8 @@ def load(
         return _labelled(latents)
     path = pathlib.Path(latents).expanduser()
     if _is_run(path):
-        dataset = load_run(path, latent_width=latent_width)
+        which = {"architecture": architecture, "latent_width": latent_width, "units": units}
+        dataset = load_run(path, layer=layer, **{k: v for k, v in which.items() if v is not None})
         return dataset if name is None else _choose(dataset, name, path)
     if not path.exists():
         raise InputError("path", path, f"is not there; give {KNOWN}")
@@ -122,43 +133,88 @@ class _Lazy(xr.backends.BackendArray):
         return np.asarray(self.array[key])
 
 
-def load_run(path: str | pathlib.Path, *, latent_width: int | None = None) -> xr.Dataset:
+def load_run(path: str | pathlib.Path, *, layer: str = BOTTLENECK, **which: Any) -> xr.Dataset:
     """Opens the latents that a sweep saved.
 
     Args:
       path: a run folder, or the `latents.zarr` in it.
-      latent_width: which latents, if the grid has several widths.
+      layer: whose vectors.
+      **which: `architecture`, `latent_width`, `units`, where the grid has several.
 
     Returns:
       The Dataset that `load` describes.
 
     Raises:
-      InputError: nothing is there, there is no snapshot that every run has, or the grid has several
-        latent widths and none was named.
+      InputError: nothing is there, there is no snapshot that every run has, or several groups fit
+        or none.
     """
     tree = _open(path)
-    widths = _widths(tree)
-    if latent_width is None and len(widths) > 1:
-        raise InputError("latent_width", None, f"name one of {sorted(widths)}")
-    width = next(iter(widths)) if latent_width is None else latent_width
-    if width not in widths:
-        raise InputError("latent_width", width, f"not in this grid, which has {sorted(widths)}")
-    group = widths[width].to_dataset()
+    group = _chosen(tree, layer, which).to_dataset()
     complete = group["saved"].all([dim for dim in group["saved"].dims if dim != "step"]).values
     if not complete.any():
         raise InputError("path", path, "has no snapshot that every run has; train it first")
+    dataset = group.drop_vars("saved").isel(step=complete)
+    each = int(group.attrs["vectors_per_sample"])
     probe = {name: array.variable for name, array in tree.data_vars.items()}
-    dataset = group.drop_vars("saved").isel(step=complete).assign(probe)
-    return dataset.assign_attrs(tree.attrs)
+    if each > 1:  # a label for every vector; the inputs belong to whole samples
+        labels = {"labels": probe["labels"].values.repeat(each)} if "labels" in probe else {}
+        probe = {name: xr.Variable(("sample",), values) for name, values in labels.items()}
+    return dataset.assign(probe).assign_attrs(tree.attrs)
 
 
-def latent_widths(path: str | pathlib.Path) -> list[int]:
-    """Returns the latent widths of a run folder, ascending.
+def _chosen(tree: xr.DataTree, layer: str, which: Mapping[str, Any]) -> xr.DataTree:
+    """Returns the one group that fits."""
+    found = [group for group in contents(tree) if group["layer"] == layer]
+    if not found:
+        known = sorted({group["layer"] for group in contents(tree)})
+        raise InputError("layer", layer, f"not in this grid, which has {known}")
+    for name in ("architecture", "latent_width", "units"):
+        values = sorted({group[name] for group in found})
+        value = which.get(name)
+        if value is None and len(values) > 1:
+            raise InputError(name, None, f"name one of {values}")
+        if value is not None and value not in values:
+            raise InputError(name, value, f"not in this grid, which has {values}")
+        found = [group for group in found if value in (None, group[name])]
+    if len(found) > 1:
+        raise InputError("layer", layer, "comes with several numbers of vectors per sample; train "
+                         "one depth at a time")  # fmt: skip
+    return tree.children[found[0]["name"]]
+
+
+def contents(tree: xr.DataTree) -> list[dict[str, Any]]:
+    """Returns what every group of a store holds: its name, layer, architecture and sizes."""
+    found = []
+    for name, group in tree.children.items():
+        attrs = group.attrs
+        found.append({
+            "name": name,
+            "layer": str(attrs["layer"]),
+            "architecture": str(attrs["architecture"]),
+            "latent_width": int(attrs["latent_width"]),
+            "units": int(group.sizes["unit"]),
+        })  # fmt: skip
+    return found
+
+
+def saved_groups(
+    path: str | pathlib.Path, *, layer: str | None = BOTTLENECK
+) -> list[dict[str, Any]]:
+    """Returns the arguments with which `load_run` opens each group of a run folder.
+
+    Args:
+      path: a run folder, or the `latents.zarr` in it.
+      layer: of which layer, or None for all.
 
     Raises:
       InputError: nothing is there.
     """
-    return sorted(_widths(_open(path)))
+    found = contents(_open(path))
+    return [
+        {key: value for key, value in group.items() if key != "name"}
+        for group in sorted(found, key=lambda group: (group["latent_width"], group["name"]))
+        if layer in (None, group["layer"])
+    ]
 
 
 def _open(path: str | pathlib.Path) -> xr.DataTree:
@@ -167,7 +223,3 @@ def _open(path: str | pathlib.Path) -> xr.DataTree:
     if not store.is_dir():
         raise InputError("path", path, f"holds no {STORE}; give the folder of a trained grid")
     return xr.open_datatree(store, engine="zarr")
-
-
-def _widths(tree: xr.DataTree) -> dict[int, xr.DataTree]:
-    return {int(group.attrs["latent_width"]): group for group in tree.children.values()}

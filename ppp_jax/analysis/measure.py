@@ -14,6 +14,7 @@ KINDS = ("pre", "post")
 STATISTICS = ("c4", "unit_kurtosis")  # on orthonormal bases `kurtosis` is C4 once more
 TESTED = ("value", "z", "p")
 ERRORS = ("train_mse", "validation_mse", "test_mse")
+NETWORK = "architecture_respects_rotations"  # the attribute of a run folder's Dataset
 NEIGHBOUR_SAMPLES = 1024  # of each cloud, for its discreteness at every snapshot
 TEXT = {
     "c4": "alignment C4",
@@ -158,7 +159,7 @@ def cells(runs: xr.Dataset) -> Iterable[tuple[dict[str, Any], dict[str, int]]]:
     """Yields each cell at each learning rate and dose: its names, and its place along the axes.
 
     Among the names is `clean`: whether nothing but the activation prefers a basis, so far as
-    optimiser and initialiser go (METHOD §7).
+    optimiser, initialiser and architecture go (METHOD §7).
     """
     dims = cell_dims(runs)
     for place in np.ndindex(*(runs.sizes[dim] for dim in dims)):
@@ -167,4 +168,5 @@ def cells(runs: xr.Dataset) -> Iterable[tuple[dict[str, Any], dict[str, int]]]:
         names = {dim: part[dim].item() for dim in dims if dim != "rate"}
         rotation = [f"{axis}_respects_rotations" for axis in ("optimizer", "initializer")]
         names |= {name: part[name].item() for name in ("learning_rate", *rotation)}
-        yield names | {"clean": all(names[name] for name in rotation)}, at
+        clean = all(names[name] for name in rotation)
+        yield names | {"clean": clean and bool(runs.attrs.get(NETWORK, True))}, at

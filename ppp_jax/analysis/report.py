@@ -15,7 +15,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from ppp_jax.analysis import evidence, summary
-from ppp_jax.analysis.loading import latent_widths, load_run
+from ppp_jax.analysis.loading import load_run, saved_groups
 from ppp_jax.analysis.measure import KINDS, cell_dims, measure, own_basis
 from ppp_jax.analysis.planes import check_epsilon, progress_bar
 from ppp_jax.analysis.plots import plot_curves, plot_strip
@@ -93,16 +93,16 @@ def write_report(
     workdir = pathlib.Path(workdir).expanduser()
     check_epsilon(epsilon)
     whole("rotations", rotations, least=LEAST_ROTATIONS)
-    widths = latent_widths(workdir)
+    groups = saved_groups(workdir)
     folder = workdir / f"{REPORT}.partial"
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir()
     blocks = []
     how = _How(folder, epsilon, rotations, progress)
-    for width in widths:
-        blocks += _width_blocks(load_run(workdir, latent_width=width), width, how)
-    attributes = load_run(workdir, latent_width=widths[0]).attrs
+    for group in groups:
+        blocks += _group_blocks(load_run(workdir, **group), group, how)
+    attributes = load_run(workdir, **groups[0]).attrs
     blocks.append(evidence.certificate_block(workdir))
     (folder / "index.html").write_text(_page(blocks, attributes, epsilon), encoding="utf-8")
     final = workdir / REPORT
@@ -121,11 +121,12 @@ class _How(NamedTuple):
     progress: bool
 
 
-def _width_blocks(dataset: xr.Dataset, width: int, how: _How) -> list[str]:
-    """Returns everything about the latents of one width: evidence first, then pictures."""
-    name = f"latent_{width}"
+def _group_blocks(dataset: xr.Dataset, group: dict[str, Any], how: _How) -> list[str]:
+    """Returns everything about one architecture's latents of one width: evidence, then pictures."""
+    width, kind = group["latent_width"], group["architecture"]
+    name = ("" if kind == "mlp" else f"{kind}_") + f"latent_{width}"
     measured = measure(dataset, epsilon=how.epsilon, rotations=how.rotations, progress=how.progress)
-    blocks = [f"<h2>{width} latent units</h2>"]
+    blocks = [f"<h2>{kind}, {width} latent units</h2>"]
     blocks += evidence.verdict_blocks(measured, how.folder, name)
     figures = {"differences": evidence.difference_figure(measured.runs, how.folder, name)}
     figures |= {f"plane-{kind}": figure

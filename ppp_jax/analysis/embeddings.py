@@ -1,0 +1,183 @@
+"""Other views of latents beside PPP: PCA, t-SNE, UMAP, and how far their clusters agree.
+
+t-SNE and UMAP see distances alone: turning the latents changes nothing, so whether a cloud is
+aligned with a basis cannot be seen in them. PPP sees alignment, and misses what lies in no
+privileged plane (METHOD §2).
+"""
+
+import importlib.util
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ppp_jax.analysis.projection import count_planes, project, top_planes
+from ppp_jax.errors import InputError, lookup, whole
+
+METHODS = ("pca", "tsne", "umap")
+PERPLEXITY = 30.0  # of t-SNE, its authors' and scikit-learn's default; less for few samples
+NEIGHBOURS = 15  # of UMAP, its default
+LEAST_CLUSTER = 0.02  # share of the samples that make a cluster
+NO_CLUSTER = -1
+
+
+def embed(latents: Any, *, method: str, seed: int = 0) -> np.ndarray:
+    """Embeds latents in two dimensions.
+
+    Args:
+      latents: `(samples, units)`, at least 10 samples.
+      method: `pca`, `tsne` (scikit-learn's, started from PCA) or `umap` (needs `umap-learn`).
+      seed: of t-SNE and UMAP; alike seeds give alike embeddings.
+
+    Returns:
+      `(samples, 2)`.
+
+    Raises:
+      InputError: an unknown method or one that is not installed, or no finite matrix.
+    """
+    lookup(dict.fromkeys(METHODS), method, field="method")
+    x = _matrix(latents)
+    if method == "pca":
+        return _pca(x)
+    if method == "tsne":
+        from sklearn.manifold import TSNE  # the analysis works without scikit-learn until here
+
+        perplexity = min(PERPLEXITY, (len(x) - 1) / 3)
+        found = TSNE(perplexity=perplexity, init=_pca_start(x), random_state=seed).fit_transform(x)
+        return np.asarray(found, np.float64)
+    if importlib.util.find_spec("umap") is None:
+        raise InputError("method", method, "needs umap-learn: pip install 'ppp_jax[umap]'")
+    from umap import UMAP
+
+    neighbours = min(NEIGHBOURS, len(x) - 1)
+    reducer = UMAP(n_neighbors=neighbours, init=_pca_start(x), random_state=seed, n_jobs=1)
+    return np.asarray(reducer.fit_transform(x), np.float64)
+
+
+def _matrix(latents: Any) -> np.ndarray:
+    x = np.asarray(latents, np.float64)
+    if x.ndim != 2 or len(x) < 10 or not np.isfinite(x).all():
+        problem = "must be finite, of shape (samples, units), of ten samples or more"
+        raise InputError("latents", x.shape, problem)
+    return x
+
+
+def _pca(x: np.ndarray) -> np.ndarray:
+    """Returns the first two principal components; signs make each one's third moment positive."""
+    centred = x - x.mean(axis=0)
+    u, s, _ = np.linalg.svd(centred, full_matrices=False)
+    components = u[:, :2] * s[:2]
+    if components.shape[1] < 2:
+        components = np.pad(components, ((0, 0), (0, 1)))
+    skewed: np.ndarray = components * np.where((components**3).sum(axis=0) < 0, -1, 1)
+    return skewed
+
+
+def _pca_start(x: np.ndarray) -> np.ndarray:
+    """Returns PCA at the small scale that t-SNE and UMAP start from; rotations do not change it."""
+    start = _pca(x)
+    scale = start[:, 0].std()
+    return (start / (scale if scale > 0 else 1) * 1e-4).astype(np.float32)
+
+
+def find_clusters(points: Any, *, least: int | None = None) -> np.ndarray:
+    """Finds clusters of any number and shape (HDBSCAN).
+
+    Args:
+      points: `(samples, dimensions)`.
+      least: samples that make a cluster; by default 2 % of them, at least 5.
+
+    Returns:
+      `(samples,)`: the number of each sample's cluster, −1 for none.
+
+    Raises:
+      InputError: points that are no finite matrix, or `least` below 2.
+    """
+    from sklearn.cluster import HDBSCAN  # the analysis works without scikit-learn until here
+
+    x = _matrix(points)
+    least = max(5, round(LEAST_CLUSTER * len(x))) if least is None else least
+    size = whole("least", least, least=2)
+    return np.asarray(HDBSCAN(min_cluster_size=size, copy=True).fit_predict(x))
+
+
+class Agreement(NamedTuple):
+    """How far two groupings of the same samples agree.
+
+    Attributes:
+      information: adjusted mutual information of the samples that both group: 1 if they agree, 0
+        in expectation if one tells nothing of the other; NaN if either has fewer than two groups.
+      share: of samples that both group.
+    """
+
+    information: float
+    share: float
+
+
+def agreement(a: np.ndarray, b: np.ndarray) -> Agreement:
+    """Compares two groupings.
+
+    Args:
+      a: `(samples,)`, a number per group, −1 for none.
+      b: likewise.
+
+    Raises:
+      InputError: their lengths differ.
+    """
+    from sklearn.metrics import adjusted_mutual_info_score
+
+    if np.shape(a) != np.shape(b) or np.ndim(a) != 1:
+        raise InputError("a", np.shape(a), f"must have one length with b, {np.shape(b)}")
+    both = (a != NO_CLUSTER) & (b != NO_CLUSTER)
+    share = float(both.mean())
+    if min(len(np.unique(x[both])) for x in (a, b)) < 2:
+        return Agreement(float("nan"), share)
+    return Agreement(float(adjusted_mutual_info_score(a[both], b[both])), share)
+
+
+class PlaneView(NamedTuple):
+    """What the fullest privileged plane shows.
+
+    Attributes:
+      sample: `(accepted,)`, which samples lie near it.
+      points: `(accepted, 2)`, their coordinates in it.
+      plane: the two basis vectors that span it.
+    """
+
+    sample: np.ndarray
+    points: np.ndarray
+    plane: tuple[int, int]
+
+
+def fullest_plane(latents: Any, *, basis: Any = None, epsilon: float = 0.85) -> PlaneView:
+    """Projects latents onto the privileged plane that most of them lie near.
+
+    Args:
+      latents: `(samples, units)`.
+      basis: privileged vectors or a name, as `project` takes them.
+      epsilon: acceptance cosine.
+
+    Raises:
+      InputError: see `project`.
+    """
+    counted = count_planes(latents, basis=basis, epsilon=epsilon)
+    fullest = top_planes(counted, 1).isel(plane=0)
+    projected = project(latents, basis=basis, epsilon=epsilon)
+    here = projected["plane"].values == int(fullest["row"])
+    vectors = (int(fullest["first"]), int(fullest["second"]))
+    return PlaneView(projected["sample"].values[here], projected["points"].values[here], vectors)
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    """Returns how far two embeddings differ, up to position, size, rotation and reflection.
+
+    Args:
+      a: `(samples, 2)`.
+      b: `(samples, 2)`.
+
+    Returns:
+      Share of the variance of one that the other leaves after the best match (Procrustes): 0 if
+      they are the same.
+    """
+    from scipy.spatial import procrustes
+
+    return float(procrustes(a, b)[2])
