@@ -112,14 +112,14 @@ class _Transformer(nnx.Module):
     def encode(self, x: jax.Array, activate: Activate) -> jax.Array:
         (rows, columns), side, channels = self.grid, self.patch, self.image[2]
         x = x.reshape(-1, rows, side, columns, side, channels).swapaxes(2, 3)
-        x = self.embedding(x.reshape(len(x), rows * columns, -1)) + self.position[...]
+        x = self.embedding(x.reshape(len(x), rows * columns, -1)) + self.position[...][None]
         for name in _names(self.depth, "encoder_{}"):
             x = getattr(self, name)(x, name, activate)
         return activate(BOTTLENECK, self.bottleneck(x.reshape(len(x), -1)))
 
     def decode(self, x: jax.Array, activate: Activate) -> jax.Array:
         (rows, columns), side, channels = self.grid, self.patch, self.image[2]
-        x = self.expand(x).reshape(-1, rows * columns, self.width) + self.position[...]
+        x = self.expand(x).reshape(-1, rows * columns, self.width) + self.position[...][None]
         for name in _names(self.depth, "decoder_{}"):
             x = getattr(self, name)(x, name, activate)
         x = self.output(x).reshape(-1, rows, columns, side, side, channels).swapaxes(2, 3)

@@ -190,7 +190,7 @@ def _create(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> 
         empty = _empty_group(group, root.sizes["sample"], steps_per_epoch)
         tree[f"/{group.name}"] = empty
         chunks = tuple(
-            size if dim in ("seed", "sample", "unit") else 1
+            size if dim in ("seed", "sample", "vector", "unit") else 1
             for dim, size in empty["pre"].sizes.items()
         )
         encoding[f"/{group.name}"] = {kind: {"chunks": chunks} for kind in LATENTS}
@@ -215,7 +215,8 @@ def _empty_group(group: Group, samples: int, steps_per_epoch: int) -> xr.Dataset
             f"first step whose loss was not finite, {NEVER} for none",
         ),
     }
-    dims = (*run_dims(grid), "sample", "unit")
+    # Several vectors per sample are an axis of another length than the samples'.
+    dims = (*run_dims(grid), "sample" if group.vectors == 1 else "vector", "unit")
     entry = architectures.get(grid.architectures[0])
     empty = xr.Dataset(
         {

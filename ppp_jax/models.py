@@ -163,7 +163,9 @@ dense_product.defvjp(_dense_forward, _dense_backward)
 
 def _dot_general(x: ArrayLike, kernel: jax.Array, _dimensions: Any, **_: Any) -> jax.Array:
     """What `nnx.Linear` asks for, at the default precision."""
-    return dense_product(jnp.asarray(x), kernel)
+    x = jnp.asarray(x)
+    product: jax.Array = dense_product(x.reshape(-1, x.shape[-1]), kernel)
+    return product.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def mean_squared(output: Output, x: jax.Array, _labels: jax.Array) -> jax.Array:
@@ -182,9 +184,9 @@ class Autoencoder(nnx.Module):
     def __init__(self, shape: Shape, sizes: Sizes, initializer: Initializer, rngs: nnx.Rngs):
         """Draws the weights."""
         self.depth = sizes.depth
-        hidden = [sizes.width] * sizes.depth
-        widths = [shape.features, *hidden, sizes.latent_width, *hidden, self.outputs(shape)]
         names = [*self.encoder_names(), BOTTLENECK, *self.decoder_names(), "output"]
+        hidden = {BOTTLENECK: sizes.latent_width, "output": self.outputs(shape)}
+        widths = [shape.features, *(hidden.get(name, sizes.width) for name in names)]
         for name, (n_in, n_out) in zip(names, itertools.pairwise(widths), strict=True):
             setattr(self, name, linear(n_in, n_out, initializer, rngs))
 

@@ -157,6 +157,7 @@ def load_run(path: str | pathlib.Path, *, layer: str = BOTTLENECK, **which: Any)
     each = int(group.attrs["vectors_per_sample"])
     probe = {name: array.variable for name, array in tree.data_vars.items()}
     if each > 1:  # a label for every vector; the inputs belong to whole samples
+        dataset = dataset.rename(vector="sample")
         labels = {"labels": probe["labels"].values.repeat(each)} if "labels" in probe else {}
         probe = {name: xr.Variable(("sample",), values) for name, values in labels.items()}
     return dataset.assign(probe).assign_attrs(tree.attrs)

@@ -1,0 +1,246 @@
+"""The networks by name: what each gives, what turns it, and that a grid trains it like a loop."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ppp_jax import architectures, data, family, models, optimizers, program, sweep
+from ppp_jax.analysis import load
+from ppp_jax.analysis.loading import saved_groups
+from ppp_jax.data import Shape
+from ppp_jax.errors import InputError
+from ppp_jax.grid import Grid
+from ppp_jax.models import Sizes
+from ppp_jax.numerics import haar_orthogonal
+from ppp_jax.training import batch_indices, build_model
+
+NAMES = sorted(architectures.ARCHITECTURES)
+SHAPE = Shape(64, (8, 8, 1), 10)
+WIDTH, DEPTH, LATENT = 6, 2, 5
+# Layers whose units an activation follows, with the layers that read them.
+TURNED = {
+    "mlp": ("encoder_0", "encoder_1"),
+    "classifier": ("encoder_0", "encoder_1"),
+    "conv": ("encoder_0", "encoder_1"),
+    "transformer": ("encoder_0.hidden", "encoder_0.back"),
+    "transformer_layernorm": ("encoder_0.hidden", "encoder_0.back"),
+}
+
+
+def build(name, activation="tanh", *, depth=DEPTH, shape=SHAPE):
+    return architectures.build(
+        name, shape, Sizes(WIDTH, depth, LATENT), activation=family.get(activation).apply,
+        initializer=models.get_initializer("glorot_normal").make,
+    )  # fmt: skip
+
+
+def inputs(samples=7, features=64):
+    return jax.random.normal(jax.random.key(9), (samples, features))
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("name", NAMES)
+def test_shapes_names_and_decoding(name, depth):
+    model = build(name, depth=depth)
+    params = jax.jit(model.init)(jax.random.key(0))
+    output = model.apply(params, inputs())
+    outputs = 10 if name == "classifier" else 64
+    assert output.prediction.shape == (7, outputs)
+    assert output.prediction.dtype == jnp.float32
+    assert list(output.layers) == architectures.get(name).names(depth)
+    assert output.latents.post.shape == (7, LATENT)
+    for vectors in output.layers.values():
+        assert vectors.pre.shape == vectors.post.shape
+        assert vectors.pre.ndim == 2
+        assert len(vectors.pre) % 7 == 0
+    again = model.decode(params, output.latents.post)
+    np.testing.assert_allclose(again, output.prediction, rtol=1e-5, atol=1e-6)
+    # Every activated layer is counted, and only those: residual streams have no activation.
+    residual = sum("residual" in layer for layer in output.layers)
+    assert model.activated == len(output.layers) - residual
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "sparse"])
+@pytest.mark.parametrize("shape", [Shape(3 * 7 * 5, (7, 5, 3), 4), Shape(28 * 28, (28, 28, 1), 10)])
+def test_images_of_any_size(name, shape):
+    output = build(name, shape=shape)
+    x = inputs(3, shape.features)
+    shown = jax.eval_shape(output.apply, output.init(jax.random.key(0)), x)
+    assert shown.prediction.shape == (3, shape.classes if name == "classifier" else shape.features)
+
+
+def entry(params, dotted):
+    for part in dotted.split("."):
+        params = params[part]
+    return params
+
+
+def turn_units(params, name, q):
+    """Turns a layer's units, and the weights that read them."""
+    params = jax.tree.map(jnp.asarray, params)
+    writes, reads = (entry(params, layer) for layer in TURNED[name])
+    writes["kernel"], writes["bias"] = writes["kernel"] @ q, writes["bias"] @ q
+    kernel = reads["kernel"]  # (…, units, outputs), of a convolution with positions before
+    reads["kernel"] = jnp.einsum("ji,...jo->...io", q, kernel)
+    return params
+
+
+@pytest.mark.parametrize("name", sorted(TURNED))
+@pytest.mark.parametrize("activation", ["tanh", "isotropic_tanh"])
+def test_only_isotropic_networks_do_not_know_their_hidden_basis(name, activation):
+    model = build(name, activation)
+    params = jax.jit(model.init)(jax.random.key(1))
+    units = entry(params, TURNED[name][0])["kernel"].shape[-1]
+    q = haar_orthogonal(jax.random.key(2), units)
+    before = model.apply(params, inputs()).prediction
+    after = model.apply(turn_units(params, name, q), inputs()).prediction
+    same = np.allclose(before, after, rtol=1e-4, atol=1e-5)
+    assert same == (activation == "isotropic_tanh")
+    # A signed permutation of units changes neither.
+    signed = jnp.eye(units)[::-1] * jnp.where(jnp.arange(units) % 2, -1.0, 1.0)[:, None]
+    moved = model.apply(turn_units(params, name, signed), inputs()).prediction
+    np.testing.assert_allclose(moved, before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["transformer", "transformer_layernorm"])
+def test_the_residual_stream_has_no_basis_under_rmsnorm_and_one_under_layernorm(name):
+    model = build(name, "isotropic_tanh", depth=1)
+    params = jax.jit(model.init)(jax.random.key(3))
+    before = model.apply(params, inputs()).prediction
+    q = haar_orthogonal(jax.random.key(4), WIDTH)
+    turned = jax.tree.map(jnp.asarray, params)
+    tokens = len(turned["position"])
+    turned["position"] = turned["position"] @ q
+    turned["embedding"] = {k: v @ q for k, v in turned["embedding"].items()}
+    for block in (turned["encoder_0"], turned["decoder_0"]):
+        for part in ("query", "key", "value"):
+            kernel = block["attention"][part]["kernel"]
+            block["attention"][part]["kernel"] = jnp.einsum("ji,jhd->ihd", q, kernel)
+        block["attention"]["out"] = {k: v @ q for k, v in block["attention"]["out"].items()}
+        block["hidden"]["kernel"] = q.T @ block["hidden"]["kernel"]
+        block["back"] = {k: v @ q for k, v in block["back"].items()}
+    flat = turned["bottleneck"]["kernel"].reshape(tokens, WIDTH, -1)
+    turned["bottleneck"]["kernel"] = jnp.einsum("ji,tjo->tio", q, flat).reshape(tokens * WIDTH, -1)
+    for key, value in turned["expand"].items():
+        shaped = value.reshape(*value.shape[:-1], tokens, WIDTH) @ q
+        turned["expand"][key] = shaped.reshape(value.shape)
+    turned["output"]["kernel"] = q.T @ turned["output"]["kernel"]
+    after = model.apply(turned, inputs()).prediction
+    same = np.allclose(before, after, rtol=1e-4, atol=1e-5)
+    assert same == architectures.get(name).respects_rotations == (name == "transformer")
+
+
+def test_classifier_is_judged_by_cross_entropy_and_brier_score():
+    logits, labels = np.random.default_rng(0).normal(size=(6, 4)), np.array([0, 1, 2, 3, 0, 1])
+    output = models.Output(jnp.asarray(logits, jnp.float32), {})
+    chance = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    entropy = -np.log(chance[np.arange(6), labels]).mean()
+    brier = np.mean((chance - np.eye(4)[labels]) ** 2)
+    np.testing.assert_allclose(architectures.cross_entropy(output, 0, labels), entropy, rtol=1e-5)
+    np.testing.assert_allclose(architectures.brier(output, 0, labels), brier, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["classifier", "conv", "sparse", "transformer"])
+def test_grid_equals_a_loop_of_single_runs(name):
+    """Against a Python loop over the steps of one network, with nothing of the program."""
+    grid = Grid(activations=["isotropic_tanh"], architectures=[name], widths=[WIDTH], seeds=[3, 8],
+                latent_widths=[LATENT], optimizers=["momentum"], learning_rates=[0.05],
+                probe_samples=20, capture=["all"])  # fmt: skip
+    dataset, (cell,), steps = data.load("digits"), grid.cells, 4
+    built = program.build(grid, dataset, seed_batch=2)
+    states, _ = built.chunk(built.init(built.hypers), built.hypers, built.arrays, np.int32(0),
+                            np.int32(steps))  # fmt: skip
+    seen = built.observe(states, built.arrays, np.int32(steps))[cell.name]
+    model, make = build_model(cell, dataset.shape), optimizers.get("momentum").make
+    params = jax.jit(model.init)(jax.random.fold_in(jax.random.key(8), 0))
+    state = make(0.05).init(params)
+
+    order = jax.jit(lambda k, t: batch_indices(k, t, samples=len(dataset.train), batch_size=24))
+
+    @jax.jit
+    def step(params, state, chosen):
+        x, y = jnp.asarray(dataset.train)[chosen], jnp.asarray(dataset.train_labels)[chosen]
+        gradient = jax.grad(lambda p: model.loss(model.apply(p, x), x, y))(params)
+        updates, state = make(0.05).update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    for t in range(steps):
+        key = jax.random.fold_in(jax.random.key(8), 1)
+        chosen = order(key, jnp.int32(t))
+        params, state = step(params, state, chosen)
+    output = jax.jit(model.apply)(params, dataset.test)
+    error = model.error(output, dataset.test, dataset.labels[2])
+    np.testing.assert_allclose(seen.test_mse[1], error, rtol=1e-3)
+    layers = jax.jit(model.apply)(params, dataset.train[:20]).layers
+    assert set(seen.captured) == set(layers) - {models.BOTTLENECK}
+    for layer, vectors in {**seen.captured, models.BOTTLENECK: seen.latents}.items():
+        for a, b in zip(vectors, layers[layer], strict=True):
+            np.testing.assert_allclose(a[1], b, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("axes", "problem"),
+    [
+        ({"data": "synthetic", "architectures": ["conv"]}, "data=synthetic: has no images"),
+        ({"data": "patches", "architectures": ["classifier"]}, "data=patches: has no labels"),
+        ({"architectures": ["transformer"], "widths": [7]}, "widths=7: must be a multiple of 2"),
+        ({"capture": ["encoder_3"], "depths": [2]}, "capture=encoder_3: no network of this grid"),
+    ],
+)
+def test_data_and_sizes_that_a_network_cannot_take(tmp_path, axes, problem):
+    with pytest.raises(InputError, match=problem):
+        sweep.train(Grid(**axes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_names_are_refused_with_the_nearest():
+    with pytest.raises(InputError, match="architectures=convv: unknown; did you mean conv"):
+        Grid(architectures=["convv"])
+    with pytest.raises(InputError, match="capture=encodr_0: unknown; did you mean encoder_0"):
+        Grid(capture=["encodr_0"])
+
+
+@pytest.fixture(scope="module")
+def captured(tmp_path_factory):
+    """A grid of two architectures and depths with every layer kept, grown once."""
+    grid = {
+        "activations": ["tanh"], "widths": [4], "latent_widths": [3], "depths": [1, 2],
+        "architectures": ["mlp"], "optimizers": ["sgd"], "epochs": 1, "probe_samples": 30,
+        "capture": ["all"], "seeds": [0, 1],
+    }  # fmt: skip
+    workdir = tmp_path_factory.mktemp("captured") / "run"
+    sweep.train(Grid(**grid), workdir, seed_batch=2, progress=False)
+    whole = grid | {"architectures": ["mlp", "conv"]}
+    sweep.train(Grid(**whole), workdir, seed_batch=2, progress=False)
+    return workdir
+
+
+def test_captured_layers_are_groups_of_their_own(captured):
+    groups = saved_groups(captured, layer=None)
+    assert {g["layer"] for g in groups if g["architecture"] == "conv"} == set(
+        architectures.get("conv").names(2)
+    )
+    for group in groups:
+        if group["architecture"] == "mlp":
+            latents = load(captured, **group)
+            assert latents.sizes["unit"] == group["units"]
+            assert np.isfinite(latents["post"].values).all()
+            np.testing.assert_allclose(latents["post"], np.tanh(latents["pre"]), atol=1e-5)
+            deep = group["layer"] in ("encoder_1", "decoder_1")
+            assert latents["depth"].values.tolist() == ([2] if deep else [1, 2])
+    shallow = load(captured, layer="encoder_0", architecture="conv", units=4)
+    assert shallow.sizes["sample"] == 30 * 16  # 30 images, 4 × 4 positions each
+    assert shallow["labels"].values[:16].tolist() == [shallow["labels"].values[0]] * 16
+
+
+def test_a_layer_in_several_sizes_must_be_chosen(captured):
+    with pytest.raises(InputError, match=r"architecture=None: name one of \['conv', 'mlp'\]"):
+        load(captured)
+    with pytest.raises(InputError, match=r"units=5: not in this grid, which has \[4\]"):
+        load(captured, architecture="mlp", layer="encoder_0", units=5)
+    with pytest.raises(InputError, match="several numbers of vectors per sample"):
+        load(captured, architecture="conv", layer="decoder_0")
+    with pytest.raises(InputError, match="layer=encoder_9: not in this grid"):
+        load(captured, layer="encoder_9")
