@@ -38,8 +38,9 @@ def optimizer_residual(name: str, *, seed: int = 0) -> float:
         "output": jax.random.normal(keys[3], (UNITS, FEATURES)),
     }
     data = jax.random.normal(keys[4], (SAMPLES, FEATURES))
-    start, turned = _flat(_turn(params, turn)), _flat(_train(name, _turn(params, turn), data))
-    plain = _flat(_turn(_train(name, params, data), turn))
+    train = jax.jit(lambda params: _train(name, params, data))
+    start, turned = _flat(_turn(params, turn)), _flat(train(_turn(params, turn)))
+    plain = _flat(_turn(train(params), turn))
     return float(jnp.linalg.norm(turned - plain) / jnp.linalg.norm(plain - start))
 
 

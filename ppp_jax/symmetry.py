@@ -1,5 +1,6 @@
 """Groups of orthogonal matrices, and how far a map is from commuting with them (METHOD §6)."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -261,9 +262,13 @@ def equivariance_residual(
     """
     drawn, members = jax.random.split(key)
     x = _inputs(drawn, samples, units)
-    y = function(x)
-
     g = jnp.stack([group.sample(k, units) for k in jax.random.split(members, elements)])
+    return _worst(function, x, g)
+
+
+@functools.partial(jax.jit, static_argnums=0)  # compiled once for all groups
+def _worst(function: Callable[[jax.Array], jax.Array], x: jax.Array, g: jax.Array) -> jax.Array:
+    y = function(x)
     apart = jax.vmap(function)(x @ g) - y @ g
     return jnp.max(jnp.linalg.norm(apart, axis=(1, 2))) / jnp.linalg.norm(y)
 
