@@ -1,9 +1,12 @@
 """What the experiments share: train what the flags say, measure it, keep figures and tables."""
 
+import base64
 import contextlib
 import functools
+import html
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -69,10 +72,26 @@ def writing(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(partial)
     partial.mkdir()
     yield partial
+    _write_page(partial)
     if final.exists():
         shutil.rmtree(final)
     partial.rename(final)
-    print(f"study: {final}")
+    print(f"study: {final / 'index.html'}")
+
+
+def _write_page(folder: pathlib.Path) -> None:
+    """Puts the study on one page: what the experiment asks, its figures, its tables."""
+    main = sys.modules["__main__"].__doc__ or ""
+    parts = [f"<pre>{html.escape(main)}</pre>"]
+    for path in sorted(folder.glob("*.png")):
+        image = base64.b64encode(path.read_bytes()).decode()
+        parts.append(f'<h2>{path.stem}</h2><img src="data:image/png;base64,{image}">')
+    for path in sorted(folder.glob("*.csv")):
+        table = pd.read_csv(path).to_html(index=False, float_format="{:.3g}".format, border=0)
+        parts.append(f"<h2>{path.stem}</h2>{table}")
+    style = "body{font-family:sans-serif;margin:2em}td,th{padding:.1em .6em;text-align:left}"
+    page = f"<!doctype html><meta charset='utf-8'><style>{style}</style>" + "\n".join(parts)
+    (folder / "index.html").write_text(page, encoding="utf-8")
 
 
 def keep_table(folder: pathlib.Path, name: str, rows: list[dict[str, Any]]) -> None:
@@ -121,7 +140,7 @@ def against(
     }
 
 
-def add_q(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Adds `q`, the false discovery rate over rows, after their `p`."""
-    q = false_discovery([row["p"] for row in rows])
+def add_q(rows: list[dict[str, Any]], *, p: str = "p") -> list[dict[str, Any]]:
+    """Adds `q`, the false discovery rate over rows, after their `p`, or what it is called."""
+    q = false_discovery([row[p] for row in rows])
     return [{**row, "q": float(value)} for row, value in zip(rows, q, strict=True)]

@@ -166,6 +166,16 @@ def _observe(
     }
 
 
+def abstract_states(built: Program) -> States:
+    """Returns the shapes and places of a program's states, into which a checkpoint is restored."""
+    like = jax.eval_shape(built.init, built.hypers)
+    sharding = jax.tree.leaves(built.hypers)[0].sharding
+    placed: States = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like
+    )
+    return placed
+
+
 def build(
     grid: Grid, dataset: Dataset, *, seed_batch: int | Widths, mesh: Mesh | None = None
 ) -> Program:

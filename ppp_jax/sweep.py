@@ -303,12 +303,8 @@ def _start(part: _Part, done: int | None, checkpoints: Any) -> States:
         part.record(0, states)
         store.save_checkpoint(checkpoints, 0, states)
         return states
-    like = jax.eval_shape(part.built.init, part.built.hypers)
-    sharding = jax.tree.leaves(part.built.hypers)[0].sharding
-    placed = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like
-    )
-    restored: States = store.restore_checkpoint(checkpoints, done, placed)
+    like = program.abstract_states(part.built)
+    restored: States = store.restore_checkpoint(checkpoints, done, like)
     return restored
 
 

@@ -11,13 +11,13 @@ ORDER = [
     "errors", "numerics", "bases", "activations", "family", "symmetry", "downloads", "images",
     "data", "models", "architectures", "optimizers", "confounds", "batches", "grid",
     "certificates", "extension", "devices", "training", "program", "manifest", "tuning", "latents",
-    "store", "interrupts", "progress", "sweep", "plan",
+    "store", "interrupts", "progress", "trained", "sweep", "plan",
 ]  # fmt: skip
 ANALYSIS_ORDER = [
     "clouds", "arrays", "frames", "search", "planes", "nulls", "projection", "density", "ppp",
     "srm", "alignment", "statistics", "rotations", "orbits", "convergence", "response",
     "calibration", "compare", "loading", "measure", "summary", "verdicts", "plots", "charts",
-    "animate", "folder", "evidence", "report", "embeddings",
+    "animate", "folder", "evidence", "report", "embeddings", "layers", "consequences",
 ]  # fmt: skip
 ABSENT = ("flax", "optax", "orbax", "absl", "sklearn", "tqdm", "dask")
 

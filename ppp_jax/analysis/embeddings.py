@@ -16,6 +16,7 @@ from ppp_jax.errors import InputError, lookup, whole
 METHODS = ("pca", "tsne", "umap")
 PERPLEXITY = 30.0  # of t-SNE, its authors' and scikit-learn's default; less for few samples
 NEIGHBOURS = 15  # of UMAP, its default
+LEAST_SAMPLES = 10
 LEAST_CLUSTER = 0.02  # share of the samples that make a cluster
 NO_CLUSTER = -1
 
@@ -55,7 +56,7 @@ def embed(latents: Any, *, method: str, seed: int = 0) -> np.ndarray:
 
 def _matrix(latents: Any) -> np.ndarray:
     x = np.asarray(latents, np.float64)
-    if x.ndim != 2 or len(x) < 10 or not np.isfinite(x).all():
+    if x.ndim != 2 or len(x) < LEAST_SAMPLES or not np.isfinite(x).all():
         problem = "must be finite, of shape (samples, units), of ten samples or more"
         raise InputError("latents", x.shape, problem)
     return x

@@ -1,0 +1,99 @@
+"""Is it the autoencoder? The same question of other networks, layer by layer.
+
+An MLP, a convolutional and two transformer autoencoders (RMSNorm, LayerNorm) and an MLP classifier,
+elementwise and isotropic, every layer kept; then a sparse autoencoder on the MLP's latents. What an
+isotropic activation acts on is a layer's units, the channels at a position, or a token's hidden
+units.
+
+  python -m experiments.architectures
+
+Cost: COST
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+
+import ppp_jax.analysis as pa
+from experiments import flags as experiment_flags
+from experiments import study
+from ppp_jax import sweep
+from ppp_jax.analysis import charts, layers
+from ppp_jax.grid import Grid
+
+DEFAULTS = Grid(
+    activations=("relu", "tanh", "isotropic_relu", "isotropic_tanh"),
+    architectures=("mlp", "conv", "transformer", "transformer_layernorm", "classifier"),
+    widths=(16,),
+    latent_widths=(8,),
+    optimizers=("momentum",),
+    learning_rates=(0.03,),
+    seeds=range(8),
+    epochs=20,
+    snapshots=(0,),
+    probe_samples=512,
+    capture=("all",),
+)
+SPARSE_UNITS = 32
+experiment_flags.define(DEFAULTS, workdir="runs/architectures")
+
+
+def main() -> None:
+    """Trains the grids, prints the table."""
+    study.run(analyse)
+
+
+def analyse(workdirs: list[pathlib.Path]) -> None:
+    """Measures every layer of every network."""
+    values = flags.FLAGS
+    rows = layers.measure_layers(workdirs[0], rotations=values.rotations, progress=True)
+    if "mlp" in values.architectures:
+        inner = sparse(workdirs[0])
+        rows += layers.measure_layers(inner, rotations=values.rotations, progress=True)
+    with study.writing(workdirs[0]) as folder:
+        kept = ("architecture", "layer", "units", "activation", "optimizer", "clean", "latents",
+                "seeds", "test_mse", "c4_first", "c4", "c4_z", "c4_p", "unit_kurtosis_z",
+                "unit_kurtosis_p", "discreteness_first", "discreteness")  # fmt: skip
+        table = [{name: row[name] for name in kept} for row in rows]
+        study.keep_table(folder, "layers", study.add_q(table, p="c4_p"))
+        study.keep_figure(folder, "layers", draw(rows))
+
+
+def sparse(workdir: pathlib.Path) -> pathlib.Path:
+    """Trains sparse autoencoders on the latents that the MLP's first activation and seed left."""
+    saved = pa.load(workdir, name="pre", architecture="mlp")
+    latents = np.asarray(saved.isel(activation=0, seed=0, step=-1).squeeze(drop=True))
+    half = len(latents) // 2
+    data = workdir / "mlp_latents.npz"
+    np.savez(data, x_train=latents[:half], x_test=latents[half:])
+    grid = dataclasses.replace(
+        experiment_flags.grid(), architectures=["sparse"], latent_widths=[SPARSE_UNITS],
+        data=str(data), capture=(), epochs=200,
+    )  # fmt: skip
+    return sweep.train(grid, workdir / "sparse")
+
+
+def draw(rows: list[dict[str, Any]]) -> Figure:
+    """Draws z of C4 of every layer, a panel per architecture and kind of latents."""
+    kinds = list(dict.fromkeys(row["architecture"] for row in rows))
+    figure = Figure(figsize=(13, 2.6 * len(kinds)), dpi=100, layout="constrained")
+    panels = figure.subplots(len(kinds), 2, squeeze=False)
+    for line, kind in zip(panels, kinds, strict=True):
+        for axes, latents in zip(line, ("pre", "post"), strict=True):
+            series: dict[str, dict[str, float]] = {}
+            for row in rows:
+                if (row["architecture"], row["latents"]) == (kind, latents):
+                    name = row["layer"].replace("coder_", "coder\n")
+                    series.setdefault(row["activation"], {})[name] = row["c4_z"]
+            charts.plot_z(series, ax=axes)
+            axes.set_title(f"{kind}, {latents}-activation: z of C4 (grey: ±2)", fontsize=8)
+    panels[0, 0].legend(fontsize=6)
+    return figure
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main)

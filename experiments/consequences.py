@@ -1,0 +1,146 @@
+"""Does discreteness cost or help?
+
+Of every trained autoencoder: held-out error, the accuracy of a linear probe on its latents, and the
+held-out error after noise is added to the latents or these are rounded to 8 or 4 bits, each against
+how discrete and how aligned the latents are.
+
+  python -m experiments.consequences
+
+Cost: COST
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+
+import ppp_jax.analysis as pa
+from experiments import flags as experiment_flags
+from experiments import study
+from ppp_jax import data, trained
+from ppp_jax.analysis import consequences
+from ppp_jax.analysis.compare import interquartile_mean, paired_difference
+from ppp_jax.analysis.planes import progress_bar
+from ppp_jax.analysis.verdicts import partner
+from ppp_jax.grid import Grid
+
+NOISE = (0.1, 0.3)
+BITS = (8, 4)
+DEFAULTS = Grid(
+    activations=("relu", "leaky_relu", "tanh", "isotropic_relu", "isotropic_leaky_relu",
+                 "isotropic_tanh"),
+    optimizers=("momentum", "adam"),
+    seeds=range(16),
+    snapshots=(0,),
+)  # fmt: skip
+experiment_flags.define(DEFAULTS, workdir="runs/consequences")
+
+
+def main() -> None:
+    """Trains the grid, prints the tables."""
+    study.run(analyse)
+
+
+def analyse(workdirs: list[pathlib.Path]) -> None:
+    """Measures what every network's latents are good for, and what goes with discreteness."""
+    dataset = data.load(flags.FLAGS.data)
+    found = {}
+    for one in progress_bar(trained.restore(workdirs[0], dataset), "networks"):
+        found[one.cell.activation, one.cell.optimizer] = measure(one, dataset)
+    with study.writing(workdirs[0]) as folder:
+        study.keep_table(folder, "cells", cell_rows(found))
+        study.keep_table(folder, "differences", difference_rows(found))
+        study.keep_table(folder, "correlations", correlation_rows(found))
+        study.keep_figure(folder, "consequences", draw(found))
+
+
+def measure(one: trained.Trained, dataset: data.Dataset) -> dict[str, np.ndarray]:
+    """Returns one number per run of a cell for everything that is asked."""
+    encode = jax.jit(jax.vmap(lambda p, x: one.model.apply(p, x).latents.post, in_axes=(0, None)))
+    decode = jax.jit(jax.vmap(one.model.decode))
+    train, test = (np.asarray(encode(one.params, x)) for x in (dataset.train, dataset.test))
+
+    def error(latents: np.ndarray) -> np.ndarray:
+        apart = decode(one.params, jnp.asarray(latents)) - dataset.test[None]
+        return np.asarray(jnp.mean(jnp.square(apart), axis=(1, 2)))
+
+    clean = error(test)
+    found = {"discreteness": np.asarray(pa.discreteness(test)),
+             "|C4|": np.abs(np.asarray(pa.alignment_c4(test))), "error": clean}  # fmt: skip
+    if dataset.shape.classes:
+        (train_labels, _, test_labels) = dataset.labels
+        found["probe accuracy"] = np.array([
+            consequences.probe_accuracy(a, train_labels, b, test_labels)
+            for a, b in zip(train, test, strict=True)
+        ])  # fmt: skip
+    for share in NOISE:
+        noisy = consequences.add_noise(test, share=share)
+        found[f"error with {share:.0%} noise, ratio"] = error(noisy) / clean
+    for bits in BITS:
+        rounded = consequences.quantise(test, bits=bits)
+        found[f"error at {bits} bits, ratio"] = error(rounded) / clean
+    return found
+
+
+def cell_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> list[dict[str, Any]]:
+    """Returns interquartile means over seeds, a row per cell."""
+    return [
+        {"activation": activation, "optimizer": optimizer,
+         **{name: interquartile_mean(values) for name, values in cell.items()}}
+        for (activation, optimizer), cell in found.items()
+    ]  # fmt: skip
+
+
+def difference_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> list[dict[str, Any]]:
+    """Returns elementwise − isotropic, paired by seed, for every quantity."""
+    names = list(dict.fromkeys(activation for activation, _ in found))
+    rows = []
+    for (activation, optimizer), cell in found.items():
+        other = partner(activation, names)
+        if other is None or activation.startswith("isotropic_"):
+            continue
+        for quantity, values in cell.items():
+            change = paired_difference(values, found[other, optimizer][quantity])
+            rows.append({"activation": activation, "against": other, "optimizer": optimizer,
+                         "quantity": quantity, "difference": change.mean, "low": change.low,
+                         "high": change.high, "p": change.p})  # fmt: skip
+    return study.add_q(rows)
+
+
+def correlation_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> list[dict[str, Any]]:
+    """Returns, from seed to seed within cells, what goes with discreteness and alignment."""
+    cells = list(found.values())
+    rows = []
+    for cause in ("discreteness", "|C4|"):
+        for quantity in list(cells[0])[2:]:
+            table = [np.stack([cell[name] for cell in cells]) for name in (cause, quantity)]
+            rho, low, high, p = consequences.rank_correlation(*table)
+            rows.append({"of": cause, "with": quantity, "rank correlation": rho, "low": low,
+                         "high": high, "p": p})  # fmt: skip
+    return study.add_q(rows)
+
+
+def draw(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> Figure:
+    """Draws every consequence against discreteness, a point per network."""
+    quantities = list(next(iter(found.values())))[2:]
+    figure = Figure(figsize=(3.4 * len(quantities), 3.6), dpi=100, layout="constrained")
+    names = list(dict.fromkeys(activation for activation, _ in found))
+    for axes, quantity in zip(figure.subplots(1, len(quantities)), quantities, strict=True):
+        for (activation, optimizer), cell in found.items():
+            marker = "o" if optimizer == next(iter(found))[1] else "^"
+            axes.plot(cell["discreteness"], cell[quantity], marker, markersize=3, alpha=0.6,
+                      color=f"C{names.index(activation)}",
+                      label=f"{activation}, {optimizer}")  # fmt: skip
+        axes.set(xlabel="discreteness", title=quantity)
+        if "ratio" in quantity:
+            axes.set_yscale("log")
+    axes.legend(fontsize=5)
+    return figure
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main)

@@ -1,0 +1,90 @@
+"""Do two seeds find the same axes? Matching units one to one against matching whole spaces.
+
+Without a privileged basis two networks agree up to a rotation, and their units match no better than
+a rotation's; with one they match better.
+
+  python -m experiments.convergence [--data=patches --epochs=20 --workdir=runs/convergence_patches]
+
+Cost: COST
+"""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+
+from experiments import flags as experiment_flags
+from experiments import study
+from ppp_jax.analysis import charts
+from ppp_jax.analysis.convergence import Convergence, convergence
+from ppp_jax.analysis.measure import KINDS, cells, own_basis
+from ppp_jax.grid import Grid
+
+DEFAULTS = Grid(
+    activations=("relu", "leaky_relu", "tanh", "tanh@rotated", "isotropic_relu",
+                 "isotropic_leaky_relu", "isotropic_tanh"),
+    optimizers=("momentum", "adam"),
+    seeds=range(16),
+    snapshots=(0,),
+)  # fmt: skip
+experiment_flags.define(DEFAULTS, workdir="runs/convergence")
+
+
+def main() -> None:
+    """Trains the grid, prints the table."""
+    study.run(analyse)
+
+
+def analyse(workdirs: list[pathlib.Path]) -> None:
+    """Matches disjoint pairs of seeds, untrained and trained."""
+    latents = study.load(workdirs[0])
+    runs = latents[["test_mse", "diverged_step"]].load()
+    rows: list[dict[str, Any]] = []
+    pairs: dict[str, np.ndarray] = {}
+    for kind in KINDS:
+        for names, at in cells(runs):
+            healthy = (runs["diverged_step"].isel(at).isel(step=-1) < 0).values
+            clouds = latents[kind].isel(at).load().values[healthy]
+            basis = own_basis(names["activation"])
+            first, last = (
+                convergence(clouds[:, step], basis=basis, rotations=flags.FLAGS.rotations)
+                for step in (0, -1)
+            )
+            rows.append({"activation": names["activation"], "optimizer": names["optimizer"],
+                         "latents": kind, "clean": names["clean"], "pairs": len(last.units),
+                         **_described(first, last)})  # fmt: skip
+            pairs[f"{names['activation']}\n{names['optimizer']}, {kind}"] = _share(last)
+    rows = study.add_q(rows)
+    with study.writing(workdirs[0]) as folder:
+        study.keep_table(folder, "matches", rows)
+        study.keep_figure(folder, "matches", draw(pairs))
+
+
+def _share(found: Convergence) -> np.ndarray:
+    """Returns the units' match as a share of the orthogonal one."""
+    share: np.ndarray = found.units / found.orthogonal
+    return share
+
+
+def _described(first: Convergence, last: Convergence) -> dict[str, float]:
+    return {
+        "orthogonal": float(last.orthogonal.mean()), "units": float(last.units.mean()),
+        "rotated": last.null, "share": float(_share(last).mean()),
+        "share untrained": float(_share(first).mean()), "z untrained": first.z,
+        "z": last.z, "p": last.p,
+    }  # fmt: skip
+
+
+def draw(pairs: dict[str, np.ndarray]) -> Figure:
+    """Draws how much of the orthogonal match the units' match reaches, every pair visible."""
+    figure = Figure(figsize=(1.0 + 0.62 * len(pairs), 4), dpi=100, layout="constrained")
+    axes = charts.plot_seeds(pairs, ax=figure.subplots())
+    axes.set_xticks(range(len(pairs)), list(pairs), fontsize=6, rotation=90)
+    axes.set_ylabel("units' match / orthogonal match", fontsize=8)
+    return figure
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main)

@@ -1,0 +1,95 @@
+"""How do alignment and discreteness change with depth, and from layer to layer?
+
+Networks of 1 to 8 hidden layers on each side of the bottleneck, all layers as wide as it, every
+layer's vectors kept.
+
+  python -m experiments.depth [--data=patches --epochs=20 --workdir=runs/depth_patches]
+
+Cost: COST
+"""
+
+import pathlib
+from typing import Any
+
+from absl import flags
+from matplotlib.figure import Figure
+
+from experiments import flags as experiment_flags
+from experiments import study
+from ppp_jax.analysis import charts, layers
+from ppp_jax.grid import Grid
+
+DEFAULTS = Grid(
+    activations=("tanh", "isotropic_tanh"),
+    depths=range(1, 9),
+    widths=(16,),
+    latent_widths=(16,),
+    optimizers=("momentum",),
+    learning_rates=(0.03,),
+    seeds=range(16),
+    epochs=50,
+    snapshots=(0,),
+    probe_samples=1024,
+    capture=("all",),
+)
+experiment_flags.define(DEFAULTS, workdir="runs/depth")
+
+
+def main() -> None:
+    """Trains the grid, prints the tables."""
+    study.run(analyse)
+
+
+def analyse(workdirs: list[pathlib.Path]) -> None:
+    """Measures every layer, and tests how the bottleneck changes with depth."""
+    rows = layers.measure_layers(workdirs[0], rotations=flags.FLAGS.rotations, progress=True)
+    rows = [{**row, "position": position(row["layer"], row["depth"])} for row in rows]
+    rows.sort(key=lambda row: (row["activation"], row["latents"], row["depth"], row["position"]))
+    with study.writing(workdirs[0]) as folder:
+        kept = ("activation", "optimizer", "depth", "layer", "latents", "seeds", "test_mse",
+                "c4_first", "c4", "c4_z", "c4_p", "unit_kurtosis_z", "unit_kurtosis_p",
+                "discreteness_first", "discreteness")  # fmt: skip
+        table = [{name: row[name] for name in kept} for row in rows]
+        study.keep_table(folder, "layers", study.add_q(table, p="c4_p"))
+        study.keep_table(folder, "trends", study.add_q(layers.trends(rows, axis="depth")))
+        study.keep_figure(folder, "layers", draw(rows))
+
+
+def position(layer: str, depth: int) -> int:
+    """Returns where a layer stands, counted from the first."""
+    part, _, number = layer.partition("_")
+    return {"encoder": 0, "bottleneck": depth, "decoder": depth + 1}[part] + int(number or 0)
+
+
+def draw(rows: list[dict[str, Any]]) -> Figure:
+    """Draws C4 and discreteness of the bottleneck against depth, and C4 from layer to layer."""
+    names = list(dict.fromkeys((row["activation"], row["latents"]) for row in rows))
+    figure = Figure(figsize=(3.6 * len(names), 8), dpi=100, layout="constrained")
+    panels = figure.subplots(3, len(names), sharey="row", squeeze=False)
+    for (first, second, third), (activation, kind) in zip(panels.T, names, strict=True):
+        here = [row for row in rows if (row["activation"], row["latents"]) == (activation, kind)]
+        for axes, quantity in ((first, "c4"), (second, "discreteness")):
+            columns = {str(row["depth"]): row[f"{quantity}_seeds"] for row in here
+                       if row["layer"] == "bottleneck"}  # fmt: skip
+            charts.plot_seeds(columns, ax=axes)
+            axes.set_xlabel("hidden layers on each side", fontsize=8)
+        for k, depth in enumerate(sorted({row["depth"] for row in here})):
+            path = [row for row in here if row["depth"] == depth]
+            places = [row["position"] - depth for row in path]
+            third.plot(places, [row["c4"] for row in path], "o-", markersize=3, linewidth=0.8,
+                       color=f"C{k}", label=str(depth))  # fmt: skip
+        third.set_xlabel("layers after the bottleneck", fontsize=8)
+        third.axvline(0, color="0.7", linewidth=0.8)
+        first.set_title(f"{activation}, {kind}-activation", fontsize=9)
+        for axes in (first, third):
+            axes.axhline(0, color="0.7", linewidth=0.8)
+            axes.tick_params(labelsize=7)
+    texts = ("C4 of the bottleneck", "discreteness of the bottleneck", "C4 of every layer")
+    for axes, text in zip(panels[:, 0], texts, strict=True):
+        axes.set_ylabel(text, fontsize=8)
+    panels[2, -1].legend(title="depth", fontsize=6, title_fontsize=6)
+    return figure
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main)

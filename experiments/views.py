@@ -1,0 +1,163 @@
+"""What do t-SNE, UMAP and PCA show that PPP does not, and the other way round?
+
+Clouds whose structure is known and trained bottlenecks, each seen by PCA, t-SNE, UMAP (if
+`umap-learn` is installed) and in the fullest privileged plane. Clusters found in each view are held
+against those of the full latent space (adjusted mutual information), and every view is made again
+of the rotated latents: what does not change there cannot show alignment.
+
+  python -m experiments.views
+
+Cost: COST
+"""
+
+import importlib.util
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+
+import ppp_jax.analysis as pa
+from experiments import flags as experiment_flags
+from experiments import study
+from ppp_jax import bases
+from ppp_jax.analysis import embeddings, orbits
+from ppp_jax.analysis.clouds import known_clouds
+from ppp_jax.analysis.planes import progress_bar
+from ppp_jax.grid import Grid
+
+METHODS = [m for m in embeddings.METHODS if m != "umap" or importlib.util.find_spec("umap")]
+SAMPLES = 1000
+DEFAULTS = Grid(
+    activations=("relu", "tanh", "isotropic_tanh"),
+    latent_widths=(16,),
+    optimizers=("momentum",),
+    seeds=range(3),
+    snapshots=(0,),
+    probe_samples=SAMPLES,
+)
+experiment_flags.define(DEFAULTS, workdir="runs/views")
+
+
+class Cloud(NamedTuple):
+    """Latents, and a label of each sample, if there is one."""
+
+    latents: np.ndarray
+    labels: np.ndarray | None
+
+
+def main() -> None:
+    """Trains the grid, prints the tables."""
+    study.run(analyse)
+
+
+def analyse(workdirs: list[pathlib.Path]) -> None:
+    """Looks at every cloud in every way."""
+    shown = clouds(workdirs[0])
+    rows: list[dict[str, Any]] = []
+    seen: dict[str, dict[str, np.ndarray]] = {}
+    for name, cloud in progress_bar(list(shown.items()), "views"):
+        found, seen[name] = look(name, cloud, len(flags.FLAGS.seeds))
+        rows += found
+    with study.writing(workdirs[0]) as folder:
+        study.keep_table(folder, "views", rows)
+        study.keep_figure(folder, "labels", draw(shown, seen, by_orbit=False))
+        study.keep_figure(folder, "orbits", draw(shown, seen, by_orbit=True))
+
+
+def clouds(workdir: pathlib.Path) -> dict[str, Cloud]:
+    """Returns known clouds, with the number of their cluster, and the first seed's bottlenecks."""
+    known = known_clouds(samples=SAMPLES)
+    found = {name: Cloud(np.asarray(x), None) for name, x in known.items()}
+    saved = study.load(workdir).isel(step=-1, seed=0)
+    for activation in saved["activation"].values.tolist():
+        latents = saved["pre"].sel(activation=activation).squeeze(drop=True).values
+        labels = saved["labels"].values if "labels" in saved else None
+        found[f"{activation}, trained"] = Cloud(latents, labels)
+    return found
+
+
+def look(name: str, cloud: Cloud, seeds: int) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """Returns what each view agrees with, a row per view and seed, and the first seed's points."""
+    whole = embeddings.find_clusters(cloud.latents)
+    turn = bases.rotations(cloud.latents.shape[1], 1, np.random.default_rng(0))[0]
+    rotated = cloud.latents @ turn
+    rows, points = [], {}
+    for method in METHODS:
+        for seed in range(1 if method == "pca" else seeds):
+            view = embeddings.embed(cloud.latents, method=method, seed=seed)
+            again = embeddings.embed(rotated, method=method, seed=seed)
+            if seed == 0:
+                points[method] = view
+            rows.append({"cloud": name, "view": method, "seed": seed, "samples shown": 1.0,
+                         **_agreements(view, np.arange(len(view)), whole, cloud.labels),
+                         "change by rotation": embeddings.difference(view, again)})  # fmt: skip
+    plane, turned = (embeddings.fullest_plane(x, epsilon=0.7) for x in (cloud.latents, rotated))
+    points["PPP"] = np.full((len(whole), 2), np.nan)
+    points["PPP"][plane.sample] = plane.points
+    rows.append({"cloud": name, "view": "PPP", "seed": 0,
+                 "samples shown": len(plane.sample) / len(whole),
+                 **_agreements(plane.points, plane.sample, whole, cloud.labels),
+                 "change by rotation": _change(len(plane.sample), len(turned.sample))})  # fmt: skip
+    c4 = float(pa.alignment_c4(cloud.latents)), float(pa.alignment_c4(rotated))
+    return [{**row, "C4": c4[0], "C4 rotated": c4[1]} for row in rows], points
+
+
+def _change(before: int, after: int) -> float:
+    """Returns by which share of its samples the fullest plane's number changes."""
+    return abs(after - before) / max(before, after, 1)
+
+
+def _agreements(
+    points: np.ndarray, sample: np.ndarray, whole: np.ndarray, labels: np.ndarray | None
+) -> dict[str, Any]:
+    few = len(points) < embeddings.LEAST_SAMPLES
+    seen = np.full(len(points), -1) if few else embeddings.find_clusters(points)
+    full = embeddings.agreement(seen, whole[sample])
+    against = None if labels is None else embeddings.agreement(seen, labels[sample])
+    return {
+        "clusters in full space": _count(whole), "clusters seen": _count(seen),
+        "AMI with full space": full.information, "clustered in both": full.share,
+        "AMI with labels": float("nan") if against is None else against.information,
+    }  # fmt: skip
+
+
+def _count(clusters: np.ndarray) -> int:
+    return len(set(clusters.tolist()) - {embeddings.NO_CLUSTER})
+
+
+def draw(
+    shown: dict[str, Cloud], seen: dict[str, dict[str, np.ndarray]], *, by_orbit: bool
+) -> Figure:
+    """Draws every view of every cloud, coloured by label (or cluster), or by the nearest orbit."""
+    views = list(next(iter(seen.values())))
+    figure = Figure(figsize=(2.6 * len(views), 2.5 * len(seen)), dpi=80, layout="constrained")
+    panels = figure.subplots(len(seen), len(views), squeeze=False)
+    for line, (name, points) in zip(panels, seen.items(), strict=True):
+        colours = _orbit(shown[name].latents) if by_orbit else _label(shown[name])
+        for axes, (view, xy) in zip(line, points.items(), strict=True):
+            axes.scatter(*xy.T, c=colours, s=3, cmap="tab10", vmin=0, vmax=9)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            share = np.isfinite(xy[:, 0]).mean()
+            axes.set_title(f"{name}\n{view}" + ("" if share == 1 else f", {share:.0%} of samples"),
+                           fontsize=7)  # fmt: skip
+    return figure
+
+
+def _label(cloud: Cloud) -> np.ndarray:
+    found = embeddings.find_clusters(cloud.latents) if cloud.labels is None else cloud.labels
+    return np.where(found < 0, 7, found % 10)  # grey: in no cluster
+
+
+def _orbit(latents: np.ndarray) -> np.ndarray:
+    """Returns which orbit of the standard basis each sample is nearest to, by its cosine."""
+    unit = latents / np.linalg.norm(latents, axis=1, keepdims=True)
+    basis = np.eye(latents.shape[1])
+    nearest: np.ndarray = np.argmax([f(unit, basis) for f in orbits.ORBITS.values()], axis=0)
+    return nearest
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main)

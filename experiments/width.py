@@ -1,0 +1,74 @@
+"""How do alignment and discreteness change with width?
+
+Autoencoders whose hidden layers and bottleneck grow together, 4 to 64 units, in one program.
+
+  python -m experiments.width [--data=patches --epochs=20 --workdir=runs/width_patches]
+
+Cost: COST
+"""
+
+import pathlib
+from typing import Any
+
+from absl import flags
+from matplotlib.figure import Figure
+
+from experiments import flags as experiment_flags
+from experiments import study
+from ppp_jax.analysis import charts, layers
+from ppp_jax.grid import Grid
+
+WIDTHS = (4, 8, 16, 32, 64)
+DEFAULTS = Grid(
+    activations=("relu", "tanh", "isotropic_relu", "isotropic_tanh"),
+    widths=(48,),
+    latent_widths=WIDTHS,
+    optimizers=("momentum",),
+    seeds=range(16),
+    epochs=50,
+    snapshots=(0,),
+    probe_samples=1024,
+)
+experiment_flags.define(DEFAULTS, workdir="runs/width")
+
+
+def main() -> None:
+    """Trains the grid, prints the tables."""
+    study.run(analyse)
+
+
+def analyse(workdirs: list[pathlib.Path]) -> None:
+    """Measures every bottleneck, and tests how they change as it widens."""
+    rows = layers.measure_layers(workdirs[0], rotations=flags.FLAGS.rotations, progress=True)
+    rows.sort(key=lambda row: (row["activation"], row["latents"], row["units"]))
+    with study.writing(workdirs[0]) as folder:
+        kept = ("activation", "optimizer", "units", "latents", "seeds", "test_mse", "c4_first",
+                "c4", "c4_z", "c4_p", "unit_kurtosis_z", "unit_kurtosis_p", "discreteness_first",
+                "discreteness")  # fmt: skip
+        table = [{name: row[name] for name in kept} for row in rows]
+        study.keep_table(folder, "widths", study.add_q(table, p="c4_p"))
+        slopes = layers.trends(rows, axis="units", doublings=True)
+        study.keep_table(folder, "trends", study.add_q(slopes))
+        study.keep_figure(folder, "widths", draw(rows))
+
+
+def draw(rows: list[dict[str, Any]]) -> Figure:
+    """Draws C4 and discreteness of the bottleneck against its units: every seed visible."""
+    names = list(dict.fromkeys((row["activation"], row["latents"]) for row in rows))
+    figure = Figure(figsize=(2.6 * len(names), 5), dpi=100, layout="constrained")
+    panels = figure.subplots(2, len(names), sharey="row", squeeze=False)
+    for column, (activation, kind) in zip(panels.T, names, strict=True):
+        here = [row for row in rows if (row["activation"], row["latents"]) == (activation, kind)]
+        for axes, quantity in zip(column, ("c4", "discreteness"), strict=True):
+            columns = {str(row["units"]): row[f"{quantity}_seeds"] for row in here}
+            charts.plot_seeds(columns, ax=axes)
+            axes.axhline(0, color="0.7", linewidth=0.8)
+        column[0].set_title(f"{activation}, {kind}", fontsize=8)
+        column[1].set_xlabel("units of the bottleneck", fontsize=8)
+    panels[0, 0].set_ylabel("C4", fontsize=8)
+    panels[1, 0].set_ylabel("discreteness", fontsize=8)
+    return figure
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main)

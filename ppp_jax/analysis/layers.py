@@ -1,0 +1,133 @@
+"""Alignment and discreteness layer by layer, and how they change along an axis of the grid."""
+
+import math
+import pathlib
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ppp_jax.analysis.compare import Difference, interquartile_mean, paired_difference
+from ppp_jax.analysis.loading import BOTTLENECK, load_run, saved_groups
+from ppp_jax.analysis.measure import KINDS, STATISTICS, cells, own_basis
+from ppp_jax.analysis.planes import progress_bar
+from ppp_jax.analysis.rotations import ROTATIONS, pool, rotation_test
+from ppp_jax.analysis.statistics import discreteness
+
+MOST_VECTORS = 2048  # of a run, spread over its samples: a convolution has one at every position
+NEIGHBOURS = 1024  # for discreteness
+
+
+def measure_layers(
+    path: str | pathlib.Path, *, rotations: int = ROTATIONS, seed: int = 0, progress: bool = False
+) -> list[dict[str, Any]]:
+    """Measures every layer that a run folder keeps, untrained and trained.
+
+    Args:
+      path: the run folder.
+      rotations: K of the rotation null.
+      seed: of the rotations.
+      progress: show a progress bar on stderr.
+
+    Returns:
+      A row per layer, cell and kind of latents: the cell's names, `architecture`, `layer`, `units`,
+      `latents` (`pre` or `post`); `seeds`, how many did not diverge; `c4` (mean over seeds), its
+      rotation test `c4_z` and `c4_p`, the same of `unit_kurtosis`; `c4_first` of the untrained
+      networks; `discreteness` and `discreteness_first`; and per seed `c4_seeds`,
+      `discreteness_seeds`, NaN for diverged ones.
+    """
+    groups = saved_groups(path, layer=None)
+    places = [(group, kind) for group in groups for kind in KINDS]
+    rows: list[dict[str, Any]] = []
+    for group, kind in progress_bar(places, "layers") if progress else places:
+        dataset = load_run(path, **group).isel(step=[0, -1])
+        runs = dataset[["test_mse", "diverged_step"]].load()
+        for names, at in cells(runs):
+            healthy = runs["diverged_step"].isel(at).isel(step=-1) < 0
+            clouds = _thinned(dataset[kind].isel(at)).load().where(healthy)
+            chosen = {key: names[key] for key in names if not key.endswith("_rotations")}
+            where = {"architecture": group["architecture"], "layer": group["layer"]}
+            found = _row(clouds, names["activation"], rotations, seed)
+            error = interquartile_mean(runs["test_mse"].isel(at).isel(step=-1).where(healthy))
+            rows.append({**where, **chosen, "units": group["units"], "latents": kind,
+                         "seeds": int(healthy.sum()), "test_mse": error, **found})  # fmt: skip
+    return rows
+
+
+def _thinned(clouds: xr.DataArray) -> xr.DataArray:
+    every = -(-clouds.sizes["sample"] // MOST_VECTORS)
+    return clouds.isel(sample=slice(None, None, every))
+
+
+def _row(clouds: xr.DataArray, activation: str, rotations: int, seed: int) -> dict[str, Any]:
+    tested = rotation_test(clouds, basis=own_basis(activation), rotations=rotations, seed=seed)
+    pooled = pool(tested).isel(step=-1)
+    found: dict[str, Any] = {}
+    for name in STATISTICS:
+        one = pooled.sel(statistic=name)
+        found |= {name: float(one["value"]), f"{name}_z": float(one["z"]),
+                  f"{name}_p": float(one["p"])}  # fmt: skip
+    c4 = tested["value"].sel(statistic="c4").transpose("step", "seed").values
+    clumps = np.asarray(discreteness(clouds.transpose("step", "seed", ...),
+                                     max_samples=NEIGHBOURS))  # fmt: skip
+    found |= {"c4_first": float(np.nanmean(c4[0])), "c4_seeds": c4[1]}
+    return found | {
+        "discreteness_first": interquartile_mean(clumps[0]),
+        "discreteness": interquartile_mean(clumps[1]),
+        "discreteness_seeds": clumps[1],
+    }
+
+
+def trend(values: list[np.ndarray], along: list[float]) -> Difference:
+    """Tests whether something rises or falls along an axis of the grid.
+
+    Each seed has a slope of its own, by least squares, and the slopes are tested as paired
+    differences are: exact sign flips and a BCa interval over seeds.
+
+    Args:
+      values: `(seeds,)` for every point of the axis, the same seeds in the same order.
+      along: the points, at least two different ones.
+
+    Returns:
+      The mean slope, its interval and p; seeds with a missing value are left out.
+    """
+    table, x = np.asarray(values, np.float64), np.asarray(along, np.float64)
+    centred = x - x.mean()
+    slopes = centred @ table / (centred @ centred)
+    return paired_difference(slopes, np.zeros_like(slopes))
+
+
+def trends(
+    rows: list[dict[str, Any]], *, axis: str, layer: str = BOTTLENECK, doublings: bool = False
+) -> list[dict[str, Any]]:
+    """Tests how alignment and discreteness of one layer change along an axis of the grid.
+
+    Args:
+      rows: what `measure_layers` returns, for at least two values of the axis.
+      axis: `depth` or `width`.
+      layer: whose vectors.
+      doublings: slopes per doubling of the axis rather than per unit.
+
+    Returns:
+      A row per architecture, activation, optimiser, kind of latents and quantity: slope, 95 %
+      interval, p.
+    """
+    found = []
+    keys = ("architecture", "activation", "optimizer", "latents")
+    here = [row for row in rows if row["layer"] == layer]
+    for key in dict.fromkeys(tuple(row[k] for k in keys) for row in here):
+        cell = sorted((row for row in here if tuple(row[k] for k in keys) == key),
+                      key=lambda row: row[axis])  # fmt: skip
+        along = [float(row[axis]) for row in cell]
+        for quantity in ("c4", "discreteness"):
+            slope = trend([row[f"{quantity}_seeds"] for row in cell],
+                          [math.log2(x) for x in along] if doublings else along)  # fmt: skip
+            found.append({**dict(zip(keys, key, strict=True)), "quantity": quantity,
+                          "slope": slope.mean, "low": slope.low, "high": slope.high,
+                          "p": slope.p})  # fmt: skip
+    return found
+
+
+def plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns rows of a table without what is there once per seed."""
+    return [{k: v for k, v in row.items() if not k.endswith("_seeds")} for row in rows]
