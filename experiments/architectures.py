@@ -54,13 +54,22 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
     if "mlp" in values.architectures:
         inner = sparse(workdirs[0])
         rows += layers.measure_layers(inner, rotations=values.rotations, progress=True)
+    order = {name: k for k, name in enumerate((*values.architectures, "sparse"))}
+    rows.sort(key=lambda row: (order[row["architecture"]], _place(row["layer"])))
     with study.writing(workdirs[0]) as folder:
         kept = ("architecture", "layer", "units", "activation", "optimizer", "clean", "latents",
                 "seeds", "test_mse", "c4_first", "c4", "c4_z", "c4_p", "unit_kurtosis_z",
                 "unit_kurtosis_p", "discreteness_first", "discreteness")  # fmt: skip
         table = [{name: row[name] for name in kept} for row in rows]
-        study.keep_table(folder, "layers", study.add_q(table, p="c4_p"))
+        study.keep_table(folder, "layers", study.add_q(table, p="c4_p"), show=False)
+        ends = [row for row in table if row["layer"] == "bottleneck"]
+        study.keep_table(folder, "bottlenecks", study.add_q(ends, p="c4_p"))
         study.keep_figure(folder, "layers", draw(rows))
+
+
+def _place(layer: str) -> tuple[int, str]:
+    """Returns what sorts layers as they act."""
+    return ("encoder", "bottleneck", "decoder").index(layer.partition("_")[0]), layer
 
 
 def sparse(workdir: pathlib.Path) -> pathlib.Path:

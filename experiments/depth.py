@@ -50,7 +50,9 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
                 "c4_first", "c4", "c4_z", "c4_p", "unit_kurtosis_z", "unit_kurtosis_p",
                 "discreteness_first", "discreteness")  # fmt: skip
         table = [{name: row[name] for name in kept} for row in rows]
-        study.keep_table(folder, "layers", study.add_q(table, p="c4_p"))
+        study.keep_table(folder, "layers", study.add_q(table, p="c4_p"), show=False)
+        ends = [row for row in table if row["layer"] == "bottleneck"]
+        study.keep_table(folder, "bottlenecks", study.add_q(ends, p="c4_p"))
         study.keep_table(folder, "trends", study.add_q(layers.trends(rows, axis="depth")))
         study.keep_figure(folder, "layers", draw(rows))
 

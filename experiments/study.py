@@ -94,20 +94,24 @@ def _write_page(folder: pathlib.Path) -> None:
     (folder / "index.html").write_text(page, encoding="utf-8")
 
 
-def keep_table(folder: pathlib.Path, name: str, rows: list[dict[str, Any]]) -> None:
+def keep_table(
+    folder: pathlib.Path, name: str, rows: list[dict[str, Any]], *, show: bool = True
+) -> None:
     """Writes rows as CSV and Markdown, and prints the latter.
 
     Args:
       folder: where to.
       name: of the table.
       rows: entries by column, all alike; numbers are rounded in the Markdown alone.
+      show: print it.
     """
     pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False)
     header = list(rows[0])
     body = [[_text(value) for value in row.values()] for row in rows]
     text = as_markdown(header, body)
     (folder / f"{name}.md").write_text(text + "\n", encoding="utf-8")
-    print(text + "\n")
+    if show:
+        print(text + "\n")
 
 
 def _text(value: Any) -> str:

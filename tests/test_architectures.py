@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from ppp_jax import architectures, data, family, models, optimizers, program, sweep
-from ppp_jax.analysis import load
+from ppp_jax import architectures, data, family, models, optimizers, program, sweep, trained
+from ppp_jax.analysis import alignment_c4, layers, load
 from ppp_jax.analysis.loading import saved_groups
 from ppp_jax.data import Shape
 from ppp_jax.errors import InputError
@@ -240,7 +240,46 @@ def test_a_layer_in_several_sizes_must_be_chosen(captured):
         load(captured)
     with pytest.raises(InputError, match=r"units=5: not in this grid, which has \[4\]"):
         load(captured, architecture="mlp", layer="encoder_0", units=5)
-    with pytest.raises(InputError, match="several numbers of vectors per sample"):
+    with pytest.raises(InputError, match=r"vectors=None: name one of \[4, 16\]"):
         load(captured, architecture="conv", layer="decoder_0")
     with pytest.raises(InputError, match="layer=encoder_9: not in this grid"):
         load(captured, layer="encoder_9")
+
+
+def test_restored_networks_give_the_latents_that_were_saved(captured):
+    dataset = data.load("digits")
+    found = {one.cell.name: one for one in trained.restore(captured, dataset)}
+    assert len(found) == 4
+    for one in found.values():
+        saved = load(captured, architecture=one.cell.architecture)
+        saved = saved["post"].isel(step=-1).sel(depth=one.cell.depth).squeeze(drop=True)
+        for run in (0, 1):
+            params = jax.tree.map(lambda leaf, run=run: leaf[run], one.params)
+            latents = one.model.apply(params, dataset.train[:30]).latents.post
+            np.testing.assert_allclose(latents, saved.values[run], rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_not_trained_is_not_restored(tmp_path, captured):
+    with pytest.raises(InputError, match="holds no run"):
+        trained.restore(tmp_path, data.load("digits"))
+    with pytest.raises(InputError, match="other data than patches"):
+        trained.restore(captured, data.load("patches"))
+
+
+def test_every_layer_is_measured(captured):
+    rows = layers.measure_layers(captured, rotations=19)
+    mlp = [row for row in rows if row["architecture"] == "mlp"]
+    # Of 1 and 2 hidden layers on each side: 3 and 5 layers, before and after the activation.
+    assert len(mlp) == 2 * (3 + 5)
+    assert {(row["layer"], row["depth"]) for row in mlp} >= {("encoder_1", 2), ("encoder_0", 1)}
+    bottleneck = load(captured, architecture="mlp")["post"].isel(step=-1).squeeze(drop=True)
+    for row in mlp:
+        assert row["seeds"] == 2
+        assert len(row["c4_seeds"]) == 2
+        if (row["layer"], row["latents"]) == ("bottleneck", "post"):
+            c4 = alignment_c4(bottleneck.sel(depth=row["depth"]).values)
+            np.testing.assert_allclose(row["c4_seeds"], c4, rtol=1e-5)
+    slopes = layers.trends(mlp, axis="depth")
+    assert {(row["latents"], row["quantity"]) for row in slopes} == {
+        (kind, name) for kind in ("pre", "post") for name in ("c4", "discreteness")
+    }

@@ -54,7 +54,8 @@ def test_discreteness_is_its_definition(units):
     cloud = CLOUDS["Laplace"][:300, :units]
     apart = np.linalg.norm(cloud[:, None] - cloud, axis=-1) + np.diag(np.full(300, np.inf))
     rng = np.random.default_rng(0)
-    gauss = rng.multivariate_normal(cloud.mean(axis=0), np.atleast_2d(np.cov(cloud.T)), size=300)
+    covariance = np.atleast_2d(np.cov(cloud.T))
+    gauss = rng.multivariate_normal(cloud.mean(axis=0), covariance, 300, method="eigh")
     gaps = np.linalg.norm(gauss[:, None] - gauss, axis=-1) + np.diag(np.full(300, np.inf))
     expected = 1 - np.median(apart.min(axis=1)) / np.median(gaps.min(axis=1))
     np.testing.assert_allclose(discreteness(cloud), expected, rtol=1e-9)

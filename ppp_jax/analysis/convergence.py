@@ -121,7 +121,8 @@ def convergence(
     if x.ndim != 3 or len(x) < 2:
         raise InputError("latents", x.shape, "must be (seeds, samples, units) of two seeds or more")
     units = x.shape[-1]
-    axes = np.eye(units) if basis is None else bases.build(basis, units)
+    named = "standard" if basis is None else basis
+    axes = bases.build(named, units) if isinstance(named, str) else np.asarray(named, np.float64)
     if axes.shape != (units, units) or not np.allclose(axes @ axes.T, np.eye(units), atol=1e-6):
         raise InputError("basis", basis, "must be orthonormal here: units are matched one to one")
     pairs = [(axes @ cross_product(x[k], x[k + 1]) @ axes.T) for k in range(0, len(x) - 1, 2)]

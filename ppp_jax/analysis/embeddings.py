@@ -41,10 +41,12 @@ def embed(latents: Any, *, method: str, seed: int = 0) -> np.ndarray:
         return _pca(x)
     if method == "tsne":
         from sklearn.manifold import TSNE  # the analysis works without scikit-learn until here
+        from threadpoolctl import threadpool_limits
 
-        perplexity = min(PERPLEXITY, (len(x) - 1) / 3)
-        found = TSNE(perplexity=perplexity, init=_pca_start(x), random_state=seed).fit_transform(x)
-        return np.asarray(found, np.float64)
+        view = TSNE(perplexity=min(PERPLEXITY, (len(x) - 1) / 3), init=_pca_start(x),
+                    random_state=seed)  # fmt: skip
+        with threadpool_limits(limits=1):  # threads add in any order, and wait for each other
+            return np.asarray(view.fit_transform(x), np.float64)
     if importlib.util.find_spec("umap") is None:
         raise InputError("method", method, "needs umap-learn: pip install 'ppp_jax[umap]'")
     from umap import UMAP
@@ -157,14 +159,19 @@ def fullest_plane(latents: Any, *, basis: Any = None, epsilon: float = 0.85) -> 
       basis: privileged vectors or a name, as `project` takes them.
       epsilon: acceptance cosine.
 
+    Returns:
+      The `PlaneView`, without samples if none lies near any plane.
+
     Raises:
       InputError: see `project`.
     """
     counted = count_planes(latents, basis=basis, epsilon=epsilon)
     fullest = top_planes(counted, 1).isel(plane=0)
+    vectors = (int(fullest["first"]), int(fullest["second"]))
+    if not fullest["counts"].any():
+        return PlaneView(np.zeros(0, int), np.zeros((0, 2)), vectors)
     projected = project(latents, basis=basis, epsilon=epsilon)
     here = projected["plane"].values == int(fullest["row"])
-    vectors = (int(fullest["first"]), int(fullest["second"]))
     return PlaneView(projected["sample"].values[here], projected["points"].values[here], vectors)
 
 

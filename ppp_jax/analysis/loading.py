@@ -25,6 +25,7 @@ def load(
     architecture: str | None = None,
     layer: str = BOTTLENECK,
     units: int | None = None,
+    vectors: int | None = None,
 ) -> xr.Dataset | xr.DataArray:
     """Opens latents, with every axis named; large ones are read only where they are looked at.
 
@@ -36,6 +37,7 @@ def load(
       architecture: likewise, if it has several.
       layer: of which layer, if others than the bottleneck were captured.
       units: of this layer, if it comes in several sizes.
+      vectors: per sample, likewise: a convolution has one at every position.
 
     Returns:
       Of a run folder the Dataset with `pre` and `post` (the bottleneck before and after its
@@ -57,7 +59,8 @@ def load(
         return _labelled(latents)
     path = pathlib.Path(latents).expanduser()
     if _is_run(path):
-        which = {"architecture": architecture, "latent_width": latent_width, "units": units}
+        which = {"architecture": architecture, "latent_width": latent_width, "units": units,
+                 "vectors": vectors}  # fmt: skip
         dataset = load_run(path, layer=layer, **{k: v for k, v in which.items() if v is not None})
         return dataset if name is None else _choose(dataset, name, path)
     if not path.exists():
@@ -139,7 +142,7 @@ def load_run(path: str | pathlib.Path, *, layer: str = BOTTLENECK, **which: Any)
     Args:
       path: a run folder, or the `latents.zarr` in it.
       layer: whose vectors.
-      **which: `architecture`, `latent_width`, `units`, where the grid has several.
+      **which: `architecture`, `latent_width`, `units`, `vectors`, where the grid has several.
 
     Returns:
       The Dataset that `load` describes.
@@ -169,7 +172,7 @@ def _chosen(tree: xr.DataTree, layer: str, which: Mapping[str, Any]) -> xr.DataT
     if not found:
         known = sorted({group["layer"] for group in contents(tree)})
         raise InputError("layer", layer, f"not in this grid, which has {known}")
-    for name in ("architecture", "latent_width", "units"):
+    for name in ("architecture", "latent_width", "units", "vectors"):
         values = sorted({group[name] for group in found})
         value = which.get(name)
         if value is None and len(values) > 1:
@@ -177,9 +180,6 @@ def _chosen(tree: xr.DataTree, layer: str, which: Mapping[str, Any]) -> xr.DataT
         if value is not None and value not in values:
             raise InputError(name, value, f"not in this grid, which has {values}")
         found = [group for group in found if value in (None, group[name])]
-    if len(found) > 1:
-        raise InputError("layer", layer, "comes with several numbers of vectors per sample; train "
-                         "one depth at a time")  # fmt: skip
     return tree.children[found[0]["name"]]
 
 
@@ -194,6 +194,7 @@ def contents(tree: xr.DataTree) -> list[dict[str, Any]]:
             "architecture": str(attrs["architecture"]),
             "latent_width": int(attrs["latent_width"]),
             "units": int(group.sizes["unit"]),
+            "vectors": int(attrs["vectors_per_sample"]),
         })  # fmt: skip
     return found
 

@@ -170,9 +170,9 @@ def _discreteness(cloud: np.ndarray, max_samples: int, seed: int) -> float:
         cloud = cloud[np.sort(rng.choice(len(cloud), size=max_samples, replace=False))]
     if len(cloud) < 2 or not np.isfinite(cloud).all():
         return np.nan
-    drawn = rng.multivariate_normal(
-        cloud.mean(axis=0), np.atleast_2d(np.cov(cloud.T)), size=len(cloud)
-    )
+    # By eigenvectors: the default's singular values fail to converge for some covariances.
+    covariance = np.atleast_2d(np.cov(cloud.T))
+    drawn = rng.multivariate_normal(cloud.mean(axis=0), covariance, len(cloud), method="eigh")
     expected = _neighbour_distance(drawn)
     return 1 - _neighbour_distance(cloud) / expected if expected > 0 else np.nan
 

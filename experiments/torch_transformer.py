@@ -1,0 +1,151 @@
+"""Do a PyTorch transformer's activations prefer a basis? The analysis on a model that is not ours.
+
+Small transformers (GELU, LayerNorm) learn to name handwritten digits from their eight rows as
+tokens; hooks keep the hidden units of the MLP before and after GELU, and the residual stream, of
+every block. Hidden units have a privileged basis, the residual stream has none but LayerNorm's and
+Adam's.
+
+  python -m experiments.torch_transformer   (needs `pip install -e ".[bench]"`)
+
+Cost: COST
+"""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from absl import flags
+from matplotlib.figure import Figure
+
+import ppp_jax.analysis as pa
+from experiments import flags as experiment_flags
+from experiments import study
+from ppp_jax import data
+from ppp_jax.analysis import charts
+from ppp_jax.analysis.planes import progress_bar
+from ppp_jax.errors import whole
+
+flags.DEFINE_integer("networks", 8, "independent networks, each of its own seed")
+flags.DEFINE_integer("epochs", 20, "passes over the training set")
+flags.DEFINE_integer("rotations", 200, "random rotations that each alignment is held against")
+flags.DEFINE_string("workdir", "runs/torch_transformer", "folder for tables and figures")
+TOKENS, PIXELS, WIDTH, HEADS, BLOCKS, HIDDEN, BATCH = 8, 8, 16, 2, 2, 32, 32
+VECTORS = 2048  # of each layer: samples × tokens, evenly spread
+EPSILON = 0.6
+
+
+class Transformer(torch.nn.Module):
+    """Rows as tokens, two blocks of PyTorch's own encoder layer, a linear read-out."""
+
+    def __init__(self) -> None:
+        """Draws the weights."""
+        super().__init__()
+        self.embedding = torch.nn.Linear(PIXELS, WIDTH)
+        self.position = torch.nn.Parameter(0.1 * torch.randn(TOKENS, WIDTH))
+        self.blocks = torch.nn.ModuleList(
+            torch.nn.TransformerEncoderLayer(WIDTH, HEADS, HIDDEN, dropout=0.0, batch_first=True,
+                                             activation=torch.nn.GELU(), norm_first=True)
+            for _ in range(BLOCKS)
+        )  # fmt: skip
+        self.output = torch.nn.Linear(WIDTH, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns logits of `(samples, 64)` images."""
+        x = self.embedding(x.reshape(-1, TOKENS, PIXELS)) + self.position
+        for block in self.blocks:
+            x = block(x)
+        return self.output(x.mean(dim=1))
+
+
+def main() -> None:
+    """Trains the networks, tests their layers."""
+    values = flags.FLAGS
+    for name, least in (("networks", 1), ("epochs", 1), ("rotations", study.LEAST_ROTATIONS)):
+        whole(name, getattr(values, name), least=least)
+    dataset = data.load("digits")
+    states: dict[str, list[dict[str, np.ndarray]]] = {"untrained": [], "trained": []}
+    accuracy = []
+    for seed in progress_bar(list(range(values.networks)), "networks"):
+        torch.manual_seed(seed)
+        model = Transformer()
+        states["untrained"].append(capture(model, dataset.train))
+        train(model, dataset, values.epochs)
+        states["trained"].append(capture(model, dataset.train))
+        with torch.no_grad():
+            named = model(torch.from_numpy(dataset.test)).argmax(dim=1).numpy()
+        accuracy.append(float((named == dataset.labels[2]).mean()))
+    print(f"held-out accuracy: {np.mean(accuracy):.3f}, least {min(accuracy):.3f}\n")
+    report(states, pathlib.Path(values.workdir))
+
+
+def train(model: Transformer, dataset: data.Dataset, epochs: int) -> None:
+    """Trains a network by Adam."""
+    x, y = torch.from_numpy(dataset.train), torch.from_numpy(dataset.labels[0]).long()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(epochs):
+        for chosen in torch.randperm(len(x)).split(BATCH):
+            loss = torch.nn.functional.cross_entropy(model(x[chosen]), y[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+def capture(model: Transformer, x: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the vectors of every layer, `(vectors, units)`, by forward hooks."""
+    kept: dict[str, torch.Tensor] = {}
+    hooks = []
+    for k, block in enumerate(model.blocks):
+        places = {"hidden, before GELU": block.linear1, "hidden, after GELU": block.activation,
+                  "residual stream": block}  # fmt: skip
+        for name, module in places.items():
+
+            def keep(_module: Any, _inputs: Any, output: torch.Tensor,
+                     name: str = f"block {k}, {name}") -> None:  # fmt: skip
+                kept[name] = output.detach()
+
+            hooks.append(module.register_forward_hook(keep))
+    model.train()  # PyTorch's fast path of evaluation calls no hooks; there is no dropout
+    with torch.no_grad():
+        model(torch.from_numpy(x))
+    for hook in hooks:
+        hook.remove()
+    flat = {name: value.reshape(-1, value.shape[-1]).numpy() for name, value in kept.items()}
+    return {name: value[:: -(-len(value) // VECTORS)] for name, value in flat.items()}
+
+
+def report(states: dict[str, list[dict[str, np.ndarray]]], workdir: pathlib.Path) -> None:
+    """Writes the tests of every layer, and PPP of the trained ones."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    layers = list(states["trained"][0])
+    figure = Figure(figsize=(3.2 * len(layers), 6.4), dpi=100, layout="constrained")
+    top, bottom = figure.subplots(2, len(layers))
+    for layer, above, below in zip(layers, top, bottom, strict=True):
+        clouds = {state: xr.DataArray(np.stack([one[layer] for one in networks]),
+                                      dims=("seed", "sample", "unit"))
+                  for state, networks in states.items()}  # fmt: skip
+        tested = {state: pa.rotation_test(cloud, rotations=flags.FLAGS.rotations)
+                  for state, cloud in clouds.items()}  # fmt: skip
+        for statistic in ("c4", "unit_kurtosis"):
+            ends = {state: pa.pool(one).sel(statistic=statistic) for state, one in tested.items()}
+            rows.append({"layer": layer, "statistic": statistic,
+                         "untrained": float(ends["untrained"]["value"]),
+                         "z untrained": float(ends["untrained"]["z"]),
+                         "trained": float(ends["trained"]["value"]),
+                         "z": float(ends["trained"]["z"]),
+                         "p": float(ends["trained"]["p"])})  # fmt: skip
+        pa.plot_ppp(pa.ppp(clouds["trained"], epsilon=EPSILON), ax=above)
+        above.set_title(f"{layer}, trained\nPPP over its null, ε = {EPSILON:g}", fontsize=8)
+        each = {state: one["value"].sel(statistic="c4").values for state, one in tested.items()}
+        charts.plot_seeds(each, ax=below)
+        below.axhline(0, color="0.7", linewidth=0.8)
+    bottom[0].set_ylabel("C4 of every network")
+    with study.writing(workdir) as folder:
+        study.keep_table(folder, "layers", study.add_q(rows))
+        study.keep_figure(folder, "layers", figure)
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main)
