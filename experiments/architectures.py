@@ -7,7 +7,13 @@ units.
 
   python -m experiments.architectures
 
-Cost: COST
+Cost: 192 networks, 283 s on two cores. Leaves runs/architectures/study: every layer's C4, kurtosis
+and discreteness with their tests.
+
+Outcome on digits: not the autoencoder. tanh's bottlenecks are aligned with the diagonals in every
+network (z −6 to −9 before the activation), most in the classifier (C4 −0.27, after it −0.86), and
+there ReLU's with the axes (0.20, z 7). Transformers' residual streams are not aligned, under either
+norm. An L1 penalty alone aligns isotropic sparse codes with the axes (z 3 to 5).
 """
 
 import dataclasses

@@ -5,7 +5,11 @@ a rotation's; with one they match better.
 
   python -m experiments.convergence [--data=patches --epochs=20 --workdir=runs/convergence_patches]
 
-Cost: COST
+Cost: 224 networks, 47 s on two cores. Leaves runs/convergence/study: both matches of every pair of
+seeds, and the units' against the rotation null.
+
+Outcome on digits: two tanh networks share axes (z 3.6 to 4.9), rotated ones the rotated axes, ReLUs
+under momentum a little (z 2.6), isotropic ones none (|z| ≤ 1.6), though as wholes they agree best.
 """
 
 import pathlib

@@ -5,7 +5,13 @@ layer's vectors kept.
 
   python -m experiments.depth [--data=patches --epochs=20 --workdir=runs/depth_patches]
 
-Cost: COST
+Cost: 256 networks, 258 s on two cores. Leaves runs/depth/study: every layer's C4, kurtosis and
+discreteness with their tests, and slopes of the bottleneck's along depth, per seed.
+
+Outcome on digits: discreteness grows with depth, with axes (0.021 per layer [0.019, 0.023]) and
+without (0.019 [0.018, 0.021]) alike. tanh's alignment before the activation shrinks (C4 −0.11 to
+0), after it grows (−0.25 to −0.28), and is strongest in the layers farthest from the bottleneck
+(−0.6). Isotropic: none at any depth.
 """
 
 import pathlib

@@ -7,7 +7,12 @@ Adam's.
 
   python -m experiments.torch_transformer   (needs `pip install -e ".[bench]"`)
 
-Cost: COST
+Cost: 39 s on two cores. Leaves runs/torch_transformer/study: the tests of every layer, and PPP.
+
+Outcome of 8 networks (accuracy 0.95): hidden units after GELU are aligned with the axes (C4 0.55
+and 0.45, z 41 and 24), as they are untrained (0.49, 0.47); before GELU weakly with the diagonals (z
+−2.5, −3.8). The residual stream has no alignment after the first block, and some with the diagonals
+after the second (C4 −0.10, z −4.6), under Adam and LayerNorm.
 """
 
 import pathlib
@@ -121,7 +126,10 @@ def report(states: dict[str, list[dict[str, np.ndarray]]], workdir: pathlib.Path
     rows: list[dict[str, Any]] = []
     layers = list(states["trained"][0])
     figure = Figure(figsize=(3.2 * len(layers), 6.4), dpi=100, layout="constrained")
-    top, bottom = figure.subplots(2, len(layers))
+    top, bottom = figure.subplots(2, len(layers), sharey="row")
+    figure.suptitle(
+        f"Trained: PPP over its isotropic null, ε = {EPSILON:g}; and every network's C4"
+    )
     for layer, above, below in zip(layers, top, bottom, strict=True):
         clouds = {state: xr.DataArray(np.stack([one[layer] for one in networks]),
                                       dims=("seed", "sample", "unit"))
@@ -137,7 +145,7 @@ def report(states: dict[str, list[dict[str, np.ndarray]]], workdir: pathlib.Path
                          "z": float(ends["trained"]["z"]),
                          "p": float(ends["trained"]["p"])})  # fmt: skip
         pa.plot_ppp(pa.ppp(clouds["trained"], epsilon=EPSILON), ax=above)
-        above.set_title(f"{layer}, trained\nPPP over its null, ε = {EPSILON:g}", fontsize=8)
+        above.set_title(layer.replace(", ", "\n", 1), fontsize=8)
         each = {state: one["value"].sel(statistic="c4").values for state, one in tested.items()}
         charts.plot_seeds(each, ax=below)
         below.axhline(0, color="0.7", linewidth=0.8)

@@ -7,7 +7,12 @@ of the rotated latents: what does not change there cannot show alignment.
 
   python -m experiments.views
 
-Cost: COST
+Cost: nine networks and 66 t-SNE runs, 228 s on two cores. Leaves runs/views/study: agreements and
+changes by rotation as a table, and every view coloured by label and by the nearest orbit.
+
+Outcome: t-SNE finds all clusters wherever they are (agreement 1.0 on known clouds, 0.9 with the
+digits' labels), and rotating the latents changes nothing in it, while C4 goes from 0.97 to 0.02.
+PPP's fullest plane shows 0 to 31 % of the samples, none of the clusters at the cube's corners.
 """
 
 import importlib.util
