@@ -11,7 +11,7 @@ discreteness with their tests, and slopes of the bottleneck's along depth, per s
 Outcome on digits: discreteness grows with depth, with axes (0.021 per layer [0.019, 0.023]) and
 without (0.019 [0.018, 0.021]) alike. tanh's alignment before the activation shrinks (C4 −0.11 to
 0), after it grows (−0.25 to −0.28), and is strongest in the layers farthest from the bottleneck
-(−0.6). Isotropic: none at any depth.
+(−0.6). Isotropic: 10 of 160 tests at q ≤ .05, all with |z| ≤ 3.1, which is what that rate allows.
 """
 
 import pathlib
@@ -60,6 +60,7 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
         ends = [row for row in table if row["layer"] == "bottleneck"]
         study.keep_table(folder, "bottlenecks", study.add_q(ends, p="c4_p"))
         study.keep_table(folder, "trends", study.add_q(layers.trends(rows, axis="depth")))
+        study.keep_table(folder, "differences", study.add_q(layers.differences(rows)))
         study.keep_figure(folder, "layers", draw(rows))
 
 

@@ -127,9 +127,7 @@ def report(states: dict[str, list[dict[str, np.ndarray]]], workdir: pathlib.Path
     layers = list(states["trained"][0])
     figure = Figure(figsize=(3.2 * len(layers), 6.4), dpi=100, layout="constrained")
     top, bottom = figure.subplots(2, len(layers), sharey="row")
-    figure.suptitle(
-        f"Trained: PPP over its isotropic null, ε = {EPSILON:g}; and every network's C4"
-    )
+    figure.suptitle(f"Trained: PPP over its null, ε = {EPSILON:g}; and every network's C4")
     for layer, above, below in zip(layers, top, bottom, strict=True):
         clouds = {state: xr.DataArray(np.stack([one[layer] for one in networks]),
                                       dims=("seed", "sample", "unit"))

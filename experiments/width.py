@@ -54,6 +54,7 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
         study.keep_table(folder, "widths", study.add_q(table, p="c4_p"))
         slopes = layers.trends(rows, axis="units", doublings=True)
         study.keep_table(folder, "trends", study.add_q(slopes))
+        study.keep_table(folder, "differences", study.add_q(layers.differences(rows)))
         study.keep_figure(folder, "widths", draw(rows))
 
 

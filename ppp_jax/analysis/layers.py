@@ -13,6 +13,7 @@ from ppp_jax.analysis.measure import KINDS, STATISTICS, cells, own_basis
 from ppp_jax.analysis.planes import progress_bar
 from ppp_jax.analysis.rotations import ROTATIONS, pool, rotation_test
 from ppp_jax.analysis.statistics import discreteness
+from ppp_jax.analysis.verdicts import partner
 
 MOST_VECTORS = 2048  # of a run, spread over its samples: a convolution has one at every position
 NEIGHBOURS = 1024  # for discreteness
@@ -128,6 +129,30 @@ def trends(
     return found
 
 
-def plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns rows of a table without what is there once per seed."""
-    return [{k: v for k, v in row.items() if not k.endswith("_seeds")} for row in rows]
+def differences(rows: list[dict[str, Any]], *, layer: str = BOTTLENECK) -> list[dict[str, Any]]:
+    """Compares elementwise activations with their isotropic partners, paired by seed.
+
+    Args:
+      rows: what `measure_layers` returns.
+      layer: whose vectors.
+
+    Returns:
+      A row per architecture, depth, size, optimiser, elementwise activation, kind of latents and
+      quantity (`c4`, `discreteness`): the mean difference, its 95 % interval, p.
+    """
+    keys = ("architecture", "depth", "units", "optimizer", "latents")
+    here = {(*(row[k] for k in keys), row["activation"]): row for row in rows
+            if row["layer"] == layer}  # fmt: skip
+    names = list(dict.fromkeys(row["activation"] for row in here.values()))
+    found = []
+    for (*key, name), row in here.items():
+        other = partner(name, names)
+        if other is None or name.startswith("isotropic_") or (*key, other) not in here:
+            continue
+        for quantity in ("c4", "discreteness"):
+            pair = (one[f"{quantity}_seeds"] for one in (row, here[(*key, other)]))
+            change = paired_difference(*pair)
+            found.append({**dict(zip(keys, key, strict=True)), "activation": name,
+                          "against": other, "quantity": quantity, "difference": change.mean,
+                          "low": change.low, "high": change.high, "p": change.p})  # fmt: skip
+    return found
