@@ -217,20 +217,13 @@ def _empty_group(group: Group, samples: int, steps_per_epoch: int) -> xr.Dataset
     }
     # Several vectors per sample are an axis of another length than the samples'.
     dims = (*run_dims(grid), "sample" if group.vectors == 1 else "vector", "unit")
-    entry = architectures.get(grid.architectures[0])
     empty = xr.Dataset(
         {
             name: (dims[: values.ndim], values, {"long_name": text})
             for name, (values, text) in variables.items()
         },
         coords=coords,
-        attrs={
-            "layer": group.layer,
-            "architecture": grid.architectures[0],
-            "latent_width": grid.latent_widths[0],
-            "vectors_per_sample": group.vectors,
-            "architecture_respects_rotations": int(entry.respects_rotations),
-        },
+        attrs=_attributes(group),
     )
     return empty.assign(
         saved=(
@@ -239,6 +232,18 @@ def _empty_group(group: Group, samples: int, steps_per_epoch: int) -> xr.Dataset
             {"long_name": "snapshot of this run is complete"},
         )
     )
+
+
+def _attributes(group: Group) -> dict[str, Any]:
+    (architecture,), (latent_width,) = group.grid.architectures, group.grid.latent_widths
+    respects = architectures.get(architecture).respects_rotations
+    return {
+        "layer": group.layer,
+        "architecture": architecture,
+        "latent_width": latent_width,
+        "vectors_per_sample": group.vectors,
+        "architecture_respects_rotations": int(respects),
+    }
 
 
 def _coordinates(grid: Grid, steps_per_epoch: int) -> dict[str, tuple[Any, Any]]:

@@ -179,7 +179,12 @@ def linear(n_in: int, n_out: int, initializer: Initializer, rngs: nnx.Rngs) -> n
 
 
 class Autoencoder(nnx.Module):
-    """features → width × depth → latent_width → width × depth → features."""
+    """features → width × depth → latent_width → width × depth → features.
+
+    The activation follows every hidden layer and the bottleneck; the output is linear. Latents
+    are the bottleneck's vectors before and after its activation: the author's published radii
+    exceed every bounded output, so his pictures show the former (METHOD §8).
+    """
 
     def __init__(self, shape: Shape, sizes: Sizes, initializer: Initializer, rngs: nnx.Rngs):
         """Draws the weights."""
@@ -242,6 +247,13 @@ def functional(
     Returns:
       The `Model`. Two models of equal shapes have equal initial parameters for equal keys,
       whatever their activation.
+
+    Example:
+      >>> model = functional(Autoencoder, Shape(4), Sizes(width=3, depth=1, latent_width=2),
+      ...                    jnp.tanh, get_initializer("glorot_normal").make)
+      >>> params = model.init(jax.random.key(0))
+      >>> model.apply(params, jnp.ones((5, 4))).latents.post.shape
+      (5, 2)
     """
 
     def build(key: jax.Array) -> Any:
@@ -262,15 +274,8 @@ def functional(
         prediction = network.decode(network.encode(jnp.asarray(x), activate), activate)
         return Output(prediction, activate.layers)
 
-    def count(function: Callable[[Any, Activate], Any]) -> int:
-        activate = Activate(lambda pre, *_: pre, None)
-        jax.eval_shape(lambda params: function(merged(params)[0], activate), shapes)
-        return activate.count
-
     shapes = jax.eval_shape(init, jax.random.key(0))
-    sample, latent = jnp.zeros((1, shape.features)), jnp.zeros((1, sizes.latent_width))
-    before = count(lambda network, activate: network.encode(sample, activate))
-    after = count(lambda network, activate: network.decode(latent, activate))
+    before, after = _count_activated(lambda params: merged(params)[0], shapes, shape, sizes)
 
     def decode(params: Params, post: jax.Array) -> jax.Array:
         network, parameter = merged(params)
@@ -280,39 +285,18 @@ def functional(
     return Model(init, apply, decode, loss, error, before + after)
 
 
-def autoencoder(
-    *,
-    features: int,
-    width: int,
-    depth: int,
-    latent_width: int,
-    activation: Callable[..., jax.Array],
-    initializer: Initializer,
-) -> Model:
-    """Builds the multilayer-perceptron autoencoder.
+def _count_activated(
+    network: Callable[[Params], Any], params: Params, shape: Shape, sizes: Sizes
+) -> tuple[int, int]:
+    """Returns how many activations a network applies up to the bottleneck, and after it."""
+    counts = []
 
-    The activation follows every hidden layer and the bottleneck; the output is linear. Latents
-    are the bottleneck's vectors before and after its activation: the author's published radii
-    exceed every bounded output, so his pictures show the former (METHOD §8).
+    def run(params: Params) -> int:
+        for part, width in (("encode", shape.features), ("decode", sizes.latent_width)):
+            activate = Activate(lambda pre, *_: pre, None)
+            getattr(network(params), part)(jnp.zeros((1, width)), activate)
+            counts.append(activate.count)
+        return 0
 
-    Args:
-      features: width of input and output.
-      width: units of each hidden layer.
-      depth: hidden layers on each side of the bottleneck.
-      latent_width: units of the bottleneck.
-      activation: see `functional`.
-      initializer: see `functional`.
-
-    Returns:
-      The `Model`.
-
-    Example:
-      >>> model = autoencoder(features=4, width=3, depth=1, latent_width=2,
-      ...                     activation=jax.numpy.tanh,
-      ...                     initializer=get_initializer("glorot_normal").make)
-      >>> params = model.init(jax.random.key(0))
-      >>> model.apply(params, jax.numpy.ones((5, 4))).latents.post.shape
-      (5, 2)
-    """
-    sizes = Sizes(width, depth, latent_width)
-    return functional(Autoencoder, Shape(features), sizes, activation, initializer)
+    jax.eval_shape(run, params)
+    return counts[0], counts[1]

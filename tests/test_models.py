@@ -4,19 +4,16 @@ import numpy as np
 import pytest
 
 from ppp_jax import activations, family, models
+from ppp_jax.data import Shape
 from ppp_jax.errors import InputError
 from ppp_jax.numerics import haar_orthogonal
 
 
 def build(activation="tanh", initializer="glorot_normal", depth=2):
-    return models.autoencoder(
-        features=10,
-        width=7,
-        depth=depth,
-        latent_width=3,
-        activation=family.get(activation).apply,
-        initializer=models.get_initializer(initializer).make,
-    )
+    return models.functional(
+        models.Autoencoder, Shape(10), models.Sizes(width=7, depth=depth, latent_width=3),
+        family.get(activation).apply, models.get_initializer(initializer).make,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
