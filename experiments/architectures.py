@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 import ppp_jax.analysis as pa
 from experiments import flags as experiment_flags
 from experiments import study
-from ppp_jax import sweep
+from ppp_jax import devices, sweep
 from ppp_jax.analysis import charts, layers
 from ppp_jax.grid import Grid
 
@@ -51,15 +51,14 @@ experiment_flags.define(DEFAULTS, workdir="runs/architectures")
 
 def main() -> None:
     """Trains the grids, prints the table."""
-    study.run(analyse)
+    study.run(analyse, along=("activations", "architectures"), prepare=sparse)
 
 
-def analyse(workdirs: list[pathlib.Path]) -> None:
+def analyse(workdirs: list[pathlib.Path], inner: pathlib.Path | None) -> None:
     """Measures every layer of every network."""
     values = flags.FLAGS
     rows = layers.measure_layers(workdirs[0], rotations=values.rotations, progress=True)
-    if "mlp" in values.architectures:
-        inner = sparse(workdirs[0])
+    if inner is not None:
         rows += layers.measure_layers(inner, rotations=values.rotations, progress=True)
     order = {name: k for k, name in enumerate((*values.architectures, "sparse"))}
     rows.sort(key=lambda row: (order[row["architecture"]], _place(row["layer"])))
@@ -80,13 +79,15 @@ def _place(layer: str) -> tuple[int, str]:
     return ("encoder", "bottleneck", "decoder").index(layer.partition("_")[0]), layer
 
 
-def sparse(workdir: pathlib.Path) -> pathlib.Path:
+def sparse(workdir: pathlib.Path) -> pathlib.Path | None:
     """Trains sparse autoencoders on the latents that the MLP's first activation and seed left."""
+    if "mlp" not in flags.FLAGS.architectures:
+        return None
     saved = pa.load(workdir, name="pre", architecture="mlp")
     latents = np.asarray(saved.isel(activation=0, seed=0, step=-1).squeeze(drop=True))
     half = len(latents) // 2
     data = workdir / "mlp_latents.npz"
-    np.savez(data, x_train=latents[:half], x_test=latents[half:])
+    devices.on_main(lambda: np.savez(data, x_train=latents[:half], x_test=latents[half:]))
     grid = dataclasses.replace(
         experiment_flags.grid(), architectures=["sparse"], latent_widths=[SPARSE_UNITS],
         data=str(data), capture=(), epochs=200,

@@ -46,14 +46,19 @@ experiment_flags.define(DEFAULTS, workdir="runs/consequences")
 
 def main() -> None:
     """Trains the grid, prints the tables."""
-    study.run(analyse)
+    study.run(analyse, along=("activations", "optimizers"), prepare=restore)
 
 
-def analyse(workdirs: list[pathlib.Path]) -> None:
+def restore(workdir: pathlib.Path) -> list[trained.Trained]:
+    """Returns the trained networks."""
+    return trained.restore(workdir, data.load(flags.FLAGS.data))
+
+
+def analyse(workdirs: list[pathlib.Path], networks: list[trained.Trained]) -> None:
     """Measures what every network's latents are good for, and what goes with discreteness."""
     dataset = data.load(flags.FLAGS.data)
     found = {}
-    for one in progress_bar(trained.restore(workdirs[0], dataset), "networks"):
+    for one in progress_bar(networks, "networks"):
         found[one.cell.activation, one.cell.optimizer] = measure(one, dataset)
     with study.writing(workdirs[0]) as folder:
         study.keep_table(folder, "cells", cell_rows(found))

@@ -38,7 +38,7 @@ experiment_flags.define(DEFAULTS, workdir="runs/convergence")
 
 def main() -> None:
     """Trains the grid, prints the table."""
-    study.run(analyse)
+    study.run(analyse, along=("activations", "optimizers"))
 
 
 def analyse(workdirs: list[pathlib.Path]) -> None:

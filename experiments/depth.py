@@ -43,7 +43,7 @@ experiment_flags.define(DEFAULTS, workdir="runs/depth")
 
 def main() -> None:
     """Trains the grid, prints the tables."""
-    study.run(analyse)
+    study.run(analyse, along=("activations", "depths"))
 
 
 def analyse(workdirs: list[pathlib.Path]) -> None:

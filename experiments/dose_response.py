@@ -1,6 +1,6 @@
 """Is alignment a threshold or a slope in how elementwise the activation is?
 
-Two roads from isotropic to elementwise tanh: the mixture (1 − t)·isotropic + t·elementwise, with t
+Two roads from isotropic to elementwise tanh (or another `--activations=dose_NAME`): the mixture (1 − t)·isotropic + t·elementwise, with t
 a traced axis of one program, and the p-norm radial map, isotropic at p = 2, with dose 1 − 2/p.
 
   python -m experiments.dose_response \
@@ -40,12 +40,15 @@ experiment_flags.define(DEFAULTS, workdir="runs/dose")
 
 def main() -> None:
     """Trains both grids, prints the tables."""
-    study.run(analyse, more=lambda grid: [_p_norms(grid)])
+    study.run(analyse, along=("doses", "optimizers", "learning_rates"), more=second_road)
 
 
-def _p_norms(grid: Grid) -> Grid:
-    """Returns the second road: a static cell for every p."""
-    return dataclasses.replace(grid, activations=[f"pnorm_tanh:{p:g}" for p in POWERS], doses=())
+def second_road(grid: Grid) -> list[Grid]:
+    """Returns the p-norms of the same function, a static cell for every p."""
+    response.check_doses(grid.doses)
+    (name,) = grid.activations
+    powers = [f"pnorm_{name.removeprefix('dose_')}:{p:g}" for p in POWERS]
+    return [dataclasses.replace(grid, activations=powers, doses=())]
 
 
 def analyse(workdirs: list[pathlib.Path]) -> None:

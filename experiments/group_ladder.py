@@ -45,7 +45,7 @@ experiment_flags.define(DEFAULTS, workdir="runs/ladder")
 
 def main() -> None:
     """Trains the grid, prints the table."""
-    study.run(analyse)
+    study.run(analyse, along=("activations", "optimizers"))
 
 
 def analyse(workdirs: list[pathlib.Path]) -> None:

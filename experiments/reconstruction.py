@@ -43,7 +43,7 @@ experiment_flags.define(DEFAULTS, workdir="runs/reconstruction")
 
 def main() -> None:
     """Trains the grid, prints the tables."""
-    study.run(analyse)
+    study.run(analyse, along=("activations", "optimizers", "learning_rates"))
 
 
 def analyse(workdirs: list[pathlib.Path]) -> None:

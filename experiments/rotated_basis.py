@@ -39,7 +39,7 @@ experiment_flags.define(DEFAULTS, workdir="runs/rotated")
 
 def main() -> None:
     """Trains the grid, prints the table."""
-    study.run(analyse)
+    study.run(analyse, along=("activations", "optimizers", "learning_rates"))
 
 
 def analyse(workdirs: list[pathlib.Path]) -> None:

@@ -7,7 +7,7 @@ import html
 import pathlib
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import pandas as pd
@@ -21,6 +21,7 @@ from ppp_jax import devices, plan, sweep
 from ppp_jax.analysis.compare import false_discovery
 from ppp_jax.analysis.summary import as_markdown
 from ppp_jax.errors import InputError, whole
+from ppp_jax.extension import AXES
 from ppp_jax.grid import Grid
 
 FOLDER = "study"
@@ -28,20 +29,27 @@ LEAST_ROTATIONS = 19
 
 
 def run(
-    analyse: Callable[[list[pathlib.Path]], None],
+    analyse: Callable[..., None],
     *,
+    along: Collection[str] | None = None,
     more: Callable[[Grid], list[Grid]] | None = None,
+    prepare: Callable[[pathlib.Path], Any] | None = None,
 ) -> None:
     """Trains the grid of the flags, and others derived from it, and analyses what came out.
 
     Args:
-      analyse: called by the main process with the run folders, the flags' own first.
+      analyse: called by the main process with the run folders, the flags' own first, and with
+        what `prepare` returned, if given.
+      along: the axes of the grid that the analysis tells apart, beside the seeds; None: all.
       more: returns the grids to train beside, each in a folder `…_2`, `…_3` of its own.
+      prepare: called by every process with the flags' own run folder, once it is trained: what
+        trains or restores networks needs all of them.
 
     Raises:
       InputError: a flag that cannot be used, before anything is trained.
     """
     values, grid = flags.FLAGS, experiment_flags.grid()
+    _check_axes(grid, AXES if along is None else along)
     pa.check_epsilon(values.epsilon)
     whole("rotations", values.rotations, least=LEAST_ROTATIONS)
     how = experiment_flags.training_options()
@@ -53,11 +61,25 @@ def run(
             devices.on_main(functools.partial(print, planned))
         return
     trained = [sweep.train(one, folder, **how) for one, folder in zip(grids, folders, strict=True)]
-    devices.on_main(lambda: analyse(trained))
+    prepared = [prepare(trained[0])] if prepare else []
+    devices.on_main(lambda: analyse(trained, *prepared))
+
+
+def _check_axes(grid: Grid, along: Collection[str]) -> None:
+    """Refuses several values of an axis that an analysis would mix up.
+
+    Raises:
+      InputError: naming the axis.
+    """
+    for axis in AXES:
+        values = getattr(grid, axis)
+        if len(values) > 1 and axis not in (*along, "seeds"):
+            problem = f"name one value: this experiment compares {' and '.join(along)}"
+            raise InputError(axis, ",".join(str(value) for value in values), problem)
 
 
 def load(workdir: pathlib.Path) -> xr.Dataset:
-    """Opens a run folder whose grid has one latent width, which these experiments need."""
+    """Opens a run folder whose grid has one latent width and architecture."""
     found = pa.load(workdir)
     if not isinstance(found, xr.Dataset):
         raise InputError("workdir", workdir, "is no run folder")
@@ -97,7 +119,7 @@ def _write_page(folder: pathlib.Path) -> None:
 def keep_table(
     folder: pathlib.Path, name: str, rows: list[dict[str, Any]], *, show: bool = True
 ) -> None:
-    """Writes rows as CSV and Markdown, and prints the latter.
+    """Writes rows as CSV and Markdown, and prints the latter; of no rows, nothing.
 
     Args:
       folder: where to.
@@ -105,6 +127,8 @@ def keep_table(
       rows: entries by column, all alike; numbers are rounded in the Markdown alone.
       show: print it.
     """
+    if not rows:  # nothing to compare, in a grid of one activation
+        return
     pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False)
     header = list(rows[0])
     body = [[_text(value) for value in row.values()] for row in rows]

@@ -54,7 +54,7 @@ class Cloud(NamedTuple):
 
 def main() -> None:
     """Trains the grid, prints the tables."""
-    study.run(analyse)
+    study.run(analyse, along=("activations",))
 
 
 def analyse(workdirs: list[pathlib.Path]) -> None:

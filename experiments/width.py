@@ -39,7 +39,7 @@ experiment_flags.define(DEFAULTS, workdir="runs/width")
 
 def main() -> None:
     """Trains the grid, prints the tables."""
-    study.run(analyse)
+    study.run(analyse, along=("activations", "latent_widths"))
 
 
 def analyse(workdirs: list[pathlib.Path]) -> None:

@@ -36,22 +36,25 @@ def polar(x: ArrayLike) -> tuple[jax.Array, jax.Array]:
       >>> print(length, direction)
       [5.] [0.6 0.8]
     """
-    x = at_least_single(x)
-    # ‖x‖ = c·‖x/c‖ for every c > 0, so c may be treated as a constant by differentiation.
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
-    smallest_normal = jnp.finfo(x.dtype).tiny
-    is_zero = largest < smallest_normal
-    # Bounded, so that the reciprocal is a normal number too.
-    scale = jnp.clip(largest, smallest_normal, 0.25 / smallest_normal)
-    # Reciprocals of the short side rather than divisions of the long one: XLA:CPU turns the one
-    # into the other for some numbers of devices and not for others, which would change bits.
-    y = x * (1 / scale)
+    scale, y, is_zero = _scaled(at_least_single(x))
     square = jnp.sum(y * y, axis=-1, keepdims=True)
     # Double `where`: the square root never sees 0, so its infinite slope never meets a zero.
     root = jnp.sqrt(jnp.where(is_zero, jnp.ones_like(square), square))
     length = jnp.where(is_zero, jnp.zeros_like(root), scale * root)
     direction = jnp.where(is_zero, jnp.zeros_like(y), y * (1 / root))
     return length, direction
+
+
+def _scaled(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Divides vectors by about their largest magnitude; returns that, them, and which are 0."""
+    # ‖x‖ = c·‖x/c‖ for every c > 0, so c may be treated as a constant by differentiation.
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
+    smallest_normal = jnp.finfo(x.dtype).tiny
+    # Bounded, so that the reciprocal is a normal number too.
+    scale = jnp.clip(largest, smallest_normal, 0.25 / smallest_normal)
+    # Reciprocals of the short side rather than divisions of the long one: XLA:CPU turns the one
+    # into the other for some numbers of devices and not for others, which would change bits.
+    return scale, x * (1 / scale), largest < smallest_normal
 
 
 def p_norm(x: ArrayLike, p: float) -> jax.Array:
@@ -64,14 +67,14 @@ def p_norm(x: ArrayLike, p: float) -> jax.Array:
     Returns:
       `(..., 1)`; 0 with gradient 0 of the zero vector.
     """
-    length, direction = polar(x)
-    size = jnp.abs(direction)
-    is_zero = length == 0
+    # The largest entry is 1 here, and so is its power: no p makes the sum vanish.
+    scale, y, is_zero = _scaled(jnp.asarray(x))
+    size = jnp.abs(y)
     # Entries of 0 and the zero vector never meet the power's slope (double `where`).
     there = size > 0
     powers = jnp.where(there, jnp.where(there, size, jnp.ones_like(size)) ** p, 0)
     total = jnp.where(is_zero, 1, jnp.sum(powers, axis=-1, keepdims=True))
-    return length * total ** (1 / p)
+    return jnp.where(is_zero, 0, scale * total ** (1 / p))
 
 
 def haar_orthogonal(key: jax.Array, n: int) -> jax.Array:

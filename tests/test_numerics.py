@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ppp_jax.numerics import haar_orthogonal, polar
+from ppp_jax.numerics import haar_orthogonal, p_norm, polar
 
 
 @pytest.mark.parametrize("size", [1e-37, 1e-20, 1.0, 1e20, 1e37])
@@ -48,3 +48,18 @@ def test_haar_moments():
     np.testing.assert_allclose((q**2).mean(axis=0), 1 / n, atol=0.02)
     np.testing.assert_allclose((q**4).mean(axis=0), 3 / (n * (n + 2)), atol=0.02)
     assert abs(np.sign(jnp.linalg.det(q)).mean()) < 5 / np.sqrt(draws)
+
+
+@pytest.mark.parametrize("p", [1, 2, 2.5, 50, 100])
+@pytest.mark.parametrize("n", [8, 64])
+def test_p_norm_and_its_gradient_for_every_p_and_width(p, n):
+    """Σ|x_i|ᵖ vanishes in single precision for large p unless the largest entry is 1."""
+    for x in (jnp.ones(n), jax.random.normal(jax.random.key(4), (n,))):
+        wide = np.asarray(x, np.float64)
+        length = np.sum(np.abs(wide) ** p) ** (1 / p)
+        slope = np.sign(wide) * (np.abs(wide) / length) ** (p - 1)
+        np.testing.assert_allclose(p_norm(x, p)[0], length, rtol=1e-5)
+        gradient = jax.grad(lambda x: p_norm(x, p)[0])(x)
+        np.testing.assert_allclose(gradient, slope, rtol=1e-3, atol=1e-5)
+    assert p_norm(jnp.zeros(n), p) == 0
+    np.testing.assert_array_equal(jax.jacobian(lambda x: p_norm(x, p))(jnp.zeros(n)), 0)

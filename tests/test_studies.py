@@ -24,7 +24,7 @@ def test_reconstruction_at_fixed_and_best_rates(tmp_path):
     assert done.returncode == 0, done.stderr
     study = tmp_path / "run" / "study"
     assert sorted(path.name for path in study.iterdir()) == [
-        "differences.csv", "differences.md", "rates.csv", "rates.md", "rates.png",
+        "differences.csv", "differences.md", "index.html", "rates.csv", "rates.md", "rates.png",
     ]  # fmt: skip
     with (study / "differences.csv").open() as file:
         fixed, best = csv.DictReader(file)

@@ -6,6 +6,7 @@ privileged plane (METHOD §2).
 """
 
 import importlib.util
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,10 +48,16 @@ def embed(latents: Any, *, method: str, seed: int = 0) -> np.ndarray:
                     random_state=seed)  # fmt: skip
         with threadpool_limits(limits=1):  # threads add in any order, and wait for each other
             return np.asarray(view.fit_transform(x), np.float64)
-    if importlib.util.find_spec("umap") is None:
-        raise InputError("method", method, "needs umap-learn: pip install 'ppp_jax[umap]'")
-    from umap import UMAP
+    return _umap(x, seed)
 
+
+def _umap(x: np.ndarray, seed: int) -> np.ndarray:
+    if importlib.util.find_spec("umap") is None:
+        raise InputError("method", "umap", "needs umap-learn: pip install 'ppp_jax[umap]'")
+    with warnings.catch_warnings():
+        # It tells that TensorFlow, which only its parametric kind needs, is not there.
+        warnings.simplefilter("ignore", ImportWarning)
+        from umap import UMAP
     neighbours = min(NEIGHBOURS, len(x) - 1)
     reducer = UMAP(n_neighbors=neighbours, init=_pca_start(x), random_state=seed, n_jobs=1)
     return np.asarray(reducer.fit_transform(x), np.float64)

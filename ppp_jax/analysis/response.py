@@ -38,11 +38,10 @@ def kink(doses: Sequence[float], values: Sequence[np.ndarray], *, seed: int = 0)
       seed: of the resamples.
 
     Raises:
-      InputError: fewer than four doses, or none ascending.
+      InputError: see `check_doses`.
     """
+    check_doses(doses)
     x, table = np.asarray(doses, float), np.stack(values)
-    if len(x) < 4 or not (np.diff(x) > 0).all():
-        raise InputError("doses", list(doses), "must be at least four, ascending")
     table = table[:, np.isfinite(table).all(axis=0)]
     rng, seeds = np.random.default_rng(seed), table.shape[1]
     starts = [
@@ -53,6 +52,16 @@ def kink(doses: Sequence[float], values: Sequence[np.ndarray], *, seed: int = 0)
     share, start = _hinge(x, mean)
     low, high = np.quantile(starts, [0.025, 0.975])
     return Kink(_explained(x, mean), share, start, float(low), float(high))
+
+
+def check_doses(doses: Sequence[float]) -> None:
+    """Refuses doses in which no kink can be told from a line.
+
+    Raises:
+      InputError: fewer than four doses, or not ascending.
+    """
+    if len(doses) < 4 or not (np.diff(np.asarray(doses, float)) > 0).all():
+        raise InputError("doses", list(doses), "must be at least four, ascending")
 
 
 def _explained(x: np.ndarray, y: np.ndarray) -> float:
