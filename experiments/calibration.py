@@ -19,6 +19,7 @@ from experiments import flags as experiment_flags
 from ppp_jax.analysis import calibration, charts
 from ppp_jax.analysis.summary import as_markdown
 
+SEEDS = (6, 8, 16, 32)
 flags.DEFINE_string("out", "experiments/figures", "folder for the figure")
 flags.DEFINE_integer("draws", 400, "isotropic clouds of each law")
 flags.DEFINE_integer("samples", 500, "samples of each cloud")
@@ -45,6 +46,9 @@ def main() -> None:
         [kind, str(name), *(f"{x:.0%}" for x in found["power"].sel(kind=kind, statistic=name))]
         for kind in calibration.KINDS for name in found["statistic"].values
     ]))  # fmt: skip
+    covered = [f"{calibration.interval_coverage(seeds):.0%}" for seeds in SEEDS]
+    print("\nexperiments whose 95 % interval of a paired difference holds the true one")
+    print(as_markdown([f"{seeds} seeds" for seeds in SEEDS], [covered]))
     out = pathlib.Path(values.out)
     out.mkdir(parents=True, exist_ok=True)
     figure = Figure(figsize=(11, 3.6), dpi=110, layout="constrained")

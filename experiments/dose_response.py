@@ -1,7 +1,8 @@
 """Is alignment a threshold or a slope in how elementwise the activation is?
 
-Two roads from isotropic to elementwise tanh (or another `--activations=dose_NAME`): the mixture (1 − t)·isotropic + t·elementwise, with t
-a traced axis of one program, and the p-norm radial map, isotropic at p = 2, with dose 1 − 2/p.
+Two roads from isotropic to elementwise tanh (or another function: --activations=dose_NAME): the
+mixture (1 − t)·isotropic + t·elementwise, with t a traced axis of one program, and the p-norm
+radial map, isotropic at p = 2, with dose 1 − 2/p.
 
   python -m experiments.dose_response \
       [--data=patches --epochs=20 --workdir=runs/dose_patches]

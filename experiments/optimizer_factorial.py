@@ -52,7 +52,8 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
     measured = measure(study.load(workdirs[0]), epsilon=values.epsilon,
                        rotations=values.rotations, progress=True)  # fmt: skip
     with study.writing(workdirs[0]) as folder:
-        study.keep_table(folder, "cells", [_row(row) for row in verdict_table(measured)])
+        (rows,) = verdict_table([measured])
+        study.keep_table(folder, "cells", [_row(row) for row in rows])
         study.keep_table(folder, "effects", effects(measured.runs))
         for kind in KINDS:
             study.keep_figure(folder, f"c4_{kind}", draw(measured.runs, kind))

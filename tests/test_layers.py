@@ -15,8 +15,8 @@ ORDER = [
 ]  # fmt: skip
 ANALYSIS_ORDER = [
     "clouds", "arrays", "frames", "search", "planes", "nulls", "projection", "density", "ppp",
-    "srm", "alignment", "statistics", "rotations", "orbits", "convergence", "response",
-    "calibration", "compare", "loading", "measure", "summary", "verdicts", "plots", "charts",
+    "srm", "alignment", "statistics", "compare", "rotations", "orbits", "convergence", "response",
+    "calibration", "loading", "measure", "summary", "verdicts", "plots", "charts",
     "animate", "folder", "evidence", "report", "embeddings", "layers", "consequences",
 ]  # fmt: skip
 ABSENT = ("flax", "optax", "orbax", "absl", "sklearn", "tqdm", "dask")

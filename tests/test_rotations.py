@@ -142,19 +142,54 @@ def test_p_values_are_uniform_on_isotropic_clouds(null):
             assert scipy.stats.chisquare(groups).pvalue > 1e-4, (law, statistic)
 
 
+def labelled_seeds(clouds):
+    return xr.DataArray(np.asarray(clouds), dims=("seed", "sample", "unit"))
+
+
 def test_pooled_p_values_are_uniform_too():
-    """Of 8 seeds at a time, through the null of their mean."""
+    """Of 8 seeds at a time, through the signs of their ranks: p is one of 2/256, 4/256, …, 1."""
     rng = np.random.default_rng(3)
     clouds = np.stack(
-        [isotropic_clouds(rng, samples=60)["clumped, randomly rotated"] for _ in range(120 * 8)]
-    ).reshape(120, 8, 60, 8)
-    p = []
-    for k, group in enumerate(clouds):
-        labelled = xr.DataArray(group, dims=("seed", "sample", "unit"))
-        tested = pa.pool(pa.rotation_test(labelled, rotations=39, seed=k))
-        p.append(tested["p"].sel(statistic="c4").item())
-    rank = np.rint(np.array(p) * 40).astype(int)
-    assert scipy.stats.chisquare(np.bincount((rank - 1) // 10, minlength=4)).pvalue > 1e-3
+        [isotropic_clouds(rng, samples=60)["clumped, randomly rotated"] for _ in range(200 * 8)]
+    ).reshape(200, 8, 60, 8)
+    labelled = xr.DataArray(clouds, dims=("case", "seed", "sample", "unit"))
+    p = pa.pool(pa.rotation_test(labelled, rotations=39))["p"].values
+    # Ranks of 39 rotations are often tied, which makes p a little larger, never smaller.
+    assert (abs((p <= 0.0625).mean(axis=0) - 0.0625) < 4 * np.sqrt(0.06 / 200)).all()
+    assert (abs(p.mean(axis=0) - 0.5) < 4 / np.sqrt(12 * 200) + 0.01).all()
+
+
+def test_one_odd_seed_among_many_decides_nothing_and_many_weak_ones_do():
+    """Seeds are the units of replication: the mean's z may be large by one of them alone."""
+    rng = np.random.default_rng(4)
+    isotropic = [rng.normal(size=(200, 6)) for _ in range(15)]
+    odd = mixture(rng, 1.0, samples=200, units=6, kind="axes")
+    found = pa.pool(pa.rotation_test(labelled_seeds([*isotropic, odd]), rotations=99))
+    found = found.sel(statistic="c4")
+    assert found["z"] > 4
+    assert found["p"] > 0.1
+    weak = [mixture(rng, 0.03, samples=200, units=6, kind="axes") for _ in range(16)]
+    tested = pa.rotation_test(labelled_seeds(weak), rotations=99).sel(statistic="c4")
+    assert (tested["p"] > 0.05).sum() >= 4
+    assert pa.pool(tested)["p"] < 0.001
+
+
+def test_a_rank_is_its_place_ties_half_and_is_symmetric():
+    null = xr.DataArray([[1.0, 2, 3, 4]] * 4, dims=("case", "rotation"))
+    value = xr.DataArray([0.0, 5.0, 2.5, 2.0], dims="case")
+    rank = verdict(xr.Dataset({"value": value, "null": null}))["rank"]
+    # Of five places: the first, the last, the third, and the second or third.
+    np.testing.assert_allclose(rank, [-0.4, 0.4, 0, -0.1])
+
+
+def test_fewer_than_six_clouds_are_not_judged_together():
+    clouds = [draw(80, seed=k) for k in range(6)]
+    assert pa.pool(pa.rotation_test(labelled_seeds(clouds), rotations=19))["p"].notnull().all()
+    clouds[2] = clouds[2] * np.nan
+    found = pa.pool(pa.rotation_test(labelled_seeds(clouds), rotations=19))
+    assert (found["clouds"] == 5).all()
+    assert np.isnan(found["p"]).all()
+    assert np.isfinite(found["z"]).all()
 
 
 def test_power_grows_with_the_share_of_aligned_samples():

@@ -61,6 +61,21 @@ def test_discreteness_is_its_definition(units):
     np.testing.assert_allclose(discreteness(cloud), expected, rtol=1e-9)
 
 
+def test_discreteness_beyond_lengths_sees_clusters_and_no_heavy_tails():
+    rng = np.random.default_rng(2)
+    normal = rng.normal(size=(1500, 8))
+    tails = normal / np.sqrt(rng.chisquare(3, size=(1500, 1)) / 3)
+    assert discreteness(tails) > 0.2
+    stretched = tails * np.arange(1, 9)  # elliptical, too
+    for cloud in (normal, tails, stretched):
+        assert abs(discreteness(cloud, elliptical=True)) < 0.04
+    clumps = known_clouds(samples=1500)["clusters in random directions"]
+    assert discreteness(clumps, elliptical=True) > 0.5
+    flat = np.concatenate([tails, np.zeros((1500, 2))], axis=1)
+    turned = flat @ bases.haar(10, seed=3)
+    np.testing.assert_allclose(discreteness(turned, elliptical=True), 0, atol=0.04)
+
+
 @pytest.mark.parametrize("cloud", [np.ones((5, 3)), np.ones((1, 3)), np.full((4, 3), np.nan)])
 def test_discreteness_of_nothing_to_compare_is_missing(cloud):
     assert np.isnan(discreteness(cloud))

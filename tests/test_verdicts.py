@@ -69,17 +69,25 @@ def measured():
     return measure(made_up(), epsilon=0.6, rotations=99)
 
 
+def table(measured):
+    return verdicts.verdict_table([measured])[0]
+
+
 @pytest.fixture(scope="module")
 def rows(measured):
-    return {(row["activation"], row["latents"]): row for row in verdicts.verdict_table(measured)}
+    return {(row["activation"], row["latents"]): row for row in table(measured)}
 
 
 def test_verdicts_are_what_the_clouds_are(rows):
     claims = {name: (row["alignment"], row["training"]) for (name, kind), row in rows.items()
               if kind == "pre"}  # fmt: skip
-    axes = ("aligned with the axes", "training moved it towards the axes")
+    axes = ("aligned with the axes, units more peaked than other directions",
+            "training moved it towards the axes, training made units more peaked")  # fmt: skip
     assert claims == {
-        "tanh": ("aligned with the diagonals", "training moved it towards the diagonals"),
+        "tanh": (
+            "aligned with the diagonals, units flatter than other directions",
+            "training moved it towards the diagonals, training made units flatter",
+        ),
         "relu": axes,
         "tanh@haar:3": axes,  # seen in its own basis
         "isotropic_tanh": ("no evidence of alignment", "no evidence of a change by training"),
@@ -87,6 +95,7 @@ def test_verdicts_are_what_the_clouds_are(rows):
     for row in rows.values():
         more = "no evidence" not in row["clusters"]
         assert more == (row["activation"] != "isotropic_tanh")
+        assert "lengths" not in row["clusters"]
         assert row["clean"]
 
 
@@ -95,10 +104,48 @@ def test_numbers_of_a_verdict_are_the_statistics_own(rows, measured):
     runs = measured.runs.isel(step=-1).sel(activation="relu").squeeze()
     np.testing.assert_allclose(row["c4"], runs["c4_post"].mean())
     assert row["c4_seeds"] == (runs["c4_post_p"] <= 0.05).sum() == SEEDS
-    assert row["c4_p"] == 0.01
-    assert row["emergence_p"] == 2 / 2**SEEDS
-    assert row["emergence_low"] < row["emergence"] < row["emergence_high"]
-    assert row["c4_q"] >= row["c4_p"]
+    assert row["c4_p"] == row["c4_change_p"] == 2 / 2**SEEDS
+    assert row["c4_change_low"] < row["c4_change"] < row["c4_change_high"]
+    np.testing.assert_allclose(row["c4_change"], row["c4"] - row["c4_first"])
+    p = [[one[f"{name}_p"] for name in ("c4", "unit_kurtosis")] for one in rows.values()]
+    q = scipy.stats.false_discovery_control(np.ravel(p)).reshape(np.shape(p))
+    found = [[one[f"{name}_q"] for name in ("c4", "unit_kurtosis")] for one in rows.values()]
+    np.testing.assert_allclose(found, q)
+    assert (q > p).any()
+
+
+def test_false_discoveries_are_controlled_over_the_whole_grid(measured):
+    """Not group by group: of a second group without effects, q rises."""
+    nothing = measure(made_up(("isotropic_tanh",)), epsilon=0.6, rotations=99)
+    alone, (beside, _) = table(measured), verdicts.verdict_table([measured, nothing])
+    for one, same in zip(alone, beside, strict=True):
+        assert same["c4_p"] == one["c4_p"]
+        assert same["c4_q"] >= one["c4_q"]
+    assert any(same["c4_q"] > one["c4_q"] for one, same in zip(alone, beside, strict=True))
+
+
+def test_an_effect_in_one_cell_of_many_is_found():
+    """Its q is not bounded by the number of rotations: of 16 seeds p can be 3e-5."""
+    names = [f"isotropic_tanh@haar:{k}" for k in range(6)]
+    dataset = made_up(("isotropic_tanh",), seeds=16).isel(sample=slice(0, 60))
+    grid = xr.concat([dataset] * 6, "activation").assign_coords(activation=names)
+    aligned = made_up(("relu",), seeds=16)["pre"].isel(activation=0, sample=slice(0, 60))
+    both = xr.concat([grid, dataset.assign_coords(activation=["relu"])], "activation")
+    both["pre"].loc[{"activation": "relu"}] = aligned
+    found = {(row["activation"], row["latents"]): row["alignment"]
+             for row in table(measure(both, epsilon=0.6, rotations=39))}  # fmt: skip
+    assert found.pop(("relu", "pre")).startswith("aligned with the axes")
+    assert set(found.values()) == {"no evidence of alignment"}
+
+
+def test_one_network_of_sixteen_is_no_evidence():
+    dataset = made_up(("isotropic_tanh",), seeds=16)
+    odd = made_up(("relu",), seeds=16)["pre"].isel(activation=0)
+    dataset["pre"][{"seed": 3}] = odd.isel(seed=3)
+    row = table(measure(dataset, epsilon=0.6, rotations=39))[0]
+    assert row["c4_z"] > 4
+    assert row["c4_seeds"] >= 1
+    assert row["alignment"] == "no evidence of alignment"
 
 
 def test_words_say_the_same_and_the_table_has_a_line_per_verdict(rows):
@@ -111,25 +158,56 @@ def test_words_say_the_same_and_the_table_has_a_line_per_verdict(rows):
 
 def test_fewer_than_six_seeds_are_not_judged():
     few = measure(made_up(("relu",), seeds=5), epsilon=0.6, rotations=19)
-    for row in verdicts.verdict_table(few):
-        assert row["alignment"] == row["training"] == "not judged: 5 seeds, 6 are needed"
-        assert np.isnan([row["c4_p"], row["c4_q"], row["emergence_p"]]).all()
+    for row in table(few):
+        few_seeds = "not judged: 5 seeds whose latents vary, 6 are needed"
+        assert row["alignment"] == row["training"] == row["clusters"] == few_seeds
+        assert np.isnan([row["c4_p"], row["c4_q"], row["c4_change_p"]]).all()
 
 
 def test_diverged_seeds_count_in_nothing():
-    broken = measure(made_up(("relu",), seeds=8, diverged=(2, 5)), epsilon=0.6, rotations=19)
+    """Nor does a run count before it diverges: untrained and trained are the same seeds."""
+    dataset = made_up(("relu",), seeds=8, diverged=(2, 5))
+    dataset["diverged_step"][{"step": 0}] = -1
+    broken = measure(dataset, epsilon=0.6, rotations=19)
     whole = measure(made_up(("relu",)).isel(seed=[0, 1, 3, 4, 6, 7]), epsilon=0.6, rotations=19)
-    row, same = (verdicts.verdict_table(one)[0] for one in (broken, whole))
+    row, same = (table(one)[0] for one in (broken, whole))
     assert row["seeds"] == 6
-    for name in ("c4", "emergence", "discreteness", "emergence_p"):
+    for name in ("c4", "c4_first", "c4_change", "discreteness", "c4_change_p"):
         np.testing.assert_allclose(row[name], same[name], rtol=1e-6)
 
 
-def test_latents_that_do_not_vary_are_not_judged():
+@pytest.mark.parametrize("constant", [0.0, 1.0])
+def test_latents_that_do_not_vary_are_not_judged(constant):
+    """Dead networks give one vector for all samples, which may well lie on an axis."""
     dataset = made_up(("relu",))
-    dataset["pre"] = dataset["pre"] * 0
-    row = verdicts.verdict_table(measure(dataset, epsilon=0.6, rotations=19))[0]
-    assert row["alignment"] == "not judged: the latents do not vary"
+    axis = xr.DataArray([constant, *[0.0] * (UNITS - 1)], dims="unit").astype(np.float32)
+    dataset["pre"][{"seed": slice(0, 7), "step": 1}] = axis.broadcast_like(
+        dataset["pre"].isel(seed=slice(0, 7), step=1)
+    )
+    row = table(measure(dataset, epsilon=0.6, rotations=19))[0]
+    assert row["alignment"] == "not judged: 1 seeds whose latents vary, 6 are needed"
+
+
+def test_one_snapshot_says_nothing_of_training():
+    found = table(measure(made_up(("relu",)).isel(step=[1]), epsilon=0.6, rotations=39))[0]
+    assert found["alignment"].startswith("aligned with the axes")
+    assert found["training"] == found["clusters"] == "not judged: there is one snapshot"
+
+
+def test_over_a_frame_unit_kurtosis_decides():
+    """C4 of vectors that are not orthogonal depends on their order, and has no diagonals."""
+    found = table(measure(made_up(("tanh@simplex",)), epsilon=0.6, rotations=39))
+    assert {row["alignment"].partition(" ")[0] for row in found} <= {"units", "no"}
+
+
+def test_lengths_alone_are_told_from_clusters():
+    """Training spreads the lengths: discrete to METHOD's number, not beyond them."""
+    dataset = made_up(("isotropic_tanh",))
+    heavy = (3 / np.random.default_rng(1).chisquare(3, size=(SEEDS, SAMPLES))) ** 0.5
+    lengths = xr.DataArray(heavy.astype(np.float32), dims=("seed", "sample"))
+    dataset["pre"][{"step": 1}] = dataset["pre"].isel(step=1) * lengths
+    row = table(measure(dataset, epsilon=0.6, rotations=19))[0]
+    assert row["clusters"] == "more discrete than untrained, mostly by its lengths"
 
 
 def test_differences_are_paired_and_against_the_partner(measured):
@@ -156,6 +234,10 @@ def test_partners():
         "isotropic_tanh", "isotropic_relu", "isotropic_tanh", None, "isotropic_tanh",
     ]  # fmt: skip
     assert verdicts.partner("relu", ["tanh", "relu"]) == "tanh"
+    built = ["tanh@rotated", "block_tanh:4", "pnorm_relu:4@haar:1", "dose_relu:0.5"]
+    assert [verdicts.partner(name, ["isotropic_relu", "isotropic_tanh"]) for name in built] == [
+        "isotropic_tanh", "isotropic_tanh", "isotropic_relu", "isotropic_relu",
+    ]  # fmt: skip
 
 
 def test_best_rate_is_chosen_on_validation_and_shown_on_test():
@@ -172,6 +254,11 @@ def test_best_rate_is_chosen_on_validation_and_shown_on_test():
     rates["validation_mse"][{"rate": 1, "seed": 0}] = np.nan
     (row,) = verdicts.rate_table(rates)
     assert (row["best_rate"], row["best"]) == (0.3, 2)
+    # If there is none left, none is best.
+    rates["validation_mse"][{"seed": 0}] = np.nan
+    (row,) = verdicts.rate_table(rates)
+    assert np.isnan([row["best_rate"], row["best"], *row["best_seeds"]]).all()
+    assert row["fixed"] == 5
 
 
 def test_cells_are_every_place_and_say_whether_they_are_clean(measured):

@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 
 from ppp_jax.analysis.clouds import isotropic_clouds, mixture
+from ppp_jax.analysis.compare import paired_difference
 from ppp_jax.analysis.planes import progress_bar
 from ppp_jax.analysis.rotations import rotation_test
 from ppp_jax.errors import whole
@@ -115,3 +116,16 @@ def power(
     return xr.Dataset(
         {"power": false_positives(tested["p"]), "value": tested["value"].mean("seed")}
     )
+
+
+def interval_coverage(seeds: int, *, draws: int = 400, seed: int = 0) -> float:
+    """Returns how often the 95 % interval of a paired difference holds the true one.
+
+    Args:
+      seeds: pairs; their differences are normal.
+      draws: experiments.
+      seed: of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    found = [paired_difference(x, np.zeros(seeds)) for x in rng.normal(size=(draws, seeds))]
+    return float(np.mean([one.low < 0 < one.high for one in found]))

@@ -1,5 +1,6 @@
 """Summaries over seeds, with intervals. Seeds are the unit of replication, never samples."""
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -132,16 +133,30 @@ def sign_flip(differences: ArrayLike, *, seed: int = BOOTSTRAP_SEED) -> float:
     apart = _present(differences)
     if len(apart) < MIN_SEEDS:
         return float("nan")
-    if len(apart) <= EXACT_SEEDS:
-        # Half of the patterns: the other half are their opposites.
-        numbers = np.arange(2 ** (len(apart) - 1))
-        signs = 1 - 2.0 * (numbers[:, None] >> np.arange(len(apart)) & 1)
-    else:
-        drawn = np.random.default_rng(seed).choice([-1.0, 1.0], (RANDOM_PATTERNS, len(apart)))
-        signs = np.concatenate([np.ones((1, len(apart))), drawn])
     observed = abs(apart.sum())
     slack = 1e-12 * np.abs(apart).sum()  # equal sums, added up in another order
-    return float(np.mean(np.abs(signs @ apart) >= observed - slack))
+    return float(np.mean(np.abs(_patterns(len(apart), seed) @ apart) >= observed - slack))
+
+
+def smallest_p(seeds: int) -> float:
+    """Returns the smallest p-value that `sign_flip` can give.
+
+    Example:
+      >>> smallest_p(8)
+      0.0078125
+    """
+    return 2 / 2**seeds if seeds <= EXACT_SEEDS else 1 / (RANDOM_PATTERNS + 1)
+
+
+@functools.lru_cache(maxsize=8)
+def _patterns(count: int, seed: int) -> np.ndarray:
+    """Returns patterns of signs, `(patterns, count)`: all, or the observed and random ones."""
+    if count <= EXACT_SEEDS:
+        # Half of the patterns: the other half are their opposites.
+        numbers = np.arange(2 ** (count - 1))
+        return 1 - 2.0 * (numbers[:, None] >> np.arange(count) & 1)
+    drawn = np.random.default_rng(seed).choice([-1.0, 1.0], (RANDOM_PATTERNS, count))
+    return np.concatenate([np.ones((1, count)), drawn])
 
 
 def false_discovery(p: ArrayLike) -> np.ndarray:

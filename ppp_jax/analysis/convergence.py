@@ -12,7 +12,7 @@ import xarray as xr
 from scipy.optimize import linear_sum_assignment
 
 from ppp_jax import bases
-from ppp_jax.analysis.rotations import ROTATIONS, verdict
+from ppp_jax.analysis.rotations import ROTATIONS, pool, verdict
 from ppp_jax.errors import InputError, whole
 
 
@@ -36,7 +36,7 @@ class Convergence(NamedTuple):
       orthogonal: `(pairs,)`, the orthogonal match.
       null: mean over rotations of the units' match, averaged over pairs.
       z: of the mean over pairs, against the rotation null.
-      p: likewise.
+      p: whether pairs agree on a sign, see `pool`; missing of fewer than 6 pairs.
     """
 
     units: np.ndarray
@@ -131,7 +131,7 @@ def convergence(
         drawn = bases.rotations(units, turns, np.random.default_rng([seed, k]))
         null[k] = [_assigned(product @ q) for q in drawn]
     observed = np.array([_assigned(product) for product in pairs])
-    pooled = xr.Dataset({"value": observed.mean(), "null": ("rotation", null.mean(axis=0))})
-    tested = verdict(pooled)
+    each = xr.Dataset({"value": ("pair", observed), "null": (("pair", "rotation"), null)})
+    tested = pool(verdict(each), over="pair")
     orthogonal = np.array([np.linalg.norm(product, "nuc") for product in pairs])
     return Convergence(observed, orthogonal, *(tested[n].item() for n in ("mean", "z", "p")))

@@ -12,7 +12,8 @@ from ppp_jax.analysis.statistics import acceptance_ratio, discreteness
 
 KINDS = ("pre", "post")
 STATISTICS = ("c4", "unit_kurtosis")  # on orthonormal bases `kurtosis` is C4 once more
-TESTED = ("value", "z", "p")
+ENDS = ("z", "p", "null", "clouds")
+ROUNDING = 1e-6  # a range below this share of the largest number is none
 ERRORS = ("train_mse", "validation_mse", "test_mse")
 NETWORK = "architecture_respects_rotations"  # the attribute of a run folder's Dataset
 NEIGHBOUR_SAMPLES = 1024  # of each cloud, for its discreteness at every snapshot
@@ -21,6 +22,7 @@ TEXT = {
     "unit_kurtosis": "unit kurtosis",
     "acceptance_ratio": "A/A0",
     "discreteness": "discreteness",
+    "elliptical": "discreteness beyond its lengths",
     "entropy_deficit": "angular entropy deficit, bits",
     **{f"mode_{m}": f"angular mode {m}" for m in (1, 2, 3, 4)},
 }
@@ -33,10 +35,13 @@ class Measured(NamedTuple):
       runs: over the axes of the grid, `seed` and `step`: errors, `diverged_step`, and for each
         kind of latents (`pre` and `post`) `c4`, `unit_kurtosis`, `acceptance_ratio`,
         `discreteness`, as `c4_pre` and so on; their rotation-null `…_z` and `…_p`. The angles'
-        (`entropy_deficit`, `mode_1` to `mode_4`) and the acceptance ratio's are there at the first
-        and the last snapshot, and missing in between. Numbers of a diverged run are missing.
-      pooled: the same tests of the mean over seeds, over the axes of the grid and `step`:
-        `c4_pre`, `c4_pre_null` (the null's mean), `c4_pre_z`, `c4_pre_p` and so on.
+        (`entropy_deficit`, `mode_1` to `mode_4`), the acceptance ratio's tests and `elliptical`
+        (discreteness against the elliptical reference) are there at the first and the last
+        snapshot, and missing in between. Numbers of a run that diverged, at whatever time, and of
+        latents that do not vary, are missing.
+      pooled: the same tests of the seeds together (`pool`), over the axes of the grid and `step`:
+        `c4_pre`, `c4_pre_null` (the null's mean), `c4_pre_z`, `c4_pre_p`, `c4_pre_clouds` (how
+        many seeds) and so on.
     """
 
     runs: xr.Dataset
@@ -46,6 +51,19 @@ class Measured(NamedTuple):
 def own_basis(activation: str) -> str | None:
     """Returns the basis that an activation's name gives after `@`, or None for the standard one."""
     return activation.partition("@")[2] or None
+
+
+def living(clouds: xr.DataArray) -> xr.DataArray:
+    """Returns the clouds, missing where nothing varies, as of a network whose units have died.
+
+    All vectors of such a cloud are one, which may well point along an axis: no distribution.
+
+    Args:
+      clouds: `(..., sample, unit)`.
+    """
+    low, high = clouds.min("sample", skipna=False), clouds.max("sample", skipna=False)
+    largest = abs(clouds).max(("sample", "unit"), skipna=False)
+    return clouds.where((high - low).max("unit", skipna=False) > ROUNDING * largest)
 
 
 def measure(
@@ -66,7 +84,8 @@ def measure(
       progress: show a progress bar on stderr.
     """
     runs = dataset[[*ERRORS, "diverged_step"]].load()
-    healthy = runs["diverged_step"] < 0
+    # A run that diverges later is none of the untrained ones either: all snapshots have one sample.
+    healthy = runs["diverged_step"].isel(step=-1, drop=True) < 0
     places = [(kind, i) for kind in KINDS for i in range(dataset.sizes["activation"])]
     columns: dict[str, list[xr.Dataset]] = {kind: [] for kind in KINDS}
     pooled: dict[str, list[xr.Dataset]] = {kind: [] for kind in KINDS}
@@ -74,7 +93,7 @@ def measure(
     for kind, i in progress_bar(places, "null") if progress else places:
         here = {"activation": [i]}
         basis = own_basis(str(dataset["activation"].values[i]))
-        clouds = dataset[kind].isel(here).load().where(healthy.isel(here))
+        clouds = living(dataset[kind].isel(here).load().where(healthy.isel(here)))
         one = _Test(basis, epsilon, rotations, seed)
         column, whole = _measure(clouds, one)
         columns[kind].append(column)
@@ -117,7 +136,11 @@ def _measure(clouds: xr.DataArray, how: _Test) -> tuple[xr.Dataset, xr.Dataset]:
         acceptance_ratio(clouds, basis=how.basis, epsilon=how.epsilon),
     )
     found["discreteness"] = (dims, discreteness(clouds, max_samples=NEIGHBOUR_SAMPLES))
-    pooled = [_columns(pool(tested), mean=True) for tested in (everywhere, angles)]
+    first_and_last = clouds.isel(step=ends)
+    beyond = discreteness(first_and_last, elliptical=True, max_samples=NEIGHBOUR_SAMPLES)
+    at_ends = first_and_last.isel(sample=0, unit=0, drop=True).copy(data=beyond)
+    found = found.assign(_at_all_steps(xr.Dataset({"elliptical": at_ends}), clouds))
+    pooled = [_columns(pool(tested)) for tested in (everywhere, angles)]
     return found, pooled[0].assign(_at_all_steps(pooled[1], clouds))
 
 
@@ -126,9 +149,11 @@ def _at_all_steps(ends: xr.Dataset, clouds: xr.DataArray) -> dict[Any, xr.DataAr
     return dict(ends.reindex(step=clouds["step"]).data_vars)
 
 
-def _columns(tested: xr.Dataset, *, mean: bool = False) -> xr.Dataset:
-    """Spreads a test's statistics out: `c4`, `c4_z`, `c4_p`, and, if asked for, `c4_null`."""
-    parts = {"": "value", "_z": "z", "_p": "p", **({"_null": "mean"} if mean else {})}
+def _columns(tested: xr.Dataset) -> xr.Dataset:
+    """Spreads a test's statistics out: `c4`, `c4_z`, `c4_p`; if pooled, `c4_null`, `c4_clouds`."""
+    parts = {"": "value", "_z": "z", "_p": "p"}
+    if "clouds" in tested:
+        parts |= {"_null": "mean", "_clouds": "clouds"}
     return xr.Dataset({
         f"{statistic}{end}": tested[part].sel(statistic=statistic, drop=True)
         for statistic in tested["statistic"].values.tolist()
@@ -139,7 +164,7 @@ def _columns(tested: xr.Dataset, *, mean: bool = False) -> xr.Dataset:
 def _named(name: str, kind: str) -> str:
     """Returns `c4_pre_z` of `c4_z`."""
     stem, _, end = name.rpartition("_")
-    return f"{stem}_{kind}_{end}" if end in ("z", "p", "null") else f"{name}_{kind}"
+    return f"{stem}_{kind}_{end}" if end in ENDS else f"{name}_{kind}"
 
 
 def _described(runs: xr.Dataset) -> xr.Dataset:

@@ -1,7 +1,9 @@
 """Where directions stand relative to the orbits of a basis's symmetry group.
 
-Four orbits of special directions: the basis vectors (vertices), their opposites, the normalised
-sums of two (edges), and the corners Σ ±b_k with the direction's own signs.
+Four sets of special directions: the basis vectors (vertices), their opposites, the normalised
+sums of two (edges), and the corners Σ ±b_k. On an orthonormal basis these are orbits of its group,
+and disjoint. On other frames corners are many orbits: of a simplex, whose vectors sum to 0, they
+are the sums of any of them, vertices and edges included.
 """
 
 from collections.abc import Callable
@@ -11,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from ppp_jax import bases
-from ppp_jax.analysis.rotations import ROTATIONS, verdict
+from ppp_jax.analysis.rotations import ROTATIONS, pool, verdict
 from ppp_jax.errors import whole
 
 ANTIPODAL = 1e-6  # a sum of two unit vectors shorter than this has no direction
@@ -39,7 +41,10 @@ def edges(x: np.ndarray, basis: np.ndarray) -> np.ndarray:
 
 
 def corners(x: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    """Returns the cosine with the corner Σ ±b_k of the same signs."""
+    """Returns the cosine with the corner Σ ±b_k of the same signs.
+
+    On an orthonormal basis that is the nearest corner; on other frames another may be nearer.
+    """
     corner = np.sign(x @ basis.T) @ basis
     length = np.linalg.norm(corner, axis=-1)
     found: np.ndarray = np.vecdot(x, corner) / np.where(length > 0, length, 1)
@@ -55,7 +60,7 @@ ORBITS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 class Position(NamedTuple):
-    """The mean largest cosine with an orbit, and its rotation test."""
+    """The mean cosine with an orbit, over seeds and vectors, and its test (see `pool`)."""
 
     cosine: float
     z: float
@@ -74,7 +79,7 @@ def positions(
       seed: of the rotations.
 
     Returns:
-      Orbit to the mean over seeds and vectors of the largest cosine, tested as `pool` does.
+      Orbit to its `Position`; p is missing of fewer than 6 seeds.
 
     Raises:
       InputError: fewer than one rotation.
@@ -90,7 +95,8 @@ def positions(
                 table[name][k, turn] = cosine(own @ q, basis).mean()
     found = {}
     for name, values in table.items():
-        mean = values.mean(axis=0)
-        tested = verdict(xr.Dataset({"value": mean[0], "null": ("rotation", mean[1:])}))
+        each = xr.Dataset({"value": ("seed", values[:, 0]),
+                           "null": (("seed", "rotation"), values[:, 1:])})  # fmt: skip
+        tested = pool(verdict(each))
         found[name] = Position(*(tested[part].item() for part in ("value", "z", "p")))
     return found

@@ -16,12 +16,13 @@ from matplotlib.figure import Figure
 
 from ppp_jax.analysis import evidence, summary
 from ppp_jax.analysis.loading import load_run, saved_groups
-from ppp_jax.analysis.measure import KINDS, cell_dims, measure, own_basis
+from ppp_jax.analysis.measure import KINDS, Measured, cell_dims, measure, own_basis
 from ppp_jax.analysis.planes import check_epsilon, progress_bar
 from ppp_jax.analysis.plots import plot_curves, plot_strip
 from ppp_jax.analysis.ppp import ppp
 from ppp_jax.analysis.projection import EmptyPPPWarning
 from ppp_jax.analysis.rotations import ROTATIONS
+from ppp_jax.analysis.verdicts import verdict_table
 from ppp_jax.errors import whole
 
 REPORT = "report"
@@ -100,9 +101,12 @@ def write_report(
     folder.mkdir()
     blocks = []
     how = _How(folder, epsilon, rotations, progress)
-    for group in groups:
-        blocks += _group_blocks(load_run(workdir, **group), group, how)
-    attributes = load_run(workdir, **groups[0]).attrs
+    datasets = [load_run(workdir, **group) for group in groups]
+    measured = [measure(dataset, epsilon=epsilon, rotations=rotations, progress=progress)
+                for dataset in datasets]  # fmt: skip
+    for rest in zip(groups, datasets, measured, verdict_table(measured), strict=True):
+        blocks += _group_blocks(how, *rest)
+    attributes = datasets[0].attrs
     blocks.append(evidence.certificate_block(workdir))
     (folder / "index.html").write_text(_page(blocks, attributes, epsilon), encoding="utf-8")
     final = workdir / REPORT
@@ -121,13 +125,18 @@ class _How(NamedTuple):
     progress: bool
 
 
-def _group_blocks(dataset: xr.Dataset, group: dict[str, Any], how: _How) -> list[str]:
+def _group_blocks(
+    how: _How,
+    group: dict[str, Any],
+    dataset: xr.Dataset,
+    measured: Measured,
+    rows: list[dict[str, Any]],
+) -> list[str]:
     """Returns everything about one architecture's latents of one width: evidence, then pictures."""
     width, kind = group["latent_width"], group["architecture"]
     name = ("" if kind == "mlp" else f"{kind}_") + f"latent_{width}"
-    measured = measure(dataset, epsilon=how.epsilon, rotations=how.rotations, progress=how.progress)
     blocks = [f"<h2>{kind}, {width} latent units</h2>"]
-    blocks += evidence.verdict_blocks(measured, how.folder, name)
+    blocks += evidence.verdict_blocks(rows, how.folder, name, rotations=how.rotations)
     figures = {"differences": evidence.difference_figure(measured.runs, how.folder, name)}
     figures |= {f"plane-{kind}": figure
                 for kind, figure in evidence.plane_figures(measured.runs).items()}  # fmt: skip

@@ -14,6 +14,7 @@ import xarray as xr
 from ppp_jax import bases
 from ppp_jax.analysis.alignment import Alignment, build_target, measure_turned
 from ppp_jax.analysis.arrays import Source, open_source, read, rescale
+from ppp_jax.analysis.compare import sign_flip
 from ppp_jax.analysis.planes import check_epsilon, progress_bar
 from ppp_jax.analysis.statistics import MODES, Angles, angles
 from ppp_jax.errors import InputError, whole
@@ -51,7 +52,7 @@ def rotation_test(
 
     Returns:
       Dataset over the leading axes and `statistic`: `value`; `null`, the K rotated values on a
-      last axis `rotation`; and what `verdict` adds: `mean` and `sd` of them, `z` and `p`.
+      last axis `rotation`; and what `verdict` adds: `mean` and `sd` of them, `z`, `p` and `rank`.
 
     Raises:
       InputError: an argument out of its range, naming it.
@@ -139,17 +140,19 @@ def _angles(values: np.ndarray, basis: Any, epsilon: float, turns: np.ndarray) -
 
 
 def verdict(tested: xr.Dataset) -> xr.Dataset:
-    """Adds `mean` and `sd` of the null, `z = (value − mean)/sd`, and `p`.
+    """Adds `mean` and `sd` of the null, `z = (value − mean)/sd`, `p`, and `rank`.
 
     p = (1 + #{|T_k − T̄| ≥ |T − T̄|})/(K + 1), where T̄ is the mean of all K + 1 values, observed
     and rotated: so they are treated alike, and p is valid exactly. Rotated values that are missing
-    (nothing was accepted there) do not count.
+    (nothing was accepted there) do not count. `rank` is the observed value's place among all of
+    them, from −½ (the smallest) to ½: uniform, and symmetric around 0, under the null.
 
     Args:
       tested: Dataset with `value`, and `null` with one axis `rotation` more.
 
     Returns:
-      The same with `mean`, `sd`, `z`, `p`; missing where the value is, or where nothing varies.
+      The same with `mean`, `sd`, `z`, `p`, `rank`; missing where the value is, or where nothing
+      varies.
     """
     value, null = tested["value"], tested["null"]
     there = null.notnull()
@@ -159,26 +162,44 @@ def verdict(tested: xr.Dataset) -> xr.Dataset:
     slack = ROUNDING * np.maximum(abs(value), abs(mean))
     far = abs(null - centre) >= abs(value - centre) - slack
     p = (1 + (far & there).sum("rotation")) / (count + 1)
+    # A tie counts half, also the observed value's with itself.
+    below, upto = ((null < value + side * slack).sum("rotation") for side in (-1, 1))
+    rank = (below + upto + 1) / 2 / (count + 1) - 0.5
     known = value.notnull() & (count > 1) & (sd > slack)
     return tested.assign(
         mean=mean,
         sd=sd,
         z=((value - mean) / sd).where(known),
         p=p.where(known),
+        rank=rank.where(known),
     )
 
 
 def pool(tested: xr.Dataset, *, over: str = "seed") -> xr.Dataset:
-    """Tests the mean over independent clouds, such as seeds, against the mean of their nulls.
+    """Tests several clouds together, such as those of seeds, which are the units of replication.
 
-    The clouds' rotations must be independent, as `rotation_test` makes them along `seed`.
+    z says how large the effect is: the mean value against the mean null, whose rotations must be
+    independent between clouds, as `rotation_test` makes them along `seed`. p says whether clouds
+    agree: the sign of each one's `rank` among its own rotations is a coin toss under the null, so
+    the mean rank is held against all patterns of signs (`sign_flip`). It is exact whatever the
+    statistic's law, a single odd cloud among many decides nothing, and its smallest value is
+    2/2^clouds, however few rotations there are.
 
     Args:
       tested: what `rotation_test` returns.
-      over: the axis to average.
+      over: the axis to pool.
 
     Returns:
-      The Dataset without that axis. Clouds whose value is missing are left out.
+      Dataset without that axis: `value` and `mean` (of the null), averaged; `sd` of that average;
+      `z`; `p`, missing of fewer than 6 clouds, of which no significance is claimed; and `clouds`,
+      how many there were. Clouds without a rank are left out.
     """
-    null = tested["null"].where(tested["value"].notnull())
-    return verdict(xr.Dataset({"value": tested["value"].mean(over), "null": null.mean(over)}))
+    known = tested["rank"].notnull()
+    value, mean, sd = (tested[name].where(known) for name in ("value", "mean", "sd"))
+    clouds = known.sum(over)
+    spread = np.sqrt((sd * sd).sum(over)) / clouds.where(clouds > 0)
+    p = xr.apply_ufunc(sign_flip, tested["rank"], input_core_dims=[[over]], vectorize=True)
+    return xr.Dataset({
+        "value": tested["value"].mean(over), "mean": mean.mean(over), "sd": spread,
+        "z": (value - mean).mean(over) / spread, "p": p, "clouds": clouds,
+    })  # fmt: skip

@@ -4,6 +4,8 @@ Seeds are the unit of replication. A claim needs 6 of them, and a q-value (false
 the whole grid) of at most 5 %; otherwise the verdict is that there is no evidence.
 """
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,56 +13,77 @@ import xarray as xr
 
 from ppp_jax.analysis.compare import (
     MIN_SEEDS,
-    Difference,
     bootstrap_interval,
     false_discovery,
     interquartile_mean,
     paired_difference,
 )
-from ppp_jax.analysis.measure import KINDS, STATISTICS, Measured, cells
+from ppp_jax.analysis.measure import KINDS, STATISTICS, Measured, cells, own_basis
 from ppp_jax.analysis.rotations import ANGLES
 from ppp_jax.errors import InputError
 
 LEVEL = 0.05
+BEYOND_LENGTHS = 0.5  # share of a change in discreteness that equal lengths must leave
 PAIRED = ("test_mse", "c4_pre", "c4_post", "discreteness_pre")
+CLUSTERING = ("discreteness", "elliptical")
+ORTHONORMAL = ("standard", "rotated", "haar")
+_BUILT = re.compile(r"^(block|pnorm|intrinsic|dose)_")
+CHANGES = (*STATISTICS, *ANGLES, *CLUSTERING)
+SIDES = {
+    "c4": ("aligned with the diagonals", "aligned with the axes"),
+    "unit_kurtosis": (
+        "units flatter than other directions",
+        "units more peaked than other directions",
+    ),
+}
+MOVES = {
+    "c4": ("training moved it towards the diagonals", "training moved it towards the axes"),
+    "unit_kurtosis": ("training made units flatter", "training made units more peaked"),
+    "discreteness": ("less discrete than untrained", "more discrete than untrained"),
+}
 
 
-def verdict_table(measured: Measured) -> list[dict[str, Any]]:
+def verdict_table(grid: Sequence[Measured]) -> list[list[dict[str, Any]]]:
     """Judges every cell, before and after the activation, at the last snapshot.
 
     Args:
-      measured: what `measure` returns.
+      grid: what `measure` returns of every group of latents (architecture and width) of a grid.
 
     Returns:
-      A row per cell and kind of latents: its names; seeds that did not diverge; for C4 and unit
-      kurtosis the mean over seeds, untrained (`…_first`) and trained, the rotation null's mean
-      (`…_null`), `…_z`, `…_p`, `…_q` of that mean, and how many seeds have p ≤ .05 alone
-      (`…_seeds`); the same without q for the angles' statistics; `emergence`, C4 trained −
-      untrained paired by seed, with `…_low`, `…_high`, `…_p`, `…_q`; `discreteness` with its
-      interval, and untrained; `clustering`, its change by training, like `emergence`; and the
-      verdict in words: `alignment`, `training`, `clusters`.
+      For each group a row per cell and kind of latents: its names; `seeds`, how many neither
+      diverged nor died; for C4 and unit kurtosis the mean over seeds, untrained (`…_first`) and
+      trained, the rotation null's mean (`…_null`), `…_z`, `…_p` and `…_q` of all seeds (see
+      `pool`), and how many seeds have p ≤ .05 alone (`…_seeds`); the same without q for the angles'
+      statistics; of these and of both kinds of discreteness the change by training paired by seed,
+      `…_change` with `…_change_low`, `…_change_high`, `…_change_p`, and q of those that verdicts
+      rest on; discreteness with its interval, and untrained; and the verdict in words: `alignment`,
+      `training`, `clusters`. Each q is the false discovery rate over the whole grid: alignments are
+      one family, changes of alignment another, changes of each discreteness two more.
     """
-    rows = [
-        {**names, "latents": kind, **_cell(measured, at, kind)}
-        for names, at in cells(measured.runs)
-        for kind in KINDS
-    ]
-    columns = [f"{name}_p" for name in STATISTICS]
-    q = false_discovery([[row[column] for column in columns] for row in rows])
-    changes = {name: false_discovery([row[f"{name}_p"] for row in rows])
-               for name in ("emergence", "clustering")}  # fmt: skip
-    for i, row in enumerate(rows):
-        row |= {f"{name}_q": value for name, value in zip(STATISTICS, q[i], strict=True)}
-        row |= {f"{name}_q": values[i] for name, values in changes.items()}
+    tables = [
+        [{**names, "latents": kind, **_cell(measured, at, kind)}
+         for names, at in cells(measured.runs) for kind in KINDS]
+        for measured in grid
+    ]  # fmt: skip
+    rows = [row for table in tables for row in table]
+    changes = tuple(f"{name}_change" for name in STATISTICS)
+    for family in (STATISTICS, changes, *((f"{name}_change",) for name in CLUSTERING)):
+        q = false_discovery([[row[f"{name}_p"] for name in family] for row in rows])
+        for row, values in zip(rows, q, strict=True):
+            row |= {f"{name}_q": value for name, value in zip(family, values, strict=True)}
+    for row in rows:
         row |= _words(row)
-    return rows
+    return tables
 
 
 def _cell(measured: Measured, at: dict[str, int], kind: str) -> dict[str, Any]:
     runs, pooled = measured.runs.isel(at), measured.pooled.isel(at)
     first, last = runs.isel(step=0), runs.isel(step=-1)
-    healthy = int((last["diverged_step"] < 0).sum())
-    row: dict[str, Any] = {"seeds": healthy, "epoch": last["epoch"].item()}
+    row: dict[str, Any] = {
+        "seeds": int(last[f"unit_kurtosis_{kind}"].notnull().sum()),
+        "snapshots": runs.sizes["step"],
+        "epoch": last["epoch"].item(),
+    }
     for name in (*STATISTICS, *ANGLES):
         key = f"{name}_{kind}"
         row |= {f"{name}_first": pooled[key].isel(step=0).item()}
@@ -69,62 +92,68 @@ def _cell(measured: Measured, at: dict[str, int], kind: str) -> dict[str, Any]:
             f"{name}_{end}": pooled[f"{key}_{end}"].isel(step=-1).item()
             for end in ("null", "z", "p")
         }
-        if healthy < MIN_SEEDS:
-            row[f"{name}_p"] = np.nan
         row[f"{name}_seeds"] = int((last[f"{key}_p"] <= LEVEL).sum())
-    for change, name in (("emergence", "c4"), ("clustering", "discreteness")):
+    for name in CLUSTERING:
+        values = last[f"{name}_{kind}"].values
+        low, high = bootstrap_interval(values)
+        row |= {name: interquartile_mean(values), f"{name}_low": low, f"{name}_high": high}
+        row[f"{name}_first"] = interquartile_mean(first[f"{name}_{kind}"].values)
+    for name in CHANGES:
         found = paired_difference(last[f"{name}_{kind}"], first[f"{name}_{kind}"])
-        row |= {f"{change}{end}": value for end, value in _spread(found)}
-    values = last[f"discreteness_{kind}"].values
-    low, high = bootstrap_interval(values)
-    return row | {
-        "discreteness_first": interquartile_mean(first[f"discreteness_{kind}"].values),
-        "discreteness": interquartile_mean(values),
-        "discreteness_low": low,
-        "discreteness_high": high,
-    }
-
-
-def _spread(change: Difference) -> list[tuple[str, float]]:
-    return [("", change.mean), ("_low", change.low), ("_high", change.high), ("_p", change.p)]
+        row |= {f"{name}_change": found.mean, f"{name}_change_low": found.low,
+                f"{name}_change_high": found.high, f"{name}_change_p": found.p}  # fmt: skip
+    return row
 
 
 def _words(row: dict[str, Any]) -> dict[str, str]:
     if row["seeds"] < MIN_SEEDS:
-        few = f"not judged: {row['seeds']} seeds, {MIN_SEEDS} are needed"
+        few = f"not judged: {row['seeds']} seeds whose latents vary, {MIN_SEEDS} are needed"
         return {"alignment": few, "training": few, "clusters": few}
-    if np.isnan(row["c4"]):
-        nothing = "not judged: the latents do not vary"
-        return {"alignment": nothing, "training": nothing, "clusters": nothing}
-    side = np.sign(row["c4"] - row["c4_null"])
-    if row["c4_q"] <= LEVEL:
-        alignment = "aligned with the axes" if side > 0 else "aligned with the diagonals"
-    elif row["unit_kurtosis_q"] <= LEVEL:
-        alignment = "aligned by unit kurtosis, not by C4"
-    else:
-        alignment = "no evidence of alignment"
-    training = "no evidence of a change by training"
-    if row["emergence_q"] <= LEVEL:
-        axes = row["emergence"] > 0
-        training = f"training moved it towards the {'axes' if axes else 'diagonals'}"
+    # On vectors that are not orthogonal C4 has no axes and diagonals: the other number decides.
+    judged = STATISTICS if orthonormal(row["activation"]) else ("unit_kurtosis",)
+    found = [SIDES[name][int(row[name] > row[f"{name}_null"])]
+             for name in judged if row[f"{name}_q"] <= LEVEL]  # fmt: skip
+    alignment = ", ".join(found) or "no evidence of alignment"
+    if row["snapshots"] == 1:
+        alone = "not judged: there is one snapshot"
+        return {"alignment": alignment, "training": alone, "clusters": alone}
+    moves = [_move(row, name) for name in judged if row[f"{name}_change_q"] <= LEVEL]
     clusters = "no evidence that training made it more or less discrete"
-    if row["clustering_q"] <= LEVEL:
-        clusters = f"{'more' if row['clustering'] > 0 else 'less'} discrete than untrained"
+    if row["discreteness_change_q"] <= LEVEL:
+        beyond = row["elliptical_change"] / row["discreteness_change"] > BEYOND_LENGTHS
+        clusters = _move(row, "discreteness") + ("" if beyond else ", mostly by its lengths")
+    training = ", ".join(moves) or "no evidence of a change by training"
     return {"alignment": alignment, "training": training, "clusters": clusters}
+
+
+def _move(row: dict[str, Any], name: str) -> str:
+    return MOVES[name][int(row[f"{name}_change"] > 0)]
+
+
+def orthonormal(activation: str) -> bool:
+    """Returns whether an activation's own basis is orthonormal.
+
+    Example:
+      >>> orthonormal("tanh"), orthonormal("tanh@haar:3"), orthonormal("tanh@simplex")
+      (True, True, False)
+    """
+    return (own_basis(activation) or "standard").partition(":")[0] in ORTHONORMAL
 
 
 def partner(activation: str, activations: list[str]) -> str | None:
     """Returns the activation that another one is compared with.
 
-    An elementwise activation is compared with its isotropic kind if the grid has it, everything
-    else with the grid's first isotropic activation, or with its first one if there is none.
+    An elementwise activation, or what is built from one, is compared with its isotropic kind if the
+    grid has it, everything else with the grid's first isotropic activation, or with its first one
+    if there is none.
 
     Example:
-      >>> partner("relu", ["tanh", "relu", "isotropic_tanh", "isotropic_relu"])
-      'isotropic_relu'
+      >>> names = ["tanh", "relu@rotated", "isotropic_tanh", "isotropic_relu"]
+      >>> partner("relu@rotated", names), partner("block_relu:4", names)
+      ('isotropic_relu', 'isotropic_relu')
     """
     isotropic = [name for name in activations if name.startswith("isotropic_")]
-    own = f"isotropic_{activation}"
+    own = f"isotropic_{_BUILT.sub('', activation.partition('@')[0].partition(':')[0])}"
     found = own if own in activations else (isotropic or activations)[0]
     return None if found == activation else found
 
@@ -172,7 +201,7 @@ def rate_table(runs: xr.Dataset) -> list[dict[str, Any]]:
 
     The fixed rate is the grid's first. The best one has the smallest interquartile mean of the
     validation error over seeds, which is not the error reported; a rate at which a seed diverged
-    is not eligible.
+    is not eligible, and if there is no other, `best` is missing.
 
     Args:
       runs: the runs that `measure` measured.
@@ -191,13 +220,16 @@ def rate_table(runs: xr.Dataset) -> list[dict[str, Any]]:
         cell = last.isel(alone).transpose("rate", "seed")
         shown = cell["validation_mse"].values
         score = [interquartile_mean(x) if np.isfinite(x).all() else np.inf for x in shown]
-        best = int(np.argmin(score)) if np.isfinite(score).any() else 0
+        best = int(np.argmin(score)) if np.isfinite(score).any() else None
         row = {name: value for name, value in names.items() if name != "learning_rate"}
         row["rates"] = len(score)
         for label, k in (("fixed", 0), ("best", best)):
-            errors = cell["test_mse"].values[k]
+            errors = (
+                np.full(cell.sizes["seed"], np.nan) if k is None else cell["test_mse"].values[k]
+            )
+            rate = np.nan if k is None else cell["learning_rate"].values[k].item()
             low, high = bootstrap_interval(errors)
-            row |= {f"{label}_rate": cell["learning_rate"].values[k].item(),
+            row |= {f"{label}_rate": rate,
                     label: interquartile_mean(errors), f"{label}_low": low,
                     f"{label}_high": high, f"{label}_seeds": errors}  # fmt: skip
         rows.append(row)
