@@ -18,6 +18,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
+import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
@@ -97,6 +98,7 @@ def _rows(name: str, road: dict[str, Any]) -> list[dict[str, Any]]:
             change = paired_difference(c4[k], c4[0])
             rows.append({
                 "road": name, "dose": float(dose), "latents": kind,
+                "seeds": int(np.isfinite(c4[k]).sum()),
                 "C4": interquartile_mean(c4[k]), "z": road[f"{kind}_z"][k],
                 "p": road[f"{kind}_p"][k], "from isotropic": change.mean, "low": change.low,
                 "high": change.high, "held-out MSE": interquartile_mean(road["test_mse"][k]),

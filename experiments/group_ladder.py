@@ -1,8 +1,9 @@
 """Where do clusters sit relative to the orbits of the activation's group?
 
-tanh over ever more symmetric bases of 16 units (simplex, cross-polytope, 64 Thomson points) and
-radial on ever larger blocks (1: elementwise, 16: isotropic). Orbits of directions: the basis
-vectors, their opposites, the edges b_i + b_j, and the corners Σ ±b_k.
+tanh over bases of ever more vectors in 16 units (17: simplex, 32: cross-polytope, 64 Thomson
+points, which have no symmetry but the identity) and radial on ever larger blocks (1: elementwise,
+16: isotropic). Directions: the basis vectors, their opposites, the edges b_i + b_j, and the corners
+Σ ±b_k, which are apart only on an orthonormal basis (`ppp_jax.analysis.orbits`).
 
   python -m experiments.group_ladder \
       [--data=patches --epochs=20 --workdir=runs/ladder_patches]
@@ -26,7 +27,7 @@ from experiments import flags as experiment_flags
 from experiments import study
 from ppp_jax import bases
 from ppp_jax.analysis import charts, orbits
-from ppp_jax.analysis.measure import KINDS, cells, own_basis
+from ppp_jax.analysis.measure import KINDS, cells, living, own_basis
 from ppp_jax.analysis.planes import progress_bar
 from ppp_jax.grid import Grid
 
@@ -56,14 +57,17 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
     rows: list[dict[str, Any]] = []
     for kind, names, at in progress_bar(places, "clusters"):
         healthy = runs["diverged_step"].isel(at).isel(step=-1) < 0
-        clouds = latents[kind].isel(at).isel(step=-1).load().values[healthy.values]
-        basis = bases.build(own_basis(names["activation"]) or "standard", clouds.shape[-1])
-        centres = np.stack([centres_of(cloud) for cloud in clouds])
+        clouds = living(latents[kind].isel(at).isel(step=-1).load().where(healthy)).values
+        alive = clouds[np.isfinite(clouds).all(axis=(1, 2))]
+        if not len(alive):
+            continue
+        basis = bases.build(own_basis(names["activation"]) or "standard", alive.shape[-1])
+        centres = np.stack([centres_of(cloud) for cloud in alive])
         found = orbits.positions(centres, basis, rotations=flags.FLAGS.rotations)
         for orbit, (value, z, p) in found.items():
             rows.append({"activation": names["activation"], "optimizer": names["optimizer"],
-                         "rate": names["learning_rate"], "latents": kind, "orbit": orbit,
-                         "largest cosine": value, "z": z, "p": p})  # fmt: skip
+                         "rate": names["learning_rate"], "latents": kind, "seeds": len(alive),
+                         "orbit": orbit, "cosine": value, "z": z, "p": p})  # fmt: skip
     rows = study.add_q(rows)
     with study.writing(workdirs[0]) as folder:
         study.keep_table(folder, "orbits", rows)
@@ -89,7 +93,7 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
                 name = row["activation"].replace("@", "@\n")
                 series.setdefault(row["orbit"], {})[name] = row["z"]
         charts.plot_z(series, ax=axes)
-        axes.set_title(f"{optimizer}, {kind}-activation: z of the largest cosine", fontsize=8)
+        axes.set_title(f"{optimizer}, {kind}-activation: z of the cosine", fontsize=8)
         axes.legend(fontsize=6)
     return figure
 

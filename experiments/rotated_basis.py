@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from experiments import flags as experiment_flags
 from experiments import study
 from ppp_jax.analysis import charts
-from ppp_jax.analysis.measure import KINDS, cells
+from ppp_jax.analysis.measure import KINDS, cells, living
 from ppp_jax.grid import Grid
 
 BASES = {"R": "rotated", "standard": "standard", "random 1": "haar:11", "random 2": "haar:12",
@@ -50,15 +50,17 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
     for kind in KINDS:
         for names, at in cells(runs):
             healthy = runs["diverged_step"].isel(at).isel(step=-1) < 0
-            clouds = latents[kind].isel(at).isel(step=-1).load().where(healthy)
+            clouds = living(latents[kind].isel(at).isel(step=-1).load().where(healthy))
+            seeds = int(clouds.isel(sample=0, unit=0).notnull().sum())
             for label, basis in BASES.items():
                 found = study.against(clouds, basis, rotations=flags.FLAGS.rotations,
                                       statistics=("c4", "unit_kurtosis"))  # fmt: skip
                 for statistic, (value, z, p) in found.items():
                     rows.append({"activation": names["activation"], "optimizer":
                                  names["optimizer"], "rate": names["learning_rate"],
-                                 "latents": kind, "basis": label, "statistic": statistic,
-                                 "value": value, "z": z, "p": p})  # fmt: skip
+                                 "latents": kind, "seeds": seeds, "basis": label,
+                                 "statistic": statistic, "value": value, "z": z,
+                                 "p": p})  # fmt: skip
     rows = study.add_q(rows)
     with study.writing(workdirs[0]) as folder:
         study.keep_table(folder, "bases", rows)

@@ -40,11 +40,24 @@ def _units(name: str, width: int) -> int:
 
 
 @functools.lru_cache(maxsize=256)
-def _activation(name: str, units: int) -> dict[str, Any]:
+def certify_activation(name: str, units: int) -> symmetry.Certificate:
+    """Certifies an activation by its name; one whose dose is swept at its elementwise end.
+
+    Args:
+      name: as `family.get` reads it.
+      units: dimension in which to look.
+
+    Raises:
+      InputError: no such activation.
+    """
     entry = family.get(name)
     dosed = entry.parameter is not None and entry.parameter.initial is None
     function = (lambda x: entry.apply(x, 1.0)) if dosed else entry.apply
-    seen = symmetry.certify(function, entry.group, units=units, key=jax.random.key(0))
+    return symmetry.certify(function, entry.group, units=units, key=jax.random.key(0))
+
+
+def _activation(name: str, units: int) -> dict[str, Any]:
+    seen = certify_activation(name, units)
     return {
         "units": units,
         "group": seen.claimed,

@@ -15,7 +15,7 @@ from ppp_jax.numerics import haar_orthogonal
 SAME_COSINE = 1e-4  # optimised bases are known to single precision
 COMMUTES = 1e-4  # a larger residual is no rounding in single precision
 COMMON = ("S_n", "B_n", "O(n)", "S_n@haar:0", "B_n@haar:0")  # every map is held against these
-NULL_SINGULAR = 1e-4  # of the largest singular value: below, a direction is a symmetry
+NULL_SINGULAR = 1e-5  # per equation, of the map's largest gain: below, it is a symmetry
 
 
 class Group(NamedTuple):
@@ -76,10 +76,8 @@ def get_group(name: str) -> Group:
       'rotates blocks of 2 axes freely, and permutes the blocks'
     """
     plain, at, basis = name.partition("@")
-    if plain.startswith("blocks:"):
-        inner = _blocks(int(plain.removeprefix("blocks:")))
-    else:
-        inner = lookup(GROUPS, plain, field="group")
+    blocks = plain.startswith("blocks:")
+    inner = _blocks(plain) if blocks else lookup(GROUPS, plain, field="group")
     if not at:
         return inner
     if basis.startswith("haar"):
@@ -101,16 +99,23 @@ def get_group(name: str) -> Group:
     )
 
 
-def _blocks(size: int) -> Group:
+def _blocks(name: str) -> Group:
+    text = name.removeprefix("blocks:")
+    if not (text.isdecimal() and int(text)):
+        raise InputError("group", name, "needs a whole number of at least 1 after the colon")
+    size = int(text)
+
     def sample(key: jax.Array, n: int) -> jax.Array:
+        if n % size:
+            raise InputError("group", name, f"blocks of {size} do not divide {n} units")
         order, turns = jax.random.split(key)
         count = n // size
         turned = jax.vmap(lambda k: haar_orthogonal(k, size))(jax.random.split(turns, count))
         blocks = jax.scipy.linalg.block_diag(*turned)
         return jnp.kron(_permutation(order, count), jnp.eye(size)) @ blocks
 
-    text = f"rotates blocks of {size} axes freely, and permutes the blocks"
-    return Group(text, sample, lambda n: n // size * _all(size), has_inversion=True)
+    description = f"rotates blocks of {size} axes freely, and permutes the blocks"
+    return Group(description, sample, lambda n: n // size * _all(size), has_inversion=True)
 
 
 def _turned(group: Group, basis: str) -> Callable[[jax.Array, int], jax.Array]:
@@ -215,8 +220,10 @@ def lie_algebra(
     points, values, jacobians = (np.asarray(a, np.float64) for a in (x, function(x), slopes))
     equations = np.einsum("sia,sb->siab", jacobians, points)
     equations -= np.einsum("ia,sb->siab", np.eye(units), values)
-    # Every sample has its say, however long it is.
-    equations /= np.linalg.norm(points, axis=1)[:, None, None, None]
+    # Every sample has its say, however long it is, and so has a map of whatever scale.
+    lengths = np.linalg.norm(points, axis=1)
+    gain = np.max(np.linalg.norm(values, axis=1) / lengths)
+    equations /= lengths[:, None, None, None] * (gain if gain > 0 else 1)
     i, j = np.triu_indices(units, 1)
     turning = (equations[..., i, j] - equations[..., j, i]).reshape(-1, len(i))
     return LieAlgebra(_nullity(equations.reshape(-1, units**2)), _nullity(turning))

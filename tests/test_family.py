@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ppp_jax import bases, family, sweep, symmetry
+from ppp_jax import bases, certificates, family, sweep, symmetry
 from ppp_jax.activations import ACTIVATIONS
 from ppp_jax.analysis import load
 from ppp_jax.errors import InputError
@@ -60,31 +60,37 @@ def test_p_norm_is_its_definition_at_any_size():
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-38)
 
 
-@pytest.mark.parametrize("name", [*ACTIVATIONS, *family.EXAMPLES])
-def test_commutes_with_the_claimed_group(name):
-    entry = get(name)
-    group = symmetry.get_group(entry.group)
-    residual = symmetry.equivariance_residual(
-        entry.apply, group, units=8, key=jax.random.key(0), elements=4
-    )
-    assert residual < symmetry.COMMUTES
-
-
-CERTIFIED = ["tanh", "relu", "isotropic_tanh", "block_tanh:4", "pnorm_tanh:4", "relu@simplex",
-             "relu@thomson:5", "tanh@rotated"]  # fmt: skip
 WRONG = [("tanh", "O(n)"), ("tanh", "S_n"), ("relu", "B_n"), ("isotropic_tanh", "blocks:4"),
-         ("block_tanh:4", "blocks:2"), ("tanh@rotated", "B_n"),
+         ("block_tanh:4", "blocks:2"), ("tanh@rotated", "B_n"), ("relu@cross_polytope", "B_n"),
+         ("pnorm_tanh:2", "B_n"), ("intrinsic_tanh:1", "S_n"),
          ("relu@simplex", "B_n@simplex")]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CERTIFIED)
+@pytest.mark.parametrize("name", [*ACTIVATIONS, *family.EXAMPLES, "dose_tanh"])
 def test_has_the_claimed_symmetry_and_no_more(name):
-    entry = get(name)
-    seen = symmetry.certify(entry.apply, entry.group, units=8, key=jax.random.key(0))
+    seen = certificates.certify_activation(name, 8)
     assert seen.holds, seen
-    assert seen.claimed == entry.group
-    if entry.group in seen.residuals:
-        assert seen.residuals[entry.group] < symmetry.COMMUTES
+    assert seen.claimed == get(name).group
+    if seen.claimed in seen.residuals:
+        assert seen.residuals[seen.claimed] < symmetry.COMMUTES
+    # No larger one of the groups that it is held against.
+    for larger in LARGER[seen.claimed.partition("@")[0].partition(":")[0]]:
+        assert seen.residuals[larger] > symmetry.COMMUTES
+
+
+@pytest.mark.parametrize("scale", [1e-5, 1.0, 1e5])
+def test_a_certificate_does_not_depend_on_scale(scale):
+    seen = symmetry.certify(lambda x: scale * jnp.tanh(x), "B_n", units=6, key=jax.random.key(0))
+    assert seen.holds, seen
+
+
+@pytest.mark.parametrize("name", ["dose_tanh:0.001", "pnorm_tanh:2.01"])
+def test_a_little_asymmetry_is_seen(name):
+    assert certificates.certify_activation(name, 8).holds
+
+
+# Of the groups that every map is held against, those that hold more than a claimed one.
+LARGER = {"S_n": ("B_n", "O(n)"), "B_n": ("O(n)",), "blocks": ("O(n)",), "O(n)": ()}
 
 
 @pytest.mark.parametrize(("name", "claim"), WRONG)
@@ -101,6 +107,12 @@ ALGEBRAS = {"isotropic_tanh": (28, 28), "tanh": (0, 0), "relu": (8, 0), "identit
 def test_lie_algebra(name):
     found = symmetry.lie_algebra(get(name).apply, units=8, key=jax.random.key(1))
     assert found == ALGEBRAS[name]
+
+
+@pytest.mark.parametrize("name", ["blocks:3", "blocks:0", "blocks:x", "blocks:", "S_m"])
+def test_a_group_that_is_none_is_one_clear_error(name):
+    with pytest.raises(InputError, match=f"group={name}"):
+        symmetry.get_group(name).sample(jax.random.key(0), 8)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +172,7 @@ def test_a_width_that_blocks_do_not_divide_is_refused_before_anything():
 
 
 def test_composed_activations_train(tmp_path):
-    names = ["block_tanh:4", "tanh@thomson:9"]
+    names = ["block_tanh:4", "tanh@simplex"]
     grid = Grid(activations=names, widths=[8], latent_widths=[4], epochs=1, probe_samples=30)
     latents = load(sweep.train(grid, tmp_path, seed_batch=1, progress=False))
     assert latents["activation"].values.tolist() == names

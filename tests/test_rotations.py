@@ -82,8 +82,16 @@ def test_on_an_orthonormal_basis_kurtosis_and_c4_are_one_number():
     np.testing.assert_allclose(pa.alignment_c4(draw()), ((n + 2) * s - 3) / ((n - 2) * s + 1))
 
 
+SYMMETRIC = (pa.alignment_c4, pa.alignment_kurtosis, pa.unit_kurtosis, pa.acceptance_ratio)
+
+
 @pytest.mark.parametrize(
-    "function", [pa.alignment_kurtosis, pa.unit_kurtosis, lambda x, **k: pa.angles(x, **k).modes]
+    "function",
+    [
+        *SYMMETRIC,
+        lambda x, **k: pa.angles(x, **k).modes,
+        lambda x, **k: pa.angles(x, **k).entropy_deficit,
+    ],
 )
 def test_statistics_ignore_scale_order_and_a_common_rotation(function):
     x, turn = draw(300), bases.haar(5, seed=9)
@@ -93,7 +101,7 @@ def test_statistics_ignore_scale_order_and_a_common_rotation(function):
     together = function(x @ turn, basis=turn)
     np.testing.assert_allclose(together, expected, rtol=1e-4)
     permuted = x[:, [3, 0, 4, 1, 2]]
-    if function in (pa.alignment_kurtosis, pa.unit_kurtosis):
+    if function in SYMMETRIC:
         np.testing.assert_allclose(function(permuted), expected, rtol=1e-4)
         np.testing.assert_allclose(function(-x), expected, rtol=1e-4)
 
