@@ -67,6 +67,28 @@ class _Convolutional(nnx.Module):
         return flat
 
 
+def attention(query: jax.Array, key: jax.Array, value: jax.Array, **_: Any) -> jax.Array:
+    """Mixes values by the softmax of scaled products, `nnx.dot_product_attention` to rounding.
+
+    It multiplies by a reciprocal where `jax.nn.softmax` divides: one device and several would
+    round the division differently (see `numerics._scaled`).
+
+    Args:
+      query: `(samples, tokens, heads, units)`.
+      key: likewise.
+      value: likewise.
+
+    Returns:
+      The mixed values, `(samples, tokens, heads, units)`.
+    """
+    scores = jnp.einsum("sqhu,skhu->shqk", query, key) * query.shape[-1] ** -0.5
+    # The softmax does not change with what is subtracted.
+    largest = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
+    weights = jnp.exp(scores - largest)
+    weights = weights * (1 / weights.sum(axis=-1, keepdims=True))
+    return jnp.einsum("shqk,skhu->sqhu", weights, value)
+
+
 class _Block(nnx.Module):
     """Attention and an MLP, each added to the residual stream, each after a norm."""
 
@@ -74,7 +96,7 @@ class _Block(nnx.Module):
                  rngs: nnx.Rngs):  # fmt: skip
         self.norm_attention, self.norm_mlp = norm(width, rngs=rngs), norm(width, rngs=rngs)
         self.attention = nnx.MultiHeadAttention(HEADS, width, kernel_init=initializer, rngs=rngs,
-                                                decode=False)  # fmt: skip
+                                                attention_fn=attention, decode=False)  # fmt: skip
         self.hidden = models.linear(width, HIDDEN * width, initializer, rngs)
         self.back = models.linear(HIDDEN * width, width, initializer, rngs)
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from ppp_jax import architectures, data, family, models, optimizers, program, sweep, trained
 from ppp_jax.analysis import alignment_c4, layers, load
@@ -19,14 +20,20 @@ from ppp_jax.training import batch_indices, build_model
 NAMES = sorted(architectures.ARCHITECTURES)
 SHAPE = Shape(64, (8, 8, 1), 10)
 WIDTH, DEPTH, LATENT = 6, 2, 5
-# Layers whose units an activation follows, with the layers that read them.
+# Layers whose units an activation follows, with the layers that read them. Of a convolution's
+# units each stands in the flat vectors beside it once per position.
 TURNED = {
-    "mlp": ("encoder_0", "encoder_1"),
-    "classifier": ("encoder_0", "encoder_1"),
-    "conv": ("encoder_0", "encoder_1"),
-    "transformer": ("encoder_0.hidden", "encoder_0.back"),
-    "transformer_layernorm": ("encoder_0.hidden", "encoder_0.back"),
-}
+    "mlp": [("encoder_0", "encoder_1"), ("encoder_1", "bottleneck"), ("bottleneck", "decoder_0"),
+            ("decoder_0", "decoder_1"), ("decoder_1", "output")],
+    "classifier": [("encoder_0", "encoder_1"), ("bottleneck", "output")],
+    "conv": [("encoder_0", "encoder_1"), ("encoder_1", "bottleneck"), ("bottleneck", "decoder_0"),
+             ("decoder_0", "decoder_1"), ("decoder_1", "output")],
+    "sparse": [("bottleneck", "output")],
+    "transformer": [("encoder_0.hidden", "encoder_0.back"), ("bottleneck", "expand"),
+                    ("decoder_1.hidden", "decoder_1.back")],
+}  # fmt: skip
+TURNED["transformer_layernorm"] = TURNED["transformer"]
+PAIRS = [(name, *pair) for name, pairs in TURNED.items() for pair in pairs]
 
 
 def build(name, activation="tanh", *, depth=DEPTH, shape=SHAPE):
@@ -62,6 +69,16 @@ def test_shapes_names_and_decoding(name, depth):
     assert model.activated == len(output.layers) - residual
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_decoding_takes_the_decoder_s_own_parameters(name):
+    model = build(name, "intrinsic_tanh:trained")
+    params = jax.jit(model.init)(jax.random.key(0))
+    params[models.ACTIVATION] = jnp.arange(1.0, model.activated + 1)
+    output = jax.jit(model.apply)(params, inputs())
+    again = jax.jit(model.decode)(params, output.latents.post)
+    np.testing.assert_allclose(again, output.prediction, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "sparse"])
 @pytest.mark.parametrize("shape", [Shape(3 * 7 * 5, (7, 5, 3), 4), Shape(28 * 28, (28, 28, 1), 10)])
 def test_images_of_any_size(name, shape):
@@ -77,30 +94,38 @@ def entry(params, dotted):
     return params
 
 
-def turn_units(params, name, q):
-    """Turns a layer's units, and the weights that read them."""
-    params = jax.tree.map(jnp.asarray, params)
-    writes, reads = (entry(params, layer) for layer in TURNED[name])
-    writes["kernel"], writes["bias"] = writes["kernel"] @ q, writes["bias"] @ q
+def units_of(params, name, layer):
+    """Returns how many units an activation sees as one vector behind a layer."""
+    spread = name == "conv" and layer == "decoder_0"
+    return WIDTH if spread else entry(params, layer)["kernel"].shape[-1]
+
+
+def turn_units(params, layer, reader, q):
+    """Turns a layer's units, at every position, and the weights that read them."""
+    params, n = jax.tree.map(jnp.asarray, params), len(q)
+    writes, reads = entry(params, layer), entry(params, reader)
+    for part, value in writes.items():
+        writes[part] = (value.reshape(*value.shape[:-1], -1, n) @ q).reshape(value.shape)
     kernel = reads["kernel"]  # (…, units, outputs), of a convolution with positions before
-    reads["kernel"] = jnp.einsum("ji,...jo->...io", q, kernel)
+    split = kernel.reshape(*kernel.shape[:-2], -1, n, kernel.shape[-1])
+    reads["kernel"] = jnp.einsum("ji,...jo->...io", q, split).reshape(kernel.shape)
     return params
 
 
-@pytest.mark.parametrize("name", sorted(TURNED))
+@pytest.mark.parametrize(("name", "layer", "reader"), PAIRS)
 @pytest.mark.parametrize("activation", ["tanh", "isotropic_tanh"])
-def test_only_isotropic_networks_do_not_know_their_hidden_basis(name, activation):
+def test_only_isotropic_networks_do_not_know_their_hidden_basis(name, layer, reader, activation):
     model = build(name, activation)
     params = jax.jit(model.init)(jax.random.key(1))
-    units = entry(params, TURNED[name][0])["kernel"].shape[-1]
+    units, predict = units_of(params, name, layer), jax.jit(model.apply)
     q = haar_orthogonal(jax.random.key(2), units)
-    before = model.apply(params, inputs()).prediction
-    after = model.apply(turn_units(params, name, q), inputs()).prediction
+    before = predict(params, inputs()).prediction
+    after = predict(turn_units(params, layer, reader, q), inputs()).prediction
     same = np.allclose(before, after, rtol=1e-4, atol=1e-5)
     assert same == (activation == "isotropic_tanh")
     # A signed permutation of units changes neither.
     signed = jnp.eye(units)[::-1] * jnp.where(jnp.arange(units) % 2, -1.0, 1.0)[:, None]
-    moved = model.apply(turn_units(params, name, signed), inputs()).prediction
+    moved = predict(turn_units(params, layer, reader, signed), inputs()).prediction
     np.testing.assert_allclose(moved, before, rtol=1e-4, atol=1e-5)
 
 
@@ -130,6 +155,23 @@ def test_the_residual_stream_has_no_basis_under_rmsnorm_and_one_under_layernorm(
     after = model.apply(turned, inputs()).prediction
     same = np.allclose(before, after, rtol=1e-4, atol=1e-5)
     assert same == architectures.get(name).respects_rotations == (name == "transformer")
+
+
+def test_attention_is_that_of_flax_to_rounding():
+    """Also where products are so large that their exponentials overflow."""
+    query, key, value = 9 * jax.random.normal(jax.random.key(5), (3, 2, 16, 2, 3))
+    query = query.at[0].multiply(30)
+
+    def mixed(attention):
+        def total(*parts):
+            return jnp.sum(jnp.sin(attention(*parts, mask=None, dropout_rate=0.0)))
+
+        return jax.value_and_grad(total, argnums=(0, 1, 2))(query, key, value)
+
+    ours, flax = mixed(architectures.attention), mixed(nnx.dot_product_attention)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), ours, flax
+    )
 
 
 def test_classifier_is_judged_by_cross_entropy_and_brier_score():

@@ -11,9 +11,10 @@ import sys
 import pytest
 
 from ppp_jax.activations import ACTIVATIONS
+from ppp_jax.architectures import ARCHITECTURES
 from ppp_jax.optimizers import OPTIMIZERS
 
-STEPS = [60]
+STEPS = [15]
 ALONE = [1, 1, STEPS]
 
 
@@ -30,9 +31,9 @@ def digests(axes, ways):
 
 
 def test_one_seed_is_the_same_in_any_company():
-    """Alone, among 64, on 1, 2 and 8 devices, with steps cut into any chunks."""
+    """Alone, among others, on 1, 2 and 8 devices, with steps cut into any chunks."""
     axes = {"activations": ["tanh", "isotropic_tanh"], "optimizers": ["adam"]}
-    ways = [ALONE, [64, 1, STEPS], [64, 2, STEPS], [64, 8, [1, 7, 22, 30]], [7, 2, [30, 30]]]
+    ways = [ALONE, [9, 1, STEPS], [40, 8, [1, 4, 10]], [7, 2, [7, 8]]]
     alone, *others = digests(axes, ways)
     assert len(set(alone.values())) == 2  # the two cells differ
     for way, other in zip(ways[1:], others, strict=True):
@@ -42,10 +43,11 @@ def test_one_seed_is_the_same_in_any_company():
 @pytest.mark.parametrize(
     "axes",
     [
-        {"activations": sorted(ACTIVATIONS), "optimizers": ["adam"]},
+        {"activations": sorted(ACTIVATIONS), "optimizers": ["sgd"]},
         {"activations": ["isotropic_softplus"], "optimizers": sorted(OPTIMIZERS)},
+        {"activations": ["tanh"], "optimizers": ["sgd"], "architectures": sorted(ARCHITECTURES)},
     ],
-    ids=["activations", "optimizers"],
+    ids=["activations", "optimizers", "architectures"],
 )
 def test_over_the_registry_one_device_or_several_are_alike(axes):
     alone, several = digests(axes, [ALONE, [6, 2, STEPS]])
