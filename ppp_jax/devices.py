@@ -17,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ppp_jax.errors import InputError
 
 RUNS = "runs"
+ALIGNMENT = 64  # bytes, of XLA:CPU
 
 
 def runs_mesh(*, over: list[jax.Device] | None = None) -> Mesh:
@@ -42,8 +43,21 @@ def shard_runs(tree: Any, mesh: Mesh) -> Any:
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Places NumPy arrays, equal in all processes, whole on every device."""
-    return _place(tree, NamedSharding(mesh, PartitionSpec()))
+    """Places NumPy arrays, equal in all processes, whole on every device.
+
+    All CPU devices of a process read one copy: JAX uses the memory of an aligned NumPy array as it
+    is. A copy it is nonetheless, so that no later change of the caller's arrays is seen.
+    """
+    return _place(jax.tree.map(_aligned, tree), NamedSharding(mesh, PartitionSpec()))
+
+
+def _aligned(array: np.ndarray) -> np.ndarray:
+    """Returns a copy that starts where XLA:CPU wants arrays to start."""
+    room = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def _place(tree: Any, sharding: NamedSharding) -> Any:

@@ -1,6 +1,7 @@
 """Public image data: MNIST, Fashion-MNIST and CIFAR-10, from their original files."""
 
 import gzip
+import io
 import math
 import pathlib
 import struct
@@ -18,7 +19,8 @@ CIFAR_SIDE, CIFAR_COLOURS, CIFAR_CLASSES = 32, 3, 10
 CIFAR_TRAIN = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 CIFAR_TEST = ("test_batch.bin",)
 GREY = np.array([0.299, 0.587, 0.114])  # luma of red, green and blue, ITU-R BT.601
-_UNREADABLE = (OSError, EOFError, zlib.error, tarfile.TarError)
+IDX_DIMENSIONS = (1, 3)  # labels and images
+_UNREADABLE = (OSError, EOFError, ValueError, zlib.error, tarfile.TarError)
 
 _MNIST = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -146,10 +148,12 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
         raise _refused(path, "is not IDX of unsigned bytes")
     dimensions = content[3]
     start = 4 + 4 * dimensions
-    if not dimensions or len(content) < start:
+    if dimensions not in IDX_DIMENSIONS:
+        raise _refused(path, f"has {dimensions} dimensions, where labels have 1 and images 3")
+    if len(content) < start:
         raise _refused(path, "is not IDX: its header is cut off")
     shape = struct.unpack(f">{dimensions}I", content[4:start])
-    if math.prod(shape) != len(content) - start:
+    if 0 in shape or math.prod(shape) != len(content) - start:
         found = f"{len(content) - start} bytes of {math.prod(shape)}"
         raise _refused(path, f"states the shape {shape} and has {found}")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
@@ -186,7 +190,9 @@ def _members(path: pathlib.Path, names: tuple[str, ...]) -> dict[str, bytes]:
     """Returns the named files of an archive, which is never unpacked onto the disk."""
     found: dict[str, bytes] = {}
     try:
-        with tarfile.open(path, "r:gz") as archive:
+        # To its end, where the checksum stands: tarfile alone stops where the last file does.
+        content = gzip.decompress(path.read_bytes())
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
             for member in archive:
                 name = pathlib.PurePosixPath(member.name).name
                 if name in names and member.isfile():

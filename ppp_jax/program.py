@@ -46,10 +46,34 @@ class Program(NamedTuple):
     observe: jax.stages.Wrapped
 
 
-def _arrays(grid: Grid, dataset: Dataset, mesh: Mesh) -> Arrays:
-    """Places what runs are trained on and looked at with on every device."""
-    parts = (dataset.train, dataset.validation, dataset.test, dataset.train[: grid.probe_samples])
-    return Arrays(*devices.replicate((*parts, *dataset.labels), mesh))
+def _parts(grid: Grid, dataset: Dataset) -> Arrays:
+    """Returns NumPy's arrays of what runs are trained on and looked at with."""
+    train = dataset.train
+    inputs = (train, dataset.validation, dataset.test, train[: grid.probe_samples])
+    parts: list[Any] = [*inputs, *dataset.labels]
+    return Arrays(*parts)
+
+
+def place(grid: Grid, dataset: Dataset, mesh: Mesh | None = None) -> Arrays:
+    """Places what runs are trained on and looked at with on every device.
+
+    Args:
+      grid: what to train.
+      dataset: what to train on.
+      mesh: devices; by default all devices of all processes.
+
+    Returns:
+      Arrays for `build`, of this grid or of others with as many probe samples.
+    """
+    placed: Arrays = devices.replicate(_parts(grid, dataset), mesh or devices.runs_mesh())
+    return placed
+
+
+def outline(grid: Grid, dataset: Dataset) -> Arrays:
+    """Returns the shapes of what `place` places, enough to compile for and to measure."""
+    parts = _parts(grid, dataset)
+    shapes: Arrays = jax.tree.map(lambda part: jax.ShapeDtypeStruct(part.shape, part.dtype), parts)
+    return shapes
 
 
 def _hyper(grid: Grid, cell: Cell, width: int, mesh: Mesh) -> Hyper:
@@ -177,7 +201,12 @@ def abstract_states(built: Program) -> States:
 
 
 def build(
-    grid: Grid, dataset: Dataset, *, seed_batch: int | Widths, mesh: Mesh | None = None
+    grid: Grid,
+    dataset: Dataset,
+    *,
+    seed_batch: int | Widths,
+    mesh: Mesh | None = None,
+    arrays: Arrays | None = None,
 ) -> Program:
     """Builds the program that trains a grid.
 
@@ -191,6 +220,8 @@ def build(
       dataset: what to train on.
       seed_batch: the width, one for all or one for every `Cell.shape`.
       mesh: devices; by default all devices of all processes.
+      arrays: the data as `place` placed them, or an `outline` of them for a program that is not
+        going to run; placed anew if None.
 
     Returns:
       The `Program`.
@@ -206,7 +237,7 @@ def build(
     }
     return Program(
         hypers={cell.name: _hyper(grid, cell, widths[cell.shape], mesh) for cell in grid.cells},
-        arrays=_arrays(grid, dataset, mesh),
+        arrays=place(grid, dataset, mesh) if arrays is None else arrays,
         init=jax.jit(_sharded(functools.partial(_init, grid, runs, widths), mesh, shared=0)),
         chunk=jax.jit(
             _sharded(functools.partial(_chunk, grid, runs, widths), mesh, shared=3),

@@ -29,9 +29,11 @@ from ppp_jax.grid import ALL, Grid
 from ppp_jax.manifest import Manifest
 from ppp_jax.program import Program, States
 from ppp_jax.progress import Progress
+from ppp_jax.training import Arrays
 
 CHUNKS_PER_SNAPSHOT = 25  # so that the bar moves, and a request to stop is heard
 MIN_CHUNK_STEPS = 100  # below this, the host's share of the time is felt
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")  # in XLA's errors
 CHECKPOINT_SECONDS = 60  # what a killed process may lose, beside the chunk it was in
 
 
@@ -101,7 +103,8 @@ def train(
     Raises:
       InputError: the data cannot be used, the batch is larger than the training set, or the
         folder cannot be written, is in use, or holds something that `grid` does not, or was
-        trained under other conditions. Nothing is trained before. Also, later, if the disk fails.
+        trained under other conditions. Nothing is trained before. Also, later, if the disk fails
+        or the memory does not suffice.
       Stopped: a KeyboardInterrupt: Ctrl-C or SIGTERM, and a checkpoint has been kept at the end of
         the chunk.
 
@@ -115,16 +118,18 @@ def train(
     dataset, workdir = load_data(grid, seed_batch=seed_batch), store.folder(workdir)
     with store.locked(workdir), _disk_errors(workdir):
         stored = store.check(workdir, grid, dataset, overwrite=overwrite)
-        wanted = resolve(
-            stored,
-            workdir,
-            grid,
-            dataset,
-            seed_batch=seed_batch,
-            allow_inexact=allow_inexact_resume,
-        )
+        with _memory_errors(seed_batch):  # widths may be timed
+            wanted = resolve(
+                stored,
+                workdir,
+                grid,
+                dataset,
+                seed_batch=seed_batch,
+                allow_inexact=allow_inexact_resume,
+            )
         devices.on_main(lambda: store.prepare(workdir, wanted, dataset, overwrite=overwrite))
-        _train_parts(wanted, dataset, workdir, progress and devices.is_main())
+        with _memory_errors(max(wanted.conditions["seed_batch"].values())):
+            _train_parts(wanted, dataset, workdir, progress and devices.is_main())
         devices.on_main(lambda: _certify(workdir, wanted.grid))
     return workdir
 
@@ -204,6 +209,32 @@ def _disk_errors(workdir: pathlib.Path) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def _memory_errors(width: int | None) -> Iterator[None]:
+    """Turns a lack of memory, of devices or of the host, into one line that says what to lower.
+
+    Args:
+      width: the seed batch in use, None where it is still being chosen.
+
+    Raises:
+      InputError: memory does not suffice; what was saved before is intact.
+    """
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        text = str(error) or "the host's"
+        if not isinstance(error, MemoryError) and not any(sign in text for sign in OUT_OF_MEMORY):
+            raise
+        raise InputError(
+            "seed_batch",
+            "auto" if width is None else width,
+            f"memory does not suffice ({text.splitlines()[0]}); what is saved is kept: lower "
+            "--seed_batch (saying --allow_inexact_resume, since bits depend on it), or in another "
+            "--workdir --probe_samples, --capture, --batch_size or --widths; --dry_run predicts "
+            "what is needed",
+        ) from error
+
+
 def _train_parts(wanted: Manifest, dataset: Dataset, workdir: pathlib.Path, show: bool) -> None:
     """Trains every part from where it is to the end.
 
@@ -214,9 +245,11 @@ def _train_parts(wanted: Manifest, dataset: Dataset, workdir: pathlib.Path, show
     total = total_steps(wanted.grid, dataset)
     bar = Progress(total=total * len(reached), done=sum(step or 0 for step in reached), show=show)
     with bar, interrupts.stop_requests() as stop_requested:
+        arrays = None
         for index, (grid, done) in enumerate(zip(wanted.parts, reached, strict=True)):
             if done != total:
-                part = _build_part(wanted, index, grid, dataset, workdir)
+                arrays = program.place(grid, dataset) if arrays is None else arrays
+                part = _build_part(wanted, index, dataset, arrays, workdir)
                 _train_part(part, done, bar, stop_requested)
 
 
@@ -241,9 +274,10 @@ class _Part(NamedTuple):
 
 
 def _build_part(
-    wanted: Manifest, index: int, grid: Grid, dataset: Dataset, workdir: pathlib.Path
+    wanted: Manifest, index: int, dataset: Dataset, arrays: Arrays, workdir: pathlib.Path
 ) -> _Part:
-    built = program.build(grid, dataset, seed_batch=wanted.conditions["seed_batch"])
+    grid, widths = wanted.parts[index], wanted.conditions["seed_batch"]
+    built = program.build(grid, dataset, seed_batch=widths, arrays=arrays)
     per_epoch = steps_per_epoch(grid, dataset)
     kept = latents.groups(wanted.grid, dataset.shape)
 

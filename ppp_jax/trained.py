@@ -52,7 +52,8 @@ def restore(workdir: str | pathlib.Path, dataset: Dataset) -> list[Trained]:
         step = store.last_step(workdir, number)
         if step is None:
             raise InputError("workdir", workdir, "is not trained yet; train it first")
-        built = program.build(grid, dataset, seed_batch=stored.conditions["seed_batch"])
+        widths, shapes = stored.conditions["seed_batch"], program.outline(grid, dataset)
+        built = program.build(grid, dataset, seed_batch=widths, arrays=shapes)
         with store.checkpoint_manager(workdir, number) as checkpoints:
             states = store.restore_checkpoint(checkpoints, step, program.abstract_states(built))
         gathered = devices.gather({name: state.params for name, state in states.items()})

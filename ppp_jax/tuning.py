@@ -23,6 +23,7 @@ from ppp_jax import devices, family, manifest, program
 from ppp_jax.data import Dataset
 from ppp_jax.grid import Cell, Grid
 from ppp_jax.program import Program
+from ppp_jax.training import Arrays
 
 MAX_CPU_WIDTH = 16  # wider is no faster for the smallest networks either
 USUAL_L3_BYTES = 16 * 2**20  # where the system does not say
@@ -108,7 +109,8 @@ def _l3_bytes() -> int:
 def _cpu_width(grid: Grid, cell: Cell, dataset: Dataset, steps: int) -> int:
     """Returns the cache rule's width, or one that a short timing finds clearly faster."""
     runs = -(-grid.runs_per_cell // jax.device_count())
-    one = program.build(_alone(grid, cell, [0]), dataset, seed_batch=1)
+    shapes = program.outline(grid, dataset)
+    one = program.build(_alone(grid, cell, [0]), dataset, seed_batch=1, arrays=shapes)
     states = jax.eval_shape(one.init, one.hypers)[cell.name]
     # Padding makes it one run per device. The gradient lives beside parameters and their moments.
     params = size_bytes(states.params) // jax.device_count()
@@ -128,7 +130,8 @@ def _cpu_width(grid: Grid, cell: Cell, dataset: Dataset, steps: int) -> int:
 def _fastest(grid: Grid, cell: Cell, dataset: Dataset, runs: int, widths: list[int]) -> int:
     """Times a device's batches at each width in turn; the first one wins unless clearly beaten."""
     times: dict[int, list[float]] = {width: [] for width in widths}
-    trainers = {width: _Trainer(grid, cell, dataset, width) for width in widths}
+    arrays = program.place(grid, dataset, devices.runs_mesh(over=jax.local_devices()))
+    trainers = {width: _Trainer(grid, cell, dataset, width, arrays) for width in widths}
     for trainer in trainers.values():
         trainer.seconds(steps=10)  # compiles
     steps = max(10, int(1.5 / trainers[widths[0]].seconds(steps=10)))
@@ -143,10 +146,10 @@ def _fastest(grid: Grid, cell: Cell, dataset: Dataset, runs: int, widths: list[i
 class _Trainer:
     """One seed batch on every device of this process, trained on from call to call."""
 
-    def __init__(self, grid: Grid, cell: Cell, dataset: Dataset, width: int):
+    def __init__(self, grid: Grid, cell: Cell, dataset: Dataset, width: int, arrays: Arrays):
         mesh = devices.runs_mesh(over=jax.local_devices())
         alone = _alone(grid, cell, range(width * mesh.size))
-        self.built = program.build(alone, dataset, seed_batch=width, mesh=mesh)
+        self.built = program.build(alone, dataset, seed_batch=width, mesh=mesh, arrays=arrays)
         self.states = self.built.init(self.built.hypers)
 
     def seconds(self, *, steps: int) -> float:
@@ -202,8 +205,8 @@ def measure(grid: Grid, shape: str, dataset: Dataset) -> Needs:
     few, more = 2, 4
     temporary = {}
     for width in (few, more):
-        alone = _alone(grid, cell, range(width))
-        built = program.build(alone, dataset, seed_batch=width, mesh=mesh)
+        alone, shapes = _alone(grid, cell, range(width)), program.outline(grid, dataset)
+        built = program.build(alone, dataset, seed_batch=width, mesh=mesh, arrays=shapes)
         states, number = jax.eval_shape(built.init, built.hypers), np.int32(0)
         chunk = built.chunk.lower(states, built.hypers, built.arrays, number, number)
         observe = built.observe.lower(states, built.arrays, number)
@@ -244,7 +247,8 @@ def _memory_width(grid: Grid, cell: Cell, dataset: Dataset, *, limit: int) -> in
     """Returns the largest width, of equal batches, with which a grid's runs fit into `limit`."""
     shapes = {cell.shape for cell in grid.cells}
     need = dict.fromkeys(shapes, measure(grid, cell.shape, dataset))
-    built = program.build(grid, dataset, seed_batch=1)
+    shapes_only = program.outline(grid, dataset)
+    built = program.build(grid, dataset, seed_batch=1, arrays=shapes_only)
     runs = -(-grid.runs_per_cell // jax.device_count())
 
     def size(width: int) -> int:
@@ -258,7 +262,8 @@ def flops_per_step(grid: Grid, dataset: Dataset) -> float:
     first: dict[str, Any] = {"learning_rates": grid.learning_rates[:1], "doses": grid.doses[:1]}
     one = dataclasses.replace(grid, seeds=grid.seeds[:1], **first)
     mesh = devices.runs_mesh(over=jax.local_devices()[:1])
-    built = program.build(one, dataset, seed_batch=1, mesh=mesh)
+    arrays = program.outline(grid, dataset)
+    built = program.build(one, dataset, seed_batch=1, mesh=mesh, arrays=arrays)
     states, number = jax.eval_shape(built.init, built.hypers), np.int32(0)
     lowered = built.chunk.lower(states, built.hypers, built.arrays, number, number)
     return float((lowered.cost_analysis() or {}).get("flops", float("nan")))

@@ -169,9 +169,7 @@ def test_attention_is_that_of_flax_to_rounding():
         return jax.value_and_grad(total, argnums=(0, 1, 2))(query, key, value)
 
     ours, flax = mixed(architectures.attention), mixed(nnx.dot_product_attention)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), ours, flax
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), ours, flax)
 
 
 def test_classifier_is_judged_by_cross_entropy_and_brier_score():

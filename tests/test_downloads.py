@@ -211,7 +211,9 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
         (gzip.compress(b""), "not IDX"),
         (gzip.compress(b"\0\0\x08"), "not IDX"),
         (idx(TRAIN, code=0x0D), "unsigned bytes"),
-        (gzip.compress(b"\0\0\x08\0"), "cut off"),
+        (gzip.compress(b"\0\0\x08\0"), "has 0 dimensions"),
+        (gzip.compress(b"\0\0\x08\xff" + b"\0\0\0\1" * 255 + b"x"), "has 255 dimensions"),
+        (gzip.compress(b"\0\0\x08\3" + b"\0" * 4 + b"\xff" * 8), "states the shape"),
         (gzip.compress(b"\0\0\x08\3" + b"\0" * 8), "cut off"),
         (gzip.compress(gzip.decompress(idx(TRAIN))[:-1]), "states the shape"),
         (gzip.compress(gzip.decompress(idx(TRAIN)) + b"x"), "states the shape"),
@@ -228,6 +230,9 @@ def test_idx_files_that_are_refused(tmp_path, content, problem):
     ("content", "problem"),
     [
         (CIFAR[: len(CIFAR) // 2], "truncated"),
+        (CIFAR[:-1], "truncated"),
+        (CIFAR[:-8], "truncated"),
+        (CIFAR + b"x", "no .tar.gz"),
         (b"plain", "no .tar.gz"),
         (archive({"test_batch.bin": b""}), "0 bytes"),
         (archive({"test_batch.bin": bytes(3072)}), "no whole number"),
@@ -242,18 +247,49 @@ def test_cifar_files_that_are_refused(tmp_path, content, problem):
         images.read_cifar(path, images.CIFAR_TEST)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(place=st.integers(0, 300), value=st.integers(0, 255), zipped=st.booleans())
+READERS = {
+    "idx": (images.read_idx, idx(TRAIN[:1, :10, :10])),
+    "cifar": (lambda path: images.read_cifar(path, images.CIFAR_TEST)[0],
+              archive({"test_batch.bin": cifar_batch(1, 0).tobytes()})),
+}  # fmt: skip
+
+
+def read_changed(reader, content, zipped, folder):
+    """Reads what `content(raw)` makes of a good file, of its bytes as they are or unzipped."""
+    read, good = READERS[reader]
+    path = folder / "x.gz"
+    raw = bytes(content(bytearray(good if zipped else gzip.decompress(good))))
+    path.write_bytes(raw if zipped else gzip.compress(raw))
+    return read(path)
+
+
+@settings(max_examples=100)
+@given(place=st.integers(0, 511), value=st.integers(0, 255), zipped=st.booleans())
+@pytest.mark.parametrize("reader", sorted(READERS))
 def test_a_byte_anywhere_changed_gives_an_array_or_our_error(
-    tmp_path_factory, place, value, zipped
+    tmp_path_factory, reader, place, value, zipped
 ):
-    small = idx(TRAIN[:1, :10, :10])
-    raw = bytearray(small if zipped else gzip.decompress(small))
-    raw[place % len(raw)] = value
-    path = tmp_path_factory.mktemp("fuzz") / "x.gz"
-    path.write_bytes(bytes(raw) if zipped else gzip.compress(bytes(raw)))
+    """The first 512 bytes hold all headers."""
+
+    def changed(raw):
+        raw[place % len(raw)] = value
+        return raw
+
     with contextlib.suppress(InputError):
-        assert images.read_idx(path).dtype == np.uint8
+        found = read_changed(reader, changed, zipped, tmp_path_factory.mktemp("fuzz"))
+        assert found.dtype == np.uint8
+
+
+@settings(max_examples=40)
+@given(end=st.floats(0, 1, exclude_max=True), tail=st.binary(min_size=1, max_size=20))
+@pytest.mark.parametrize("reader", sorted(READERS))
+def test_a_file_cut_anywhere_or_with_more_behind_it_is_refused(tmp_path_factory, reader, end, tail):
+    folder = tmp_path_factory.mktemp("fuzz")
+    with pytest.raises(InputError):
+        read_changed(reader, lambda raw: raw[: int(end * len(raw))], True, folder)
+    if any(tail):  # zeros are padding, which gzip allows
+        with pytest.raises(InputError):
+            read_changed(reader, lambda raw: raw + tail, True, folder)
 
 
 def test_published_checksums_are_whole_and_every_file_has_several_mirrors():
