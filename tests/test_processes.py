@@ -41,7 +41,7 @@ def test_two_processes_train_what_one_does_and_one_reports(alone, tmp_path):
 
 
 def test_processes_come_and_go(alone, tmp_path):
-    """Two, one is killed; one, killed too; two, one is asked to stop; one, to the end."""
+    """Two, one is killed; one, killed too; two, one is asked to stop; one device, to the end."""
     with commands.several(tmp_path, FLAGS, count=2) as (first, second):
         assert commands.wait_until(commands.reached(tmp_path, 2 * 15), first)
         second.send_signal(signal.SIGKILL)
@@ -65,7 +65,7 @@ def test_processes_come_and_go(alone, tmp_path):
     assert all("the same command continues" in text for text in texts)
     assert store.last_step(tmp_path, 0) > 10 * (1438 // 24)
 
-    commands.finish(commands.start(tmp_path, FLAGS))
+    sweep.train(Grid(**AXES), tmp_path, seed_batch=2, progress=False)
     commands.assert_same(alone, tmp_path, runs=5)
 
 

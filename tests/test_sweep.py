@@ -3,12 +3,8 @@
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
@@ -19,6 +15,7 @@ from ppp_jax import data, interrupts, latents, manifest, plan, store, sweep
 from ppp_jax.analysis import load
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
+from tests import commands
 
 SMALL = Grid(
     activations=["tanh", "isotropic_tanh"],
@@ -156,24 +153,16 @@ def test_snapshots_not_complete_are_not_read(undisturbed, tmp_path, monkeypatch)
     assert_same_results(undisturbed, tmp_path)
 
 
-COMMAND = [
-    sys.executable, "-m", "experiments.ablation", "--activations=tanh,isotropic_tanh",
-    "--optimizers=adam", "--widths=6", "--latent_widths=3", "--seeds=0:2", "--epochs=2000",
-    "--snapshots=1,2,3", "--probe_samples=40",
-]  # fmt: skip
+LONG = {
+    "activations": ["tanh"], "optimizers": ["sgd"], "widths": [6], "latent_widths": [3],
+    "seeds": [0, 1], "epochs": 2000, "snapshots": [1], "probe_samples": 40,
+}  # fmt: skip
 
 
 def test_ctrl_c_for_real(tmp_path):
     """SIGINT to the real command: exit 130, one line on how to go on, and a folder that resumes."""
-    environment = os.environ | {"PYTHONWARNINGS": "ignore"}
-    command = [*COMMAND, f"--workdir={tmp_path}"]
-    process = subprocess.Popen(
-        command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 240
-    while not (tmp_path / "metrics.jsonl").exists() and time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.2)
+    process = commands.start(tmp_path, commands.flags(LONG), module="experiments.ablation")
+    assert commands.wait_until(commands.reached(tmp_path, 1), process), process.communicate()
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130, stderr
@@ -182,10 +171,7 @@ def test_ctrl_c_for_real(tmp_path):
     kept = store.last_step(tmp_path, 0)
     assert kept is not None
     assert kept > 0
-    planned = subprocess.run(
-        [*command, "--dry_run"], env=environment, capture_output=True, text=True, check=True
-    )
-    assert f"{2 * 2 * kept:,} (" in planned.stdout  # 2 cells, 2 seeds
+    assert plan.plan(Grid(**LONG), tmp_path).run_steps_done == 2 * kept  # 2 seeds
 
 
 @pytest.mark.parametrize(("number", "lines"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])

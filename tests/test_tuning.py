@@ -172,7 +172,7 @@ class Trainer:
     seconds_per_batch: dict[int, float] = {}  # noqa: RUF012
     made: list[int] = []  # noqa: RUF012
 
-    def __init__(self, _grid, _cell, _dataset, width):  # noqa: D107
+    def __init__(self, _grid, _cell, _dataset, width, _arrays):  # noqa: D107
         self.made.append(width)
         self.width = width
         self.delays = iter([1000, 0, 50])
