@@ -1,5 +1,7 @@
 """The networks by name: what each gives, what turns it, and that a grid trains it like a loop."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -112,12 +114,18 @@ def turn_units(params, layer, reader, q):
     return params
 
 
+@functools.cache
+def network(name, activation):
+    """Returns a network's parameters and its compiled function, for all that turn it."""
+    model = build(name, activation)
+    return jax.jit(model.init)(jax.random.key(1)), jax.jit(model.apply)
+
+
 @pytest.mark.parametrize(("name", "layer", "reader"), PAIRS)
 @pytest.mark.parametrize("activation", ["tanh", "isotropic_tanh"])
 def test_only_isotropic_networks_do_not_know_their_hidden_basis(name, layer, reader, activation):
-    model = build(name, activation)
-    params = jax.jit(model.init)(jax.random.key(1))
-    units, predict = units_of(params, name, layer), jax.jit(model.apply)
+    params, predict = network(name, activation)
+    units = units_of(params, name, layer)
     q = haar_orthogonal(jax.random.key(2), units)
     before = predict(params, inputs()).prediction
     after = predict(turn_units(params, layer, reader, q), inputs()).prediction
