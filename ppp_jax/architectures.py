@@ -67,7 +67,7 @@ class _Convolutional(nnx.Module):
         return flat
 
 
-def attention(query: jax.Array, key: jax.Array, value: jax.Array, **_: Any) -> jax.Array:
+def _attention(query: jax.Array, key: jax.Array, value: jax.Array, **_: Any) -> jax.Array:
     """Mixes values by the softmax of scaled products, `nnx.dot_product_attention` to rounding.
 
     It multiplies by a reciprocal where `jax.nn.softmax` divides: one device and several would
@@ -96,7 +96,7 @@ class _Block(nnx.Module):
                  rngs: nnx.Rngs):  # fmt: skip
         self.norm_attention, self.norm_mlp = norm(width, rngs=rngs), norm(width, rngs=rngs)
         self.attention = nnx.MultiHeadAttention(HEADS, width, kernel_init=initializer, rngs=rngs,
-                                                attention_fn=attention, decode=False)  # fmt: skip
+                                                attention_fn=_attention, decode=False)  # fmt: skip
         self.hidden = models.linear(width, HIDDEN * width, initializer, rngs)
         self.back = models.linear(HIDDEN * width, width, initializer, rngs)
 

@@ -92,8 +92,7 @@ def plan(
     )
     reached = [0] if stored is None else [s or 0 for s in store.last_steps(workdir, wanted)]
     whole, widths = wanted.grid, wanted.conditions["seed_batch"]
-    shapes = program.outline(whole, dataset)
-    built = program.build(whole, dataset, seed_batch=widths, arrays=shapes)
+    built = program.build(whole, dataset, seed_batch=widths, arrays=program.outline(whole, dataset))
     needs = {shape: tuning.measure(whole, shape, dataset) for shape in widths}
     probes = min(whole.probe_samples, len(dataset.train)) * len(whole.snapshot_epochs)
     kept = latents.groups(whole, dataset.shape)

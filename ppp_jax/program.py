@@ -58,7 +58,7 @@ def _parts(grid: Grid, dataset: Dataset) -> Arrays:
     return Arrays(*parts)
 
 
-def place(grid: Grid, dataset: Dataset, mesh: Mesh | None = None) -> Arrays:
+def place(grid: Grid, dataset: Dataset, *, mesh: Mesh | None = None) -> Arrays:
     """Places what runs are trained on and looked at with on every device.
 
     Args:
@@ -241,7 +241,7 @@ def build(
     }
     return Program(
         hypers={cell.name: _hyper(grid, cell, widths[cell.shape], mesh) for cell in grid.cells},
-        arrays=place(grid, dataset, mesh) if arrays is None else arrays,
+        arrays=place(grid, dataset, mesh=mesh) if arrays is None else arrays,
         init=jax.jit(
             _sharded(functools.partial(_init, grid, runs, widths), mesh, shared=0),
             compiler_options=_INIT_OPTIONS if mesh.devices.flat[0].platform == "cpu" else None,

@@ -130,7 +130,7 @@ def _cpu_width(grid: Grid, cell: Cell, dataset: Dataset, steps: int) -> int:
 def _fastest(grid: Grid, cell: Cell, dataset: Dataset, runs: int, widths: list[int]) -> int:
     """Times a device's batches at each width in turn; the first one wins unless clearly beaten."""
     times: dict[int, list[float]] = {width: [] for width in widths}
-    arrays = program.place(grid, dataset, devices.runs_mesh(over=jax.local_devices()))
+    arrays = program.place(grid, dataset, mesh=devices.runs_mesh(over=jax.local_devices()))
     trainers = {width: _Trainer(grid, cell, dataset, width, arrays) for width in widths}
     for trainer in trainers.values():
         trainer.seconds(steps=10)  # compiles

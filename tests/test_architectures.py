@@ -176,7 +176,7 @@ def test_attention_is_that_of_flax_to_rounding():
 
         return jax.value_and_grad(total, argnums=(0, 1, 2))(query, key, value)
 
-    ours, flax = mixed(architectures.attention), mixed(nnx.dot_product_attention)
+    ours, flax = mixed(architectures._attention), mixed(nnx.dot_product_attention)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), ours, flax)
 
 

@@ -125,7 +125,7 @@ def test_data_is_placed_once_for_all_that_a_sweep_builds(tmp_path, monkeypatch, 
     """And once more, for this process alone, if widths are timed."""
     placed, built = [], []
     place, build = program.place, program.build
-    monkeypatch.setattr(program, "place", lambda *args: placed.append(1) or place(*args))
+    monkeypatch.setattr(program, "place", lambda *a, **k: placed.append(1) or place(*a, **k))
     monkeypatch.setattr(program, "build", lambda *a, **k: built.append(1) or build(*a, **k))
     if timed:
         monkeypatch.setattr(tuning, "WORTH_TIMING", 0)
