@@ -77,3 +77,20 @@ def extend(old: Grid, new: Grid) -> Extension:
             values = {name: getattr(old, name) for name in AXES[:i]} | {axis: added}
             missing.append(dataclasses.replace(grid, **values))
     return Extension(grid, tuple(missing))
+
+
+def run_places(grid: Grid, part: Grid) -> tuple[list[int], ...]:
+    """Returns where the runs of a part's cells stand along each of the whole grid's `run_axes`.
+
+    Args:
+      grid: the whole.
+      part: some of its runs, as `extend` makes them.
+
+    Example:
+      >>> whole = Grid(activations=["tanh"], seeds=[0, 3, 1, 2])
+      >>> run_places(whole, Grid(activations=["tanh"], seeds=[2, 3]))
+      ([0], [3, 1])
+    """
+    rates = [grid.learning_rates.index(rate) for rate in part.learning_rates] or [0]
+    doses = [[grid.doses.index(t) for t in part.doses]] if grid.doses else []
+    return (rates, *doses, [grid.seeds.index(seed) for seed in part.seeds])

@@ -21,6 +21,7 @@ import zarr
 
 from ppp_jax import architectures, devices, models, optimizers
 from ppp_jax.data import Dataset, Shape
+from ppp_jax.extension import run_places
 from ppp_jax.grid import CELL_AXES, Cell, Grid
 from ppp_jax.training import NEVER, Observation, build_model
 
@@ -160,9 +161,7 @@ def _copy(
 def _place(grid: Grid, part: Grid, cell: Cell) -> tuple[Any, ...]:
     """Returns where the runs of a part's cell stand in the store of the whole grid."""
     cell_axes = [getattr(grid, f"{axis}s").index(getattr(cell, axis)) for axis in CELL_AXES]
-    rates = [grid.learning_rates.index(rate) for rate in part.learning_rates] or [0]
-    doses = [[grid.doses.index(t) for t in part.doses]] if grid.doses else []
-    return (*cell_axes, rates, *doses, [grid.seeds.index(seed) for seed in part.seeds])
+    return (*cell_axes, *run_places(grid, part))
 
 
 def _array(group: Any, name: str) -> zarr.Array:
@@ -335,7 +334,7 @@ def _write_all_cells(
     places: list[Any] = [
         [getattr(grid, axis).index(v) for v in getattr(part, axis)] for axis in axes
     ]
-    runs = _place(grid, part, part.cells[0])[len(places) :]
+    runs: tuple[Any, ...] = run_places(grid, part)
     shape = [len(place) for place in (*places, *runs, step)]
     shaped = values if values.ndim == 0 else values.reshape(shape)
     array.oindex[*places, *runs, step] = np.broadcast_to(shaped, shape)

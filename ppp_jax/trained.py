@@ -4,11 +4,14 @@ import pathlib
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from ppp_jax import devices, manifest, program, store, training
 from ppp_jax.data import Dataset
 from ppp_jax.errors import InputError
+from ppp_jax.extension import run_places
 from ppp_jax.grid import Cell, Grid
+from ppp_jax.manifest import Manifest
 from ppp_jax.models import Model, Params
 
 
@@ -17,7 +20,7 @@ class Trained(NamedTuple):
 
     Attributes:
       cell: what they are.
-      grid: the runs that were trained together; their axes are `grid.run_axes`.
+      grid: everything that the folder holds; the axes of the cell's runs are `grid.run_axes`.
       model: the network as pure functions.
       params: every leaf with a leading axis over the runs, in the order of `grid.run_axes`.
     """
@@ -36,7 +39,7 @@ def restore(workdir: str | pathlib.Path, dataset: Dataset) -> list[Trained]:
       dataset: what it was trained on, as `data.load` gives it.
 
     Returns:
-      One entry per cell; of a folder that was grown, one per cell and part.
+      One entry per cell of the whole grid, however often the folder was grown.
 
     Raises:
       InputError: nothing trained is there, or it was trained on other data.
@@ -47,18 +50,53 @@ def restore(workdir: str | pathlib.Path, dataset: Dataset) -> list[Trained]:
         raise InputError("workdir", workdir, "holds no run; train one first")
     if stored.dataset_sha256 != dataset.sha256:
         raise InputError("workdir", workdir, f"was trained on other data than {dataset.name}")
-    found = []
-    for number, grid in enumerate(stored.parts):
-        step = store.last_step(workdir, number)
-        if step is None:
-            raise InputError("workdir", workdir, "is not trained yet; train it first")
-        widths, shapes = stored.conditions["seed_batch"], program.outline(grid, dataset)
-        built = program.build(grid, dataset, seed_batch=widths, arrays=shapes)
-        with store.checkpoint_manager(workdir, number) as checkpoints:
-            states = store.restore_checkpoint(checkpoints, step, program.abstract_states(built))
-        gathered = devices.gather({name: state.params for name, state in states.items()})
-        for cell in grid.cells:
-            params = jax.tree.map(lambda leaf, n=grid.runs_per_cell: leaf[:n], gathered[cell.name])
-            model = training.build_model(cell, dataset.shape)
-            found.append(Trained(cell, grid, model, params))
-    return found
+    whole, found = stored.grid, dict[str, Params]()
+    for number, part in enumerate(stored.parts):
+        for name, params in _restore_part(workdir, stored, number, dataset).items():
+            found[name] = _placed(found.get(name), params, whole, part)
+    return [
+        Trained(cell, whole, training.build_model(cell, dataset.shape), found[cell.name])
+        for cell in whole.cells
+    ]
+
+
+def _restore_part(
+    workdir: pathlib.Path, stored: Manifest, number: int, dataset: Dataset
+) -> dict[str, Params]:
+    """Returns the newest parameters of one part by cell, in every process."""
+    step = store.last_step(workdir, number)
+    if step is None:
+        raise InputError("workdir", workdir, "is not trained yet; train it first")
+    grid, widths = stored.parts[number], stored.conditions["seed_batch"]
+    shapes = program.outline(grid, dataset)
+    built = program.build(grid, dataset, seed_batch=widths, arrays=shapes)
+    with store.checkpoint_manager(workdir, number) as checkpoints:
+        states = store.restore_checkpoint(checkpoints, step, program.abstract_states(built))
+    gathered: dict[str, Params] = devices.gather(
+        {name: state.params for name, state in states.items()}
+    )
+    return gathered
+
+
+def _placed(there: Params | None, params: Params, whole: Grid, part: Grid) -> Params:
+    """Puts a part's parameters to the places that its runs have in the whole grid.
+
+    Args:
+      there: a cell's parameters so far, or None.
+      params: those of the part, padding behind its runs.
+      whole: the grid.
+      part: a part of it.
+    """
+    places = np.arange(whole.runs_per_cell).reshape(whole.run_shape)
+    rows = places[np.ix_(*run_places(whole, part))].ravel()
+    if there is None:
+        there = jax.tree.map(
+            lambda leaf: np.zeros((whole.runs_per_cell, *leaf.shape[1:]), leaf.dtype), params
+        )
+
+    def put(target: np.ndarray, leaf: np.ndarray) -> np.ndarray:
+        target[rows] = leaf[: len(rows)]
+        return target
+
+    merged: Params = jax.tree.map(put, there, params)
+    return merged

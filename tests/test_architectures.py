@@ -307,6 +307,25 @@ def test_restored_networks_give_the_latents_that_were_saved(captured):
             np.testing.assert_allclose(latents, saved.values[run], rtol=1e-4, atol=1e-5)
 
 
+def test_a_folder_that_was_grown_is_restored_as_one_grid(tmp_path):
+    """Seeds and rates added later: every network stands where its latents do."""
+    axes = {
+        "activations": ["tanh"], "widths": [4], "latent_widths": [3], "optimizers": ["sgd"],
+        "learning_rates": [0.2], "epochs": 1, "probe_samples": 20, "seeds": [3],
+    }  # fmt: skip
+    for added in ({}, {"seeds": [2, 3, 0], "learning_rates": [0.05, 0.2]}):
+        sweep.train(Grid(**axes | added), tmp_path, seed_batch=1, progress=False)
+    dataset, saved = data.load("digits"), load(tmp_path)["post"].isel(step=-1)
+    (one,) = trained.restore(tmp_path, dataset)
+    assert one.grid.run_shape == (2, 3)
+    latents = jax.vmap(lambda p: one.model.apply(p, dataset.train[:20]).latents.post)(one.params)
+    expected = saved.squeeze(drop=True)
+    assert expected.dims[:2] == one.grid.run_axes
+    expected = expected.values.reshape(6, 20, 3)
+    assert len(np.unique(expected[:, 0, 0])) == 6
+    np.testing.assert_allclose(latents, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_what_is_not_trained_is_not_restored(tmp_path, captured):
     with pytest.raises(InputError, match="holds no run"):
         trained.restore(tmp_path, data.load("digits"))
