@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from ppp_jax import bases
 from ppp_jax.analysis import consequences, convergence, embeddings, layers
@@ -166,6 +167,8 @@ def test_rounding_to_many_bits_is_exact_and_to_one_is_the_ends():
         assert (
             max(len(np.unique(one)) for one in consequences.quantise(x, bits=bits)[0].T) <= 2**bits
         )
+    whole_numbers = consequences.quantise(np.array([[0], [1], [2], [10]]), bits=2)
+    np.testing.assert_allclose(whole_numbers.ravel(), [0, 0, 10 / 3, 10])
     constant = np.ones((5, 2))
     np.testing.assert_array_equal(consequences.quantise(constant, bits=4), constant)
 
@@ -181,6 +184,13 @@ def test_a_probe_reads_what_is_there():
     train, labels = clumps(np.eye(4), each=30)
     test, test_labels = clumps(np.eye(4), each=10, seed=1)
     assert consequences.probe_accuracy(train, labels, test, test_labels) == 1
+    # Neither where the units' means are, nor how large the latents are, makes the probe stricter.
+    noisy, held = (x + np.random.default_rng(2).normal(size=x.shape) for x in (train, test))
+    plain = consequences.probe_accuracy(noisy, labels, held, test_labels)
+    moved = np.array([300.0, -200, 50, 0])
+    for change in (lambda x: x + moved, lambda x: 100 * x):
+        again = consequences.probe_accuracy(change(noisy), labels, change(held), test_labels)
+        assert again == plain < 1
     shuffled = np.random.default_rng(1).permutation(labels)
     assert consequences.probe_accuracy(train, shuffled, test, test_labels) < 0.6
 
@@ -189,17 +199,51 @@ def test_what_goes_together_from_seed_to_seed_is_found_and_cells_do_not_fake_it(
     rng = np.random.default_rng(2)
     seeds = rng.normal(size=12)
     a = seeds + 0.1 * rng.normal(size=(5, 12))
-    rho, low, high, p = consequences.rank_correlation(a, 10 * a + rng.normal(size=(5, 1)))
-    np.testing.assert_allclose(rho, 1)
-    assert p == 1e-4
+    found = consequences.rank_correlation(a, 10 * a + rng.normal(size=(5, 1)))
+    np.testing.assert_allclose([found.mean, found.low, found.high], 1)
+    assert (found.p, found.seeds, found.cells) == (1e-4, 12, 5)
+    against = consequences.rank_correlation(a, -a)
+    np.testing.assert_allclose([against.mean, against.low, against.high], -1)
     # Differences between cells alone: nothing goes together within them.
     far = np.arange(5)[:, None] * 100
     b, c = rng.normal(size=(2, 5, 12))
-    rho, low, high, p = consequences.rank_correlation(far + b, far + c)
-    assert low < 0.35
-    assert high > -0.35
-    assert p > 0.01
-    assert all(np.isnan(consequences.rank_correlation(np.ones((2, 6)), b[:2, :6])))
+    found = consequences.rank_correlation(far + b, far + c)
+    assert -0.5 < found.low < found.mean < found.high < 0.5
+    assert found.p > 0.01
+
+
+def test_intervals_of_correlations_hold_where_cells_share_their_seeds():
+    """Cells that are one and the same are no evidence but one's."""
+    covered, narrow = [], 0
+    for k in range(60):
+        rng = np.random.default_rng(k)
+        a, b = rng.normal(size=(2, 1, 16))
+        one = consequences.rank_correlation(a, b, permutations=99)
+        eight = consequences.rank_correlation(a.repeat(8, 0), b.repeat(8, 0), permutations=99)
+        np.testing.assert_allclose(eight, one._replace(cells=8), rtol=1e-12)
+        covered.append(one.low <= 0 <= one.high)
+        narrow += one.p <= 0.05
+    assert 0.83 <= np.mean(covered) <= 1  # 0.95 ± 0.03, and the percentile is a little narrow
+    assert narrow <= 8
+
+
+def test_missing_seeds_and_cells_are_left_out_of_correlations():
+    rng = np.random.default_rng(4)
+    a, b = rng.normal(size=(2, 3, 12))
+    plain = consequences.rank_correlation(a[:, 1:], b[:, 1:], permutations=99)
+    a[1, 0] = np.nan
+    assert consequences.rank_correlation(a, b, permutations=99) == plain
+    lost = np.concatenate([a, np.full((1, 12), np.nan)])
+    more = np.concatenate([b, rng.normal(size=(1, 12))])
+    assert consequences.rank_correlation(lost, more, permutations=99) == plain
+    few = consequences.rank_correlation(a[:, 1:6], b[:, 1:6])
+    assert np.isfinite(few.mean)
+    assert np.isnan([few.low, few.high, few.p]).all()
+    assert (few.seeds, few.cells) == (5, 3)
+    constant = consequences.rank_correlation(np.ones((2, 6)), b[:2, :6])
+    assert np.isnan(constant[:4]).all()
+    assert constant.cells == 0
+    assert consequences.rank_correlation(np.full((2, 6), np.nan), b[:2, :6]).seeds == 0
 
 
 # ------------------------------------------------------------------------------ trends
@@ -215,3 +259,52 @@ def test_a_trend_is_its_slope_and_a_seed_that_is_missing_is_left_out():
     np.testing.assert_allclose(layers.trend(values, [1, 3, 4]).mean, 2)
     rng = np.random.default_rng(3)
     assert layers.trend(rng.normal(size=(4, 16)), [1, 2, 3, 4]).p > 0.05
+
+
+def made_rows(**axes):
+    """Rows as `measure_layers` gives them, c4 of each ten times its first axis, plus its seed."""
+    rows = []
+    for values in itertools.product(*axes.values()):
+        names = dict(zip(axes, values, strict=True))
+        c4 = 10.0 * names["depth"] + len(rows) * 1e-3 + np.arange(8.0)
+        rows.append({"architecture": "mlp", "activation": "tanh", "optimizer": "sgd",
+                     "latents": "pre", "layer": "bottleneck", "latent_width": 3, **names,
+                     "c4_seeds": c4, "discreteness_seeds": -c4})  # fmt: skip
+    return rows
+
+
+def test_cells_that_differ_in_anything_are_apart_in_every_table():
+    axes = {"activation": ["tanh", "isotropic_tanh"], "depth": [1, 2], "width": [4, 8],
+            "initializer": ["a", "b"], "learning_rate": [0.1, 0.01]}  # fmt: skip
+    slopes = layers.trends(made_rows(**axes), axis="depth")
+    assert len(slopes) == 2 * 2**3 * 2  # activations; width, initialiser, rate; quantities
+    names = [{k: v for k, v in row.items() if k in layers.NAMES} for row in slopes]
+    assert len({tuple(name.items()) for name in names}) == 2 * 2**3
+    assert "depth" not in names[0]
+    assert "latent_width" not in names[0]
+    for row in slopes:
+        assert row["slope"] == pytest.approx(10 if row["quantity"] == "c4" else -10, rel=0.01)
+        assert row["seeds"] == 8
+    apart = layers.differences(made_rows(**axes))
+    assert len(apart) == 2**4 * 2
+    assert {(row["activation"], row["against"]) for row in apart} == {("tanh", "isotropic_tanh")}
+
+
+def test_one_point_has_no_trend():
+    assert layers.trends(made_rows(depth=[2]), axis="depth") == []
+    assert layers.differences(made_rows(depth=[2])) == []
+
+
+def test_vectors_are_thinned_at_all_positions(monkeypatch):
+    """Of 16 positions, a stride of 4 would keep the left column of every image."""
+    monkeypatch.setattr(layers, "MOST_VECTORS", 200)
+    position = np.tile(np.arange(16), 50)
+    image = np.repeat(np.arange(50), 16)
+    clouds = xr.DataArray(np.stack([position, image], 1)[None], dims=("seed", "sample", "unit"))
+    kept = layers._thinned(clouds)
+    assert kept.sizes["sample"] == 200
+    assert np.bincount(kept[0, :, 0], minlength=16).min() >= 4
+    assert (np.diff(kept[0, :, 1]) >= 0).all()
+    assert len(np.unique(kept[0].values, axis=0)) == 200
+    xr.testing.assert_identical(kept, layers._thinned(clouds))
+    assert layers._thinned(kept) is kept

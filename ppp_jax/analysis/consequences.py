@@ -1,10 +1,10 @@
 """What a representation is good for: probes, noise, rounding."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ppp_jax.analysis.compare import bootstrap_interval
+from ppp_jax.analysis.compare import MIN_SEEDS, RESAMPLES
 from ppp_jax.errors import InputError, whole
 
 
@@ -16,7 +16,7 @@ def quantise(latents: Any, *, bits: int) -> np.ndarray:
       bits: of each number, at least 1.
 
     Returns:
-      Array of the same shape; a unit that does not vary is kept.
+      Array of the same shape, in floating point; a unit that does not vary is kept.
 
     Raises:
       InputError: fewer than 1 bit.
@@ -26,7 +26,7 @@ def quantise(latents: Any, *, bits: int) -> np.ndarray:
       [0.0, 0.0, 1.0]
     """
     levels = 2 ** whole("bits", bits, least=1) - 1
-    x = np.asarray(latents)
+    x = _floating(latents)
     low, high = x.min(axis=-2, keepdims=True), x.max(axis=-2, keepdims=True)
     step = np.where(high > low, (high - low) / levels, 1)
     rounded: np.ndarray = (low + np.round((x - low) / step) * step).astype(x.dtype)
@@ -41,12 +41,18 @@ def add_noise(latents: Any, *, share: float, seed: int = 0) -> np.ndarray:
       share: of the length around the mean.
       seed: of the noise.
     """
-    x = np.asarray(latents)
+    x = _floating(latents)
     centred = x - x.mean(axis=-2, keepdims=True)
     scale = np.sqrt((centred**2).mean(axis=(-2, -1), keepdims=True))
     noise = np.random.default_rng(seed).normal(size=x.shape)
     noisy: np.ndarray = (x + share * scale * noise).astype(x.dtype)
     return noisy
+
+
+def _floating(latents: Any) -> np.ndarray:
+    """Returns latents as they are, or, of whole numbers, in double precision."""
+    x = np.asarray(latents)
+    return x if np.issubdtype(x.dtype, np.floating) else x.astype(np.float64)
 
 
 def probe_accuracy(
@@ -59,7 +65,8 @@ def probe_accuracy(
       train_labels: `(samples,)`.
       test: `(samples, units)`.
       test_labels: `(samples,)`.
-      penalty: strength of the L2 penalty, on latents of unit variance overall.
+      penalty: strength of the L2 penalty, on centred latents of root mean square 1: neither the
+        units' means nor the latents' scale change the probe.
 
     Raises:
       InputError: the latents are not finite.
@@ -69,50 +76,87 @@ def probe_accuracy(
     train, test = np.asarray(train, np.float64), np.asarray(test, np.float64)
     if not (np.isfinite(train).all() and np.isfinite(test).all()):
         raise InputError("train", train.shape, "is not finite")
-    mean, scale = train.mean(axis=0), train.std()
+    mean = train.mean(axis=0)
+    scale = np.sqrt(np.mean((train - mean) ** 2))
     scale = scale if scale > 0 else 1.0
     probe = LogisticRegression(C=1 / penalty, max_iter=2000)
     probe.fit((train - mean) / scale, train_labels)
     return float(probe.score((test - mean) / scale, test_labels))
 
 
+class Correlation(NamedTuple):
+    """Whether two quantities go together from seed to seed.
+
+    Attributes:
+      mean: Spearman's correlation over seeds, averaged over cells.
+      low: lower end of its 95 % bootstrap interval over seeds.
+      high: upper end.
+      p: two-sided permutation p-value.
+      seeds: how many were there in every cell.
+      cells: how many of them vary.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    seeds: int
+    cells: int
+
+
 def rank_correlation(
     first: np.ndarray, second: np.ndarray, *, permutations: int = 9999, seed: int = 0
-) -> tuple[float, float, float, float]:
+) -> Correlation:
     """Tests whether two quantities go together from seed to seed within cells.
 
-    Spearman's correlation over seeds in every cell, averaged over cells. The null permutes the
-    seeds of one quantity, alike in all cells, because cells share their seeds.
+    Spearman's correlation over seeds in every cell, averaged over cells. These share their seeds,
+    and with them initial weights and batches: they are no replicates of each other. So the null
+    permutes the seeds of one quantity alike in all cells, and the interval (percentile) comes of
+    drawing seeds, the same ones for all cells.
 
     Args:
       first: `(cells, seeds)`.
       second: `(cells, seeds)`.
       permutations: random ones.
-      seed: of the permutations.
+      seed: of the permutations and the draws.
 
     Returns:
-      The mean correlation; the 95 % bootstrap interval over cells; p, two-sided. Cells with
-      a missing value or a constant quantity are left out; NaN if none is left.
+      The `Correlation`. Cells without any number, or of which a quantity does not vary, are left
+      out, then seeds that are missing in a cell. Numbers are NaN where no cell is left, the
+      interval and p of fewer than 6 seeds.
     """
-    ranked = [_ranks(np.asarray(x, np.float64)) for x in (first, second)]
-    there = np.isfinite(ranked[0]).all(axis=1) & np.isfinite(ranked[1]).all(axis=1)
-    a, b = (x[there] for x in ranked)
-    if not len(a):
-        return (float("nan"),) * 4
-    each = (a * b).sum(axis=1)
+    a, b = (np.asarray(x, np.float64) for x in (first, second))
+    there = np.isfinite(a) & np.isfinite(b)
+    cells = there.any(axis=1)
+    seeds = there[cells].all(axis=0) & cells.any()
+    a, b = (x[np.ix_(cells, seeds)] for x in (a, b))
+    varied = (np.ptp(a, axis=1) > 0) & (np.ptp(b, axis=1) > 0) if a.size else np.zeros(0, bool)
+    a, b = a[varied], b[varied]
+    count, nan = int(seeds.sum()), float("nan")
+    if not a.size:
+        return Correlation(nan, nan, nan, nan, count, 0)
+    ranked = _ranks(a), _ranks(b)
+    mean = float(np.vecdot(*ranked).mean())
+    if count < MIN_SEEDS:
+        return Correlation(mean, nan, nan, nan, count, len(a))
     rng = np.random.default_rng(seed)
-    orders = np.argsort(rng.random((permutations, a.shape[1])), axis=1)
-    null = np.einsum("cs,cps->p", a, b[:, orders]) / len(a)
-    p = (1 + (abs(null) >= abs(each.mean()) - 1e-12).sum()) / (permutations + 1)
-    low, high = bootstrap_interval(each)
-    return float(each.mean()), float(low), float(high), float(p)
+    orders = np.argsort(rng.random((permutations, count)), axis=1)
+    null = np.einsum("cs,cps->p", ranked[0], ranked[1][:, orders]) / len(a)
+    p = (1 + (abs(null) >= abs(mean) - 1e-12).sum()) / (permutations + 1)
+    drawn = rng.integers(count, size=(RESAMPLES, count))
+    again = np.vecdot(_ranks(a[:, drawn]), _ranks(b[:, drawn]))
+    # A draw in which a cell does not vary tells nothing of that cell.
+    known = np.isfinite(again)
+    means = np.where(known, again, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    low, high = np.quantile(means[known.any(axis=0)], (0.025, 0.975))
+    return Correlation(mean, float(low), float(high), float(p), count, len(a))
 
 
 def _ranks(x: np.ndarray) -> np.ndarray:
     """Returns centred ranks of unit length along the last axis, NaN where nothing varies."""
     from scipy.stats import rankdata
 
-    ranks = rankdata(x, axis=-1, nan_policy="propagate")
+    ranks = rankdata(x, axis=-1)
     ranks = ranks - ranks.mean(axis=-1, keepdims=True)
     length = np.linalg.norm(ranks, axis=-1, keepdims=True)
     scaled: np.ndarray = ranks / np.where(length > 0, length, np.nan)

@@ -15,29 +15,40 @@ from ppp_jax.analysis.rotations import ROTATIONS, pool, rotation_test
 from ppp_jax.analysis.statistics import discreteness
 from ppp_jax.analysis.verdicts import partner
 
-MOST_VECTORS = 2048  # of a run, spread over its samples: a convolution has one at every position
+MOST_VECTORS = 2048  # of a run, drawn from all: a convolution has one at every position
+THINNING_SEED = 0
 NEIGHBOURS = 1024  # for discreteness
+QUANTITIES = ("c4", "discreteness")
+NAMES = ("architecture", "activation", "depth", "width", "latent_width", "optimizer",
+         "initializer", "learning_rate", "dose", "latents")  # fmt: skip
+ALWAYS = ("architecture", "activation", "optimizer", "latents")  # of these, in every table
 
 
 def measure_layers(
-    path: str | pathlib.Path, *, rotations: int = ROTATIONS, seed: int = 0, progress: bool = False
+    path: str | pathlib.Path,
+    *,
+    layer: str | None = None,
+    rotations: int = ROTATIONS,
+    seed: int = 0,
+    progress: bool = False,
 ) -> list[dict[str, Any]]:
     """Measures every layer that a run folder keeps, untrained and trained.
 
     Args:
       path: the run folder.
+      layer: this one alone; None: all.
       rotations: K of the rotation null.
       seed: of the rotations.
       progress: show a progress bar on stderr.
 
     Returns:
-      A row per layer, cell and kind of latents: the cell's names, `architecture`, `layer`, `units`,
-      `latents` (`pre` or `post`); `seeds`, how many did not diverge; `c4` (mean over seeds), its
+      A row per layer, cell and kind of latents: the cell's names, `architecture`, `latent_width`,
+      `layer`, `units`, `latents` (`pre` or `post`); `seeds`, how many did not diverge; `c4` (mean over seeds), its
       rotation test `c4_z` and `c4_p`, the same of `unit_kurtosis`; `c4_first` of the untrained
       networks; `discreteness` and `discreteness_first`; and per seed `c4_seeds`,
       `discreteness_seeds`, NaN for diverged ones.
     """
-    groups = saved_groups(path, layer=None)
+    groups = saved_groups(path, layer=layer)
     places = [(group, kind) for group in groups for kind in KINDS]
     rows: list[dict[str, Any]] = []
     for group, kind in progress_bar(places, "layers") if progress else places:
@@ -47,7 +58,7 @@ def measure_layers(
             healthy = runs["diverged_step"].isel(at).isel(step=-1) < 0
             clouds = _thinned(dataset[kind].isel(at)).load().where(healthy)
             chosen = {key: names[key] for key in names if not key.endswith("_rotations")}
-            where = {"architecture": group["architecture"], "layer": group["layer"]}
+            where = {name: group[name] for name in ("architecture", "latent_width", "layer")}
             found = _row(clouds, names["activation"], rotations, seed)
             error = interquartile_mean(runs["test_mse"].isel(at).isel(step=-1).where(healthy))
             rows.append({**where, **chosen, "units": group["units"], "latents": kind,
@@ -56,8 +67,15 @@ def measure_layers(
 
 
 def _thinned(clouds: xr.DataArray) -> xr.DataArray:
-    every = -(-clouds.sizes["sample"] // MOST_VECTORS)
-    return clouds.isel(sample=slice(None, None, every))
+    """Draws vectors, the same of every run: a stride would keep the same positions of all images.
+
+    They stay in their order.
+    """
+    count = clouds.sizes["sample"]
+    if count <= MOST_VECTORS:
+        return clouds
+    drawn = np.random.default_rng(THINNING_SEED).choice(count, MOST_VECTORS, replace=False)
+    return clouds.isel(sample=np.sort(drawn))
 
 
 def _row(clouds: xr.DataArray, activation: str, rotations: int, seed: int) -> dict[str, Any]:
@@ -104,29 +122,42 @@ def trends(
     """Tests how alignment and discreteness of one layer change along an axis of the grid.
 
     Args:
-      rows: what `measure_layers` returns, for at least two values of the axis.
-      axis: `depth` or `width`.
+      rows: what `measure_layers` returns.
+      axis: `depth`, `width`, `latent_width` or another number of a cell.
       layer: whose vectors.
       doublings: slopes per doubling of the axis rather than per unit.
 
     Returns:
-      A row per architecture, activation, optimiser, kind of latents and quantity: slope, 95 %
-      interval, p.
+      A row per architecture, activation, optimiser, kind of latents, quantity and whatever else
+      of a cell's names varies: slope, 95 % interval, p, how many seeds are there at every point.
+      None of cells that are one point of the axis.
     """
     found = []
-    keys = ("architecture", "activation", "optimizer", "latents")
-    here = [row for row in rows if row["layer"] == layer]
-    for key in dict.fromkeys(tuple(row[k] for k in keys) for row in here):
-        cell = sorted((row for row in here if tuple(row[k] for k in keys) == key),
-                      key=lambda row: row[axis])  # fmt: skip
+    for key, cell in _by_names([row for row in rows if row["layer"] == layer], axis).items():
+        cell = sorted(cell, key=lambda row: row[axis])
         along = [float(row[axis]) for row in cell]
-        for quantity in ("c4", "discreteness"):
+        if len(set(along)) < 2:
+            continue
+        for quantity in QUANTITIES:
             slope = trend([row[f"{quantity}_seeds"] for row in cell],
                           [math.log2(x) for x in along] if doublings else along)  # fmt: skip
-            found.append({**dict(zip(keys, key, strict=True)), "quantity": quantity,
-                          "slope": slope.mean, "low": slope.low, "high": slope.high,
-                          "p": slope.p})  # fmt: skip
+            found.append({**dict(key), "quantity": quantity, "slope": slope.mean,
+                          "low": slope.low, "high": slope.high, "p": slope.p,
+                          "seeds": slope.seeds})  # fmt: skip
     return found
+
+
+def _by_names(
+    rows: list[dict[str, Any]], axis: str
+) -> dict[tuple[tuple[str, Any], ...], list[dict[str, Any]]]:
+    """Groups rows by what names their cells, but for one axis: names that vary, and the usual."""
+    varying = [name for name in NAMES if len({row.get(name) for row in rows}) > 1]
+    names = [name for name in NAMES if name in {*ALWAYS, *varying} and name != axis]
+    groups: dict[tuple[tuple[str, Any], ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        key = tuple((name, row[name]) for name in names if name in row)
+        groups.setdefault(key, []).append(row)
+    return groups
 
 
 def differences(rows: list[dict[str, Any]], *, layer: str = BOTTLENECK) -> list[dict[str, Any]]:
@@ -137,22 +168,24 @@ def differences(rows: list[dict[str, Any]], *, layer: str = BOTTLENECK) -> list[
       layer: whose vectors.
 
     Returns:
-      A row per architecture, depth, size, optimiser, elementwise activation, kind of latents and
-      quantity (`c4`, `discreteness`): the mean difference, its 95 % interval, p.
+      A row per architecture, optimiser, elementwise activation, kind of latents, quantity (`c4`,
+      `discreteness`) and whatever else of a cell's names varies: the mean difference, its 95 %
+      interval, p, the number of pairs.
     """
-    keys = ("architecture", "depth", "units", "optimizer", "latents")
-    here = {(*(row[k] for k in keys), row["activation"]): row for row in rows
-            if row["layer"] == layer}  # fmt: skip
-    names = list(dict.fromkeys(row["activation"] for row in here.values()))
+    here = [row for row in rows if row["layer"] == layer]
+    names = list(dict.fromkeys(row["activation"] for row in here))
     found = []
-    for (*key, name), row in here.items():
-        other = partner(name, names)
-        if other is None or name.startswith("isotropic_") or (*key, other) not in here:
-            continue
-        for quantity in ("c4", "discreteness"):
-            pair = (one[f"{quantity}_seeds"] for one in (row, here[(*key, other)]))
-            change = paired_difference(*pair)
-            found.append({**dict(zip(keys, key, strict=True)), "activation": name,
-                          "against": other, "quantity": quantity, "difference": change.mean,
-                          "low": change.low, "high": change.high, "p": change.p})  # fmt: skip
+    for key, cells_alike in _by_names(here, "activation").items():
+        by_name = {row["activation"]: row for row in cells_alike}
+        for name, row in by_name.items():
+            other = partner(name, names)
+            if name.startswith("isotropic_") or other not in by_name:
+                continue
+            for quantity in QUANTITIES:
+                pair = (one[f"{quantity}_seeds"] for one in (row, by_name[other]))
+                change = paired_difference(*pair)
+                found.append({**dict(key), "activation": name, "against": other,
+                              "quantity": quantity, "difference": change.mean, "low": change.low,
+                              "high": change.high, "p": change.p,
+                              "seeds": change.seeds})  # fmt: skip
     return found
