@@ -8,6 +8,7 @@ planes with the most samples.
 """
 
 import pathlib
+from typing import Any
 
 import xarray as xr
 from absl import flags
@@ -20,6 +21,10 @@ from ppp_jax.errors import InputError
 flags.DEFINE_string("latents", None, "a run folder, .npy, .npz or zarr: (..., samples, units)")
 flags.DEFINE_string("name", None, "the array in it; of a run folder pre (the default) or post")
 flags.DEFINE_integer("latent_width", None, "of a run folder with several")
+flags.DEFINE_string("architecture", None, "of a run folder with several")
+flags.DEFINE_string("layer", "bottleneck", "of a run folder that keeps others, such as encoder_0")
+flags.DEFINE_integer("units", None, "of that layer, where it comes in several sizes")
+flags.DEFINE_integer("vectors", None, "per sample of that layer, likewise")
 flags.DEFINE_string("basis", "standard", f"{', '.join(bases.FORMS)}, or an .npy of (vectors, n)")
 experiment_flags.define_numbers("epsilon", (0.85,), "acceptance cosines, in [0, 1]")
 flags.DEFINE_list("by", None, "axes to keep apart, such as step; by default none, and of a run "
@@ -60,7 +65,9 @@ def main() -> None:
 def load(path: pathlib.Path) -> tuple[xr.DataArray, list[str]]:
     """Returns the latents that the flags name, and the axes to keep apart."""
     values = flags.FLAGS
-    found = pa.load(path, name=values.name, latent_width=values.latent_width)
+    which = ("name", "latent_width", "architecture", "layer", "units", "vectors")
+    chosen: dict[str, Any] = {name: values[name].value for name in which}
+    found = pa.load(path, **chosen)
     if isinstance(found, xr.Dataset):
         found = found["pre"]
     if values.by is not None or "step" not in found.dims:

@@ -1,9 +1,9 @@
 """Is it the autoencoder? The same question of other networks, layer by layer.
 
 An MLP, a convolutional and two transformer autoencoders (RMSNorm, LayerNorm) and an MLP classifier,
-elementwise and isotropic, every layer kept; then a sparse autoencoder on the MLP's latents. What an
-isotropic activation acts on is a layer's units, the channels at a position, or a token's hidden
-units.
+elementwise and isotropic, every layer kept; then a sparse autoencoder on the MLP's latents of the
+probes (512, half of them to train it). What an isotropic activation acts on is a layer's units, the
+channels at a position, or a token's hidden units.
 
   python -m experiments.architectures
 
@@ -25,11 +25,11 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-import ppp_jax.analysis as pa
 from experiments import flags as experiment_flags
 from experiments import study
-from ppp_jax import devices, sweep
+from ppp_jax import data, devices, extension, manifest, sweep
 from ppp_jax.analysis import charts, layers
+from ppp_jax.analysis.loading import load_run
 from ppp_jax.grid import Grid
 
 DEFAULTS = Grid(
@@ -45,7 +45,7 @@ DEFAULTS = Grid(
     probe_samples=512,
     capture=("all",),
 )
-SPARSE_UNITS = 32
+SPARSE_UNITS, SPARSE_EPOCHS = 32, 200
 experiment_flags.define(DEFAULTS, workdir="runs/architectures")
 
 
@@ -80,19 +80,41 @@ def _place(layer: str) -> tuple[int, str]:
 
 
 def sparse(workdir: pathlib.Path) -> pathlib.Path | None:
-    """Trains sparse autoencoders on the latents that the MLP's first activation and seed left."""
+    """Trains sparse autoencoders on the latents that the MLP's first activation left.
+
+    Of its first seed that did not diverge; half of the probes' latents train them, half are held
+    out. Theirs is a run derived from another one: if that has changed they are trained anew.
+
+    Returns:
+      Their run folder, or None if there is no such MLP.
+    """
     if "mlp" not in flags.FLAGS.architectures:
         return None
-    saved = pa.load(workdir, name="pre", architecture="mlp")
-    latents = np.asarray(saved.isel(activation=0, seed=0, step=-1).squeeze(drop=True))
-    half = len(latents) // 2
-    data = workdir / "mlp_latents.npz"
-    devices.on_main(lambda: np.savez(data, x_train=latents[:half], x_test=latents[half:]))
+    saved = load_run(workdir, architecture="mlp").isel(activation=0, step=-1)
+    saved = saved.squeeze([dim for dim in saved["diverged_step"].dims if dim != "seed"])
+    healthy = np.flatnonzero(saved["diverged_step"] < 0)
+    if not len(healthy):
+        devices.on_main(lambda: print("no sparse autoencoders: every MLP has diverged"))
+        return None
+    latents = saved["pre"].isel(seed=healthy[0]).values
+    half, path, inner = len(latents) // 2, workdir / "mlp_latents.npz", workdir / "sparse"
+    devices.on_main(lambda: np.savez(path, x_train=latents[:half], x_test=latents[half:]))
     grid = dataclasses.replace(
         experiment_flags.grid(), architectures=["sparse"], latent_widths=[SPARSE_UNITS],
-        data=str(data), capture=(), epochs=200,
+        data=str(path), capture=(), epochs=SPARSE_EPOCHS,
     )  # fmt: skip
-    return sweep.train(grid, workdir / "sparse")
+    how = experiment_flags.training_options()
+    how["overwrite"] = how["overwrite"] or _is_stale(inner, grid)
+    return sweep.train(grid, inner, **how)
+
+
+def _is_stale(inner: pathlib.Path, grid: Grid) -> bool:
+    """Returns whether a folder holds a run that `grid` does not continue."""
+    stored = manifest.read(inner)
+    if stored is None:
+        return False
+    changed = stored.dataset_sha256 != data.load(grid.data).sha256
+    return changed or bool(extension.obstacles(stored.grid, grid))
 
 
 def draw(rows: list[dict[str, Any]]) -> Figure:

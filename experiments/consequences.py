@@ -30,7 +30,10 @@ from ppp_jax.analysis import consequences
 from ppp_jax.analysis.compare import interquartile_mean, paired_difference
 from ppp_jax.analysis.planes import progress_bar
 from ppp_jax.analysis.verdicts import partner
+from ppp_jax.architectures import ARCHITECTURES
+from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
+from ppp_jax.models import Model, Params
 
 NOISE = (0.1, 0.3)
 BITS = (8, 4)
@@ -46,7 +49,12 @@ experiment_flags.define(DEFAULTS, workdir="runs/consequences")
 
 def main() -> None:
     """Trains the grid, prints the tables."""
-    study.run(analyse, along=("activations", "optimizers"), prepare=restore)
+    study.run(analyse, along=("activations", "optimizers"), check=check, prepare=restore)
+
+
+def check(grid: Grid) -> None:
+    """Refuses networks that reconstruct nothing."""
+    study.check_architectures(grid, [name for name in ARCHITECTURES if name != "classifier"])
 
 
 def restore(workdir: pathlib.Path) -> list[trained.Trained]:
@@ -60,6 +68,13 @@ def analyse(workdirs: list[pathlib.Path], networks: list[trained.Trained]) -> No
     found = {}
     for one in progress_bar(networks, "networks"):
         found[one.cell.activation, one.cell.optimizer] = measure(one, dataset)
+    names = next((list(cell) for cell in found.values() if cell), [])
+    if not names:
+        problem = "no network of it stayed finite; lower learning_rates, and overwrite it"
+        raise InputError("workdir", workdirs[0], problem)
+    seeds = len(networks[0].grid.seeds)
+    found = {key: cell or {name: np.full(seeds, np.nan) for name in names}
+             for key, cell in found.items()}  # fmt: skip
     with study.writing(workdirs[0]) as folder:
         study.keep_table(folder, "cells", cell_rows(found))
         study.keep_table(folder, "differences", difference_rows(found))
@@ -68,13 +83,32 @@ def analyse(workdirs: list[pathlib.Path], networks: list[trained.Trained]) -> No
 
 
 def measure(one: trained.Trained, dataset: data.Dataset) -> dict[str, np.ndarray]:
-    """Returns one number per run of a cell for everything that is asked."""
-    encode = jax.jit(jax.vmap(lambda p, x: one.model.apply(p, x).latents.post, in_axes=(0, None)))
-    decode = jax.jit(jax.vmap(one.model.decode))
-    train, test = (np.asarray(encode(one.params, x)) for x in (dataset.train, dataset.test))
+    """Returns one number per run of a cell for everything that is asked.
+
+    Of a run that has diverged they are missing (NaN); of a cell whose runs all have, there is
+    nothing.
+    """
+    run = jax.jit(jax.vmap(one.model.apply, in_axes=(0, None)))
+    seen = run(one.params, dataset.test)
+    finite = np.isfinite(seen.latents.post) & np.isfinite(seen.prediction).all(2, keepdims=True)
+    healthy = finite.all(axis=(1, 2))
+    if not healthy.any():
+        return {}
+    found = _measure(jax.tree.map(lambda leaf: leaf[healthy], one.params), one.model, dataset)
+    spread = {name: np.full(len(healthy), np.nan) for name in found}
+    for name, values in found.items():
+        spread[name][healthy] = values
+    return spread
+
+
+def _measure(params: Params, model: Model, dataset: data.Dataset) -> dict[str, np.ndarray]:
+    """Returns the same of runs that are all finite."""
+    encode = jax.jit(jax.vmap(lambda p, x: model.apply(p, x).latents.post, in_axes=(0, None)))
+    decode = jax.jit(jax.vmap(model.decode))
+    train, test = (np.asarray(encode(params, x)) for x in (dataset.train, dataset.test))
 
     def error(latents: np.ndarray) -> np.ndarray:
-        apart = decode(one.params, jnp.asarray(latents)) - dataset.test[None]
+        apart = decode(params, jnp.asarray(latents)) - dataset.test[None]
         return np.asarray(jnp.mean(jnp.square(apart), axis=(1, 2)))
 
     clean = error(test)
@@ -96,9 +130,10 @@ def measure(one: trained.Trained, dataset: data.Dataset) -> dict[str, np.ndarray
 
 
 def cell_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> list[dict[str, Any]]:
-    """Returns interquartile means over seeds, a row per cell."""
+    """Returns interquartile means over seeds, a row per cell, and how many did not diverge."""
     return [
         {"activation": activation, "optimizer": optimizer,
+         "seeds": int(np.isfinite(cell["error"]).sum()),
          **{name: interquartile_mean(values) for name, values in cell.items()}}
         for (activation, optimizer), cell in found.items()
     ]  # fmt: skip
@@ -116,7 +151,7 @@ def difference_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> list
             change = paired_difference(values, found[other, optimizer][quantity])
             rows.append({"activation": activation, "against": other, "optimizer": optimizer,
                          "quantity": quantity, "difference": change.mean, "low": change.low,
-                         "high": change.high, "p": change.p})  # fmt: skip
+                         "high": change.high, "p": change.p, "seeds": change.seeds})  # fmt: skip
     return study.add_q(rows)
 
 
@@ -127,9 +162,10 @@ def correlation_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> lis
     for cause in ("discreteness", "|C4|"):
         for quantity in list(cells[0])[2:]:
             table = [np.stack([cell[name] for cell in cells]) for name in (cause, quantity)]
-            rho, low, high, p = consequences.rank_correlation(*table)
-            rows.append({"of": cause, "with": quantity, "rank correlation": rho, "low": low,
-                         "high": high, "p": p})  # fmt: skip
+            one = consequences.rank_correlation(*table)
+            rows.append({"of": cause, "with": quantity, "rank correlation": one.mean,
+                         "low": one.low, "high": one.high, "p": one.p, "seeds": one.seeds,
+                         "cells": one.cells})  # fmt: skip
     return study.add_q(rows)
 
 
@@ -147,7 +183,7 @@ def draw(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> Figure:
         axes.set(xlabel="discreteness", title=quantity)
         if "ratio" in quantity:  # one network in a hundred is far off
             shown = np.concatenate([cell[quantity] for cell in found.values()])
-            axes.set_ylim(top=1.1 * np.quantile(shown, 0.99))
+            axes.set_ylim(top=1.1 * np.nanquantile(shown, 0.99))
     axes.legend(fontsize=5)
     return figure
 

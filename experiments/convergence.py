@@ -12,6 +12,7 @@ Outcome on digits: two tanh networks share axes (z 3.6 to 4.9), rotated ones the
 under momentum a little (z 2.6), isotropic ones none (|z| ≤ 1.6), though as wholes they agree best.
 """
 
+import itertools
 import pathlib
 from typing import Any
 
@@ -21,9 +22,11 @@ from matplotlib.figure import Figure
 
 from experiments import flags as experiment_flags
 from experiments import study
+from ppp_jax import bases
 from ppp_jax.analysis import charts
 from ppp_jax.analysis.convergence import Convergence, convergence
 from ppp_jax.analysis.measure import KINDS, cells, own_basis
+from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 
 DEFAULTS = Grid(
@@ -34,11 +37,24 @@ DEFAULTS = Grid(
     snapshots=(0,),
 )  # fmt: skip
 experiment_flags.define(DEFAULTS, workdir="runs/convergence")
+_NAN = np.full(1, np.nan)
+NOTHING = Convergence(_NAN, _NAN, np.nan, np.nan, np.nan)  # of fewer than two networks
 
 
 def main() -> None:
     """Trains the grid, prints the table."""
-    study.run(analyse, along=("activations", "optimizers"))
+    study.run(analyse, along=("activations", "optimizers"), check=check)
+
+
+def check(grid: Grid) -> None:
+    """Refuses what leaves nothing to match: a single seed, or bases of more vectors than units."""
+    if len(grid.seeds) < 2:
+        raise InputError("seeds", grid.seeds[0], "name two or more: networks are held in pairs")
+    for activation, width in itertools.product(grid.activations, grid.latent_widths):
+        axes = bases.build(own_basis(activation) or "standard", width)
+        if axes.shape != (width, width) or not np.allclose(axes @ axes.T, np.eye(width), atol=1e-6):
+            problem = "its basis must be orthonormal here: units are matched one to one"
+            raise InputError("activations", activation, problem)
 
 
 def analyse(workdirs: list[pathlib.Path]) -> None:
@@ -49,21 +65,29 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
     pairs: dict[str, np.ndarray] = {}
     for kind in KINDS:
         for names, at in cells(runs):
-            healthy = (runs["diverged_step"].isel(at).isel(step=-1) < 0).values
-            clouds = latents[kind].isel(at).load().values[healthy]
-            basis = own_basis(names["activation"])
+            clouds = _usable(latents[kind].isel(at).isel(step=[0, -1]).load().values,
+                             runs["diverged_step"].isel(at).isel(step=-1).values)  # fmt: skip
+            basis, few = own_basis(names["activation"]), len(clouds) < 2
             first, last = (
+                NOTHING if few else
                 convergence(clouds[:, step], basis=basis, rotations=flags.FLAGS.rotations)
-                for step in (0, -1)
-            )
+                for step in (0, 1)
+            )  # fmt: skip
             rows.append({"activation": names["activation"], "optimizer": names["optimizer"],
-                         "latents": kind, "clean": names["clean"], "pairs": len(last.units),
-                         **_described(first, last)})  # fmt: skip
+                         "latents": kind, "clean": names["clean"],
+                         "pairs": len(clouds) // 2, **_described(first, last)})  # fmt: skip
             pairs[f"{names['activation']}\n{names['optimizer']}, {kind}"] = _share(last)
     rows = study.add_q(rows)
     with study.writing(workdirs[0]) as folder:
         study.keep_table(folder, "matches", rows)
         study.keep_figure(folder, "matches", draw(pairs))
+
+
+def _usable(clouds: np.ndarray, diverged: np.ndarray) -> np.ndarray:
+    """Returns the seeds' clouds that are finite and vary, untrained and trained."""
+    spread = np.ptp(clouds, axis=2).max(axis=2)
+    usable: np.ndarray = clouds[(diverged < 0) & (np.isfinite(spread) & (spread > 0)).all(axis=1)]
+    return usable
 
 
 def _share(found: Convergence) -> np.ndarray:

@@ -38,12 +38,18 @@ DEFAULTS = Grid(
     probe_samples=1024,
     capture=("all",),
 )
+ARCHITECTURES = ("mlp", "conv", "classifier")
 experiment_flags.define(DEFAULTS, workdir="runs/depth")
 
 
 def main() -> None:
     """Trains the grid, prints the tables."""
-    study.run(analyse, along=("activations", "depths"))
+    study.run(analyse, along=("activations", "depths"), check=check)
+
+
+def check(grid: Grid) -> None:
+    """Refuses networks that are no single row of layers."""
+    study.check_architectures(grid, ARCHITECTURES)
 
 
 def analyse(workdirs: list[pathlib.Path]) -> None:

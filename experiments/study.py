@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 import ppp_jax.analysis as pa
 from experiments import flags as experiment_flags
 from ppp_jax import devices, plan, sweep
-from ppp_jax.analysis.compare import false_discovery
+from ppp_jax.analysis.compare import MIN_SEEDS, false_discovery
 from ppp_jax.analysis.summary import as_markdown
 from ppp_jax.errors import InputError, whole
 from ppp_jax.extension import AXES
@@ -26,12 +26,14 @@ from ppp_jax.grid import Grid
 
 FOLDER = "study"
 LEAST_ROTATIONS = 19
+FEW_SEEDS = f"p and q are missing of fewer than {MIN_SEEDS} seeds, of which nothing is claimed."
 
 
 def run(
     analyse: Callable[..., None],
     *,
     along: Collection[str] | None = None,
+    check: Callable[[Grid], Any] | None = None,
     more: Callable[[Grid], list[Grid]] | None = None,
     prepare: Callable[[pathlib.Path], Any] | None = None,
 ) -> None:
@@ -41,6 +43,7 @@ def run(
       analyse: called by the main process with the run folders, the flags' own first, and with
         what `prepare` returned, if given.
       along: the axes of the grid that the analysis tells apart, beside the seeds; None: all.
+      check: raises `InputError` of what the analysis cannot take, before anything is trained.
       more: returns the grids to train beside, each in a folder `…_2`, `…_3` of its own.
       prepare: called by every process with the flags' own run folder, once it is trained: what
         trains or restores networks needs all of them.
@@ -50,6 +53,8 @@ def run(
     """
     values, grid = flags.FLAGS, experiment_flags.grid()
     _check_axes(grid, AXES if along is None else along)
+    if check:
+        check(grid)
     pa.check_epsilon(values.epsilon)
     whole("rotations", values.rotations, least=LEAST_ROTATIONS)
     how = experiment_flags.training_options()
@@ -76,6 +81,22 @@ def _check_axes(grid: Grid, along: Collection[str]) -> None:
         if len(values) > 1 and axis not in (*along, "seeds"):
             problem = f"name one value: this experiment compares {' and '.join(along)}"
             raise InputError(axis, ",".join(str(value) for value in values), problem)
+
+
+def check_architectures(grid: Grid, known: Collection[str]) -> None:
+    """Refuses networks that an analysis does not know.
+
+    Args:
+      grid: what is to be trained.
+      known: what the analysis can take.
+
+    Raises:
+      InputError: naming the first other one.
+    """
+    for name in grid.architectures:
+        if name not in known:
+            problem = f"this experiment cannot look at it; name one of {', '.join(known)}"
+            raise InputError("architectures", name, problem)
 
 
 def load(workdir: pathlib.Path) -> xr.Dataset:
@@ -108,12 +129,23 @@ def _write_page(folder: pathlib.Path) -> None:
     for path in sorted(folder.glob("*.png")):
         image = base64.b64encode(path.read_bytes()).decode()
         parts.append(f'<h2>{path.stem}</h2><img src="data:image/png;base64,{image}">')
-    for path in sorted(folder.glob("*.csv")):
-        table = pd.read_csv(path).to_html(index=False, float_format="{:.3g}".format, border=0)
-        parts.append(f"<h2>{path.stem}</h2>{table}")
+    tables = {path.stem: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))}
+    if any(_lacks_seeds(table) for table in tables.values()):
+        print(FEW_SEEDS)
+        parts.insert(1, f"<p>{FEW_SEEDS}</p>")
+    for name, table in tables.items():
+        text = table.to_html(index=False, float_format="{:.3g}".format, border=0)
+        parts.append(f"<h2>{name}</h2>{text}")
     style = "body{font-family:sans-serif;margin:2em}td,th{padding:.1em .6em;text-align:left}"
     page = f"<!doctype html><meta charset='utf-8'><style>{style}</style>" + "\n".join(parts)
     (folder / "index.html").write_text(page, encoding="utf-8")
+
+
+def _lacks_seeds(table: pd.DataFrame) -> bool:
+    """Returns whether p-values are missing because there are too few seeds."""
+    tests = [name for name in table if name == "p" or str(name).endswith("_p")]
+    few = table["seeds"] < MIN_SEEDS if "seeds" in table else pd.Series(False, table.index)
+    return bool(table.loc[few, tests].isna().any(axis=None))
 
 
 def keep_table(

@@ -7,6 +7,12 @@ Adam's.
 
   python -m experiments.torch_transformer   (needs `pip install -e ".[bench]"`)
 
+It keeps what the hooks saw in latents.npz, an array `(networks, samples, units)` per layer, which
+the analysis of anybody's activations opens:
+
+  python -m experiments.analyze --latents=runs/torch_transformer/latents.npz \
+      --name=block_0_hidden_after_gelu --epsilon=0.6 --by=axis_0
+
 Cost: 39 s on two cores. Leaves runs/torch_transformer/study: the tests of every layer, and PPP.
 
 Outcome of 8 networks (accuracy 0.95): hidden units after GELU are aligned with the axes (C4 0.55
@@ -37,7 +43,7 @@ flags.DEFINE_integer("epochs", 20, "passes over the training set")
 flags.DEFINE_integer("rotations", 200, "random rotations that each alignment is held against")
 flags.DEFINE_string("workdir", "runs/torch_transformer", "folder for tables and figures")
 TOKENS, PIXELS, WIDTH, HEADS, BLOCKS, HIDDEN, BATCH = 8, 8, 16, 2, 2, 32, 32
-VECTORS = 2048  # of each layer: samples × tokens, evenly spread
+VECTORS = 2048  # of each layer: samples × tokens, drawn once for all layers and networks
 EPSILON = 0.6
 
 
@@ -102,12 +108,12 @@ def capture(model: Transformer, x: np.ndarray) -> dict[str, np.ndarray]:
     kept: dict[str, torch.Tensor] = {}
     hooks = []
     for k, block in enumerate(model.blocks):
-        places = {"hidden, before GELU": block.linear1, "hidden, after GELU": block.activation,
-                  "residual stream": block}  # fmt: skip
+        places = {"hidden_before_gelu": block.linear1, "hidden_after_gelu": block.activation,
+                  "residual_stream": block}  # fmt: skip
         for name, module in places.items():
 
             def keep(_module: Any, _inputs: Any, output: torch.Tensor,
-                     name: str = f"block {k}, {name}") -> None:  # fmt: skip
+                     name: str = f"block_{k}_{name}") -> None:  # fmt: skip
                 kept[name] = output.detach()
 
             hooks.append(module.register_forward_hook(keep))
@@ -117,7 +123,9 @@ def capture(model: Transformer, x: np.ndarray) -> dict[str, np.ndarray]:
     for hook in hooks:
         hook.remove()
     flat = {name: value.reshape(-1, value.shape[-1]).numpy() for name, value in kept.items()}
-    return {name: value[:: -(-len(value) // VECTORS)] for name, value in flat.items()}
+    count = len(x) * TOKENS
+    drawn = np.random.default_rng(0).choice(count, min(VECTORS, count), replace=False)
+    return {name: value[np.sort(drawn)] for name, value in flat.items()}
 
 
 def report(states: dict[str, list[dict[str, np.ndarray]]], workdir: pathlib.Path) -> None:
@@ -125,14 +133,16 @@ def report(states: dict[str, list[dict[str, np.ndarray]]], workdir: pathlib.Path
     workdir.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     layers = list(states["trained"][0])
+    clouds = {state: {layer: xr.DataArray(np.stack([one[layer] for one in networks]),
+                                          dims=("seed", "sample", "unit")) for layer in layers}
+              for state, networks in states.items()}  # fmt: skip
+    kept: dict[str, Any] = {layer: cloud.values for layer, cloud in clouds["trained"].items()}
+    np.savez(workdir / "latents.npz", **kept)
     figure = Figure(figsize=(3.2 * len(layers), 6.4), dpi=100, layout="constrained")
     top, bottom = figure.subplots(2, len(layers), sharey="row")
     figure.suptitle(f"Trained: PPP over its null, ε = {EPSILON:g}; and every network's C4")
     for layer, above, below in zip(layers, top, bottom, strict=True):
-        clouds = {state: xr.DataArray(np.stack([one[layer] for one in networks]),
-                                      dims=("seed", "sample", "unit"))
-                  for state, networks in states.items()}  # fmt: skip
-        tested = {state: pa.rotation_test(cloud, rotations=flags.FLAGS.rotations)
+        tested = {state: pa.rotation_test(cloud[layer], rotations=flags.FLAGS.rotations)
                   for state, cloud in clouds.items()}  # fmt: skip
         for statistic in ("c4", "unit_kurtosis"):
             ends = {state: pa.pool(one).sel(statistic=statistic) for state, one in tested.items()}
@@ -140,10 +150,11 @@ def report(states: dict[str, list[dict[str, np.ndarray]]], workdir: pathlib.Path
                          "untrained": float(ends["untrained"]["value"]),
                          "z untrained": float(ends["untrained"]["z"]),
                          "trained": float(ends["trained"]["value"]),
-                         "z": float(ends["trained"]["z"]),
-                         "p": float(ends["trained"]["p"])})  # fmt: skip
-        pa.plot_ppp(pa.ppp(clouds["trained"], epsilon=EPSILON), ax=above)
-        above.set_title(layer.replace(", ", "\n", 1), fontsize=8)
+                         "z": float(ends["trained"]["z"]), "p": float(ends["trained"]["p"]),
+                         "seeds": len(states["trained"])})  # fmt: skip
+        pa.plot_ppp(pa.ppp(clouds["trained"][layer], epsilon=EPSILON), ax=above)
+        block, rest = layer[: len("block_0")], layer[len("block_0_") :]
+        above.set_title(f"{block}\n{rest}".replace("_", " "), fontsize=8)
         each = {state: one["value"].sel(statistic="c4").values for state, one in tested.items()}
         charts.plot_seeds(each, ax=below)
         below.axhline(0, color="0.7", linewidth=0.8)

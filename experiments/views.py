@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 import ppp_jax.analysis as pa
@@ -29,20 +30,22 @@ from experiments import study
 from ppp_jax import bases
 from ppp_jax.analysis import embeddings, orbits
 from ppp_jax.analysis.clouds import known_clouds
+from ppp_jax.analysis.measure import cells
 from ppp_jax.analysis.planes import progress_bar
+from ppp_jax.errors import whole
 from ppp_jax.grid import Grid
 
 METHODS = [m for m in embeddings.METHODS if m != "umap" or importlib.util.find_spec("umap")]
-SAMPLES = 1000
 DEFAULTS = Grid(
     activations=("relu", "tanh", "isotropic_tanh"),
     latent_widths=(16,),
     optimizers=("momentum",),
     seeds=range(3),
     snapshots=(0,),
-    probe_samples=SAMPLES,
+    probe_samples=1000,
 )
 experiment_flags.define(DEFAULTS, workdir="runs/views")
+flags.FLAGS.set_default("epsilon", 0.7)  # wide enough that planes show something
 
 
 class Cloud(NamedTuple):
@@ -54,7 +57,12 @@ class Cloud(NamedTuple):
 
 def main() -> None:
     """Trains the grid, prints the tables."""
-    study.run(analyse, along=("activations",))
+    study.run(analyse, along=("activations",), check=check)
+
+
+def check(grid: Grid) -> None:
+    """Refuses fewer samples than can be embedded."""
+    whole("probe_samples", grid.probe_samples, least=embeddings.LEAST_SAMPLES)
 
 
 def analyse(workdirs: list[pathlib.Path]) -> None:
@@ -72,20 +80,22 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
 
 
 def clouds(workdir: pathlib.Path) -> dict[str, Cloud]:
-    """Returns known clouds, with the number of their cluster, and the first seed's bottlenecks."""
-    known = known_clouds(samples=SAMPLES)
+    """Returns known clouds, and bottlenecks of the first seed that did not diverge."""
+    known = known_clouds(samples=flags.FLAGS.probe_samples)
     found = {name: Cloud(np.asarray(x), None) for name, x in known.items()}
-    saved = study.load(workdir).isel(step=-1, seed=0)
-    for activation in saved["activation"].values.tolist():
-        latents = saved["pre"].sel(activation=activation).squeeze(drop=True).values
-        labels = saved["labels"].values if "labels" in saved else None
-        found[f"{activation}, trained"] = Cloud(latents, labels)
+    saved = study.load(workdir).isel(step=-1)
+    labels = saved["labels"].values if "labels" in saved else None
+    for names, at in cells(saved):
+        healthy = np.flatnonzero(saved["diverged_step"].isel(at) < 0)
+        if len(healthy):
+            latents = saved["pre"].isel(at).isel(seed=healthy[0]).values
+            found[f"{names['activation']}, trained"] = Cloud(latents, labels)
     return found
 
 
 def look(name: str, cloud: Cloud, seeds: int) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
     """Returns what each view agrees with, a row per view and seed, and the first seed's points."""
-    whole = embeddings.find_clusters(cloud.latents)
+    full = embeddings.find_clusters(cloud.latents)
     turn = bases.rotations(cloud.latents.shape[1], 1, np.random.default_rng(0))[0]
     rotated = cloud.latents @ turn
     rows, points = [], {}
@@ -96,14 +106,15 @@ def look(name: str, cloud: Cloud, seeds: int) -> tuple[list[dict[str, Any]], dic
             if seed == 0:
                 points[method] = view
             rows.append({"cloud": name, "view": method, "seed": seed, "samples shown": 1.0,
-                         **_agreements(view, np.arange(len(view)), whole, cloud.labels),
+                         **_agreements(view, np.arange(len(view)), full, cloud.labels),
                          "change by rotation": embeddings.difference(view, again)})  # fmt: skip
-    plane, turned = (embeddings.fullest_plane(x, epsilon=0.7) for x in (cloud.latents, rotated))
-    points["PPP"] = np.full((len(whole), 2), np.nan)
+    plane, turned = (embeddings.fullest_plane(x, epsilon=flags.FLAGS.epsilon)
+                     for x in (cloud.latents, rotated))  # fmt: skip
+    points["PPP"] = np.full((len(full), 2), np.nan)
     points["PPP"][plane.sample] = plane.points
     rows.append({"cloud": name, "view": "PPP", "seed": 0,
-                 "samples shown": len(plane.sample) / len(whole),
-                 **_agreements(plane.points, plane.sample, whole, cloud.labels),
+                 "samples shown": len(plane.sample) / len(full),
+                 **_agreements(plane.points, plane.sample, full, cloud.labels),
                  "change by rotation": _change(len(plane.sample), len(turned.sample))})  # fmt: skip
     c4 = float(pa.alignment_c4(cloud.latents)), float(pa.alignment_c4(rotated))
     return [{**row, "C4": c4[0], "C4 rotated": c4[1]} for row in rows], points
@@ -115,15 +126,15 @@ def _change(before: int, after: int) -> float:
 
 
 def _agreements(
-    points: np.ndarray, sample: np.ndarray, whole: np.ndarray, labels: np.ndarray | None
+    points: np.ndarray, sample: np.ndarray, full: np.ndarray, labels: np.ndarray | None
 ) -> dict[str, Any]:
     few = len(points) < embeddings.LEAST_SAMPLES
     seen = np.full(len(points), -1) if few else embeddings.find_clusters(points)
-    full = embeddings.agreement(seen, whole[sample])
+    both = embeddings.agreement(seen, full[sample])
     against = None if labels is None else embeddings.agreement(seen, labels[sample])
     return {
-        "clusters in full space": _count(whole), "clusters seen": _count(seen),
-        "AMI with full space": full.information, "clustered in both": full.share,
+        "clusters in full space": _count(full), "clusters seen": _count(seen),
+        "AMI with full space": both.information, "clustered in both": both.share,
         "AMI with labels": float("nan") if against is None else against.information,
     }  # fmt: skip
 
@@ -140,9 +151,9 @@ def draw(
     figure = Figure(figsize=(2.6 * len(views), 2.5 * len(seen)), dpi=80, layout="constrained")
     panels = figure.subplots(len(seen), len(views), squeeze=False)
     for line, (name, points) in zip(panels, seen.items(), strict=True):
-        colours = _orbit(shown[name].latents) if by_orbit else _label(shown[name])
+        colours = _colours(_orbit(shown[name].latents) if by_orbit else _label(shown[name]))
         for axes, (view, xy) in zip(line, points.items(), strict=True):
-            axes.scatter(*xy.T, c=colours, s=3, cmap="tab10", vmin=0, vmax=9)
+            axes.scatter(*xy.T, c=colours, s=3)
             axes.set_xticks([])
             axes.set_yticks([])
             share = np.isfinite(xy[:, 0]).mean()
@@ -152,8 +163,16 @@ def draw(
 
 
 def _label(cloud: Cloud) -> np.ndarray:
-    found = embeddings.find_clusters(cloud.latents) if cloud.labels is None else cloud.labels
-    return np.where(found < 0, 7, found % 10)  # grey: in no cluster
+    """Returns each sample's label, or else its cluster."""
+    return embeddings.find_clusters(cloud.latents) if cloud.labels is None else cloud.labels
+
+
+def _colours(groups: np.ndarray) -> np.ndarray:
+    """Returns a colour per sample, `(samples, 3)`: black, which no group has, for none."""
+    name, count = ("tab10", 10) if groups.max() < 10 else ("tab20", 20)
+    table = colormaps[name](np.arange(count))[:, :3]
+    colours: np.ndarray = np.where(groups[:, None] < 0, 0.0, table[groups % count])
+    return colours
 
 
 def _orbit(latents: np.ndarray) -> np.ndarray:

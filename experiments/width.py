@@ -22,6 +22,7 @@ from experiments import flags as experiment_flags
 from experiments import study
 from ppp_jax.analysis import charts, layers
 from ppp_jax.grid import Grid
+from ppp_jax.models import BOTTLENECK
 
 WIDTHS = (4, 8, 16, 32, 64)
 DEFAULTS = Grid(
@@ -44,7 +45,8 @@ def main() -> None:
 
 def analyse(workdirs: list[pathlib.Path]) -> None:
     """Measures every bottleneck, and tests how they change as it widens."""
-    rows = layers.measure_layers(workdirs[0], rotations=flags.FLAGS.rotations, progress=True)
+    rows = layers.measure_layers(workdirs[0], layer=BOTTLENECK, rotations=flags.FLAGS.rotations,
+                                 progress=True)  # fmt: skip
     rows.sort(key=lambda row: (row["activation"], row["latents"], row["units"]))
     with study.writing(workdirs[0]) as folder:
         kept = ("activation", "optimizer", "units", "latents", "seeds", "test_mse", "c4_first",
@@ -52,7 +54,7 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
                 "discreteness")  # fmt: skip
         table = [{name: row[name] for name in kept} for row in rows]
         study.keep_table(folder, "widths", study.add_q(table, p="c4_p"))
-        slopes = layers.trends(rows, axis="units", doublings=True)
+        slopes = layers.trends(rows, axis="latent_width", doublings=True)
         study.keep_table(folder, "trends", study.add_q(slopes))
         study.keep_table(folder, "differences", study.add_q(layers.differences(rows)))
         study.keep_figure(folder, "widths", draw(rows))

@@ -1,13 +1,79 @@
 """The experiments as commands: real training, tables, figures, one line for what is wrong."""
 
 import csv
+import math
 import pathlib
 import subprocess
 import sys
+from typing import NamedTuple
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
+GRID = ["--widths=6", "--latent_widths=4", "--optimizers=momentum", "--epochs=1", "--rotations=19",
+        "--seed_batch=6", "--seeds=0:6", "--probe_samples=128"]  # fmt: skip
+PAIR = "--activations=tanh,isotropic_tanh"
+
+
+class Study(NamedTuple):
+    """One main, made small: its flags, the rows of its tables, columns that must be numbers."""
+
+    flags: list[str]
+    rows: dict[str, int]
+    numbers: tuple[str, ...]
+
+
+# Rows: kinds of latents (2) × quantities and so on, as each line says.
+STUDIES = {
+    "depth": Study(
+        [PAIR, "--depths=1,2", "--snapshots=0"],
+        # 3 layers at depth 1, 5 at depth 2; slopes and differences of C4 and discreteness.
+        {"layers": 2 * 2 * 8, "bottlenecks": 2 * 2 * 2, "trends": 2 * 2 * 2,
+         "differences": 2 * 2 * 2},
+        ("test_mse", "c4", "c4_z", "c4_p", "slope", "low", "high", "p", "q", "difference"),
+    ),
+    "width": Study(
+        [PAIR, "--latent_widths=3,4", "--snapshots=0"],
+        {"widths": 2 * 2 * 2, "trends": 2 * 2 * 2, "differences": 2 * 2 * 2},
+        ("test_mse", "c4", "c4_z", "c4_p", "slope", "low", "high", "p", "q", "difference"),
+    ),
+    "architectures": Study(
+        [PAIR, "--architectures=mlp,classifier", "--capture=encoder_0", "--snapshots=0",
+         "--batch_size=48"],
+        # Two layers each, and the bottleneck of the sparse autoencoder.
+        {"layers": 2 * 2 * 5, "bottlenecks": 2 * 2 * 3, "differences": 2 * 2 * 3},
+        ("test_mse", "c4", "c4_z", "c4_p", "q", "p", "low", "high", "difference"),
+    ),
+    "views": Study(
+        ["--activations=tanh", "--seeds=0", "--probe_samples=60", "--snapshots=0"],
+        {}, ("samples shown", "C4", "C4 rotated", "change by rotation"),
+    ),
+    "consequences": Study(
+        [PAIR, "--snapshots=0", "--data=synthetic"],
+        # Of all but the first two columns, what goes with each of these: error, noise, rounding.
+        {"cells": 2, "differences": 7, "correlations": 2 * 5},
+        ("discreteness", "|C4|", "error", "difference", "p", "q", "rank correlation", "low"),
+    ),
+    "convergence": Study(
+        [PAIR, "--snapshots=0"],
+        {"matches": 2 * 2}, ("orthogonal", "units", "share", "share untrained"),
+    ),
+    "optimizer_factorial": Study(
+        [PAIR, "--optimizers=isotropic_adam,sgd", "--learning_rates=0.01", "--snapshots=0"],
+        {"cells": 2 * 2 * 2}, ("C4", "z", "C4 difference", "p"),
+    ),
+    "rotated_basis": Study(
+        ["--activations=tanh@rotated", "--snapshots=0"],
+        {"bases": 2 * 5 * 2}, ("value", "z", "p", "q"),
+    ),
+    "dose_response": Study(
+        ["--doses=0,0.3,0.6,1", "--snapshots=0"],
+        {"doses": 2 * (4 + 6), "kinks": 2 * 2}, ("C4", "z", "held-out MSE"),
+    ),
+    "group_ladder": Study(
+        ["--activations=tanh@simplex,block_tanh:1", "--snapshots=0"], {}, (),
+    ),
+}  # fmt: skip
 
 
 def command(module, *flags):
@@ -33,6 +99,97 @@ def test_reconstruction_at_fixed_and_best_rates(tmp_path):
     assert float(fixed["p"]) >= 2 / 64
     assert f"study: {study}" in done.stdout
     assert not (tmp_path / "run" / "study.partial").exists()
+
+
+def tables(study):
+    """Returns the rows of every table of a study."""
+    found = {}
+    for path in study.glob("*.csv"):
+        with path.open() as file:
+            found[path.stem] = list(csv.DictReader(file))
+    return found
+
+
+@pytest.mark.parametrize("module", STUDIES)
+def test_every_study_runs_as_a_command(module, tmp_path):
+    want = STUDIES[module]
+    done = command(module, f"--workdir={tmp_path / 'run'}", *GRID, *want.flags)
+    assert done.returncode == 0, done.stderr
+    study = tmp_path / "run" / "study"
+    assert f"study: {study / 'index.html'}" in done.stdout
+    page = (study / "index.html").read_text()
+    found = tables(study)
+    assert found
+    assert {name: len(found[name]) for name in want.rows} == want.rows
+    for name in found:
+        assert f"<h2>{name}</h2>" in page
+        assert (study / f"{name}.md").stat().st_size > 0
+    assert page.count("<img") == len(list(study.glob("*.png"))) > 0
+    named = {key for rows in found.values() for row in rows for key in row}
+    assert set(want.numbers) <= named
+    for name, rows in found.items():
+        for row in rows:
+            wrong = {key: row[key] for key in want.numbers
+                     if key in row and not math.isfinite(float(row[key] or "nan"))}  # fmt: skip
+            assert not wrong, (name, row)
+
+
+def test_few_seeds_are_said_to_be_few(tmp_path):
+    done = command("width", f"--workdir={tmp_path / 'run'}", *GRID, PAIR, "--seeds=0,1",
+                   "--latent_widths=3")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    text = "p and q are missing of fewer than 6 seeds, of which nothing is claimed."
+    assert done.stdout.count(text) == 1
+    study = tmp_path / "run" / "study"
+    assert text in (study / "index.html").read_text()
+    assert "trends" not in tables(study)  # of one width there is none
+
+
+def test_sparse_autoencoders_follow_the_run_that_they_are_derived_from(tmp_path):
+    """Grown on, trained anew where the latents have changed, and overwritten with it."""
+    workdir = tmp_path / "run"
+    small = [f"--workdir={workdir}", *GRID, "--architectures=mlp", "--capture=", "--batch_size=48",
+             "--activations=tanh"]  # fmt: skip
+    for seeds, more in (("0", []), ("1,0", []), ("2", ["--overwrite"])):
+        done = command("architectures", *small, f"--seeds={seeds}", *more)
+        assert done.returncode == 0, done.stderr
+        rows = [r for r in tables(workdir / "study")["layers"] if r["architecture"] == "sparse"]
+        assert [row["seeds"] for row in rows] == [str(len(seeds.split(",")))] * 2
+
+
+@pytest.mark.parametrize(
+    ("module", "flags", "problem"),
+    [
+        ("depth", ["--architectures=transformer"], "--architectures=transformer: this experiment "
+         "cannot look at it; name one of mlp, conv, classifier"),
+        ("consequences", ["--architectures=classifier"], "--architectures=classifier: this "
+         "experiment cannot look at it; name one of mlp, conv, transformer, transformer_layernorm, "
+         "sparse"),
+        ("depth", ["--latent_widths=4,5"], "--latent_widths=4,5: name one value: this experiment "
+         "compares activations and depths"),
+        ("views", ["--probe_samples=9"], "--probe_samples=9: must be at least 10"),
+        ("convergence", ["--seeds=3"], "--seeds=3: name two or more: networks are held in pairs"),
+        ("convergence", ["--activations=tanh@simplex"], "--activations=tanh@simplex: its basis "
+         "must be orthonormal here: units are matched one to one"),
+    ],
+)  # fmt: skip
+def test_what_a_study_cannot_take_is_refused_before_training(module, flags, problem, tmp_path):
+    done = command(module, f"--workdir={tmp_path / 'run'}", *flags)
+    assert (done.returncode, done.stderr) == (1, f"error: {problem}\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_transformer_of_pytorch_is_kept_for_the_analysis(tmp_path):
+    pytest.importorskip("torch")
+    done = command("torch_transformer", f"--workdir={tmp_path}", "--networks=1", "--epochs=1",
+                   "--rotations=19")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = tables(tmp_path / "study")["layers"]
+    assert len(rows) == 2 * 3 * 2  # blocks, places, statistics
+    done = command("analyze", f"--latents={tmp_path / 'latents.npz'}", f"--out={tmp_path / 'out'}",
+                   "--name=block_0_hidden_after_gelu", "--epsilon=0.6", "--by=axis_0")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "ppp.png").stat().st_size > 0
 
 
 def test_calibration_draws_its_figure(tmp_path):

@@ -43,9 +43,9 @@ def measure_layers(
 
     Returns:
       A row per layer, cell and kind of latents: the cell's names, `architecture`, `latent_width`,
-      `layer`, `units`, `latents` (`pre` or `post`); `seeds`, how many did not diverge; `c4` (mean over seeds), its
-      rotation test `c4_z` and `c4_p`, the same of `unit_kurtosis`; `c4_first` of the untrained
-      networks; `discreteness` and `discreteness_first`; and per seed `c4_seeds`,
+      `layer`, `units`, `latents` (`pre` or `post`); `seeds`, how many did not diverge; `c4` (mean
+      over seeds), its rotation test `c4_z` and `c4_p`, the same of `unit_kurtosis`; `c4_first` of
+      the untrained networks; `discreteness` and `discreteness_first`; and per seed `c4_seeds`,
       `discreteness_seeds`, NaN for diverged ones.
     """
     groups = saved_groups(path, layer=layer)

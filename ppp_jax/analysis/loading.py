@@ -49,20 +49,25 @@ def load(
 
     Raises:
       InputError: nothing is there, it does not open, it holds no array of vectors or several and
-        none was named, or there is no snapshot that every run has.
+        none was named, there is no snapshot that every run has, or something else than a run
+        folder is chosen from as if it were one.
 
     Example:
       >>> load(np.zeros((2, 5, 4))).dims
       ('axis_0', 'sample', 'unit')
     """
-    if not isinstance(latents, str | pathlib.Path):
-        return _labelled(latents)
-    path = pathlib.Path(latents).expanduser()
-    if _is_run(path):
-        which = {"architecture": architecture, "latent_width": latent_width, "units": units,
-                 "vectors": vectors}  # fmt: skip
-        dataset = load_run(path, layer=layer, **{k: v for k, v in which.items() if v is not None})
+    given = {"architecture": architecture, "latent_width": latent_width, "units": units,
+             "vectors": vectors}  # fmt: skip
+    which = {key: value for key, value in given.items() if value is not None}
+    file = isinstance(latents, str | pathlib.Path)
+    path = pathlib.Path(latents if file else ".").expanduser()
+    if file and _is_run(path):
+        dataset = load_run(path, layer=layer, **which)
         return dataset if name is None else _choose(dataset, name, path)
+    for key, value in ({"layer": layer} if layer != BOTTLENECK else which).items():
+        raise InputError(key, value, "chooses in run folders, and this is none; leave it out")
+    if not file:
+        return _labelled(latents)
     if not path.exists():
         raise InputError("path", path, f"is not there; give {KNOWN}")
     try:
