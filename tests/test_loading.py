@@ -114,3 +114,11 @@ def test_what_does_not_open_is_named_with_the_remedy(tmp_path):
         load(tmp_path / "flat.npy")
     with pytest.raises(InputError, match="0 arrays; name none is an array of vectors"):
         load(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize("which", [{"layer": "encoder_0"}, {"units": 3}, {"architecture": "mlp"}])
+def test_what_chooses_in_run_folders_is_refused_of_anything_else(which, tmp_path):
+    ((name, value),) = which.items()
+    for latents in (VALUES, write("npy", tmp_path)):
+        with pytest.raises(InputError, match=f"{name}={value}: chooses in run folders, and this"):
+            load(latents, **which)

@@ -49,9 +49,9 @@ STUDIES = {
         {}, ("samples shown", "C4", "C4 rotated", "change by rotation"),
     ),
     "consequences": Study(
-        [PAIR, "--snapshots=0", "--data=synthetic"],
-        # Of all but the first two columns, what goes with each of these: error, noise, rounding.
-        {"cells": 2, "differences": 7, "correlations": 2 * 5},
+        [PAIR, "--snapshots=0"],
+        # What goes with the first two of eight quantities: error, probe, noise, rounding.
+        {"cells": 2, "differences": 8, "correlations": 2 * 6},
         ("discreteness", "|C4|", "error", "difference", "p", "q", "rank correlation", "low"),
     ),
     "convergence": Study(
@@ -155,6 +155,40 @@ def test_sparse_autoencoders_follow_the_run_that_they_are_derived_from(tmp_path)
         assert done.returncode == 0, done.stderr
         rows = [r for r in tables(workdir / "study")["layers"] if r["architecture"] == "sparse"]
         assert [row["seeds"] for row in rows] == [str(len(seeds.split(",")))] * 2
+
+
+def test_diverged_networks_have_no_consequences_and_keep_nobody_from_theirs():
+    """One of three networks is not finite, then all: what is left is as without it."""
+    program = """
+import jax, numpy as np
+from experiments import consequences
+from ppp_jax import data, trained, training
+from ppp_jax.grid import Grid
+
+dataset = data.load("digits")
+grid = Grid(activations=["tanh"], widths=[4], latent_widths=[3], seeds=range(3))
+(cell,) = grid.cells
+model = training.build_model(cell, dataset.shape)
+params = jax.device_get(jax.vmap(model.init)(jax.random.split(jax.random.key(0), 3)))
+
+def measured(runs, factor):
+    scaled = jax.tree.map(lambda x: x[runs] * factor.reshape(-1, *[1] * (x.ndim - 1)), params)
+    return consequences.measure(trained.Trained(cell, grid, model, scaled), dataset)
+
+some = measured([0, 1, 2], np.array([1, np.nan, 1], np.float32))
+alone = measured([0, 2], np.ones(2, np.float32))
+assert list(some) == list(alone) and len(some) == 8
+for name, values in some.items():
+    assert np.isnan(values[1]), name
+    if "noise" not in name:  # drawn for all at once
+        np.testing.assert_allclose(values[[0, 2]], alone[name], rtol=1e-5)
+assert consequences.cell_rows({("tanh", "adam"): some})[0]["seeds"] == 2
+assert measured([0, 1], np.array([np.nan] * 2, np.float32)) == {}
+rows = consequences.correlation_rows({("tanh", "adam"): some})
+assert {row["seeds"] for row in rows} == {2}
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
