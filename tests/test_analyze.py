@@ -106,24 +106,6 @@ def test_command_takes_a_run_folder_and_a_basis(tmp_path):
     assert int(shares[2]["accepted"]) == expected
 
 
-def test_command_opens_any_layer_of_any_network(tmp_path):
-    grid = Grid(activations=["tanh"], widths=[4], latent_widths=[3], optimizers=["sgd"],
-                architectures=["mlp", "conv"], depths=[1], epochs=1, probe_samples=30,
-                batch_size=200, capture=["all"])  # fmt: skip
-    workdir = sweep.train(grid, tmp_path / "run", progress=False)
-    done = analyze(f"--latents={workdir}")
-    assert (done.returncode, done.stderr) == (
-        1, "error: --architecture=None: name one of ['conv', 'mlp']\n",
-    )  # fmt: skip
-    done = analyze(f"--latents={workdir}", "--architecture=conv", "--layer=encoder_0", "--units=4",
-                   "--vectors=16", "--epsilon=0.6", f"--out={tmp_path / 'out'}")  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    (share,) = rows(tmp_path / "out" / "shares.csv")
-    layer = load(workdir, name="pre", architecture="conv", layer="encoder_0").isel(step=-1)
-    assert layer.sizes["sample"] == int(share["samples"]) == 30 * 16
-    assert int(share["accepted"]) == project(layer, epsilon=0.6).sizes["point"]
-
-
 def test_command_ends_with_one_line_on_bad_input():
     done = analyze("--latents=nowhere.npy")
     assert done.returncode == 1

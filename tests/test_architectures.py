@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from ppp_jax import architectures, data, family, models, optimizers, program, sweep, trained
-from ppp_jax.analysis import alignment_c4, layers, load
+from ppp_jax.analysis import alignment_c4, layers, load, project
 from ppp_jax.analysis.loading import saved_groups
 from ppp_jax.data import Shape
 from ppp_jax.errors import InputError
@@ -18,6 +18,7 @@ from ppp_jax.grid import Grid
 from ppp_jax.models import Sizes
 from ppp_jax.numerics import haar_orthogonal
 from ppp_jax.training import batch_indices, build_model
+from tests.test_analyze import analyze, rows
 
 NAMES = sorted(architectures.ARCHITECTURES)
 SHAPE = Shape(64, (8, 8, 1), 10)
@@ -292,6 +293,21 @@ def test_a_layer_in_several_sizes_must_be_chosen(captured):
         load(captured, architecture="conv", layer="decoder_0")
     with pytest.raises(InputError, match="layer=encoder_9: not in this grid"):
         load(captured, layer="encoder_9")
+
+
+def test_analyze_opens_any_layer_of_any_network(captured, tmp_path):
+    done = analyze(f"--latents={captured}")
+    error = "error: --architecture=None: name one of ['conv', 'mlp']\n"
+    assert (done.returncode, done.stderr) == (1, error)
+    done = analyze(f"--latents={captured}", "--architecture=conv", "--layer=decoder_0", "--units=4",
+                   "--vectors=16", "--epsilon=0.6", f"--out={tmp_path / 'out'}")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    layer = load(captured, name="pre", architecture="conv", layer="decoder_0", units=4, vectors=16)
+    clouds = layer.isel(step=-1)
+    assert clouds.sizes["sample"] == 30 * 16
+    shares = rows(tmp_path / "out" / "shares.csv")
+    accepted = project(clouds, epsilon=0.6).sizes["point"]
+    assert sum(int(share["accepted"]) for share in shares) == accepted
 
 
 def test_restored_networks_give_the_latents_that_were_saved(captured):
