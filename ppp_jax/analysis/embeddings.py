@@ -2,8 +2,8 @@
 
 t-SNE and UMAP see distances alone, which turning the latents does not change, so whether a cloud is
 aligned with a basis cannot be seen in them (t-SNE's points stay where they are; UMAP's roundings
-grow, and its layout moves as it does from seed to seed). PPP sees alignment, and misses what lies in no
-privileged plane (METHOD §2).
+grow, and its layout moves as it does from seed to seed). PPP sees alignment, and misses what lies
+in no privileged plane (METHOD §2).
 """
 
 import importlib.util
