@@ -1,8 +1,8 @@
 """Other views of latents beside PPP: PCA, t-SNE, UMAP, and how far their clusters agree.
 
 t-SNE and UMAP see distances alone, which turning the latents does not change, so whether a cloud is
-aligned with a basis cannot be seen in them (t-SNE's points stay where they are; UMAP's roundings
-grow, and its layout moves as it does from seed to seed). PPP sees alignment, and misses what lies
+aligned with a basis cannot be seen in them (t-SNE's points stay where they are; UMAP's layout can
+differ all the same, by chance). PPP sees alignment, and misses what lies
 in no privileged plane (METHOD §2).
 """
 
