@@ -365,11 +365,11 @@ def test_every_layer_is_measured(captured):
     turned = [{**row, "activation": "isotropic_tanh", "c4_seeds": row["c4_seeds"] - 0.5}
               for row in mlp]  # fmt: skip
     apart = layers.differences([*mlp, *turned])
-    assert len(apart) == 2 * 2 * 2  # depths, kinds of latents, quantities
+    assert len(apart) == 2 * 2 * 3  # depths, kinds of latents, quantities
     for row in apart:
         assert (row["activation"], row["against"]) == ("tanh", "isotropic_tanh")
         np.testing.assert_allclose(row["difference"], 0.5 if row["quantity"] == "c4" else 0)
     slopes = layers.trends(mlp, axis="depth")
     assert {(row["latents"], row["quantity"]) for row in slopes} == {
-        (kind, name) for kind in ("pre", "post") for name in ("c4", "discreteness")
+        (kind, name) for kind in ("pre", "post") for name in ("c4", "discreteness", "elliptical")
     }

@@ -27,21 +27,21 @@ class Study(NamedTuple):
 STUDIES = {
     "depth": Study(
         [PAIR, "--depths=1,2", "--snapshots=0"],
-        # 3 layers at depth 1, 5 at depth 2; slopes and differences of C4 and discreteness.
-        {"layers": 2 * 2 * 8, "bottlenecks": 2 * 2 * 2, "trends": 2 * 2 * 2,
-         "differences": 2 * 2 * 2},
+        # 3 layers at depth 1, 5 at depth 2; slopes and differences of three quantities.
+        {"layers": 2 * 2 * 8, "bottlenecks": 2 * 2 * 2, "trends": 2 * 2 * 3,
+         "differences": 2 * 2 * 3},
         ("test_mse", "c4", "c4_z", "c4_p", "slope", "low", "high", "p", "q", "difference"),
     ),
     "width": Study(
         [PAIR, "--latent_widths=3,4", "--snapshots=0"],
-        {"widths": 2 * 2 * 2, "trends": 2 * 2 * 2, "differences": 2 * 2 * 2},
+        {"widths": 2 * 2 * 2, "trends": 2 * 2 * 3, "differences": 2 * 2 * 3},
         ("test_mse", "c4", "c4_z", "c4_p", "slope", "low", "high", "p", "q", "difference"),
     ),
     "architectures": Study(
         [PAIR, "--architectures=mlp,classifier", "--capture=encoder_0", "--snapshots=0",
          "--batch_size=48"],
         # Two layers each, and the bottleneck of the sparse autoencoder.
-        {"layers": 2 * 2 * 5, "bottlenecks": 2 * 2 * 3, "differences": 2 * 2 * 3},
+        {"layers": 2 * 2 * 5, "bottlenecks": 2 * 2 * 3, "differences": 3 * 2 * 3},
         ("test_mse", "c4", "c4_z", "c4_p", "q", "p", "low", "high", "difference"),
     ),
     "views": Study(

@@ -9,16 +9,16 @@ import xarray as xr
 
 from ppp_jax.analysis.compare import Difference, interquartile_mean, paired_difference
 from ppp_jax.analysis.loading import BOTTLENECK, load_run, saved_groups
-from ppp_jax.analysis.measure import KINDS, STATISTICS, cells, own_basis
+from ppp_jax.analysis.measure import KINDS, STATISTICS, cells, living, own_basis
 from ppp_jax.analysis.planes import progress_bar
 from ppp_jax.analysis.rotations import ROTATIONS, pool, rotation_test
 from ppp_jax.analysis.statistics import discreteness
-from ppp_jax.analysis.verdicts import partner
+from ppp_jax.analysis.verdicts import CLUSTERING, partner
 
 MOST_VECTORS = 2048  # of a run, drawn from all: a convolution has one at every position
 THINNING_SEED = 0
 NEIGHBOURS = 1024  # for discreteness
-QUANTITIES = ("c4", "discreteness")
+QUANTITIES = ("c4", *CLUSTERING)
 NAMES = ("architecture", "activation", "depth", "width", "latent_width", "optimizer",
          "initializer", "learning_rate", "dose", "latents")  # fmt: skip
 ALWAYS = ("architecture", "activation", "optimizer", "latents")  # of these, in every table
@@ -43,10 +43,11 @@ def measure_layers(
 
     Returns:
       A row per layer, cell and kind of latents: the cell's names, `architecture`, `latent_width`,
-      `layer`, `units`, `latents` (`pre` or `post`); `seeds`, how many did not diverge; `c4` (mean
-      over seeds), its rotation test `c4_z` and `c4_p`, the same of `unit_kurtosis`; `c4_first` of
-      the untrained networks; `discreteness` and `discreteness_first`; and per seed `c4_seeds`,
-      `discreteness_seeds`, NaN for diverged ones.
+      `layer`, `units`, `latents` (`pre` or `post`); `seeds`, how many neither diverged nor died;
+      `c4` (mean over seeds), its test `c4_z` and `c4_p`, the same of `unit_kurtosis`; `c4_first` of
+      the untrained networks; `discreteness` and `discreteness_first`, and `elliptical` likewise,
+      which is beyond lengths; and per seed `c4_seeds`, `discreteness_seeds`, `elliptical_seeds`,
+      NaN for those left out.
     """
     groups = saved_groups(path, layer=layer)
     places = [(group, kind) for group in groups for kind in KINDS]
@@ -56,13 +57,13 @@ def measure_layers(
         runs = dataset[["test_mse", "diverged_step"]].load()
         for names, at in cells(runs):
             healthy = runs["diverged_step"].isel(at).isel(step=-1) < 0
-            clouds = _thinned(dataset[kind].isel(at)).load().where(healthy)
+            clouds = living(_thinned(dataset[kind].isel(at)).load().where(healthy))
             chosen = {key: names[key] for key in names if not key.endswith("_rotations")}
             where = {name: group[name] for name in ("architecture", "latent_width", "layer")}
             found = _row(clouds, names["activation"], rotations, seed)
             error = interquartile_mean(runs["test_mse"].isel(at).isel(step=-1).where(healthy))
             rows.append({**where, **chosen, "units": group["units"], "latents": kind,
-                         "seeds": int(healthy.sum()), "test_mse": error, **found})  # fmt: skip
+                         "test_mse": error, **found})  # fmt: skip
     return rows
 
 
@@ -86,15 +87,17 @@ def _row(clouds: xr.DataArray, activation: str, rotations: int, seed: int) -> di
         one = pooled.sel(statistic=name)
         found |= {name: float(one["value"]), f"{name}_z": float(one["z"]),
                   f"{name}_p": float(one["p"])}  # fmt: skip
-    c4 = tested["value"].sel(statistic="c4").transpose("step", "seed").values
-    clumps = np.asarray(discreteness(clouds.transpose("step", "seed", ...),
-                                     max_samples=NEIGHBOURS))  # fmt: skip
-    found |= {"c4_first": float(np.nanmean(c4[0])), "c4_seeds": c4[1]}
-    return found | {
-        "discreteness_first": interquartile_mean(clumps[0]),
-        "discreteness": interquartile_mean(clumps[1]),
-        "discreteness_seeds": clumps[1],
-    }
+    c4 = tested["value"].sel(statistic="c4")
+    last = c4.isel(step=-1).values
+    found |= {"seeds": int(np.isfinite(last).sum()), "c4_seeds": last,
+              "c4_first": float(c4.isel(step=0).mean())}  # fmt: skip
+    ordered = clouds.transpose("step", "seed", ...)
+    for name in CLUSTERING:
+        first, last = discreteness(ordered, elliptical=name == "elliptical",
+                                   max_samples=NEIGHBOURS)  # fmt: skip
+        found |= {f"{name}_first": interquartile_mean(first), name: interquartile_mean(last),
+                  f"{name}_seeds": last}  # fmt: skip
+    return found
 
 
 def trend(values: list[np.ndarray], along: list[float]) -> Difference:
