@@ -271,7 +271,7 @@ def made_rows(**axes):
         c4 = 10.0 * names["depth"] + len(rows) * 1e-3 + np.arange(8.0)
         rows.append({"architecture": "mlp", "activation": "tanh", "optimizer": "sgd",
                      "latents": "pre", "layer": "bottleneck", "latent_width": 3, **names,
-                     "c4_seeds": c4, "discreteness_seeds": -c4})  # fmt: skip
+                     "c4_seeds": c4, "discreteness_seeds": -c4, "elliptical_seeds": -c4})  # fmt: skip
     return rows
 
 
