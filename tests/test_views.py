@@ -271,7 +271,8 @@ def made_rows(**axes):
         c4 = 10.0 * names["depth"] + len(rows) * 1e-3 + np.arange(8.0)
         rows.append({"architecture": "mlp", "activation": "tanh", "optimizer": "sgd",
                      "latents": "pre", "layer": "bottleneck", "latent_width": 3, **names,
-                     "c4_seeds": c4, "discreteness_seeds": -c4, "elliptical_seeds": -c4})  # fmt: skip
+                     "c4_seeds": c4, "discreteness_seeds": -c4,
+                     "elliptical_seeds": -c4})  # fmt: skip
     return rows
 
 
@@ -279,7 +280,7 @@ def test_cells_that_differ_in_anything_are_apart_in_every_table():
     axes = {"activation": ["tanh", "isotropic_tanh"], "depth": [1, 2], "width": [4, 8],
             "initializer": ["a", "b"], "learning_rate": [0.1, 0.01]}  # fmt: skip
     slopes = layers.trends(made_rows(**axes), axis="depth")
-    assert len(slopes) == 2 * 2**3 * 2  # activations; width, initialiser, rate; quantities
+    assert len(slopes) == 2 * 2**3 * 3  # activations; width, initialiser, rate; quantities
     names = [{k: v for k, v in row.items() if k in layers.NAMES} for row in slopes]
     assert len({tuple(name.items()) for name in names}) == 2 * 2**3
     assert "depth" not in names[0]
@@ -288,7 +289,7 @@ def test_cells_that_differ_in_anything_are_apart_in_every_table():
         assert row["slope"] == pytest.approx(10 if row["quantity"] == "c4" else -10, rel=0.01)
         assert row["seeds"] == 8
     apart = layers.differences(made_rows(**axes))
-    assert len(apart) == 2**4 * 2
+    assert len(apart) == 2**4 * 3
     assert {(row["activation"], row["against"]) for row in apart} == {("tanh", "isotropic_tanh")}
 
 
