@@ -34,7 +34,8 @@ class Measured(NamedTuple):
     Attributes:
       runs: over the axes of the grid, `seed` and `step`: errors, `diverged_step`, and for each
         kind of latents (`pre` and `post`) `c4`, `unit_kurtosis`, `acceptance_ratio`,
-        `discreteness`, as `c4_pre` and so on; their rotation-null `…_z` and `…_p`. The angles'
+        `discreteness`, as `c4_pre` and so on; their rotation null's mean `…_null`, its
+        `…_z` and `…_p`. The angles'
         (`entropy_deficit`, `mode_1` to `mode_4`), the acceptance ratio's tests and `elliptical`
         (discreteness against the elliptical reference) are there at the first and the last
         snapshot, and missing in between. Numbers of a run that diverged, at whatever time, and of
@@ -150,10 +151,10 @@ def _at_all_steps(ends: xr.Dataset, clouds: xr.DataArray) -> dict[Any, xr.DataAr
 
 
 def _columns(tested: xr.Dataset) -> xr.Dataset:
-    """Spreads a test's statistics out: `c4`, `c4_z`, `c4_p`; if pooled, `c4_null`, `c4_clouds`."""
-    parts = {"": "value", "_z": "z", "_p": "p"}
+    """Spreads a test's statistics out: `c4`, `c4_null`, `c4_z`, `c4_p`; if pooled, `c4_clouds`."""
+    parts = {"": "value", "_null": "mean", "_z": "z", "_p": "p"}
     if "clouds" in tested:
-        parts |= {"_null": "mean", "_clouds": "clouds"}
+        parts |= {"_clouds": "clouds"}
     return xr.Dataset({
         f"{statistic}{end}": tested[part].sel(statistic=statistic, drop=True)
         for statistic in tested["statistic"].values.tolist()

@@ -54,8 +54,9 @@ def verdict_table(grid: Sequence[Measured]) -> list[list[dict[str, Any]]]:
       diverged nor died; for C4 and unit kurtosis the mean over seeds, untrained (`…_first`) and
       trained, the rotation null's mean (`…_null`), `…_z`, `…_p` and `…_q` of all seeds (see
       `pool`), and how many seeds have p ≤ .05 alone (`…_seeds`); the same without q for the angles'
-      statistics; of these and of both kinds of discreteness the change by training paired by seed,
-      `…_change` with `…_change_low`, `…_change_high`, `…_change_p`, and q of those that verdicts
+      statistics; of these, over the null's mean, and of both kinds of discreteness the change by
+      training paired by seed, `…_change` with `…_change_low`, `…_change_high`,
+      `…_change_p`, and q of those that verdicts
       rest on; discreteness with its interval, and untrained; and the verdict in words: `alignment`,
       `training`, `clusters`. Each q is the false discovery rate over the whole grid: alignments are
       one family, changes of alignment another, changes of each discreteness two more.
@@ -99,10 +100,19 @@ def _cell(measured: Measured, at: dict[str, int], kind: str) -> dict[str, Any]:
         row |= {name: interquartile_mean(values), f"{name}_low": low, f"{name}_high": high}
         row[f"{name}_first"] = interquartile_mean(first[f"{name}_{kind}"].values)
     for name in CHANGES:
-        found = paired_difference(last[f"{name}_{kind}"], first[f"{name}_{kind}"])
+        found = paired_difference(_excess(last, name, kind), _excess(first, name, kind))
         row |= {f"{name}_change": found.mean, f"{name}_change_low": found.low,
                 f"{name}_change_high": found.high, f"{name}_change_p": found.p}  # fmt: skip
     return row
+
+
+def _excess(runs: xr.Dataset, name: str, kind: str) -> xr.DataArray:
+    """Returns a quantity per seed, over the mean of its rotation null if it has one.
+
+    A change of the latents' shape alike in all directions is none of their alignment.
+    """
+    value, null = runs[f"{name}_{kind}"], f"{name}_{kind}_null"
+    return value - runs[null] if null in runs else value
 
 
 def _words(row: dict[str, Any]) -> dict[str, str]:
