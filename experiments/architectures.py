@@ -12,8 +12,8 @@ kurtosis and discreteness with their tests.
 
 Outcome on digits: not the autoencoder alone. tanh's bottlenecks are aligned with the diagonals in
 every network (z −5 to −10 before the activation), most in the classifier (C4 −0.27, after it
-−0.86); ReLU's there with the axes (0.20, z 7). And in the classifier elementwise latents are clearly
-more discrete (by 0.16 to 0.42, beyond lengths too), in autoencoders hardly (−0.04 to 0.06).
+−0.86); ReLU's there with the axes (0.20, z 7). And in the classifier elementwise latents are
+clearly more discrete (by 0.16 to 0.42, beyond lengths too), in autoencoders hardly (−0.04 to 0.06).
 Transformers' residual streams are not aligned, under either norm. An L1 penalty aligns isotropic
 sparse codes (z 3 to 5).
 """
