@@ -12,7 +12,7 @@ from absl import flags
 
 from experiments import flags as experiment_flags
 from experiments import runtime
-from ppp_jax import certificates, confounds, family, models, optimizers, symmetry
+from ppp_jax import certificates, family, models, optimizers, symmetry
 from ppp_jax.activations import ACTIVATIONS
 from ppp_jax.errors import whole
 
@@ -45,20 +45,18 @@ def main() -> None:
 
 def confounds_hold() -> bool:
     """Prints what is certified of optimisers and initialisers, and returns whether it holds."""
-    rows = []
-    for name, optimizer in optimizers.OPTIMIZERS.items():
-        residual = confounds.optimizer_residual(name)
-        same = residual < confounds.TOLERANCE
-        rows.append((name, optimizer.respects_rotations, same, f"residual {residual:.0e}"))
-    for name, initializer in models.INITIALIZERS.items():
-        deviation = confounds.initializer_deviation(name)
-        same = abs(deviation) < confounds.DEVIATIONS
-        rows.append((name, initializer.respects_rotations, same, f"{deviation:.1f} deviations"))
+    rows = {}
+    for name in optimizers.OPTIMIZERS:
+        seen = certificates.certify_optimizer(name)
+        rows[name] = seen, f"residual {seen['residual']:.0e}"
+    for name in models.INITIALIZERS:
+        seen = certificates.certify_initializer(name)
+        rows[name] = seen, f"{seen['deviations']:.1f} deviations"
     print("\n| optimizer or initializer | claimed | holds | measured |\n|" + " --- |" * 4)
-    for name, claimed, same, text in rows:
-        claim = "respects rotations" if claimed else "prefers the axes"
-        print(f"| {name} | {claim} | {'yes' if claimed == same else 'NO'} | {text} |")
-    return all(claimed == same for _, claimed, same, _ in rows)
+    for name, (seen, text) in rows.items():
+        claim = "respects rotations" if seen["respects_rotations"] else "prefers the axes"
+        print(f"| {name} | {claim} | {'yes' if seen['holds'] else 'NO'} | {text} |")
+    return all(seen["holds"] for seen, _ in rows.values())
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ Outcome on digits: two tanh networks share axes (z 3.6 to 4.9), rotated ones the
 under momentum a little (z 2.6), isotropic ones none (|z| ≤ 1.6), though as wholes they agree best.
 """
 
-import itertools
 import pathlib
 from typing import Any
 
@@ -22,10 +21,10 @@ from matplotlib.figure import Figure
 
 from experiments import flags as experiment_flags
 from experiments import study
-from ppp_jax import bases
 from ppp_jax.analysis import charts
 from ppp_jax.analysis.convergence import Convergence, convergence
-from ppp_jax.analysis.measure import KINDS, cells, own_basis
+from ppp_jax.analysis.measure import KINDS, cells, own_basis, usable
+from ppp_jax.analysis.verdicts import orthonormal
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 
@@ -50,9 +49,8 @@ def check(grid: Grid) -> None:
     """Refuses what leaves nothing to match: a single seed, or bases of more vectors than units."""
     if len(grid.seeds) < 2:
         raise InputError("seeds", grid.seeds[0], "name two or more: networks are held in pairs")
-    for activation, width in itertools.product(grid.activations, grid.latent_widths):
-        axes = bases.build(own_basis(activation) or "standard", width)
-        if axes.shape != (width, width) or not np.allclose(axes @ axes.T, np.eye(width), atol=1e-6):
+    for activation in grid.activations:
+        if not orthonormal(activation):
             problem = "its basis must be orthonormal here: units are matched one to one"
             raise InputError("activations", activation, problem)
 
@@ -65,8 +63,8 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
     pairs: dict[str, np.ndarray] = {}
     for kind in KINDS:
         for names, at in cells(runs):
-            clouds = _usable(latents[kind].isel(at).isel(step=[0, -1]).load().values,
-                             runs["diverged_step"].isel(at).isel(step=-1).values)  # fmt: skip
+            both = usable(latents[kind].isel(at).isel(step=[0, -1]), runs.isel(at))
+            clouds = both.values[np.isfinite(both.values).all(axis=(1, 2, 3))]
             basis, few = own_basis(names["activation"]), len(clouds) < 2
             first, last = (
                 NOTHING if few else
@@ -81,13 +79,6 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
     with study.writing(workdirs[0]) as folder:
         study.keep_table(folder, "matches", rows)
         study.keep_figure(folder, "matches", draw(pairs))
-
-
-def _usable(clouds: np.ndarray, diverged: np.ndarray) -> np.ndarray:
-    """Returns the seeds' clouds that are finite and vary, untrained and trained."""
-    spread = np.ptp(clouds, axis=2).max(axis=2)
-    usable: np.ndarray = clouds[(diverged < 0) & (np.isfinite(spread) & (spread > 0)).all(axis=1)]
-    return usable
 
 
 def _share(found: Convergence) -> np.ndarray:

@@ -27,7 +27,7 @@ from experiments import flags as experiment_flags
 from experiments import study
 from ppp_jax import bases
 from ppp_jax.analysis import charts, orbits
-from ppp_jax.analysis.measure import KINDS, cells, living, own_basis
+from ppp_jax.analysis.measure import KINDS, cells, own_basis, usable
 from ppp_jax.analysis.planes import progress_bar
 from ppp_jax.grid import Grid
 
@@ -56,8 +56,7 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
     places = [(kind, names, at) for kind in KINDS for names, at in cells(runs)]
     rows: list[dict[str, Any]] = []
     for kind, names, at in progress_bar(places, "clusters"):
-        healthy = runs["diverged_step"].isel(at).isel(step=-1) < 0
-        clouds = living(latents[kind].isel(at).isel(step=-1).load().where(healthy)).values
+        clouds = usable(latents[kind].isel(at).isel(step=-1), runs.isel(at)).values
         alive = clouds[np.isfinite(clouds).all(axis=(1, 2))]
         if not len(alive):
             continue

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from experiments import flags as experiment_flags
 from experiments import study
 from ppp_jax.analysis import charts
-from ppp_jax.analysis.measure import KINDS, cells, living
+from ppp_jax.analysis.measure import KINDS, cells, usable
 from ppp_jax.grid import Grid
 
 BASES = {"R": "rotated", "standard": "standard", "random 1": "haar:11", "random 2": "haar:12",
@@ -49,8 +49,7 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
     rows: list[dict[str, Any]] = []
     for kind in KINDS:
         for names, at in cells(runs):
-            healthy = runs["diverged_step"].isel(at).isel(step=-1) < 0
-            clouds = living(latents[kind].isel(at).isel(step=-1).load().where(healthy))
+            clouds = usable(latents[kind].isel(at).isel(step=-1), runs.isel(at))
             seeds = int(clouds.isel(sample=0, unit=0).notnull().sum())
             for label, basis in BASES.items():
                 found = study.against(clouds, basis, rotations=flags.FLAGS.rotations,

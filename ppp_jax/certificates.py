@@ -29,8 +29,8 @@ def certify_grid(grid: Grid) -> dict[str, Any]:
             name: _activation(name, _units(name, min(grid.latent_widths)))
             for name in grid.activations
         },
-        "optimizers": {name: _optimizer(name) for name in grid.optimizers},
-        "initializers": {name: _initializer(name) for name in grid.initializers},
+        "optimizers": {name: certify_optimizer(name) for name in grid.optimizers},
+        "initializers": {name: certify_initializer(name) for name in grid.initializers},
     }
 
 
@@ -70,14 +70,16 @@ def _activation(name: str, units: int) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=32)
-def _optimizer(name: str) -> dict[str, Any]:
+def certify_optimizer(name: str) -> dict[str, Any]:
+    """Returns whether an optimiser's rotated start gives the rotated training, and is said to."""
     claimed, residual = optimizers.get(name).respects_rotations, confounds.optimizer_residual(name)
     holds = (residual < confounds.TOLERANCE) == claimed
     return {"respects_rotations": claimed, "residual": residual, "holds": holds}
 
 
 @functools.lru_cache(maxsize=32)
-def _initializer(name: str) -> dict[str, Any]:
+def certify_initializer(name: str) -> dict[str, Any]:
+    """Returns whether an initialiser's law is the same in all directions, and is said to be."""
     claimed = models.get_initializer(name).respects_rotations
     deviation = confounds.initializer_deviation(name)
     holds = (abs(deviation) < confounds.DEVIATIONS) == claimed

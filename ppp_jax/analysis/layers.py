@@ -9,7 +9,7 @@ import xarray as xr
 
 from ppp_jax.analysis.compare import Difference, interquartile_mean, paired_difference
 from ppp_jax.analysis.loading import BOTTLENECK, load_run, saved_groups
-from ppp_jax.analysis.measure import KINDS, STATISTICS, cells, living, own_basis
+from ppp_jax.analysis.measure import KINDS, STATISTICS, cells, own_basis, usable
 from ppp_jax.analysis.planes import progress_bar
 from ppp_jax.analysis.rotations import ROTATIONS, pool, rotation_test
 from ppp_jax.analysis.statistics import discreteness
@@ -56,12 +56,12 @@ def measure_layers(
         dataset = load_run(path, **group).isel(step=[0, -1])
         runs = dataset[["test_mse", "diverged_step"]].load()
         for names, at in cells(runs):
-            healthy = runs["diverged_step"].isel(at).isel(step=-1) < 0
-            clouds = living(_thinned(dataset[kind].isel(at)).load().where(healthy))
+            clouds = usable(_thinned(dataset[kind].isel(at)), runs.isel(at))
             chosen = {key: names[key] for key in names if not key.endswith("_rotations")}
             where = {name: group[name] for name in ("architecture", "latent_width", "layer")}
             found = _row(clouds, names["activation"], rotations, seed)
-            error = interquartile_mean(runs["test_mse"].isel(at).isel(step=-1).where(healthy))
+            last = runs.isel(at).isel(step=-1)
+            error = interquartile_mean(last["test_mse"].where(last["diverged_step"] < 0))
             rows.append({**where, **chosen, "units": group["units"], "latents": kind,
                          "test_mse": error, **found})  # fmt: skip
     return rows

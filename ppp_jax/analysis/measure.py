@@ -54,14 +54,18 @@ def own_basis(activation: str) -> str | None:
     return activation.partition("@")[2] or None
 
 
-def living(clouds: xr.DataArray) -> xr.DataArray:
-    """Returns the clouds, missing where nothing varies, as of a network whose units have died.
+def usable(clouds: xr.DataArray, runs: xr.Dataset) -> xr.DataArray:
+    """Loads clouds, missing where a run has diverged, at whatever time, or where nothing varies.
 
-    All vectors of such a cloud are one, which may well point along an axis: no distribution.
+    All vectors of a network whose units have died are one, which may well point along an axis: no
+    distribution. A run that diverges later is none of the untrained ones either: all snapshots
+    have one sample.
 
     Args:
       clouds: `(..., sample, unit)`.
+      runs: with `diverged_step` of the same runs, over `step` and the clouds' other axes.
     """
+    clouds = clouds.load().where(runs["diverged_step"].isel(step=-1, drop=True) < 0)
     low, high = clouds.min("sample", skipna=False), clouds.max("sample", skipna=False)
     largest = abs(clouds).max(("sample", "unit"), skipna=False)
     return clouds.where((high - low).max("unit", skipna=False) > ROUNDING * largest)
@@ -85,8 +89,6 @@ def measure(
       progress: show a progress bar on stderr.
     """
     runs = dataset[[*ERRORS, "diverged_step"]].load()
-    # A run that diverges later is none of the untrained ones either: all snapshots have one sample.
-    healthy = runs["diverged_step"].isel(step=-1, drop=True) < 0
     places = [(kind, i) for kind in KINDS for i in range(dataset.sizes["activation"])]
     columns: dict[str, list[xr.Dataset]] = {kind: [] for kind in KINDS}
     pooled: dict[str, list[xr.Dataset]] = {kind: [] for kind in KINDS}
@@ -94,11 +96,12 @@ def measure(
     for kind, i in progress_bar(places, "null") if progress else places:
         here = {"activation": [i]}
         basis = own_basis(str(dataset["activation"].values[i]))
-        clouds = living(dataset[kind].isel(here).load().where(healthy.isel(here)))
+        clouds = usable(dataset[kind].isel(here), runs.isel(here))
         one = _Test(basis, epsilon, rotations, seed)
         column, whole = _measure(clouds, one)
         columns[kind].append(column)
         pooled[kind].append(whole)
+    healthy = runs["diverged_step"].isel(step=-1, drop=True) < 0
     errors = {name: runs[name].where(healthy) for name in ERRORS}
     numbers, tests = _joined(columns), _joined(pooled)
     runs = _described(runs.assign(errors).assign(numbers)).assign_attrs(rotations=rotations)
