@@ -2,7 +2,8 @@
 
 Two roads from isotropic to elementwise tanh (or another function: --activations=dose_NAME): the
 mixture (1 − t)·isotropic + t·elementwise, with t a traced axis of one program, and the p-norm
-radial map, isotropic at p = 2, with dose 1 − 2/p.
+radial map, isotropic at p = 2, with dose 1 − 2/p. Alignment is C4 and unit kurtosis, each above
+its rotation null's mean, which elongated latents move as well.
 
   python -m experiments.dose_response \
       [--data=patches --epochs=20 --workdir=runs/dose_patches]
@@ -16,7 +17,7 @@ the diagonals is strongest halfway, and the p-norm's is with the axes instead.
 
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
@@ -26,9 +27,10 @@ from experiments import flags as experiment_flags
 from experiments import study
 from ppp_jax.analysis import charts, response
 from ppp_jax.analysis.compare import interquartile_mean, paired_difference
-from ppp_jax.analysis.measure import KINDS, Measured, cells, measure
+from ppp_jax.analysis.measure import KINDS, STATISTICS, TEXT, Measured, cells, measure
 from ppp_jax.grid import Grid
 
+QUANTITIES = [(kind, statistic) for kind in KINDS for statistic in STATISTICS]
 POWERS = (2, 2.25, 2.5, 3, 4, 8)
 DEFAULTS = Grid(
     activations=("dose_tanh",),
@@ -38,6 +40,20 @@ DEFAULTS = Grid(
     snapshots=(0,),
 )
 experiment_flags.define(DEFAULTS, workdir="runs/dose")
+
+
+class Road(NamedTuple):
+    """One way from isotropic to elementwise under one optimiser.
+
+    Attributes:
+      doses: ascending.
+      numbers: `test_mse` and, for each statistic and kind of latents, `c4_pre`, `c4_pre_excess`
+        (over the mean of its rotation null), both with an array over seeds per dose, and `c4_pre_z`
+        and `c4_pre_p`, a number per dose.
+    """
+
+    doses: list[float]
+    numbers: dict[str, list[Any]]
 
 
 def main() -> None:
@@ -56,66 +72,71 @@ def second_road(grid: Grid) -> list[Grid]:
 def analyse(workdirs: list[pathlib.Path]) -> None:
     """Measures both roads and asks whether a kink describes them better than a line."""
     values = flags.FLAGS
-    roads: dict[str, dict[str, Any]] = {}
+    roads: dict[str, Road] = {}
     for road, workdir in zip(("t", "1 − 2/p"), workdirs, strict=True):
         measured = measure(study.load(workdir), epsilon=values.epsilon,
                            rotations=values.rotations, progress=True)  # fmt: skip
-        for optimizer, cell in _by_optimizer(measured, road).items():
-            roads[f"{road}, {optimizer}"] = cell
-    rows = study.add_q([row for name, road in roads.items() for row in _rows(name, road)])
+        for optimizer, one in _by_optimizer(measured, road).items():
+            roads[f"{road}, {optimizer}"] = one
+    rows = study.add_q([row for name, one in roads.items() for row in _rows(name, one)])
     with study.writing(workdirs[0]) as folder:
         study.keep_table(folder, "doses", rows)
         study.keep_table(folder, "kinks", [
-            {"road": name, "latents": kind,
-             **response.kink(road["doses"], road[f"c4_{kind}"])._asdict()}
-            for name, road in roads.items() for kind in KINDS
+            {"road": name, "latents": kind, "statistic": statistic,
+             **response.kink(one.doses, one.numbers[f"{statistic}_{kind}_excess"])._asdict()}
+            for name, one in roads.items() for kind, statistic in QUANTITIES
         ])  # fmt: skip
         study.keep_figure(folder, "doses", draw(roads))
 
 
-def _by_optimizer(measured: Measured, road: str) -> dict[str, dict[str, Any]]:
-    """Collects, per optimiser, doses and one array `(doses, seeds)` per quantity."""
-    found: dict[str, dict[str, Any]] = {}
+def _by_optimizer(measured: Measured, road: str) -> dict[str, Road]:
+    """Collects what a road's doses did, per optimiser."""
+    found: dict[str, Road] = {}
     for names, at in cells(measured.runs):
         name = str(names["activation"])
         dose = names["dose"] if road == "t" else 1 - 2 / float(name.partition(":")[2])
-        cell = found.setdefault(f"{names['optimizer']} {names['learning_rate']:g}", {"doses": []})
-        cell["doses"].append(dose)
+        one = found.setdefault(f"{names['optimizer']} {names['learning_rate']:g}", Road([], {}))
+        one.doses.append(dose)
         last, pooled = measured.runs.isel(at).isel(step=-1), measured.pooled.isel(at).isel(step=-1)
-        for quantity in ("test_mse", *(f"c4_{kind}" for kind in KINDS)):
-            cell.setdefault(quantity, []).append(last[quantity].values)
-        for kind in KINDS:
-            for end in ("z", "p"):
-                cell.setdefault(f"{kind}_{end}", []).append(pooled[f"c4_{kind}_{end}"].item())
+        here = {"test_mse": last["test_mse"].values}
+        for kind, statistic in QUANTITIES:
+            key = f"{statistic}_{kind}"
+            here[key] = last[key].values
+            here[f"{key}_excess"] = (last[key] - last[f"{key}_null"]).values
+            here |= {f"{key}_{end}": pooled[f"{key}_{end}"].item() for end in ("z", "p")}
+        for key, value in here.items():
+            one.numbers.setdefault(key, []).append(value)
     return found
 
 
-def _rows(name: str, road: dict[str, Any]) -> list[dict[str, Any]]:
+def _rows(name: str, road: Road) -> list[dict[str, Any]]:
     rows = []
-    for k, dose in enumerate(road["doses"]):
-        for kind in KINDS:
-            c4 = road[f"c4_{kind}"]
-            change = paired_difference(c4[k], c4[0])
+    for k, dose in enumerate(road.doses):
+        here = {key: values[k] for key, values in road.numbers.items()}
+        for kind, statistic in QUANTITIES:
+            key = f"{statistic}_{kind}"
+            excess = here[f"{key}_excess"]
+            change = paired_difference(excess, road.numbers[f"{key}_excess"][0])
             rows.append({
-                "road": name, "dose": float(dose), "latents": kind,
-                "seeds": int(np.isfinite(c4[k]).sum()),
-                "C4": interquartile_mean(c4[k]), "z": road[f"{kind}_z"][k],
-                "p": road[f"{kind}_p"][k], "from isotropic": change.mean, "low": change.low,
-                "high": change.high, "held-out MSE": interquartile_mean(road["test_mse"][k]),
+                "road": name, "dose": float(dose), "latents": kind, "statistic": statistic,
+                "seeds": int(np.isfinite(excess).sum()), "value": interquartile_mean(here[key]),
+                "excess": interquartile_mean(excess), "z": here[f"{key}_z"], "p": here[f"{key}_p"],
+                "from isotropic": change.mean, "low": change.low, "high": change.high,
+                "held-out MSE": interquartile_mean(here["test_mse"]),
             })  # fmt: skip
     return rows
 
 
-def draw(roads: dict[str, dict[str, Any]]) -> Figure:
-    """Draws C4 before and after the activation, and error, against dose: every seed visible."""
-    figure = Figure(figsize=(3.3 * len(roads), 7.2), dpi=110, layout="constrained")
-    quantities = {"c4_pre": "C4, pre-activation", "c4_post": "C4, post-activation",
-                  "test_mse": "held-out MSE"}  # fmt: skip
+def draw(roads: dict[str, Road]) -> Figure:
+    """Draws alignment before and after the activation, and error, against dose: every seed."""
+    figure = Figure(figsize=(3.3 * len(roads), 12), dpi=110, layout="constrained")
+    quantities = {f"{statistic}_{kind}_excess": f"{TEXT[statistic]} above null,\n{kind}-activation"
+                  for kind, statistic in QUANTITIES} | {"test_mse": "held-out MSE"}  # fmt: skip
     panels = figure.subplots(len(quantities), len(roads), sharey="row", squeeze=False)
     for line, (quantity, text) in zip(panels, quantities.items(), strict=True):
         for axes, (name, road) in zip(line, roads.items(), strict=True):
             columns = {f"{dose:.2g}": values for dose, values
-                       in zip(road["doses"], road[quantity], strict=True)}  # fmt: skip
+                       in zip(road.doses, road.numbers[quantity], strict=True)}  # fmt: skip
             charts.plot_seeds(columns, ax=axes)
             axes.set_xlabel(name, fontsize=8)
             if quantity != "test_mse":

@@ -69,7 +69,7 @@ STUDIES = {
     ),
     "dose_response": Study(
         ["--doses=0,0.3,0.6,1", "--snapshots=0"],
-        {"doses": 2 * (4 + 6), "kinks": 2 * 2}, ("C4", "z", "held-out MSE"),
+        {"doses": 2 * 2 * (4 + 6), "kinks": 2 * 2 * 2}, ("value", "excess", "z", "held-out MSE"),
     ),
     "group_ladder": Study(
         ["--activations=tanh@simplex,block_tanh:1", "--snapshots=0"], {}, (),
