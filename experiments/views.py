@@ -1,9 +1,10 @@
 """What do t-SNE, UMAP and PCA show that PPP does not, and the other way round?
 
-Clouds whose structure is known and trained bottlenecks, each seen by PCA, t-SNE, UMAP (if
-`umap-learn` is installed) and in the fullest privileged plane. Clusters found in each view are held
-against those of the full latent space (adjusted mutual information), and every view is made again
-of the rotated latents: what does not change there cannot show alignment.
+Clouds whose structure is known and trained bottlenecks, of every seed, each seen by PCA, t-SNE,
+UMAP (if `umap-learn` is installed) and in the fullest privileged plane. Clusters found in each view
+are held against those of the full latent space (adjusted mutual information), and of the first
+seed's clouds every view is made again once they are rotated: what does not change there cannot show
+alignment.
 
   python -m experiments.views
 
@@ -20,6 +21,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
+import xarray as xr
 from absl import flags
 from matplotlib import colormaps
 from matplotlib.figure import Figure
@@ -30,17 +32,21 @@ from experiments import study
 from ppp_jax import bases
 from ppp_jax.analysis import embeddings, orbits
 from ppp_jax.analysis.clouds import known_clouds
+from ppp_jax.analysis.compare import bootstrap_interval, interquartile_mean, paired_difference
 from ppp_jax.analysis.measure import cells
 from ppp_jax.analysis.planes import progress_bar
+from ppp_jax.analysis.verdicts import partner
 from ppp_jax.errors import whole
 from ppp_jax.grid import Grid
 
-METHODS = [m for m in embeddings.METHODS if m != "umap" or importlib.util.find_spec("umap")]
+PPP = "PPP"
+VIEWS = [m for m in embeddings.METHODS if m != "umap" or importlib.util.find_spec("umap")] + [PPP]
+AGREEMENTS = ("AMI with full space", "AMI with labels")
 DEFAULTS = Grid(
     activations=("relu", "tanh", "isotropic_tanh"),
     latent_widths=(16,),
     optimizers=("momentum",),
-    seeds=range(3),
+    seeds=range(6),
     snapshots=(0,),
     probe_samples=1000,
 )
@@ -66,58 +72,125 @@ def check(grid: Grid) -> None:
 
 
 def analyse(workdirs: list[pathlib.Path]) -> None:
-    """Looks at every cloud in every way."""
-    shown = clouds(workdirs[0])
+    """Looks at every cloud of every seed in every way."""
+    saved = study.load(workdirs[0]).isel(step=-1)
+    seeds = saved["seed"].values.tolist()
+    shown: dict[str, Cloud] = {}
+    pictures: dict[str, dict[str, np.ndarray]] = {}
     rows: list[dict[str, Any]] = []
-    seen: dict[str, dict[str, np.ndarray]] = {}
-    for name, cloud in progress_bar(list(shown.items()), "views"):
-        found, seen[name] = look(name, cloud, len(flags.FLAGS.seeds))
-        rows += found
+    places = [(seed, *each) for seed in seeds for each in clouds(saved, seed).items()]
+    for seed, name, cloud in progress_bar(places, "views"):
+        seen = {view: embed(cloud.latents, view, seed) for view in VIEWS}
+        turned = None if name in shown else turn(cloud.latents)
+        rows += [measure(name, view, seed, cloud, points, turned)
+                 for view, points in seen.items()]  # fmt: skip
+        shown.setdefault(name, cloud)
+        pictures.setdefault(name, seen)
     with study.writing(workdirs[0]) as folder:
-        study.keep_table(folder, "views", rows)
-        study.keep_figure(folder, "labels", draw(shown, seen, by_orbit=False))
-        study.keep_figure(folder, "orbits", draw(shown, seen, by_orbit=True))
+        study.keep_table(folder, "seeds", rows, show=False)
+        study.keep_table(folder, "views", summarise(rows))
+        study.keep_table(folder, "differences", difference_rows(rows, saved))
+        study.keep_figure(folder, "labels", draw(shown, pictures, by_orbit=False))
+        study.keep_figure(folder, "orbits", draw(shown, pictures, by_orbit=True))
 
 
-def clouds(workdir: pathlib.Path) -> dict[str, Cloud]:
-    """Returns known clouds, and bottlenecks of the first seed that did not diverge."""
-    known = known_clouds(samples=flags.FLAGS.probe_samples)
+def clouds(saved: xr.Dataset, seed: int) -> dict[str, Cloud]:
+    """Returns one seed's draws of the known clouds, and its bottlenecks that did not diverge."""
+    known = known_clouds(samples=flags.FLAGS.probe_samples, seed=seed)
     found = {name: Cloud(np.asarray(x), None) for name, x in known.items()}
-    saved = study.load(workdir).isel(step=-1)
     labels = saved["labels"].values if "labels" in saved else None
     for names, at in cells(saved):
-        healthy = np.flatnonzero(saved["diverged_step"].isel(at) < 0)
-        if len(healthy):
-            latents = saved["pre"].isel(at).isel(seed=healthy[0]).values
-            found[f"{names['activation']}, trained"] = Cloud(latents, labels)
+        one = saved.isel(at).sel(seed=seed)
+        if one["diverged_step"] < 0:
+            found[_trained(names["activation"])] = Cloud(one["pre"].values, labels)
     return found
 
 
-def look(name: str, cloud: Cloud, seeds: int) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """Returns what each view agrees with, a row per view and seed, and the first seed's points."""
+def _trained(activation: str) -> str:
+    return f"{activation}, trained"
+
+
+def turn(latents: np.ndarray) -> np.ndarray:
+    """Returns latents under a random rotation, always the same one."""
+    rotated: np.ndarray = latents @ bases.haar(latents.shape[1])
+    return rotated
+
+
+def embed(latents: np.ndarray, view: str, seed: int) -> np.ndarray:
+    """Returns where a view puts each sample, `(samples, 2)`; missing if it shows none."""
+    if view != PPP:
+        return embeddings.embed(latents, method=view, seed=seed)
+    plane = embeddings.fullest_plane(latents, epsilon=flags.FLAGS.epsilon)
+    points = np.full((len(latents), 2), np.nan)
+    points[plane.sample] = plane.points
+    return points
+
+
+def measure(
+    name: str, view: str, seed: int, cloud: Cloud, points: np.ndarray, turned: np.ndarray | None
+) -> dict[str, Any]:
+    """Returns what a view agrees with, and, of a turned cloud, what turning changes in it."""
     full = embeddings.find_clusters(cloud.latents)
-    turn = bases.rotations(cloud.latents.shape[1], 1, np.random.default_rng(0))[0]
-    rotated = cloud.latents @ turn
-    rows, points = [], {}
-    for method in METHODS:
-        for seed in range(1 if method == "pca" else seeds):
-            view = embeddings.embed(cloud.latents, method=method, seed=seed)
-            again = embeddings.embed(rotated, method=method, seed=seed)
-            if seed == 0:
-                points[method] = view
-            rows.append({"cloud": name, "view": method, "seed": seed, "samples shown": 1.0,
-                         **_agreements(view, np.arange(len(view)), full, cloud.labels),
-                         "change by rotation": embeddings.difference(view, again)})  # fmt: skip
-    plane, turned = (embeddings.fullest_plane(x, epsilon=flags.FLAGS.epsilon)
-                     for x in (cloud.latents, rotated))  # fmt: skip
-    points["PPP"] = np.full((len(full), 2), np.nan)
-    points["PPP"][plane.sample] = plane.points
-    rows.append({"cloud": name, "view": "PPP", "seed": 0,
-                 "samples shown": len(plane.sample) / len(full),
-                 **_agreements(plane.points, plane.sample, full, cloud.labels),
-                 "change by rotation": _change(len(plane.sample), len(turned.sample))})  # fmt: skip
-    c4 = float(pa.alignment_c4(cloud.latents)), float(pa.alignment_c4(rotated))
-    return [{**row, "C4": c4[0], "C4 rotated": c4[1]} for row in rows], points
+    shown = np.flatnonzero(np.isfinite(points[:, 0]))
+    row = {"cloud": name, "view": view, "seed": seed, "samples shown": len(shown) / len(points),
+           **_agreements(points[shown], shown, full, cloud.labels),
+           "C4": float(pa.alignment_c4(cloud.latents)),
+           "C4 rotated": np.nan, "change by rotation": np.nan}  # fmt: skip
+    if turned is not None:
+        again = embed(turned, view, seed)
+        count = int(np.isfinite(again[:, 0]).sum())
+        row["C4 rotated"] = float(pa.alignment_c4(turned))
+        row["change by rotation"] = (
+            _change(len(shown), count) if view == PPP else embeddings.difference(points, again)
+        )
+    return row
+
+
+def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns interquartile means over seeds, agreements with their 95 % intervals."""
+    table = []
+    for (name, view), here in _grouped(rows).items():
+        row: dict[str, Any] = {"cloud": name, "view": view, "seeds": len(here)}
+        for quantity in ("samples shown", "clusters in full space", "clusters seen",
+                         "clustered in both"):  # fmt: skip
+            row[quantity] = interquartile_mean([one[quantity] for one in here])
+        for quantity in AGREEMENTS:
+            values = [one[quantity] for one in here]
+            row[quantity] = interquartile_mean(values)
+            row[f"{quantity}, low"], row[f"{quantity}, high"] = bootstrap_interval(values)
+        row["C4"] = interquartile_mean([one["C4"] for one in here])
+        table.append(row | {name: here[0][name] for name in ("C4 rotated", "change by rotation")})
+    return table
+
+
+def difference_rows(rows: list[dict[str, Any]], saved: xr.Dataset) -> list[dict[str, Any]]:
+    """Returns elementwise − isotropic agreement of every view, paired by seed."""
+    names = saved["activation"].values.tolist()
+    found, table = _grouped(rows), []
+    for name in names:
+        other = partner(name, names)
+        if other is None or other == name or name.startswith("isotropic_"):
+            continue
+        for view in VIEWS:
+            ends = [{one["seed"]: one for one in found.get((_trained(each), view), [])}
+                    for each in (name, other)]  # fmt: skip
+            both = sorted(set(ends[0]) & set(ends[1]))
+            for quantity in AGREEMENTS:
+                pair = ([end[seed][quantity] for seed in both] for end in ends)
+                change = paired_difference(*pair)
+                table.append({"activation": name, "against": other, "view": view,
+                              "quantity": quantity, "difference": change.mean, "low": change.low,
+                              "high": change.high, "p": change.p,
+                              "seeds": change.seeds})  # fmt: skip
+    return study.add_q(table)
+
+
+def _grouped(rows: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Puts the rows of a cloud in a view together."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault((row["cloud"], row["view"]), []).append(row)
+    return found
 
 
 def _change(before: int, after: int) -> float:

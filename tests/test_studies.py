@@ -45,10 +45,6 @@ STUDIES = {
         {"layers": 2 * 2 * 5, "bottlenecks": 2 * 2 * 3, "differences": 3 * 2 * 3},
         ("test_mse", "c4", "c4_z", "c4_p", "q", "p", "low", "high", "difference"),
     ),
-    "views": Study(
-        ["--activations=tanh", "--seeds=0", "--probe_samples=60", "--snapshots=0"],
-        {}, ("samples shown", "C4", "C4 rotated", "change by rotation"),
-    ),
     "consequences": Study(
         [PAIR, "--snapshots=0"],
         # What goes with the first two of eight quantities: error, probe, noise, rounding.
@@ -135,6 +131,31 @@ def test_every_study_runs_as_a_command(module, tmp_path):
             wrong = {key: row[key] for key in want.numbers
                      if key in row and not math.isfinite(float(row[key] or "nan"))}  # fmt: skip
             assert not wrong, (name, row)
+
+
+def test_views_of_every_seed_and_their_differences(tmp_path):
+    done = command("views", f"--workdir={tmp_path / 'run'}", *GRID, PAIR, "--seeds=0,1",
+                   "--probe_samples=60", "--snapshots=0")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = tables(tmp_path / "run" / "study")
+    seeds = {(row["cloud"], row["view"], int(row["seed"])): row for row in found["seeds"]}
+    assert len(seeds) == len(found["seeds"]) == 2 * len(found["views"])
+    for row in found["views"]:
+        first, second = (seeds[row["cloud"], row["view"], seed] for seed in (0, 1))
+        mean = (float(first["C4"]) + float(second["C4"])) / 2
+        assert math.isclose(float(row["C4"]), mean, rel_tol=1e-9)
+        assert row["change by rotation"] == first["change by rotation"] != ""
+        assert second["change by rotation"] == ""
+        if row["view"] in ("pca", "tsne"):  # they see distances alone
+            assert float(row["change by rotation"]) < 1e-6
+    labels = {row["view"]: row for row in found["differences"]
+              if row["quantity"] == "AMI with labels"}  # fmt: skip
+    for view in ("pca", "tsne"):
+        apart = [float(seeds["tanh, trained", view, seed]["AMI with labels"])
+                 - float(seeds["isotropic_tanh, trained", view, seed]["AMI with labels"])
+                 for seed in (0, 1)]  # fmt: skip
+        assert math.isclose(float(labels[view]["difference"]), sum(apart) / 2, abs_tol=1e-9)
+        assert labels[view]["p"] == ""  # two seeds claim nothing
 
 
 def test_few_seeds_are_said_to_be_few(tmp_path):

@@ -64,6 +64,7 @@ def test_clusters_and_their_agreement():
     assert np.isnan(embeddings.agreement(OWN, np.zeros_like(OWN)).information)
     hidden = np.where(OWN < 3, OWN, -1)
     assert embeddings.agreement(OWN, hidden) == (1.0, 0.5)
+    assert np.isnan(embeddings.agreement(OWN[:0], OWN[:0])).all()
 
 
 def test_the_fullest_plane_is_the_one_with_the_clusters():

@@ -117,7 +117,7 @@ class Agreement(NamedTuple):
     Attributes:
       information: adjusted mutual information of the samples that both group: 1 if they agree, 0
         in expectation if one tells nothing of the other; NaN if either has fewer than two groups.
-      share: of samples that both group.
+      share: of samples that both group, or NaN of no samples.
     """
 
     information: float
@@ -139,7 +139,7 @@ def agreement(a: np.ndarray, b: np.ndarray) -> Agreement:
     if np.shape(a) != np.shape(b) or np.ndim(a) != 1:
         raise InputError("a", np.shape(a), f"must have one length with b, {np.shape(b)}")
     both = (a != NO_CLUSTER) & (b != NO_CLUSTER)
-    share = float(both.mean())
+    share = float(both.mean()) if both.size else float("nan")
     if min(len(np.unique(x[both])) for x in (a, b)) < 2:
         return Agreement(float("nan"), share)
     return Agreement(float(adjusted_mutual_info_score(a[both], b[both])), share)
