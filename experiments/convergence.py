@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from experiments import flags as experiment_flags
 from experiments import study
 from ppp_jax.analysis import charts
+from ppp_jax.analysis.compare import bootstrap_interval, interquartile_mean
 from ppp_jax.analysis.convergence import Convergence, convergence
 from ppp_jax.analysis.measure import KINDS, cells, own_basis, usable
 from ppp_jax.analysis.verdicts import orthonormal
@@ -88,10 +89,13 @@ def _share(found: Convergence) -> np.ndarray:
 
 
 def _described(first: Convergence, last: Convergence) -> dict[str, float]:
+    """Returns a row: interquartile means over pairs, the share with its 95 % interval."""
+    low, high = bootstrap_interval(_share(last))
     return {
-        "orthogonal": float(last.orthogonal.mean()), "units": float(last.units.mean()),
-        "rotated": last.null, "share": float(_share(last).mean()),
-        "share untrained": float(_share(first).mean()), "z untrained": first.z,
+        "orthogonal": interquartile_mean(last.orthogonal),
+        "units": interquartile_mean(last.units), "rotated": last.null,
+        "share": interquartile_mean(_share(last)), "low": low, "high": high,
+        "share untrained": interquartile_mean(_share(first)), "z untrained": first.z,
         "z": last.z, "p": last.p,
     }  # fmt: skip
 
