@@ -32,7 +32,7 @@ DEFAULTS = Grid(
     activations=("relu", "leaky_relu", "tanh", "isotropic_relu", "isotropic_leaky_relu",
                  "isotropic_tanh"),
     optimizers=("momentum", "adam"),
-    learning_rates=(0.01, 0.0003, 0.001, 0.003, 0.03, 0.1, 0.3),
+    learning_rates=(0.01, 0.0001, 0.0003, 0.001, 0.003, 0.03, 0.1, 0.3, 1),
     seeds=range(16),
     snapshots=(0,),
 )  # fmt: skip

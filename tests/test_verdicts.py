@@ -252,15 +252,17 @@ def test_best_rate_is_chosen_on_validation_and_shown_on_test():
     rates = rates.assign_coords(learning_rate=(("optimizer", "rate"), [[0.1, 0.2, 0.3]]))
     (row,) = verdicts.rate_table(rates)
     assert (row["rates"], row["fixed_rate"], row["best_rate"]) == (3, 0.1, 0.2)
+    assert not row["best_at_end"]
     assert (row["fixed"], row["best"]) == (5, 3)
     # A rate at which a seed has diverged is not eligible, however small the others' errors.
     rates["validation_mse"][{"rate": 1, "seed": 0}] = np.nan
     (row,) = verdicts.rate_table(rates)
-    assert (row["best_rate"], row["best"]) == (0.3, 2)
+    assert (row["best_rate"], row["best"], row["best_at_end"]) == (0.3, 2, True)
     # If there is none left, none is best.
     rates["validation_mse"][{"seed": 0}] = np.nan
     (row,) = verdicts.rate_table(rates)
     assert np.isnan([row["best_rate"], row["best"], *row["best_seeds"]]).all()
+    assert not row["best_at_end"]
     assert row["fixed"] == 5
 
 

@@ -193,7 +193,8 @@ def rate_block(runs: xr.Dataset, folder: pathlib.Path, name: str) -> str:
     body = [
         [*(str(row[axis]) for axis in axes)]
         + [text for label in ("fixed", "best") for text in (
-            f"{row[f'{label}_rate']:g}",
+            f"{row[f'{label}_rate']:g}"
+            + (" (end)" if label == "best" and row["best_at_end"] else ""),
             f"{number(row[label], 3)} [{number(row[f'{label}_low'], 3)}, "
             f"{number(row[f'{label}_high'], 3)}]")]
         for row in rows
@@ -201,7 +202,8 @@ def rate_block(runs: xr.Dataset, folder: pathlib.Path, name: str) -> str:
     (folder / f"rates_{name}.md").write_text(as_markdown(header, body) + "\n", encoding="utf-8")
     several = rows[0]["rates"] > 1
     note = ("the best of the rates tried has the smallest error on the validation samples, which "
-            "are not those of the error shown" if several else
+            "are not those of the error shown; “end”: the smallest or largest tried, so that a "
+            "better one may lie beyond" if several else
             "only one rate was tried, so nothing here is tuned")  # fmt: skip
     return f"<h3>Reconstruction and learning rate</h3>{as_html(header, body)}<p>{note}.</p>"
 

@@ -219,7 +219,8 @@ def rate_table(runs: xr.Dataset) -> list[dict[str, Any]]:
     Returns:
       A row per cell: its names, `rates` (how many were tried), `fixed_rate`, `best_rate`, and
       `fixed` and `best`, the interquartile mean of the held-out error, each with `…_low` and
-      `…_high`, and one value per seed in `fixed_seeds` and `best_seeds`.
+      `…_high`, and one value per seed in `fixed_seeds` and `best_seeds`; `best_at_end` says that
+      the best rate is the smallest or the largest of several, so that a better one may lie beyond.
     """
     last = runs[["test_mse", "validation_mse"]].isel(step=-1)
     rows = []
@@ -232,15 +233,17 @@ def rate_table(runs: xr.Dataset) -> list[dict[str, Any]]:
         score = [interquartile_mean(x) if np.isfinite(x).all() else np.inf for x in shown]
         best = int(np.argmin(score)) if np.isfinite(score).any() else None
         row = {name: value for name, value in names.items() if name != "learning_rate"}
-        row["rates"] = len(score)
+        rates = cell["learning_rate"].values.tolist()
+        row["rates"] = len(rates)
         for label, k in (("fixed", 0), ("best", best)):
             errors = (
                 np.full(cell.sizes["seed"], np.nan) if k is None else cell["test_mse"].values[k]
             )
-            rate = np.nan if k is None else cell["learning_rate"].values[k].item()
+            rate = np.nan if k is None else rates[k]
             low, high = bootstrap_interval(errors)
             row |= {f"{label}_rate": rate,
                     label: interquartile_mean(errors), f"{label}_low": low,
                     f"{label}_high": high, f"{label}_seeds": errors}  # fmt: skip
+        row["best_at_end"] = len(rates) > 1 and row["best_rate"] in (min(rates), max(rates))
         rows.append(row)
     return rows
