@@ -137,7 +137,8 @@ def draw(roads: dict[str, Road]) -> Figure:
         for axes, (name, road) in zip(line, roads.items(), strict=True):
             columns = {f"{dose:.2g}": values for dose, values
                        in zip(road.doses, road.numbers[quantity], strict=True)}  # fmt: skip
-            charts.plot_seeds(columns, ax=axes)
+            charts.plot_seeds(columns, ax=axes, at=road.doses)
+            axes.tick_params(axis="x", labelrotation=90)
             axes.set_xlabel(name, fontsize=8)
             if quantity != "test_mse":
                 axes.axhline(0, color="0.7", linewidth=0.8)

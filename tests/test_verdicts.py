@@ -291,3 +291,20 @@ def test_z_are_drawn_as_they_are_and_a_missing_one_is_left_out():
     assert low < -30
     assert high > 200
     assert [text.get_text() for text in axes.get_xticklabels()] == ["R", "standard"]
+
+
+@pytest.mark.parametrize("at", [None, (0, 0.05, 1)])
+def test_columns_of_seeds_stand_where_they_are_told(at):
+    columns = {name: np.arange(7.0) + k for k, name in enumerate("abc")}
+    axes = charts.plot_seeds(columns, ax=Figure().subplots(), label="seeds", at=at)
+    places = np.array([0, 1, 2] if at is None else at, float)
+    np.testing.assert_array_equal(axes.get_xticks(), places)
+    points, bars, means = (axes.lines[k::3] for k in range(3))
+    for place, values, dots, bar, mean in zip(
+        places, columns.values(), points, bars, means, strict=True
+    ):
+        np.testing.assert_array_equal(dots.get_ydata(), values)
+        assert np.abs(dots.get_xdata() - place).max() < np.diff(places).min() / 2
+        np.testing.assert_array_equal(bar.get_xdata(), [place, place])
+        assert (mean.get_xdata()[0], mean.get_ydata()[0]) == (place, values.mean())
+    assert axes.get_legend_handles_labels()[1] == ["seeds"]

@@ -1,5 +1,6 @@
 """Figures of evidence: forests of differences, the plane of alignment and discreteness, nulls."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -141,7 +142,8 @@ def plot_power(found: xr.Dataset, *, kind: str, ax: Axes) -> Axes:
 
 
 def plot_seeds(columns: dict[str, np.ndarray], *, ax: Axes, colour: str = "C0",
-               shift: float = 0.0, label: str | None = None) -> Axes:  # fmt: skip
+               shift: float = 0.0, label: str | None = None,
+               at: Sequence[float] | None = None) -> Axes:  # fmt: skip
     """Draws every seed as a point, and over them the interquartile mean with its 95 % interval.
 
     Args:
@@ -150,16 +152,19 @@ def plot_seeds(columns: dict[str, np.ndarray], *, ax: Axes, colour: str = "C0",
       colour: of this group.
       shift: moves it sideways, so that several groups stand beside each other.
       label: for the legend.
+      at: where the columns stand, ascending; None: side by side.
     """
-    for k, values in enumerate(columns.values()):
-        place = k + shift
-        spread = np.linspace(-0.06, 0.06, len(values)) if len(values) > 1 else np.zeros(1)
+    places = np.arange(len(columns)) if at is None else np.asarray(at, float)
+    closest = np.diff(places).min(initial=1.0)
+    for place, values in zip(places + shift * closest, columns.values(), strict=True):
+        spread = closest * np.linspace(-0.06, 0.06, len(values)) if len(values) > 1 else np.zeros(1)
         ax.plot(place + spread, values, ".", color=colour, markersize=2.5, alpha=0.45)
         low, high = bootstrap_interval(values)
         ax.plot([place, place], [low, high], color=colour, linewidth=2)
         ax.plot(place, interquartile_mean(values), "_", color=colour, markersize=9,
-                markeredgewidth=2, label=label if k == 0 else None)  # fmt: skip
-    ax.set_xticks(range(len(columns)), list(columns), fontsize=7)
+                markeredgewidth=2, label=label)  # fmt: skip
+        label = None  # once in the legend
+    ax.set_xticks(places, list(columns), fontsize=7)
     ax.tick_params(labelsize=7)
     return ax
 
