@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from experiments import flags as experiment_flags
 from experiments import study
 from ppp_jax.analysis import charts
-from ppp_jax.analysis.measure import KINDS, cells, measure
+from ppp_jax.analysis.measure import KINDS, STATISTICS, cells, measure
 from ppp_jax.analysis.verdicts import LEVEL, difference_table, verdict_table
 from ppp_jax.grid import Grid
 
@@ -65,28 +65,35 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
         "rate": row["learning_rate"], "latents": row["latents"], "clean": row["clean"],
         "seeds": row["seeds"], "C4 untrained": row["c4_first"], "C4": row["c4"],
         "z": row["c4_z"], "q": row["c4_q"], "kurtosis z": row["unit_kurtosis_z"],
-        "verdict": row["alignment"],
+        "kurtosis q": row["unit_kurtosis_q"], "verdict": row["alignment"],
     }  # fmt: skip
 
 
 def effects(runs: xr.Dataset) -> list[dict[str, Any]]:
-    """Returns the paired effects on C4: of functions under the reference, of optimisers on each.
+    """Returns paired effects on alignment: of functions under the reference, of optimisers on each.
+
+    Alignment is above the rotation null's mean: latents that are elongated otherwise have some.
 
     Args:
       runs: the runs that `measure` measured.
     """
+    alignment = {f"{statistic}_{kind}": (statistic, kind)
+                 for statistic in STATISTICS for kind in KINDS}  # fmt: skip
+    above = runs.assign({name: runs[name] - runs[f"{name}_null"] for name in alignment})
     rows = []
     for axis in ("activation", "optimizer"):
-        for row in difference_table(runs, axis=axis):
-            function = axis == "activation" and row["optimizer"] == REFERENCE
-            if row["quantity"].startswith("c4") and (function or axis == "optimizer"):
-                rows.append({
-                    "effect of": row[axis], "against": row["against"],
-                    "on": row["optimizer" if axis == "activation" else "activation"],
-                    "rate": row["learning_rate"], "latents": row["quantity"][3:],
-                    "C4 difference": row["difference"], "low": row["low"], "high": row["high"],
-                    "p": row["p"], "q": row["q"], "q ≤ .05": bool(row["q"] <= LEVEL),
-                })  # fmt: skip
+        for row in difference_table(above, axis=axis, quantities=tuple(alignment)):
+            if axis == "activation" and row["optimizer"] != REFERENCE:
+                continue
+            statistic, kind = alignment[row["quantity"]]
+            rows.append({
+                "effect of": row[axis], "against": row["against"],
+                "on": row["optimizer" if axis == "activation" else "activation"],
+                "rate": row["learning_rate"], "latents": kind, "statistic": statistic,
+                "difference": row["difference"], "low": row["low"], "high": row["high"],
+                "p": row["p"], "q": row["q"], "seeds": row["seeds"],
+                "q ≤ .05": bool(row["q"] <= LEVEL),
+            })  # fmt: skip
     return rows
 
 

@@ -57,7 +57,7 @@ STUDIES = {
     ),
     "optimizer_factorial": Study(
         [PAIR, "--optimizers=isotropic_adam,sgd", "--learning_rates=0.01", "--snapshots=0"],
-        {"cells": 2 * 2 * 2}, ("C4", "z", "C4 difference", "p"),
+        {"cells": 2 * 2 * 2, "effects": 2 * 2 * (1 + 2)}, ("C4", "z", "difference", "p"),
     ),
     "rotated_basis": Study(
         ["--activations=tanh@rotated", "--snapshots=0"],

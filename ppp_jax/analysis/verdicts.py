@@ -168,18 +168,20 @@ def partner(activation: str, activations: list[str]) -> str | None:
     return None if found == activation else found
 
 
-def difference_table(runs: xr.Dataset, *, axis: str = "activation") -> list[dict[str, Any]]:
+def difference_table(
+    runs: xr.Dataset, *, axis: str = "activation", quantities: Sequence[str] = PAIRED
+) -> list[dict[str, Any]]:
     """Compares cells that differ along one axis only, paired by seed, at the last snapshot.
 
     Args:
       runs: the runs that `measure` measured.
       axis: `activation`, each against its `partner`; or another axis of the grid, each value
         against the first.
+      quantities: variables of `runs`.
 
     Returns:
-      A row per comparison and quantity (`test_mse`, `c4_pre`, `c4_post`, `discreteness_pre`):
-      names, `against`, `quantity`, `difference` with `low`, `high`, `p` and `q`, the false
-      discovery rate over the rows of the same quantity.
+      A row per comparison and quantity: names, `against`, `quantity`, `difference` with `low`,
+      `high`, `p` and `q`, the false discovery rate over the rows of the same quantity.
 
     Raises:
       InputError: the grid has no such axis.
@@ -194,11 +196,11 @@ def difference_table(runs: xr.Dataset, *, axis: str = "activation") -> list[dict
         if other is None or other == value:
             continue
         there = {**at, axis: values.index(other)}
-        for quantity in PAIRED:
+        for quantity in quantities:
             found = paired_difference(last[quantity].isel(at), last[quantity].isel(there))
             rows.append({**names, "against": other, "quantity": quantity,
                          "difference": found.mean, **found._asdict()})  # fmt: skip
-    for quantity in PAIRED:
+    for quantity in quantities:
         chosen = [row for row in rows if row["quantity"] == quantity]
         for row, q in zip(chosen, false_discovery([row["p"] for row in chosen]), strict=True):
             row["q"] = q
