@@ -8,7 +8,7 @@ points, which have no symmetry but the identity) and radial on ever larger block
   python -m experiments.group_ladder \
       [--data=patches --epochs=20 --workdir=runs/ladder_patches]
 
-Cost: 256 networks, 82 s on two cores (70 s on patches). Leaves runs/ladder/study: the mean largest
+Cost: 256 networks, 101 s on two cores (77 s on patches). Leaves runs/ladder/study: the mean largest
 cosine between cluster centres and each orbit, against the rotation null.
 
 Outcome: at the corners, not at the basis vectors, the less the larger the blocks, and at chance in
