@@ -9,7 +9,8 @@ its rotation null's mean, which elongated latents move as well.
       [--data=patches --epochs=20 --workdir=runs/dose_patches]
 
 Cost: 448 networks, 145 s on two cores (301 s on patches, beside another job). Leaves
-runs/dose/study: alignment, its test and the held-out error at every dose, and a line with a kink against a straight one.
+runs/dose/study: alignment, its test and the held-out error at every dose, and a line with a kink
+against a straight one.
 
 Outcome: a slope on digits, from t = 0.1 to 0.2 beyond chance. On patches unit kurtosis is one too,
 from t = 0.13 to 0.17 on; alignment with the diagonals is strongest at a fifth to a third, and the
