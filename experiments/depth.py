@@ -67,6 +67,9 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
         study.keep_table(folder, "bottlenecks", study.add_q(ends, p="c4_p"))
         study.keep_table(folder, "trends", study.add_q(layers.trends(rows, axis="depth")))
         study.keep_table(folder, "differences", study.add_q(layers.differences(rows)))
+        study.keep_table(folder, "errors", study.add_q(layers.differences(
+            [row for row in rows if row["latents"] == "post"], quantities=("test_mse",)
+        )))  # fmt: skip
         study.keep_figure(folder, "layers", draw(rows))
 
 

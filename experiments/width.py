@@ -57,6 +57,9 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
         slopes = layers.trends(rows, axis="latent_width", doublings=True)
         study.keep_table(folder, "trends", study.add_q(slopes))
         study.keep_table(folder, "differences", study.add_q(layers.differences(rows)))
+        study.keep_table(folder, "errors", study.add_q(layers.differences(
+            [row for row in rows if row["latents"] == "post"], quantities=("test_mse",)
+        )))  # fmt: skip
         study.keep_figure(folder, "widths", draw(rows))
 
 

@@ -30,12 +30,12 @@ STUDIES = {
         [PAIR, "--depths=1,2", "--snapshots=0"],
         # 3 layers at depth 1, 5 at depth 2; slopes and differences of three quantities.
         {"layers": 2 * 2 * 8, "bottlenecks": 2 * 2 * 2, "trends": 2 * 2 * 3,
-         "differences": 2 * 2 * 3},
+         "differences": 2 * 2 * 3, "errors": 2},
         ("test_mse", "c4", "c4_z", "c4_p", "slope", "low", "high", "p", "q", "difference"),
     ),
     "width": Study(
         [PAIR, "--latent_widths=3,4", "--snapshots=0"],
-        {"widths": 2 * 2 * 2, "trends": 2 * 2 * 3, "differences": 2 * 2 * 3},
+        {"widths": 2 * 2 * 2, "trends": 2 * 2 * 3, "differences": 2 * 2 * 3, "errors": 2},
         ("test_mse", "c4", "c4_z", "c4_p", "slope", "low", "high", "p", "q", "difference"),
     ),
     "architectures": Study(

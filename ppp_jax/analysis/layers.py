@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -46,8 +47,8 @@ def measure_layers(
       `layer`, `units`, `latents` (`pre` or `post`); `seeds`, how many neither diverged nor died;
       `c4` (mean over seeds), its test `c4_z` and `c4_p`, the same of `unit_kurtosis`; `c4_first` of
       the untrained networks; `discreteness` and `discreteness_first`, and `elliptical` likewise,
-      which is beyond lengths; and per seed `c4_seeds`, `discreteness_seeds`, `elliptical_seeds`,
-      NaN for those left out.
+      which is beyond lengths; `test_mse`; and per seed `test_mse_seeds`, `c4_seeds`,
+      `discreteness_seeds` and `elliptical_seeds`, NaN for those left out.
     """
     groups = saved_groups(path, layer=layer)
     places = [(group, kind) for group in groups for kind in KINDS]
@@ -61,9 +62,10 @@ def measure_layers(
             where = {name: group[name] for name in ("architecture", "latent_width", "layer")}
             found = _row(clouds, names["activation"], rotations, seed)
             last = runs.isel(at).isel(step=-1)
-            error = interquartile_mean(last["test_mse"].where(last["diverged_step"] < 0))
+            errors = last["test_mse"].where(last["diverged_step"] < 0).values
             rows.append({**where, **chosen, "units": group["units"], "latents": kind,
-                         "test_mse": error, **found})  # fmt: skip
+                         "test_mse": interquartile_mean(errors), "test_mse_seeds": errors,
+                         **found})  # fmt: skip
     return rows
 
 
@@ -163,17 +165,20 @@ def _by_names(
     return groups
 
 
-def differences(rows: list[dict[str, Any]], *, layer: str = BOTTLENECK) -> list[dict[str, Any]]:
+def differences(
+    rows: list[dict[str, Any]], *, layer: str = BOTTLENECK, quantities: Sequence[str] = QUANTITIES
+) -> list[dict[str, Any]]:
     """Compares elementwise activations with their isotropic partners, paired by seed.
 
     Args:
       rows: what `measure_layers` returns.
       layer: whose vectors.
+      quantities: of which the rows have one value per seed.
 
     Returns:
-      A row per architecture, optimiser, elementwise activation, kind of latents, quantity (`c4`,
-      `discreteness`) and whatever else of a cell's names varies: the mean difference, its 95 %
-      interval, p, the number of pairs.
+      A row per architecture, optimiser, elementwise activation, kind of latents, quantity and
+      whatever else of a cell's names varies: the mean difference, its 95 % interval, p, the number
+      of pairs.
     """
     here = [row for row in rows if row["layer"] == layer]
     names = list(dict.fromkeys(row["activation"] for row in here))
@@ -184,7 +189,7 @@ def differences(rows: list[dict[str, Any]], *, layer: str = BOTTLENECK) -> list[
             other = partner(name, names)
             if name.startswith("isotropic_") or other not in by_name:
                 continue
-            for quantity in QUANTITIES:
+            for quantity in quantities:
                 pair = (one[f"{quantity}_seeds"] for one in (row, by_name[other]))
                 change = paired_difference(*pair)
                 found.append({**dict(key), "activation": name, "against": other,
