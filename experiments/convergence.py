@@ -33,12 +33,12 @@ DEFAULTS = Grid(
     activations=("relu", "leaky_relu", "tanh", "tanh@rotated", "isotropic_relu",
                  "isotropic_leaky_relu", "isotropic_tanh"),
     optimizers=("momentum", "adam"),
-    seeds=range(16),
+    seeds=range(32),
     snapshots=(0,),
 )  # fmt: skip
 experiment_flags.define(DEFAULTS, workdir="runs/convergence")
 _NAN = np.full(1, np.nan)
-NOTHING = Convergence(_NAN, _NAN, np.nan, np.nan, np.nan)  # of fewer than two networks
+NOTHING = Convergence(_NAN, _NAN, _NAN, np.nan, np.nan)  # of fewer than two networks
 
 
 def main() -> None:
@@ -89,12 +89,14 @@ def _share(found: Convergence) -> np.ndarray:
 
 
 def _described(first: Convergence, last: Convergence) -> dict[str, float]:
-    """Returns a row: interquartile means over pairs, the share with its 95 % interval."""
-    low, high = bootstrap_interval(_share(last))
+    """Returns a row: interquartile means over pairs; above rotated ones with its 95 % interval."""
+    above = last.units - last.null
+    low, high = bootstrap_interval(above)
     return {
         "orthogonal": interquartile_mean(last.orthogonal),
-        "units": interquartile_mean(last.units), "rotated": last.null,
-        "share": interquartile_mean(_share(last)), "low": low, "high": high,
+        "units": interquartile_mean(last.units), "rotated": interquartile_mean(last.null),
+        "above rotated": interquartile_mean(above), "low": low, "high": high,
+        "share": interquartile_mean(_share(last)),
         "share untrained": interquartile_mean(_share(first)), "z untrained": first.z,
         "z": last.z, "p": last.p,
     }  # fmt: skip

@@ -34,14 +34,14 @@ class Convergence(NamedTuple):
     Attributes:
       units: `(pairs,)`, the units' match of every pair.
       orthogonal: `(pairs,)`, the orthogonal match.
-      null: mean over rotations of the units' match, averaged over pairs.
+      null: `(pairs,)`, the mean over rotations of the units' match.
       z: of the mean over pairs, against the rotation null.
       p: whether pairs agree on a sign, see `pool`; missing of fewer than 6 pairs.
     """
 
     units: np.ndarray
     orthogonal: np.ndarray
-    null: float
+    null: np.ndarray
     z: float
     p: float
 
@@ -134,4 +134,5 @@ def convergence(
     each = xr.Dataset({"value": ("pair", observed), "null": (("pair", "rotation"), null)})
     tested = pool(verdict(each), over="pair")
     orthogonal = np.array([np.linalg.norm(product, "nuc") for product in pairs])
-    return Convergence(observed, orthogonal, *(tested[n].item() for n in ("mean", "z", "p")))
+    z, p = (tested[name].item() for name in ("z", "p"))
+    return Convergence(observed, orthogonal, null.mean(axis=1), z, p)
