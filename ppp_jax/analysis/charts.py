@@ -15,7 +15,8 @@ from ppp_jax.analysis.verdicts import LEVEL, PAIRED
 
 NAMES = {"test_mse": "held-out MSE", "c4_pre": "C4 before activation",
          "c4_post": "C4 after activation",
-         "discreteness_pre": "discreteness before activation"}  # fmt: skip
+         "discreteness_pre": "discreteness before activation",
+         "elliptical_pre": "the same, beyond lengths"}  # fmt: skip
 Z_TICKS = (-100, -50, -20, -10, -5, -2, 0, 2, 5, 10, 20, 50, 100)
 
 
@@ -30,7 +31,9 @@ def plot_forest(rows: list[dict[str, Any]], *, labels: list[str]) -> Figure:
       The figure: filled where the false discovery rate is at most 5 %, hollow elsewhere.
     """
     names = list(dict.fromkeys(_comparison(row, labels) for row in rows))
-    figure = Figure(figsize=(12.5, 1.3 + 0.22 * len(names)), dpi=110, layout="constrained")
+    figure = Figure(
+        figsize=(3.1 * len(PAIRED), 1.3 + 0.22 * len(names)), dpi=110, layout="constrained"
+    )
     panels = figure.subplots(1, len(PAIRED), sharey=True, squeeze=False)[0]
     for axes, quantity in zip(panels, PAIRED, strict=True):
         axes.axvline(0, color="0.6", linewidth=0.8)

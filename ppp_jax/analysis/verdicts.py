@@ -24,7 +24,7 @@ from ppp_jax.errors import InputError
 
 LEVEL = 0.05
 BEYOND_LENGTHS = 0.5  # share of a change in discreteness that equal lengths must leave
-PAIRED = ("test_mse", "c4_pre", "c4_post", "discreteness_pre")
+PAIRED = ("test_mse", "c4_pre", "c4_post", "discreteness_pre", "elliptical_pre")
 CLUSTERING = ("discreteness", "elliptical")
 ORTHONORMAL = ("standard", "rotated", "haar")
 _BUILT = re.compile(r"^(block|pnorm|intrinsic|dose)_")
