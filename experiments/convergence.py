@@ -75,7 +75,7 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
             rows.append({"activation": names["activation"], "optimizer": names["optimizer"],
                          "latents": kind, "clean": names["clean"],
                          "pairs": len(clouds) // 2, **_described(first, last)})  # fmt: skip
-            pairs[f"{names['activation']}\n{names['optimizer']}, {kind}"] = _share(last)
+            pairs[f"{names['activation']}\n{names['optimizer']}, {kind}"] = last.units - last.null
     rows = study.add_q(rows)
     with study.writing(workdirs[0]) as folder:
         study.keep_table(folder, "matches", rows)
@@ -103,11 +103,12 @@ def _described(first: Convergence, last: Convergence) -> dict[str, float]:
 
 
 def draw(pairs: dict[str, np.ndarray]) -> Figure:
-    """Draws how much of the orthogonal match the units' match reaches, every pair visible."""
+    """Draws the units' match above that of rotated latents, every pair visible."""
     figure = Figure(figsize=(1.0 + 0.62 * len(pairs), 4), dpi=100, layout="constrained")
     axes = charts.plot_seeds(pairs, ax=figure.subplots())
     axes.set_xticks(range(len(pairs)), list(pairs), fontsize=6, rotation=90)
-    axes.set_ylabel("units' match / orthogonal match", fontsize=8)
+    axes.axhline(0, color="0.7", linewidth=0.8)
+    axes.set_ylabel("units' match above the rotated one", fontsize=8)
     return figure
 
 

@@ -25,6 +25,7 @@ import xarray as xr
 from absl import flags
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 import ppp_jax.analysis as pa
 from experiments import flags as experiment_flags
@@ -232,6 +233,15 @@ def draw(
             share = np.isfinite(xy[:, 0]).mean()
             axes.set_title(f"{name}\n{view}" + ("" if share == 1 else f", {share:.0%} of samples"),
                            fontsize=7)  # fmt: skip
+    if by_orbit:
+        colours = _colours(np.arange(len(orbits.ORBITS)))
+        handles = [Line2D([], [], marker="o", linestyle="", markersize=4, color=colour, label=name)
+                   for name, colour in zip(orbits.ORBITS, colours, strict=True)]  # fmt: skip
+        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=7,
+                      title="nearest orbit of the standard basis", title_fontsize=7)  # fmt: skip
+    else:
+        figure.suptitle("colour: the label, or else the cluster in the full space (black: none)",
+                        fontsize=7)  # fmt: skip
     return figure
 
 
