@@ -6,7 +6,7 @@ how discrete and how aligned the latents are.
 
   python -m experiments.consequences
 
-Cost: 192 networks, 48 s on two cores. Leaves runs/consequences/study.
+Cost: 192 networks, 40 s on two cores. Leaves runs/consequences/study.
 
 Outcome on digits: neither. From seed to seed discreteness goes with none of them (rank correlations
 −0.14 to 0.01, all q ≥ 0.7, all intervals over seeds within ±0.31 and with 0 in them). Elementwise

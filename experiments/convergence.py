@@ -5,11 +5,12 @@ a rotation's; with one they match better.
 
   python -m experiments.convergence [--data=patches --epochs=20 --workdir=runs/convergence_patches]
 
-Cost: 224 networks, 47 s on two cores. Leaves runs/convergence/study: both matches of every pair of
-seeds, and the units' against the rotation null.
+Cost: 448 networks, 75 s on two cores (74 s on patches). Leaves runs/convergence/study: both matches
+of every pair of seeds, and the units' against the rotation null.
 
-Outcome on digits: two tanh networks share axes (z 3.6 to 4.9), rotated ones the rotated axes, ReLUs
-under momentum a little (z 2.6), isotropic ones none (|z| ≤ 1.6), though as wholes they agree best.
+Outcome on digits: two tanh networks share axes (z 4.2 to 4.9), rotated ones the rotated axes (5.1
+to 5.9), ReLUs under momentum perhaps (z 3.1, q .05 to .06), isotropic ones no evidence (|z| ≤ 1.8),
+though as wholes they agree best. On patches ReLUs share axes under Adam, as does isotropic tanh.
 """
 
 import pathlib
