@@ -31,6 +31,7 @@ from experiments import study
 from ppp_jax import data, devices, extension, manifest, sweep
 from ppp_jax.analysis import charts, layers
 from ppp_jax.analysis.loading import load_run
+from ppp_jax.analysis.measure import usable
 from ppp_jax.grid import Grid
 
 DEFAULTS = Grid(
@@ -64,13 +65,11 @@ def analyse(workdirs: list[pathlib.Path], inner: pathlib.Path | None) -> None:
     order = {name: k for k, name in enumerate((*values.architectures, "sparse"))}
     rows.sort(key=lambda row: (order[row["architecture"]], _place(row["layer"])))
     with study.writing(workdirs[0]) as folder:
-        kept = ("architecture", "layer", "units", "activation", "optimizer", "clean", "latents",
-                "seeds", "test_mse", "c4_first", "c4", "c4_z", "c4_p", "unit_kurtosis_z",
-                "unit_kurtosis_p", "discreteness_first", "discreteness")  # fmt: skip
-        table = [{name: row[name] for name in kept} for row in rows]
-        study.keep_table(folder, "layers", study.add_q(table, p="c4_p"), show=False)
+        names = ("architecture", "layer", "units", "activation", "optimizer", "clean")
+        table = study.layer_table(rows, names)
+        study.keep_table(folder, "layers", table, show=False)
         ends = [row for row in table if row["layer"] == "bottleneck"]
-        study.keep_table(folder, "bottlenecks", study.add_q(ends, p="c4_p"))
+        study.keep_table(folder, "bottlenecks", ends)
         study.keep_table(folder, "differences", study.add_q(layers.differences(rows)))
         study.keep_figure(folder, "layers", draw(rows))
 
@@ -83,21 +82,23 @@ def _place(layer: str) -> tuple[int, str]:
 def sparse(workdir: pathlib.Path) -> pathlib.Path | None:
     """Trains sparse autoencoders on the latents that the MLP's first activation left.
 
-    Of its first seed that did not diverge; half of the probes' latents train them, half are held
-    out. Theirs is a run derived from another one: if that has changed they are trained anew.
+    Of its first seed that neither diverged nor died; half of the probes' latents train them, half
+    are held out. So their seeds are of the sparse autoencoder alone: all learn from one MLP. Theirs
+    is a run derived from another one: if that has changed they are trained anew.
 
     Returns:
       Their run folder, or None if there is no such MLP.
     """
     if "mlp" not in flags.FLAGS.architectures:
         return None
-    saved = load_run(workdir, architecture="mlp").isel(activation=0, step=-1)
-    saved = saved.squeeze([dim for dim in saved["diverged_step"].dims if dim != "seed"])
-    healthy = np.flatnonzero(saved["diverged_step"] < 0)
+    saved = load_run(workdir, architecture="mlp").isel(activation=0)
+    clouds = usable(saved["pre"].isel(step=-1), saved)
+    clouds = clouds.squeeze([dim for dim in clouds.dims if dim not in ("seed", "sample", "unit")])
+    healthy = np.flatnonzero(clouds.notnull().all(("sample", "unit")))
     if not len(healthy):
-        devices.on_main(lambda: print("no sparse autoencoders: every MLP has diverged"))
+        devices.on_main(lambda: print("no sparse autoencoders: every MLP has diverged or died"))
         return None
-    latents = saved["pre"].isel(seed=healthy[0]).values
+    latents = clouds.isel(seed=healthy[0]).values
     half, path, inner = len(latents) // 2, workdir / "mlp_latents.npz", workdir / "sparse"
     devices.on_main(lambda: np.savez(path, x_train=latents[:half], x_test=latents[half:]))
     grid = dataclasses.replace(

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 from absl import flags
 from matplotlib.figure import Figure
 
@@ -29,6 +30,7 @@ from experiments import study
 from ppp_jax import data, trained
 from ppp_jax.analysis import consequences
 from ppp_jax.analysis.compare import interquartile_mean, paired_difference
+from ppp_jax.analysis.measure import living, own_basis
 from ppp_jax.analysis.planes import progress_bar
 from ppp_jax.analysis.verdicts import partner
 from ppp_jax.architectures import ARCHITECTURES
@@ -86,23 +88,29 @@ def analyse(workdirs: list[pathlib.Path], networks: list[trained.Trained]) -> No
 def measure(one: trained.Trained, dataset: data.Dataset) -> dict[str, np.ndarray]:
     """Returns one number per run of a cell for everything that is asked.
 
-    Of a run that has diverged they are missing (NaN); of a cell whose runs all have, there is
-    nothing.
+    Of a run that has diverged, or whose units have died, they are missing (NaN); of a cell whose
+    runs all have, there is nothing.
     """
     run = jax.jit(jax.vmap(one.model.apply, in_axes=(0, None)))
     seen = run(one.params, dataset.test)
     finite = np.isfinite(seen.latents.post) & np.isfinite(seen.prediction).all(2, keepdims=True)
-    healthy = finite.all(axis=(1, 2))
+    clouds = xr.DataArray(np.asarray(seen.latents.post), dims=("run", "sample", "unit"))
+    varied = living(clouds).notnull().all(("sample", "unit")).values
+    healthy = np.asarray(finite.all(axis=(1, 2))) & varied
     if not healthy.any():
         return {}
-    found = _measure(jax.tree.map(lambda leaf: leaf[healthy], one.params), one.model, dataset)
+    basis = own_basis(one.cell.activation)
+    params = jax.tree.map(lambda leaf: leaf[healthy], one.params)
+    found = _measure(params, one.model, dataset, basis)
     spread = {name: np.full(len(healthy), np.nan) for name in found}
     for name, values in found.items():
         spread[name][healthy] = values
     return spread
 
 
-def _measure(params: Params, model: Model, dataset: data.Dataset) -> dict[str, np.ndarray]:
+def _measure(
+    params: Params, model: Model, dataset: data.Dataset, basis: str | None
+) -> dict[str, np.ndarray]:
     """Returns the same of runs that are all finite."""
     encode = jax.jit(jax.vmap(lambda p, x: model.apply(p, x).latents.post, in_axes=(0, None)))
     decode = jax.jit(jax.vmap(model.decode))
@@ -114,7 +122,8 @@ def _measure(params: Params, model: Model, dataset: data.Dataset) -> dict[str, n
 
     clean = error(test)
     found = {"discreteness": np.asarray(pa.discreteness(test)),
-             "|C4|": np.abs(np.asarray(pa.alignment_c4(test))), "error": clean}  # fmt: skip
+             "|C4|": np.abs(np.asarray(pa.alignment_c4(test, basis=basis))),
+             "error": clean}  # fmt: skip
     if dataset.shape.classes:
         (train_labels, _, test_labels) = dataset.labels
         found["probe accuracy"] = np.array([
@@ -122,8 +131,9 @@ def _measure(params: Params, model: Model, dataset: data.Dataset) -> dict[str, n
             for a, b in zip(train, test, strict=True)
         ])  # fmt: skip
     for share in NOISE:
-        noisy = consequences.add_noise(test, share=share)
-        found[f"error with {share:.0%} noise, ratio"] = error(noisy) / clean
+        noisy = error(consequences.add_noise(test, share=share))
+        found[f"error with {share:.0%} noise"] = noisy
+        found[f"error with {share:.0%} noise, ratio"] = noisy / clean
     for bits in BITS:
         rounded = consequences.quantise(test, bits=bits)
         found[f"error at {bits} bits, ratio"] = error(rounded) / clean

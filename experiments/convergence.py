@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from experiments import flags as experiment_flags
 from experiments import study
 from ppp_jax.analysis import charts
-from ppp_jax.analysis.compare import bootstrap_interval, interquartile_mean
+from ppp_jax.analysis.compare import paired_difference
 from ppp_jax.analysis.convergence import Convergence, convergence
 from ppp_jax.analysis.measure import KINDS, cells, own_basis, usable
 from ppp_jax.analysis.verdicts import orthonormal
@@ -83,23 +83,15 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
         study.keep_figure(folder, "matches", draw(pairs))
 
 
-def _share(found: Convergence) -> np.ndarray:
-    """Returns the units' match as a share of the orthogonal one."""
-    share: np.ndarray = found.units / found.orthogonal
-    return share
-
-
 def _described(first: Convergence, last: Convergence) -> dict[str, float]:
-    """Returns a row: interquartile means over pairs; above rotated ones with its 95 % interval."""
-    above = last.units - last.null
-    low, high = bootstrap_interval(above)
+    """Returns a row: means over pairs; of the match above rotated ones the 95 % interval."""
+    above = paired_difference(last.units, last.null)
     return {
-        "orthogonal": interquartile_mean(last.orthogonal),
-        "units": interquartile_mean(last.units), "rotated": interquartile_mean(last.null),
-        "above rotated": interquartile_mean(above), "low": low, "high": high,
-        "share": interquartile_mean(_share(last)),
-        "share untrained": interquartile_mean(_share(first)), "z untrained": first.z,
-        "z": last.z, "p": last.p,
+        "orthogonal": float(last.orthogonal.mean()), "units": float(last.units.mean()),
+        "rotated": float(last.null.mean()),
+        "above rotated": above.mean, "low": above.low, "high": above.high,
+        "above rotated, untrained": float((first.units - first.null).mean()),
+        "z untrained": first.z, "z": last.z, "p": last.p,
     }  # fmt: skip
 
 

@@ -59,18 +59,13 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
     rows = [{**row, "position": position(row["layer"], row["depth"])} for row in rows]
     rows.sort(key=lambda row: (row["activation"], row["latents"], row["depth"], row["position"]))
     with study.writing(workdirs[0]) as folder:
-        kept = ("activation", "optimizer", "depth", "layer", "latents", "seeds", "test_mse",
-                "c4_first", "c4", "c4_z", "c4_p", "unit_kurtosis_z", "unit_kurtosis_p",
-                "discreteness_first", "discreteness")  # fmt: skip
-        table = [{name: row[name] for name in kept} for row in rows]
-        study.keep_table(folder, "layers", study.add_q(table, p="c4_p"), show=False)
+        table = study.layer_table(rows, ("activation", "optimizer", "depth", "layer"))
+        study.keep_table(folder, "layers", table, show=False)
         ends = [row for row in table if row["layer"] == "bottleneck"]
-        study.keep_table(folder, "bottlenecks", study.add_q(ends, p="c4_p"))
+        study.keep_table(folder, "bottlenecks", ends)
         study.keep_table(folder, "trends", study.add_q(layers.trends(rows, axis="depth")))
         study.keep_table(folder, "differences", study.add_q(layers.differences(rows)))
-        study.keep_table(folder, "errors", study.add_q(layers.differences(
-            [row for row in rows if row["latents"] == "post"], quantities=("test_mse",)
-        )))  # fmt: skip
+        study.keep_table(folder, "errors", study.error_differences(rows))
         study.keep_figure(folder, "layers", draw(rows))
 
 
@@ -87,7 +82,7 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
     panels = figure.subplots(3, len(names), sharey="row", squeeze=False)
     for (first, second, third), (activation, kind) in zip(panels.T, names, strict=True):
         here = [row for row in rows if (row["activation"], row["latents"]) == (activation, kind)]
-        for axes, quantity in ((first, "c4"), (second, "discreteness")):
+        for axes, quantity in ((first, "c4_excess"), (second, "discreteness")):
             columns = {str(row["depth"]): row[f"{quantity}_seeds"] for row in here
                        if row["layer"] == "bottleneck"}  # fmt: skip
             charts.plot_seeds(columns, ax=axes)
@@ -95,15 +90,16 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
         for k, depth in enumerate(sorted({row["depth"] for row in here})):
             path = [row for row in here if row["depth"] == depth]
             places = [row["position"] - depth for row in path]
-            third.plot(places, [row["c4"] for row in path], "o-", markersize=3, linewidth=0.8,
-                       color=f"C{k}", label=str(depth))  # fmt: skip
+            third.plot(places, [row["c4_excess"] for row in path], "o-", markersize=3,
+                       linewidth=0.8, color=f"C{k}", label=str(depth))  # fmt: skip
         third.set_xlabel("layers after the bottleneck", fontsize=8)
         third.axvline(0, color="0.7", linewidth=0.8)
         first.set_title(f"{activation}, {kind}-activation", fontsize=9)
         for axes in (first, third):
             axes.axhline(0, color="0.7", linewidth=0.8)
             axes.tick_params(labelsize=7)
-    texts = ("C4 of the bottleneck", "discreteness of the bottleneck", "C4 of every layer")
+    texts = ("C4 of the bottleneck above null", "discreteness of the bottleneck",
+             "C4 of every layer above null")  # fmt: skip
     for axes, text in zip(panels[:, 0], texts, strict=True):
         axes.set_ylabel(text, fontsize=8)
     panels[2, -1].legend(title="depth", fontsize=6, title_fontsize=6)

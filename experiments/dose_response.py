@@ -121,9 +121,10 @@ def _rows(name: str, road: Road) -> list[dict[str, Any]]:
             change = paired_difference(excess, road.numbers[f"{key}_excess"][0])
             rows.append({
                 "road": name, "dose": float(dose), "latents": kind, "statistic": statistic,
-                "seeds": int(np.isfinite(excess).sum()), "value": interquartile_mean(here[key]),
-                "excess": interquartile_mean(excess), "z": here[f"{key}_z"], "p": here[f"{key}_p"],
-                "from isotropic": change.mean, "low": change.low, "high": change.high,
+                "seeds": int(np.isfinite(excess).sum()), "value": float(np.nanmean(here[key])),
+                "excess": float(np.nanmean(excess)), "z": here[f"{key}_z"], "p": here[f"{key}_p"],
+                "from isotropic": change.mean, "from isotropic, low": change.low,
+                "from isotropic, high": change.high, "from isotropic, p": change.p,
                 "held-out MSE": interquartile_mean(here["test_mse"]),
             })  # fmt: skip
     return rows

@@ -27,6 +27,7 @@ from experiments import study
 from ppp_jax.analysis import charts
 from ppp_jax.analysis.measure import KINDS, STATISTICS, cells, measure
 from ppp_jax.analysis.verdicts import LEVEL, difference_table, verdict_table
+from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 
 REFERENCE = "isotropic_adam"
@@ -43,7 +44,14 @@ experiment_flags.define(DEFAULTS, workdir="runs/factorial")
 
 def main() -> None:
     """Trains the grid, prints the tables."""
-    study.run(analyse, along=("activations", "optimizers", "learning_rates"))
+    study.run(analyse, along=("activations", "optimizers", "learning_rates"), check=check)
+
+
+def check(grid: Grid) -> None:
+    """Refuses a grid without the optimiser under which functions are compared."""
+    if REFERENCE not in grid.optimizers:
+        problem = f"name {REFERENCE} too: under it the functions' effects are measured"
+        raise InputError("optimizers", ",".join(grid.optimizers), problem)
 
 
 def analyse(workdirs: list[pathlib.Path]) -> None:
@@ -72,17 +80,17 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
 def effects(runs: xr.Dataset) -> list[dict[str, Any]]:
     """Returns paired effects on alignment: of functions under the reference, of optimisers on each.
 
-    Alignment is above the rotation null's mean: latents that are elongated otherwise have some.
-
     Args:
       runs: the runs that `measure` measured.
+
+    Returns:
+      Rows of differences of alignment above its rotation null's mean, q over all of them.
     """
     alignment = {f"{statistic}_{kind}": (statistic, kind)
                  for statistic in STATISTICS for kind in KINDS}  # fmt: skip
-    above = runs.assign({name: runs[name] - runs[f"{name}_null"] for name in alignment})
     rows = []
     for axis in ("activation", "optimizer"):
-        for row in difference_table(above, axis=axis, quantities=tuple(alignment)):
+        for row in difference_table(runs, axis=axis, quantities=tuple(alignment)):
             if axis == "activation" and row["optimizer"] != REFERENCE:
                 continue
             statistic, kind = alignment[row["quantity"]]
@@ -91,18 +99,17 @@ def effects(runs: xr.Dataset) -> list[dict[str, Any]]:
                 "on": row["optimizer" if axis == "activation" else "activation"],
                 "rate": row["learning_rate"], "latents": kind, "statistic": statistic,
                 "difference": row["difference"], "low": row["low"], "high": row["high"],
-                "p": row["p"], "q": row["q"], "seeds": row["seeds"],
-                "q ≤ .05": bool(row["q"] <= LEVEL),
+                "p": row["p"], "seeds": row["seeds"],
             })  # fmt: skip
-    return rows
+    return [{**row, "q ≤ .05": bool(row["q"] <= LEVEL)} for row in study.add_q(rows)]
 
 
 def draw(runs: xr.Dataset, kind: str) -> Figure:
-    """Draws C4 of every seed, a panel per activation, optimisers along it, a colour per rate."""
+    """Draws every seed's C4 above its null: a panel per activation, a colour per rate."""
     activations = [str(name) for name in runs["activation"].values]
     figure = Figure(figsize=(3.1 * len(activations), 3.4), dpi=110, layout="constrained")
     panels = figure.subplots(1, len(activations), sharey=True, squeeze=False)[0]
-    last = runs[f"c4_{kind}"].isel(step=-1)
+    last = (runs[f"c4_{kind}"] - runs[f"c4_{kind}_null"]).isel(step=-1)
     found: dict[tuple[str, float], dict[str, Any]] = {}
     for names, at in cells(runs):
         columns = found.setdefault((names["activation"], names["learning_rate"]), {})
@@ -115,7 +122,7 @@ def draw(runs: xr.Dataset, kind: str) -> Figure:
             columns = found[name, rate]
             charts.plot_seeds(columns, ax=axes, colour=f"C{k}", shift=shift, label=f"{rate:g}")
         axes.set_title(name, fontsize=9)
-    panels[0].set_ylabel(f"C4, {kind}-activation")
+    panels[0].set_ylabel(f"C4 above null, {kind}-activation")
     panels[0].legend(title="learning rate", fontsize=6, title_fontsize=6)
     return figure
 

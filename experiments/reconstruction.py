@@ -83,7 +83,7 @@ def differences(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                           "rates": f"{label}: {row[f'{label}_rate']:g}, "
                                    f"{there[f'{label}_rate']:g}",
                           "MSE difference": change.mean, "low": change.low, "high": change.high,
-                          "p": change.p})  # fmt: skip
+                          "p": change.p, "seeds": change.seeds})  # fmt: skip
     return study.add_q(found)
 
 

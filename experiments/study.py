@@ -18,8 +18,11 @@ from matplotlib.figure import Figure
 import ppp_jax.analysis as pa
 from experiments import flags as experiment_flags
 from ppp_jax import devices, plan, sweep
+from ppp_jax.analysis import layers
 from ppp_jax.analysis.compare import MIN_SEEDS, false_discovery
+from ppp_jax.analysis.measure import KINDS, STATISTICS, own_basis
 from ppp_jax.analysis.summary import as_markdown
+from ppp_jax.analysis.verdicts import CLUSTERING
 from ppp_jax.errors import InputError, whole
 from ppp_jax.extension import AXES
 from ppp_jax.grid import Grid
@@ -99,6 +102,18 @@ def check_architectures(grid: Grid, known: Collection[str]) -> None:
             raise InputError("architectures", name, problem)
 
 
+def check_standard(grid: Grid) -> None:
+    """Refuses activations over another basis, for an analysis that knows the standard one alone.
+
+    Raises:
+      InputError: naming the first one.
+    """
+    for name in grid.activations:
+        if own_basis(name):
+            problem = "this experiment looks at the standard basis alone: leave out the part from @"
+            raise InputError("activations", name, problem)
+
+
 def load(workdir: pathlib.Path) -> xr.Dataset:
     """Opens a run folder whose grid has one latent width and architecture."""
     found = pa.load(workdir)
@@ -144,7 +159,8 @@ def _write_page(folder: pathlib.Path) -> None:
 def _lacks_seeds(table: pd.DataFrame) -> bool:
     """Returns whether p-values are missing because there are too few seeds."""
     tests = [name for name in table if name == "p" or str(name).endswith("_p")]
-    few = table["seeds"] < MIN_SEEDS if "seeds" in table else pd.Series(False, table.index)
+    count = next((name for name in ("seeds", "pairs") if name in table), None)
+    few = table[count] < MIN_SEEDS if count else pd.Series(False, table.index)
     return bool(table.loc[few, tests].isna().any(axis=None))
 
 
@@ -200,7 +216,42 @@ def against(
     }
 
 
-def add_q(rows: list[dict[str, Any]], *, p: str = "p") -> list[dict[str, Any]]:
-    """Adds `q`, the false discovery rate over rows, after their `p`, or what it is called."""
-    q = false_discovery([row[p] for row in rows])
+def add_q(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Adds `q`, the false discovery rate over rows, after their `p`."""
+    q = false_discovery([row["p"] for row in rows])
     return [{**row, "q": float(value)} for row, value in zip(rows, q, strict=True)]
+
+
+def layer_table(rows: list[dict[str, Any]], names: Collection[str]) -> list[dict[str, Any]]:
+    """Lays out what was measured of layers, with the false discovery rate of both statistics.
+
+    Args:
+      rows: what `measure_layers` returns.
+      names: what tells the rows apart.
+
+    Returns:
+      A row per layer, cell and kind of latents; `c4_q` and `unit_kurtosis_q` are of one family, all
+      rows and both statistics.
+    """
+    q = false_discovery([[row[f"{name}_p"] for name in STATISTICS] for row in rows])
+    table = []
+    for row, values in zip(rows, q, strict=True):
+        shown = {name: row[name] for name in (*names, "latents", "seeds", "test_mse", "c4_first")}
+        for name, value in zip(STATISTICS, values, strict=True):
+            shown |= {name: row[name], f"{name}_z": row[f"{name}_z"], f"{name}_p": row[f"{name}_p"],
+                      f"{name}_q": float(value)}  # fmt: skip
+        for name in CLUSTERING:
+            shown |= {f"{name}_first": row[f"{name}_first"], name: row[name]}
+        table.append(shown)
+    return table
+
+
+def error_differences(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns elementwise − isotropic held-out error, paired by seed.
+
+    Args:
+      rows: what `measure_layers` returns.
+    """
+    once = [row for row in rows if row["latents"] == KINDS[0]]  # one network, two kinds of latents
+    found = layers.differences(once, quantities=("test_mse",))
+    return add_q([{key: row[key] for key in row if key != "latents"} for row in found])

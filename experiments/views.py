@@ -36,7 +36,7 @@ from ppp_jax import bases
 from ppp_jax.analysis import embeddings, orbits
 from ppp_jax.analysis.clouds import known_clouds
 from ppp_jax.analysis.compare import bootstrap_interval, interquartile_mean, paired_difference
-from ppp_jax.analysis.measure import cells
+from ppp_jax.analysis.measure import cells, usable
 from ppp_jax.analysis.planes import progress_bar
 from ppp_jax.analysis.verdicts import partner
 from ppp_jax.errors import whole
@@ -44,7 +44,10 @@ from ppp_jax.grid import Grid
 
 PPP = "PPP"
 VIEWS = [m for m in embeddings.METHODS if m != "umap" or importlib.util.find_spec("umap")] + [PPP]
-AGREEMENTS = ("AMI with full space", "AMI with labels")
+# Agreements are of the samples that both group, and how many these are tells what they are worth.
+AGREEMENTS = {"AMI with full space": "clustered in both", "AMI with labels": "clustered"}
+NOTHING = embeddings.Agreement(float("nan"), float("nan"), float("nan"))  # there are no labels
+ROTATED = ("C4 rotated", "samples shown, rotated", "change by rotation")  # of the first seed alone
 DEFAULTS = Grid(
     activations=("relu", "tanh", "isotropic_tanh"),
     latent_widths=(16,),
@@ -70,13 +73,14 @@ def main() -> None:
 
 
 def check(grid: Grid) -> None:
-    """Refuses fewer samples than can be embedded."""
+    """Refuses fewer samples than can be embedded, and other bases than the standard one."""
     whole("probe_samples", grid.probe_samples, least=embeddings.LEAST_SAMPLES)
+    study.check_standard(grid)
 
 
 def analyse(workdirs: list[pathlib.Path]) -> None:
     """Looks at every cloud of every seed in every way."""
-    saved = study.load(workdirs[0]).isel(step=-1)
+    saved = study.load(workdirs[0])
     seeds = saved["seed"].values.tolist()
     shown: dict[str, Cloud] = {}
     pictures: dict[str, dict[str, np.ndarray]] = {}
@@ -98,14 +102,15 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
 
 
 def clouds(saved: xr.Dataset, seed: int) -> dict[str, Cloud]:
-    """Returns one seed's draws of the known clouds, and its bottlenecks that did not diverge."""
+    """Returns one seed's draws of the known clouds, and its bottlenecks that can be judged."""
     known = known_clouds(samples=flags.FLAGS.probe_samples, seed=seed)
     found = {name: Cloud(np.asarray(x), None) for name, x in known.items()}
     labels = saved["labels"].values if "labels" in saved else None
     for names, at in cells(saved):
         one = saved.isel(at).sel(seed=seed)
-        if one["diverged_step"] < 0:
-            found[_trained(names["activation"])] = Cloud(one["pre"].values, labels)
+        latents = usable(one["pre"].isel(step=-1), one).values
+        if np.isfinite(latents).all():
+            found[_trained(names["activation"])] = Cloud(latents, labels)
     return found
 
 
@@ -138,14 +143,13 @@ def measure(
     row = {"cloud": name, "view": view, "seed": seed, "samples shown": len(shown) / len(points),
            **_agreements(points[shown], shown, full, cloud.labels),
            "C4": float(pa.alignment_c4(cloud.latents)),
-           "C4 rotated": np.nan, "change by rotation": np.nan}  # fmt: skip
+           **dict.fromkeys(ROTATED, np.nan)}  # fmt: skip
     if turned is not None:
         again = embed(turned, view, seed)
-        count = int(np.isfinite(again[:, 0]).sum())
         row["C4 rotated"] = float(pa.alignment_c4(turned))
-        row["change by rotation"] = (
-            _change(len(shown), count) if view == PPP else embeddings.difference(points, again)
-        )
+        row["samples shown, rotated"] = float(np.isfinite(again[:, 0]).mean())
+        if view != PPP:  # which shows other samples then
+            row["change by rotation"] = embeddings.difference(points, again)
     return row
 
 
@@ -154,15 +158,19 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     table = []
     for (name, view), here in _grouped(rows).items():
         row: dict[str, Any] = {"cloud": name, "view": view, "seeds": len(here)}
-        for quantity in ("samples shown", "clusters in full space", "clusters seen",
-                         "clustered in both"):  # fmt: skip
+        for quantity in ("samples shown", "clusters in full space", "clusters seen"):
             row[quantity] = interquartile_mean([one[quantity] for one in here])
-        for quantity in AGREEMENTS:
+        for quantity, share in AGREEMENTS.items():
             values = [one[quantity] for one in here]
             row[quantity] = interquartile_mean(values)
             row[f"{quantity}, low"], row[f"{quantity}, high"] = bootstrap_interval(values)
+            row[f"{quantity}, seeds"] = int(np.isfinite(values).sum())
+            row[share] = interquartile_mean([one[share] for one in here])
+            row[f"{quantity}, all samples"] = interquartile_mean(
+                [one[f"{quantity}, all samples"] for one in here]
+            )
         row["C4"] = interquartile_mean([one["C4"] for one in here])
-        table.append(row | {name: here[0][name] for name in ("C4 rotated", "change by rotation")})
+        table.append(row | {name: here[0][name] for name in ROTATED})
     return table
 
 
@@ -196,23 +204,17 @@ def _grouped(rows: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str,
     return found
 
 
-def _change(before: int, after: int) -> float:
-    """Returns by which share of its samples the fullest plane's number changes."""
-    return abs(after - before) / max(before, after, 1)
-
-
 def _agreements(
     points: np.ndarray, sample: np.ndarray, full: np.ndarray, labels: np.ndarray | None
 ) -> dict[str, Any]:
     few = len(points) < embeddings.LEAST_SAMPLES
     seen = np.full(len(points), -1) if few else embeddings.find_clusters(points)
-    both = embeddings.agreement(seen, full[sample])
-    against = None if labels is None else embeddings.agreement(seen, labels[sample])
-    return {
-        "clusters in full space": _count(full), "clusters seen": _count(seen),
-        "AMI with full space": both.information, "clustered in both": both.share,
-        "AMI with labels": float("nan") if against is None else against.information,
-    }  # fmt: skip
+    row: dict[str, Any] = {"clusters in full space": _count(full), "clusters seen": _count(seen)}
+    for (quantity, share), other in zip(AGREEMENTS.items(), (full, labels), strict=True):
+        found = NOTHING if other is None else embeddings.agreement(seen, other[sample])
+        row |= {quantity: found.information, share: found.share,
+                f"{quantity}, all samples": found.overall}  # fmt: skip
+    return row
 
 
 def _count(clusters: np.ndarray) -> int:
@@ -227,9 +229,10 @@ def draw(
     figure = Figure(figsize=(2.6 * len(views), 2.5 * len(seen)), dpi=80, layout="constrained")
     panels = figure.subplots(len(seen), len(views), squeeze=False)
     for line, (name, points) in zip(panels, seen.items(), strict=True):
-        colours = _colours(_orbit(shown[name].latents) if by_orbit else _label(shown[name]))
+        x = shown[name].latents
+        groups = orbits.nearest(x, np.eye(x.shape[1])) if by_orbit else _label(shown[name])
         for axes, (view, xy) in zip(line, points.items(), strict=True):
-            axes.scatter(*xy.T, c=colours, s=3)
+            axes.scatter(*xy.T, c=_colours(groups), s=3)
             axes.set_xticks([])
             axes.set_yticks([])
             share = np.isfinite(xy[:, 0]).mean()
@@ -240,7 +243,8 @@ def draw(
         handles = [Line2D([], [], marker="o", linestyle="", markersize=4, color=colour, label=name)
                    for name, colour in zip(orbits.ORBITS, colours, strict=True)]  # fmt: skip
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=7,
-                      title="nearest orbit of the standard basis", title_fontsize=7)  # fmt: skip
+                      title="nearest orbit of the standard basis, compared with chance",
+                      title_fontsize=7)  # fmt: skip
     else:
         figure.suptitle("colour: the label, or else the cluster in the full space (black: none)",
                         fontsize=7)  # fmt: skip
@@ -258,14 +262,6 @@ def _colours(groups: np.ndarray) -> np.ndarray:
     table = colormaps[name](np.arange(count))[:, :3]
     colours: np.ndarray = np.where(groups[:, None] < 0, 0.0, table[groups % count])
     return colours
-
-
-def _orbit(latents: np.ndarray) -> np.ndarray:
-    """Returns which orbit of the standard basis each sample is nearest to, by its cosine."""
-    unit = latents / np.linalg.norm(latents, axis=1, keepdims=True)
-    basis = np.eye(latents.shape[1])
-    nearest: np.ndarray = np.argmax([f(unit, basis) for f in orbits.ORBITS.values()], axis=0)
-    return nearest
 
 
 if __name__ == "__main__":

@@ -49,17 +49,12 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
                                  progress=True)  # fmt: skip
     rows.sort(key=lambda row: (row["activation"], row["latents"], row["units"]))
     with study.writing(workdirs[0]) as folder:
-        kept = ("activation", "optimizer", "units", "latents", "seeds", "test_mse", "c4_first",
-                "c4", "c4_z", "c4_p", "unit_kurtosis_z", "unit_kurtosis_p", "discreteness_first",
-                "discreteness")  # fmt: skip
-        table = [{name: row[name] for name in kept} for row in rows]
-        study.keep_table(folder, "widths", study.add_q(table, p="c4_p"))
+        table = study.layer_table(rows, ("activation", "optimizer", "units"))
+        study.keep_table(folder, "widths", table)
         slopes = layers.trends(rows, axis="latent_width", doublings=True)
         study.keep_table(folder, "trends", study.add_q(slopes))
         study.keep_table(folder, "differences", study.add_q(layers.differences(rows)))
-        study.keep_table(folder, "errors", study.add_q(layers.differences(
-            [row for row in rows if row["latents"] == "post"], quantities=("test_mse",)
-        )))  # fmt: skip
+        study.keep_table(folder, "errors", study.error_differences(rows))
         study.keep_figure(folder, "widths", draw(rows))
 
 
@@ -70,13 +65,13 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
     panels = figure.subplots(2, len(names), sharey="row", squeeze=False)
     for column, (activation, kind) in zip(panels.T, names, strict=True):
         here = [row for row in rows if (row["activation"], row["latents"]) == (activation, kind)]
-        for axes, quantity in zip(column, ("c4", "discreteness"), strict=True):
+        for axes, quantity in zip(column, ("c4_excess", "discreteness"), strict=True):
             columns = {str(row["units"]): row[f"{quantity}_seeds"] for row in here}
             charts.plot_seeds(columns, ax=axes)
             axes.axhline(0, color="0.7", linewidth=0.8)
         column[0].set_title(f"{activation}, {kind}", fontsize=8)
         column[1].set_xlabel("units of the bottleneck", fontsize=8)
-    panels[0, 0].set_ylabel("C4", fontsize=8)
+    panels[0, 0].set_ylabel("C4 above null", fontsize=8)
     panels[1, 0].set_ylabel("discreteness", fontsize=8)
     return figure
 

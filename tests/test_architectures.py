@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from ppp_jax import architectures, data, family, models, optimizers, program, sweep, trained
-from ppp_jax.analysis import alignment_c4, layers, load, project
+from ppp_jax.analysis import alignment_c4, layers, load, project, rotation_test
 from ppp_jax.analysis.loading import saved_groups
 from ppp_jax.data import Shape
 from ppp_jax.errors import InputError
@@ -358,18 +358,22 @@ def test_every_layer_is_measured(captured):
     bottleneck = load(captured, architecture="mlp")["post"].isel(step=-1).squeeze(drop=True)
     for row in mlp:
         assert row["seeds"] == 2
-        assert len(row["c4_seeds"]) == 2
+        assert len(row["c4_excess_seeds"]) == 2
         if (row["layer"], row["latents"]) == ("bottleneck", "post"):
-            c4 = alignment_c4(bottleneck.sel(depth=row["depth"]).values)
-            np.testing.assert_allclose(row["c4_seeds"], c4, rtol=1e-5)
-    turned = [{**row, "activation": "isotropic_tanh", "c4_seeds": row["c4_seeds"] - 0.5}
-              for row in mlp]  # fmt: skip
+            x = bottleneck.sel(depth=row["depth"]).transpose("seed", "sample", "unit")
+            c4 = rotation_test(x, rotations=19).sel(statistic="c4")
+            above = (c4["value"] - c4["mean"]).values
+            np.testing.assert_allclose(row["c4_excess_seeds"], above, rtol=1e-4)
+            np.testing.assert_allclose(row["c4_excess"], above.mean(), rtol=1e-4)
+            np.testing.assert_allclose(row["c4"], alignment_c4(x.values).mean(), rtol=1e-4)
+    turned = [{**row, "activation": "isotropic_tanh",
+               "c4_excess_seeds": row["c4_excess_seeds"] - 0.5} for row in mlp]  # fmt: skip
     apart = layers.differences([*mlp, *turned])
     assert len(apart) == 2 * 2 * 3  # depths, kinds of latents, quantities
     for row in apart:
         assert (row["activation"], row["against"]) == ("tanh", "isotropic_tanh")
-        np.testing.assert_allclose(row["difference"], 0.5 if row["quantity"] == "c4" else 0)
+        np.testing.assert_allclose(row["difference"], 0.5 if row["quantity"] == "c4_excess" else 0)
     slopes = layers.trends(mlp, axis="depth")
     assert {(row["latents"], row["quantity"]) for row in slopes} == {
-        (kind, name) for kind in ("pre", "post") for name in ("c4", "discreteness", "elliptical")
+        (kind, name) for kind in ("pre", "post") for name in layers.QUANTITIES
     }

@@ -66,6 +66,16 @@ def test_random_directions_are_on_no_orbit():
     assert all(abs(position.z) < 3 for position in found.values())
 
 
+@pytest.mark.parametrize("orbit", orbits.ORBITS)
+@pytest.mark.parametrize("name", ["standard", "haar:2"])
+def test_the_nearest_orbit_is_the_own_one_and_of_isotropic_vectors_any(orbit, name):
+    basis = bases.build(name, UNITS)
+    place = list(orbits.ORBITS).index(orbit)
+    assert (orbits.nearest(placed(orbit, basis, 0), basis) == place).all()
+    near = orbits.nearest(np.random.default_rng(4).normal(size=(500, UNITS)), basis)
+    assert 0.1 < np.mean(near == place) < 0.5  # not all at corners, of which there are many
+
+
 def seeds(mean):
     rng = np.random.default_rng(0)
     return [value + 0.01 * rng.normal(size=16) for value in mean]
@@ -79,6 +89,14 @@ def test_a_slope_starts_at_the_first_dose_and_a_threshold_does_not():
     assert abs(late.start - 0.4) < 0.03
     assert 0.3 < late.low <= late.start <= late.high < 0.5
     assert late.kink > late.line + 0.05
+
+
+def test_few_seeds_have_no_kink():
+    values = [x[:5] for x in seeds(DOSES)]
+    assert np.isnan(response.kink(DOSES, values)[:5]).all()
+    missing = [np.where(np.arange(16) < 11, np.nan, x) for x in seeds(DOSES)]
+    assert response.kink(DOSES, missing).seeds == 5
+    assert response.kink(DOSES, seeds(DOSES)).seeds == 16
 
 
 @pytest.mark.parametrize("doses", [[0, 1, 2], [0, 1, 1, 2]])

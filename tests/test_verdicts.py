@@ -222,7 +222,7 @@ def test_differences_are_paired_and_against_the_partner(measured):
     # The seeds' common part cancels: −3, −2, −1 exactly.
     np.testing.assert_allclose([row["difference"] for row in errors], [-3, -2, -1])
     c4 = next(row for row in found if row["quantity"] == "c4_pre" and row["activation"] == "relu")
-    last = measured.runs["c4_pre"].isel(step=-1).squeeze()
+    last = (measured.runs["c4_pre"] - measured.runs["c4_pre_null"]).isel(step=-1).squeeze()
     apart = last.sel(activation="relu") - last.sel(activation="isotropic_tanh")
     np.testing.assert_allclose(c4["difference"], apart.mean())
     assert {row["quantity"] for row in found} == set(verdicts.PAIRED) == set(charts.NAMES)

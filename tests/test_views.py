@@ -54,7 +54,7 @@ def test_umap_runs_or_says_what_to_install():
 
 def test_clusters_and_their_agreement():
     found = embeddings.find_clusters(AXES)
-    assert embeddings.agreement(found, OWN) == (1.0, 1.0)
+    assert embeddings.agreement(found, OWN) == (1.0, 1.0, 1.0)
     assert set(embeddings.find_clusters(RNG.normal(size=(300, 6)))) <= {-1, 0, 1}
     # Names do not matter; half the samples told apart; nothing in common; no groups at all.
     assert embeddings.agreement(OWN, 5 - OWN).information == 1
@@ -63,7 +63,9 @@ def test_clusters_and_their_agreement():
     assert abs(embeddings.agreement(OWN, RNG.permutation(OWN)).information) < 0.1
     assert np.isnan(embeddings.agreement(OWN, np.zeros_like(OWN)).information)
     hidden = np.where(OWN < 3, OWN, -1)
-    assert embeddings.agreement(OWN, hidden) == (1.0, 0.5)
+    half = embeddings.agreement(OWN, hidden)
+    assert (half.information, half.share) == (1.0, 0.5)
+    assert 0.5 < half.overall < 0.9  # what is not grouped counts as one group
     assert np.isnan(embeddings.agreement(OWN[:0], OWN[:0])).all()
 
 
@@ -272,7 +274,7 @@ def made_rows(**axes):
         c4 = 10.0 * names["depth"] + len(rows) * 1e-3 + np.arange(8.0)
         rows.append({"architecture": "mlp", "activation": "tanh", "optimizer": "sgd",
                      "latents": "pre", "layer": "bottleneck", "latent_width": 3, **names,
-                     "c4_seeds": c4, "discreteness_seeds": -c4,
+                     "c4_excess_seeds": c4, "discreteness_seeds": -c4,
                      "elliptical_seeds": -c4})  # fmt: skip
     return rows
 
@@ -287,7 +289,9 @@ def test_cells_that_differ_in_anything_are_apart_in_every_table():
     assert "depth" not in names[0]
     assert "latent_width" not in names[0]
     for row in slopes:
-        assert row["slope"] == pytest.approx(10 if row["quantity"] == "c4" else -10, rel=0.01)
+        assert row["slope"] == pytest.approx(
+            10 if row["quantity"] == "c4_excess" else -10, rel=0.01
+        )
         assert row["seeds"] == 8
     apart = layers.differences(made_rows(**axes))
     assert len(apart) == 2**4 * 3

@@ -13,8 +13,8 @@ from ppp_jax.analysis.compare import bootstrap_interval, interquartile_mean
 from ppp_jax.analysis.measure import TEXT, cells
 from ppp_jax.analysis.verdicts import LEVEL, PAIRED
 
-NAMES = {"test_mse": "held-out MSE", "c4_pre": "C4 before activation",
-         "c4_post": "C4 after activation",
+NAMES = {"test_mse": "held-out MSE", "c4_pre": "C4 before activation, above null",
+         "c4_post": "C4 after activation, above null",
          "discreteness_pre": "discreteness before activation",
          "elliptical_pre": "the same, beyond lengths"}  # fmt: skip
 Z_TICKS = (-100, -50, -20, -10, -5, -2, 0, 2, 5, 10, 20, 50, 100)

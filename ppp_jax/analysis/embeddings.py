@@ -118,10 +118,12 @@ class Agreement(NamedTuple):
       information: adjusted mutual information of the samples that both group: 1 if they agree, 0
         in expectation if one tells nothing of the other; NaN if either has fewer than two groups.
       share: of samples that both group, or NaN of no samples.
+      overall: the same information of all samples, those without a group being one more group.
     """
 
     information: float
     share: float
+    overall: float
 
 
 def agreement(a: np.ndarray, b: np.ndarray) -> Agreement:
@@ -140,9 +142,12 @@ def agreement(a: np.ndarray, b: np.ndarray) -> Agreement:
         raise InputError("a", np.shape(a), f"must have one length with b, {np.shape(b)}")
     both = (a != NO_CLUSTER) & (b != NO_CLUSTER)
     share = float(both.mean()) if both.size else float("nan")
-    if min(len(np.unique(x[both])) for x in (a, b)) < 2:
-        return Agreement(float("nan"), share)
-    return Agreement(float(adjusted_mutual_info_score(a[both], b[both])), share)
+
+    def information(a: np.ndarray, b: np.ndarray) -> float:
+        grouped = min(len(np.unique(x)) for x in (a, b)) > 1
+        return float(adjusted_mutual_info_score(a, b)) if grouped else float("nan")
+
+    return Agreement(information(a[both], b[both]), share, information(a, b))
 
 
 class PlaneView(NamedTuple):

@@ -19,7 +19,7 @@ from ppp_jax.analysis.verdicts import CLUSTERING, partner
 MOST_VECTORS = 2048  # of a run, drawn from all: a convolution has one at every position
 THINNING_SEED = 0
 NEIGHBOURS = 1024  # for discreteness
-QUANTITIES = ("c4", *CLUSTERING)
+QUANTITIES = ("c4_excess", *CLUSTERING)
 NAMES = ("architecture", "activation", "depth", "width", "latent_width", "optimizer",
          "initializer", "learning_rate", "dose", "latents")  # fmt: skip
 ALWAYS = ("architecture", "activation", "optimizer", "latents")  # of these, in every table
@@ -47,8 +47,9 @@ def measure_layers(
       `layer`, `units`, `latents` (`pre` or `post`); `seeds`, how many neither diverged nor died;
       `c4` (mean over seeds), its test `c4_z` and `c4_p`, the same of `unit_kurtosis`; `c4_first` of
       the untrained networks; `discreteness` and `discreteness_first`, and `elliptical` likewise,
-      which is beyond lengths; `test_mse`; and per seed `test_mse_seeds`, `c4_seeds`,
-      `discreteness_seeds` and `elliptical_seeds`, NaN for those left out.
+      which is beyond lengths; `test_mse`; and per seed `test_mse_seeds`, `c4_excess_seeds` (over
+      the mean of its rotation null), `discreteness_seeds` and `elliptical_seeds`, NaN for those
+      left out. `c4_excess` is the mean over seeds.
     """
     groups = saved_groups(path, layer=layer)
     places = [(group, kind) for group in groups for kind in KINDS]
@@ -89,10 +90,11 @@ def _row(clouds: xr.DataArray, activation: str, rotations: int, seed: int) -> di
         one = pooled.sel(statistic=name)
         found |= {name: float(one["value"]), f"{name}_z": float(one["z"]),
                   f"{name}_p": float(one["p"])}  # fmt: skip
-    c4 = tested["value"].sel(statistic="c4")
-    last = c4.isel(step=-1).values
-    found |= {"seeds": int(np.isfinite(last).sum()), "c4_seeds": last,
-              "c4_first": float(c4.isel(step=0).mean())}  # fmt: skip
+    c4 = tested.sel(statistic="c4")
+    excess = (c4["value"] - c4["mean"]).isel(step=-1)
+    found |= {"seeds": int(excess.notnull().sum()), "c4_excess_seeds": excess.values,
+              "c4_excess": float(excess.mean()),
+              "c4_first": float(c4["value"].isel(step=0).mean())}  # fmt: skip
     ordered = clouds.transpose("step", "seed", ...)
     for name in CLUSTERING:
         first, last = discreteness(ordered, elliptical=name == "elliptical",

@@ -12,7 +12,7 @@ from ppp_jax.analysis.statistics import acceptance_ratio, discreteness
 
 KINDS = ("pre", "post")
 STATISTICS = ("c4", "unit_kurtosis")  # on orthonormal bases `kurtosis` is C4 once more
-ENDS = ("z", "p", "null", "clouds")
+ENDS = ("z", "p", "null", "clouds", "rank")
 ROUNDING = 1e-6  # a range below this share of the largest number is none
 ERRORS = ("train_mse", "validation_mse", "test_mse")
 NETWORK = "architecture_respects_rotations"  # the attribute of a run folder's Dataset
@@ -41,8 +41,8 @@ class Measured(NamedTuple):
         snapshot, and missing in between. Numbers of a run that diverged, at whatever time, and of
         latents that do not vary, are missing.
       pooled: the same tests of the seeds together (`pool`), over the axes of the grid and `step`:
-        `c4_pre`, `c4_pre_null` (the null's mean), `c4_pre_z`, `c4_pre_p`, `c4_pre_clouds` (how
-        many seeds) and so on.
+        `c4_pre`, `c4_pre_null` (the null's mean), `c4_pre_z`, `c4_pre_p`, `c4_pre_rank` (above 0
+        if most seeds lie above their null), `c4_pre_clouds` (how many seeds) and so on.
     """
 
     runs: xr.Dataset
@@ -55,17 +55,25 @@ def own_basis(activation: str) -> str | None:
 
 
 def usable(clouds: xr.DataArray, runs: xr.Dataset) -> xr.DataArray:
-    """Loads clouds, missing where a run has diverged, at whatever time, or where nothing varies.
+    """Loads clouds, missing where a run has diverged, at whatever time, or its units have died.
 
-    All vectors of a network whose units have died are one, which may well point along an axis: no
-    distribution. A run that diverges later is none of the untrained ones either: all snapshots
-    have one sample.
+    A run that diverges later is none of the untrained ones either: all snapshots have one sample.
 
     Args:
       clouds: `(..., sample, unit)`.
       runs: with `diverged_step` of the same runs, over `step` and the clouds' other axes.
     """
-    clouds = clouds.load().where(runs["diverged_step"].isel(step=-1, drop=True) < 0)
+    return living(clouds.load().where(runs["diverged_step"].isel(step=-1, drop=True) < 0))
+
+
+def living(clouds: xr.DataArray) -> xr.DataArray:
+    """Returns the clouds, missing where nothing varies, as of a network whose units have died.
+
+    All vectors of such a cloud are one, which may well point along an axis: no distribution.
+
+    Args:
+      clouds: `(..., sample, unit)`.
+    """
     low, high = clouds.min("sample", skipna=False), clouds.max("sample", skipna=False)
     largest = abs(clouds).max(("sample", "unit"), skipna=False)
     return clouds.where((high - low).max("unit", skipna=False) > ROUNDING * largest)
@@ -154,10 +162,10 @@ def _at_all_steps(ends: xr.Dataset, clouds: xr.DataArray) -> dict[Any, xr.DataAr
 
 
 def _columns(tested: xr.Dataset) -> xr.Dataset:
-    """Spreads a test's statistics out: `c4`, `c4_null`, `c4_z`, `c4_p`; if pooled, `c4_clouds`."""
+    """Spreads a test's statistics out: `c4`, `c4_null` and so on; if pooled, `c4_clouds` too."""
     parts = {"": "value", "_null": "mean", "_z": "z", "_p": "p"}
     if "clouds" in tested:
-        parts |= {"_clouds": "clouds"}
+        parts |= {"_clouds": "clouds", "_rank": "rank"}
     return xr.Dataset({
         f"{statistic}{end}": tested[part].sel(statistic=statistic, drop=True)
         for statistic in tested["statistic"].values.tolist()

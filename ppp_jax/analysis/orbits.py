@@ -16,6 +16,7 @@ from ppp_jax import bases
 from ppp_jax.analysis.rotations import ROTATIONS, pool, verdict
 from ppp_jax.errors import whole
 
+ISOTROPIC = 4096  # vectors that say how near an orbit is by chance
 ANTIPODAL = 1e-6  # a sum of two unit vectors shorter than this has no direction
 
 
@@ -57,6 +58,31 @@ ORBITS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "edges": edges,
     "corners": corners,
 }
+
+
+def nearest(vectors: np.ndarray, basis: np.ndarray, *, seed: int = 0) -> np.ndarray:
+    """Returns which orbit each vector is nearest to, compared with isotropic vectors.
+
+    Orbits have very different numbers of elements, and some corner of 2ⁿ is always near: so each
+    cosine is counted from its mean over isotropic vectors, in their standard deviations.
+
+    Args:
+      vectors: `(vectors, units)`, of any length but 0.
+      basis: unit rows, `(basis vectors, units)`.
+      seed: of 4,096 isotropic vectors.
+
+    Returns:
+      `(vectors,)`, places in `ORBITS`.
+    """
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    null = np.random.default_rng(seed).normal(size=(ISOTROPIC, vectors.shape[1]))
+    null /= np.linalg.norm(null, axis=1, keepdims=True)
+    found = []
+    for cosine in ORBITS.values():
+        usual = cosine(null, basis)
+        found.append((cosine(unit, basis) - usual.mean()) / usual.std())
+    place: np.ndarray = np.argmax(found, axis=0)
+    return place
 
 
 class Position(NamedTuple):

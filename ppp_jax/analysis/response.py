@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ppp_jax.analysis.compare import MIN_SEEDS
 from ppp_jax.errors import InputError
 
 RESAMPLES, PLACES = 200, 101
@@ -20,6 +21,7 @@ class Kink(NamedTuple):
       low: lower end of its 95 % bootstrap interval over seeds. An interval that holds the first
         dose is no evidence of a threshold.
       high: upper end.
+      seeds: how many there were at every dose. Of fewer than 6 nothing is said: all else is NaN.
     """
 
     line: float
@@ -27,6 +29,7 @@ class Kink(NamedTuple):
     start: float
     low: float
     high: float
+    seeds: int
 
 
 def kink(doses: Sequence[float], values: Sequence[np.ndarray], *, seed: int = 0) -> Kink:
@@ -44,6 +47,9 @@ def kink(doses: Sequence[float], values: Sequence[np.ndarray], *, seed: int = 0)
     x, table = np.asarray(doses, float), np.stack(values)
     table = table[:, np.isfinite(table).all(axis=0)]
     rng, seeds = np.random.default_rng(seed), table.shape[1]
+    if seeds < MIN_SEEDS:
+        nothing = float("nan")
+        return Kink(nothing, nothing, nothing, nothing, nothing, seeds)
     starts = [
         _hinge(x, table[:, rng.integers(seeds, size=seeds)].mean(axis=1))[1]
         for _ in range(RESAMPLES)
@@ -51,7 +57,7 @@ def kink(doses: Sequence[float], values: Sequence[np.ndarray], *, seed: int = 0)
     mean = table.mean(axis=1)
     share, start = _hinge(x, mean)
     low, high = np.quantile(starts, [0.025, 0.975])
-    return Kink(_explained(x, mean), share, start, float(low), float(high))
+    return Kink(_explained(x, mean), share, start, float(low), float(high), seeds)
 
 
 def check_doses(doses: Sequence[float]) -> None:

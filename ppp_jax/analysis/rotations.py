@@ -190,9 +190,10 @@ def pool(tested: xr.Dataset, *, over: str = "seed") -> xr.Dataset:
       over: the axis to pool.
 
     Returns:
-      Dataset without that axis: `value` and `mean` (of the null), averaged; `sd` of that average;
-      `z`; `p`, missing of fewer than 6 clouds, of which no significance is claimed; and `clouds`,
-      how many there were. Clouds without a rank are left out.
+      Dataset without that axis: `value`, `mean` (of the null) and `rank`, averaged; `sd` of the
+      average value; `z`; `p`, missing of fewer than 6 clouds, of which no significance is claimed;
+      and `clouds`, how many there were. Clouds without a rank are left out. A few clouds far on
+      one side can give z another sign than the mean rank, whose side is the one that p tests.
     """
     known = tested["rank"].notnull()
     value, mean, sd = (tested[name].where(known) for name in ("value", "mean", "sd"))
@@ -200,6 +201,6 @@ def pool(tested: xr.Dataset, *, over: str = "seed") -> xr.Dataset:
     spread = np.sqrt((sd * sd).sum(over)) / clouds.where(clouds > 0)
     p = xr.apply_ufunc(sign_flip, tested["rank"], input_core_dims=[[over]], vectorize=True)
     return xr.Dataset({
-        "value": tested["value"].mean(over), "mean": mean.mean(over), "sd": spread,
-        "z": (value - mean).mean(over) / spread, "p": p, "clouds": clouds,
+        "value": value.mean(over), "mean": mean.mean(over), "rank": tested["rank"].mean(over),
+        "sd": spread, "z": (value - mean).mean(over) / spread, "p": p, "clouds": clouds,
     })  # fmt: skip

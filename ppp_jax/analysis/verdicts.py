@@ -52,14 +52,14 @@ def verdict_table(grid: Sequence[Measured]) -> list[list[dict[str, Any]]]:
     Returns:
       For each group a row per cell and kind of latents: its names; `seeds`, how many neither
       diverged nor died; for C4 and unit kurtosis the mean over seeds, untrained (`…_first`) and
-      trained, the rotation null's mean (`…_null`), `…_z`, `…_p` and `…_q` of all seeds (see
-      `pool`), and how many seeds have p ≤ .05 alone (`…_seeds`); the same without q for the angles'
-      statistics; of these, over the null's mean, and of both kinds of discreteness the change by
-      training paired by seed, `…_change` with `…_change_low`, `…_change_high`,
-      `…_change_p`, and q of those that verdicts
-      rest on; discreteness with its interval, and untrained; and the verdict in words: `alignment`,
-      `training`, `clusters`. Each q is the false discovery rate over the whole grid: alignments are
-      one family, changes of alignment another, changes of each discreteness two more.
+      trained, the rotation null's mean (`…_null`), `…_z`, `…_p`, `…_rank` and `…_q` of all seeds
+      (see `pool`), and how many seeds have p ≤ .05 alone (`…_seeds`); the same without q for the
+      angles' statistics; of these, over the null's mean, and of both kinds of discreteness the
+      change by training paired by seed, `…_change` with `…_change_low`, `…_change_high`,
+      `…_change_p`, and q of those that verdicts rest on; discreteness with its interval, and
+      untrained; and the verdict in words: `alignment`, `training`, `clusters`. Each q is the false
+      discovery rate over the whole grid: alignments are one family, changes of alignment another,
+      changes of each discreteness two more.
     """
     tables = [
         [{**names, "latents": kind, **_cell(measured, at, kind)}
@@ -91,7 +91,7 @@ def _cell(measured: Measured, at: dict[str, int], kind: str) -> dict[str, Any]:
         row |= {name: pooled[key].isel(step=-1).item()}
         row |= {
             f"{name}_{end}": pooled[f"{key}_{end}"].isel(step=-1).item()
-            for end in ("null", "z", "p")
+            for end in ("null", "z", "p", "rank")
         }
         row[f"{name}_seeds"] = int((last[f"{key}_p"] <= LEVEL).sum())
     for name in CLUSTERING:
@@ -100,18 +100,18 @@ def _cell(measured: Measured, at: dict[str, int], kind: str) -> dict[str, Any]:
         row |= {name: interquartile_mean(values), f"{name}_low": low, f"{name}_high": high}
         row[f"{name}_first"] = interquartile_mean(first[f"{name}_{kind}"].values)
     for name in CHANGES:
-        found = paired_difference(_excess(last, name, kind), _excess(first, name, kind))
+        found = paired_difference(*(_excess(end, f"{name}_{kind}") for end in (last, first)))
         row |= {f"{name}_change": found.mean, f"{name}_change_low": found.low,
                 f"{name}_change_high": found.high, f"{name}_change_p": found.p}  # fmt: skip
     return row
 
 
-def _excess(runs: xr.Dataset, name: str, kind: str) -> xr.DataArray:
+def _excess(runs: xr.Dataset, quantity: str) -> xr.DataArray:
     """Returns a quantity per seed, over the mean of its rotation null if it has one.
 
     A change of the latents' shape alike in all directions is none of their alignment.
     """
-    value, null = runs[f"{name}_{kind}"], f"{name}_{kind}_null"
+    value, null = runs[quantity], f"{quantity}_null"
     return value - runs[null] if null in runs else value
 
 
@@ -121,8 +121,7 @@ def _words(row: dict[str, Any]) -> dict[str, str]:
         return {"alignment": few, "training": few, "clusters": few}
     # On vectors that are not orthogonal C4 has no axes and diagonals: the other number decides.
     judged = STATISTICS if orthonormal(row["activation"]) else ("unit_kurtosis",)
-    found = [SIDES[name][int(row[name] > row[f"{name}_null"])]
-             for name in judged if row[f"{name}_q"] <= LEVEL]  # fmt: skip
+    found = [_side(row, name) for name in judged if row[f"{name}_q"] <= LEVEL]
     alignment = ", ".join(found) or "no evidence of alignment"
     if row["snapshots"] == 1:
         alone = "not judged: there is one snapshot"
@@ -134,6 +133,12 @@ def _words(row: dict[str, Any]) -> dict[str, str]:
         clusters = _move(row, "discreteness") + ("" if beyond else ", mostly by its lengths")
     training = ", ".join(moves) or "no evidence of a change by training"
     return {"alignment": alignment, "training": training, "clusters": clusters}
+
+
+def _side(row: dict[str, Any], name: str) -> str:
+    """Returns where most seeds lie, and whether some lie far on the other side."""
+    side = SIDES[name][int(row[f"{name}_rank"] > 0)]
+    return side if row[f"{name}_rank"] * row[f"{name}_z"] > 0 else f"{side}, a few seeds far off"
 
 
 def _move(row: dict[str, Any], name: str) -> str:
@@ -181,7 +186,8 @@ def difference_table(
 
     Returns:
       A row per comparison and quantity: names, `against`, `quantity`, `difference` with `low`,
-      `high`, `p` and `q`, the false discovery rate over the rows of the same quantity.
+      `high`, `p` and `q`, the false discovery rate over the rows of the same quantity. What has a
+      rotation null is compared above the null's mean.
 
     Raises:
       InputError: the grid has no such axis.
@@ -197,7 +203,8 @@ def difference_table(
             continue
         there = {**at, axis: values.index(other)}
         for quantity in quantities:
-            found = paired_difference(last[quantity].isel(at), last[quantity].isel(there))
+            runs_above = _excess(last, quantity)
+            found = paired_difference(runs_above.isel(at), runs_above.isel(there))
             rows.append({**names, "against": other, "quantity": quantity,
                          "difference": found.mean, **found._asdict()})  # fmt: skip
     for quantity in quantities:
