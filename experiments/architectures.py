@@ -15,7 +15,7 @@ every network (z −5 to −10 before the activation), most in the classifier (C
 −0.86); ReLU's there with the axes (0.20, z 7). And in the classifier elementwise latents are
 clearly more discrete (by 0.16 to 0.42, beyond lengths too), in autoencoders hardly (−0.04 to 0.06).
 Transformers' residual streams are not aligned, under either norm. An L1 penalty aligns isotropic
-sparse codes (z 3 to 5).
+ReLU's sparse codes (z 5).
 """
 
 import dataclasses

@@ -6,7 +6,7 @@ samples. METHOD §7: the learning rate is a confound.
   python -m experiments.reconstruction \
       [--data=patches --epochs=20 --workdir=runs/reconstruction_patches]
 
-Cost: 1,344 networks, 123 s on two cores (138 s on patches). Leaves runs/reconstruction/study: the
+Cost: 1,728 networks, 150 s on two cores (155 s on patches). Leaves runs/reconstruction/study: the
 error of every activation at both rates, and elementwise − isotropic paired by seed.
 
 Outcome: elementwise ones on digits, by a third, tuned or not. On patches isotropic ones by 1 to 3 %
