@@ -176,6 +176,8 @@ def training_options() -> dict[str, Any]:
 def _parse(arguments: list[str]) -> list[str]:
     try:
         rest: list[str] = flags.FLAGS(arguments)
+    except SystemExit:  # --help has been printed; absl takes that for a failure
+        sys.exit(0)
     except flags.Error as error:
         text = " ".join(str(error).split())
         print(f"error: {text}; --help explains every flag", file=sys.stderr)

@@ -2,14 +2,16 @@
 
 import base64
 import contextlib
+import datetime
 import functools
 import html
 import pathlib
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
+import jax
 import pandas as pd
 import xarray as xr
 from absl import flags
@@ -17,10 +19,11 @@ from matplotlib.figure import Figure
 
 import ppp_jax.analysis as pa
 from experiments import flags as experiment_flags
-from ppp_jax import devices, plan, sweep
+from ppp_jax import __version__, devices, manifest, plan, sweep
 from ppp_jax.analysis import layers
 from ppp_jax.analysis.compare import MIN_SEEDS, false_discovery
-from ppp_jax.analysis.measure import KINDS, STATISTICS, own_basis
+from ppp_jax.analysis.loading import BOTTLENECK, load_run, saved_groups
+from ppp_jax.analysis.measure import KINDS, STATISTICS, cells, own_basis
 from ppp_jax.analysis.summary import as_markdown
 from ppp_jax.analysis.verdicts import CLUSTERING
 from ppp_jax.errors import InputError, whole
@@ -29,6 +32,8 @@ from ppp_jax.grid import Grid
 
 FOLDER = "study"
 LEAST_ROTATIONS = 19
+DOCUMENTED = ("Cost", "Outcome")  # how paragraphs of a main's docstring begin that are not of a run
+MOST_LINES = 8
 FEW_SEEDS = f"p and q are missing of fewer than {MIN_SEEDS} seeds, of which nothing is claimed."
 
 
@@ -69,8 +74,27 @@ def run(
             devices.on_main(functools.partial(print, planned))
         return
     trained = [sweep.train(one, folder, **how) for one, folder in zip(grids, folders, strict=True)]
+    devices.on_main(lambda: tell_diverged(trained))
     prepared = [prepare(trained[0])] if prepare else []
     devices.on_main(lambda: analyse(trained, *prepared))
+
+
+def tell_diverged(workdirs: Sequence[pathlib.Path]) -> None:
+    """Says on stderr which cells have diverged, and what to do: their rows will be empty."""
+    lines = []
+    for workdir in workdirs:
+        for group in saved_groups(workdir, layer=BOTTLENECK):
+            last = load_run(workdir, **group)[["test_mse", "diverged_step"]].isel(step=-1)
+            for names, at in cells(last):
+                diverged = last["diverged_step"].isel(at).values >= 0
+                if diverged.any():
+                    cell = f"{group['architecture']}, {names['activation']}, {names['optimizer']}"
+                    lines.append(f"{cell} at {names['learning_rate']:g}: {diverged.sum()} of "
+                                 f"{diverged.size} seeds diverged")  # fmt: skip
+    if lines:
+        more = [f"and {len(lines) - MOST_LINES} more cells"] if len(lines) > MOST_LINES else []
+        advice = "they are left out; a smaller rate in --learning_rates may help"
+        print("\n".join([*lines[:MOST_LINES], *more, advice]), file=sys.stderr)
 
 
 def _check_axes(grid: Grid, along: Collection[str]) -> None:
@@ -130,30 +154,50 @@ def writing(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(partial)
     partial.mkdir()
     yield partial
-    _write_page(partial)
+    _write_page(partial, workdir)
     if final.exists():
         shutil.rmtree(final)
     partial.rename(final)
     print(f"study: {final / 'index.html'}")
 
 
-def _write_page(folder: pathlib.Path) -> None:
-    """Puts the study on one page: what the experiment asks, its figures, its tables."""
-    main = sys.modules["__main__"].__doc__ or ""
-    parts = [f"<pre>{html.escape(main)}</pre>"]
+def _write_page(folder: pathlib.Path, workdir: pathlib.Path) -> None:
+    """Puts the study on one page: what the experiment asks, this run, its figures, its tables."""
+    main = (sys.modules["__main__"].__doc__ or "").split("\n\n")
+    asked, documented = (
+        html.escape("\n\n".join(part for part in main if part.startswith(DOCUMENTED) == told))
+        for told in (False, True)
+    )
+    parts = [
+        f"<pre>{asked}</pre>",
+        f"<h2>This run</h2><pre>{html.escape(_this_run(workdir))}</pre>",
+        "<details><summary>What the project's documentation says of the defaults, which need not "
+        f"hold of this run</summary><pre>{documented}</pre></details>",
+    ]
     for path in sorted(folder.glob("*.png")):
         image = base64.b64encode(path.read_bytes()).decode()
         parts.append(f'<h2>{path.stem}</h2><img src="data:image/png;base64,{image}">')
     tables = {path.stem: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))}
     if any(_lacks_seeds(table) for table in tables.values()):
         print(FEW_SEEDS)
-        parts.insert(1, f"<p>{FEW_SEEDS}</p>")
+        parts.append(f"<p>{FEW_SEEDS}</p>")
     for name, table in tables.items():
         text = table.to_html(index=False, float_format="{:.3g}".format, border=0)
         parts.append(f"<h2>{name}</h2>{text}")
     style = "body{font-family:sans-serif;margin:2em}td,th{padding:.1em .6em;text-align:left}"
     page = f"<!doctype html><meta charset='utf-8'><style>{style}</style>" + "\n".join(parts)
     (folder / "index.html").write_text(page, encoding="utf-8")
+
+
+def _this_run(workdir: pathlib.Path) -> str:
+    """Returns the command, when it ran, versions, and what of the grid is in the run folder."""
+    program, *given = sys.argv
+    lines = [" ".join(["python -m", f"experiments.{pathlib.Path(program).stem}", *given]),
+             f"{datetime.date.today()}, ppp_jax {__version__}, jax {jax.__version__}"]  # fmt: skip
+    stored = manifest.read(workdir)
+    if stored is not None:
+        lines += [f"{name}: {value}" for name, value in stored.grid.to_json().items()]
+    return "\n".join(lines)
 
 
 def _lacks_seeds(table: pd.DataFrame) -> bool:

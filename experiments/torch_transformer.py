@@ -24,10 +24,10 @@ diagonals after the second (C4 −0.09, z −4.5), under Adam and LayerNorm.
 """
 
 import pathlib
+import sys
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 from absl import flags
 from matplotlib.figure import Figure
@@ -39,6 +39,11 @@ from ppp_jax import data
 from ppp_jax.analysis import charts
 from ppp_jax.analysis.planes import progress_bar
 from ppp_jax.errors import whole
+
+try:
+    import torch
+except ModuleNotFoundError:
+    sys.exit("error: this experiment needs PyTorch: pip install -e '.[bench]'")
 
 flags.DEFINE_integer("networks", 8, "independent networks, each of its own seed")
 flags.DEFINE_integer("epochs", 20, "passes over the training set")

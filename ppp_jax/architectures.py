@@ -267,7 +267,8 @@ def check(name: str, shape: Shape, *, width: int, data: str) -> None:
         problem = f"has no images, which {name} needs; an .npz has them as (samples, height, "
         raise InputError("data", data, f"{problem}width, channels)")
     if needs == "labels" and not shape.classes:
-        raise InputError("data", data, f"has no labels 0, 1, …, which {name} needs")
+        problem = f"has no labels 0, 1, …, which {name} needs; an .npz has them as y_train, y_test"
+        raise InputError("data", data, problem)
     if "transformer" in name and width % HEADS:
         raise InputError("widths", width, f"must be a multiple of {HEADS}, the heads of {name}")
 

@@ -176,8 +176,8 @@ def extended(stored: Manifest, workdir: pathlib.Path, grid: Grid, dataset: Datas
         raise InputError(
             "workdir",
             workdir,
-            f"holds another configuration ({'; '.join(differences)}); choose another workdir or "
-            "overwrite this one",
+            f"holds another configuration ({'; '.join(differences)}); to grow it, name what is "
+            "there too; or choose another workdir, or overwrite this one, which deletes it",
         )
     whole, missing = extend(stored.grid, grid)
     if whole.to_json() == stored.grid.to_json():

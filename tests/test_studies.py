@@ -92,9 +92,10 @@ def command(module, *flags):
 
 def test_reconstruction_at_fixed_and_best_rates(tmp_path):
     small = ["--activations=tanh,isotropic_tanh", "--optimizers=momentum", "--seeds=0:6",
-             "--learning_rates=0.1,0.001", "--epochs=1", "--rotations=19"]  # fmt: skip
+             "--learning_rates=0.1,0.001,1e9", "--epochs=1", "--rotations=19"]  # fmt: skip
     done = command("reconstruction", f"--workdir={tmp_path / 'run'}", *small)
     assert done.returncode == 0, done.stderr
+    assert "mlp, tanh, momentum at 1e+09: 6 of 6 seeds diverged" in done.stderr
     study = tmp_path / "run" / "study"
     assert sorted(path.name for path in study.iterdir()) == [
         "differences.csv", "differences.md", "index.html", "rates.csv", "rates.md", "rates.png",
@@ -228,6 +229,9 @@ def test_every_study_runs_as_a_command(module, tmp_path):
     study = tmp_path / "run" / "study"
     assert f"study: {study / 'index.html'}" in done.stdout
     page = (study / "index.html").read_text()
+    # The documentation's outcome is not this run's, whose command and grid stand above it.
+    assert page.index("<h2>This run</h2>") < page.index("--widths=6") < page.index("<details>")
+    assert page.index("<details>") < page.index("\nOutcome" if "\nOutcome" in page else "Cost")
     found = tables(study)
     assert found
     assert {name: len(found[name]) for name in want.rows} == want.rows

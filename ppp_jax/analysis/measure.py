@@ -101,7 +101,7 @@ def measure(
     columns: dict[str, list[xr.Dataset]] = {kind: [] for kind in KINDS}
     pooled: dict[str, list[xr.Dataset]] = {kind: [] for kind in KINDS}
     # One activation at a time: the latents of a grid need not fit into memory.
-    for kind, i in progress_bar(places, "null") if progress else places:
+    for kind, i in progress_bar(places, "rotations") if progress else places:
         here = {"activation": [i]}
         basis = own_basis(str(dataset["activation"].values[i]))
         clouds = usable(dataset[kind].isel(here), runs.isel(here))

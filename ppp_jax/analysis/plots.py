@@ -62,7 +62,7 @@ def plot_ppp(
       InputError: several pictures, or none.
     """
     _check_dims(picture, "ratio", ("v", "u"), "picture")
-    axes = plt.figure(figsize=(4.2, 3.6)).add_subplot() if ax is None else ax
+    axes = plt.figure(figsize=(4.2, 3.6), layout="constrained").add_subplot() if ax is None else ax
     norm = norm or ratio_scale([picture["ratio"].values])
     half = _half_width(picture)
     image = _draw_ratio(axes, picture, norm, (-half, half, -half, half))
@@ -149,7 +149,11 @@ def plot_srm(curves: xr.Dataset, *, ax: Axes | None = None, planes: bool = True)
       InputError: curves at several ε, or no curves, or axes that are not polar.
     """
     _check_dims(curves, "pooled", ("angle",), "curves")
-    axes = plt.figure(figsize=(4, 4)).add_subplot(projection="polar") if ax is None else ax
+    axes = (
+        plt.figure(figsize=(4, 4), layout="constrained").add_subplot(projection="polar")
+        if ax is None
+        else ax
+    )
     if not isinstance(axes, PolarAxes):
         raise InputError("ax", type(axes).__name__, "must be polar: subplot(projection='polar')")
     # A circle is closed, whatever the angles are.
@@ -240,7 +244,7 @@ def plot_curves(values: xr.DataArray, *, ax: Axes | None = None, yscale: str = "
       The axes; elementwise activations are solid, isotropic ones dashed. The epoch axis is
       logarithmic from 1 on, with epoch 0 at its left edge.
     """
-    axes = plt.figure(figsize=(5, 3.5)).add_subplot() if ax is None else ax
+    axes = plt.figure(figsize=(5, 3.5), layout="constrained").add_subplot() if ax is None else ax
     epochs = values["epoch"].values
     for i, name in enumerate(values["activation"].values):
         curves = values.sel(activation=name).transpose("step", "seed").values
