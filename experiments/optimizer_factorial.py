@@ -7,8 +7,8 @@ the axes whatever the function does, the others do not (METHOD §7).
       [--data=patches --epochs=20 --workdir=runs/factorial_patches]
 
 Cost: 960 networks, seven minutes on two cores. Leaves runs/factorial/study: C4 and unit kurtosis
-of every cell against the rotation null, the effect of the function under isotropic Adam and the effect
-of every optimiser on each function, paired by seed.
+of every cell against the rotation null, the effect of the function under isotropic Adam and that of
+every optimiser on each function, paired by seed.
 
 Outcome: at Adam's customary rate the alignment is the function's. At 0.01 Adam alone aligns
 isotropic networks with the axes (isotropic ReLU's C4 0.06, z 5, on digits and 0.41, z 9, on
