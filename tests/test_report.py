@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from ppp_jax import sweep
 from ppp_jax.analysis import load, plot_curves, plot_ppp, ppp, write_report
 from ppp_jax.analysis.measure import measure
+from ppp_jax.analysis.summary import as_markdown
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 
@@ -120,3 +121,9 @@ def test_plots_take_axes_and_give_them_back():
     axes = Figure().add_subplot()
     assert plot_curves(values, ax=axes) is axes
     assert len(axes.lines) == 2 * (2 + 1)
+
+
+def test_a_pipe_in_a_header_is_no_new_column():
+    lines = as_markdown(["|C4|", "q"], [["0.1", "0.2"]]).splitlines()
+    assert {len(re.split(r"(?<!\\)\|", line)) for line in lines} == {4}
+    assert {len(line) for line in lines} == {len(lines[0])}

@@ -124,8 +124,9 @@ def number(value: float, digits: int) -> str:
 
 def as_markdown(header: list[str], body: list[list[str]]) -> str:
     """Renders a table of strings as aligned Markdown."""
-    widths = [max(len(row[i]) for row in [header, *body]) for i in range(len(header))]
-    lines = [header, ["-" * width for width in widths], *body]
+    cells = [[text.replace("|", "\\|") for text in row] for row in [header, *body]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = [cells[0], ["-" * width for width in widths], *cells[1:]]
     return "\n".join(
         "| " + " | ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)) + " |"
         for row in lines
