@@ -8,14 +8,14 @@ alignment.
 
   python -m experiments.views
 
-Cost: 18 networks and 77 t-SNE runs, 188 s on two cores (280 s with UMAP). Leaves runs/views/study:
+Cost: 18 networks and 77 t-SNE runs, 188 s on two cores (290 s with UMAP). Leaves runs/views/study:
 agreements and changes by rotation as tables, and the first seed's views coloured by label and by
 the nearest orbit.
 
 Outcome: t-SNE and UMAP find all clusters wherever they are (agreement 1.0 on known clouds; with the
-digits' labels 0.8 to 0.9, no evidence of a difference between functions), and rotating the latents
-changes nothing in t-SNE, while C4 goes from 0.97 to 0.02. PPP's fullest plane shows 0 to 31 % of
-the samples, none of the clusters at the cube's corners.
+digits' labels 0.8 to 0.9 of the samples that they group, no evidence of a difference between
+functions), and rotating the latents changes nothing in t-SNE, while C4 goes from 0.97 to 0.02.
+PPP's fullest plane shows 0 to 31 % of the samples, none of the clusters at the cube's corners.
 """
 
 import importlib.util
