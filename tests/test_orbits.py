@@ -91,6 +91,15 @@ def test_a_slope_starts_at_the_first_dose_and_a_threshold_does_not():
     assert late.kink > late.line + 0.05
 
 
+def test_explained_shares_are_those_of_least_squares():
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=(3, 7)), rng.normal(size=7)
+    for own, share in zip(x, response._explained(x, y), strict=True):
+        design = np.stack([np.ones(7), own], axis=1)
+        left = y - design @ np.linalg.lstsq(design, y)[0]
+        assert np.isclose(share, 1 - (left @ left) / np.sum((y - y.mean()) ** 2))
+
+
 def test_few_seeds_have_no_kink():
     values = [x[:5] for x in seeds(DOSES)]
     assert np.isnan(response.kink(DOSES, values)[:5]).all()

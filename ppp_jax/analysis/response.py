@@ -57,7 +57,7 @@ def kink(doses: Sequence[float], values: Sequence[np.ndarray], *, seed: int = 0)
     mean = table.mean(axis=1)
     share, start = _hinge(x, mean)
     low, high = np.quantile(starts, [0.025, 0.975])
-    return Kink(_explained(x, mean), share, start, float(low), float(high), seeds)
+    return Kink(float(_explained(x, mean)), share, start, float(low), float(high), seeds)
 
 
 def check_doses(doses: Sequence[float]) -> None:
@@ -70,15 +70,16 @@ def check_doses(doses: Sequence[float]) -> None:
         raise InputError("doses", list(doses), "must be at least four, ascending")
 
 
-def _explained(x: np.ndarray, y: np.ndarray) -> float:
-    design = np.stack([np.ones_like(x), x], axis=1)
-    left = y - design @ np.linalg.lstsq(design, y)[0]
-    return float(1 - (left @ left) / np.sum((y - y.mean()) ** 2))
+def _explained(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Returns the share of the variance of y that c + s·x explains, of every x, `(..., doses)`."""
+    a, b = x - x.mean(axis=-1, keepdims=True), y - y.mean()
+    share: np.ndarray = (a @ b) ** 2 / (np.sum(a * a, axis=-1) * (b @ b))
+    return share
 
 
 def _hinge(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """Returns the best explained share over kinks between the first dose and the last but one."""
     places = np.linspace(x[0], x[-2], PLACES)
-    shares = [_explained(np.maximum(x - place, 0), y) for place in places]
+    shares = _explained(np.maximum(x - places[:, None], 0), y)
     best = int(np.argmax(shares))
-    return shares[best], float(places[best])
+    return float(shares[best]), float(places[best])
