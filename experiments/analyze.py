@@ -59,6 +59,9 @@ def main() -> None:
         progress=True,
     )
     print((out / "shares.md").read_text(encoding="utf-8"))
+    pooled = [str(d) for d in latents.dims[:-2] if d not in by and latents.sizes[d] > 1]
+    if pooled:
+        print(f"pooled over {', '.join(pooled)} (--by keeps axes apart)")
     print(f"analysis: {out}")
 
 

@@ -1,6 +1,7 @@
 """The host loop: trains a grid chunk by chunk and keeps what it finds."""
 
 import contextlib
+import dataclasses
 import itertools
 import pathlib
 import time
@@ -62,7 +63,8 @@ def _check_networks(grid: Grid, dataset: Dataset) -> None:
     for name in grid.architectures:
         for width in grid.widths:
             architectures.check(name, dataset.shape, width=width, data=grid.data)
-    everywhere = {layer for cell in grid.cells for layer in grid.captured(cell)}
+    all_layers = dataclasses.replace(grid, capture=(ALL,))
+    everywhere = {layer for cell in grid.cells for layer in all_layers.captured(cell)}
     for layer in grid.capture:
         if layer not in (ALL, models.BOTTLENECK) and layer not in everywhere:
             raise InputError("capture", layer, f"no network of this grid has it; known: "

@@ -98,6 +98,7 @@ def test_command_takes_a_run_folder_and_a_basis(tmp_path):
     assert "| activation" in done.stdout
     out = tmp_path / "run_analysis"
     assert f"analysis: {out}" in done.stdout
+    assert "pooled over seed (--by keeps axes apart)" in done.stdout
     assert json.loads((out / "analysis.json").read_text())["frame_planes"] == 1
     shares = rows(out / "shares.csv")
     assert [row["activation"] for row in shares] == ["tanh", "tanh", "relu", "relu"]

@@ -235,7 +235,11 @@ def test_grid_equals_a_loop_of_single_runs(name):
         ({"data": "synthetic", "architectures": ["conv"]}, "data=synthetic: has no images"),
         ({"data": "patches", "architectures": ["classifier"]}, "data=patches: has no labels"),
         ({"architectures": ["transformer"], "widths": [7]}, "widths=7: must be a multiple of 2"),
-        ({"capture": ["encoder_3"], "depths": [2]}, "capture=encoder_3: no network of this grid"),
+        (
+            {"capture": ["encoder_3"], "depths": [2]},
+            "capture=encoder_3: no network of this grid "
+            "has it; known: decoder_0, decoder_1, encoder_0, encoder_1",
+        ),
     ],
 )
 def test_data_and_sizes_that_a_network_cannot_take(tmp_path, axes, problem):

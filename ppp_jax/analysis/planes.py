@@ -128,7 +128,7 @@ def prepare(
         raise InputError(
             "latents",
             f"{survey.dropped_rows} of {source.rows} samples",
-            "are not finite; remove them, or say nonfinite='drop'",
+            "are not finite; remove them, or set nonfinite to drop",
         )
     return Prepared(source, frame, survey, epsilons, progress)
 
