@@ -30,6 +30,7 @@ from experiments import study
 from ppp_jax.analysis import charts, response
 from ppp_jax.analysis.compare import interquartile_mean, paired_difference
 from ppp_jax.analysis.measure import KINDS, STATISTICS, TEXT, Measured, cells, measure
+from ppp_jax.analysis.verdicts import excess
 from ppp_jax.grid import Grid
 
 QUANTITIES = [(kind, statistic) for kind in KINDS for statistic in STATISTICS]
@@ -104,7 +105,7 @@ def _by_optimizer(measured: Measured, road: str) -> dict[str, Road]:
         for kind, statistic in QUANTITIES:
             key = f"{statistic}_{kind}"
             here[key] = last[key].values
-            here[f"{key}_excess"] = (last[key] - last[f"{key}_null"]).values
+            here[f"{key}_excess"] = excess(last, key).values
             here |= {f"{key}_{end}": pooled[f"{key}_{end}"].item() for end in ("z", "p")}
         for key, value in here.items():
             one.numbers.setdefault(key, []).append(value)

@@ -26,7 +26,7 @@ from experiments import flags as experiment_flags
 from experiments import study
 from ppp_jax.analysis import charts
 from ppp_jax.analysis.measure import KINDS, STATISTICS, cells, measure
-from ppp_jax.analysis.verdicts import LEVEL, difference_table, verdict_table
+from ppp_jax.analysis.verdicts import LEVEL, difference_table, excess, verdict_table
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 
@@ -109,7 +109,7 @@ def draw(runs: xr.Dataset, kind: str) -> Figure:
     activations = [str(name) for name in runs["activation"].values]
     figure = Figure(figsize=(3.1 * len(activations), 3.4), dpi=110, layout="constrained")
     panels = figure.subplots(1, len(activations), sharey=True, squeeze=False)[0]
-    last = (runs[f"c4_{kind}"] - runs[f"c4_{kind}_null"]).isel(step=-1)
+    last = excess(runs, f"c4_{kind}").isel(step=-1)
     found: dict[tuple[str, float], dict[str, Any]] = {}
     for names, at in cells(runs):
         columns = found.setdefault((names["activation"], names["learning_rate"]), {})

@@ -61,10 +61,11 @@ flags.FLAGS.set_default("epsilon", 0.7)  # wide enough that planes show somethin
 
 
 class Cloud(NamedTuple):
-    """Latents, and a label of each sample, if there is one."""
+    """Latents, a label of each sample, if there is one, and its cluster in the full space."""
 
     latents: np.ndarray
     labels: np.ndarray | None
+    clusters: np.ndarray
 
 
 def main() -> None:
@@ -104,13 +105,14 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
 def clouds(saved: xr.Dataset, seed: int) -> dict[str, Cloud]:
     """Returns one seed's draws of the known clouds, and its bottlenecks that can be judged."""
     known = known_clouds(samples=flags.FLAGS.probe_samples, seed=seed)
-    found = {name: Cloud(np.asarray(x), None) for name, x in known.items()}
+    found = {name: Cloud(x, None, embeddings.find_clusters(x)) for name, x in known.items()}
     labels = saved["labels"].values if "labels" in saved else None
     for names, at in cells(saved):
         one = saved.isel(at).sel(seed=seed)
         latents = usable(one["pre"].isel(step=-1), one).values
         if np.isfinite(latents).all():
-            found[_trained(names["activation"])] = Cloud(latents, labels)
+            clusters = embeddings.find_clusters(latents)
+            found[_trained(names["activation"])] = Cloud(latents, labels, clusters)
     return found
 
 
@@ -138,10 +140,9 @@ def measure(
     name: str, view: str, seed: int, cloud: Cloud, points: np.ndarray, turned: np.ndarray | None
 ) -> dict[str, Any]:
     """Returns what a view agrees with, and, of a turned cloud, what turning changes in it."""
-    full = embeddings.find_clusters(cloud.latents)
     shown = np.flatnonzero(np.isfinite(points[:, 0]))
     row = {"cloud": name, "view": view, "seed": seed, "samples shown": len(shown) / len(points),
-           **_agreements(points[shown], shown, full, cloud.labels),
+           **_agreements(points[shown], shown, cloud),
            "C4": float(pa.alignment_c4(cloud.latents)),
            **dict.fromkeys(ROTATED, np.nan)}  # fmt: skip
     if turned is not None:
@@ -204,13 +205,13 @@ def _grouped(rows: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str,
     return found
 
 
-def _agreements(
-    points: np.ndarray, sample: np.ndarray, full: np.ndarray, labels: np.ndarray | None
-) -> dict[str, Any]:
+def _agreements(points: np.ndarray, sample: np.ndarray, cloud: Cloud) -> dict[str, Any]:
     few = len(points) < embeddings.LEAST_SAMPLES
     seen = np.full(len(points), -1) if few else embeddings.find_clusters(points)
-    row: dict[str, Any] = {"clusters in full space": _count(full), "clusters seen": _count(seen)}
-    for (quantity, share), other in zip(AGREEMENTS.items(), (full, labels), strict=True):
+    row: dict[str, Any] = {"clusters in full space": _count(cloud.clusters),
+                           "clusters seen": _count(seen)}  # fmt: skip
+    others = (cloud.clusters, cloud.labels)
+    for (quantity, share), other in zip(AGREEMENTS.items(), others, strict=True):
         found = NOTHING if other is None else embeddings.agreement(seen, other[sample])
         row |= {quantity: found.information, share: found.share,
                 f"{quantity}, all samples": found.overall}  # fmt: skip
@@ -253,7 +254,7 @@ def draw(
 
 def _label(cloud: Cloud) -> np.ndarray:
     """Returns each sample's label, or else its cluster."""
-    return embeddings.find_clusters(cloud.latents) if cloud.labels is None else cloud.labels
+    return cloud.clusters if cloud.labels is None else cloud.labels
 
 
 def _colours(groups: np.ndarray) -> np.ndarray:

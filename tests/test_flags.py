@@ -117,7 +117,7 @@ def test_an_error_in_a_process_of_its_own():
 
 
 def test_end_to_end_on_local_data(tmp_path, capsys):
-    """The whole command on a user's own file: trains, reports, prints; less is refused."""
+    """The whole command on a user's own file: trains, reports, prints; again: trains nothing."""
     rng = np.random.default_rng(0)
     path = tmp_path / "mine.npz"
     np.savez(path, x_train=rng.normal(size=(60, 6)), x_test=rng.normal(size=(20, 6)))
@@ -131,7 +131,12 @@ def test_end_to_end_on_local_data(tmp_path, capsys):
     assert "| isotropic_tanh |" in first.stdout
     page = tmp_path / "run" / "report" / "index.html"
     assert f"report: {page}" in first.stdout
+    trained = (tmp_path / "run" / "metrics.jsonl").stat().st_mtime_ns
+    page.unlink()
+    second = ablation(*flags)
+    assert second.stdout == first.stdout
     assert page.exists()
+    assert (tmp_path / "run" / "metrics.jsonl").stat().st_mtime_ns == trained
     assert not re.search(r"^[IW]\d{4} |orbax", first.stderr, re.M)  # libraries keep quiet
     status, _, stderr = here(capsys, *flags, "--epochs=1")
     assert status == 1

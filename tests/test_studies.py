@@ -281,6 +281,17 @@ def test_views_of_every_seed_and_their_differences(tmp_path):
     assert text in (tmp_path / "run" / "study" / "index.html").read_text()
 
 
+def test_few_seeds_are_said_to_be_few(tmp_path):
+    done = command("width", f"--workdir={tmp_path / 'run'}", *GRID, PAIR, "--seeds=0,1",
+                   "--latent_widths=3")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    text = "p and q are missing of fewer than 6 seeds, of which nothing is claimed."
+    assert done.stdout.count(text) == 1
+    study = tmp_path / "run" / "study"
+    assert text in (study / "index.html").read_text()
+    assert "trends" not in tables(study)  # of one width there is none
+
+
 def test_sparse_autoencoders_follow_the_run_that_they_are_derived_from(tmp_path):
     """Of another first seed they are other latents: those that are there are trained anew."""
     workdir = tmp_path / "run"
@@ -372,8 +383,9 @@ def test_calibration_draws_its_figure(tmp_path):
     assert "| clumped, randomly rotated |" in done.stdout
 
 
-def test_a_setting_that_cannot_be_used_is_refused_before_training(tmp_path):
-    done = command("group_ladder", f"--workdir={tmp_path / 'run'}", "--rotations=3")
+@pytest.mark.parametrize("module", ["optimizer_factorial", "group_ladder"])
+def test_a_setting_that_cannot_be_used_is_refused_before_training(module, tmp_path):
+    done = command(module, f"--workdir={tmp_path / 'run'}", "--rotations=3")
     assert done.returncode == 1
     assert done.stderr == "error: --rotations=3: must be at least 19\n"
     assert not (tmp_path / "run").exists()

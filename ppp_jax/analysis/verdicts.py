@@ -100,13 +100,13 @@ def _cell(measured: Measured, at: dict[str, int], kind: str) -> dict[str, Any]:
         row |= {name: interquartile_mean(values), f"{name}_low": low, f"{name}_high": high}
         row[f"{name}_first"] = interquartile_mean(first[f"{name}_{kind}"].values)
     for name in CHANGES:
-        found = paired_difference(*(_excess(end, f"{name}_{kind}") for end in (last, first)))
+        found = paired_difference(*(excess(end, f"{name}_{kind}") for end in (last, first)))
         row |= {f"{name}_change": found.mean, f"{name}_change_low": found.low,
                 f"{name}_change_high": found.high, f"{name}_change_p": found.p}  # fmt: skip
     return row
 
 
-def _excess(runs: xr.Dataset, quantity: str) -> xr.DataArray:
+def excess(runs: xr.Dataset, quantity: str) -> xr.DataArray:
     """Returns a quantity per seed, over the mean of its rotation null if it has one.
 
     A change of the latents' shape alike in all directions is none of their alignment.
@@ -194,17 +194,16 @@ def difference_table(
     """
     if axis not in runs["test_mse"].dims or axis in ("seed", "step"):
         raise InputError("axis", axis, "is no axis of the grid")
-    last, rows = runs.isel(step=-1), []
-    values = [x.item() for x in runs[axis].values]
+    above = {quantity: excess(runs.isel(step=-1), quantity) for quantity in quantities}
+    rows, values = [], [x.item() for x in runs[axis].values]
     for names, at in cells(runs):
         value = values[at[axis]]
         other = partner(str(value), [str(x) for x in values]) if axis == "activation" else values[0]
         if other is None or other == value:
             continue
         there = {**at, axis: values.index(other)}
-        for quantity in quantities:
-            runs_above = _excess(last, quantity)
-            found = paired_difference(runs_above.isel(at), runs_above.isel(there))
+        for quantity, values_above in above.items():
+            found = paired_difference(values_above.isel(at), values_above.isel(there))
             rows.append({**names, "against": other, "quantity": quantity,
                          "difference": found.mean, **found._asdict()})  # fmt: skip
     for quantity in quantities:
