@@ -192,7 +192,7 @@ def draw(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> Figure:
                       color=f"C{names.index(activation)}",
                       label=f"{activation}, {optimizer}")  # fmt: skip
         axes.set(xlabel="discreteness", title=quantity)
-        if "ratio" in quantity:  # one network in a hundred is far off
+        if "noise" in quantity or "bits" in quantity:  # one network in a hundred is far off
             shown = np.concatenate([cell[quantity] for cell in found.values()])
             axes.set_ylim(top=1.1 * np.nanquantile(shown, 0.99))
     axes.legend(fontsize=5)
