@@ -3,10 +3,45 @@
 import contextlib
 import difflib
 import operator
+import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+LONGEST_VALUE = 200  # characters of an offending value that an error repeats
+
+
+def printable(text: object) -> str:
+    r"""Returns a text as one line that a terminal can show and no terminal obeys.
+
+    Control characters, among them those that begin a terminal's escape sequences, those that break
+    lines and those that turn the direction of writing, become Python's escapes.
+
+    Args:
+      text: anything; `str` of it.
+
+    Example:
+      >>> printable("a\x1b[31mred\nb")
+      'a\\x1b[31mred\\nb'
+    """
+    return "".join(
+        character if unicodedata.category(character) not in _UNPRINTABLE else
+        ascii(character)[1:-1] for character in str(text)
+    )  # fmt: skip
+
+
+# Control, format, surrogate, private-use characters, and separators of lines and paragraphs.
+_UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+
+
+def shortened(text: str) -> str:
+    """Returns a text of at most `LONGEST_VALUE` characters, its middle left out if it has more.
+
+    Args:
+      text: one line.
+    """
+    half = LONGEST_VALUE // 2 - 2
+    return text if len(text) <= LONGEST_VALUE else f"{text[:half]} … {text[-half:]}"
 
 
 class InputError(ValueError):
@@ -18,7 +53,8 @@ class InputError(ValueError):
 
     def __init__(self, field: str, value: object, problem: str):
         """Names the setting, the offending value and the remedy."""
-        super().__init__(f"{field}={value}: {problem}")
+        told = shortened(printable(value))
+        super().__init__(f"{field}={told}: {printable(problem)}")
         self.field = field
         self.value = value
         self.problem = problem
