@@ -30,8 +30,8 @@ from experiments import flags as experiment_flags
 from experiments import study
 from ppp_jax import data, devices, extension, manifest, sweep
 from ppp_jax.analysis import charts, layers
-from ppp_jax.analysis.loading import load_run
 from ppp_jax.analysis.measure import usable
+from ppp_jax.analysis.runs import load_run
 from ppp_jax.grid import Grid
 
 DEFAULTS = Grid(

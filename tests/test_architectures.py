@@ -11,7 +11,7 @@ from flax import nnx
 
 from ppp_jax import architectures, data, family, models, optimizers, program, sweep, trained
 from ppp_jax.analysis import alignment_c4, layers, load, project, rotation_test
-from ppp_jax.analysis.loading import saved_groups
+from ppp_jax.analysis.runs import saved_groups
 from ppp_jax.data import Shape
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid

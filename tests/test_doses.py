@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ppp_jax import extension, sweep
-from ppp_jax.analysis.loading import load_run
+from ppp_jax.analysis.runs import load_run
 from ppp_jax.data import Shape
 from ppp_jax.family import get
 from ppp_jax.grid import Grid

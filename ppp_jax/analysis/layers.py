@@ -9,10 +9,10 @@ import numpy as np
 import xarray as xr
 
 from ppp_jax.analysis.compare import Difference, interquartile_mean, paired_difference
-from ppp_jax.analysis.loading import BOTTLENECK, load_run, saved_groups
 from ppp_jax.analysis.measure import KINDS, STATISTICS, cells, own_basis, usable
 from ppp_jax.analysis.planes import progress_bar
 from ppp_jax.analysis.rotations import ROTATIONS, pool, rotation_test
+from ppp_jax.analysis.runs import BOTTLENECK, load_run, saved_groups
 from ppp_jax.analysis.statistics import discreteness
 from ppp_jax.analysis.verdicts import CLUSTERING, partner
 

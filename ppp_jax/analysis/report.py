@@ -15,13 +15,13 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from ppp_jax.analysis import evidence, summary
-from ppp_jax.analysis.loading import load_run, saved_groups
 from ppp_jax.analysis.measure import KINDS, Measured, cell_dims, measure, own_basis
 from ppp_jax.analysis.planes import check_epsilon, progress_bar
 from ppp_jax.analysis.plots import plot_curves, plot_strip
 from ppp_jax.analysis.ppp import ppp
 from ppp_jax.analysis.projection import EmptyPPPWarning
 from ppp_jax.analysis.rotations import ROTATIONS
+from ppp_jax.analysis.runs import load_run, saved_groups
 from ppp_jax.analysis.verdicts import verdict_table
 from ppp_jax.errors import whole
 
