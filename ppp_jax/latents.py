@@ -3,31 +3,40 @@
 One xarray group per architecture and latent width, with a dimension for every other axis of the
 grid, one more for every captured layer, and beside them the probe inputs and labels.
 `xarray.open_datatree(path)` opens it with nothing of ours, and `ppp_jax.analysis.load` does so
-leaving out snapshots that not every run has.
+leaving out snapshots that not every run has. Every chunk carries a CRC-32 that zarr checks, and
+`ppp_jax.ledger` knows what else there should be.
 """
 
+import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numcodecs
 import numpy as np
 import xarray as xr
 import zarr
 
-from ppp_jax import architectures, devices, models, optimizers
+from ppp_jax import architectures, devices, ledger, models, optimizers
 from ppp_jax.data import Dataset, Shape
-from ppp_jax.extension import run_places
+from ppp_jax.errors import InputError
+from ppp_jax.extension import positions, run_places
 from ppp_jax.grid import CELL_AXES, Cell, Grid
 from ppp_jax.training import NEVER, Observation, build_model
 
 LATENTS = ("pre", "post")
 GROUPED = ("latent_width", "architecture")  # the axes that are groups, not dimensions
 SCALARS = ("train_mse", "validation_mse", "test_mse", "diverged_step")
+SAVED = ledger.SAVED
+_CHECKED = {"filters": [numcodecs.CRC32()]}  # of the bytes before they are compressed
+_WHOLE = {**_CHECKED, "write_empty_chunks": True}
+_OVERWRITE = "put it back from a copy, or overwrite the run, which trains it anew"
 
 
 def run_dims(grid: Grid) -> tuple[str, ...]:
@@ -101,76 +110,210 @@ def _captured(grid: Grid, prefix: str, shape: Shape) -> list[Group]:
 def fit(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> None:
     """Makes the store one of `grid`, whatever was there before.
 
-    A new store is laid out with latents and errors missing (NaN). Of a store of a smaller grid all
-    is kept, under its names. The new store takes the old one's place once it is complete.
+    A new store is laid out with latents and errors missing (NaN). Of a store of a smaller grid, or
+    of before there were ledgers, all is kept, under its names. The new store takes the old one's
+    place once it is complete.
 
     Args:
       path: the store.
       grid: what the store is for.
       dataset: what the grid is trained on.
       manifest: text of the run's manifest, kept as an attribute.
+
+    Raises:
+      InputError: what is there is damaged; it is left as it is.
     """
     partial, old = path.with_suffix(".partial"), path.with_suffix(".old")
     if old.exists() and not path.exists():  # killed between the two renames below
-        partial.rename(path)
+        (partial if partial.exists() else old).rename(path)
     for leftover in (partial, old):
         if leftover.exists():
             shutil.rmtree(leftover)
-    stored = _stored_manifest(path)
+    kept, stored = check(path), _stored_manifest(path)
     before = None if stored is None else Grid.from_json(json.loads(stored)["config"])
-    if before is not None and before.to_json() == grid.to_json():
+    if kept is not None and before is not None and before.to_json() == grid.to_json():
+        _mend_numbers(path, kept, groups(grid, dataset.shape))
         if stored != manifest:
-            zarr.open_group(path, mode="r+", zarr_format=2).attrs["manifest"] = manifest
-            zarr.consolidate_metadata(path, zarr_format=2)
+            _replace_manifest(path, kept, manifest)
         return
-    _create(partial, grid, dataset, manifest)
+    made = _create(partial, grid, dataset, manifest)
     if before is not None:
-        _copy(path, groups(before, dataset.shape), partial, groups(grid, dataset.shape))
+        after = groups(grid, dataset.shape)
+        _copy(path, groups(before, dataset.shape), kept, partial, after, made)
         path.rename(old)
     partial.rename(path)
     if old.exists():
         shutil.rmtree(old)
 
 
+def check(path: pathlib.Path) -> ledger.Ledger | None:
+    """Returns the ledger of a store, or None if there is none, once the store's files agree.
+
+    Latents are not read.
+
+    Args:
+      path: the store, there or not.
+
+    Raises:
+      InputError: metadata, a coordinate, the probe or the ledger itself is damaged or missing.
+    """
+    if not path.exists():
+        return None
+    with _of_the_run(path):
+        kept = ledger.read(path)
+        if kept is not None:
+            ledger.check_files(path, kept)
+    return kept
+
+
+def check_growth(path: pathlib.Path, grid: Grid, dataset: Dataset) -> None:
+    """Refuses to make a store one of `grid` if latents that would be copied are damaged.
+
+    Args:
+      path: the store, there or not.
+      grid: what it is to be for.
+      dataset: what the grid is trained on.
+
+    Raises:
+      InputError: something is damaged or missing.
+    """
+    kept, stored = check(path), _stored_manifest(path)
+    if stored is None or json.loads(stored)["config"] == grid.to_json():
+        return
+    before = Grid.from_json(json.loads(stored)["config"])
+    store = zarr.open_group(path, mode="r", zarr_format=2)
+    with _of_the_run(path):
+        for group in groups(before, dataset.shape):
+            if group.name not in store:
+                raise InputError("path", path / group.name, f"is missing; {_OVERWRITE}")
+            table = None if kept is None else kept.groups[group.name]
+            for blocks in (_blocks(path, store, group, name, table, stored) for name in LATENTS):
+                for place in _cell_places(group.grid, group.grid):
+                    ledger.checked(blocks, (*place, slice(None)))
+
+
+@contextlib.contextmanager
+def _of_the_run(path: pathlib.Path) -> Iterator[None]:
+    """Says of damage which run folder has it, as everything does that trains."""
+    try:
+        yield
+    except InputError as error:
+        name = pathlib.Path(str(error.value)).relative_to(path.parent)
+        raise InputError("workdir", path.parent, f"its {name} {error.problem}") from error
+
+
+def _blocks(
+    path: pathlib.Path,
+    store: Any,
+    group: Group,
+    name: str,
+    table: ledger.Table | None,
+    manifest: str,
+) -> ledger.Blocks:
+    """Returns one variable of a group as it is read and checked."""
+    array, grid = _array(store[group.name], name), group.grid
+    axes = run_dims(grid)
+    values = {"rate": range(grid.rate_count), "step": grid.snapshot_epochs}
+    names = [*axes, *GROUPED]
+    labels = {n: values[n] if n in values else getattr(grid, f"{n}s") for n in names}
+    parts = json.loads(manifest)["parts"]
+    read = lambda key: np.asarray(array.oindex[key])  # noqa: E731
+    return ledger.Blocks(path, f"{group.name}/{name}", array.chunks, labels, axes, table, parts,
+                         read)  # fmt: skip
+
+
 def _stored_manifest(path: pathlib.Path) -> str | None:
     if not path.exists():
         return None
-    return str(zarr.open_group(path, mode="r", zarr_format=2).attrs["manifest"])
+    try:
+        entries = json.loads((path / ".zmetadata").read_text(encoding="utf-8"))
+        return str(entries["metadata"][".zattrs"]["manifest"])
+    except (OSError, ValueError, KeyError, TypeError) as error:  # a store without a ledger
+        problem = f"its {path.name}/.zmetadata is damaged ({error}); {_OVERWRITE}"
+        raise InputError("workdir", path.parent, problem) from error
+
+
+def _replace_manifest(path: pathlib.Path, kept: ledger.Ledger, manifest: str) -> None:
+    """Replaces the attribute; killed in between, the ledger vouches for the old and the new."""
+    texts = {}
+    for name in (".zattrs", ".zmetadata"):
+        entries = json.loads((path / name).read_text(encoding="utf-8"))
+        attributes = entries if name == ".zattrs" else entries["metadata"][".zattrs"]
+        attributes["manifest"] = manifest
+        texts[name] = json.dumps(entries, indent=2)
+    new = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    both = {name: [ledger.sha256(path / name), new[name]] for name in texts}
+    ledger.write(path, kept._replace(files=kept.files | both))
+    for name, text in texts.items():
+        ledger.replace(path / name, text)
+    ledger.write(path, kept._replace(files=kept.files | {name: [new[name]] for name in texts}))
 
 
 def _copy(
     source: pathlib.Path,
     before: tuple[Group, ...],
+    kept: ledger.Ledger | None,
     target: pathlib.Path,
     after: tuple[Group, ...],
+    made: ledger.Ledger,
 ) -> None:
-    """Copies what a smaller grid has to its places in a larger one, cell by cell."""
+    """Copies what a smaller grid has to its places in a larger one."""
     old, new = (zarr.open_group(path, mode="r+", zarr_format=2) for path in (source, target))
     larger = {group.name: group.grid for group in after}
     for group in before:
         small, large = group.grid, larger[group.name]
-        epochs = small.snapshot_epochs
-        steps = np.array([large.snapshot_epochs.index(epoch) for epoch in epochs])
-        for cell in small.cells:
-            here, there = (_place(within, small, cell) for within in (small, large))
-            for variable in (*LATENTS, *SCALARS, "saved"):
-                values = _array(old[group.name], variable).oindex[*here, slice(None)]
-                _array(new[group.name], variable).oindex[*there, steps] = values
+        steps = positions(large.snapshot_epochs, small.snapshot_epochs)
+        table = _table_of_numbers(old[group.name]) if kept is None else kept.groups[group.name]
+        places = zip(_cell_places(small, small), _cell_places(large, small), strict=True)
+        for (here, there), name in itertools.product(places, LATENTS):
+            values = _array(old[group.name], name).oindex[(*here, slice(None))]
+            if kept is None:
+                values = ledger.canonical(values)
+                table[name][(*here, slice(None))] = ledger.checksums(values, values.ndim - 2)
+            _array(new[group.name], name).oindex[(*there, steps)] = values
+        at = np.ix_(*_positions(large, small), steps)
+        for name, marks in table.items():
+            made.groups[group.name][name][at] = marks
+    _write_numbers(target, after, made)
+    ledger.write(target, made)
 
 
-def _place(grid: Grid, part: Grid, cell: Cell) -> tuple[Any, ...]:
-    """Returns where the runs of a part's cell stand in the store of the whole grid."""
-    cell_axes = [getattr(grid, f"{axis}s").index(getattr(cell, axis)) for axis in CELL_AXES]
-    return (*cell_axes, *run_places(grid, part))
+def _table_of_numbers(group: Any) -> ledger.Table:
+    """Returns what a ledger would say of a group without one, but for the latents."""
+    saved = np.asarray(_array(group, SAVED)[...])
+    numbers = {name: np.asarray(_array(group, name)[...]) for name in SCALARS}
+    marks = {name: ledger.checksums(x, x.ndim) for name, x in numbers.items()}
+    return {**ledger.unsaved(saved.shape, LATENTS), **marks, SAVED: saved}
 
 
-def _array(group: Any, name: str) -> zarr.Array:
-    array: zarr.Array = group[name]
-    return array
+def _positions(grid: Grid, part: Grid) -> tuple[list[int], ...]:
+    """Returns where a part stands along each axis of the whole grid but `step`."""
+    cells = [positions(getattr(grid, f"{a}s"), getattr(part, f"{a}s")) for a in CELL_AXES]
+    return (*cells, *run_places(grid, part))
 
 
-def _create(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> None:
-    """Lays out a store, latents and errors missing (NaN)."""
+def _cell_places(grid: Grid, part: Grid) -> Iterator[tuple[Any, ...]]:
+    """Yields where each of a part's cells stands, and its runs, in the order of `part.cells`."""
+    axes = _positions(grid, part)
+    runs = [_span(places) for places in axes[len(CELL_AXES) :]]
+    for cell in itertools.product(*axes[: len(CELL_AXES)]):
+        yield (*cell, *runs)
+
+
+def _span(places: list[int]) -> Any:
+    """Returns neighbouring places as a slice: whole chunks are then written without being read."""
+    first, after = places[0], places[0] + len(places)
+    return slice(first, after) if places == list(range(first, after)) else places
+
+
+def _array(group: Any, name: str) -> Any:
+    # A chunk without a file is a lost one.
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        return group[name]
+
+
+def _create(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> ledger.Ledger:
+    """Lays out a store, latents and errors missing (NaN), and returns its ledger."""
     probe = slice(0, grid.probe_samples)
     root = xr.Dataset(
         {"inputs": (("sample", "feature"), dataset.train[probe], {"long_name": "probe inputs"})},
@@ -178,13 +321,15 @@ def _create(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> 
             "title": "Latents of a grid of autoencoders, recorded as training went",
             "manifest": manifest,
             "batch_size": grid.batch_size,
+            ledger.MARK: ledger.FILE,
         },
     )
     if dataset.train_labels is not None:
         root["labels"] = ("sample", dataset.train_labels[probe], {"long_name": "probe labels"})
     steps_per_epoch = len(dataset.train) // grid.batch_size
     tree = {"/": root}
-    encoding = {}
+    encoding = {"/": dict.fromkeys(root.variables, _WHOLE)}
+    tables = {}
     for group in groups(grid, dataset.shape):
         empty = _empty_group(group, root.sizes["sample"], steps_per_epoch)
         tree[f"/{group.name}"] = empty
@@ -192,8 +337,25 @@ def _create(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> 
             size if dim in ("seed", "sample", "vector", "unit") else 1
             for dim, size in empty["pre"].sizes.items()
         )
-        encoding[f"/{group.name}"] = {kind: {"chunks": chunks} for kind in LATENTS}
+        encoding[f"/{group.name}"] = {
+            **dict.fromkeys(empty.variables, _WHOLE),
+            **{name: {**_CHECKED, "chunks": chunks} for name in LATENTS},
+        }
+        tables[group.name] = ledger.unsaved(empty[SAVED].shape, (*LATENTS, *SCALARS))
     xr.DataTree.from_dict(tree).to_zarr(path, zarr_format=2, encoding=encoding)
+    made = ledger.Ledger(_written_once(path), tables)
+    ledger.write(path, made)
+    return made
+
+
+def _written_once(path: pathlib.Path) -> dict[str, list[str]]:
+    """Returns the digest of every file of a new store but the chunks that training writes."""
+    changing = {*LATENTS, *SCALARS, SAVED}
+    return {
+        file.relative_to(path).as_posix(): [ledger.sha256(file)]
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and (file.name.startswith(".") or file.parent.name not in changing)
+    }
 
 
 def _empty_group(group: Group, samples: int, steps_per_epoch: int) -> xr.Dataset:
@@ -291,50 +453,131 @@ def write_snapshot(
       epoch: one of `grid.snapshot_epochs`.
       observations: per cell of the part, NumPy arrays with a leading axis over its runs.
     """
+    step = positions(wanted[0].grid.snapshot_epochs, [epoch])[0]
+    shares = [(group, inside) for group in wanted if (inside := _inside(part, group)) is not None]
+    devices.on_main(lambda: _unmark(path, shares, step))
     store = zarr.open_group(path, mode="r+", zarr_format=2)
-    step = np.array([wanted[0].grid.snapshot_epochs.index(epoch)])
-    runs = (*part.run_shape, 1)
-    for cell in part.cells[jax.process_index() :: jax.process_count()]:
-        for group in (group for group in wanted if group.holds(cell)):
-            seen = observations[cell.name]
-            vectors = seen.captured.get(group.layer, seen.latents)
-            place = (*_place(group.grid, part, cell), step)
-            for name in LATENTS:
-                values = getattr(vectors, name)
-                shaped = np.reshape(values, (*runs, *values.shape[1:]))
-                _array(store[group.name], name).oindex[place] = shaped
+    for group, inside in shares:
+        places = zip(inside.cells, _cell_places(group.grid, inside), strict=True)
+        for cell, place in list(places)[jax.process_index() :: jax.process_count()]:
+            vectors = _vectors(observations[cell.name], group, inside)
+            for name, values in vectors.items():
+                _write_chunks(path, store, group, name, (*place, slice(step, step + 1)), values)
     devices.barrier("latents")
     if devices.is_main():
-        for name in (*SCALARS, "saved"):
-            for group in wanted:
-                inside = _inside(part, group)
-                if inside is None:
-                    continue
-                members = [observations[cell.name] for cell in inside.cells]
-                values = np.array(True) if name == "saved" else np.stack(
-                    [getattr(one, name) for one in members]
-                )  # fmt: skip
-                _write_all_cells(_array(store[group.name], name), group.grid, inside, step, values)
+        _mark(path, shares, step, observations)
 
 
 def _inside(part: Grid, group: Group) -> Grid | None:
     """Returns the runs of a part whose vectors a group keeps, if any."""
-    axes: dict[str, Any] = {
-        axis: [value for value in getattr(part, axis) if value in getattr(group.grid, axis)]
-        for axis in ("depths", "widths", *(f"{axis}s" for axis in GROUPED))
-    }
+    axes: dict[str, Any] = {}
+    for axis in ("depths", "widths", *(f"{axis}s" for axis in GROUPED)):
+        kept = set(getattr(group.grid, axis))
+        axes[axis] = [value for value in getattr(part, axis) if value in kept]
     return dataclasses.replace(part, **axes) if all(axes.values()) else None
 
 
-def _write_all_cells(
-    array: zarr.Array, grid: Grid, part: Grid, step: np.ndarray, values: np.ndarray
+def _vectors(seen: Observation, group: Group, part: Grid) -> dict[str, np.ndarray]:
+    """Returns what is written of a cell's runs: `(runs…, 1, vectors, units)`."""
+    vectors = seen.captured.get(group.layer, seen.latents)
+    both = {name: np.asarray(getattr(vectors, name), np.float32) for name in LATENTS}
+    shape = (*part.run_shape, 1)
+    return {name: ledger.canonical(x.reshape(*shape, *x.shape[1:])) for name, x in both.items()}
+
+
+def _write_chunks(
+    path: pathlib.Path, store: Any, group: Group, name: str, place: Any, values: np.ndarray
 ) -> None:
-    """Writes one number per run, `(cells × runs)` in the order of `part.cells`, in one go."""
-    axes = [f"{axis}s" for axis in CELL_AXES]
-    places: list[Any] = [
-        [getattr(grid, axis).index(v) for v in getattr(part, axis)] for axis in axes
+    """Writes latents beside those of runs trained at other times, which must be readable."""
+    try:
+        _array(store[group.name], name).oindex[place] = values
+    except (OSError, MemoryError):  # not the data's fault
+        raise
+    except Exception as error:
+        manifest = _stored_manifest(path) or ""
+        blocks = _blocks(path, store, group, name, None, manifest)
+        starts = [np.atleast_1d(np.r_[one])[0] for one in place]
+        with _of_the_run(path):
+            raise ledger.damaged_chunk(blocks, starts, error) from error
+
+
+def _unmark(path: pathlib.Path, shares: list[tuple[Group, Grid]], step: int) -> None:
+    """Takes back that a snapshot is saved, before it is written once more."""
+    kept = _ledger(path)
+    marks = [
+        (kept.groups[group.name][SAVED], np.ix_(*_positions(group.grid, inside), [step]))
+        for group, inside in shares
     ]
-    runs: tuple[Any, ...] = run_places(grid, part)
-    shape = [len(place) for place in (*places, *runs, step)]
-    shaped = values if values.ndim == 0 else values.reshape(shape)
-    array.oindex[*places, *runs, step] = np.broadcast_to(shaped, shape)
+    if any(saved[at].any() for saved, at in marks):
+        for saved, at in marks:
+            saved[at] = False
+        ledger.write(path, kept)
+        _write_numbers(path, [group for group, _ in shares], kept)
+
+
+def _mark(
+    path: pathlib.Path,
+    shares: list[tuple[Group, Grid]],
+    step: int,
+    observations: Mapping[str, Observation],
+) -> None:
+    """Writes a snapshot's numbers, and that all of it is there."""
+    kept = _ledger(path)
+    for group, inside in shares:
+        table, places = kept.groups[group.name], _positions(group.grid, inside)
+        at, shape = np.ix_(*places, [step]), [*map(len, places), 1]
+        cells = [observations[cell.name] for cell in inside.cells]
+        for name in SCALARS:
+            values = ledger.canonical(np.stack([getattr(one, name) for one in cells]))
+            number = values.astype(_dtype(name), copy=False)
+            table[name][at] = ledger.checksums(number, number.ndim).reshape(shape)
+        rows = [_vectors(one, group, inside) for one in cells]
+        for name in LATENTS:
+            marks = [ledger.checksums(row[name], row[name].ndim - 2) for row in rows]
+            table[name][at] = np.stack(marks).reshape(shape)
+        table[SAVED][at] = True
+    _write_numbers(path, [group for group, _ in shares], kept)
+    ledger.write(path, kept)
+
+
+def _ledger(path: pathlib.Path) -> ledger.Ledger:
+    with _of_the_run(path):
+        kept = ledger.read(path)
+        if kept is None:
+            raise InputError("path", path / ledger.FILE, f"is missing; {_OVERWRITE}")
+    return kept
+
+
+def _dtype(name: str) -> Any:
+    return np.int32 if name == "diverged_step" else np.float32
+
+
+def _numbers(table: ledger.Table, name: str) -> np.ndarray:
+    """Returns the numbers of all runs and snapshots, which a ledger holds too."""
+    if name == SAVED:
+        return table[SAVED]
+    missing = _dtype(name)(NEVER if name == "diverged_step" else np.nan)
+    return np.where(table[SAVED], table[name].view(_dtype(name)), missing)
+
+
+def _write_numbers(path: pathlib.Path, wanted: Sequence[Group], kept: ledger.Ledger) -> None:
+    """Writes the numbers of all runs from the ledger, and last which are saved."""
+    store = zarr.open_group(path, mode="r+", zarr_format=2)
+    for name, group in itertools.product((*SCALARS, SAVED), wanted):
+        _array(store[group.name], name)[...] = _numbers(kept.groups[group.name], name)
+
+
+def _mend_numbers(path: pathlib.Path, kept: ledger.Ledger, wanted: Sequence[Group]) -> None:
+    """Writes numbers that are lost or damaged anew from the ledger."""
+    store = zarr.open_group(path, mode="r+", zarr_format=2)
+    for name, group in itertools.product((*SCALARS, SAVED), wanted):
+        array, numbers = _array(store[group.name], name), _numbers(kept.groups[group.name], name)
+        if not _holds(array, numbers):
+            array[...] = numbers
+
+
+def _holds(array: zarr.Array, numbers: np.ndarray) -> bool:
+    try:
+        return np.asarray(array[...]).tobytes() == numbers.tobytes()
+    except Exception:  # whatever a decoder makes of damaged bytes
+        return False

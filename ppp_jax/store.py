@@ -120,6 +120,7 @@ def check(
     if overwrite:
         return None
     wanted = manifest.extended(stored, workdir, grid, dataset)
+    latents.check(workdir / LATENTS)
     lost = not any((workdir / LATENTS).with_suffix(end).exists() for end in (".zarr", ".old"))
     if lost and any(done is not None for done in last_steps(workdir, stored)):
         problem = f"has checkpoints but lost its {LATENTS}; put it back, or overwrite the run"
@@ -135,6 +136,7 @@ def prepare(workdir: pathlib.Path, wanted: Manifest, dataset: Dataset, *, overwr
     """
     if overwrite and (workdir / MANIFEST).exists():
         _remove_run(workdir)
+    latents.check_growth(workdir / LATENTS, wanted.grid, dataset)
     text = wanted.to_text()
     if not (workdir / MANIFEST).exists() or (workdir / MANIFEST).read_text() != text:
         _write_atomically(workdir / MANIFEST, text)

@@ -1,11 +1,19 @@
-"""Opens the latents that a sweep saved in its run folder."""
+"""Opens the latents that a sweep saved in its run folder, and checks what it reads of them.
 
+Metadata, coordinates and the probe are checked when a store is opened, latents and errors when they
+are read (`ppp_jax.ledger`): whoever reads gets what was written, or an error that names the file.
+"""
+
+import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import xarray as xr
+from xarray.core import indexing
 
+from ppp_jax import ledger
 from ppp_jax.errors import InputError
 
 STORE = "latents.zarr"
@@ -24,22 +32,76 @@ def load_run(path: str | pathlib.Path, *, layer: str = BOTTLENECK, **which: Any)
       The Dataset that `load` describes.
 
     Raises:
-      InputError: nothing is there, there is no snapshot that every run has, or several groups fit
-        or none.
+      InputError: nothing is there, there is no snapshot that every run has, the first is not of
+        untrained networks, several groups fit or none, or a file is damaged or missing. Of latents
+        and errors that is noticed, and raised, when they are read.
     """
-    tree = _open(path)
-    group = _chosen(tree, layer, which).to_dataset()
-    complete = group["saved"].all([dim for dim in group["saved"].dims if dim != "step"]).values
+    store = _store(path)
+    tree, kept = _open(store)
+    node = _chosen(tree, layer, which)
+    group = _checked(node, store, kept)
+    saved = group[ledger.SAVED]
+    complete = saved.all([dim for dim in saved.dims if dim != "step"]).values
     if not complete.any():
         raise InputError("path", path, "has no snapshot that every run has; train it first")
-    dataset = group.drop_vars("saved").isel(step=complete)
+    dataset = group.drop_vars(ledger.SAVED).isel(step=complete)
+    first = int(dataset["epoch"][0])
+    if first != 0:  # everything that says "untrained" means the first snapshot
+        problem = f"its untrained networks are lost: the first snapshot in {STORE} that every run "
+        raise InputError("path", path, f"{problem}has is of epoch {first}; train it anew with "
+                         "overwrite")  # fmt: skip
     each = int(group.attrs["vectors_per_sample"])
     probe = {name: array.variable for name, array in tree.data_vars.items()}
     if each > 1:  # a label for every vector; the inputs belong to whole samples
         dataset = dataset.rename(vector="sample")
         labels = {"labels": probe["labels"].values.repeat(each)} if "labels" in probe else {}
         probe = {name: xr.Variable(("sample",), values) for name, values in labels.items()}
-    return dataset.assign(probe).assign_attrs(tree.attrs)
+    about = {key: value for key, value in tree.attrs.items() if key != ledger.MARK}
+    return dataset.assign(probe).assign_attrs(about)
+
+
+def _checked(node: xr.DataTree, store: pathlib.Path, kept: ledger.Ledger | None) -> xr.Dataset:
+    """Returns a group whose latents and errors are checked as they are read."""
+    group, name = node.to_dataset(), str(node.name)
+    table = None if kept is None else kept.groups[name]
+    parts = json.loads(node.root.attrs["manifest"]).get("parts", [])
+    axes = tuple(str(dim) for dim in group[ledger.SAVED].dims)
+    labels = {axis: group[axis].values.tolist() for axis in axes}
+    labels |= {key: [group.attrs[key]] for key in ("architecture", "latent_width")}
+    found = {}
+    for key, array in group.data_vars.items():
+        if key == ledger.SAVED and table is not None:
+            found[key] = array.copy(data=table[ledger.SAVED])
+            continue
+        inner = array.variable
+        chunks = inner.encoding.get("chunks") or inner.shape
+
+        def read(at: ledger.Key, inner: xr.Variable = inner) -> np.ndarray:
+            return np.asarray(inner[at].values)
+
+        blocks = ledger.Blocks(store, f"{name}/{key}", chunks, labels, axes, table, parts, read)
+        lazy = indexing.LazilyIndexedArray(_Checked(blocks, inner))
+        data: Any = indexing.MemoryCachedArray(indexing.CopyOnWriteArray(lazy))  # as xarray's own
+        found[key] = array.copy(data=data)
+    return group.assign(found)
+
+
+class _Checked(xr.backends.BackendArray):
+    """A variable of a group on disk that is checked as it is read, run by run."""
+
+    def __init__(self, blocks: ledger.Blocks, inner: xr.Variable):
+        self.blocks, self.shape, self.dtype = blocks, inner.shape, inner.dtype
+
+    def __getitem__(self, key: Any) -> Any:
+        support = indexing.IndexingSupport.OUTER
+        return indexing.explicit_indexing_adapter(key, self.shape, support, self._read)
+
+    def _read(self, key: tuple[Any, ...]) -> np.ndarray:
+        leading = len(self.blocks.axes)
+        values = ledger.checked(self.blocks, key[:leading])
+        # Vectors come whole, since what is checked is all of a run's.
+        inside = xr.Variable([f"axis_{i}" for i in range(values.ndim)], values)
+        return np.asarray(inside[(..., *key[leading:])].values)
 
 
 def _chosen(tree: xr.DataTree, layer: str, which: Mapping[str, Any]) -> xr.DataTree:
@@ -85,9 +147,9 @@ def saved_groups(
       layer: of which layer, or None for all.
 
     Raises:
-      InputError: nothing is there.
+      InputError: nothing is there, or it is damaged.
     """
-    found = contents(_open(path))
+    found = contents(_open(_store(path))[0])
     return [
         {key: value for key, value in group.items() if key != "name"}
         for group in sorted(found, key=lambda group: (group["latent_width"], group["name"]))
@@ -95,9 +157,23 @@ def saved_groups(
     ]
 
 
-def _open(path: str | pathlib.Path) -> xr.DataTree:
+def _store(path: str | pathlib.Path) -> pathlib.Path:
     path = pathlib.Path(path).expanduser()
     store = path if path.name == STORE else path / STORE
     if not store.is_dir():
         raise InputError("path", path, f"holds no {STORE}; give the folder of a trained grid")
-    return xr.open_datatree(store, engine="zarr")
+    return store
+
+
+def _open(store: pathlib.Path) -> tuple[xr.DataTree, ledger.Ledger | None]:
+    """Opens a store whose files are what they were, with its ledger if it has one."""
+    kept = ledger.read(store)
+    if kept is not None:
+        ledger.check_files(store, kept)
+    try:
+        return xr.open_datatree(store, engine="zarr", zarr_format=2, consolidated=True), kept
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a decoder makes of damaged bytes, without a ledger
+        why = " ".join(str(error).split())
+        raise InputError("path", store, f"does not open ({why}); {ledger.ANEW}") from error
