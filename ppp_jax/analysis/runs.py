@@ -69,7 +69,8 @@ def _checked(node: xr.DataTree, store: pathlib.Path, kept: ledger.Ledger | None)
     labels = {axis: group[axis].values.tolist() for axis in axes}
     labels |= {key: [group.attrs[key]] for key in ("architecture", "latent_width")}
     found = {}
-    for key, array in group.data_vars.items():
+    for key in map(str, group.data_vars):
+        array = group[key]
         if key == ledger.SAVED and table is not None:
             found[key] = array.copy(data=table[ledger.SAVED])
             continue
@@ -80,7 +81,7 @@ def _checked(node: xr.DataTree, store: pathlib.Path, kept: ledger.Ledger | None)
             return np.asarray(inner[at].values)
 
         blocks = ledger.Blocks(store, f"{name}/{key}", chunks, labels, axes, table, parts, read)
-        lazy = indexing.LazilyIndexedArray(_Checked(blocks, inner))
+        lazy: Any = indexing.LazilyIndexedArray(_Checked(blocks, inner))
         data: Any = indexing.MemoryCachedArray(indexing.CopyOnWriteArray(lazy))  # as xarray's own
         found[key] = array.copy(data=data)
     return group.assign(found)
