@@ -296,15 +296,9 @@ def _positions(grid: Grid, part: Grid) -> tuple[list[int], ...]:
 def _cell_places(grid: Grid, part: Grid) -> Iterator[tuple[Any, ...]]:
     """Yields where each of a part's cells stands, and its runs, in the order of `part.cells`."""
     axes = _positions(grid, part)
-    runs = [_span(places) for places in axes[len(CELL_AXES) :]]
+    runs = [ledger.span(places) for places in axes[len(CELL_AXES) :]]
     for cell in itertools.product(*axes[: len(CELL_AXES)]):
         yield (*cell, *runs)
-
-
-def _span(places: list[int]) -> Any:
-    """Returns neighbouring places as a slice: whole chunks are then written without being read."""
-    first, after = places[0], places[0] + len(places)
-    return slice(first, after) if places == list(range(first, after)) else places
 
 
 def _array(group: Any, name: str) -> Any:

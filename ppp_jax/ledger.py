@@ -81,6 +81,22 @@ def checksums(values: np.ndarray, leading: int) -> np.ndarray:
     return np.array(found, "<u4").reshape(values.shape[:leading])
 
 
+def span(places: Any) -> Any:
+    """Returns neighbouring places as a slice: whole chunks are then read, and written, at once.
+
+    Args:
+      places: along one axis: a number or slice, which is returned as it is, or several numbers.
+
+    Example:
+      >>> span([2, 3]), span([3, 2])
+      (slice(2, 4, None), [3, 2])
+    """
+    if np.ndim(places) == 0 or len(places) == 0:
+        return places
+    first, after = int(places[0]), int(places[0]) + len(places)
+    return slice(first, after) if np.array_equal(places, np.arange(first, after)) else places
+
+
 def canonical(values: np.ndarray) -> np.ndarray:
     """Returns numbers all of whose NaNs are the one that NumPy and xarray write.
 

@@ -161,6 +161,15 @@ def test_a_damaged_file_is_the_one_that_is_named(copy, whole):
             )
 
 
+@pytest.mark.parametrize("name", [".zattrs", ".zgroup", ".zmetadata", "checksums.json"])
+def test_the_store_opened_by_itself_is_checked_too(name, copy):
+    path = copy / "latents.zarr" / name
+    for content in (path.read_bytes()[:9], None):
+        path.unlink() if content is None else path.write_bytes(content)
+        with pytest.raises(InputError, match=f"path={path}: is (damaged|missing)"):
+            load(copy / "latents.zarr")
+
+
 @pytest.mark.parametrize("kind", ["removed", "emptied", "halved"])
 def test_no_file_can_be_lost_unnoticed(kind, copy, whole):
     outcomes = {}

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
+from ppp_jax import ledger
 from ppp_jax.analysis.arrays import open_source
 from ppp_jax.analysis.runs import BOTTLENECK, STORE, load_run
 from ppp_jax.errors import InputError
@@ -80,7 +81,7 @@ def load(
 
 def _is_run(path: pathlib.Path) -> bool:
     """Tells our store from somebody's array that has its name."""
-    if (path / STORE).is_dir():
+    if (path / STORE).is_dir() or (path.name == STORE and (path / ledger.FILE).exists()):
         return True
     group = path.name == STORE and (path / ".zgroup").exists()
     return group and "manifest" in zarr.open_group(path, mode="r", zarr_format=2).attrs

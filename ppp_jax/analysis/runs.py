@@ -99,7 +99,7 @@ class _Checked(xr.backends.BackendArray):
 
     def _read(self, key: tuple[Any, ...]) -> np.ndarray:
         leading = len(self.blocks.axes)
-        values = ledger.checked(self.blocks, key[:leading])
+        values = ledger.checked(self.blocks, tuple(map(ledger.span, key[:leading])))
         # Vectors come whole, since what is checked is all of a run's.
         inside = xr.Variable([f"axis_{i}" for i in range(values.ndim)], values)
         return np.asarray(inside[(..., *key[leading:])].values)
