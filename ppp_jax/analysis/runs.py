@@ -6,6 +6,7 @@ from typing import Any
 
 import xarray as xr
 
+from ppp_jax.analysis.headers import check_store
 from ppp_jax.errors import InputError
 
 STORE = "latents.zarr"
@@ -100,4 +101,5 @@ def _open(path: str | pathlib.Path) -> xr.DataTree:
     store = path if path.name == STORE else path / STORE
     if not store.is_dir():
         raise InputError("path", path, f"holds no {STORE}; give the folder of a trained grid")
+    check_store(store)
     return xr.open_datatree(store, engine="zarr")
