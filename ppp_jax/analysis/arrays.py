@@ -13,6 +13,7 @@ from ppp_jax.errors import InputError
 from ppp_jax.resources import free_memory, size_text
 
 LOAD_BYTES = 2**28  # lazy arrays up to this size are read once and kept
+KEPT_BYTES = 2**25  # of a lazy array read at once: its chunks are larger than the kernels' windows
 SAMPLE, UNIT = "sample", "unit"
 
 
@@ -20,8 +21,7 @@ class Source(NamedTuple):
     """Latents that need not be in memory.
 
     Attributes:
-      array: `(..., units)`: `(rows, units)` if in memory (or mapped into it), else anything that
-        can be sliced.
+      array: `(..., units)`: `(rows, units)` if in memory (or mapped into it), else a `Kept`.
       shape: `(..., units)`.
       dims: names of all axes but the last.
       coords: coordinates along those axes, of a labelled array, as xarray variables.
@@ -45,6 +45,53 @@ class Source(NamedTuple):
     def units(self) -> int:
         """Length of a sample."""
         return self.shape[-1]
+
+
+class Kept:
+    """An array that lies elsewhere, of which the samples read last are kept.
+
+    Whatever is decoded anew is a whole chunk, and windows are smaller than most chunks.
+
+    Attributes:
+      array: anything that can be sliced.
+    """
+
+    def __init__(self, array: Any):
+        """Keeps nothing yet."""
+        self.array = array
+        self._place: tuple[int, ...] | None = None
+        self._start, self._block = 0, np.empty(0)
+
+    def rows(self, place: Sequence[Any], start: int, stop: int) -> np.ndarray:
+        """Returns samples of the cloud at a place along the leading axes.
+
+        Args:
+          place: a number per leading axis.
+          start: first sample.
+          stop: behind the last one.
+
+        Raises:
+          InputError: they cannot be read.
+        """
+        at = tuple(map(int, place))
+        first, last = self._start, self._start + len(self._block)
+        if at != self._place or not first <= start <= stop <= last:
+            samples, units = self.array.shape[-2:]
+            least = KEPT_BYTES // (units * self.array.dtype.itemsize)
+            self._block = np.empty(0)  # let go before the next one is read
+            self._block = self._read((*at, slice(start, min(samples, max(stop, start + least)))))
+            self._place, self._start = at, start
+        return self._block[start - self._start : stop - self._start]
+
+    def _read(self, key: tuple[Any, ...]) -> np.ndarray:
+        try:
+            return np.asarray(self.array[key])
+        except InputError:
+            raise
+        except Exception as error:  # of any codec: a chunk is damaged, or gone
+            why = " ".join(f"{error or type(error).__name__}".split())
+            problem = f"cannot be read ({why}); a file of it is damaged: write it again"
+            raise InputError("latents", f"array {tuple(self.array.shape)}", problem) from error
 
 
 def open_source(latents: Any) -> Source:
@@ -75,8 +122,7 @@ def open_source(latents: Any) -> Source:
     array = latents if lazy else to_numpy("latents", latents)
     shape, dtype = tuple(array.shape), _dtype(array)
     dims = dims or (*(f"axis_{k}" for k in range(len(shape) - 2)), SAMPLE)
-    if not lazy:
-        array = array.reshape(-1, shape[-1])
+    array = Kept(array) if lazy else array.reshape(-1, shape[-1])
     return Source(array, shape, dims, coords, dtype, lazy)
 
 
@@ -204,19 +250,8 @@ def read(source: Source, start: int, stop: int) -> np.ndarray:
     for cloud in range(start // samples, -(-stop // samples)):
         first = cloud * samples
         part = slice(max(start - first, 0), min(stop - first, samples))
-        pieces.append(_slice(source.array, (*np.unravel_index(cloud, leading), part)))
+        pieces.append(source.array.rows(np.unravel_index(cloud, leading), part.start, part.stop))
     return np.concatenate(pieces).astype(source.dtype, copy=False)
-
-
-def _slice(array: Any, key: tuple[Any, ...]) -> np.ndarray:
-    try:
-        return np.asarray(array[key])
-    except (InputError, KeyboardInterrupt):
-        raise
-    except Exception as error:  # of any codec: a chunk is damaged, or gone
-        why = " ".join(f"{error or type(error).__name__}".split())
-        problem = f"cannot be read ({why}); a file of it is damaged: write it again"
-        raise InputError("latents", f"array {tuple(array.shape)}", problem) from error
 
 
 def as_clouds(latents: Any) -> np.ndarray:

@@ -109,10 +109,12 @@ def _is_run(path: pathlib.Path) -> bool:
 def _labelled(latents: Any) -> xr.DataArray:
     source = open_source(latents)
     if not isinstance(latents, xr.DataArray):
-        array = source.array if source.lazy else source.array.reshape(source.shape)
-        # Without the wrapper xarray would read it whole at the first selection.
-        lazy = xr.core.indexing.LazilyIndexedArray(_Lazy(array)) if source.lazy else array
-        return xr.DataArray(xr.Variable((*source.dims, UNIT), lazy))
+        dims = (*source.dims, UNIT)
+        if not source.lazy:
+            return xr.DataArray(source.array.reshape(source.shape), dims=dims)
+        # Without the outer wrapper xarray would read it whole at the first selection.
+        lazy = xr.core.indexing.LazilyIndexedArray(_Lazy(source.array.array))
+        return xr.DataArray(xr.Variable(dims, lazy))
     if {SAMPLE, UNIT} <= set(latents.dims) or not {SAMPLE, UNIT} & set(latents.dims):
         return latents
     ordered, _ = ordered_axes(latents)  # one of the two has another name
