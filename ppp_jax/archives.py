@@ -28,7 +28,7 @@ UNREADABLE = (
 )  # fmt: skip
 
 
-class Unreadable(ValueError):
+class ReadError(ValueError):
     """An array that is not read; its text says why, and what to do."""
 
 
@@ -75,11 +75,13 @@ def check_size(size: int, most: int) -> None:
       most: bytes that it may take.
 
     Raises:
-      Unreadable: it takes more.
+      ReadError: it takes more.
     """
     if size > most:
-        raise Unreadable(f"claims {size_text(size)}, more than the {size_text(most)} that may be "
-                         "used (max_bytes, or the free memory); read a part of it")  # fmt: skip
+        raise ReadError(
+            f"claims {size_text(size)}, more than the {size_text(most)} that may be "
+            "used (max_bytes, or the free memory); read a part of it"
+        )
 
 
 def read_header(file: IO[bytes], length: int) -> Header:
@@ -90,28 +92,33 @@ def read_header(file: IO[bytes], length: int) -> Header:
       length: how many bytes there are in all.
 
     Raises:
-      Unreadable: it is no array of plain numbers, texts or truth values, or longer than its file.
+      ReadError: it is no array of plain numbers, texts or truth values, or longer than its file.
       ValueError: it is no header.
     """
     version = np.lib.format.read_magic(file)
     readers = {(1, 0): np.lib.format.read_array_header_1_0,
                (2, 0): np.lib.format.read_array_header_2_0}  # fmt: skip
     if version not in readers:
-        raise Unreadable(f"is of NumPy's format {version}, for structured arrays; "
-                         "save one plain array")  # fmt: skip
+        raise ReadError(
+            f"is of NumPy's format {version}, for structured arrays; save one plain array"
+        )
     shape, fortran, dtype = readers[version](file, max_header_size=LONGEST_HEADER)
     header = Header(tuple(map(int, shape)), bool(fortran), dtype, file.tell())
     if dtype.hasobject:
-        raise Unreadable("holds Python objects, which only pickle could read, and pickle runs what "
-                         "it reads; save numbers: numpy.asarray(x, float)")  # fmt: skip
+        raise ReadError(
+            "holds Python objects, which only pickle could read, and pickle runs what "
+            "it reads; save numbers: numpy.asarray(x, float)"
+        )
     if dtype.names or dtype.subdtype:
-        raise Unreadable(f"is structured, with fields {dtype.names}; save one field: x['name']")
+        raise ReadError(f"is structured, with fields {dtype.names}; save one field: x['name']")
     if len(shape) > MOST_DIMENSIONS or any(not 0 <= n < 2**63 for n in header.shape):
-        raise Unreadable(f"states an impossible shape of {len(shape)} dimensions")
+        raise ReadError(f"states an impossible shape of {len(shape)} dimensions")
     if header.start + header.size > length:
         found = size_text(max(0, length - header.start))
-        raise Unreadable(f"claims {size_text(header.size)} and holds {found}: it is cut short, or "
-                         "no honest file; write it again")  # fmt: skip
+        raise ReadError(
+            f"claims {size_text(header.size)} and holds {found}: it is cut short, or "
+            "no honest file; write it again"
+        )
     return header
 
 
@@ -143,7 +150,7 @@ def map_npy(path: pathlib.Path, *, max_bytes: int | None = None) -> np.ndarray:
       max_bytes: that the array may have; None: any number, for it is not read as a whole.
 
     Raises:
-      Unreadable: see `read_header` and `check_size`.
+      ReadError: see `read_header` and `check_size`.
       ValueError: it is no `.npy`; and the other `UNREADABLE`.
     """
     with path.open("rb") as file:
@@ -199,10 +206,10 @@ class Archive(Mapping[str, np.ndarray]):
         return sum(1 for _ in self)
 
     def header(self, name: str) -> Header:
-        """Returns the header of an array, and raises `Unreadable` if it cannot be read."""
+        """Returns the header of an array, and raises `ReadError` if it cannot be read."""
         member = self.members[name]
         if member.header is None:
-            raise Unreadable(f"{name} {member.problem}")
+            raise ReadError(f"{name} {member.problem}")
         return member.header
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -210,8 +217,8 @@ class Archive(Mapping[str, np.ndarray]):
         header = self.header(name)
         try:
             check_size(header.size, self.most)
-        except Unreadable as error:
-            raise Unreadable(f"{name} {error}") from None
+        except ReadError as error:
+            raise ReadError(f"{name} {error}") from None
         with (
             self.path.open("rb") as file,
             zipfile.ZipFile(file) as archive,
@@ -231,7 +238,7 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
             return Member(info, read_header(stream, info.file_size), "")
     except UNREADABLE as error:
         told = " ".join(str(error).split())
-        return Member(info, None, told if isinstance(error, Unreadable) else f"is no array ({told})")
+        return Member(info, None, told if isinstance(error, ReadError) else f"is no array ({told})")
 
 
 def open_archive(path: pathlib.Path, *, field: str, max_bytes: int | None = None) -> Archive:

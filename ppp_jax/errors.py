@@ -5,7 +5,7 @@ import difflib
 import math
 import operator
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -117,7 +117,9 @@ def real(field: str, value: Any, *, least: float = -math.inf, most: float = math
     if not math.isfinite(found):
         raise InputError(field, value, "must be a finite number")
     if not least <= found <= most:
-        between = f"lie in [{least:g}, {most:g}]" if math.isfinite(most) else f"be at least {least:g}"
+        between = (
+            f"lie in [{least:g}, {most:g}]" if math.isfinite(most) else f"be at least {least:g}"
+        )
         raise InputError(field, value, f"must {between}")
     return found
 
@@ -126,6 +128,19 @@ def _no_truth(value: Any) -> Any:
     if isinstance(value, bool) or getattr(getattr(value, "dtype", None), "kind", None) == "b":
         raise TypeError("a truth value")
     return value
+
+
+def choice(field: str, value: Any, known: Sequence[str]) -> str:
+    """Returns a setting that must be one of a few words, and raises `InputError` if it is not.
+
+    Args:
+      field: the setting.
+      value: what it is set to.
+      known: the words.
+    """
+    if isinstance(value, str) and value in known:
+        return value
+    raise InputError(field, value, f"must be {' or '.join(map(repr, known))}")
 
 
 def truth(field: str, value: Any) -> bool:

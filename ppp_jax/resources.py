@@ -4,6 +4,8 @@ import os
 import pathlib
 import shutil
 
+from ppp_jax.errors import InputError
+
 _CGROUPS = (  # the limit and the use of a container's memory: version 2, version 1
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -36,6 +38,23 @@ def _of_container(limit: str, use: str) -> int:
     except OSError:  # no such container
         return 2**62
     return max(0, int(most) - int(used)) if most.isdigit() else 2**62  # "max": no limit
+
+
+def check_fits(field: str, value: object, size: float) -> None:
+    """Refuses what would take more memory than is free, before it is asked for.
+
+    Args:
+      field: the setting that decides the size.
+      value: what it is set to.
+      size: bytes that it would take.
+
+    Raises:
+      InputError: it would take more.
+    """
+    free = free_memory()
+    if size > free:
+        problem = f"takes {size_text(size)} of memory, and {size_text(free)} are free; take less"
+        raise InputError(field, value, problem)
 
 
 def free_disk(path: pathlib.Path) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from ppp_jax.errors import InputError
-from ppp_jax.resources import free_memory, size_text
+from ppp_jax.resources import check_fits
 
 LOAD_BYTES = 2**28  # lazy arrays up to this size are read once and kept
 KEPT_BYTES = 2**25  # of a lazy array read at once: its chunks are larger than the kernels' windows
@@ -172,7 +172,8 @@ def to_numpy(field: str, given: Any) -> np.ndarray:
     """
     kind = type(given).__name__
     if isinstance(given, str | bytes | os.PathLike):
-        raise InputError(field, given, "is a path; open it by load(…)")
+        what = "is a path; open it by load(…)" if field == "latents" else "is a text, not numbers"
+        raise InputError(field, given, what)
     if isinstance(given, Mapping | xr.DataTree):
         names = [str(name) for name in getattr(given, "data_vars", given)]
         raise InputError(field, kind, f"name one array of it: {sorted(names)}")
@@ -220,6 +221,22 @@ def numbers(field: str, given: Any, *, dimensions: int | None = None) -> np.ndar
     return array.astype(np.float64)
 
 
+def check_made(field: str, made: Any, names: Sequence[str], maker: str) -> None:
+    """Refuses what is not the Dataset that a function of this package returns.
+
+    Args:
+      field: the argument.
+      made: what was given.
+      names: of variables that it must have.
+      maker: the function.
+
+    Raises:
+      InputError: it is another thing.
+    """
+    if not isinstance(made, xr.Dataset) or not set(names) <= set(made.variables):
+        raise InputError(field, type(made).__name__, f"must be what {maker}(…) returns")
+
+
 def is_real(dtype: np.dtype) -> bool:
     """Returns whether numbers of a type are real: times are not, which NumPy counts as integers.
 
@@ -261,10 +278,9 @@ def as_clouds(latents: Any) -> np.ndarray:
       InputError: not an array of real vectors.
     """
     source = open_source(latents)
-    size, free = math.prod(source.shape) * source.dtype.itemsize, free_memory()
-    if source.lazy and size > free:
-        problem = f"needs {size_text(size)} of memory, and {size_text(free)} are free; take a part"
-        raise InputError("latents", f"array {source.shape}", problem)
+    if source.lazy:
+        size = math.prod(source.shape) * source.dtype.itemsize
+        check_fits("latents", f"array {source.shape}", size)
     return read(source, 0, source.rows).reshape(source.shape)
 
 

@@ -90,7 +90,7 @@ def check_store(
         ]
         for array in set(found):  # consolidated metadata may say something else of the same array
             _check_sizes(path, array, max_bytes)
-    except Refused as error:
+    except StoreError as error:
         raise InputError(field, path, str(error)) from None
     except OSError as error:
         raise InputError(field, path, f"cannot be read ({error.strerror or error})") from None
@@ -101,7 +101,7 @@ def _place(folder: pathlib.Path, path: pathlib.Path) -> str:
     return "" if folder == path else folder.relative_to(path).as_posix()
 
 
-class Refused(ValueError):
+class StoreError(ValueError):
     """A store that is not opened; its text says why."""
 
 
@@ -111,12 +111,14 @@ def _walk(folder: pathlib.Path, root: pathlib.Path) -> Iterator[tuple[pathlib.Pa
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_symlink() and not pathlib.Path(entry.path).resolve().is_relative_to(root):
-                raise Refused(f"has a link that leads out of it, {entry.name}; copy what it means "
-                              "into the store")  # fmt: skip
+                raise StoreError(
+                    f"has a link that leads out of it, {entry.name}; copy what it means "
+                    "into the store"
+                )
             if entry.is_dir(follow_symlinks=False):
                 below.append(pathlib.Path(entry.path))
             elif not entry.is_file() and not entry.is_dir():
-                raise Refused(f"has an entry that is neither file nor folder, {entry.name}")
+                raise StoreError(f"has an entry that is neither file nor folder, {entry.name}")
             elif entry.name.lower() in NAMES:  # some file systems ignore case
                 names.append(entry.name)
     yield folder, names
@@ -127,15 +129,17 @@ def _walk(folder: pathlib.Path, root: pathlib.Path) -> Iterator[tuple[pathlib.Pa
 def _json(path: pathlib.Path) -> Any:
     size = path.stat().st_size
     if size > LONGEST:
-        raise Refused(f"has {size_text(size)} of metadata in {path.name}; "
-                      f"at most {size_text(LONGEST)} are read")  # fmt: skip
+        raise StoreError(
+            f"has {size_text(size)} of metadata in {path.name}; "
+            f"at most {size_text(LONGEST)} are read"
+        )
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         why = " ".join(str(error).split())
-        raise Refused(f"has damaged metadata, {path.parent.name}/{path.name} ({why})") from None
+        raise StoreError(f"has damaged metadata, {path.parent.name}/{path.name} ({why})") from None
     if not isinstance(found, dict):
-        raise Refused(f"has damaged metadata, {path.parent.name}/{path.name} (no JSON object)")
+        raise StoreError(f"has damaged metadata, {path.parent.name}/{path.name} (no JSON object)")
     return found
 
 
@@ -153,9 +157,9 @@ def _described(entries: dict[str, Any], name: str, place: str) -> Iterator[Array
         elif name == "zarr.json":
             yield from _format_3(entries, place)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        if isinstance(error, Refused):
+        if isinstance(error, StoreError):
             raise
-        raise Refused(f"has damaged metadata, {name} of {place or 'the array'} "
+        raise StoreError(f"has damaged metadata, {name} of {place or 'the array'} "
                       f"({type(error).__name__}: {error})") from None  # fmt: skip
 
 
@@ -194,14 +198,14 @@ def _itemsize(dtype: Any, place: str) -> int:
     return int(kind[1:]) * (4 if kind[0] == "U" else 1)
 
 
-def _foreign(place: str, what: str, why: str) -> Refused:
-    return Refused(f"has {place or 'an array'} of {what}, {why}: nothing of it is read, for it may "
-                   "carry code; keep numbers, with the codecs of numcodecs")  # fmt: skip
+def _foreign(place: str, what: str, why: str) -> StoreError:
+    return StoreError(
+        f"has {place or 'an array'} of {what}, {why}: nothing of it is read, for it may "
+        "carry code; keep numbers, with the codecs of numcodecs"
+    )
 
 
-def _check_codec(
-    name: str, settings: dict[str, Any], known: frozenset[str], place: str
-) -> None:
+def _check_codec(name: str, settings: dict[str, Any], known: frozenset[str], place: str) -> None:
     if name not in known:
         raise _foreign(place, f"codec {name}", "which is not among those known to decode alone")
     for key, value in settings.items():
@@ -212,10 +216,10 @@ def _check_codec(
 
 def _lengths(value: Any, place: str) -> tuple[int, ...]:
     if not isinstance(value, list) or len(value) > MOST_DIMENSIONS:
-        raise Refused(f"states no shape of {place or 'the array'} that an array may have")
+        raise StoreError(f"states no shape of {place or 'the array'} that an array may have")
     for length in value:
         if type(length) is not int or not 0 <= length < 2**63:
-            raise Refused(f"states the length {length} of {place or 'the array'}")
+            raise StoreError(f"states the length {length} of {place or 'the array'}")
     return tuple(value)
 
 
@@ -228,12 +232,12 @@ def _array(
 ) -> Array:
     fits = len(shape) == len(chunk) == len(stored) and 0 not in chunk and 0 not in stored
     if not fits or any(a % b for a, b in zip(stored, chunk, strict=True)):
-        raise Refused(f"states chunks {chunk} of {place or 'the array'} that do not fit {shape}")
+        raise StoreError(f"states chunks {chunk} of {place or 'the array'} that do not fit {shape}")
     if ".." in place.split("/"):
-        raise Refused(f"names an array outside of itself, {place}")
+        raise StoreError(f"names an array outside of itself, {place}")
     found = Array(place, shape, chunk, stored, itemsize)
     if found.size >= 2**63:
-        raise Refused(f"claims {place or 'the array'} of {size_text(found.size)}")
+        raise StoreError(f"claims {place or 'the array'} of {size_text(found.size)}")
     return found
 
 
@@ -248,8 +252,9 @@ def _format_3(entries: dict[str, Any], place: str) -> Iterator[Array]:
         raise _foreign(place, "a storage transformer", "which is not known")
     shape, grid = _lengths(entries["shape"], place), _named(entries["chunk_grid"])
     if grid[0] != "regular":
-        raise Refused(f"has {place or 'the array'} in chunks of kind {grid[0]}; write it in "
-                      "regular ones")  # fmt: skip
+        raise StoreError(
+            f"has {place or 'the array'} in chunks of kind {grid[0]}; write it in regular ones"
+        )
     stored = _lengths(grid[1]["chunk_shape"], place)
     itemsize = _itemsize_3(entries["data_type"], place)
     chunk = _check_chain(entries["codecs"], stored, place, 0)
@@ -268,7 +273,7 @@ def _itemsize_3(data_type: Any, place: str) -> int:
     if name in NAMED_3:
         size = settings.get("length_bytes", 8)
         if type(size) is not int or not 0 <= size < 2**40:
-            raise Refused(f"states {size} bytes for a text of {place or 'the array'}")
+            raise StoreError(f"states {size} bytes for a text of {place or 'the array'}")
         return size
     if not PLAIN_3.fullmatch(name) or settings:
         raise _foreign(place, f"type {name}", "which is no plain number or text")
@@ -276,12 +281,10 @@ def _itemsize_3(data_type: Any, place: str) -> int:
     return POINTER if name == "string" else max(1, int(bits[0]) // 8) if bits else 1
 
 
-def _check_chain(
-    codecs: Any, stored: tuple[int, ...], place: str, depth: int
-) -> tuple[int, ...]:
+def _check_chain(codecs: Any, stored: tuple[int, ...], place: str, depth: int) -> tuple[int, ...]:
     """Checks codecs, also those within shards, and returns the shape of what is decoded at once."""
     if not isinstance(codecs, list) or depth > 3:
-        raise Refused(f"has no list of codecs for {place or 'the array'}")
+        raise StoreError(f"has no list of codecs for {place or 'the array'}")
     chunk = stored
     for codec in codecs:
         name, settings = _named(codec)
@@ -303,17 +306,21 @@ def _check_sizes(path: pathlib.Path, array: Array, max_bytes: int | None) -> Non
     told = f"the {size_text(most)} that may be used (max_bytes, or the free memory)"
     if chunk > most:
         of = "" if chunk == clipped else f" for an array of {size_text(array.size)}"
-        raise Refused(f"claims {name} in chunks of {size_text(chunk)}{of}, each more than {told}; "
-                      "write it in smaller ones")  # fmt: skip
+        raise StoreError(
+            f"claims {name} in chunks of {size_text(chunk)}{of}, each more than {told}; "
+            "write it in smaller ones"
+        )
     if array.size <= most:
         return
     if max_bytes is not None:
-        raise Refused(f"claims {name} of {size_text(array.size)}, more than {told}")
+        raise StoreError(f"claims {name} of {size_text(array.size)}, more than {told}")
     expected = math.prod(-(-n // c) for n, c in zip(array.shape, array.stored, strict=True))
     there = _count(path / array.name, expected)
     if 2 * there < expected:
-        raise Refused(f"claims {name} of {size_text(array.size)}, more than {told}, and has only "
-                      f"{there:,} of its {expected:,} chunks")  # fmt: skip
+        raise StoreError(
+            f"claims {name} of {size_text(array.size)}, more than {told}, and has only "
+            f"{there:,} of its {expected:,} chunks"
+        )
 
 
 def _count(folder: pathlib.Path, most: int) -> int:

@@ -1,5 +1,6 @@
 """Opens latents: of a run folder, of a file, or an array in memory."""
 
+import functools
 import os
 import pathlib
 import stat
@@ -58,8 +59,8 @@ def load(
     Raises:
       InputError: nothing is there, it does not open, it holds no array of vectors or several and
         none was named, it claims more than may be used, it could run its author's code or holds
-        another type than numbers, there is no snapshot that every run has, or something else than a run
-        folder is chosen from as if it were one.
+        another type than numbers, there is no snapshot that every run has, or something else
+        than a run folder is chosen from as if it were one.
 
     Example:
       >>> load(np.zeros((2, 5, 4))).dims
@@ -84,7 +85,7 @@ def load(
         return _labelled(_choose(_look(path, max_bytes), name, path))
     except InputError:
         raise
-    except archives.Unreadable as error:
+    except archives.ReadError as error:
         raise InputError("path", path, str(error)) from None
     except Exception as error:  # of any codec of any file: whatever it is, it does not open
         why = " ".join(f"{error or type(error).__name__}".split())
@@ -146,18 +147,22 @@ def _look(path: pathlib.Path, max_bytes: int | None) -> Any:
     if not stat.S_ISREG(path.stat().st_mode):
         raise InputError("path", path, f"is no regular file; give {KNOWN}")
     if path.suffix not in (".npy", ".npz"):
-        raise InputError("path", path, f"is of no known kind; give {KNOWN} (numpy.save writes .npy)")
+        raise InputError(
+            "path", path, f"is of no known kind; give {KNOWN} (numpy.save writes .npy)"
+        )
     if archives.is_npy(path):  # by its content: files get renamed
         return archives.map_npy(path, max_bytes=max_bytes)
     if path.suffix == ".npy" and not archives.is_zip(path):
-        raise InputError("path", path, f"does not open (it is no .npy by its content); give {KNOWN}")
+        raise InputError(
+            "path", path, f"does not open (it is no .npy by its content); give {KNOWN}"
+        )
     return _members(archives.open_archive(path, field="path", max_bytes=max_bytes))
 
 
 def _members(archive: archives.Archive) -> dict[str, _Named]:
     return {
         name: _Named(len(member.header.shape) if member.header else 0,
-                     lambda name=name: archive[name], member.problem)
+                     functools.partial(archive.__getitem__, name), member.problem)
         for name, member in archive.members.items()
     }  # fmt: skip
 
@@ -172,7 +177,7 @@ def _look_into_store(path: pathlib.Path, max_bytes: int | None) -> Any:
         if name and "/" not in name and (path / name).is_dir()
     }  # fmt: skip
     return {
-        name: _Named(len(array.shape), lambda name=name: _from_group(path, name, others), "")
+        name: _Named(len(array.shape), functools.partial(_from_group, path, name, others), "")
         for name, array in others.items()
     }
 
@@ -185,8 +190,9 @@ def _from_group(path: pathlib.Path, name: str, arrays: Mapping[str, Array]) -> A
     """
     group = zarr.open_group(path, mode="r", use_consolidated=False)
     array = group[name]
-    dims = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
-    if not dims or None in dims:
+    dims: Any = array.attrs.get("_ARRAY_DIMENSIONS")  # format 2; format 3 has a place for them
+    dims = getattr(array.metadata, "dimension_names", None) or dims
+    if not isinstance(dims, list | tuple) or not all(isinstance(dim, str) for dim in dims):
         return array
     others = [other for other, found in arrays.items() if other != name and len(found.shape) > 1]
     packed = {each: bool(PACKED & set(group[each].attrs)) for each in arrays if each not in others}
@@ -198,7 +204,7 @@ def _from_group(path: pathlib.Path, name: str, arrays: Mapping[str, Array]) -> A
 
 def _of_run(dataset: xr.Dataset) -> dict[str, _Named]:
     return {
-        str(name): _Named(array.ndim, lambda array=array: array, "")
+        str(name): _Named(array.ndim, functools.partial(dataset.__getitem__, name), "")
         for name, array in dataset.items()
     }
 

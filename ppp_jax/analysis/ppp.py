@@ -1,5 +1,6 @@
 """PPP densities over their exact null (METHOD §2, §4)."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from ppp_jax.analysis.projection import (
     provenance,
     warn_if_empty,
 )
-from ppp_jax.errors import InputError, whole
+from ppp_jax.errors import InputError, real, whole
 
 EXTENT_QUANTILE = 0.995
 BANDWIDTHS_PER_EXTENT = 32
@@ -84,7 +85,7 @@ def ppp(
       >>> bool(abs(ppp(latents).acceptance_ratio - 1) < 0.1)
       True
     """
-    whole("bins", bins, least=2)
+    whole("bins", bins, least=2, most=math.isqrt(MAX_BINS))
     by = axis_names(by)
     prepared = prepare(latents, basis, epsilon, planes=planes, max_planes=max_planes, seed=seed,
                        nonfinite=nonfinite, progress=progress)  # fmt: skip
@@ -164,10 +165,10 @@ def _default_extent(prepared: Prepared, lengths: np.ndarray) -> float:
 def _positive(name: str, value: Any, *, default: float) -> float:
     if value is None:
         return default
-    number = np.asarray(value)
-    if number.ndim or number.dtype.kind not in "iuf" or not (np.isfinite(number) and number > 0):
-        raise InputError(name, value, "must be a positive length, in latent units")
-    return float(number)
+    try:
+        return real(name, value, least=np.finfo(float).tiny)
+    except InputError:
+        raise InputError(name, value, "must be a positive length, in latent units") from None
 
 
 def _check_extent(value: Any, *, default: float) -> float:
