@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ppp_jax.errors import InputError, lookup, seeded, whole
-from ppp_jax.resources import check_fits
+from ppp_jax.resources import check_fits, check_product
 
 THOMSON_STARTS, THOMSON_STEPS = 8, 3000
 MOST_DISTANCES = 2**26  # components of distances at every step: minutes, and a gigabyte
@@ -53,7 +53,7 @@ def rotations(units: int, count: int, rng: np.random.Generator) -> np.ndarray:
       `(count, n, n)`.
     """
     size = whole("count", count, least=0), *(whole("units", units, least=1),) * 2
-    check_fits("units" if count <= 1 else "count", (units, count)[count > 1], 24 * math.prod(size))
+    check_product({"units": units, "count": count}, 24 * math.prod(size))
     if not isinstance(rng, np.random.Generator):
         raise InputError("rng", type(rng).__name__, "must be numpy.random.default_rng(seed)")
     q, r = np.linalg.qr(rng.normal(size=size))
@@ -78,9 +78,9 @@ def simplex(units: int, *, vectors: int | None = None) -> np.ndarray:
     """
     least = whole("units", units, least=1) + 1
     corners = least if vectors is None else whole("vectors", vectors, least=2)
-    check_fits("units", units, 32 * corners**2 + 8 * corners * units)
     if corners > least:
         raise InputError("vectors", corners, f"a simplex in {units} units has 2 to {units + 1}")
+    check_fits("units", units, 32 * corners**2 + 8 * corners * units)
     # The axes of one dimension more, seen along their diagonal: its orthogonal complement.
     centred = np.eye(corners) - 1 / corners
     inside = np.linalg.svd(centred)[2][: corners - 1]

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+from collections.abc import Mapping
 
 from ppp_jax.errors import InputError
 
@@ -40,6 +41,20 @@ def _of_container(limit: str, use: str) -> int:
     return max(0, int(most) - int(used)) if most.isdigit() else 2**62  # "max": no limit
 
 
+def check_product(given: Mapping[str, int], size: float) -> None:
+    """Refuses several settings that together would take more memory than is free.
+
+    Args:
+      given: the settings, of which the error names the largest.
+      size: bytes that they would take.
+
+    Raises:
+      InputError: they would take more.
+    """
+    field = max(given, key=given.__getitem__)
+    check_fits(field, given[field], size)
+
+
 def check_fits(field: str, value: object, size: float) -> None:
     """Refuses what would take more memory than is free, before it is asked for.
 
@@ -53,7 +68,7 @@ def check_fits(field: str, value: object, size: float) -> None:
     """
     free = free_memory()
     if size > free:
-        problem = f"takes {size_text(size)} of memory, and {size_text(free)} are free; take less"
+        problem = f"takes {size_text(min(size, 2**80))} of memory, and {size_text(free)} are free; take less"
         raise InputError(field, value, problem)
 
 

@@ -12,7 +12,7 @@ from ppp_jax.analysis.compare import paired_difference
 from ppp_jax.analysis.planes import progress_bar
 from ppp_jax.analysis.rotations import rotation_test
 from ppp_jax.errors import InputError, real, seeded, whole
-from ppp_jax.resources import check_fits
+from ppp_jax.resources import check_product
 
 SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 KINDS = ("axes", "corners")
@@ -65,7 +65,7 @@ def _check(draws: Any, samples: Any, units: Any, *, laws: int) -> None:
     """Refuses what is no number, or more than fits, before anything is drawn."""
     numbers = {"draws": draws, "samples": samples, "units": units}
     each = [whole(name, value, least=1) for name, value in numbers.items()]
-    check_fits("draws", draws, 16 * laws * math.prod(each))
+    check_product(numbers, 16 * laws * math.prod(each))
 
 
 def false_positives(p: xr.DataArray, *, level: float = LEVEL) -> xr.DataArray:
@@ -152,6 +152,7 @@ def interval_coverage(seeds: int, *, draws: int = 400, seed: int = 0) -> float:
     """
     rng = np.random.default_rng(seeded(seed))
     whole("draws", draws, least=1)
-    check_fits("draws", draws, 16 * whole("seeds", seeds, least=2) * draws)
+    whole("seeds", seeds, least=2)
+    check_product({"seeds": seeds, "draws": draws}, 16 * seeds * draws)
     found = [paired_difference(x, np.zeros(seeds)) for x in rng.normal(size=(draws, seeds))]
     return float(np.mean([one.low < 0 < one.high for one in found]))

@@ -6,7 +6,7 @@ import numpy as np
 
 from ppp_jax import bases
 from ppp_jax.errors import InputError, choice, real, seeded, whole
-from ppp_jax.resources import check_fits
+from ppp_jax.resources import check_product
 
 CLUSTERS = 32
 ARRAYS = 12  # of the clouds' size, that are held at once
@@ -57,7 +57,8 @@ def known_clouds(*, samples: int = 6000, units: int = 16, seed: int = 0) -> dict
 def _check(samples: int, units: int) -> None:
     whole("samples", samples, least=1)
     whole("units", units, least=1)
-    check_fits("samples", samples, 8 * ARRAYS * (samples + units) * units)
+    given = {"samples": samples, "units": units}
+    check_product(given, 8 * ARRAYS * (samples + units) * units)
 
 
 def _generator(rng: Any) -> None:
