@@ -68,7 +68,8 @@ def check_fits(field: str, value: object, size: float) -> None:
     """
     free = free_memory()
     if size > free:
-        problem = f"takes {size_text(min(size, 2**80))} of memory, and {size_text(free)} are free; take less"
+        needs, has = size_text(min(size, 2**80)), size_text(free)
+        problem = f"takes {needs} of memory, and {has} are free; take less"
         raise InputError(field, value, problem)
 
 

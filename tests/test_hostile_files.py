@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import pickle
-import resource
 import subprocess
 import sys
 import zipfile
@@ -17,7 +16,7 @@ import pytest
 import zarr
 
 from ppp_jax import archives, data
-from ppp_jax.analysis import alignment_c4, headers, load
+from ppp_jax.analysis import alignment_c4, arrays, load
 from ppp_jax.errors import InputError
 
 VALUES = np.random.default_rng(0).laplace(size=(40, 6)).astype(np.float32)
@@ -27,6 +26,7 @@ class Touch:
     """A program that a pickle carries."""
 
     def __init__(self, path):
+        """Keeps what it would touch."""
         self.path = path
 
     def __reduce__(self):
@@ -120,8 +120,7 @@ def test_no_byte_of_a_stranger_s_pickle_is_read(kind, place, trusted, tmp_path, 
     """Also with a numcodecs that would decode it, as all did before 0.16.6."""
     decoded, ran = [], tmp_path / "ran"
     if trusted:
-        monkeypatch.setattr(numcodecs.pickles.Pickle, "decode",
-                            lambda self, buf, out=None: decoded.append(buf))  # fmt: skip
+        monkeypatch.setattr(numcodecs.pickles.Pickle, "decode", lambda *a, **_: decoded.append(a))
     folder = tmp_path / place / ("latents.zarr" if place == "run" else "")
     store = write_store(folder, HOSTILE[kind], pickle.dumps(Touch(ran)))
     with pytest.raises(InputError, match="for it may carry code") as caught:
@@ -274,11 +273,8 @@ HUGE = {
 @pytest.mark.parametrize("kind", sorted(HUGE))
 def test_a_store_that_claims_more_than_there_is(kind, tmp_path):
     write_store(tmp_path / "a.zarr", {".zarray": HUGE[kind]}, b"0")
-    with pytest.raises(
-        InputError, match=r"claims the array (of|in chunks of) [\d.,]+ .iB"
-    ) as caught:
+    with pytest.raises(InputError, match=r"claims the array (of|in chunks of) [\d.,]+ .iB"):
         load(tmp_path / "a.zarr")
-    assert str(caught.value).isprintable()
 
 
 def test_a_store_larger_than_memory_that_is_all_there_is_opened(tmp_path, monkeypatch):
@@ -299,7 +295,6 @@ def test_sizes_must_be_numbers(tmp_path):
     for wrong in (0, -1, 0.5, "1", True):
         with pytest.raises(InputError, match="max_bytes="):
             load(tmp_path / "a.npy", max_bytes=wrong)
-    assert headers.check_store  # of folders
 
 
 # --------------------------------------------------------------------- beside what is not read
@@ -309,7 +304,7 @@ def test_arrays_beside_one_of_objects_are_readable(tmp_path):
     np.savez(tmp_path / "a.npz", acts=VALUES, tokens=np.array(["a", None], object))
     for given in ({}, {"name": "acts"}):
         np.testing.assert_array_equal(load(tmp_path / "a.npz", **given).values, VALUES)
-    with pytest.raises(InputError, match="name=tokens: holds Python objects"):
+    with pytest.raises(InputError, match=r"name=tokens: holds Python objects"):
         load(tmp_path / "a.npz", name="tokens")
     np.savez(tmp_path / "b.npz", tokens=np.array(["a", None], object))
     with pytest.raises(InputError, match=r"0 arrays; .*not readable: \['tokens'\] \(holds Python"):
@@ -330,11 +325,11 @@ def test_a_damaged_member_leaves_the_others_readable(tmp_path):
                                        "z": npy((4, 2), "|V4", bytes(32))})  # fmt: skip
     content = bytearray(path.read_bytes())
     assert load(path, name="x").shape == (400, 6)
-    with pytest.raises(InputError, match="name=y: is no array"):
+    with pytest.raises(InputError, match=r"name=y: is no array"):
         load(path, name="y")
     content[60:70] = bytes(10)
     path.write_bytes(content)
-    with pytest.raises(InputError, match="path=|name="):
+    with pytest.raises(InputError, match=r"path=|name="):
         load(path, name="x")
 
 
@@ -375,16 +370,16 @@ def test_damaged_chunks_are_one_line(tmp_path):
     zarr.create_array(str(path), shape=VALUES.shape, dtype="f4", chunks=(10, 6), zarr_format=2,
                       compressors=numcodecs.Zlib())[:] = VALUES  # fmt: skip
     (path / "1.0").write_bytes(zlib.compress(b"short"))
-    with pytest.raises(InputError, match="path=") as caught:
+    with pytest.raises(InputError, match=r"latents=.*cannot be read .*damaged") as caught:
         load(path)
     assert str(caught.value).isprintable()
 
 
 def test_a_directory_or_an_unreadable_file_as_data(tmp_path):
     (tmp_path / "folder.npz").mkdir()
-    with pytest.raises(InputError, match="data=.*is no regular file"):
+    with pytest.raises(InputError, match=r"data=.*is no regular file"):
         data.load(str(tmp_path / "folder.npz"))
-    with pytest.raises(InputError, match="path=.*holds no latents"):
+    with pytest.raises(InputError, match=r"path=.*holds no latents"):
         load(tmp_path / "folder.npz")
 
 
@@ -410,35 +405,43 @@ def test_labels_ask_for_as_many_classes_as_samples_can_have(labels, classes, tmp
 WINDOWS = """
 import resource, sys, numpy as np
 import ppp_jax.analysis as pa
-small = np.random.default_rng(0).normal(size=(3000, 256)).astype("f4")
 def analyse(latents, out):
-    pa.write_analysis(latents, out, epsilon=[0.3], max_planes=50, angles=8)
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-analyse(small, sys.argv[2])
-before = peak()
-analyse(pa.load(sys.argv[1]), sys.argv[3])
-print((peak() - before) / 1024)
+    pa.write_analysis(latents, out, epsilon=[0.9], max_planes=20, angles=8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+base = analyse(np.random.default_rng(0).normal(size=(3000, 256)).astype("f4"), sys.argv[1] + "_0")
+for path in sys.argv[1:]:
+    print(analyse(pa.load(path), path + "_1") - base)
 """
-MEBIBYTES, BOUND = 400, 130
+MEBIBYTES, BOUND = 320, 200  # whole it would be 320, and more while it is cast
 
 
-@pytest.mark.parametrize("kind", ["array", "group"])
-def test_analysis_of_a_large_store_reads_it_in_parts(kind, tmp_path):
-    """Its own peak, in a process of its own, above that of a small array: 400 MiB in 130."""
+def test_analysis_of_a_large_store_reads_it_in_parts(tmp_path):
+    """The peak of a process, above that of a small array: of 320 MiB it holds less than 200."""
     rows = MEBIBYTES * 2**20 // 1024
+    assert rows * 1024 > arrays.LOAD_BYTES
     block = np.random.default_rng(0).standard_normal((4096, 256), np.float32)
-    path, how = tmp_path / "a.zarr", {"shape": (rows, 256), "chunks": (4096, 256), "dtype": "f4"}
-    if kind == "group":
-        group = zarr.open_group(str(path), mode="w")
-        array = group.create_array("acts", **how, dimension_names=("sample", "unit"))
-    else:
-        array = zarr.create_array(str(path), **how, zarr_format=2, compressors=None)
+    how = {"shape": (rows, 256), "chunks": (4096, 256), "dtype": "f4"}
+    alone = zarr.create_array(f"{tmp_path}/a.zarr", **how, zarr_format=2, compressors=None)
+    group = zarr.open_group(f"{tmp_path}/g.zarr", mode="w")
+    member = group.create_array("acts", **how, dimension_names=("sample", "unit"))
     for start in range(0, rows, 4096):
-        array[start : start + 4096] = block[: rows - start]
+        alone[start : start + 4096] = member[start : start + 4096] = block[: rows - start]
     done = subprocess.run(
-        [sys.executable, "-c", WINDOWS, str(path), str(tmp_path / "b"), str(tmp_path / "c")],
+        [sys.executable, "-c", WINDOWS, f"{tmp_path}/a.zarr", f"{tmp_path}/g.zarr"],
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < BOUND
-    assert resource.getpagesize() > 0
+    peaks = [float(text) for text in done.stdout.split()]
+    assert len(peaks) == 2
+    assert max(peaks) < BOUND
+
+
+def test_files_are_read_without_docstrings(tmp_path):
+    """`PYTHONOPTIMIZE=2` removes them, and all assertions."""
+    np.savez(tmp_path / "a.npz", acts=VALUES)
+    command = "import sys, ppp_jax.analysis as pa; print(pa.ppp(pa.load(sys.argv[1])).units)"
+    done = subprocess.run(
+        [sys.executable, "-OO", "-W", "ignore", "-c", command, str(tmp_path / "a.npz")],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "6\n"), done.stderr

@@ -1,6 +1,6 @@
 """Odd calls: what cannot be used is one line that names the argument, before anything is written.
 
-The calls are data, `tests/data/odd_calls.json`: rows of a function, an argument, names of odd values
+The calls are data, `tests/data/odd_calls.json`: rows of a function, an argument, odd values by name
 (the table below), and the name that the error must give.
 """
 
@@ -44,6 +44,7 @@ FOUND = xr.DataArray(
 )
 P = calibration.null_p_values(samples=12, units=3, draws=6, rotations=9)
 PLANES = np.array([0, 0, 1, 1, 2, 2])
+CLASSES = np.arange(24) % 2
 
 
 class Refuses:
@@ -222,7 +223,7 @@ CALLS = {
     "add_noise": (consequences.add_noise, {"latents": X, "share": 0.1}),
     "probe_accuracy": (
         consequences.probe_accuracy,
-        {"train": X, "train_labels": np.arange(24) % 2, "test": X, "test_labels": np.arange(24) % 2},
+        {"train": X, "train_labels": CLASSES, "test": X, "test_labels": CLASSES},
     ),
     "rank_correlation": (
         consequences.rank_correlation, {"first": TABLE, "second": TABLE, "permutations": 9}

@@ -186,9 +186,9 @@ def to_numpy(field: str, given: Any) -> np.ndarray:
         if "inhomogeneous" in why:
             raise InputError(field, kind, "has rows of unequal lengths; concatenate arrays of one "
                              "width: numpy.concatenate(…)") from None  # fmt: skip
-        raise InputError(
-            field, kind, f"is no array ({why}); a PyTorch tensor: .detach().cpu().float()"
-        ) from error
+        stored = f"cannot be read ({why}); a file of it is damaged: write it again"
+        tensor = f"is no array ({why}); a PyTorch tensor: .detach().cpu().float()"
+        raise InputError(field, kind, stored if hasattr(given, "chunks") else tensor) from error
     if array.dtype.kind == "O" and not isinstance(given, np.ndarray):
         dense = "; a sparse matrix: .toarray()" if hasattr(given, "toarray") else ""
         raise InputError(field, kind, f"is no array of numbers{dense}")
