@@ -246,17 +246,17 @@ def test_an_npz_whose_member_claims_more_than_it_holds(tmp_path):
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
 def test_a_bomb_is_refused_by_its_header(method, tmp_path, monkeypatch):
-    size = 2**24
+    size = 2**22
     path = zipped(tmp_path / "a.npz", {"x": npy((size // 8, 2), body=bytes(size))}, method=method)
     assert path.stat().st_size < size / 500
-    with pytest.raises(InputError, match=r"x claims 16\.0 MiB, more than the 1\.0 MiB"):
+    with pytest.raises(InputError, match=r"x claims 4\.0 MiB, more than the 1\.0 MiB"):
         load(path, max_bytes=2**20)
     monkeypatch.setattr(archives, "free_memory", lambda: 2**20)
-    with pytest.raises(InputError, match=r"x claims 16\.0 MiB, more than the"):
+    with pytest.raises(InputError, match=r"x claims 4\.0 MiB, more than the"):
         load(path)
-    both = zipped(tmp_path / "d.npz", {key: npy((size // 8, 2), body=bytes(size))
-                                       for key in ("x_train", "x_test")}, method=method)  # fmt: skip
-    with pytest.raises(InputError, match=r"claims 32\.0 MiB, more than the"):
+    halves = dict.fromkeys(("x_train", "x_test"), npy((size // 8, 2), body=bytes(size)))
+    both = zipped(tmp_path / "d.npz", halves, method=method)
+    with pytest.raises(InputError, match=r"claims 8\.0 MiB, more than the"):
         data.load(str(both))
     monkeypatch.undo()
     assert load(path).shape == (size // 8, 2)
@@ -287,6 +287,35 @@ def test_a_store_larger_than_memory_that_is_all_there_is_opened(tmp_path, monkey
     for chunk in sorted((tmp_path / "a.zarr").glob("*.0"))[:6]:
         chunk.unlink()
     with pytest.raises(InputError, match="has only 4 of its 10 chunks"):
+        load(tmp_path / "a.zarr")
+
+
+PACKERS = {name: numcodecs.get_codec({"id": name})
+           for name in ("zlib", "gzip", "bz2", "lzma", "zstd", "lz4", "blosc")}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(PACKERS))
+def test_a_chunk_that_unpacks_to_more_than_a_chunk(name, tmp_path):
+    """Found before it is unpacked: 8 MiB in a chunk of 32 bytes."""
+    codec = PACKERS[name].get_config()
+    bomb = PACKERS[name].encode(np.zeros(2**23, np.uint8))
+    write_store(
+        tmp_path / "a.zarr", {".zarray": array_2(dtype="<f4", compressor=codec)}, bytes(bomb)
+    )
+    with pytest.raises(
+        InputError, match=r"has a file, 0(\.0)?, that unpacks to far more than 32 B"
+    ):
+        load(tmp_path / "a.zarr", max_bytes=2**20)
+    chunk = PACKERS[name].encode(np.arange(8, dtype=np.float32))
+    for each in (tmp_path / "a.zarr").rglob("0*"):
+        each.is_file() and each.write_bytes(chunk)
+    assert load(tmp_path / "a.zarr", max_bytes=2**20).values.sum() == 28
+
+
+def test_chunks_that_are_packed_twice_are_refused(tmp_path):
+    twice = array_2(dtype="<f4", filters=[{"id": "zlib"}], compressor={"id": "gzip"})
+    write_store(tmp_path / "a.zarr", {".zarray": twice})
+    with pytest.raises(InputError, match="compressed 2 times over"):
         load(tmp_path / "a.zarr")
 
 

@@ -5,14 +5,16 @@ So all metadata is read first, as the plain JSON that it is, and every type and 
 one of those listed here; the sizes it claims are compared with what is there and with the memory.
 """
 
+import itertools
 import json
 import math
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from ppp_jax.analysis.unpacking import RATIO, find_bomb
 from ppp_jax.archives import most_bytes
 from ppp_jax.errors import InputError
 from ppp_jax.resources import size_text
@@ -48,6 +50,7 @@ class Array(NamedTuple):
       chunk: shape of what is decoded at once.
       stored: shape of what one file holds: the chunk, or the shard around it.
       itemsize: bytes of one number.
+      packed: the codec that compresses it, "" where none does.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Array(NamedTuple):
     chunk: tuple[int, ...]
     stored: tuple[int, ...]
     itemsize: int
+    packed: str
 
     @property
     def size(self) -> int:
@@ -186,7 +190,17 @@ def _format_2(entries: dict[str, Any], place: str) -> Array:
     for codec in chain:
         _check_codec(str(codec.get("id")), codec, CODECS, place)
     shape, chunk = _lengths(entries["shape"], place), _lengths(entries["chunks"], place)
-    return _array(place, shape, chunk, chunk, itemsize)
+    return _array(place, shape, chunk, chunk, itemsize, _packed(map(str, ids), place))
+
+
+def _packed(names: Iterable[str], place: str) -> str:
+    """Returns the one codec of a chain that compresses."""
+    found = [name for name in names if name in RATIO]
+    if len(found) > 1:
+        raise StoreError(
+            f"has {place or 'the array'} compressed {len(found)} times over, by {found}"
+        )
+    return found[0] if found else ""
 
 
 def _itemsize(dtype: Any, place: str) -> int:
@@ -229,13 +243,14 @@ def _array(
     chunk: tuple[int, ...],
     stored: tuple[int, ...],
     itemsize: int,
+    packed: str,
 ) -> Array:
     fits = len(shape) == len(chunk) == len(stored) and 0 not in chunk and 0 not in stored
     if not fits or any(a % b for a, b in zip(stored, chunk, strict=True)):
         raise StoreError(f"states chunks {chunk} of {place or 'the array'} that do not fit {shape}")
     if ".." in place.split("/"):
         raise StoreError(f"names an array outside of itself, {place}")
-    found = Array(place, shape, chunk, stored, itemsize)
+    found = Array(place, shape, chunk, stored, itemsize, packed)
     if found.size >= 2**63:
         raise StoreError(f"claims {place or 'the array'} of {size_text(found.size)}")
     return found
@@ -258,7 +273,8 @@ def _format_3(entries: dict[str, Any], place: str) -> Iterator[Array]:
     stored = _lengths(grid[1]["chunk_shape"], place)
     itemsize = _itemsize_3(entries["data_type"], place)
     chunk = _check_chain(entries["codecs"], stored, place, 0)
-    yield _array(place, shape, chunk, stored, itemsize)
+    outer = [_named(codec)[0].removeprefix("numcodecs.") for codec in entries["codecs"]]
+    yield _array(place, shape, chunk, stored, itemsize, _packed(outer, place))
 
 
 def _named(value: Any) -> tuple[str, dict[str, Any]]:
@@ -310,6 +326,10 @@ def _check_sizes(path: pathlib.Path, array: Array, max_bytes: int | None) -> Non
             f"claims {name} in chunks of {size_text(chunk)}{of}, each more than {told}; "
             "write it in smaller ones"
         )
+    bomb = find_bomb(_files(path / array.name), array.packed, chunk=chunk, most=most)
+    if bomb is not None:
+        raise StoreError(f"has a file, {bomb}, that unpacks to far more than {size_text(chunk)}, "
+                         f"which a chunk of {name} has")  # fmt: skip
     if array.size <= most:
         return
     if max_bytes is not None:
@@ -324,12 +344,17 @@ def _check_sizes(path: pathlib.Path, array: Array, max_bytes: int | None) -> Non
 
 
 def _count(folder: pathlib.Path, most: int) -> int:
-    """Returns how many files an array has, metadata aside; an array may be described elsewhere."""
+    """Returns how many files an array has, metadata aside, up to a number."""
+    return sum(1 for _ in itertools.islice(_files(folder), most))
+
+
+def _files(folder: pathlib.Path) -> Iterator[os.DirEntry[str]]:
+    """Yields the files of an array, metadata aside; none of one that is only described."""
     if not folder.is_dir():
-        return 0
-    count = 0
-    for _, _, files in os.walk(folder):
-        count += sum(name.lower() not in NAMES for name in files)
-        if count >= most:
-            break
-    return count
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files(pathlib.Path(entry.path))
+            elif entry.name.lower() not in NAMES:
+                yield entry
