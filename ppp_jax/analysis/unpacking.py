@@ -10,8 +10,8 @@ import lzma
 import os
 import pathlib
 import zlib
-from collections.abc import Iterable, Iterator
-from typing import IO
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, Any
 
 # How much more than its own size a file of each codec can unpack to.
 RATIO = {"zlib": 1_100, "gzip": 1_100, "lzma": 10_000, "bz2": 1_500_000, "zstd": 50_000,
@@ -70,7 +70,10 @@ def _pieces(file: IO[bytes], codec: str) -> Iterator[int]:
             yield len(unpacker.decompress(given, PIECE))
             given = unpacker.unconsumed_tail or file.read(PIECE)
         return
-    opened = {"gzip": gzip.open, "lzma": lzma.open, "bz2": bz2.open}[codec](file, "rb")
+    openers: dict[str, Callable[..., Any]] = {
+        "gzip": gzip.open, "lzma": lzma.open, "bz2": bz2.open
+    }  # fmt: skip
+    opened = openers[codec](file, "rb")
     while piece := opened.read(PIECE):
         yield len(piece)
 
