@@ -1,6 +1,5 @@
 """PPP densities over their exact null (METHOD §2, §4)."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -85,7 +84,7 @@ def ppp(
       >>> bool(abs(ppp(latents).acceptance_ratio - 1) < 0.1)
       True
     """
-    whole("bins", bins, least=2, most=math.isqrt(MAX_BINS))
+    whole("bins", bins, least=2)
     by = axis_names(by)
     prepared = prepare(latents, basis, epsilon, planes=planes, max_planes=max_planes, seed=seed,
                        nonfinite=nonfinite, progress=progress)  # fmt: skip
