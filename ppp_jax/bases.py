@@ -4,22 +4,27 @@ Every function returns unit vectors as rows, `(vectors, units)`, float64.
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ppp_jax.errors import InputError, lookup, whole
+from ppp_jax.errors import InputError, lookup, seeded, whole
+from ppp_jax.resources import check_fits, check_product
 
 THOMSON_STARTS, THOMSON_STEPS = 8, 3000
+MOST_DISTANCES = 2**26  # components of distances at every step: minutes, and a gigabyte
+LONGEST_NUMBER = 18  # digits in a basis's name
 ALIASES = {"rotated": "haar:0"}
 FORMS = ("standard", "haar:SEED", "simplex", "cross_polytope", "thomson:VECTORS[:SEED]")
 
 
 def standard(units: int) -> np.ndarray:
     """Returns the unit vectors of the axes."""
-    return np.eye(whole("units", units, least=1))
+    check_fits("units", units, 8 * whole("units", units, least=1) ** 2)
+    return np.eye(units)
 
 
 def haar(units: int, *, seed: int = 0) -> np.ndarray:
@@ -29,7 +34,7 @@ def haar(units: int, *, seed: int = 0) -> np.ndarray:
       units: n.
       seed: of the draw.
     """
-    return rotations(units, 1, np.random.default_rng(seed))[0]
+    return rotations(units, 1, np.random.default_rng(seeded(seed)))[0]
 
 
 def rotations(units: int, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -48,6 +53,9 @@ def rotations(units: int, count: int, rng: np.random.Generator) -> np.ndarray:
       `(count, n, n)`.
     """
     size = whole("count", count, least=0), *(whole("units", units, least=1),) * 2
+    check_product({"units": units, "count": count}, 24 * math.prod(size))
+    if not isinstance(rng, np.random.Generator):
+        raise InputError("rng", type(rng).__name__, "must be numpy.random.default_rng(seed)")
     q, r = np.linalg.qr(rng.normal(size=size))
     return q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None, :]
 
@@ -68,9 +76,11 @@ def simplex(units: int, *, vectors: int | None = None) -> np.ndarray:
       >>> (corners @ corners.T).round(3)[0].tolist()
       [1.0, -0.333, -0.333, -0.333]
     """
-    corners = units + 1 if vectors is None else vectors
-    if not 2 <= corners <= whole("units", units, least=1) + 1:
+    least = whole("units", units, least=1) + 1
+    corners = least if vectors is None else whole("vectors", vectors, least=2)
+    if corners > least:
         raise InputError("vectors", corners, f"a simplex in {units} units has 2 to {units + 1}")
+    check_fits("units", units, 32 * corners**2 + 8 * corners * units)
     # The axes of one dimension more, seen along their diagonal: its orthogonal complement.
     centred = np.eye(corners) - 1 / corners
     inside = np.linalg.svd(centred)[2][: corners - 1]
@@ -101,15 +111,21 @@ def thomson(vectors: int, units: int, *, seed: int = 0, starts: int = THOMSON_ST
       `(vectors, units)`.
 
     Raises:
-      InputError: fewer than two vectors or units, or no start.
+      InputError: fewer than two vectors or units, no start, or more of them than can be spread.
     """
     whole("vectors", vectors, least=2)
     whole("units", units, least=2)
     whole("starts", starts, least=1)
+    seed = seeded(seed)
     if vectors <= units + 1:
         return simplex(units, vectors=vectors)
     if vectors == 2 * units:
         return cross_polytope(units)
+    distances = starts * vectors * (vectors - 1) // 2 * units
+    if distances > MOST_DISTANCES:
+        most = math.isqrt(2 * MOST_DISTANCES // (starts * units))
+        raise InputError("vectors", vectors, f"so many would be spread for days; at most {most:,} "
+                         f"in {units:,} units from {starts:,} starts")  # fmt: skip
     return minimise_energy(vectors, units, seed, starts).copy()
 
 
@@ -120,6 +136,11 @@ def energy(vectors: np.ndarray) -> float:
       >>> round(energy(cross_polytope(3)), 6)  # the octahedron
       9.985281
     """
+    vectors = np.asarray(vectors)
+    if vectors.ndim != 2 or vectors.dtype.kind not in "iuf":
+        raise InputError(
+            "vectors", f"array of {vectors.dtype} {vectors.shape}", "must be unit rows"
+        )
     i, j = np.triu_indices(len(vectors), 1)
     return float(np.sum(1 / np.linalg.norm(vectors[i] - vectors[j], axis=1)))
 
@@ -185,6 +206,9 @@ def build(name: str, units: int) -> np.ndarray:
       >>> build("thomson:32", 16).shape
       (32, 16)
     """
+    if not isinstance(name, str):
+        raise InputError("basis", name, f"must be one of {', '.join(FORMS)}")
+    whole("units", units, least=1)
     kind, *texts = ALIASES.get(name, name).split(":")
     makers: dict[str, tuple[Callable[..., np.ndarray], range]] = {
         "standard": (lambda: standard(units), range(1)),
@@ -194,6 +218,14 @@ def build(name: str, units: int) -> np.ndarray:
         "thomson": (lambda vectors, seed=0: thomson(vectors, units, seed=seed), range(1, 3)),
     }
     maker, takes = lookup(makers, kind, field="basis")
-    if len(texts) not in takes or not all(text.isdecimal() for text in texts):
+    if len(texts) not in takes or not all(map(_is_number, texts)):
         raise InputError("basis", name, f"must be one of {', '.join(FORMS)}")
-    return maker(*(int(text) for text in texts))
+    try:
+        return maker(*(int(text) for text in texts))
+    except InputError as error:  # the number is a part of the name, which is the setting
+        raise InputError("basis", name, f"{error.field} {error.problem}") from None
+
+
+def _is_number(text: str) -> bool:
+    """Returns whether a text is a whole number of plain digits, and not beyond all sense."""
+    return text.isascii() and text.isdecimal() and len(text) <= LONGEST_NUMBER

@@ -8,29 +8,24 @@ mean squared error read as the share of the variance that is not reconstructed.
 
 import functools
 import hashlib
+import os
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from sklearn import datasets as sklearn_datasets
 
-from ppp_jax import images
+from ppp_jax import archives, images
 from ppp_jax.errors import InputError, lookup
+from ppp_jax.paths import located
 
 SPLIT_SEED = 0  # one fixed split for everyone
 TEST_SHARE = 0.2
+PARTS = ("x_train", "x_test", "y_train", "y_test")  # of a file
 PATCH_SIDE = 8
 PATCHES_TRAIN, PATCHES_TEST = 8000, 2000
 MANIFOLD_SAMPLES, MANIFOLD_FEATURES, MANIFOLD_HARMONICS = 5000, 64, 3
-
-
-# What numpy and zipfile raise of files that are damaged, encrypted or no archives at all.
-_UNREADABLE = (
-    OSError, ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
 
 
 class Shape(NamedTuple):
@@ -76,6 +71,8 @@ class Dataset(NamedTuple):
             np.issubdtype(x.dtype, np.integer) and x.min() >= 0 for x in counted
         )
         classes = 1 + max(int(x.max()) for x in counted) if whole else 0
+        # A class for every number up to the largest: numbers beyond the samples name no classes.
+        classes = classes if classes <= len(self.train) else 0
         return Shape(self.train.shape[1], self.image, classes)
 
     @property
@@ -183,7 +180,7 @@ DATASETS: dict[str, Callable[[], _Raw]] = {
 }
 
 
-def load(name: str) -> Dataset:
+def load(name: str | os.PathLike[str]) -> Dataset:
     """Loads a dataset by name, or from an `.npz` file.
 
     Args:
@@ -199,12 +196,15 @@ def load(name: str) -> Dataset:
 
     Raises:
       InputError: unknown name, a download that fails, or a file that is missing, unreadable,
-        incomplete, of the wrong shape, or not finite.
+        incomplete, of the wrong shape, not finite, or larger than the memory.
 
     Example:
       >>> load("digits").train.shape
       (1438, 64)
     """
+    if not isinstance(name, str | os.PathLike) or not isinstance(os.fspath(name), str):
+        raise InputError("data", name, f"must be one of {', '.join(DATASETS)}, or a path")
+    name = os.fspath(name)
     is_file = name.endswith(".npz")
     raw = _from_file(name) if is_file else _named(name)
     train, test = _standardise(name, raw)
@@ -239,23 +239,12 @@ def _standardise(name: str, raw: _Raw) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _from_file(name: str) -> _Raw:
-    try:
-        # Opened here, not by numpy, which leaves a file open that turns out to be damaged.
-        with (
-            pathlib.Path(name).expanduser().open("rb") as opened,
-            np.load(opened, allow_pickle=False) as file,
-        ):
-            arrays = dict(file)
-    except FileNotFoundError:
-        raise InputError("data", name, "no such file; give an existing .npz") from None
-    except _UNREADABLE as error:
-        reason = error.strerror if isinstance(error, OSError) else "damaged or not an archive"
-        raise InputError("data", name, f"cannot be read as .npz ({reason}); write it with "
-                         "numpy.savez(path, x_train=..., x_test=...)") from None  # fmt: skip
-    missing = [key for key in ("x_train", "x_test") if key not in arrays]
-    if missing:
-        found = ", ".join(arrays) or "nothing"
-        raise InputError("data", name, f"lacks {' and '.join(missing)} (found: {found})")
+    path = located("data", name)
+    if not path.exists():
+        raise InputError("data", name, "no such file; give an existing .npz")
+    if not path.is_file():
+        raise InputError("data", name, "is no regular file; give an .npz")
+    arrays = _read(name, path)
     for key in ("x_train", "x_test"):
         _check_samples(name, key, arrays[key])
     train, test = arrays["x_train"], arrays["x_test"]
@@ -269,6 +258,29 @@ def _from_file(name: str) -> _Raw:
     return _Raw(train, test, train_labels, test_labels, image)
 
 
+def _read(name: str, path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads what data consists of, and nothing else that may be in the file."""
+    how = "write it with numpy.savez(path, x_train=..., x_test=...)"
+    try:
+        if archives.is_npy(path):
+            raise archives.ReadError(f"is one array, an .npy by its content; {how}")
+        archive = archives.Archive(path)
+        missing = [key for key in ("x_train", "x_test") if key not in archive.members]
+        if missing:
+            found = ", ".join(archive.members) or "nothing"
+            raise InputError("data", name, f"lacks {' and '.join(missing)} (found: {found})")
+        keys = [key for key in PARTS if key in archive.members]
+        archives.check_size(sum(archive.header(key).size for key in keys), archive.most)
+        return {key: archive[key] for key in keys}
+    except InputError:
+        raise
+    except archives.ReadError as error:
+        raise InputError("data", name, str(error)) from None
+    except archives.UNREADABLE as error:
+        reason = error.strerror if isinstance(error, OSError) else "damaged or not an archive"
+        raise InputError("data", name, f"cannot be read as .npz ({reason}); {how}") from None
+
+
 def _check_samples(name: str, key: str, x: np.ndarray) -> None:
     if x.ndim in (2, 4) and not x.size:
         raise InputError("data", name, f"{key} is empty, of shape {x.shape}; give it samples")
@@ -276,7 +288,7 @@ def _check_samples(name: str, key: str, x: np.ndarray) -> None:
         raise InputError(
             "data", name, f"{key} has shape {x.shape}; reshape it to (samples, features)"
         )
-    if not np.issubdtype(x.dtype, np.number) or np.iscomplexobj(x):
+    if x.dtype.kind not in "iuf":  # neither complex numbers nor times, which NumPy counts to them
         raise InputError("data", name, f"{key} is of type {x.dtype}; convert it to real numbers")
     if key == "x_test" and len(x) < 2:
         raise InputError("data", name, "x_test needs at least two samples: one half is for "

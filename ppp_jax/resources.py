@@ -3,6 +3,9 @@
 import os
 import pathlib
 import shutil
+from collections.abc import Mapping
+
+from ppp_jax.errors import InputError
 
 _CGROUPS = (  # the limit and the use of a container's memory: version 2, version 1
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -36,6 +39,38 @@ def _of_container(limit: str, use: str) -> int:
     except OSError:  # no such container
         return 2**62
     return max(0, int(most) - int(used)) if most.isdigit() else 2**62  # "max": no limit
+
+
+def check_product(given: Mapping[str, int], size: float) -> None:
+    """Refuses several settings that together would take more memory than is free.
+
+    Args:
+      given: the settings, of which the error names the largest.
+      size: bytes that they would take.
+
+    Raises:
+      InputError: they would take more.
+    """
+    field = max(given, key=given.__getitem__)
+    check_fits(field, given[field], size)
+
+
+def check_fits(field: str, value: object, size: float) -> None:
+    """Refuses what would take more memory than is free, before it is asked for.
+
+    Args:
+      field: the setting that decides the size.
+      value: what it is set to.
+      size: bytes that it would take.
+
+    Raises:
+      InputError: it would take more.
+    """
+    free = free_memory()
+    if size > free:
+        needs, has = size_text(min(size, 2**80)), size_text(free)
+        problem = f"takes {needs} of memory, and {has} are free; take less"
+        raise InputError(field, value, problem)
 
 
 def free_disk(path: pathlib.Path) -> int:

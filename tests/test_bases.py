@@ -86,7 +86,7 @@ BAD = {
     "basis=haar:x: must be one of": ("haar:x", 3),
     "basis=haar:1:2: must be one of": ("haar:1:2", 3),
     "basis=thomson: must be one of": ("thomson", 3),
-    "vectors=1: must be at least 2": ("thomson:1", 3),
+    "basis=thomson:1: vectors must be at least 2": ("thomson:1", 3),
     "units=0: must be at least 1": ("standard", 0),
 }
 

@@ -117,7 +117,7 @@ def test_damaged_compression(tmp_path):
     content = bytearray(path.read_bytes())
     content[80:300] = bytes(220)
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"cannot be read as \.npz"):
+    with pytest.raises(InputError, match="x_train is no array"):
         data.load(str(path))
 
 

@@ -100,9 +100,9 @@ def test_what_does_not_open_is_named_with_the_remedy(tmp_path):
     wrong = {
         "missing.npy": "is not there; give a run folder",
         "text.npy": "does not open",
-        "cut.npz": "does not open",
+        "cut.npz": r"cannot be read as \.npz",
         "table.csv": "is of no known kind; give a run folder",
-        "objects.npy": "does not open",
+        "objects.npy": "holds Python objects, which only pickle could read",
         ".": r"holds no latents\.zarr; give a run folder",
     }
     for name, text in wrong.items():

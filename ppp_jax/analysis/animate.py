@@ -7,8 +7,10 @@ import xarray as xr
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ppp_jax.analysis.arrays import check_made
 from ppp_jax.analysis.plots import plot_ppp, ratio_scale
-from ppp_jax.errors import InputError, writing
+from ppp_jax.errors import InputError, whole, writing
+from ppp_jax.paths import located
 
 DPI = 100
 
@@ -38,18 +40,20 @@ def animate(
       InputError: another ending, no such axis or coordinate, further axes, no speed, or a
         place that cannot be written.
     """
-    path = pathlib.Path(path).expanduser()
+    path = located("path", path)
+    check_made("pictures", pictures, ("ratio", "accepted", "u", "v"), "ppp")
     if path.suffix != ".gif":
         raise InputError("path", path, "must end in .gif")
+    if not isinstance(over, str):
+        raise InputError("over", over, "must be the name of an axis")
     others = set(pictures["ratio"].dims) - {over, "u", "v"}
     if over not in pictures["ratio"].dims or others:
         raise InputError("over", over, f"pictures are over {pictures['ratio'].dims}; need (over, "
                          "v, u)")  # fmt: skip
-    label = label or ("epoch" if "epoch" in pictures.coords else over)
-    if label not in pictures.coords:
+    label = label if label is not None else ("epoch" if "epoch" in pictures.coords else over)
+    if not isinstance(label, str) or label not in pictures.coords:
         raise InputError("label", label, f"is none of {sorted(map(str, pictures.coords))}")
-    if frames_per_second < 1:
-        raise InputError("frames_per_second", frames_per_second, "must be at least 1")
+    whole("frames_per_second", frames_per_second, least=1, most=50)
     partial = path.with_name(f".{path.name}.partial.gif")
     with writing("path", path):
         path.parent.mkdir(parents=True, exist_ok=True)

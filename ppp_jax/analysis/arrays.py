@@ -1,5 +1,6 @@
 """Anyone's latents, read block by block: NumPy, JAX, PyTorch, xarray, zarr, dask, memory maps."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,8 +10,10 @@ import numpy as np
 import xarray as xr
 
 from ppp_jax.errors import InputError
+from ppp_jax.resources import check_fits
 
 LOAD_BYTES = 2**28  # lazy arrays up to this size are read once and kept
+KEPT_BYTES = 2**25  # of a lazy array read at once: its chunks are larger than the kernels' windows
 SAMPLE, UNIT = "sample", "unit"
 
 
@@ -18,8 +21,7 @@ class Source(NamedTuple):
     """Latents that need not be in memory.
 
     Attributes:
-      array: `(..., units)`: `(rows, units)` if in memory (or mapped into it), else anything that
-        can be sliced.
+      array: `(..., units)`: `(rows, units)` if in memory (or mapped into it), else a `Kept`.
       shape: `(..., units)`.
       dims: names of all axes but the last.
       coords: coordinates along those axes, of a labelled array, as xarray variables.
@@ -45,6 +47,53 @@ class Source(NamedTuple):
         return self.shape[-1]
 
 
+class Kept:
+    """An array that lies elsewhere, of which the samples read last are kept.
+
+    Whatever is decoded anew is a whole chunk, and windows are smaller than most chunks.
+
+    Attributes:
+      array: anything that can be sliced.
+    """
+
+    def __init__(self, array: Any):
+        """Keeps nothing yet."""
+        self.array = array
+        self._place: tuple[int, ...] | None = None
+        self._start, self._block = 0, np.empty(0)
+
+    def rows(self, place: Sequence[Any], start: int, stop: int) -> np.ndarray:
+        """Returns samples of the cloud at a place along the leading axes.
+
+        Args:
+          place: a number per leading axis.
+          start: first sample.
+          stop: behind the last one.
+
+        Raises:
+          InputError: they cannot be read.
+        """
+        at = tuple(map(int, place))
+        first, last = self._start, self._start + len(self._block)
+        if at != self._place or not first <= start <= stop <= last:
+            samples, units = self.array.shape[-2:]
+            least = KEPT_BYTES // (units * self.array.dtype.itemsize)
+            self._block = np.empty(0)  # let go before the next one is read
+            self._block = self._read((*at, slice(start, min(samples, max(stop, start + least)))))
+            self._place, self._start = at, start
+        return self._block[start - self._start : stop - self._start]
+
+    def _read(self, key: tuple[Any, ...]) -> np.ndarray:
+        try:
+            return np.asarray(self.array[key])
+        except InputError:
+            raise
+        except Exception as error:  # of any codec: a chunk is damaged, or gone
+            why = " ".join(f"{error or type(error).__name__}".split())
+            problem = f"cannot be read ({why}); a file of it is damaged: write it again"
+            raise InputError("latents", f"array {tuple(self.array.shape)}", problem) from error
+
+
 def open_source(latents: Any) -> Source:
     """Finds out what an array of latents is, without reading it if it is large and lies elsewhere.
 
@@ -57,61 +106,156 @@ def open_source(latents: Any) -> Source:
       The `Source`.
 
     Raises:
-      InputError: not an array of real vectors.
+      InputError: not an array of real vectors, or one whose axes leave open which are samples.
     """
-    if isinstance(latents, xr.Dataset | xr.DataTree):
-        names = sorted(str(name) for name in latents.data_vars)
-        raise InputError("latents", type(latents).__name__, f"name one array of it: {names}")
     coords: Mapping[str, Any] = {}
     dims: tuple[str, ...] | None = None
-    lazy = hasattr(latents, "chunks")  # zarr, dask, h5py; and xarray, whatever it holds
+    lazy = hasattr(latents, "chunks") and hasattr(latents, "nbytes")  # zarr, dask, h5py; xarray
     if isinstance(latents, xr.DataArray):
-        latents = latents.transpose(..., *[d for d in (SAMPLE, UNIT) if d in latents.dims])
-        dims = tuple(str(dim) for dim in latents.dims[:-1])
+        latents, dims = ordered_axes(latents)
         coords = {
             str(name): coord.variable
             for name, coord in latents.coords.items()
             if coord.dims and set(coord.dims) <= set(dims[:-1])
         }
-        lazy = latents.nbytes > LOAD_BYTES
     lazy = lazy and latents.nbytes > LOAD_BYTES
-    array = latents if lazy else _to_numpy(latents)
+    array = latents if lazy else to_numpy("latents", latents)
     shape, dtype = tuple(array.shape), _dtype(array)
     dims = dims or (*(f"axis_{k}" for k in range(len(shape) - 2)), SAMPLE)
-    if not lazy:
-        array = array.reshape(-1, shape[-1])
+    array = Kept(array) if lazy else array.reshape(-1, shape[-1])
     return Source(array, shape, dims, coords, dtype, lazy)
 
 
-def _to_numpy(latents: Any) -> np.ndarray:
-    if isinstance(latents, str | os.PathLike):
-        raise InputError("latents", latents, "is a path; open it by load(…)")
-    if isinstance(latents, np.ma.MaskedArray):  # what is masked is not known
-        return np.ma.filled(latents.astype(np.result_type(latents, np.float32)), np.nan)
+def ordered_axes(latents: xr.DataArray) -> tuple[xr.DataArray, tuple[str, ...]]:
+    """Returns a labelled array as `(..., samples, units)`, and the names of all axes but the last.
+
+    Axes are found by name where they have one, and stand last where they have none. An array that
+    names but one of the two, and has it somewhere else, could mean several things.
+
+    Args:
+      latents: of any number of dimensions.
+
+    Raises:
+      InputError: it could mean several things, or two axes have one name.
+    """
+    names = [str(dim) for dim in latents.dims]
+    if len(set(names)) < len(names):
+        raise InputError("latents", names, "axes must have different names")
+    known = [name for name in (SAMPLE, UNIT) if name in names]
+    if len(known) == 1 and len(names) == 2:
+        (other,) = (name for name in names if name not in known)
+        order = [known[0], other] if known == [SAMPLE] else [other, known[0]]
+    elif len(known) == 1 and len(names) > 2 and known[0] != names[{SAMPLE: -2, UNIT: -1}[known[0]]]:
+        lacks = UNIT if known == [SAMPLE] else SAMPLE
+        others = [name for name in names if name not in known]
+        problem = f"has an axis {known[0]} and none called {lacks}; say which of {others} that is: "
+        raise InputError("latents", names, f"{problem}.rename({others[-1]}='{lacks}')")
+    else:
+        last = known if len(known) == 2 else []
+        order = [name for name in names if name not in last] + last
+    by_name = dict(zip(names, latents.dims, strict=True))
+    leading = order[:-2] if len(order) > 2 else []
+    sample = [SAMPLE] if known else order[-2:-1]
+    return latents.transpose(*(by_name[name] for name in order)), (*leading, *sample)
+
+
+def to_numpy(field: str, given: Any) -> np.ndarray:
+    """Returns anything that is an array as one of NumPy's, and refuses what is none.
+
+    Args:
+      field: the argument, for the error's text.
+      given: anything.
+
+    Raises:
+      InputError: a mapping, a path, lists of unequal lengths, or another thing that is no array;
+        the error says what to do.
+    """
+    kind = type(given).__name__
+    if isinstance(given, str | bytes | os.PathLike):
+        what = "is a path; open it by load(…)" if field == "latents" else "is a text, not numbers"
+        raise InputError(field, given, what)
+    if isinstance(given, Mapping | xr.DataTree):
+        names = [str(name) for name in getattr(given, "data_vars", given)]
+        raise InputError(field, kind, f"name one array of it: {sorted(names)}")
+    if isinstance(given, np.ma.MaskedArray):  # what is masked is not known
+        given = _unmasked(field, given)
     try:
-        return latents if isinstance(latents, np.ndarray) else np.asarray(latents)
-    except (TypeError, ValueError, RuntimeError) as error:
-        kind, why = type(latents).__name__, " ".join(str(error).split())
-        raise InputError(
-            "latents", kind, f"is no array ({why}); a PyTorch tensor: .detach().cpu().float()"
-        ) from error
+        array = np.asarray(given)  # also of subclasses: a matrix would stay two-dimensional
+    except Exception as error:  # whatever a foreign array raises, it cannot be had
+        why = " ".join(f"{error or type(error).__name__}".split())
+        if "inhomogeneous" in why:
+            raise InputError(field, kind, "has rows of unequal lengths; concatenate arrays of one "
+                             "width: numpy.concatenate(…)") from None  # fmt: skip
+        stored = f"cannot be read ({why}); a file of it is damaged: write it again"
+        tensor = f"is no array ({why}); a PyTorch tensor: .detach().cpu().float()"
+        raise InputError(field, kind, stored if hasattr(given, "chunks") else tensor) from error
+    if array.dtype.kind == "O" and not isinstance(given, np.ndarray):
+        dense = "; a sparse matrix: .toarray()" if hasattr(given, "toarray") else ""
+        raise InputError(field, kind, f"is no array of numbers{dense}")
+    return array
+
+
+def _unmasked(field: str, given: Any) -> Any:
+    if given.dtype.kind not in "biuf":
+        raise InputError(field, f"masked array of {given.dtype}", "must be real")
+    return np.ma.filled(given.astype(np.result_type(given, np.float32)), np.nan)
+
+
+def numbers(field: str, given: Any, *, dimensions: int | None = None) -> np.ndarray:
+    """Returns an array of real numbers in double precision.
+
+    Args:
+      field: the argument, for the error's text.
+      given: any array; what is not finite is left as it is.
+      dimensions: that it must have; None: any.
+
+    Raises:
+      InputError: it is no array, of other types than real numbers, or of other dimensions.
+    """
+    array = to_numpy(field, given)
+    told = f"array of {array.dtype} {array.shape}"
+    if not is_real(array.dtype):
+        raise InputError(field, told, "must be real numbers")
+    if dimensions is not None and array.ndim != dimensions:
+        raise InputError(field, told, f"must have {dimensions} dimension{'s'[: dimensions != 1]}")
+    return array.astype(np.float64)
+
+
+def check_made(field: str, made: Any, names: Sequence[str], maker: str) -> None:
+    """Refuses what is not the Dataset that a function of this package returns.
+
+    Args:
+      field: the argument.
+      made: what was given.
+      names: of variables that it must have.
+      maker: the function.
+
+    Raises:
+      InputError: it is another thing.
+    """
+    if not isinstance(made, xr.Dataset) or not set(names) <= set(made.variables):
+        raise InputError(field, type(made).__name__, f"must be what {maker}(…) returns")
+
+
+def is_real(dtype: np.dtype) -> bool:
+    """Returns whether numbers of a type are real: times are not, which NumPy counts as integers.
+
+    Args:
+      dtype: NumPy's or an accelerator's, such as bfloat16.
+    """
+    return dtype.kind in "biuf" or bool(jnp.issubdtype(dtype, jnp.floating))
 
 
 def _dtype(array: Any) -> np.dtype:
-    """Returns float64 for float64 and float32 for every other real type."""
+    """Returns float64 for float64 and wider ones, and float32 for every other real type."""
     dtype = np.dtype(array.dtype)
-    real = (
-        dtype.kind == "b" or np.issubdtype(dtype, np.integer) or np.issubdtype(dtype, np.floating)
-    )
-    # Accelerators' narrow floats (bfloat16, float8) are no subtypes of NumPy's.
-    real = real or jnp.issubdtype(dtype, jnp.floating)
-    if len(array.shape) < 2 or 0 in array.shape or not real:
+    if len(array.shape) < 2 or 0 in array.shape or not is_real(dtype):
         raise InputError(
             "latents",
             f"array of {dtype} {array.shape}",
             "must be real, (samples, units), and not empty",
         )
-    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
+    return np.dtype(np.float64 if dtype.kind == "f" and dtype.itemsize >= 8 else np.float32)
 
 
 def read(source: Source, start: int, stop: int) -> np.ndarray:
@@ -123,7 +267,7 @@ def read(source: Source, start: int, stop: int) -> np.ndarray:
     for cloud in range(start // samples, -(-stop // samples)):
         first = cloud * samples
         part = slice(max(start - first, 0), min(stop - first, samples))
-        pieces.append(np.asarray(source.array[(*np.unravel_index(cloud, leading), part)]))
+        pieces.append(source.array.rows(np.unravel_index(cloud, leading), part.start, part.stop))
     return np.concatenate(pieces).astype(source.dtype, copy=False)
 
 
@@ -134,6 +278,9 @@ def as_clouds(latents: Any) -> np.ndarray:
       InputError: not an array of real vectors.
     """
     source = open_source(latents)
+    if source.lazy:
+        size = math.prod(source.shape) * source.dtype.itemsize
+        check_fits("latents", f"array {source.shape}", size)
     return read(source, 0, source.rows).reshape(source.shape)
 
 
@@ -157,9 +304,10 @@ def rescale(values: np.ndarray) -> tuple[np.ndarray, np.floating[Any]]:
 
 def axis_names(by: str | Sequence[str]) -> tuple[str, ...]:
     """Returns one name or several as a tuple, and raises `InputError` for anything else."""
-    if not isinstance(by, Sequence):
+    names = (by,) if isinstance(by, str) else tuple(by) if isinstance(by, list | tuple) else None
+    if names is None or not all(isinstance(name, str) for name in names):
         raise InputError("by", by, "must be the name of an axis, or several")
-    return (by,) if isinstance(by, str) else tuple(by)
+    return names
 
 
 def groups(source: Source, by: tuple[str, ...]) -> tuple[np.ndarray, tuple[int, ...]]:

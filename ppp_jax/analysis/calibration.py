@@ -1,6 +1,8 @@
 """Are the p-values right? False positives on isotropic clouds, power on graded mixtures."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -9,7 +11,8 @@ from ppp_jax.analysis.clouds import isotropic_clouds, mixture
 from ppp_jax.analysis.compare import paired_difference
 from ppp_jax.analysis.planes import progress_bar
 from ppp_jax.analysis.rotations import rotation_test
-from ppp_jax.errors import whole
+from ppp_jax.errors import InputError, real, seeded, whole
+from ppp_jax.resources import check_product
 
 SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 KINDS = ("axes", "corners")
@@ -43,11 +46,9 @@ def null_p_values(
     Raises:
       InputError: an argument out of its range, naming it.
     """
-    rng = np.random.default_rng(seed)
-    drawn = [
-        isotropic_clouds(rng, samples=samples, units=units)
-        for _ in range(whole("draws", draws, least=1))
-    ]
+    rng = np.random.default_rng(seeded(seed))
+    _check(draws, samples, units, laws=4)
+    drawn = [isotropic_clouds(rng, samples=samples, units=units) for _ in range(draws)]
     stacked = np.stack([np.stack(list(clouds.values())) for clouds in drawn])
     labelled = xr.DataArray(
         stacked.astype(np.float32),
@@ -60,6 +61,13 @@ def null_p_values(
     return tested["p"].transpose("law", "seed", "statistic")
 
 
+def _check(draws: Any, samples: Any, units: Any, *, laws: int) -> None:
+    """Refuses what is no number, or more than fits, before anything is drawn."""
+    numbers = {"draws": draws, "samples": samples, "units": units}
+    each = [whole(name, value, least=1) for name, value in numbers.items()]
+    check_product(numbers, 16 * laws * math.prod(each))
+
+
 def false_positives(p: xr.DataArray, *, level: float = LEVEL) -> xr.DataArray:
     """Returns the share of p-values up to a level, along `seed`.
 
@@ -68,7 +76,13 @@ def false_positives(p: xr.DataArray, *, level: float = LEVEL) -> xr.DataArray:
     Args:
       p: p-values over `seed` and other axes; missing ones do not count.
       level: at which a test would be called positive.
+
+    Raises:
+      InputError: no labelled p-values with seeds, or a level outside [0, 1].
     """
+    level = real("level", level, least=0, most=1)
+    if not isinstance(p, xr.DataArray) or "seed" not in p.dims:
+        raise InputError("p", type(p).__name__, "must be p-values as null_p_values(…) returns them")
     return (p <= level + 1e-12).where(p.notnull()).mean("seed")
 
 
@@ -96,8 +110,15 @@ def power(
     Returns:
       Dataset over `(kind, share, statistic)`: `power`, the share of p-values up to 5 %, and
       `value`, the statistic's mean.
+
+    Raises:
+      InputError: an argument out of its range, naming it.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seeded(seed))
+    if not isinstance(shares, list | tuple) or not shares:
+        raise InputError("shares", shares, "must be shares of aligned samples, one or more")
+    shares = [real("shares", share, least=0, most=1) for share in shares]
+    _check(draws, samples, units, laws=len(KINDS) * len(shares))
     rows = [
         [
             np.stack([mixture(rng, share, samples=samples, units=units, kind=kind)
@@ -125,7 +146,13 @@ def interval_coverage(seeds: int, *, draws: int = 400, seed: int = 0) -> float:
       seeds: pairs; their differences are normal.
       draws: experiments.
       seed: of the draws.
+
+    Raises:
+      InputError: an argument out of its range, naming it.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seeded(seed))
+    whole("draws", draws, least=1)
+    whole("seeds", seeds, least=2)
+    check_product({"seeds": seeds, "draws": draws}, 16 * seeds * draws)
     found = [paired_difference(x, np.zeros(seeds)) for x in rng.normal(size=(draws, seeds))]
     return float(np.mean([one.low < 0 < one.high for one in found]))

@@ -1,11 +1,15 @@
 """Clouds whose structure is known, to test an instrument's judgement (METHOD §5)."""
 
+from typing import Any
+
 import numpy as np
 
 from ppp_jax import bases
-from ppp_jax.errors import InputError
+from ppp_jax.errors import InputError, choice, real, seeded, whole
+from ppp_jax.resources import check_product
 
 CLUSTERS = 32
+ARRAYS = 12  # of the clouds' size, that are held at once
 # METHOD does not state the widths of its clusters, nor the axes of its ellipsoid: these reproduce
 # its table.
 AXIS_NOISE, CORNER_NOISE, DIRECTION_NOISE, SHORTEST_AXIS = 0.062, 0.245, 0.061, 0.14
@@ -21,8 +25,12 @@ def known_clouds(*, samples: int = 6000, units: int = 16, seed: int = 0) -> dict
 
     Returns:
       Names to latents, `(samples, units)`, float64.
+
+    Raises:
+      InputError: an argument out of its range, naming it.
     """
-    rng = np.random.default_rng(seed)
+    _check(samples, units)
+    rng = np.random.default_rng(seeded(seed))
 
     def clusters(centres: np.ndarray, noise: float) -> np.ndarray:
         chosen = centres[rng.integers(len(centres), size=samples)]
@@ -46,6 +54,18 @@ def known_clouds(*, samples: int = 6000, units: int = 16, seed: int = 0) -> dict
     }
 
 
+def _check(samples: int, units: int) -> None:
+    whole("samples", samples, least=1)
+    whole("units", units, least=1)
+    given = {"samples": samples, "units": units}
+    check_product(given, 8 * ARRAYS * (samples + units) * units)
+
+
+def _generator(rng: Any) -> None:
+    if not isinstance(rng, np.random.Generator):
+        raise InputError("rng", type(rng).__name__, "must be numpy.random.default_rng(seed)")
+
+
 def isotropic_clouds(
     rng: np.random.Generator, *, samples: int = 500, units: int = 8
 ) -> dict[str, np.ndarray]:
@@ -61,6 +81,8 @@ def isotropic_clouds(
       heavy-tailed (Student's t with 1.5 degrees of freedom, which has no variance); and clusters
       on the axes, all turned by one random rotation.
     """
+    _generator(rng)
+    _check(samples, units)
     normal = rng.normal(size=(samples, units))
     axes = bases.cross_polytope(units)
     clumps = axes[rng.integers(len(axes), size=samples)] + AXIS_NOISE * normal
@@ -90,14 +112,14 @@ def mixture(rng: np.random.Generator, share: float, *, samples: int = 500, units
     Raises:
       InputError: another kind, or a share outside [0, 1].
     """
-    if not 0 <= share <= 1:
-        raise InputError("share", share, "must lie in [0, 1]")
+    real("share", share, least=0, most=1)
+    choice("kind", kind, ("axes", "corners"))
+    _generator(rng)
+    _check(samples, units)
     if kind == "axes":
         centres = np.sqrt(units) * bases.cross_polytope(units)
-    elif kind == "corners":
-        centres = rng.choice([-1.0, 1.0], size=(CLUSTERS, units))
     else:
-        raise InputError("kind", kind, "must be axes or corners")
+        centres = rng.choice([-1.0, 1.0], size=(CLUSTERS, units))
     normal = rng.normal(size=(samples, units))
     clusters = centres[rng.integers(len(centres), size=samples)] + CORNER_NOISE * normal
     return np.where(rng.random((samples, 1)) < share, clusters, normal)

@@ -9,7 +9,8 @@ import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike
 
-from ppp_jax.errors import InputError
+from ppp_jax.analysis.arrays import numbers
+from ppp_jax.errors import InputError, real, seeded, whole
 
 RESAMPLES = 2000
 BOOTSTRAP_SEED = 0
@@ -34,7 +35,7 @@ def interquartile_mean(values: ArrayLike) -> float:
       >>> interquartile_mean([1, 2, 3, 100])
       2.5
     """
-    present = _present(values)
+    present = _present(values, field="values")
     return float(scipy.stats.trim_mean(present, 0.25)) if len(present) else float("nan")
 
 
@@ -60,7 +61,7 @@ def bootstrap_interval(
       True
     """
     return _bca(
-        _present(values), lambda x, axis: scipy.stats.trim_mean(x, 0.25, axis=axis),
+        _present(values, field="values"), lambda x, axis: scipy.stats.trim_mean(x, 0.25, axis=axis),
         confidence, seed,
     )  # fmt: skip
 
@@ -109,7 +110,8 @@ def paired_difference(
       >>> found.mean, found.p  # 2 of 64 sign patterns are as extreme
       (3.5, 0.03125)
     """
-    pair = np.asarray(first, np.float64).ravel(), np.asarray(second, np.float64).ravel()
+    pair = numbers("first", first).ravel(), numbers("second", second).ravel()
+    seeded(seed)
     if len(pair[0]) != len(pair[1]):
         problem = f"has {len(pair[1])} values, the first {len(pair[0])}; one per seed each"
         raise InputError("second", f"array of {len(pair[1])}", problem)
@@ -130,7 +132,8 @@ def sign_flip(differences: ArrayLike, *, seed: int = BOOTSTRAP_SEED) -> float:
     Returns:
       p, or NaN of fewer than 6 differences, whose smallest possible p-value exceeds 5 %.
     """
-    apart = _present(differences)
+    apart = _present(differences, field="differences")
+    seeded(seed)
     if len(apart) < MIN_SEEDS:
         return float("nan")
     observed = abs(apart.sum())
@@ -145,6 +148,7 @@ def smallest_p(seeds: int) -> float:
       >>> smallest_p(8)
       0.0078125
     """
+    whole("seeds", seeds, least=1, most=2**63 - 1)
     return 2 / 2**seeds if seeds <= EXACT_SEEDS else 1 / (RANDOM_PATTERNS + 1)
 
 
@@ -169,12 +173,17 @@ def false_discovery(p: ArrayLike) -> np.ndarray:
       q of the same shape: calling those up to 5 % keeps the expected share of false ones among
       them below 5 %.
 
+    Raises:
+      InputError: numbers that are no p-values.
+
     Example:
       >>> false_discovery([0.01, 0.02, 0.5, np.nan]).round(2).tolist()
       [0.03, 0.03, 0.5, nan]
     """
-    values = np.asarray(p, np.float64)
+    values = numbers("p", p)
     there = np.isfinite(values)
+    if ((values[there] < 0) | (values[there] > 1)).any():
+        raise InputError("p", f"array {values.shape}", "must lie in [0, 1]")
     adjusted = np.full(values.shape, np.nan)
     if there.any():
         adjusted[there] = scipy.stats.false_discovery_control(values[there])
@@ -184,7 +193,8 @@ def false_discovery(p: ArrayLike) -> np.ndarray:
 def _bca(
     values: np.ndarray, statistic: Callable[..., Any], confidence: float, seed: int
 ) -> tuple[float, float]:
-    if not 0 < confidence < 1:
+    seeded(seed)
+    if not 0 < real("confidence", confidence) < 1:
         raise InputError("confidence", confidence, "must lie between 0 and 1")
     if len(values) < 2:
         return float("nan"), float("nan")
@@ -209,6 +219,6 @@ def _bca(
     return float(low), float(high)
 
 
-def _present(values: ArrayLike) -> np.ndarray:
-    flat = np.asarray(values, np.float64).ravel()
+def _present(values: ArrayLike, *, field: str = "values") -> np.ndarray:
+    flat = numbers(field, values).ravel()
     return flat[np.isfinite(flat)]

@@ -4,8 +4,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ppp_jax.analysis.arrays import is_real, numbers, to_numpy
 from ppp_jax.analysis.compare import MIN_SEEDS, RESAMPLES
-from ppp_jax.errors import InputError, whole
+from ppp_jax.errors import InputError, real, seeded, whole
+from ppp_jax.resources import check_fits
+
+MOST_BITS = 52  # what a number of double precision holds
 
 
 def quantise(latents: Any, *, bits: int) -> np.ndarray:
@@ -19,13 +23,13 @@ def quantise(latents: Any, *, bits: int) -> np.ndarray:
       Array of the same shape, in floating point; a unit that does not vary is kept.
 
     Raises:
-      InputError: fewer than 1 bit.
+      InputError: fewer than 1 bit or more than 52, or no latents.
 
     Example:
       >>> quantise([[0.0], [0.4], [1.0]], bits=1).ravel().tolist()
       [0.0, 0.0, 1.0]
     """
-    levels = 2 ** whole("bits", bits, least=1) - 1
+    levels = 2 ** whole("bits", bits, least=1, most=MOST_BITS) - 1
     x = _floating(latents)
     low, high = x.min(axis=-2, keepdims=True), x.max(axis=-2, keepdims=True)
     step = np.where(high > low, (high - low) / levels, 1)
@@ -40,7 +44,12 @@ def add_noise(latents: Any, *, share: float, seed: int = 0) -> np.ndarray:
       latents: `(..., samples, units)`.
       share: of the length around the mean.
       seed: of the noise.
+
+    Raises:
+      InputError: a negative share, or no latents.
     """
+    real("share", share, least=0)
+    seeded(seed)
     x = _floating(latents)
     centred = x - x.mean(axis=-2, keepdims=True)
     scale = np.sqrt((centred**2).mean(axis=(-2, -1), keepdims=True))
@@ -51,7 +60,10 @@ def add_noise(latents: Any, *, share: float, seed: int = 0) -> np.ndarray:
 
 def _floating(latents: Any) -> np.ndarray:
     """Returns latents as they are, or, of whole numbers, in double precision."""
-    x = np.asarray(latents)
+    x = to_numpy("latents", latents)
+    if x.ndim < 2 or not x.size or not is_real(x.dtype):
+        problem = "must be real, (..., samples, units), and not empty"
+        raise InputError("latents", f"array of {x.dtype} {x.shape}", problem)
     return x if np.issubdtype(x.dtype, np.floating) else x.astype(np.float64)
 
 
@@ -69,19 +81,37 @@ def probe_accuracy(
         units' means nor the latents' scale change the probe.
 
     Raises:
-      InputError: the latents are not finite.
+      InputError: the latents are not finite, or not a matrix with a label for each row.
     """
     from sklearn.linear_model import LogisticRegression
 
-    train, test = np.asarray(train, np.float64), np.asarray(test, np.float64)
-    if not (np.isfinite(train).all() and np.isfinite(test).all()):
-        raise InputError("train", train.shape, "is not finite")
+    if not real("penalty", penalty, least=0):
+        raise InputError("penalty", penalty, "must be above 0")
+    train, train_labels = _labelled("train", train, train_labels)
+    test, test_labels = _labelled("test", test, test_labels)
+    if train.shape[1] != test.shape[1]:
+        raise InputError("test", test.shape, f"needs as many units as train, {train.shape[1]}")
+    if len(np.unique(train_labels)) < 2:
+        raise InputError("train_labels", f"array {train_labels.shape}", "must be of two classes")
     mean = train.mean(axis=0)
     scale = np.sqrt(np.mean((train - mean) ** 2))
     scale = scale if scale > 0 else 1.0
     probe = LogisticRegression(C=1 / penalty, max_iter=2000)
     probe.fit((train - mean) / scale, train_labels)
     return float(probe.score((test - mean) / scale, test_labels))
+
+
+def _labelled(name: str, latents: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    x, y = numbers(name, latents, dimensions=2), to_numpy(f"{name}_labels", labels)
+    if not x.size or not np.isfinite(x).all():
+        raise InputError(name, x.shape, "is empty, or not finite")
+    told = f"array of {y.dtype} {y.shape}"
+    if y.shape != x.shape[:1]:
+        raise InputError(f"{name}_labels", told, f"needs one label for each of {len(x)} samples")
+    classes = y.dtype.kind in "iubUS" or (is_real(y.dtype) and np.array_equal(y, np.round(y)))
+    if not classes:
+        raise InputError(f"{name}_labels", told, "must be whole numbers or texts, one per class")
+    return x, y
 
 
 class Correlation(NamedTuple):
@@ -124,8 +154,16 @@ def rank_correlation(
       The `Correlation`. Cells without any number, or of which a quantity does not vary, are left
       out, then seeds that are missing in a cell. Numbers are NaN where no cell is left, the
       interval and p of fewer than 6 seeds.
+
+    Raises:
+      InputError: no matrices of one shape, or an argument out of its range.
     """
-    a, b = (np.asarray(x, np.float64) for x in (first, second))
+    a, b = (numbers(k, x, dimensions=2) for k, x in (("first", first), ("second", second)))
+    if a.shape != b.shape:
+        raise InputError("second", b.shape, f"must have one shape with first, {a.shape}")
+    seeded(seed)
+    whole("permutations", permutations, least=1)
+    check_fits("permutations", permutations, 32 * permutations * max(1, a.size))
     there = np.isfinite(a) & np.isfinite(b)
     cells = there.any(axis=1)
     seeds = there[cells].all(axis=0) & cells.any()

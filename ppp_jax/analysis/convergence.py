@@ -12,8 +12,9 @@ import xarray as xr
 from scipy.optimize import linear_sum_assignment
 
 from ppp_jax import bases
-from ppp_jax.analysis.rotations import ROTATIONS, pool, verdict
-from ppp_jax.errors import InputError, whole
+from ppp_jax.analysis.arrays import numbers
+from ppp_jax.analysis.rotations import MOST_ROTATIONS, ROTATIONS, pool, verdict
+from ppp_jax.errors import InputError, seeded, whole
 
 
 class Match(NamedTuple):
@@ -58,8 +59,8 @@ def cross_product(a: Any, b: Any) -> np.ndarray:
     """
     found = []
     for name, x in (("a", a), ("b", b)):
-        x = np.asarray(x, np.float64)
-        if x.ndim != 2 or x.shape != np.shape(a):
+        x = numbers(name, x, dimensions=2)
+        if x.shape != np.shape(a) or not x.size:
             raise InputError(name, x.shape, "both must have one shape (samples, units)")
         x = x - x.mean(axis=0)
         norm = np.linalg.norm(x)
@@ -116,13 +117,14 @@ def convergence(
     Raises:
       InputError: fewer than two seeds, a basis that is not orthonormal, or see `cross_product`.
     """
-    turns = whole("rotations", rotations, least=1)
-    x = np.asarray(latents, np.float64)
-    if x.ndim != 3 or len(x) < 2:
+    turns = whole("rotations", rotations, least=1, most=MOST_ROTATIONS)
+    seeded(seed)
+    x = numbers("latents", latents)
+    if x.ndim != 3 or len(x) < 2 or not x.size:
         raise InputError("latents", x.shape, "must be (seeds, samples, units) of two seeds or more")
     units = x.shape[-1]
     named = "standard" if basis is None else basis
-    axes = bases.build(named, units) if isinstance(named, str) else np.asarray(named, np.float64)
+    axes = bases.build(named, units) if isinstance(named, str) else numbers("basis", named)
     if axes.shape != (units, units) or not np.allclose(axes @ axes.T, np.eye(units), atol=1e-6):
         raise InputError("basis", basis, "must be orthonormal here: units are matched one to one")
     pairs = [(axes @ cross_product(x[k], x[k + 1]) @ axes.T) for k in range(0, len(x) - 1, 2)]

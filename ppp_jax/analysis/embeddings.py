@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ppp_jax.analysis.arrays import numbers
 from ppp_jax.analysis.projection import count_planes, project, top_planes
-from ppp_jax.errors import InputError, lookup, whole
+from ppp_jax.errors import InputError, lookup, seeded, whole
 
 METHODS = ("pca", "tsne", "umap")
 PERPLEXITY = 30.0  # of t-SNE, its authors' and scikit-learn's default; less for few samples
@@ -38,6 +39,7 @@ def embed(latents: Any, *, method: str, seed: int = 0) -> np.ndarray:
       InputError: an unknown method or one that is not installed, or no finite matrix.
     """
     lookup(dict.fromkeys(METHODS), method, field="method")
+    seed = seeded(seed)
     x = _matrix(latents)
     if method == "pca":
         return _pca(x)
@@ -64,11 +66,11 @@ def _umap(x: np.ndarray, seed: int) -> np.ndarray:
     return np.asarray(reducer.fit_transform(x), np.float64)
 
 
-def _matrix(latents: Any) -> np.ndarray:
-    x = np.asarray(latents, np.float64)
-    if x.ndim != 2 or len(x) < LEAST_SAMPLES or not np.isfinite(x).all():
+def _matrix(latents: Any, *, field: str = "latents") -> np.ndarray:
+    x = numbers(field, latents, dimensions=2)
+    if len(x) < LEAST_SAMPLES or not x.shape[1] or not np.isfinite(x).all():
         problem = "must be finite, of shape (samples, units), of ten samples or more"
-        raise InputError("latents", x.shape, problem)
+        raise InputError(field, x.shape, problem)
     return x
 
 
@@ -105,9 +107,9 @@ def find_clusters(points: Any, *, least: int | None = None) -> np.ndarray:
     """
     from sklearn.cluster import HDBSCAN  # the analysis works without scikit-learn until here
 
-    x = _matrix(points)
+    x = _matrix(points, field="points")
     least = max(5, round(LEAST_CLUSTER * len(x))) if least is None else least
-    size = whole("least", least, least=2)
+    size = whole("least", least, least=2, most=len(x))
     return np.asarray(HDBSCAN(min_cluster_size=size, copy=True).fit_predict(x))
 
 
@@ -134,12 +136,16 @@ def agreement(a: np.ndarray, b: np.ndarray) -> Agreement:
       b: likewise.
 
     Raises:
-      InputError: their lengths differ.
+      InputError: their lengths differ, or they are no numbers of groups.
     """
     from sklearn.metrics import adjusted_mutual_info_score
 
-    if np.shape(a) != np.shape(b) or np.ndim(a) != 1:
-        raise InputError("a", np.shape(a), f"must have one length with b, {np.shape(b)}")
+    a, b = (numbers(name, x, dimensions=1) for name, x in (("a", a), ("b", b)))
+    if a.shape != b.shape:
+        raise InputError("a", a.shape, f"must have one length with b, {b.shape}")
+    for name, x in (("a", a), ("b", b)):
+        if not np.array_equal(x, np.round(x)):
+            raise InputError(name, f"array {x.shape}", "must number the groups; -1 for none")
     both = (a != NO_CLUSTER) & (b != NO_CLUSTER)
     share = float(both.mean()) if both.size else float("nan")
 
@@ -198,7 +204,14 @@ def difference(a: np.ndarray, b: np.ndarray) -> float:
     Returns:
       Share of the variance of one that the other leaves after the best match (Procrustes): 0 if
       they are the same.
+
+    Raises:
+      InputError: they differ in shape, or one is not finite or does not vary.
     """
     from scipy.spatial import procrustes
 
-    return float(procrustes(a, b)[2])
+    first, second = (numbers(name, x, dimensions=2) for name, x in (("a", a), ("b", b)))
+    for name, x in (("a", first), ("b", second)):
+        if x.shape != first.shape or not np.isfinite(x).all() or len(np.unique(x, axis=0)) < 2:
+            raise InputError(name, x.shape, "both must be finite, vary, and have one shape")
+    return float(procrustes(first, second)[2])

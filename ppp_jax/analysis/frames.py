@@ -5,9 +5,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ppp_jax import bases
-from ppp_jax.errors import InputError, whole
+from ppp_jax.analysis.arrays import is_real, to_numpy
+from ppp_jax.errors import InputError, choice, seeded, whole
+from ppp_jax.resources import check_fits
 
 MIN_SINE_SQUARED = 1e-6  # of the angle between two vectors, below which they span no plane
+PAIR_BYTES = 24  # that the tables of planes take for every two vectors
 ORTHONORMAL = 1e-14  # cosines up to this are rounding
 
 
@@ -73,13 +76,13 @@ def build_frame(
     """
     if units < 2:
         raise InputError("latents", f"{units} unit", "must have at least 2 units to span a plane")
-    if planes not in ("combinations", "permutations"):
-        raise InputError("planes", planes, "must be 'combinations' or 'permutations'")
-    seed = whole("seed", seed, least=0)
+    choice("planes", planes, ("combinations", "permutations"))
+    seed = seeded(seed)
     if max_planes is not None:
         max_planes = whole("max_planes", max_planes, least=1)
     vectors, name = _unit_vectors(basis, units)
     size = units if vectors is None else len(vectors)
+    check_fits("basis", f"{name} of {size:,} vectors", PAIR_BYTES * size**2)
     gram = None if vectors is None else _cosines(vectors)
     spans = ~np.eye(size, dtype=bool)
     if gram is not None:
@@ -124,8 +127,9 @@ def _unit_vectors(basis: Any, units: int) -> tuple[np.ndarray | None, str]:
     """Returns the unit vectors of a basis, None for the standard one, and its name."""
     if basis is None or (isinstance(basis, str) and basis == "standard"):
         return None, "standard"
-    vectors = np.asarray(bases.build(basis, units) if isinstance(basis, str) else basis)
-    label = basis if isinstance(basis, str) else f"array {vectors.shape}"
+    named = isinstance(basis, str)
+    vectors = to_numpy("basis", bases.build(basis, units) if named else basis)
+    label = basis if named else f"array {vectors.shape}"
     if vectors.ndim != 2 or vectors.shape[1] != units or not _is_real(vectors):
         problem = f"must be real, (vectors, {units}), or one of {', '.join(bases.FORMS)}"
         raise InputError("basis", label, problem)
@@ -138,7 +142,7 @@ def _unit_vectors(basis: Any, units: int) -> tuple[np.ndarray | None, str]:
 
 
 def _is_real(vectors: np.ndarray) -> bool:
-    return np.issubdtype(vectors.dtype, np.floating) or np.issubdtype(vectors.dtype, np.integer)
+    return vectors.dtype.kind != "b" and is_real(vectors.dtype)
 
 
 def _cosines(vectors: np.ndarray) -> np.ndarray | None:

@@ -7,14 +7,15 @@ are the sums of any of them, vertices and edges included.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 
 from ppp_jax import bases
-from ppp_jax.analysis.rotations import ROTATIONS, pool, verdict
-from ppp_jax.errors import whole
+from ppp_jax.analysis.arrays import numbers
+from ppp_jax.analysis.rotations import MOST_ROTATIONS, ROTATIONS, pool, verdict
+from ppp_jax.errors import InputError, seeded, whole
 
 ISOTROPIC = 4096  # vectors that say how near an orbit is by chance
 ANTIPODAL = 1e-6  # a sum of two unit vectors shorter than this has no direction
@@ -73,9 +74,12 @@ def nearest(vectors: np.ndarray, basis: np.ndarray, *, seed: int = 0) -> np.ndar
 
     Returns:
       `(vectors,)`, places in `ORBITS`.
+
+    Raises:
+      InputError: vectors or a basis that are none.
     """
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    null = np.random.default_rng(seed).normal(size=(ISOTROPIC, vectors.shape[1]))
+    unit, basis = _unit(vectors, 2), _checked_basis(vectors, basis)
+    null = np.random.default_rng(seeded(seed)).normal(size=(ISOTROPIC, unit.shape[1]))
     null /= np.linalg.norm(null, axis=1, keepdims=True)
     found = []
     for cosine in ORBITS.values():
@@ -83,6 +87,22 @@ def nearest(vectors: np.ndarray, basis: np.ndarray, *, seed: int = 0) -> np.ndar
         found.append((cosine(unit, basis) - usual.mean()) / usual.std())
     place: np.ndarray = np.argmax(found, axis=0)
     return place
+
+
+def _unit(vectors: Any, dimensions: int) -> np.ndarray:
+    x = numbers("vectors", vectors, dimensions=dimensions)
+    length = np.linalg.norm(x, axis=-1, keepdims=True)
+    if not x.size or not (np.isfinite(length) & (length > 0)).all():
+        raise InputError("vectors", f"array {x.shape}", "is empty, or has a zero or non-finite row")
+    unit: np.ndarray = x / length
+    return unit
+
+
+def _checked_basis(vectors: Any, basis: Any) -> np.ndarray:
+    x, units = numbers("basis", basis, dimensions=2), np.shape(vectors)[-1]
+    if len(x) < 2 or x.shape[1] != units or not np.isfinite(x).all():
+        raise InputError("basis", f"array {x.shape}", f"must be finite, (two or more, {units})")
+    return x
 
 
 class Position(NamedTuple):
@@ -108,11 +128,12 @@ def positions(
       Orbit to its `Position`; p is missing of fewer than 6 seeds.
 
     Raises:
-      InputError: fewer than one rotation.
+      InputError: fewer than one rotation, vectors or a basis that are none.
     """
-    turns = whole("rotations", rotations, least=1)
-    units = vectors.shape[-1]
-    unit = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    turns = whole("rotations", rotations, least=1, most=MOST_ROTATIONS)
+    seeded(seed)
+    unit, basis = _unit(vectors, 3), _checked_basis(vectors, basis)
+    units = unit.shape[-1]
     table = {name: np.empty((len(unit), turns + 1)) for name in ORBITS}
     for k, own in enumerate(unit):
         drawn = bases.rotations(units, turns, np.random.default_rng([seed, k]))

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ppp_jax.analysis.arrays import Source, open_source, read
+from ppp_jax.analysis.arrays import Source, open_source, read, to_numpy
 from ppp_jax.analysis.frames import Frame, build_frame
 from ppp_jax.analysis.search import at, find
-from ppp_jax.errors import InputError
+from ppp_jax.errors import InputError, choice, truth
 
 WINDOW_ELEMENTS = 2**17  # projections held at once: they stay in the cache
 SCREENED = 256  # vectors from which on a product in advance pays, to know what to read again
@@ -82,7 +82,7 @@ class Accepted(NamedTuple):
 
 def check_epsilon(epsilon: Any) -> np.ndarray:
     """Returns acceptance cosines as a float64 vector, and raises `InputError` outside [0, 1]."""
-    values = np.atleast_1d(np.asarray(epsilon))
+    values = np.atleast_1d(to_numpy("epsilon", epsilon))
     if values.ndim != 1 or not len(values) or values.dtype.kind not in "iuf":
         raise InputError("epsilon", epsilon, "must be a number in [0, 1], or a list of them")
     for value in values:
@@ -118,8 +118,8 @@ def prepare(
     Raises:
       InputError: an argument that cannot be used, naming it.
     """
-    if nonfinite not in ("raise", "drop"):
-        raise InputError("nonfinite", nonfinite, "must be 'raise' or 'drop'")
+    choice("nonfinite", nonfinite, ("raise", "drop"))
+    truth("progress", progress)
     epsilons = np.unique(check_epsilon(epsilon))
     source = open_source(latents)
     frame = build_frame(basis, source.units, **options)

@@ -16,7 +16,8 @@ from matplotlib.image import AxesImage
 from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import MaxNLocator
 
-from ppp_jax.errors import InputError
+from ppp_jax.analysis.arrays import is_real
+from ppp_jax.errors import InputError, choice, truth
 
 # Blue: fewer than isotropic, white: as many, red: more; grey: too few expected to tell.
 COLORMAP = matplotlib.colormaps["RdBu_r"].with_extremes(bad="0.8")
@@ -62,6 +63,12 @@ def plot_ppp(
       InputError: several pictures, or none.
     """
     _check_dims(picture, "ratio", ("v", "u"), "picture")
+    _check_axes(ax)
+    truth("colorbar", colorbar)
+    if norm is not None and not isinstance(norm, colors.LogNorm):
+        raise InputError(
+            "norm", type(norm).__name__, "must be a LogNorm, as ratio_scale returns it"
+        )
     axes = plt.figure(figsize=(4.2, 3.6), layout="constrained").add_subplot() if ax is None else ax
     norm = norm or ratio_scale([picture["ratio"].values])
     half = _half_width(picture)
@@ -120,6 +127,11 @@ def _draw_density(
     axes.text(x, y, "density (no null)", ha="center", va="top", fontsize=6)
 
 
+def _check_axes(ax: Any) -> None:
+    if ax is not None and not isinstance(ax, Axes):
+        raise InputError("ax", type(ax).__name__, "must be axes of matplotlib, or None")
+
+
 def _check_dims(made: xr.Dataset, name: str, wanted: tuple[str, ...], field: str) -> None:
     if name not in getattr(made, "data_vars", ()):
         source = "ppp" if name == "ratio" else "srm"
@@ -149,6 +161,8 @@ def plot_srm(curves: xr.Dataset, *, ax: Axes | None = None, planes: bool = True)
       InputError: curves at several ε, or no curves, or axes that are not polar.
     """
     _check_dims(curves, "pooled", ("angle",), "curves")
+    _check_axes(ax)
+    truth("planes", planes)
     axes = (
         plt.figure(figsize=(4, 4), layout="constrained").add_subplot(projection="polar")
         if ax is None
@@ -194,7 +208,13 @@ def plot_strip(
     Returns:
       The figure. Each row (strip) has one colour scale, drawn at its end; each panel has its own
       half-width, written in its corner in latent units.
+
+    Raises:
+      InputError: no pictures, or not one for each row and column.
     """
+    _check_table(panels, rows, columns)
+    if not isinstance(title, str):
+        raise InputError("title", title, "must be a text")
     names = [name.replace("isotropic_", "isotropic\n") for name in rows]
     longest = max(len(line) for name in names for line in name.split("\n"))
     left = max(1.2, 0.2 + 0.072 * longest)  # inches, for the names
@@ -221,6 +241,19 @@ def plot_strip(
     return figure
 
 
+def _check_table(panels: Any, rows: Any, columns: Any) -> None:
+    for field, names in (("rows", rows), ("columns", columns)):
+        texts = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+        if not texts or not names:
+            raise InputError(field, names, "must be names, one or more")
+    strips = panels if isinstance(panels, list | tuple) else ()
+    if len(strips) != len(rows) or any(len(strip) != len(columns) for strip in strips):
+        problem = f"must be {len(rows)} rows of {len(columns)} pictures each"
+        raise InputError("panels", type(panels).__name__, problem)
+    for picture in (picture for strip in strips for picture in strip):
+        _check_dims(picture, "ratio", ("v", "u"), "panels")
+
+
 def _draw_strip(axes: Axes, strip: list[xr.Dataset], norm: colors.LogNorm) -> None:
     """Draws panels side by side in one axes, a unit square each: far faster than an axes each."""
     for c, picture in enumerate(strip):
@@ -243,7 +276,17 @@ def plot_curves(values: xr.DataArray, *, ax: Axes | None = None, yscale: str = "
     Returns:
       The axes; elementwise activations are solid, isotropic ones dashed. The epoch axis is
       logarithmic from 1 on, with epoch 0 at its left edge.
+
+    Raises:
+      InputError: values over other axes, axes that are none, or another scale.
     """
+    wanted = {"activation", "seed", "step"}
+    labelled = isinstance(values, xr.DataArray) and {"epoch", "activation"} <= set(values.coords)
+    if not labelled or set(values.dims) != wanted or not is_real(values.dtype):
+        found = getattr(values, "dims", type(values).__name__)
+        raise InputError("values", found, f"must be numbers over {sorted(wanted)}, with an epoch")
+    choice("yscale", yscale, ("linear", "log"))
+    _check_axes(ax)
     axes = plt.figure(figsize=(5, 3.5), layout="constrained").add_subplot() if ax is None else ax
     epochs = values["epoch"].values
     for i, name in enumerate(values["activation"].values):

@@ -17,7 +17,7 @@ from ppp_jax.analysis.projection import (
     provenance,
     warn_if_empty,
 )
-from ppp_jax.errors import InputError, whole
+from ppp_jax.errors import InputError, real, whole
 
 EXTENT_QUANTILE = 0.995
 BANDWIDTHS_PER_EXTENT = 32
@@ -164,10 +164,10 @@ def _default_extent(prepared: Prepared, lengths: np.ndarray) -> float:
 def _positive(name: str, value: Any, *, default: float) -> float:
     if value is None:
         return default
-    number = np.asarray(value)
-    if number.ndim or number.dtype.kind not in "iuf" or not (np.isfinite(number) and number > 0):
-        raise InputError(name, value, "must be a positive length, in latent units")
-    return float(number)
+    try:
+        return real(name, value, least=np.finfo(float).tiny)
+    except InputError:
+        raise InputError(name, value, "must be a positive length, in latent units") from None
 
 
 def _check_extent(value: Any, *, default: float) -> float:

@@ -8,8 +8,9 @@ import xarray as xr
 
 from ppp_jax import __version__
 from ppp_jax.analysis import nulls
+from ppp_jax.analysis.arrays import check_made, to_numpy
 from ppp_jax.analysis.planes import Accepted, Prepared, accepted, prepare, threshold
-from ppp_jax.errors import InputError, whole
+from ppp_jax.errors import InputError, real, whole
 
 
 class EmptyPPPWarning(UserWarning):
@@ -80,7 +81,7 @@ def project(
 
 
 def _single(epsilon: Any) -> Any:
-    if np.ndim(epsilon):
+    if np.ndim(to_numpy("epsilon", epsilon)):
         raise InputError("epsilon", epsilon, "must be one number here; the densities take several")
     return epsilon
 
@@ -212,6 +213,9 @@ def top_planes(counted: xr.Dataset, number: int, *, epsilon: float | None = None
       InputError: fewer than one plane, or an `epsilon` that was not counted.
     """
     whole("number", number, least=1)
+    check_made("counted", counted, ("counts", "epsilon"), "count_planes")
+    if epsilon is not None:
+        epsilon = real("epsilon", epsilon)
     known = counted["epsilon"].values
     if epsilon is not None and not np.isclose(known, epsilon, rtol=0, atol=1e-12).any():
         raise InputError("epsilon", epsilon, f"was not counted; one of {known.tolist()}")

@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ppp_jax.analysis.arrays import numbers
 from ppp_jax.analysis.compare import MIN_SEEDS
-from ppp_jax.errors import InputError
+from ppp_jax.errors import InputError, seeded
 
 RESAMPLES, PLACES = 200, 101
 
@@ -41,10 +42,15 @@ def kink(doses: Sequence[float], values: Sequence[np.ndarray], *, seed: int = 0)
       seed: of the resamples.
 
     Raises:
-      InputError: see `check_doses`.
+      InputError: see `check_doses`; values that are no numbers, or not a row for each dose.
     """
     check_doses(doses)
-    x, table = np.asarray(doses, float), np.stack(values)
+    seeded(seed)
+    x, table = np.asarray(doses, float), numbers("values", values, dimensions=2)
+    if len(table) != len(x):
+        raise InputError(
+            "values", f"array {table.shape}", f"needs a row for each of {len(x)} doses"
+        )
     table = table[:, np.isfinite(table).all(axis=0)]
     rng, seeds = np.random.default_rng(seed), table.shape[1]
     if seeds < MIN_SEEDS:
@@ -66,8 +72,9 @@ def check_doses(doses: Sequence[float]) -> None:
     Raises:
       InputError: fewer than four doses, or not ascending.
     """
-    if len(doses) < 4 or not (np.diff(np.asarray(doses, float)) > 0).all():
-        raise InputError("doses", list(doses), "must be at least four, ascending")
+    x = numbers("doses", doses, dimensions=1)
+    if len(x) < 4 or not np.isfinite(x).all() or not (np.diff(x) > 0).all():
+        raise InputError("doses", x.tolist(), "must be at least four, ascending")
 
 
 def _explained(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -13,13 +13,13 @@ import xarray as xr
 
 from ppp_jax import bases
 from ppp_jax.analysis.alignment import Alignment, build_target, measure_turned
-from ppp_jax.analysis.arrays import Source, open_source, read, rescale
+from ppp_jax.analysis.arrays import Source, check_made, open_source, read, rescale
 from ppp_jax.analysis.compare import sign_flip
 from ppp_jax.analysis.planes import check_epsilon, progress_bar
 from ppp_jax.analysis.statistics import MODES, Angles, angles
-from ppp_jax.errors import InputError, whole
+from ppp_jax.errors import InputError, seeded, truth, whole
 
-ROTATIONS = 200
+ROTATIONS, MOST_ROTATIONS = 200, 10**6
 BLOCK_BYTES = 2**26  # of rotated latents held at once
 ROUNDING = 1e-6  # differences below this share of the values are no differences
 ALIGNMENT = Alignment._fields
@@ -63,8 +63,9 @@ def rotation_test(
       >>> float(found["p"].sel(statistic="c4"))
       0.01
     """
-    whole("rotations", rotations, least=1)
-    whole("seed", seed, least=0)
+    whole("rotations", rotations, least=1, most=MOST_ROTATIONS)
+    seeded(seed)
+    truth("progress", progress)
     if epsilon is not None and len(check_epsilon(epsilon)) != 1:
         raise InputError("epsilon", epsilon, "must be one number")
     source = open_source(latents)
@@ -194,7 +195,13 @@ def pool(tested: xr.Dataset, *, over: str = "seed") -> xr.Dataset:
       average value; `z`; `p`, missing of fewer than 6 clouds, of which no significance is claimed;
       and `clouds`, how many there were. Clouds without a rank are left out. A few clouds far on
       one side can give z another sign than the mean rank, whose side is the one that p tests.
+
+    Raises:
+      InputError: `tested` is something else, or has no such axis.
     """
+    check_made("tested", tested, ("value", "mean", "sd", "rank"), "rotation_test")
+    if not isinstance(over, str) or over not in tested["rank"].dims:
+        raise InputError("over", over, f"must be an axis of {[*tested['rank'].dims]}")
     known = tested["rank"].notnull()
     value, mean, sd = (tested[name].where(known) for name in ("value", "mean", "sd"))
     clouds = known.sum(over)

@@ -14,6 +14,7 @@ import xarray as xr
 from xarray.core import indexing
 
 from ppp_jax import ledger
+from ppp_jax.analysis.headers import check_store
 from ppp_jax.errors import InputError
 
 STORE = "latents.zarr"
@@ -171,6 +172,7 @@ def _open(store: pathlib.Path) -> tuple[xr.DataTree, ledger.Ledger | None]:
     kept = ledger.read(store)
     if kept is not None:
         ledger.check_files(store, kept)
+    check_store(store)
     try:
         return xr.open_datatree(store, engine="zarr", zarr_format=2, consolidated=True), kept
     except MemoryError:

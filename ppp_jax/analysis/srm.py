@@ -11,9 +11,10 @@ import numpy as np
 import xarray as xr
 
 from ppp_jax.analysis import nulls
+from ppp_jax.analysis.arrays import to_numpy
 from ppp_jax.analysis.planes import SLACK, Prepared, accepted, prepare, threshold
 from ppp_jax.analysis.projection import add_counts, count_accepted, provenance, warn_if_empty
-from ppp_jax.errors import InputError, whole
+from ppp_jax.errors import InputError, choice, truth, whole
 
 TOUCH = 1e-12  # radians; an angle so close to the end of an interval lies in it
 MAX_CURVES = 2**25  # numbers held for curves of single planes
@@ -72,8 +73,8 @@ def srm(
       [0.5, 0.5, 0.0, 0.0]
     """
     turns = {"ppp": 1, "reference": -1}
-    if orientation not in turns:
-        raise InputError("orientation", orientation, f"must be one of {sorted(turns)}")
+    choice("orientation", orientation, sorted(turns))
+    truth("signed", signed)
     probe = _angles(angles)
     if top is not None:
         whole("top", top, least=1)
@@ -124,11 +125,10 @@ def _label(
 
 
 def _angles(angles: Any) -> np.ndarray:
-    values = np.asarray(angles)
+    values = to_numpy("angles", angles)
     if values.ndim == 0 and values.dtype.kind in "iu":
-        if values < 1:
-            raise InputError("angles", angles, "must be at least 1")
-        return 2 * np.pi * np.arange(int(values)) / int(values)
+        number = whole("angles", values.item(), least=1, most=MAX_CURVES)
+        return 2 * np.pi * np.arange(number) / number
     if values.ndim != 1 or not len(values) or values.dtype.kind not in "iuf":
         raise InputError("angles", angles, "must be a number of angles, or a list of radians")
     if not np.isfinite(values).all():

@@ -11,7 +11,7 @@ import scipy.special
 from ppp_jax.analysis import nulls
 from ppp_jax.analysis.arrays import as_clouds, rescale
 from ppp_jax.analysis.planes import Prepared, accepted, prepare
-from ppp_jax.errors import InputError, whole
+from ppp_jax.errors import InputError, seeded, truth, whole
 
 SECTORS = 32
 MODES = 4
@@ -163,7 +163,8 @@ def discreteness(
       1.0
     """
     whole("max_samples", max_samples, least=2)
-    whole("seed", seed, least=0)
+    seeded(seed)
+    truth("elliptical", elliptical)
     values, _ = rescale(as_clouds(latents))
     clouds = values.reshape(-1, *values.shape[-2:]).astype(np.float64)
     draw = _draw_elliptical if elliptical else _draw_gaussian

@@ -1,0 +1,360 @@
+"""Zarr stores, looked at before a byte of their data is decoded.
+
+A store's metadata names the programs that decode it, and one of them, pickle, runs what it reads.
+So all metadata is read first, as the plain JSON that it is, and every type and codec in it must be
+one of those listed here; the sizes it claims are compared with what is there and with the memory.
+"""
+
+import itertools
+import json
+import math
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from ppp_jax.analysis.unpacking import RATIO, find_bomb
+from ppp_jax.archives import most_bytes
+from ppp_jax.errors import InputError
+from ppp_jax.resources import size_text
+
+NAMES = (".zarray", ".zgroup", ".zattrs", ".zmetadata", "zarr.json")
+LONGEST = 2**26  # bytes of one file of metadata
+MOST_DIMENSIONS = 32
+# Codecs that turn bytes into bytes or numbers into numbers, and do nothing else. Of numcodecs are
+# left out what holds or builds Python objects (pickle, json, msgpack, categorize, vlen-array).
+CODECS = frozenset({
+    "adler32", "astype", "bitround", "blosc", "bz2", "crc32", "crc32c", "delta",
+    "fixedscaleoffset", "fletcher32", "gzip", "jenkins_lookup3", "lz4", "lzma", "packbits",
+    "quantize", "shuffle", "zlib", "zstd",
+})  # fmt: skip
+TEXTS = "vlen-utf8"  # texts of any length: no other codec may build objects
+OF_FORMAT_3 = frozenset({"bytes", "transpose", "blosc", "crc32c", "gzip", "zstd", TEXTS})
+SHARDS = "sharding_indexed"
+PLAIN = re.compile(r"[<>|=]?(b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SU]\d{1,9}"
+                   r"|[mM]8(\[\d{0,9}[A-Za-z]{1,2}\])?)|bfloat16")  # fmt: skip
+PLAIN_3 = re.compile(r"bool|u?int(2|4|8|16|32|64)|float(16|32|64)|bfloat16|complex(64|128)|string")
+NAMED_3 = frozenset({"fixed_length_utf32", "null_terminated_bytes", "numpy.datetime64",
+                     "numpy.timedelta64"})  # fmt: skip
+TYPE_KEYS = frozenset({"dtype", "astype", "encode_dtype", "decode_dtype"})
+POINTER = 8  # bytes that a text takes at least
+
+
+class Array(NamedTuple):
+    """What an array of a store says of itself.
+
+    Attributes:
+      name: its place in the store, "" of the store itself.
+      shape: of the array.
+      chunk: shape of what is decoded at once.
+      stored: shape of what one file holds: the chunk, or the shard around it.
+      itemsize: bytes of one number.
+      packed: the codec that compresses it, "" where none does.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    chunk: tuple[int, ...]
+    stored: tuple[int, ...]
+    itemsize: int
+    packed: str
+
+    @property
+    def size(self) -> int:
+        """Bytes that the whole array takes."""
+        return math.prod(self.shape) * self.itemsize
+
+
+def check_store(
+    path: pathlib.Path, *, field: str = "path", max_bytes: int | None = None
+) -> dict[str, Array]:
+    """Refuses a zarr store that would run code, ask for more than is there, or lead elsewhere.
+
+    All metadata in it is looked at: of either format, consolidated or not, at every depth.
+
+    Args:
+      path: the folder of an array or a group.
+      field: the setting that names it, for the errors' text.
+      max_bytes: that an array may take in memory; None: as much as is free, and more if its chunks
+        are there, for it can be read in parts.
+
+    Returns:
+      Its arrays by their places.
+
+    Raises:
+      InputError: naming the array, and its type, codec, size or file.
+    """
+    try:
+        found = [
+            array
+            for folder, names in list(_walk(path, path.resolve()))
+            for name in names
+            for array in _described(_json(folder / name), name, _place(folder, path))
+        ]
+        for array in set(found):  # consolidated metadata may say something else of the same array
+            _check_sizes(path, array, max_bytes)
+    except StoreError as error:
+        raise InputError(field, path, str(error)) from None
+    except OSError as error:
+        raise InputError(field, path, f"cannot be read ({error.strerror or error})") from None
+    return {array.name: array for array in found}
+
+
+def _place(folder: pathlib.Path, path: pathlib.Path) -> str:
+    return "" if folder == path else folder.relative_to(path).as_posix()
+
+
+class StoreError(ValueError):
+    """A store that is not opened; its text says why."""
+
+
+def _walk(folder: pathlib.Path, root: pathlib.Path) -> Iterator[tuple[pathlib.Path, list[str]]]:
+    """Yields every folder of a store with the names of the metadata in it."""
+    names, below = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_symlink() and not pathlib.Path(entry.path).resolve().is_relative_to(root):
+                raise StoreError(
+                    f"has a link that leads out of it, {entry.name}; copy what it means "
+                    "into the store"
+                )
+            if entry.is_dir(follow_symlinks=False):
+                below.append(pathlib.Path(entry.path))
+            elif not entry.is_file() and not entry.is_dir():
+                raise StoreError(f"has an entry that is neither file nor folder, {entry.name}")
+            elif entry.name.lower() in NAMES:  # some file systems ignore case
+                names.append(entry.name)
+    yield folder, names
+    for each in below:
+        yield from _walk(each, root)
+
+
+def _json(path: pathlib.Path) -> Any:
+    size = path.stat().st_size
+    if size > LONGEST:
+        raise StoreError(
+            f"has {size_text(size)} of metadata in {path.name}; "
+            f"at most {size_text(LONGEST)} are read"
+        )
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        why = " ".join(str(error).split())
+        raise StoreError(f"has damaged metadata, {path.parent.name}/{path.name} ({why})") from None
+    if not isinstance(found, dict):
+        raise StoreError(f"has damaged metadata, {path.parent.name}/{path.name} (no JSON object)")
+    return found
+
+
+def _described(entries: dict[str, Any], name: str, place: str) -> Iterator[Array]:
+    """Yields the arrays that one file of metadata describes, checked."""
+    name = name.lower()
+    try:
+        if name == ".zarray":
+            yield _format_2(entries, place)
+        elif name == ".zmetadata":
+            for key, value in _object(entries.get("metadata", {})).items():
+                folder, _, kind = key.rpartition("/")
+                if kind.lower() == ".zarray":
+                    yield _format_2(_object(value), _joined(place, folder))
+        elif name == "zarr.json":
+            yield from _format_3(entries, place)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"has damaged metadata, {name} of {place or 'the array'} "
+                      f"({type(error).__name__}: {error})") from None  # fmt: skip
+
+
+def _joined(place: str, name: str) -> str:
+    return "/".join(part for part in (place, name) if part)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError("no JSON object")
+    return value
+
+
+def _format_2(entries: dict[str, Any], place: str) -> Array:
+    dtype, filters, compressor = (entries.get(k) for k in ("dtype", "filters", "compressor"))
+    chain = [*(filters or []), *([compressor] if compressor else [])]
+    ids = [_object(codec).get("id") for codec in chain]
+    if dtype == "|O":
+        if ids[:1] != [TEXTS] or TEXTS in ids[1:]:
+            raise _foreign(place, "type |O (Python objects)", f"decoded by {ids}")
+        chain, itemsize = chain[1:], POINTER
+    else:
+        itemsize = _itemsize(dtype, place)
+    for codec in chain:
+        _check_codec(str(codec.get("id")), codec, CODECS, place)
+    shape, chunk = _lengths(entries["shape"], place), _lengths(entries["chunks"], place)
+    return _array(place, shape, chunk, chunk, itemsize, _packed(map(str, ids), place))
+
+
+def _packed(names: Iterable[str], place: str) -> str:
+    """Returns the one codec of a chain that compresses."""
+    found = [name for name in names if name in RATIO]
+    if len(found) > 1:
+        raise StoreError(
+            f"has {place or 'the array'} compressed {len(found)} times over, by {found}"
+        )
+    return found[0] if found else ""
+
+
+def _itemsize(dtype: Any, place: str) -> int:
+    if not isinstance(dtype, str) or not PLAIN.fullmatch(dtype):
+        raise _foreign(place, f"type {dtype}", "which is no plain number or text")
+    if dtype == "bfloat16":
+        return 2
+    kind = dtype.lstrip("<>|=").partition("[")[0]  # times have their unit in brackets
+    return int(kind[1:]) * (4 if kind[0] == "U" else 1)
+
+
+def _foreign(place: str, what: str, why: str) -> StoreError:
+    return StoreError(
+        f"has {place or 'an array'} of {what}, {why}: nothing of it is read, for it may "
+        "carry code; keep numbers, with the codecs of numcodecs"
+    )
+
+
+def _check_codec(name: str, settings: dict[str, Any], known: frozenset[str], place: str) -> None:
+    if name not in known:
+        raise _foreign(place, f"codec {name}", "which is not among those known to decode alone")
+    for key, value in settings.items():
+        plain = isinstance(value, str) and (PLAIN.fullmatch(value) or PLAIN_3.fullmatch(value))
+        if key in TYPE_KEYS and value is not None and (not plain or value == "string"):
+            raise _foreign(place, f"codec {name}", f"whose {key} is {value}")
+
+
+def _lengths(value: Any, place: str) -> tuple[int, ...]:
+    if not isinstance(value, list) or len(value) > MOST_DIMENSIONS:
+        raise StoreError(f"states no shape of {place or 'the array'} that an array may have")
+    for length in value:
+        if type(length) is not int or not 0 <= length < 2**63:
+            raise StoreError(f"states the length {length} of {place or 'the array'}")
+    return tuple(value)
+
+
+def _array(
+    place: str,
+    shape: tuple[int, ...],
+    chunk: tuple[int, ...],
+    stored: tuple[int, ...],
+    itemsize: int,
+    packed: str,
+) -> Array:
+    fits = len(shape) == len(chunk) == len(stored) and 0 not in chunk and 0 not in stored
+    if not fits or any(a % b for a, b in zip(stored, chunk, strict=True)):
+        raise StoreError(f"states chunks {chunk} of {place or 'the array'} that do not fit {shape}")
+    if ".." in place.split("/"):
+        raise StoreError(f"names an array outside of itself, {place}")
+    found = Array(place, shape, chunk, stored, itemsize, packed)
+    if found.size >= 2**63:
+        raise StoreError(f"claims {place or 'the array'} of {size_text(found.size)}")
+    return found
+
+
+def _format_3(entries: dict[str, Any], place: str) -> Iterator[Array]:
+    consolidated = entries.get("consolidated_metadata")
+    if consolidated is not None:
+        for key, value in _object(_object(consolidated).get("metadata", {})).items():
+            yield from _format_3(_object(value), _joined(place, key))
+    if entries.get("node_type") == "group":
+        return
+    if entries.get("storage_transformers"):
+        raise _foreign(place, "a storage transformer", "which is not known")
+    shape, grid = _lengths(entries["shape"], place), _named(entries["chunk_grid"])
+    if grid[0] != "regular":
+        raise StoreError(
+            f"has {place or 'the array'} in chunks of kind {grid[0]}; write it in regular ones"
+        )
+    stored = _lengths(grid[1]["chunk_shape"], place)
+    itemsize = _itemsize_3(entries["data_type"], place)
+    chunk = _check_chain(entries["codecs"], stored, place, 0)
+    outer = [_named(codec)[0].removeprefix("numcodecs.") for codec in entries["codecs"]]
+    yield _array(place, shape, chunk, stored, itemsize, _packed(outer, place))
+
+
+def _named(value: Any) -> tuple[str, dict[str, Any]]:
+    """Returns name and configuration of an extension point of format 3."""
+    if isinstance(value, str):
+        return value, {}
+    return str(_object(value)["name"]), _object(value.get("configuration") or {})
+
+
+def _itemsize_3(data_type: Any, place: str) -> int:
+    name, settings = _named(data_type)
+    if name in NAMED_3:
+        size = settings.get("length_bytes", 8)
+        if type(size) is not int or not 0 <= size < 2**40:
+            raise StoreError(f"states {size} bytes for a text of {place or 'the array'}")
+        return size
+    if not PLAIN_3.fullmatch(name) or settings:
+        raise _foreign(place, f"type {name}", "which is no plain number or text")
+    bits = re.search(r"\d+$", name)
+    return POINTER if name == "string" else max(1, int(bits[0]) // 8) if bits else 1
+
+
+def _check_chain(codecs: Any, stored: tuple[int, ...], place: str, depth: int) -> tuple[int, ...]:
+    """Checks codecs, also those within shards, and returns the shape of what is decoded at once."""
+    if not isinstance(codecs, list) or depth > 3:
+        raise StoreError(f"has no list of codecs for {place or 'the array'}")
+    chunk = stored
+    for codec in codecs:
+        name, settings = _named(codec)
+        if name == SHARDS:
+            inner = _lengths(settings["chunk_shape"], place)
+            _check_chain(settings["index_codecs"], inner, place, depth + 1)
+            chunk = _check_chain(settings["codecs"], inner, place, depth + 1)
+            continue
+        own = name.removeprefix("numcodecs.")
+        _check_codec(own, settings, CODECS if own != name else OF_FORMAT_3, place)
+    return chunk
+
+
+def _check_sizes(path: pathlib.Path, array: Array, max_bytes: int | None) -> None:
+    """Compares what an array claims with the memory, and with the files that are there."""
+    most, name = most_bytes(max_bytes), array.name or "the array"
+    chunk = math.prod(array.chunk) * array.itemsize
+    clipped = math.prod(map(min, array.chunk, array.shape)) * array.itemsize
+    told = f"the {size_text(most)} that may be used (max_bytes, or the free memory)"
+    if chunk > most:
+        of = "" if chunk == clipped else f" for an array of {size_text(array.size)}"
+        raise StoreError(
+            f"claims {name} in chunks of {size_text(chunk)}{of}, each more than {told}; "
+            "write it in smaller ones"
+        )
+    bomb = find_bomb(_files(path / array.name), array.packed, chunk=chunk, most=most)
+    if bomb is not None:
+        raise StoreError(f"has a file, {bomb}, that unpacks to far more than {size_text(chunk)}, "
+                         f"which a chunk of {name} has")  # fmt: skip
+    if array.size <= most:
+        return
+    if max_bytes is not None:
+        raise StoreError(f"claims {name} of {size_text(array.size)}, more than {told}")
+    expected = math.prod(-(-n // c) for n, c in zip(array.shape, array.stored, strict=True))
+    there = _count(path / array.name, expected)
+    if 2 * there < expected:
+        raise StoreError(
+            f"claims {name} of {size_text(array.size)}, more than {told}, and has only "
+            f"{there:,} of its {expected:,} chunks"
+        )
+
+
+def _count(folder: pathlib.Path, most: int) -> int:
+    """Returns how many files an array has, metadata aside, up to a number."""
+    return sum(1 for _ in itertools.islice(_files(folder), most))
+
+
+def _files(folder: pathlib.Path) -> Iterator[os.DirEntry[str]]:
+    """Yields the files of an array, metadata aside; none of one that is only described."""
+    if not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files(pathlib.Path(entry.path))
+            elif entry.name.lower() not in NAMES:
+                yield entry
