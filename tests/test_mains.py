@@ -4,12 +4,12 @@ import os
 import pathlib
 import re
 import subprocess
-import sys
 
 import pytest
 
 from ppp_jax import sweep
 from ppp_jax.grid import Grid
+from tests import forks
 
 ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = sorted([*(ROOT / "experiments").rglob("*.py"), *(ROOT / "ppp_jax").rglob("*.py")])
@@ -26,20 +26,15 @@ RUN_BY = {
     "torch_transformer": "test_studies",  # where PyTorch is; here: where it is not
     "certify": "test_mains", "gallery": "test_mains", "benchmarks.rotations": "test_mains",
     "benchmarks.projection": "test_mains", "benchmarks.sweep_throughput": "test_mains",
-    "benchmarks.wide_layer": "test_mains",  # by projection
-    "benchmarks.worker": "test_mains",  # by sweep_throughput
+    "benchmarks.wide_layer": "experiments/benchmarks/projection.py",
+    "benchmarks.worker": "experiments/benchmarks/sweep_throughput.py",
 }  # fmt: skip
-NO_TORCH = "import sys; sys.modules['torch'] = None; import runpy; sys.argv[:] = sys.argv[1:]; "
-NO_TORCH += "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
 
 
-def command(module, *flags, start=("-m",)):
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", *start, f"experiments.{module}", *flags],
-        cwd=ROOT, capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL,
-        # These programs run for a second: what is not optimised is compiled faster.
-        env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
-    )  # fmt: skip
+def command(module, *flags, without=()):
+    # These programs run for a second: what is not optimised is compiled faster.
+    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    return forks.run(f"experiments.{module}", *flags, environment=environment, without=without)
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +58,10 @@ def mains():
 def test_every_main_is_run_by_the_test_that_is_said_to_run_it():
     assert set(RUN_BY) == mains()
     for name, where in RUN_BY.items():
-        text = (ROOT / "tests" / f"{where}.py").read_text()
-        assert re.search(rf'"(experiments\.)?{re.escape(name)}"', text), name
+        path = ROOT / (where if "/" in where else f"tests/{where}.py")
+        before = r"command\(" if where == "test_mains" else ""  # this table names it, too
+        text = path.read_text(encoding="utf-8")
+        assert re.search(rf'{before}"(experiments\.)?{re.escape(name)}"', text), name
 
 
 def test_every_command_that_a_document_names_is_a_main():
@@ -131,7 +128,7 @@ def test_projection_is_timed_to_the_last_table():
 def test_the_sweep_is_timed_to_the_last_table():
     """Of chunks and checkpoints, and of the machine's rate; without PyTorch its sides are said."""
     small = ["--sizes=least", "--rounds=1", "--seconds=0"]
-    done = command("benchmarks.sweep_throughput", *small, start=["-c", NO_TORCH])
+    done = command("benchmarks.sweep_throughput", *small, without=["torch"])
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "torch is not installed" in lines[0]
@@ -164,5 +161,5 @@ ONE_LINE = {
 @pytest.mark.parametrize("line", ONE_LINE)
 def test_what_cannot_be_run_is_one_line(line):
     module, *flags = ONE_LINE[line]
-    done = command(module, *flags, start=["-c", NO_TORCH])
+    done = command(module, *flags, without=["torch"])
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{line}\n")
