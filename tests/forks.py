@@ -5,6 +5,7 @@ import, computes nothing, and forks itself for every command: a process with its
 and exit status, which can be killed and ends as any other.
 """
 
+import atexit
 import json
 import os
 import pathlib
@@ -28,6 +29,12 @@ KILLED = -signal.SIGKILL
 class _Server(NamedTuple):
     requests: socket.socket
     environment: dict[str, str]
+    process: subprocess.Popen
+
+    def stop(self):
+        """Ends it: nobody can ask any more."""
+        self.requests.close()
+        self.process.wait()
 
 
 _servers: dict[int, _Server] = {}  # of this process, by its number: a fork has none
@@ -129,10 +136,11 @@ def _server():
         ours, theirs = socket.socketpair()
         environment = dict(os.environ)
         command = [sys.executable, "-W", "ignore", "-m", "tests.forks", str(theirs.fileno())]
-        subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[theirs.fileno()],
-                         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)  # fmt: skip
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[theirs.fileno()],
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)  # fmt: skip
         theirs.close()
-        _servers[os.getpid()] = _Server(ours, environment)
+        _servers[os.getpid()] = _Server(ours, environment, process)
+        atexit.register(_servers[os.getpid()].stop)
     return _servers[os.getpid()]
 
 
