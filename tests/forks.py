@@ -43,13 +43,13 @@ _servers: dict[int, _Server] = {}  # of this process, by its number: a fork has 
 class Fork:
     """What of `subprocess.Popen` tests use, of a forked command; its texts are kept."""
 
-    def __init__(self, module, flags, *, environment, without=()):
-        """Starts `python -W ignore -m module flags`, from the repository's root."""
+    def __init__(self, module, flags, *, environment, without=(), warn=False):
+        """Starts `python -m module flags`, from the repository's root."""
         requests = _server().requests
         inputs = os.open(os.devnull, os.O_RDONLY)
         (self._out, out), (self._err, err), (self._told, tell) = (os.pipe() for _ in range(3))
         said = {"argv": [module, *map(str, flags)], "environment": environment,
-                "without": list(without)}  # fmt: skip
+                "without": list(without), "warn": warn}  # fmt: skip
         message = json.dumps(said).encode() + b"\n"
         socket.send_fds(requests, [message[:1]], [inputs, out, err, tell])
         requests.sendall(message[1:])
@@ -102,26 +102,27 @@ class Fork:
         self.send_signal(signal.SIGKILL)
 
 
-def popen(module, flags, *, environment=None, without=()):
-    """Starts `python -W ignore -m module flags` from the repository's root.
+def popen(module, flags, *, environment=None, without=(), warn=False):
+    """Starts `python -m module flags` from the repository's root.
 
     By a fork, or by a new interpreter where the environment says what only that would heed. In the
-    fork the packages `without` are as if they were not installed.
+    fork the packages `without` are as if they were not installed. Warnings are ignored (-W ignore)
+    unless the command may `warn`.
     """
     environment = dict(os.environ if environment is None else environment)
     known = _server().environment
     differ = {name for name in {*environment, *known} if environment.get(name) != known.get(name)}
     if differ <= READ_LATE:
-        return Fork(module, flags, environment=environment, without=without)
+        return Fork(module, flags, environment=environment, without=without, warn=warn)
     assert not without, f"{sorted(differ)} cannot differ"
-    command = [sys.executable, "-W", "ignore", "-m", module, *flags]
+    command = [sys.executable, *([] if warn else ["-W", "ignore"]), "-m", module, *flags]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
 
 
-def run(module, *flags, environment=None, without=(), timeout=240):
+def run(module, *flags, environment=None, without=(), warn=False, timeout=240):
     """Runs it to its end and returns its status and texts, as `subprocess.run` does."""
-    process = popen(module, flags, environment=environment, without=without)
+    process = popen(module, flags, environment=environment, without=without, warn=warn)
     try:
         stdout, stderr = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -135,7 +136,7 @@ def _server():
     if os.getpid() not in _servers:
         ours, theirs = socket.socketpair()
         environment = dict(os.environ)
-        command = [sys.executable, "-W", "ignore", "-m", "tests.forks", str(theirs.fileno())]
+        command = [sys.executable, "-m", "tests.forks", str(theirs.fileno())]
         process = subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[theirs.fileno()],
                                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)  # fmt: skip
         theirs.close()
@@ -183,7 +184,10 @@ def serve(requests):
             os._exit(0)
         while not message.endswith(b"\n"):
             message += requests.recv(1 << 16)
-        if os.fork() == 0:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # JAX's: it has computed nothing yet
+            child = os.fork()
+        if child == 0:
             requests.close()
             if _watched(fds):
                 return json.loads(message)
@@ -195,7 +199,9 @@ def _watched(fds):
     """Forks again: True in the command, its parent tells its number and how it ended."""
     inputs, out, err, tell = fds
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    command = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        command = os.fork()
     if command == 0:
         for fd, number in ((inputs, 0), (out, 1), (err, 2)):
             os.dup2(fd, number)
@@ -220,7 +226,8 @@ def main():
     if request["without"]:
         sys.meta_path[:] = [_Hiding(finder, request["without"]) for finder in sys.meta_path]
     sys.argv[:] = request["argv"]
-    warnings.simplefilter("ignore")
+    if not request["warn"]:
+        warnings.simplefilter("ignore")
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 
