@@ -11,23 +11,27 @@ import pathlib
 import warnings
 from typing import Any
 
+import xarray as xr
 from absl import flags
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpecBase
 
 import ppp_jax.analysis as pa
 from experiments import flags as experiment_flags
+from experiments import study
+from ppp_jax.errors import InputError
 
 flags.DEFINE_string("workdir", "runs/ablation", "run folder of the default ablation")
 flags.DEFINE_string("out", "experiments/figures", "folder for the figure and the film")
 flags.DEFINE_float("epsilon", 0.7, "acceptance cosine, in [0, 1]")
 COLUMNS, FILMED = 4, "tanh"
+SHOWN = ("activation", "seed", "step", "sample", "unit")
 
 
 def main() -> None:
     """Draws the gallery and the film."""
     values = flags.FLAGS
-    run = pa.load(values.workdir)["pre"].sel(optimizer="momentum").squeeze(drop=True)
+    run = bottlenecks(pathlib.Path(values.workdir))
     shown: dict[str, Any] = dict(pa.known_clouds())
     shown |= {f"{name}, trained": run.sel(activation=name).isel(step=-1)
               for name in run["activation"].values}  # fmt: skip
@@ -45,6 +49,17 @@ def main() -> None:
     figure.savefig(out / "gallery.png")
     pictures = pa.ppp(run.sel(activation=FILMED), epsilon=values.epsilon, by="step", bins=96)
     print(out / "gallery.png", pa.animate(pictures, out / "training.gif"))
+
+
+def bottlenecks(workdir: pathlib.Path) -> xr.DataArray:
+    """Returns the latents before the activation, over activations, seeds and snapshots."""
+    run = study.load(workdir)["pre"]
+    for axis, name in (("optimizer", "momentum"), ("activation", FILMED)):
+        if name not in run[axis].values:
+            problem = f"has no {axis} {name}; name the default ablation's run folder"
+            raise InputError("workdir", workdir, problem)
+    others = {axis: 0 for axis in run.dims if axis not in SHOWN}
+    return run.sel(optimizer=["momentum"]).isel(others, drop=True)
 
 
 def draw(

@@ -1,10 +1,7 @@
 """Real commands in processes of their own: one process, or several that train together."""
 
 import contextlib
-import os
 import socket
-import subprocess
-import sys
 import time
 
 import jax
@@ -14,6 +11,7 @@ import xarray as xr
 
 from ppp_jax import store
 from ppp_jax.analysis import load
+from tests import forks
 
 TIMEOUT = 240
 
@@ -29,13 +27,7 @@ def flags(axes):
 
 def start(workdir, flags, *, module="tests.train"):
     """Starts `python -m module` and returns the process."""
-    return subprocess.Popen(
-        [sys.executable, "-m", module, f"--workdir={workdir}", *flags],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONWARNINGS": "ignore"},
-    )
+    return forks.popen(module, [f"--workdir={workdir}", *flags])
 
 
 @contextlib.contextmanager

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ from ppp_jax import sweep
 from ppp_jax.analysis import animate, load, ppp, project, write_analysis
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
+from tests import forks
 from tests.test_ppp import labelled
 
 FILES = ["analysis.json", "planes.csv", "ppp.png", "shares.csv", "shares.md", "srm.csv", "srm.png"]
@@ -25,9 +24,7 @@ def rows(path):
 
 
 def analyze(*flags):
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.analyze", *flags], capture_output=True, text=True
-    )
+    return forks.run("experiments.analyze", *flags, warn=True)
 
 
 def test_folder_holds_what_the_functions_say(tmp_path):

@@ -1,8 +1,6 @@
 """The command line: flags in, exit status and one line out."""
 
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ from absl.testing import flagsaver
 
 from experiments import ablation as module
 from experiments import flags as experiment_flags
+from tests import forks
 
 
 def here(capsys, *flags):
@@ -21,12 +20,7 @@ def here(capsys, *flags):
 
 def ablation(*flags, main="ablation"):
     """Runs the command in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", f"experiments.{main}", *flags],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return forks.run(f"experiments.{main}", *flags, warn=True)
 
 
 def test_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):

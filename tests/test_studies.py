@@ -16,6 +16,7 @@ import ppp_jax.analysis as pa
 from ppp_jax import bases
 from ppp_jax.analysis import convergence, load, orbits, rotation_test
 from ppp_jax.analysis.compare import interquartile_mean
+from tests import forks
 
 ROOT = pathlib.Path(__file__).parents[1]
 GRID = ["--widths=6", "--latent_widths=4", "--optimizers=momentum", "--epochs=1", "--rotations=19",
@@ -82,12 +83,9 @@ STUDIES = {
 
 
 def command(module, *flags):
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", f"experiments.{module}", *flags],
-        cwd=ROOT, capture_output=True, text=True, timeout=240,
-        # These programs run for a second: what is not optimised is compiled faster.
-        env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
-    )  # fmt: skip
+    # These programs run for a second: what is not optimised is compiled faster.
+    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    return forks.run(f"experiments.{module}", *flags, environment=environment)
 
 
 def test_reconstruction_at_fixed_and_best_rates(tmp_path):

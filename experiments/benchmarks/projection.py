@@ -6,7 +6,8 @@ Both sides take turns of at least half a second in one process; medians are comp
 in double precision, from single-precision samples; the baseline's are converted beforehand. Long
 baselines are measured on some of their planes or points and extrapolated, which is exact for loops.
 The wide layer is 1.6 GB on disk and has a process of its own, whose memory is measured. Cost: two
-minutes on two cores. Outcome: BUILD_NOTES.md.
+minutes on two cores. Outcome: BUILD_NOTES.md. Whether all of it runs is seen in some seconds with
+--divide=100 --rounds=1 --seconds=0.
 """
 
 import functools
@@ -22,12 +23,18 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+from absl import flags
 
 import ppp_jax.analysis as pa
+from experiments import flags as experiment_flags
 from experiments.benchmarks import plane_by_plane
 from ppp_jax import bases
+from ppp_jax.errors import InputError, whole
 
-ROUNDS, TURN_SECONDS = 5, 0.5
+flags.DEFINE_integer("rounds", 5, "turns of both sides, of which the median is taken")
+flags.DEFINE_float("seconds", 0.5, "of a turn, at least; at least one call")
+flags.DEFINE_integer("divide", 1, "divide samples, and the units of wide layers, by so much")
+LONGEST_TURN, MOST_DIVIDED = 3600, 100
 EPSILON = 0.85
 WIDE = (100_000, 4096)
 WRITTEN = 4000  # rows of the wide layer written at a time
@@ -35,6 +42,12 @@ WRITTEN = 4000  # rows of the wide layer written at a time
 
 def main() -> None:
     """Prints all tables, ready to be pasted."""
+    values = flags.FLAGS
+    whole("rounds", values.rounds, least=1)
+    if whole("divide", values.divide, least=1) > MOST_DIVIDED:
+        raise InputError("divide", values.divide, f"must be at most {MOST_DIVIDED}")
+    if not 0 <= values.seconds <= LONGEST_TURN:
+        raise InputError("seconds", values.seconds, f"must be from 0 to {LONGEST_TURN}")
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "numpy", "scipy")]
     print(f"Python {platform.python_version()}, {', '.join(versions)}\n")
     print("| work | ours, ms | baseline, ms | ratio | target |")
@@ -43,6 +56,11 @@ def main() -> None:
     curves_and_density()
     wide()
     scaling()
+
+
+def divided(number: int) -> int:
+    """Returns a number of samples or units, made smaller as the flag says."""
+    return number // flags.FLAGS.divide
 
 
 def cloud(samples: int, units: int, *, seed: int = 0) -> np.ndarray:
@@ -63,7 +81,7 @@ def _compare(
     """Times both sides in turn and prints a row; `theirs` does `share` of the baseline's work."""
     ours()
     times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(ROUNDS):
+    for _ in range(flags.FLAGS.rounds):
         for side, call in zip(times, (ours, theirs), strict=True):
             side.append(_milliseconds(call))
     mine, baseline = statistics.median(times[0]), statistics.median(times[1]) / share
@@ -75,7 +93,7 @@ def _compare(
 def _milliseconds(call: Callable[[], object]) -> float:
     """Returns the mean time of as many calls as fit into a turn, at least one."""
     start, calls = time.perf_counter(), 0
-    while calls == 0 or time.perf_counter() - start < TURN_SECONDS:
+    while calls == 0 or time.perf_counter() - start < flags.FLAGS.seconds:
         call()
         calls += 1
     return 1e3 * (time.perf_counter() - start) / calls
@@ -83,19 +101,19 @@ def _milliseconds(call: Callable[[], object]) -> float:
 
 def points() -> None:
     """Compares PPP's points."""
-    x = cloud(10_000, 32)
+    x = cloud(divided(10_000), 32)
     double = x.astype(np.float64)
     for order in ("combinations", "permutations"):
         _compare(
-            f"PPP points, N=10,000, n=32, {order}",
+            f"PPP points, N={len(x):,}, n=32, {order}",
             functools.partial(pa.project, x, planes=order),
             functools.partial(plane_by_plane.points, double, np.eye(32), EPSILON, order=order),
             1,
             "≥ 20",
         )
-    x, basis = cloud(60_000, 16), bases.thomson(64, 16)
+    x, basis = cloud(divided(60_000), 16), bases.thomson(64, 16)
     _compare(
-        "PPP points, N=60,000, n=16, 64 Thomson vectors",
+        f"PPP points, N={len(x):,}, n=16, 64 Thomson vectors",
         lambda: pa.project(x, basis=basis),
         functools.partial(
             plane_by_plane.points,
@@ -112,41 +130,42 @@ def points() -> None:
 
 def curves_and_density() -> None:
     """Compares SRM curves and densities."""
-    y, angles = cloud(1797, 16), 2 * np.pi * np.arange(360) / 360
+    y, angles = cloud(divided(1797), 16), 2 * np.pi * np.arange(360) / 360
     for at_once, name in ((False, "an angle"), (True, "a plane")):
         _compare(
-            f"SRM, all planes, N=1,797, n=16, 360 angles; baseline one product {name}",
+            f"SRM, all planes, N={len(y):,}, n=16, 360 angles; baseline one product {name}",
             lambda: pa.srm(y),
             functools.partial(plane_by_plane.spotlight, y.astype(np.float64), np.eye(16), EPSILON,
                               angles, planes=40, at_once=at_once),
             40 / 120,
             "" if at_once else "≥ 200",
         )  # fmt: skip
-    z = cloud(25_000, 32)
+    z = cloud(divided(25_000), 32)
     found = pa.project(z).points.values
+    some = found[:200]
     _compare(
         f"PPP density 300×300 of {len(found):,} points, projection included in ours",
         lambda: pa.ppp(z, bins=300),
-        lambda: plane_by_plane.density(found[:200], 3.0, bins=300, bandwidth=0.1),
-        200 / len(found),
+        lambda: plane_by_plane.density(some, 3.0, bins=300, bandwidth=0.1),
+        len(some) / len(found),
         "≥ 1,000",
     )
 
 
 def wide() -> None:
     """Measures the wide layer in a process of its own, and the baseline on 50 planes and angles."""
-    samples, units = WIDE
+    samples, units = map(divided, WIDE)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "layer.npy"
         layer = np.lib.format.open_memmap(path, "w+", np.float32, (samples, units))
         for k, first in enumerate(range(0, samples, WRITTEN)):
-            layer[first : first + WRITTEN] = cloud(WRITTEN, units, seed=k)
+            rows = min(WRITTEN, samples - first)
+            layer[first : first + rows] = cloud(rows, units, seed=k)
         layer.flush()
         del layer
         module = "experiments.benchmarks.wide_layer"
-        done = subprocess.run(
-            [sys.executable, "-m", module, str(path)], capture_output=True, text=True, check=True
-        )
+        command = [sys.executable, "-m", module, f"--latents={path}"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         start = time.perf_counter()
         part = np.load(path, mmap_mode="r")
         plane_by_plane.points(part, np.eye(units), EPSILON, order="combinations", planes=50)
@@ -165,11 +184,12 @@ def wide() -> None:
 def scaling() -> None:
     """Prints the pruned kernel's cost per number, against samples and units."""
     print("| N | n | s | ns per number |\n| --- | --- | --- | --- |")
-    for samples, units in [(5000, 1024), (10_000, 1024), (20_000, 1024), (40_000, 1024),
-                           (10_000, 512), (10_000, 2048), (10_000, 4096)]:  # fmt: skip
+    for sizes in [(5000, 1024), (10_000, 1024), (20_000, 1024), (40_000, 1024),
+                  (10_000, 512), (10_000, 2048), (10_000, 4096)]:  # fmt: skip
+        samples, units = map(divided, sizes)
         x = cloud(samples, units)
         times = []
-        for _ in range(ROUNDS):
+        for _ in range(flags.FLAGS.rounds):
             start = time.perf_counter()
             pa.ppp(x)
             times.append(time.perf_counter() - start)
@@ -179,4 +199,4 @@ def scaling() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    experiment_flags.run(main)

@@ -7,6 +7,7 @@ two minutes on two cores; the target is three. Beside it, on one cloud, a plain 
 rotates the latents: both sides in turn, and their ratio.
 """
 
+import pathlib
 import statistics
 import time
 from collections.abc import Callable
@@ -16,7 +17,9 @@ from absl import flags
 
 import ppp_jax.analysis as pa
 from experiments import flags as experiment_flags
+from experiments import study
 from ppp_jax import bases
+from ppp_jax.errors import whole
 
 flags.DEFINE_string("workdir", "runs/ablation", "run folder of the default ablation")
 flags.DEFINE_integer("rotations", 1000, "K")
@@ -26,7 +29,8 @@ ROUNDS, PLAIN_ROTATIONS = 5, 50
 def main() -> None:
     """Times the whole run, then one cloud against the plain loop."""
     values = flags.FLAGS
-    latents = pa.load(values.workdir)
+    whole("rotations", values.rotations, least=study.LEAST_ROTATIONS)
+    latents = study.load(pathlib.Path(values.workdir))
     start, clouds = time.perf_counter(), 0
     for kind in ("pre", "post"):
         for i in range(latents.sizes["activation"]):

@@ -6,12 +6,14 @@
 Each side has its own process; they take turns, round after round, and medians are compared. The
 last two tables: what a training that is cut into chunks and checkpointed costs over one call, and
 how far the arithmetic is from the machine's own rate. Cost: about six minutes on two cores, of
-which the sides train two thirds. Outcome: BUILD_NOTES.md.
+which the sides train two thirds. Without PyTorch its sides are left out. Outcome: BUILD_NOTES.md.
+Whether all of it runs is seen in half a minute with --sizes=least --rounds=1 --seconds=0.
 """
 
 import contextlib
 import dataclasses
 import importlib.metadata
+import importlib.util
 import pathlib
 import platform
 import statistics
@@ -20,23 +22,26 @@ import sys
 import tempfile
 import time
 import unittest.mock
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from absl import flags
 
+from experiments import flags as experiment_flags
 from experiments import runtime
 from experiments.benchmarks import jax_sides, machine
 from experiments.benchmarks.task import Size
 from ppp_jax import program, progress, sweep, tuning
 from ppp_jax.data import Dataset
+from ppp_jax.errors import InputError, lookup, whole
 from ppp_jax.grid import Grid
 
-ROUNDS, SECONDS = 5, 1.5
-SIZES = {"tiny": Size(64, 32, 16), "wide": Size(784, 256, 16)}
-SEEDS = {"tiny": (16, 64, 1024), "wide": (16, 64)}
-COMPARED = {"tiny": 64, "wide": 16}  # seeds of every side
+SIZES = {"tiny": Size(64, 32, 16), "wide": Size(784, 256, 16), "least": Size(8, 4, 3)}
+SEEDS = {"tiny": (16, 64, 1024), "wide": (16, 64), "least": (2,)}
+COMPARED = {"tiny": 64, "wide": 16, "least": 2}  # seeds of every side
+EPOCHS = {"tiny": 200, "wide": 30, "least": 2}  # of the training that is cut into chunks
 OTHERS = {
     "torch_1_thread": "torch_sides",
     "torch_2_threads": "torch_sides",
@@ -44,7 +49,12 @@ OTHERS = {
     "vmap_scan": "jax_sides",
     "jitted_steps": "jax_sides",
 }
+LONGEST_TURN = 3600
 ONE_AT_A_TIME = ("torch_1_thread", "torch_2_threads", "jitted_steps")
+
+flags.DEFINE_list("sizes", ["tiny", "wide"], f"networks: of {', '.join(SIZES)}")
+flags.DEFINE_integer("rounds", 5, "turns of every side, of which the median is taken")
+flags.DEFINE_float("seconds", 1.5, "of a turn, about; at least 100 steps")
 
 
 class Side(NamedTuple):
@@ -57,25 +67,44 @@ class Side(NamedTuple):
 
 def main() -> None:
     """Prints all tables, ready to be pasted."""
-    packages = ("jax", "jaxlib", "flax", "optax", "torch")
+    sizes, others = settings()
+    packages = ["jax", "jaxlib", "flax", "optax"]
+    if others == OTHERS:
+        packages.append("torch")
+    else:
+        print("torch is not installed (pip install -e '.[bench]'): its sides are left out\n")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     print(f"Python {platform.python_version()}, {versions}; {runtime.core_count()} cores\n")
-    cost = {name: compare(name) for name in SIZES}
+    cost = {name: compare(name, others) for name in sizes}
     print_comparison(cost)
-    runtime.use_all_cores()
-    print_chunks()
+    print_chunks(cost)
     print_rates(cost)
 
 
-def compare(size: str) -> dict[Side, float]:
+def settings() -> tuple[list[str], dict[str, str]]:
+    """Returns the sizes asked for, and the other sides that can be had here."""
+    values = flags.FLAGS
+    whole("rounds", values.rounds, least=1)
+    if not 0 <= values.seconds <= LONGEST_TURN:
+        raise InputError("seconds", values.seconds, f"must be from 0 to {LONGEST_TURN}")
+    if not values.sizes:
+        raise InputError("sizes", "", f"is empty; name some of {', '.join(SIZES)}")
+    for name in values.sizes:
+        lookup(SIZES, name, field="sizes")
+    torch = importlib.util.find_spec("torch") is not None
+    others = {name: module for name, module in OTHERS.items() if torch or module != "torch_sides"}
+    return list(dict.fromkeys(values.sizes)), others
+
+
+def compare(size: str, others: dict[str, str]) -> dict[Side, float]:
     """Returns the median seconds per seed and step of every side, all measured in turn."""
     sides = [Side("jax_sides", "ours", seeds) for seeds in SEEDS[size]]
-    sides += [Side(module, name, COMPARED[size]) for name, module in OTHERS.items()]
+    sides += [Side(module, name, COMPARED[size]) for name, module in others.items()]
     times: dict[Side, list[float]] = {side: [] for side in sides}
     with contextlib.ExitStack() as stack:
         workers = {side: stack.enter_context(_worker(SIZES[size], side)) for side in sides}
         steps = {side: _calibrate(worker) for side, worker in workers.items()}
-        for _ in range(ROUNDS):
+        for _ in range(flags.FLAGS.rounds):
             for side, worker in workers.items():
                 models = 1 if side.name in ONE_AT_A_TIME else side.seeds
                 times[side].append(_train(worker, steps[side]) / steps[side] / models)
@@ -104,7 +133,7 @@ def _train(worker: subprocess.Popen[str], steps: int) -> float:
 def _calibrate(worker: subprocess.Popen[str]) -> int:
     """Returns how many steps take a round's time, compiled."""
     _train(worker, 20)
-    steps = max(100, int(20 * SECONDS / _train(worker, 20)))  # at least a sweep's chunk
+    steps = max(100, int(20 * flags.FLAGS.seconds / _train(worker, 20)))  # at least a sweep's chunk
     _train(worker, steps)
     return steps
 
@@ -137,17 +166,17 @@ class _ClockedProgress(progress.Progress):
         _ClockedProgress.seconds_trained = time.perf_counter() - self.start
 
 
-def print_chunks() -> None:
+def print_chunks(sizes: Iterable[str]) -> None:
     """Prints what chunks of 100 steps, their lines of metrics and checkpoints cost."""
     print("| size | seeds | steps | chunks of 100 over one call |\n| --- | --- | --- | --- |")
-    for size, epochs in (("tiny", 200), ("wide", 30)):
+    for size in sizes:
         seeds = COMPARED[size]
-        grid = jax_sides.our_grid(SIZES[size], seeds, epochs=epochs)
+        grid = jax_sides.our_grid(SIZES[size], seeds, epochs=EPOCHS[size])
         dataset = jax_sides.our_data(SIZES[size])
         steps = sweep.total_steps(grid, dataset)
         (width,) = tuning.seed_batches(grid, dataset, recorded={}, steps=steps).values()
         one = _one_call(grid, dataset, width)
-        ratios = [_chunked(grid, dataset, width) / one(steps) for _ in range(ROUNDS)]
+        ratios = [_chunked(grid, dataset, width) / one(steps) for _ in range(flags.FLAGS.rounds)]
         print(f"| {size} | {seeds} | {steps} | {statistics.median(ratios):.3f} |")
     print()
 
@@ -202,4 +231,4 @@ def print_rates(cost: dict[str, dict[Side, float]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    experiment_flags.run(main)

@@ -1,21 +1,29 @@
 """PPP, SRM and density of a wide layer on disk, in a process of its own, whose memory is measured.
 
-python -m experiments.benchmarks.wide_layer FILE.npy
+python -m experiments.benchmarks.wide_layer --latents=FILE.npy
 """
 
 import json
 import resource
-import sys
 import time
 
 import numpy as np
+from absl import flags
 
 import ppp_jax.analysis as pa
+from experiments import flags as experiment_flags
+from ppp_jax.errors import InputError
+
+flags.DEFINE_string("latents", "", "an .npy of (samples, units)")
 
 
 def main() -> None:
     """Prints one line: seconds of each part, and the peak of resident memory in GiB."""
-    latents = np.load(sys.argv[1], mmap_mode="r")
+    path = flags.FLAGS.latents
+    try:
+        latents = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise InputError("latents", path, f"cannot be read as an .npy file ({error})") from None
     seconds: dict[str, float] = {}
     points = 0
     for name in ("project", "ppp", "srm"):
@@ -32,4 +40,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    experiment_flags.run(main)
