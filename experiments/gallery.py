@@ -27,6 +27,7 @@ COLUMNS, FILMED = 4, "tanh"
 def main() -> None:
     """Draws the gallery and the film."""
     values = flags.FLAGS
+    pa.check_epsilon(values.epsilon)
     run = pa.load(values.workdir)["pre"].sel(optimizer="momentum").squeeze(drop=True)
     shown: dict[str, Any] = dict(pa.known_clouds())
     shown |= {f"{name}, trained": run.sel(activation=name).isel(step=-1)

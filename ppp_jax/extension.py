@@ -71,7 +71,7 @@ def extend(old: Grid, new: Grid) -> Extension:
     grid = dataclasses.replace(new, snapshots=snapshots)
     missing = []
     for i, axis in enumerate(AXES):
-        before = getattr(old, axis)
+        before = frozenset(getattr(old, axis))
         added = [value for value in getattr(new, axis) if value not in before]
         if added:
             values = {name: getattr(old, name) for name in AXES[:i]} | {axis: added}
@@ -91,6 +91,21 @@ def run_places(grid: Grid, part: Grid) -> tuple[list[int], ...]:
       >>> run_places(whole, Grid(activations=["tanh"], seeds=[2, 3]))
       ([0], [3, 1])
     """
-    rates = [grid.learning_rates.index(rate) for rate in part.learning_rates] or [0]
-    doses = [[grid.doses.index(t) for t in part.doses]] if grid.doses else []
-    return (rates, *doses, [grid.seeds.index(seed) for seed in part.seeds])
+    rates = positions(grid.learning_rates, part.learning_rates) or [0]
+    doses = [positions(grid.doses, part.doses)] if grid.doses else []
+    return (rates, *doses, positions(grid.seeds, part.seeds))
+
+
+def positions(whole: Sequence[Any], part: Sequence[Any]) -> list[int]:
+    """Returns where the values of a part stand in the whole, in a time that grows with both.
+
+    Args:
+      whole: values, each once.
+      part: some of them.
+
+    Example:
+      >>> positions(["a", "b", "c"], ["c", "a"])
+      [2, 0]
+    """
+    places = {value: i for i, value in enumerate(whole)}
+    return [places[value] for value in part]
