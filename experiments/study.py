@@ -73,6 +73,8 @@ def run(
         for one, folder in zip(grids, folders, strict=True):
             planned = plan.plan(one, folder, **how, measure=values.measure)
             devices.on_main(functools.partial(print, planned))
+            if planned.shortage is not None:  # as training would say
+                raise planned.shortage
         return
     trained = [sweep.train(one, folder, **how) for one, folder in zip(grids, folders, strict=True)]
     devices.on_main(lambda: tell_diverged(trained))
