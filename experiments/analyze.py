@@ -52,18 +52,22 @@ def main() -> None:
     values = flags.FLAGS
     if not values.latents:
         raise InputError("latents", values.latents, "say which: a run folder, .npy, .npz or zarr")
-    by = values.by or ()
-    twice = [axis for i, axis in enumerate(by) if axis in by[:i]]
+    asked = values.by or ()
+    twice = [axis for i, axis in enumerate(asked) if axis in asked[:i]]
     if twice:
-        raise InputError("by", ",".join(by), f"names {twice[0]} twice; name each axis once")
+        raise InputError("by", ",".join(asked), f"names {twice[0]} twice; name each axis once")
     path = pathlib.Path(values.latents).expanduser()
-    latents, by = load(path)
-    given = values.basis.endswith(".npy")
+    with experiment_flags.naming("latents"):
+        latents, by = load(path)
+    basis = values.basis
+    if basis.endswith(".npy"):
+        with experiment_flags.naming("basis"):
+            basis = pa.load(basis).values
     out = pa.write_analysis(
         latents,
         values.out or path.absolute().with_name(f"{path.stem}_analysis"),
         by=by,
-        basis=pa.load(values.basis).values if given else values.basis,
+        basis=basis,
         epsilon=values.epsilon,
         angles=values.angles,
         signed=values.signed,

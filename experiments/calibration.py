@@ -19,6 +19,7 @@ import ppp_jax.analysis as pa
 from experiments import flags as experiment_flags
 from ppp_jax.analysis import calibration, charts
 from ppp_jax.analysis.summary import as_markdown
+from ppp_jax.errors import writing
 
 SEEDS = (6, 8, 16, 32)
 flags.DEFINE_string("out", "experiments/figures", "folder for the figure")
@@ -37,6 +38,9 @@ def main() -> None:
     """Draws clouds, tests them, prints the tables and saves the figure."""
     values = flags.FLAGS
     pa.check_epsilon(values.epsilon)
+    out = pathlib.Path(values.out).expanduser()
+    with writing("out", out):
+        out.mkdir(parents=True, exist_ok=True)
     size = {"samples": values.samples, "units": values.units, "rotations": values.rotations}
     p = calibration.null_p_values(**size, draws=values.draws, epsilon=values.epsilon, progress=True)
     found = calibration.power(**size, progress=True)
@@ -55,8 +59,6 @@ def main() -> None:
     covered = [f"{calibration.interval_coverage(seeds):.0%}" for seeds in SEEDS]
     print("\nexperiments whose 95 % interval of a paired difference holds the true one")
     print(as_markdown([f"{seeds} seeds" for seeds in SEEDS], [covered]))
-    out = pathlib.Path(values.out)
-    out.mkdir(parents=True, exist_ok=True)
     figure = Figure(figsize=(11, 3.6), dpi=110, layout="constrained")
     axes = figure.subplots(1, 3)
     charts.plot_p_values(p, ax=axes[0])

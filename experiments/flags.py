@@ -16,7 +16,7 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -314,16 +314,39 @@ def training_options() -> dict[str, Any]:
     }
 
 
+@contextlib.contextmanager
+def naming(flag: str) -> Iterator[None]:
+    """Names the flag in an error about the path that it gave to the library.
+
+    Args:
+      flag: its name.
+    """
+    try:
+        yield
+    except InputError as error:
+        if error.field != "path":
+            raise
+        raise InputError(flag, error.value, error.problem) from error
+
+
 def _check_every_flag() -> None:
     """Puts `_Checked` before the parser of every flag there is."""
     for name in flags.FLAGS:
         flag = flags.FLAGS[name]
         inner = flag.parser.inner if isinstance(flag.parser, _Checked) else flag.parser
         flag.parser = _Checked(name, inner)
+        flag.parser.given = None  # absl keeps one parser for equal arguments
 
 
 def _with_files(arguments: list[str]) -> list[str]:
     """Returns the arguments with those of `--flagfile=` in its place."""
+    for argument in arguments:
+        flag, _, path = argument.partition("=")
+        if flag.lstrip("-") == "flagfile" and flag.startswith("-") and "=" in argument:
+            try:
+                _check_text("flagfile", path, None)
+            except InputError as error:
+                raise flags.Error(f"--{error}") from error
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -352,7 +375,7 @@ def _parse(arguments: list[str]) -> list[str]:
         told = f"--{reason}" if isinstance(reason, InputError) else " ".join(str(error).split())
         _refuse(f"{shortened(printable(told))}; --help explains every flag")
     if len(rest) > 1:
-        _refuse(f"unexpected argument {shortened(printable(rest[1]))!r}; flags begin with --")
+        _refuse(f"unexpected argument '{shortened(printable(rest[1]))}'; flags begin with --")
     return rest
 
 

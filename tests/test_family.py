@@ -193,7 +193,7 @@ def test_bad_name_is_one_line(name):
 
 @pytest.mark.parametrize("name", [5, None, ["tanh"], b"tanh", {"a": 1}, float("nan")])
 def test_what_is_no_name_is_one_line(name):
-    with pytest.raises(InputError, match="activations=.* must be a name"):
+    with pytest.raises(InputError, match=r"activations=.* must be a name"):
         get(name)
 
 
