@@ -28,7 +28,8 @@ class Plan(NamedTuple):
       checkpoint_bytes: size of the newest two checkpoints.
       disk_free: of the disk of the workdir.
       minutes: that the steps not yet done take, compilation left out; None: unknown.
-      flops: floating-point operations of one step of all runs; None: not measured.
+      flops: floating-point operations of one step of all runs: as XLA counts them if measured, else
+        six per sample and parameter.
       shortage: what training is bound to fail for want of, for which it is refused; None: nothing.
     """
 
@@ -45,7 +46,7 @@ class Plan(NamedTuple):
     checkpoint_bytes: int
     disk_free: int
     minutes: float | None
-    flops: float | None
+    flops: float
     shortage: InputError | None
 
     def __str__(self) -> str:
@@ -60,8 +61,7 @@ class Plan(NamedTuple):
             "steps": f"{self.steps:,} per run, {self.steps * self.runs:,} in all, "
             f"{self.run_steps_done:,} ({done:.0%}) already done",
             "parameters": f"{self.parameters:,}",
-            "arithmetic": "" if self.flops is None else
-            f"{self.flops / 1e6:,.0f} MFLOP per step of all runs",
+            "arithmetic": f"{self.flops / 1e6:,.0f} MFLOP per step of all runs",
             "devices": f"{self.devices}",
             "seed batch": widths,
             "memory": f"{text(self.memory_bytes)} per device, predicted, {text(self.memory_free)} "
@@ -72,7 +72,7 @@ class Plan(NamedTuple):
             "minutes": "unknown; --measure times a short chunk" if self.minutes is None else
             f"{self.minutes:,.1f}, after compiling",
         }  # fmt: skip
-        return "\n".join(f"{name:<12}{line}" for name, line in lines.items() if line)
+        return "\n".join(f"{name:<12}{line}" for name, line in lines.items())
 
 
 def plan(
@@ -125,17 +125,19 @@ def plan(
     whole, widths = wanted.grid, wanted.conditions["seed_batch"]
     needs = demand.measure(whole, dataset, widths) if measure else None
     taken = demand.demanded(whole, dataset, widths, needs=needs)
-    steps, share = sweep.total_steps(whole, dataset), 1
-    if demand.shares_memory():
-        share = jax.local_device_count()
+    steps, local = sweep.total_steps(whole, dataset), jax.local_device_count()
+    share = local if demand.shares_memory() else 1
     done = sum((n or 0) * part.runs for n, part in zip(reached, wanted.parts, strict=True))
-    rest = steps * whole.runs - done
+    rest, parameters = steps * whole.runs - done, _parameters(whole, dataset)
+    flops = 6.0 * whole.batch_size * parameters
+    if measure:
+        flops = tuning.flops_per_step(whole, dataset) * whole.runs_per_cell
     return Plan(
         cells=len(whole.cells),
         runs=whole.runs,
         steps=steps,
         run_steps_done=done,
-        parameters=_parameters(whole, dataset),
+        parameters=parameters,
         devices=jax.device_count(),
         seed_batch=widths,
         memory_bytes=taken.memory if share == 1 else taken.process // share,
@@ -144,7 +146,7 @@ def plan(
         checkpoint_bytes=taken.checkpoints,
         disk_free=resources.free_disk(workdir),
         minutes=demand.minutes(whole, dataset, widths, run_steps=rest),
-        flops=tuning.flops_per_step(whole, dataset) * whole.runs_per_cell if measure else None,
+        flops=flops,
         shortage=shortage,
     )
 

@@ -240,7 +240,6 @@ def test_a_finished_folder_is_not_refused(finished, monkeypatch):
         change(monkeypatch)
     train(finished, seed_batch=1)
     assert content(finished) == before
-    monkeypatch.setattr(tuning, "measure", lambda *_: tuning.Needs(step=1, look=1))
     planned = plan.plan(GRID, finished, seed_batch=1)
     assert planned.run_steps_done == planned.steps * planned.runs
     assert planned.seed_batch == {SHAPE: WIDTH}
