@@ -120,11 +120,13 @@ def train(
       ['certificates.json', 'checkpoints', 'latents.zarr', 'manifest.json', 'metrics.jsonl']
     """
     dataset, workdir = load_data(grid, seed_batch=seed_batch), store.folder(workdir)
+    if overwrite or manifest.read(workdir) is None:  # before a folder is made
+        demand.check(dataset, (grid,), [None], workdir, seed_batch=seed_batch)
     with store.locked(workdir), _disk_errors(workdir):
         stored = store.check(workdir, grid, dataset, overwrite=overwrite)
-        parts = (grid,) if stored is None else stored.parts
-        reached = [None] if stored is None else store.last_steps(workdir, stored)
-        demand.check(dataset, parts, reached, workdir, seed_batch=seed_batch)
+        if stored is not None:
+            reached = store.last_steps(workdir, stored)
+            demand.check(dataset, stored.parts, reached, workdir, seed_batch=seed_batch)
         with _memory_errors(seed_batch):  # widths may be timed
             wanted = resolve(
                 stored,

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from ppp_jax import manifest, plan, store, sweep, tuning
+from ppp_jax import manifest, plan, store, sweep
 from ppp_jax.analysis import load
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid

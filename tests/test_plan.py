@@ -85,7 +85,8 @@ def test_minutes_are_those_of_earlier_trainings(tmp_path, cache):
         assert plan.plan(more, tmp_path / "new").minutes is None
 
 
-def test_measuring_compiles_and_times_a_little(tmp_path, cache):
+@pytest.mark.usefixtures("cache")
+def test_measuring_compiles_and_times_a_little(tmp_path):
     planned = plan.plan(Grid(**SMALL, seeds=[0, 1]), tmp_path / "run", measure=True)
     assert planned.minutes > 0
     assert planned.flops > 0
