@@ -14,7 +14,7 @@ SMALL = {"activations": ["tanh"], "widths": [6], "latent_widths": [3], "optimize
          "probe_samples": 30, "epochs": 1}  # fmt: skip
 HUGE = {
     "widths": {"widths": [1_000_000], "activations": ["tanh", "isotropic_tanh"], "seeds": range(9)},
-    "latent_widths": {"latent_widths": [1_000_000], "seeds": range(9)},
+    "latent_widths": {"latent_widths": [1_000_000], "widths": [512], "seeds": range(9)},
     "seeds": {"widths": [512], "seeds": range(100_000)},
 }
 
