@@ -105,13 +105,9 @@ def plan(
     """
     dataset, workdir = sweep.load_data(grid, seed_batch=seed_batch), store.folder(workdir)
     stored = store.check(workdir, grid, dataset, overwrite=overwrite)
-    reached = [None] if stored is None else store.last_steps(workdir, stored)
+    reached: list[int | None] = [None] if stored is None else store.last_steps(workdir, stored)
     parts = (grid,) if stored is None else stored.parts
-    try:
-        demand.check(dataset, parts, reached, workdir, seed_batch=seed_batch)
-        shortage = None
-    except InputError as error:
-        shortage = error
+    shortage = _shortage(dataset, parts, reached, workdir, seed_batch)
     measure = measure and shortage is None
     wanted = sweep.resolve(
         stored,
@@ -155,3 +151,17 @@ def _parameters(grid: Grid, dataset: Dataset) -> int:
     """Returns the trained numbers in all runs of a grid."""
     per_run = (tuning.run_shapes(grid, cell, dataset).parameters for cell in grid.cells)
     return sum(per_run) * grid.runs_per_cell
+
+
+def _shortage(
+    dataset: Dataset,
+    parts: tuple[Grid, ...],
+    reached: list[int | None],
+    workdir: pathlib.Path,
+    seed_batch: int | None,
+) -> InputError | None:
+    try:
+        demand.check(dataset, parts, reached, workdir, seed_batch=seed_batch)
+    except InputError as error:
+        return error
+    return None
