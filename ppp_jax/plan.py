@@ -9,6 +9,7 @@ from ppp_jax import demand, resources, store, sweep, tuning
 from ppp_jax.data import Dataset
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
+from ppp_jax.manifest import Manifest
 
 
 class Plan(NamedTuple):
@@ -118,6 +119,16 @@ def plan(
         allow_inexact=allow_inexact_resume,
         timed=measure,
     )
+    return _planned(wanted, dataset, workdir, reached, measure)._replace(shortage=shortage)
+
+
+def _planned(
+    wanted: Manifest,
+    dataset: Dataset,
+    workdir: pathlib.Path,
+    reached: list[int | None],
+    measure: bool,
+) -> Plan:
     whole, widths = wanted.grid, wanted.conditions["seed_batch"]
     needs = demand.measure(whole, dataset, widths) if measure else None
     taken = demand.demanded(whole, dataset, widths, needs=needs)
@@ -143,7 +154,7 @@ def plan(
         disk_free=resources.free_disk(workdir),
         minutes=demand.minutes(whole, dataset, widths, run_steps=rest),
         flops=flops,
-        shortage=shortage,
+        shortage=None,
     )
 
 
