@@ -17,21 +17,31 @@ import ppp_jax.analysis as pa
 from experiments import flags as experiment_flags
 from ppp_jax import bases
 from ppp_jax.errors import InputError
+from ppp_jax.grid import MAX_COUNT, MAX_SEED, MAX_UNITS
 
+MOST_ANGLES = 36_000
 flags.DEFINE_string("latents", None, "a run folder, .npy, .npz or zarr: (..., samples, units)")
 flags.DEFINE_string("name", None, "the array in it; of a run folder pre (the default) or post")
-flags.DEFINE_integer("latent_width", None, "of a run folder with several")
+experiment_flags.define_count("latent_width", None, "of a run folder with several", least=2,
+                              most=MAX_UNITS)  # fmt: skip
 flags.DEFINE_string("architecture", None, "of a run folder with several")
 flags.DEFINE_string("layer", "bottleneck", "of a run folder that keeps others, such as encoder_0")
-flags.DEFINE_integer("units", None, "of that layer, where it comes in several sizes")
-flags.DEFINE_integer("vectors", None, "per sample of that layer, likewise")
+text = "of that layer, where it comes in several sizes"
+experiment_flags.define_count("units", None, text, least=1, most=MAX_UNITS)
+text = "per sample of that layer, likewise"
+experiment_flags.define_count("vectors", None, text, least=1, most=MAX_UNITS)
 flags.DEFINE_string("basis", "standard", f"{', '.join(bases.FORMS)}, or an .npy of (vectors, n)")
 experiment_flags.define_numbers("epsilon", (0.85,), "acceptance cosines, in [0, 1]")
-flags.DEFINE_list("by", None, "axes to keep apart, such as step; by default none, and of a run "
-                  "folder all that vary but the seeds, at the last snapshot")  # fmt: skip
-flags.DEFINE_integer("max_planes", None, "use so many planes, drawn by --plane_seed; default: all")
-flags.DEFINE_integer("plane_seed", 0, "of that draw")
-flags.DEFINE_integer("angles", 360, "angles of the SRM curves")
+experiment_flags.define_names(
+    "by",
+    "axes to keep apart, such as step; by default none, and of a run folder all that vary but the "
+    "seeds, at the last snapshot",
+)
+text = "use so many planes, drawn by --plane_seed; default: all"
+experiment_flags.define_count("max_planes", None, text, least=1, most=MAX_COUNT)
+experiment_flags.define_count("plane_seed", 0, "of that draw", least=0, most=MAX_SEED)
+text = "angles of the SRM curves"
+experiment_flags.define_count("angles", 360, text, least=1, most=MOST_ANGLES)
 flags.DEFINE_bool("signed", False, "subtract what the probe's opposite sees from SRM")
 flags.DEFINE_enum("nonfinite", "raise", ["raise", "drop"], "what becomes of samples not finite")
 flags.DEFINE_string("out", None, "folder to write; by default beside the latents, *_analysis")
@@ -42,14 +52,22 @@ def main() -> None:
     values = flags.FLAGS
     if not values.latents:
         raise InputError("latents", values.latents, "say which: a run folder, .npy, .npz or zarr")
+    asked = values.by or ()
+    twice = [axis for i, axis in enumerate(asked) if axis in asked[:i]]
+    if twice:
+        raise InputError("by", ",".join(asked), f"names {twice[0]} twice; name each axis once")
     path = pathlib.Path(values.latents).expanduser()
-    latents, by = load(path)
-    given = values.basis.endswith(".npy")
+    with experiment_flags.naming("latents"):
+        latents, by = load(path)
+    basis = values.basis
+    if basis.endswith(".npy"):
+        with experiment_flags.naming("basis"):
+            basis = pa.load(basis).values
     out = pa.write_analysis(
         latents,
         values.out or path.absolute().with_name(f"{path.stem}_analysis"),
         by=by,
-        basis=pa.load(values.basis).values if given else values.basis,
+        basis=basis,
         epsilon=values.epsilon,
         angles=values.angles,
         signed=values.signed,
@@ -74,7 +92,7 @@ def load(path: pathlib.Path) -> tuple[xr.DataArray, list[str]]:
     if isinstance(found, xr.Dataset):
         found = found["pre"]
     if values.by is not None or "step" not in found.dims:
-        return found, values.by or []
+        return found, list(values.by or ())
     last = found.isel(step=-1)
     return last, [str(d) for d in last.dims[:-2] if d != "seed" and last.sizes[d] > 1]
 

@@ -15,22 +15,32 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
+import ppp_jax.analysis as pa
 from experiments import flags as experiment_flags
 from ppp_jax.analysis import calibration, charts
 from ppp_jax.analysis.summary import as_markdown
+from ppp_jax.errors import writing
 
 SEEDS = (6, 8, 16, 32)
 flags.DEFINE_string("out", "experiments/figures", "folder for the figure")
-flags.DEFINE_integer("draws", 400, "isotropic clouds of each law")
-flags.DEFINE_integer("samples", 500, "samples of each cloud")
-flags.DEFINE_integer("units", 8, "n")
-flags.DEFINE_integer("rotations", 99, "random rotations of each test")
+COUNTS = {  # default, smallest, largest: all clouds of one law are held at once
+    "draws": (400, 1, 10_000, "isotropic clouds of each law"),
+    "samples": (500, 2, 100_000, "samples of each cloud"),
+    "units": (8, 2, 256, "n"),
+    "rotations": (99, 19, 10_000, "random rotations of each test"),
+}
+for _name, (_default, _least, _most, _text) in COUNTS.items():
+    experiment_flags.define_count(_name, _default, _text, least=_least, most=_most)
 flags.DEFINE_float("epsilon", 0.7, "acceptance cosine of the angles' statistics")
 
 
 def main() -> None:
     """Draws clouds, tests them, prints the tables and saves the figure."""
     values = flags.FLAGS
+    pa.check_epsilon(values.epsilon)
+    out = pathlib.Path(values.out).expanduser()
+    with writing("out", out):
+        out.mkdir(parents=True, exist_ok=True)
     size = {"samples": values.samples, "units": values.units, "rotations": values.rotations}
     p = calibration.null_p_values(**size, draws=values.draws, epsilon=values.epsilon, progress=True)
     found = calibration.power(**size, progress=True)
@@ -49,8 +59,6 @@ def main() -> None:
     covered = [f"{calibration.interval_coverage(seeds):.0%}" for seeds in SEEDS]
     print("\nexperiments whose 95 % interval of a paired difference holds the true one")
     print(as_markdown([f"{seeds} seeds" for seeds in SEEDS], [covered]))
-    out = pathlib.Path(values.out)
-    out.mkdir(parents=True, exist_ok=True)
     figure = Figure(figsize=(11, 3.6), dpi=110, layout="constrained")
     axes = figure.subplots(1, 3)
     charts.plot_p_values(p, ax=axes[0])

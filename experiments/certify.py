@@ -14,18 +14,18 @@ from experiments import flags as experiment_flags
 from experiments import runtime
 from ppp_jax import certificates, family, models, optimizers, symmetry
 from ppp_jax.activations import ACTIVATIONS
-from ppp_jax.errors import whole
 
-flags.DEFINE_list("activations", None, "names; by default the registry and an example of each "
-                  f"form: {', '.join(family.FORMS)}")  # fmt: skip
-flags.DEFINE_integer("units", 8, "dimension in which to look, at least 2")
+MOST_UNITS = 256  # the Lie algebra is found from equations in units² unknowns
+experiment_flags.define_names("activations", "by default the registry and an example of each form: "
+                              f"{', '.join(family.FORMS)}")  # fmt: skip
+experiment_flags.define_count("units", 8, "dimension in which to look", least=2, most=MOST_UNITS)
 HEADER = ["activation", "claimed group", "holds", "own", *symmetry.COMMON, "−1", "algebra",
           "rotations"]  # fmt: skip
 
 
 def main() -> None:
     """Prints the table."""
-    units = whole("units", flags.FLAGS.units, least=2)
+    units = flags.FLAGS.units
     names = flags.FLAGS.activations or [*ACTIVATIONS, *family.EXAMPLES]
     for name in names:
         family.check_width(name, units, field="units")

@@ -25,9 +25,9 @@ from experiments import flags as experiment_flags
 from experiments import runtime
 from experiments.ablation import DEFAULTS
 from experiments.benchmarks import machine
-from ppp_jax import devices, manifest, program, sweep, tuning
+from ppp_jax import devices, manifest, program, resources, sweep, tuning
 
-PYTHON = (3, 11)
+PYTHON, NUMCODECS = (3, 11), (0, 16, 6)
 
 flags.adopt_module_key_flags(runtime)
 flags.declare_key_flag("workdir")  # of the ablation
@@ -47,6 +47,10 @@ def versions() -> Iterator[Finding]:
     yield Finding("python", platform.python_version(), "install 3.11 or newer" if old else "")
     found = [f"{name} {importlib.metadata.version(name)}" for name in manifest.PACKAGES]
     yield Finding("packages", ", ".join(found))
+    codecs = importlib.metadata.version("numcodecs")
+    unsafe = tuple(int(part) for part in codecs.split(".")[:3] if part.isdecimal()) < NUMCODECS
+    remedy = "pip install 'numcodecs>=0.16.6': a stranger's zarr may run code with older ones"
+    yield Finding("numcodecs", codecs, remedy if unsafe else "")
 
 
 def accelerators() -> Iterator[Finding]:
@@ -58,6 +62,7 @@ def accelerators() -> Iterator[Finding]:
     yield Finding("devices", count, remedy)
     text = f"{jax.process_count()}, this is number {jax.process_index()}"
     yield Finding("processes", text)
+    yield Finding("memory", f"{resources.size_text(resources.free_memory())} free")
     yield Finding("cores", f"{runtime.core_count()} of {os.cpu_count()} may be used")
 
 
@@ -88,8 +93,8 @@ def _writable(what: str, folder: pathlib.Path) -> Finding:
             os.fsync(file.fileno())
     except OSError as error:
         return Finding(what, f"{folder} ({error.strerror})", "name another folder")
-    free = shutil.disk_usage(existing).free / 2**30
-    return Finding(what, f"{folder} can be written, {free:.0f} GiB free")
+    free = resources.size_text(resources.free_disk(folder))
+    return Finding(what, f"{folder} can be written, {free} free")
 
 
 def speed() -> Iterator[Finding]:

@@ -2,12 +2,21 @@
 
 Axes of a grid are comma lists; whole numbers may also be ranges, `start:stop` or
 `start:stop:step`, without `stop`, as in Python.
+
+Every flag of every main, absl's own among them, is looked at here before anything reads it: no
+empty value, no control characters, numbers in plain digits, a path that a system could open, one
+value if it is given twice.
 """
 
+import contextlib
 import dataclasses
+import errno
+import io
+import os
+import pathlib
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,14 +24,18 @@ from absl import app, flags, logging
 
 from experiments import runtime
 from ppp_jax import activations, architectures, data, family, models, optimizers
-from ppp_jax.errors import InputError
-from ppp_jax.grid import Grid
+from ppp_jax.errors import InputError, printable, shortened
+from ppp_jax.grid import MAX_COUNT, MAX_VALUES, Grid
 from ppp_jax.interrupts import Stopped
 
 flags.disclaim_key_flags()  # --help lists the flags defined here under the main that asked for them
 
-MAX_RANGE = 100_000  # more is a slip of the finger, and would take minutes to refuse otherwise
-USER_ERROR, SYNTAX_ERROR, FAILED, INTERRUPTED = 1, 2, 3, 130
+USER_ERROR, SYNTAX_ERROR, FAILED, INTERRUPTED, UNREAD = 1, 2, 3, 130, 141
+MOST_ROTATIONS = 100_000
+EMPTY = "is empty; an unset shell variable? Give it a value, or leave the flag out"
+PATHS = ("workdir", "data", "out", "latents", "basis", "compilation_cache", "flagfile", "log_dir")
+_NUMBER = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?(nan|inf)"
+_INTEGER = r"[-+]?[0-9]{1,40}"
 
 
 class _ListParser(flags.ArgumentParser):
@@ -47,31 +60,117 @@ class _ListParser(flags.ArgumentParser):
 
 
 class _ListSerializer(flags.ArgumentSerializer):
-    def serialize(self, value: Sequence[Any]) -> str:
-        return ",".join(str(x) for x in value)
+    def serialize(self, value: Any) -> str:
+        return str(value) if isinstance(value, int) else ",".join(str(x) for x in value)
+
+
+class _CountParser(flags.ArgumentParser):
+    """Parses a whole number that makes sense between two bounds."""
+
+    syntactic_help = "a whole number"
+
+    def __init__(self, least: int, most: int):
+        super().__init__()
+        self.least, self.most = least, most
+
+    def parse(self, argument: str | int) -> int:
+        """Returns the number."""
+        number = int(argument)
+        if not self.least <= number <= self.most:
+            raise ValueError(f"must be a whole number from {self.least:,} to {self.most:,}")
+        return number
+
+    def flag_type(self) -> str:
+        """Type named in the help."""
+        return "integer"
+
+
+class _Checked(flags.ArgumentParser):
+    """Looks at a flag's text before the flag's own parser does.
+
+    absl takes numbers in any alphabet and with underscores, and the last of several values.
+    """
+
+    def __init__(self, name: str, inner: Any):
+        super().__init__()
+        self.name, self.inner, self.syntactic_help = name, inner, inner.syntactic_help
+        self.given: Any = None
+
+    def parse(self, argument: Any) -> Any:
+        """Returns what the flag's own parser does.
+
+        Raises:
+          InputError: a value that no flag, or not this one, may have.
+        """
+        if isinstance(argument, str):
+            _check_text(self.name, argument, self.inner)
+        try:
+            value = self.inner.parse(argument)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError(self.name, argument, str(error)) from None
+        if self.given is not None and self.given != value:
+            raise InputError(self.name, argument, f"is given twice, as {self.given!s} before; say "
+                             "it once")  # fmt: skip
+        self.given = value
+        return value
+
+    def flag_type(self) -> str:
+        """Type named in the help."""
+        kind: str = self.inner.flag_type()
+        return kind
+
+
+def _check_text(name: str, text: str, parser: Any) -> None:
+    """Refuses a text that the flag's own parser might take, and should not."""
+    if not text.strip():
+        raise InputError(name, text, EMPTY)
+    if printable(text) != text:
+        raise InputError(name, text, "has control characters, or bytes that are no UTF-8")
+    whole = isinstance(parser, flags.IntegerParser | _CountParser)
+    if whole and not re.fullmatch(_INTEGER, text):
+        raise InputError(name, text, "must be a whole number")
+    if isinstance(parser, flags.FloatParser) and not isinstance(parser, flags.IntegerParser):
+        _check_number(text, lambda problem: InputError(name, text, problem))
+    if name in PATHS:
+        _check_path(name, text)
+
+
+def _check_number(text: str, error: Callable[[str], Exception]) -> None:
+    if not re.fullmatch(_NUMBER, text, re.IGNORECASE):
+        raise error("is not a number")
+
+
+def _check_path(name: str, text: str) -> None:
+    """Refuses a path that no system could open, whether anything is there or not."""
+    try:
+        os.stat(pathlib.Path(text).expanduser())
+    except RuntimeError:
+        raise InputError(name, text, "names a user (~) who is not known here") from None
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise InputError(name, text, f"cannot be a path ({error.strerror})") from None
 
 
 def _integers(piece: str) -> list[int]:
-    if not re.fullmatch(r"-?\d+(:-?\d+){0,2}", piece):
-        raise ValueError(f"{piece!r} is not a whole number or a range start:stop[:step]")
+    if not re.fullmatch(r"-?[0-9]+(:-?[0-9]+){0,2}", piece) or len(piece) > 100:
+        raise ValueError(f"{shortened(piece)!r} is not a whole number or a range start:stop[:step]")
     numbers = [int(number) for number in piece.split(":")]
     if len(numbers) == 1:
         return numbers
     if len(numbers) == 3 and numbers[2] <= 0:
         raise ValueError(f"{piece!r} needs a positive step")
-    values = range(*numbers)
-    if not values:
+    start, stop, step = (*numbers, 1)[:3]
+    count = -(-(stop - start) // step)
+    if count <= 0:
         raise ValueError(f"the range {piece!r} is empty; its stop must exceed its start")
-    if len(values) > MAX_RANGE:
-        raise ValueError(f"the range {piece!r} has {len(values):,} values; at most {MAX_RANGE:,}")
-    return list(values)
+    if count > MAX_VALUES:
+        raise ValueError(f"the range {piece!r} has {count:,} values; at most {MAX_VALUES:,}")
+    return list(range(*numbers))
 
 
 def _numbers(piece: str) -> list[float]:
-    try:
-        return [float(piece)]
-    except ValueError:
-        raise ValueError(f"{piece!r} is not a number") from None
+    _check_number(piece, lambda problem: ValueError(f"{shortened(piece)!r} {problem}"))
+    return [float(piece)]
 
 
 def _names(piece: str) -> list[str]:
@@ -82,6 +181,29 @@ def _names(piece: str) -> list[str]:
 
 def _define_list(name: str, item: Callable[[str], list[Any]], text: str, default: Any) -> None:
     flags.DEFINE(_ListParser(item), name, default, text, serializer=_ListSerializer())
+
+
+def define_names(name: str, text: str) -> None:
+    """Defines a flag that takes names separated by commas, and is None if not given.
+
+    Args:
+      name: of the flag.
+      text: its help.
+    """
+    _define_list(name, _names, text, None)
+
+
+def define_count(name: str, default: int | None, text: str, *, least: int, most: int) -> None:
+    """Defines a flag that takes a whole number between bounds.
+
+    Args:
+      name: of the flag.
+      default: what it is if not given.
+      text: its help.
+      least: the smallest that makes sense.
+      most: the largest; beyond, it is a slip of the finger that would fill memory or never end.
+    """
+    flags.DEFINE(_CountParser(least, most), name, default, text, serializer=_ListSerializer())
 
 
 def define_numbers(name: str, default: Sequence[float], text: str) -> None:
@@ -132,7 +254,9 @@ def define(grid: Grid, *, workdir: str) -> None:
 def _define_handling(workdir: str) -> None:
     """Defines the flags that say how a grid is trained and looked at, not what is trained."""
     flags.DEFINE_float("epsilon", 0.85, "acceptance cosine of the PPP pictures, in [0, 1]")
-    flags.DEFINE_integer("rotations", 200, "random rotations that each alignment is held against")
+    flags.DEFINE_bool("measure", False, "with --dry_run: compile and time a little, and know more")
+    text = "random rotations that each alignment is held against"
+    define_count("rotations", 200, text, least=1, most=MOST_ROTATIONS)
     flags.DEFINE_string("workdir", workdir, "run folder; the same command continues what is there")
     flags.DEFINE_bool("dry_run", False, "say what would be done, and do nothing")
     flags.DEFINE_bool("overwrite", False, "replace an earlier run in the workdir")
@@ -156,6 +280,22 @@ def grid() -> Grid:
     return Grid(**{field.name: values[field.name] for field in dataclasses.fields(Grid)})
 
 
+def tell_single_numbers(grid: Grid) -> None:
+    """Says on stderr what a single number means where a range, or a count, may have been meant.
+
+    Args:
+      grid: what the flags describe.
+    """
+    if flags.FLAGS["seeds"].present and len(grid.seeds) == 1 and grid.seeds[0] > 1:
+        (seed,) = grid.seeds
+        print(f"seeds: 1 (number {seed}); {seed} of them are 0:{seed}", file=sys.stderr)
+    if flags.FLAGS["snapshots"].present and len(grid.snapshots) == 1 and grid.snapshots[0] > 1:
+        (epoch,) = grid.snapshots
+        kept = ", ".join(str(e) for e in grid.snapshot_epochs)
+        print(f"snapshots: {len(grid.snapshot_epochs)} (after epochs {kept}); after each of the "
+              f"first {epoch} they are 0:{epoch + 1}", file=sys.stderr)  # fmt: skip
+
+
 def training_options() -> dict[str, Any]:
     """Returns the keyword arguments of `sweep.train` and `plan.plan` that the flags give.
 
@@ -163,8 +303,9 @@ def training_options() -> dict[str, Any]:
       InputError: `--seed_batch` is neither auto nor a positive whole number.
     """
     values = flags.FLAGS
-    if values.seed_batch != "auto" and not re.fullmatch(r"[1-9]\d*", values.seed_batch):
-        problem = "must be auto or a positive whole number"
+    number = re.fullmatch("[1-9][0-9]{0,9}", values.seed_batch)
+    if values.seed_batch != "auto" and not (number and int(values.seed_batch) <= MAX_COUNT):
+        problem = f"must be auto or a positive whole number, at most {MAX_COUNT:,}"
         raise InputError("seed_batch", values.seed_batch, problem)
     return {
         "seed_batch": None if values.seed_batch == "auto" else int(values.seed_batch),
@@ -173,18 +314,68 @@ def training_options() -> dict[str, Any]:
     }
 
 
-def _parse(arguments: list[str]) -> list[str]:
+@contextlib.contextmanager
+def naming(flag: str) -> Iterator[None]:
+    """Names the flag in an error about the path that it gave to the library.
+
+    Args:
+      flag: its name.
+    """
     try:
-        rest: list[str] = flags.FLAGS(arguments)
+        yield
+    except InputError as error:
+        if error.field != "path":
+            raise
+        raise InputError(flag, error.value, error.problem) from error
+
+
+def _check_every_flag() -> None:
+    """Puts `_Checked` before the parser of every flag there is."""
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        inner = flag.parser.inner if isinstance(flag.parser, _Checked) else flag.parser
+        flag.parser = _Checked(name, inner)
+        flag.parser.given = None  # absl keeps one parser for equal arguments
+
+
+def _with_files(arguments: list[str]) -> list[str]:
+    """Returns the arguments with those of `--flagfile=` in its place."""
+    for argument in arguments:
+        flag, _, path = argument.partition("=")
+        if flag.lstrip("-") == "flagfile" and flag.startswith("-") and "=" in argument:
+            try:
+                _check_text("flagfile", path, None)
+            except InputError as error:
+                raise flags.Error(f"--{error}") from error
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            found: list[str] = flags.FLAGS.read_flags_from_files(arguments)
+    except UnicodeDecodeError:
+        raise flags.Error("--flagfile: it holds bytes that are no UTF-8") from None
+    if said.getvalue():  # absl goes on without a file that names itself
+        raise flags.Error(f"--flagfile: {said.getvalue().removeprefix('Warning: ')}")
+    return found
+
+
+def _refuse(text: str) -> None:
+    print(f"error: {text}", file=sys.stderr, flush=True)
+    sys.exit(SYNTAX_ERROR)
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    rest: list[str] = []
+    _check_every_flag()
+    try:
+        rest = flags.FLAGS(_with_files(arguments))
     except SystemExit:  # --help has been printed; absl takes that for a failure
         sys.exit(0)
     except flags.Error as error:
-        text = " ".join(str(error).split())
-        print(f"error: {text}; --help explains every flag", file=sys.stderr)
-        sys.exit(SYNTAX_ERROR)
+        reason = error.__context__
+        told = f"--{reason}" if isinstance(reason, InputError) else " ".join(str(error).split())
+        _refuse(f"{shortened(printable(told))}; --help explains every flag")
     if len(rest) > 1:
-        print(f"error: unexpected argument {rest[1]!r}; flags begin with --", file=sys.stderr)
-        sys.exit(SYNTAX_ERROR)
+        _refuse(f"unexpected argument '{shortened(printable(rest[1]))}'; flags begin with --")
     return rest
 
 
@@ -197,8 +388,9 @@ def run(main: Callable[[], None], *, argv: list[str] | None = None) -> None:
       main: what to run once the flags are parsed.
       argv: the command line; by default the process's own.
 
-    Exits with 1 for such a setting, 2 for flags that cannot be parsed, 130 after Ctrl-C, and with 3
-    if one of several processes fails, which ends them all.
+    Exits with 1 for such a setting, 2 for flags that cannot be parsed, 130 after Ctrl-C, with 3 if
+    one of several processes fails, which ends them all, and with 141 if nobody reads its output
+    any more (`| head`).
     """
 
     def guarded(_: list[str]) -> None:
@@ -218,10 +410,31 @@ def run(main: Callable[[], None], *, argv: list[str] | None = None) -> None:
             text = f"\ninterrupted; what is saved is kept{more if resumes else ''}"
             print(text, file=sys.stderr)
             runtime.leave(INTERRUPTED, together=isinstance(request, Stopped))
+        except BrokenPipeError:
+            _discard_output()
+            runtime.leave(UNREAD)
         except Exception as error:
             if not jax.distributed.is_initialized():
                 raise
             runtime.explain_failure(error)
             runtime.leave(FAILED)
 
-    app.run(guarded, argv=argv, flags_parser=_parse)
+    try:
+        try:
+            app.run(guarded, argv=argv, flags_parser=_parse)
+        finally:
+            sys.stdout.flush()  # what is left of it may be what nobody reads
+    except BrokenPipeError:
+        _discard_output()
+        sys.exit(UNREAD)
+
+
+def _discard_output() -> None:
+    """Lets nothing more be written to where nobody reads, at the interpreter's end neither."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

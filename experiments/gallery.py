@@ -19,7 +19,7 @@ from matplotlib.gridspec import GridSpecBase
 import ppp_jax.analysis as pa
 from experiments import flags as experiment_flags
 from experiments import study
-from ppp_jax.errors import InputError
+from ppp_jax.errors import InputError, writing
 
 flags.DEFINE_string("workdir", "runs/ablation", "run folder of the default ablation")
 flags.DEFINE_string("out", "experiments/figures", "folder for the figure and the film")
@@ -31,7 +31,12 @@ SHOWN = ("activation", "seed", "step", "sample", "unit")
 def main() -> None:
     """Draws the gallery and the film."""
     values = flags.FLAGS
-    run = bottlenecks(pathlib.Path(values.workdir))
+    pa.check_epsilon(values.epsilon)
+    with experiment_flags.naming("workdir"):
+        run = bottlenecks(pathlib.Path(values.workdir))
+    out = pathlib.Path(values.out).expanduser()
+    with writing("out", out):
+        out.mkdir(parents=True, exist_ok=True)
     shown: dict[str, Any] = dict(pa.known_clouds())
     shown |= {f"{name}, trained": run.sel(activation=name).isel(step=-1)
               for name in run["activation"].values}  # fmt: skip
@@ -44,8 +49,6 @@ def main() -> None:
     for k, (name, latents) in enumerate(shown.items()):
         place = grid[divmod(k, COLUMNS)].subgridspec(1, 2)
         draw(figure, place, name, latents, values.epsilon)
-    out = pathlib.Path(values.out)
-    out.mkdir(parents=True, exist_ok=True)
     figure.savefig(out / "gallery.png")
     pictures = pa.ppp(run.sel(activation=FILMED), epsilon=values.epsilon, by="step", bins=96)
     print(out / "gallery.png", pa.animate(pictures, out / "training.gif"))

@@ -67,11 +67,14 @@ def run(
     whole("rotations", values.rotations, least=LEAST_ROTATIONS)
     how = experiment_flags.training_options()
     grids = [grid, *(more(grid) if more else [])]
+    devices.on_main(functools.partial(experiment_flags.tell_single_numbers, grid))
     folders = [values.workdir, *(f"{values.workdir}_{k}" for k in range(2, len(grids) + 1))]
     if values.dry_run:
         for one, folder in zip(grids, folders, strict=True):
-            planned = plan.plan(one, folder, **how)
+            planned = plan.plan(one, folder, **how, measure=values.measure)
             devices.on_main(functools.partial(print, planned))
+            if planned.shortage is not None:  # as training would say
+                raise planned.shortage
         return
     trained = [sweep.train(one, folder, **how) for one, folder in zip(grids, folders, strict=True)]
     devices.on_main(lambda: tell_diverged(trained))

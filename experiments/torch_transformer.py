@@ -45,9 +45,11 @@ try:
 except ModuleNotFoundError:
     sys.exit("error: this experiment needs PyTorch: pip install -e '.[bench]'")
 
-flags.DEFINE_integer("networks", 8, "independent networks, each of its own seed")
-flags.DEFINE_integer("epochs", 20, "passes over the training set")
-flags.DEFINE_integer("rotations", 200, "random rotations that each alignment is held against")
+text = "independent networks, each of its own seed"
+experiment_flags.define_count("networks", 8, text, least=1, most=1_000)
+experiment_flags.define_count("epochs", 20, "passes over the training set", least=1, most=100_000)
+text = "random rotations that each alignment is held against"
+experiment_flags.define_count("rotations", 200, text, least=1, most=experiment_flags.MOST_ROTATIONS)
 flags.DEFINE_string("workdir", "runs/torch_transformer", "folder for tables and figures")
 TOKENS, PIXELS, WIDTH, HEADS, BLOCKS, HIDDEN, BATCH = 8, 8, 16, 2, 2, 32, 32
 VECTORS = 2048  # of each layer: samples × tokens, drawn once for all layers and networks

@@ -71,7 +71,7 @@ def extend(old: Grid, new: Grid) -> Extension:
     grid = dataclasses.replace(new, snapshots=snapshots)
     missing = []
     for i, axis in enumerate(AXES):
-        before = getattr(old, axis)
+        before = frozenset(getattr(old, axis))
         added = [value for value in getattr(new, axis) if value not in before]
         if added:
             values = {name: getattr(old, name) for name in AXES[:i]} | {axis: added}

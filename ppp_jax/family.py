@@ -30,7 +30,11 @@ FORMS = (
     "dose_NAME:T", "dose_NAME", "NAME@BASIS",
 )  # fmt: skip
 FIELD = "activations"
-_NUMBERED = r"haar:\d+|thomson:\d+(:\d+)?"
+_NUMBERED = r"haar:[0-9]+|thomson:[0-9]+(:[0-9]+)?"
+_PLAIN_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+MAX_UNITS = 2**24  # of a block
+MAX_VECTORS = 4096  # of a basis that is computed, or units over which it is: dense matrices
+MAX_SEED = 2**32 - 1
 
 
 def block_radial(rho: Profile, *, slope_at_zero: float, size: int) -> Map:
@@ -155,13 +159,11 @@ def _vectors(basis: str, units: int) -> np.ndarray:
 
 
 def _number(text: str, name: str, *, least: float, most: float, whole: bool = False) -> float:
-    try:
-        value = int(text) if whole else float(text)
-    except ValueError:
-        value = math.nan
+    plain = re.fullmatch("[0-9]{1,20}", text) if whole else _PLAIN_NUMBER.fullmatch(text)
+    value = (int(text) if whole else float(text)) if plain else math.nan
     if not least <= value <= most:
         kind = "a whole number" if whole else "a number"
-        limits = f"from {least:g} to {most:g}" if math.isfinite(most) else f"of at least {least:g}"
+        limits = f"from {least:,} to {most:,}" if whole else f"from {least:g} to {most:g}"
         raise InputError(FIELD, name, f"needs {kind} {limits} after the colon")
     return value
 
@@ -179,7 +181,7 @@ def _isotropic(base: str, name: str) -> Activation:
 def _block(base: str, text: str, name: str) -> Activation:
     entry, size = (
         _isotropic(base, name),
-        int(_number(text, name, least=1, most=math.inf, whole=True)),
+        int(_number(text, name, least=1, most=MAX_UNITS, whole=True)),
     )
     apply = block_radial(entry.profile, slope_at_zero=entry.slope_at_zero, size=size)
     group = "B_n" if size == 1 else f"blocks:{size}"
@@ -254,7 +256,6 @@ KINDS: dict[str, Callable[[str, str, str], Activation]] = {
 }
 
 
-@functools.lru_cache(maxsize=256)
 def get(name: str) -> Activation:
     """Returns an activation by its name, registered or composed.
 
@@ -265,13 +266,20 @@ def get(name: str) -> Activation:
       >>> get("block_tanh:4").group
       'blocks:4'
     """
+    if not isinstance(name, str):
+        raise InputError(FIELD, name, "must be a name")
+    return _get(name)
+
+
+@functools.lru_cache(maxsize=256)
+def _get(name: str) -> Activation:
     plain, at, basis = name.partition("@")
     kind, _, base = plain.partition("_")
     if plain in ACTIVATIONS:
         found = ACTIVATIONS[plain]
     elif kind in KINDS:
-        base, _, text = base.partition(":")
-        found = KINDS[kind](base, text, name)
+        base, colon, text = base.partition(":")
+        found = KINDS[kind](base, text or colon, name)
     else:
         found = lookup(ACTIVATIONS, plain, field=FIELD)
     return _over(found, bases.ALIASES.get(basis, basis), name) if at else found
@@ -279,13 +287,16 @@ def get(name: str) -> Activation:
 
 def _over(entry: Activation, basis: str, name: str) -> Activation:
     form, _, numbers = basis.partition(":")
-    if form == "standard":
+    if basis == "standard":
         return entry
     if basis not in ("simplex", "cross_polytope") and not re.fullmatch(_NUMBERED, basis):
         problem = f"needs a basis after @: {', '.join(bases.FORMS)}, or rotated"
         raise InputError(FIELD, name, problem)
+    count, _, seed = numbers.partition(":") if form == "thomson" else ("", "", numbers)
     if form == "thomson":
-        _number(numbers.partition(":")[0], name, least=3, most=math.inf, whole=True)
+        _number(count, name, least=3, most=MAX_VECTORS, whole=True)
+    if seed:
+        _number(seed, name, least=0, most=MAX_SEED, whole=True)
     if form != "haar" and entry.group not in ("S_n", "B_n"):
         raise InputError(FIELD, name, "only elementwise activations go over more vectors than axes")
     formula, group = f"Σ_k f(x·b)_k b_k over {basis}, f = {entry.formula}", f"{entry.group}@{basis}"
@@ -315,3 +326,7 @@ def check_width(name: str, units: int, *, field: str) -> None:
     multiple = get(name).multiple_of
     if units % multiple:
         raise InputError(field, units, f"must be a multiple of {multiple} for {name}")
+    over = name.partition("@")[2]
+    if over not in ("", "standard") and units > MAX_VECTORS:
+        raise InputError(field, units, f"must be at most {MAX_VECTORS} for {name}, whose basis is "
+                         "computed")  # fmt: skip

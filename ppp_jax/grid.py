@@ -8,6 +8,8 @@ axes. No JAX computation happens here.
 import dataclasses
 import itertools
 import math
+import operator
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +21,11 @@ from ppp_jax.errors import InputError, lookup
 CELL_AXES = ("activation", "depth", "width", "optimizer", "initializer")
 MAX_SEED = 2**31 - 1
 ALL = "all"  # of the layers
-MAX_LAYERS = 64  # whose names are known
+MAX_LAYERS = 256  # hidden ones on each side; the compiled program holds every layer of every cell
+MAX_UNITS = 2**24  # of a layer
+MAX_COUNT = 2**31 - 1  # of what is counted in 32 bits: epochs, samples, steps
+MAX_VALUES = 100_000  # of an axis; more is a slip of the finger
+MAX_CELLS = 1_000  # each is unrolled in the compiled program
 
 
 class Cell(NamedTuple):
@@ -54,8 +60,8 @@ class Cell(NamedTuple):
 class Grid:
     """A grid of autoencoders to train, the only thing the training side of the library takes.
 
-    The grid is the full product of its axes. Any sequence is accepted for an axis and kept as a
-    tuple.
+    The grid is the full product of its axes. Any iterable that has an order is accepted for an axis
+    and kept as a tuple of Python's own names and numbers.
 
     Attributes:
       activations: static axis; names as `family.get` reads them.
@@ -110,9 +116,13 @@ class Grid:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name not in _SETTINGS:
+            if field.name == "data":
+                value = _as_data(value)
+            elif field.name in _SETTINGS:
+                value = _plain(value)
+            else:
                 value = _as_tuple(field.name, value)
-                object.__setattr__(self, field.name, value)
+            object.__setattr__(self, field.name, value)
         _check_axes(self)
 
     @property
@@ -193,20 +203,77 @@ class Grid:
         return cls(**{**config, "learning_rates": listed})
 
 
+_SINGLE = np.finfo(np.float32)
 _SETTINGS = ("data", "epochs", "batch_size", "probe_samples")
+_NAMES = ("activations", "optimizers", "initializers", "architectures", "capture")
+_NUMBERS = ("learning_rates", "doses")
+
+
+def _plain(value: Any) -> Any:
+    """Returns a number of NumPy or JAX as Python's, which compare, print and serialise alike."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
+
+
+def _as_data(value: Any) -> str:
+    """Returns the name of a dataset or the path of a file as a text."""
+    text = os.fspath(value) if isinstance(value, os.PathLike) else _plain(value)
+    if not isinstance(text, str):
+        raise InputError("data", value, "must be the name of a dataset or the path of an .npz")
+    if not text.strip():
+        raise InputError("data", text, "is empty; name a dataset or the path of an .npz")
+    return text
 
 
 def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:
-    if isinstance(value, str) or not hasattr(value, "__iter__"):
-        raise InputError(name, value, "must be a sequence of values")
-    # NumPy's numbers become Python's, which compare, print and serialise alike everywhere.
-    values = tuple(x.item() if isinstance(x, np.generic) else x for x in value)
+    if isinstance(value, set | frozenset):
+        raise InputError(name, value, "has no order; give a list")
+    try:
+        if isinstance(value, str | bytes | Mapping):
+            raise TypeError
+        values = tuple(_plain(x) for x in itertools.islice(value, MAX_VALUES + 1))
+    except TypeError:  # no iterable; an array of no dimension
+        raise InputError(name, value, "must be a sequence of values") from None
+    if len(values) > MAX_VALUES:
+        raise InputError(name, f"{values[0]}, …", f"has more than {MAX_VALUES:,} values")
     if not values and name not in ("learning_rates", "doses", "snapshots", "capture"):
         raise InputError(name, "", "is empty; name at least one value")
-    repeated = {v for v in values if values.count(v) > 1} if len(set(values)) < len(values) else ()
-    if repeated:
-        raise InputError(name, sorted(repeated)[0], "appears twice; name each value once")
+    values = tuple(_of_kind(name, x) for x in values)
+    seen = set()
+    for x in values:
+        if x in seen:
+            raise InputError(name, x, "appears twice; name each value once")
+        seen.add(x)
     return values
+
+
+def _of_kind(name: str, value: Any) -> Any:
+    """Returns one value of an axis, and raises `InputError` if it is not of the axis's kind."""
+    if name in _NAMES:
+        if not isinstance(value, str):
+            raise InputError(name, value, "must be a name")
+        return str(value)
+    if name in _NUMBERS:
+        # Zero has one sign: -0.0 and 0.0 would be one value under two names.
+        return _number(name, value) + 0.0
+    try:
+        return operator.index(None if isinstance(value, bool) else value)
+    except TypeError:
+        raise InputError(name, value, "must be a whole number") from None
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        if isinstance(value, float | int) and not isinstance(value, bool):
+            return float(value)
+    except OverflowError:  # a whole number of 400 digits
+        return math.inf
+    raise InputError(name, value, _NUMERIC[name])
+
+
+_NUMERIC = {
+    "learning_rates": "must be a positive, finite number",
+    "doses": "must be a number from 0 (isotropic) to 1 (elementwise)",
+}
 
 
 def _check_axes(grid: Grid) -> None:
@@ -221,31 +288,32 @@ def _check_axes(grid: Grid) -> None:
     for layer in grid.capture:
         lookup(dict.fromkeys([ALL, *known]), layer, field="capture")
     # Two units at least in the bottleneck: one spans no plane to look at.
-    for field, low in (("depths", 1), ("widths", 1), ("latent_widths", 2)):
+    for field, low, high in (
+        ("depths", 1, MAX_LAYERS),
+        ("widths", 1, MAX_UNITS),
+        ("latent_widths", 2, MAX_UNITS),
+    ):
         for value in getattr(grid, field):
-            _check_integer(field, value, low=low)
+            _check_integer(field, value, low=low, high=high)
             for name in grid.activations if field != "depths" else ():
                 family.check_width(name, value, field=field)
     for field in ("epochs", "batch_size", "probe_samples"):
-        _check_integer(field, getattr(grid, field), low=1)
+        _check_integer(field, getattr(grid, field), low=1, high=MAX_COUNT)
     for seed in grid.seeds:
         _check_integer("seeds", seed, low=0, high=MAX_SEED)
     for epoch in grid.snapshots:
         _check_integer("snapshots", epoch, low=0, high=grid.epochs)
     for rate in grid.learning_rates:
-        if not (_is_number(rate) and math.isfinite(rate) and rate > 0):
-            raise InputError("learning_rates", rate, "must be a positive, finite number")
+        # Trained with in single precision, where others would be zero or infinite.
+        if not float(_SINGLE.tiny) <= rate <= float(_SINGLE.max):
+            raise InputError("learning_rates", rate, _NUMERIC["learning_rates"])
     _check_doses(grid)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, float | int) and not isinstance(value, bool)
 
 
 def _check_doses(grid: Grid) -> None:
     for t in grid.doses:
-        if not (_is_number(t) and 0 <= t <= 1):
-            raise InputError("doses", t, "must be a number from 0 (isotropic) to 1 (elementwise)")
+        if not 0 <= t <= 1:
+            raise InputError("doses", t, _NUMERIC["doses"])
     for name in grid.activations:
         parameter = family.get(name).parameter
         dosed = parameter is not None and parameter.initial is None
@@ -257,8 +325,36 @@ def _check_doses(grid: Grid) -> None:
             raise InputError("activations", name, f"takes no dose; with doses, name {known}")
 
 
-def _check_integer(field: str, value: Any, *, low: int, high: int | None = None) -> None:
-    ok = isinstance(value, int) and not isinstance(value, bool)
-    if not ok or value < low or (high is not None and value > high):
-        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise InputError(field, value, f"must be a whole number, {bounds}")
+def _check_integer(field: str, value: Any, *, low: int, high: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        wanted = f"at least {low}" if isinstance(value, int) and value < low else (
+            f"from {low} to {high}")  # fmt: skip
+        raise InputError(field, value, f"must be a whole number, {wanted}")
+
+
+def check_feasible(grid: Grid, samples: int) -> None:
+    """Refuses a grid that no program can be made of, before anything is computed.
+
+    Args:
+      grid: what is to be trained.
+      samples: of the training set.
+
+    Raises:
+      InputError: more cells than can be compiled together, or more steps than are counted.
+    """
+    cells = math.prod(len(getattr(grid, axis)) for axis in _CELL_FIELDS)
+    if cells > MAX_CELLS:
+        longest = max(_CELL_FIELDS, key=lambda axis: len(getattr(grid, axis)))
+        values = getattr(grid, longest)
+        problem = f"makes {cells:,} cells, each compiled: at most {MAX_CELLS:,} in one grid"
+        raise InputError(longest, f"{values[0]}, … ({len(values):,} values)", problem)
+    steps = grid.epochs * (samples // grid.batch_size)
+    if steps > MAX_COUNT:
+        problem = f"is {steps:,} steps per run: at most {MAX_COUNT:,} can be counted"
+        raise InputError("epochs", grid.epochs, problem)
+
+
+_CELL_FIELDS = (
+    *("activations", "depths", "widths", "latent_widths"),
+    *("optimizers", "initializers", "architectures"),
+)

@@ -4,10 +4,12 @@ import pathlib
 from typing import NamedTuple
 
 import jax
-import numpy as np
 
-from ppp_jax import latents, program, store, sweep, tuning
+from ppp_jax import demand, resources, store, sweep, tuning
+from ppp_jax.data import Dataset
+from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
+from ppp_jax.manifest import Manifest
 
 
 class Plan(NamedTuple):
@@ -19,11 +21,17 @@ class Plan(NamedTuple):
       steps: gradient steps per run.
       run_steps_done: steps that the workdir already holds, over all runs.
       parameters: trained numbers in all runs together.
-      flops: floating-point operations of one step of all runs.
       devices: on which runs are trained, over all processes.
       seed_batch: `Cell.shape` to the number of runs trained at a time on a device.
       memory_bytes: memory that one device needs, predicted.
+      memory_free: what it has; on a CPU its share of the host's.
       latents_bytes: size of the saved latents, uncompressed.
+      checkpoint_bytes: size of the newest two checkpoints.
+      disk_free: of the disk of the workdir.
+      minutes: that the steps not yet done take, compilation left out; None: unknown.
+      flops: floating-point operations of one step of all runs: as XLA counts them if measured, else
+        six per sample and parameter.
+      shortage: what training is bound to fail for want of, for which it is refused; None: nothing.
     """
 
     cells: int
@@ -31,28 +39,41 @@ class Plan(NamedTuple):
     steps: int
     run_steps_done: int
     parameters: int
-    flops: float
     devices: int
     seed_batch: dict[str, int]
     memory_bytes: int
+    memory_free: int
     latents_bytes: int
+    checkpoint_bytes: int
+    disk_free: int
+    minutes: float | None
+    flops: float
+    shortage: InputError | None
 
     def __str__(self) -> str:
-        """One line per figure."""
+        """One line per figure; what does not fit is marked."""
         widths = ", ".join(f"{width} of {shape}" for shape, width in self.seed_batch.items())
-        done = self.run_steps_done / (self.steps * self.runs)
-        return (
-            f"cells       {self.cells:,}\n"
-            f"runs        {self.runs:,}\n"
-            f"steps       {self.steps:,} per run, {self.steps * self.runs:,} in all, "
-            f"{self.run_steps_done:,} ({done:.0%}) already done\n"
-            f"parameters  {self.parameters:,}\n"
-            f"arithmetic  {self.flops / 1e6:,.0f} MFLOP per step of all runs\n"
-            f"devices     {self.devices}\n"
-            f"seed batch  {widths}\n"
-            f"memory      {self.memory_bytes / 2**20:,.0f} MiB per device, predicted\n"
-            f"latents     {self.latents_bytes / 2**20:,.0f} MiB on disk, before compression"
-        )
+        done, text = self.run_steps_done / (self.steps * self.runs), resources.size_text
+        tight = self.memory_bytes > self.memory_free
+        full = self.latents_bytes + self.checkpoint_bytes > self.disk_free
+        lines = {
+            "cells": f"{self.cells:,}",
+            "runs": f"{self.runs:,}",
+            "steps": f"{self.steps:,} per run, {self.steps * self.runs:,} in all, "
+            f"{self.run_steps_done:,} ({done:.0%}) already done",
+            "parameters": f"{self.parameters:,}",
+            "arithmetic": f"{self.flops / 1e6:,.0f} MFLOP per step of all runs",
+            "devices": f"{self.devices}",
+            "seed batch": widths,
+            "memory": f"{text(self.memory_bytes)} per device, predicted, {text(self.memory_free)} "
+            f"free{f'  !! may not fit: {demand.LOWER}' if tight else ''}",
+            "latents": f"{text(self.latents_bytes)} on disk, before compression, and "
+            f"{text(self.checkpoint_bytes)} of checkpoints, {text(self.disk_free)} free"
+            f"{f'  !! may not fit: name another --workdir, or {demand.LOWER}' if full else ''}",
+            "minutes": "unknown; --measure times a short chunk" if self.minutes is None else
+            f"{self.minutes:,.1f}, after compiling",
+        }  # fmt: skip
+        return "\n".join(f"{name:<12}{line}" for name, line in lines.items())
 
 
 def plan(
@@ -62,10 +83,9 @@ def plan(
     seed_batch: int | None = None,
     overwrite: bool = False,
     allow_inexact_resume: bool = False,
+    measure: bool = False,
 ) -> Plan:
-    """Counts what `sweep.train` with the same arguments would do, writing nothing.
-
-    Two small programs per network shape are compiled to predict the memory.
+    """Counts what `sweep.train` with the same arguments would do, writing nothing into `workdir`.
 
     Args:
       grid: what would be trained.
@@ -73,15 +93,23 @@ def plan(
       seed_batch: see `sweep.train`.
       overwrite: see `sweep.train`.
       allow_inexact_resume: see `sweep.train`.
+      measure: compile and time a little of every network shape and optimiser: memory is the
+        compiler's, widths and minutes are timed. If not, all is from shapes and from what earlier
+        trainings on this machine took.
 
     Returns:
       The `Plan`, of the whole grid.
 
     Raises:
-      InputError: as `sweep.train`, but for what only writing can show.
+      InputError: as `sweep.train`, but for what only writing can show, and for a lack of memory or
+        disk, which the plan names.
     """
     dataset, workdir = sweep.load_data(grid, seed_batch=seed_batch), store.folder(workdir)
     stored = store.check(workdir, grid, dataset, overwrite=overwrite)
+    reached: list[int | None] = [None] if stored is None else store.last_steps(workdir, stored)
+    parts = (grid,) if stored is None else stored.parts
+    shortage = _shortage(dataset, parts, reached, workdir, seed_batch)
+    measure = measure and shortage is None
     wanted = sweep.resolve(
         stored,
         workdir,
@@ -89,34 +117,62 @@ def plan(
         dataset,
         seed_batch=seed_batch,
         allow_inexact=allow_inexact_resume,
+        timed=measure,
     )
-    reached = [0] if stored is None else [s or 0 for s in store.last_steps(workdir, wanted)]
+    return _planned(wanted, dataset, workdir, reached, measure)._replace(shortage=shortage)
+
+
+def _planned(
+    wanted: Manifest,
+    dataset: Dataset,
+    workdir: pathlib.Path,
+    reached: list[int | None],
+    measure: bool,
+) -> Plan:
     whole, widths = wanted.grid, wanted.conditions["seed_batch"]
-    built = program.build(whole, dataset, seed_batch=widths, arrays=program.outline(whole, dataset))
-    needs = {shape: tuning.measure(whole, shape, dataset) for shape in widths}
-    probes = min(whole.probe_samples, len(dataset.train)) * len(whole.snapshot_epochs)
-    kept = latents.groups(whole, dataset.shape)
-    numbers = sum(2 * group.units * group.vectors * group.grid.runs for group in kept)
+    needs = demand.measure(whole, dataset, widths) if measure else None
+    taken = demand.demanded(whole, dataset, widths, needs=needs)
+    steps, local = sweep.total_steps(whole, dataset), jax.local_device_count()
+    share = local if demand.shares_memory() else 1
+    done = sum((n or 0) * part.runs for n, part in zip(reached, wanted.parts, strict=True))
+    rest, parameters = steps * whole.runs - done, _parameters(whole, dataset)
+    flops = 6.0 * whole.batch_size * parameters
+    if measure:
+        flops = tuning.flops_per_step(whole, dataset) * whole.runs_per_cell
     return Plan(
         cells=len(whole.cells),
         runs=whole.runs,
-        steps=sweep.total_steps(whole, dataset),
-        run_steps_done=sum(
-            done * part.runs for done, part in zip(reached, wanted.parts, strict=True)
-        ),
-        parameters=_parameters(whole, built),
-        flops=tuning.flops_per_step(whole, dataset) * whole.runs_per_cell,
+        steps=steps,
+        run_steps_done=done,
+        parameters=parameters,
         devices=jax.device_count(),
         seed_batch=widths,
-        memory_bytes=tuning.memory_bytes(whole, built, widths, needs),
-        latents_bytes=numbers * probes * np.dtype(np.float32).itemsize,
+        memory_bytes=taken.memory if share == 1 else taken.process // share,
+        memory_free=demand.free_for_training() // share,
+        latents_bytes=demand.latent_bytes(whole, dataset, len(whole.snapshot_epochs)),
+        checkpoint_bytes=taken.checkpoints,
+        disk_free=resources.free_disk(workdir),
+        minutes=demand.minutes(whole, dataset, widths, run_steps=rest),
+        flops=flops,
+        shortage=None,
     )
 
 
-def _parameters(grid: Grid, built: program.Program) -> int:
-    """Returns the trained numbers in all runs of a grid, padding left out."""
-    states = jax.eval_shape(built.init, built.hypers)
-    per_run = [
-        leaf.size // len(leaf) for s in states.values() for leaf in jax.tree.leaves(s.params)
-    ]
+def _parameters(grid: Grid, dataset: Dataset) -> int:
+    """Returns the trained numbers in all runs of a grid."""
+    per_run = (tuning.run_shapes(grid, cell, dataset).parameters for cell in grid.cells)
     return sum(per_run) * grid.runs_per_cell
+
+
+def _shortage(
+    dataset: Dataset,
+    parts: tuple[Grid, ...],
+    reached: list[int | None],
+    workdir: pathlib.Path,
+    seed_batch: int | None,
+) -> InputError | None:
+    try:
+        demand.check(dataset, parts, reached, workdir, seed_batch=seed_batch)
+    except InputError as error:
+        return error
+    return None

@@ -15,6 +15,7 @@ from ppp_jax import (
     architectures,
     certificates,
     data,
+    demand,
     devices,
     interrupts,
     latents,
@@ -26,7 +27,7 @@ from ppp_jax import (
 )
 from ppp_jax.data import Dataset
 from ppp_jax.errors import InputError
-from ppp_jax.grid import ALL, Grid
+from ppp_jax.grid import ALL, Grid, check_feasible
 from ppp_jax.manifest import Manifest
 from ppp_jax.program import Program, States
 from ppp_jax.progress import Progress
@@ -55,6 +56,7 @@ def load_data(grid: Grid, *, seed_batch: int | None = None) -> Dataset:
             grid.batch_size,
             f"is larger than the training set; {grid.data} has {len(dataset.train)} samples",
         )
+    check_feasible(grid, len(dataset.train))
     return dataset
 
 
@@ -118,8 +120,13 @@ def train(
       ['certificates.json', 'checkpoints', 'latents.zarr', 'manifest.json', 'metrics.jsonl']
     """
     dataset, workdir = load_data(grid, seed_batch=seed_batch), store.folder(workdir)
+    if overwrite or manifest.read(workdir) is None:  # before a folder is made
+        demand.check(dataset, (grid,), [None], workdir, seed_batch=seed_batch)
     with store.locked(workdir), _disk_errors(workdir):
         stored = store.check(workdir, grid, dataset, overwrite=overwrite)
+        if stored is not None:
+            reached = store.last_steps(workdir, stored)
+            demand.check(dataset, stored.parts, reached, workdir, seed_batch=seed_batch)
         with _memory_errors(seed_batch):  # widths may be timed
             wanted = resolve(
                 stored,
@@ -169,6 +176,7 @@ def resolve(
     *,
     seed_batch: int | None,
     allow_inexact: bool,
+    timed: bool = True,
 ) -> Manifest:
     """Returns the manifest under which training starts or goes on, widths chosen.
 
@@ -183,7 +191,7 @@ def resolve(
     if seed_batch is None:
         recorded = {} if stored is None else stored.conditions["seed_batch"]
         steps = total_steps(whole, dataset)
-        widths = tuning.seed_batches(whole, dataset, recorded=recorded, steps=steps)
+        widths = tuning.seed_batches(whole, dataset, recorded=recorded, steps=steps, timed=timed)
     else:
         widths = {cell.shape: int(seed_batch) for cell in whole.cells}
     now = manifest.conditions(widths)
@@ -251,8 +259,12 @@ def _train_parts(wanted: Manifest, dataset: Dataset, workdir: pathlib.Path, show
         for index, (grid, done) in enumerate(zip(wanted.parts, reached, strict=True)):
             if done != total:
                 arrays = program.place(grid, dataset) if arrays is None else arrays
-                part = _build_part(wanted, index, dataset, arrays, workdir)
+                part, before = _build_part(wanted, index, dataset, arrays, workdir), bar.seconds
                 _train_part(part, done, bar, stop_requested)
+                if devices.is_main():
+                    demand.remember_rate(grid, dataset, wanted.conditions["seed_batch"],
+                                         seconds=bar.seconds - before,
+                                         steps=total - (done or 0))  # fmt: skip
 
 
 class _Part(NamedTuple):

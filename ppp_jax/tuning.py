@@ -6,7 +6,9 @@ a run, and recorded, because bits depend on them.
 """
 
 import bisect
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -19,11 +21,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ppp_jax import devices, family, manifest, program
-from ppp_jax.data import Dataset
+from ppp_jax import architectures, devices, family, manifest, models, program, training
+from ppp_jax.data import Dataset, Shape
 from ppp_jax.grid import Cell, Grid
-from ppp_jax.program import Program
-from ppp_jax.training import Arrays
+from ppp_jax.training import Arrays, Hyper, RunState
 
 MAX_CPU_WIDTH = 16  # wider is no faster for the smallest networks either
 USUAL_L3_BYTES = 16 * 2**20  # where the system does not say
@@ -32,6 +33,7 @@ ROUNDS = 3
 CLEARLY_FASTER = 0.8  # a timing overrules the cache rule only if it takes less than this share
 WORTH_TIMING = 2e12  # floating-point operations; below, the choice costs more than it saves
 REMEMBERED = "seed_batch.json"
+NUMBER = np.dtype(np.float32).itemsize
 
 
 class Needs(NamedTuple):
@@ -46,8 +48,91 @@ class Needs(NamedTuple):
     look: int
 
 
+class RunShapes(NamedTuple):
+    """What one run of a cell amounts to, from shapes alone.
+
+    Attributes:
+      parameters: trained numbers.
+      state: bytes of its parameters, the optimiser's state and what else a step carries on.
+      seen: bytes that are kept of it at a snapshot.
+      needs: bytes that it takes for a while, a coarse prediction.
+    """
+
+    parameters: int
+    state: int
+    seen: int
+    needs: Needs
+
+
+def run_shapes(grid: Grid, cell: Cell, dataset: Dataset) -> RunShapes:
+    """Returns what one run of a cell amounts to, making no array and compiling nothing.
+
+    Args:
+      grid: what is trained.
+      cell: one of its cells.
+      dataset: what it is trained on.
+    """
+    state = _abstract_state(_alike(cell), dataset.shape)
+    layers = _layer_sizes(cell.architecture, cell.sizes, dataset.shape)
+    probes = min(grid.probe_samples, len(dataset.train))
+    kept = sum(layers[name] for name in (models.BOTTLENECK, *grid.captured(cell)))
+    seen = 2 * NUMBER * probes * kept
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    # The gradient and the update lie beside what they change, and every layer's vectors are kept
+    # for the way back. An observation looks at all samples, a slice at a time, and at the probes.
+    units = sum(layers.values()) + 2 * dataset.shape.features
+    step = 2 * NUMBER * parameters + 3 * NUMBER * grid.batch_size * units
+    samples = max(min(training.SLICE, len(dataset.train)), probes)
+    look = 2 * NUMBER * samples * max(*layers.values(), dataset.shape.features) + seen
+    return RunShapes(parameters, size_bytes(state), seen, Needs(step, look))
+
+
+def _alike(cell: Cell) -> Cell:
+    """Returns a cell of the same sizes, for as few activations and initialisers as there are."""
+    parameter = family.get(cell.activation).parameter
+    same = cell.activation if parameter is not None else "identity"
+    return cell._replace(activation=same, initializer="glorot_normal")
+
+
+@functools.lru_cache(maxsize=4096)
+def _abstract_state(cell: Cell, shape: Shape) -> RunState:
+    run = training.build_run(cell, shape=shape, batch_size=1)
+    whole, real = (jax.ShapeDtypeStruct((), kind) for kind in (np.int32, np.float32))
+    hyper = Hyper(whole, real, real)
+    state: RunState = jax.eval_shape(run.init, jax.eval_shape(run.draw, whole), hyper)
+    return state
+
+
+@functools.lru_cache(maxsize=4096)
+def _layer_sizes(architecture: str, sizes: models.Sizes, shape: Shape) -> dict[str, int]:
+    """Returns the numbers that every named layer has for one sample."""
+    initializer = models.get_initializer("glorot_normal").make
+    model = architectures.build(
+        architecture, shape, sizes, activation=lambda x, *_: x, initializer=initializer
+    )
+    sample = jax.ShapeDtypeStruct((1, shape.features), np.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    seen = jax.eval_shape(model.apply, params, sample)
+    return {name: layer.pre.size for name, layer in seen.layers.items()}
+
+
+def padded_runs(grid: Grid, width: int) -> int:
+    """Returns how many runs of a cell every device trains, in whole batches.
+
+    Args:
+      grid: what is trained.
+      width: the number of runs trained at a time.
+    """
+    return -(-grid.runs_per_cell // (width * jax.device_count())) * width
+
+
 def seed_batches(
-    grid: Grid, dataset: Dataset, *, recorded: Mapping[str, int], steps: int
+    grid: Grid,
+    dataset: Dataset,
+    *,
+    recorded: Mapping[str, int],
+    steps: int,
+    timed: bool = True,
 ) -> dict[str, int]:
     """Chooses for every network shape how many runs a device trains at a time.
 
@@ -56,6 +141,8 @@ def seed_batches(
       dataset: what it is trained on.
       recorded: earlier choices, which are kept.
       steps: gradient steps per run; a short training is not worth timing for.
+      timed: something may be compiled and timed. If not, the choice is an earlier one of this
+        machine, or what follows from shapes.
 
     Returns:
       `Cell.shape` to width. All processes return what the main one chose.
@@ -63,15 +150,16 @@ def seed_batches(
     chosen = dict(recorded)
     for cell in grid.cells:
         if cell.shape not in chosen:
-            chosen[cell.shape] = devices.tell_all(_choose(grid, cell, dataset, steps))
+            chosen[cell.shape] = devices.tell_all(_choose(grid, cell, dataset, steps, timed))
     return {cell.shape: chosen[cell.shape] for cell in grid.cells}
 
 
-def _choose(grid: Grid, cell: Cell, dataset: Dataset, steps: int) -> int:
+def _choose(grid: Grid, cell: Cell, dataset: Dataset, steps: int, timed: bool) -> int:
     if jax.default_backend() == "cpu":
-        return _cpu_width(grid, cell, dataset, steps)
+        return _cpu_width(grid, cell, dataset, steps, timed)
     limit = jax.local_devices()[0].memory_stats()["bytes_limit"]
-    return _memory_width(grid, cell, dataset, limit=int(MEMORY_SHARE * limit))
+    needs = measure(grid, cell.shape, dataset) if timed else run_shapes(grid, cell, dataset).needs
+    return _memory_width(grid, dataset, needs, limit=int(MEMORY_SHARE * limit))
 
 
 def balanced(runs: int, at_most: int) -> int:
@@ -106,15 +194,13 @@ def _l3_bytes() -> int:
     return size if size > 0 else USUAL_L3_BYTES
 
 
-def _cpu_width(grid: Grid, cell: Cell, dataset: Dataset, steps: int) -> int:
+def _cpu_width(grid: Grid, cell: Cell, dataset: Dataset, steps: int, timed: bool) -> int:
     """Returns the cache rule's width, or one that a short timing finds clearly faster."""
     runs = -(-grid.runs_per_cell // jax.device_count())
-    shapes = program.outline(grid, dataset)
-    one = program.build(_alone(grid, cell, [0]), dataset, seed_batch=1, arrays=shapes)
-    states = jax.eval_shape(one.init, one.hypers)[cell.name]
-    # Padding makes it one run per device. The gradient lives beside parameters and their moments.
-    params = size_bytes(states.params) // jax.device_count()
-    bytes_per_run = size_bytes(states) // jax.device_count() + params
+    # The gradient lives beside parameters and their moments.
+    shapes = run_shapes(grid, cell, dataset)
+    params = NUMBER * shapes.parameters
+    bytes_per_run = shapes.state + params
     rule = cache_rule(bytes_per_run, l3_bytes=_l3_bytes(), cores=jax.local_device_count())
     width = balanced(runs, rule)
     others = {balanced(runs, limit) for limit in (max(1, rule // 2), 2 * rule)} - {width}
@@ -124,7 +210,10 @@ def _cpu_width(grid: Grid, cell: Cell, dataset: Dataset, steps: int) -> int:
         return width
     question = [cell, grid.batch_size, dataset.train.shape, runs, manifest.conditions({})]
     key = hashlib.sha256(json.dumps(question).encode()).hexdigest()
-    return _remembered(key) or _remember(key, _fastest(grid, cell, dataset, runs, candidates))
+    known = _remembered(key)
+    if known is not None or not timed:
+        return known or width
+    return _remember(key, _fastest(grid, cell, dataset, runs, candidates))
 
 
 def _fastest(grid: Grid, cell: Cell, dataset: Dataset, runs: int, widths: list[int]) -> int:
@@ -148,8 +237,8 @@ class _Trainer:
 
     def __init__(self, grid: Grid, cell: Cell, dataset: Dataset, width: int, arrays: Arrays):
         mesh = devices.runs_mesh(over=jax.local_devices())
-        alone = _alone(grid, cell, range(width * mesh.size))
-        self.built = program.build(alone, dataset, seed_batch=width, mesh=mesh, arrays=arrays)
+        one = alone(grid, cell, range(width * mesh.size))
+        self.built = program.build(one, dataset, seed_batch=width, mesh=mesh, arrays=arrays)
         self.states = self.built.init(self.built.hypers)
 
     def seconds(self, *, steps: int) -> float:
@@ -171,18 +260,20 @@ def _remembered(key: str) -> int | None:
 def _known(path: pathlib.Path) -> dict[str, int]:
     """Returns what a file remembers: nothing, if it is not there or damaged."""
     try:
-        known: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
-    return known
+    pairs = known.items() if isinstance(known, dict) else ()
+    return {key: width for key, width in pairs if type(width) is int and 0 < width <= MAX_CPU_WIDTH}
 
 
 def _remember(key: str, width: int) -> int:
     path = _memory_file()
     if path is not None:
         partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps({**_known(path), key: width}, indent=1), encoding="utf-8")
-        os.replace(partial, path)
+        with contextlib.suppress(OSError):  # a cache that cannot be written stops nothing
+            partial.write_text(json.dumps({**_known(path), key: width}, indent=1), encoding="utf-8")
+            os.replace(partial, path)
     return width
 
 
@@ -205,56 +296,69 @@ def measure(grid: Grid, shape: str, dataset: Dataset) -> Needs:
     few, more = 2, 4
     temporary = {}
     for width in (few, more):
-        alone, shapes = _alone(grid, cell, range(width)), program.outline(grid, dataset)
-        built = program.build(alone, dataset, seed_batch=width, mesh=mesh, arrays=shapes)
+        one, shapes = alone(grid, cell, range(width)), program.outline(grid, dataset)
+        built = program.build(one, dataset, seed_batch=width, mesh=mesh, arrays=shapes)
         states, number = jax.eval_shape(built.init, built.hypers), np.int32(0)
         chunk = built.chunk.lower(states, built.hypers, built.arrays, number, number)
         observe = built.observe.lower(states, built.arrays, number)
         compiled: list[Any] = [lowered.compile() for lowered in (chunk, observe)]
-        temporary[width] = [one.memory_analysis().temp_size_in_bytes for one in compiled]
+        temporary[width] = [each.memory_analysis().temp_size_in_bytes for each in compiled]
     step, look = ((b - a) // (more - few) for a, b in zip(*temporary.values(), strict=True))
     return Needs(step, look)
 
 
 def memory_bytes(
-    grid: Grid, built: Program, widths: Mapping[str, int], needs: Mapping[str, Needs]
+    grid: Grid, dataset: Dataset, widths: Mapping[str, int], needs: Mapping[str, Needs]
 ) -> int:
-    """Predicts the memory that a program takes of one device, without compiling it.
+    """Predicts the memory that training a grid takes of one device, without compiling it.
 
     Args:
       grid: what is trained.
-      built: its program.
+      dataset: what it is trained on.
       widths: `Cell.shape` to the number of runs trained at a time.
       needs: `Cell.shape` to what a run of it takes.
 
     Returns:
       The larger of what training and observing take, in bytes.
     """
-    states = jax.eval_shape(built.init, built.hypers)
-    seen = jax.eval_shape(built.observe, states, built.arrays, np.int32(0))
-    step = look = 0
+    step = look = kept = shown = 0
     for cell in grid.cells:
         width, need = widths[cell.shape], needs[cell.shape]
-        state = size_bytes(states[cell.name]) // len(built.hypers[cell.name].seed)
-        step = max(step, width * (need.step + state))
-        look = max(look, width * (need.look + state))
-    kept, shown = (size_bytes(tree) // jax.device_count() for tree in (states, seen))
+        shapes, runs = run_shapes(grid, cell, dataset), padded_runs(grid, width)
+        kept, shown = kept + runs * shapes.state, shown + runs * shapes.seen
+        step = max(step, width * (need.step + shapes.state))
+        look = max(look, width * (need.look + shapes.state))
     # The loop over batches stacks new states beside the old ones.
-    return size_bytes(built.arrays) + max(2 * kept + step, kept + shown + look)
+    data = size_bytes(program.outline(grid, dataset))
+    return data + max(2 * kept + step, kept + shown + look)
 
 
-def _memory_width(grid: Grid, cell: Cell, dataset: Dataset, *, limit: int) -> int:
+def _memory_width(grid: Grid, dataset: Dataset, need: Needs, *, limit: int) -> int:
     """Returns the largest width, of equal batches, with which a grid's runs fit into `limit`."""
     shapes = {cell.shape for cell in grid.cells}
-    need = dict.fromkeys(shapes, measure(grid, cell.shape, dataset))
-    shapes_only = program.outline(grid, dataset)
-    built = program.build(grid, dataset, seed_batch=1, arrays=shapes_only)
     runs = -(-grid.runs_per_cell // jax.device_count())
 
     def size(width: int) -> int:
-        return memory_bytes(grid, built, dict.fromkeys(shapes, width), need)
+        widths, needs = dict.fromkeys(shapes, width), dict.fromkeys(shapes, need)
+        return memory_bytes(grid, dataset, widths, needs)
 
     return balanced(runs, max(1, bisect.bisect_right(range(1, runs + 1), limit, key=size)))
+
+
+def seconds_per_step(grid: Grid, cell: Cell, dataset: Dataset, width: int) -> float:
+    """Times a short chunk of one batch of a cell on every device of this process.
+
+    Args:
+      grid: what would be trained.
+      cell: one of its cells.
+      dataset: what it would be trained on.
+      width: the number of runs trained at a time.
+    """
+    arrays = program.place(grid, dataset, mesh=devices.runs_mesh(over=jax.local_devices()))
+    trainer = _Trainer(grid, cell, dataset, width, arrays)
+    trainer.seconds(steps=10)  # compiles
+    steps = max(10, int(0.5 / trainer.seconds(steps=10)))
+    return trainer.seconds(steps=steps) / steps
 
 
 def flops_per_step(grid: Grid, dataset: Dataset) -> float:
@@ -274,8 +378,14 @@ def size_bytes(tree: object) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _alone(grid: Grid, cell: Cell, seeds: Any) -> Grid:
-    """Returns the grid of one cell at its first learning rate and dose."""
+def alone(grid: Grid, cell: Cell, seeds: Any) -> Grid:
+    """Returns the grid of one cell at its first learning rate and dose.
+
+    Args:
+      grid: the whole.
+      cell: one of its cells.
+      seeds: of the runs.
+    """
     axes: dict[str, Any] = {f"{axis}s": [value] for axis, value in cell._asdict().items()}
     first: dict[str, Any] = {"learning_rates": grid.learning_rates[:1], "doses": grid.doses[:1]}
     return dataclasses.replace(grid, **axes, **first, seeds=seeds)

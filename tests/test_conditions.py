@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from ppp_jax import manifest, plan, store, sweep, tuning
+from ppp_jax import manifest, plan, store, sweep
 from ppp_jax.analysis import load
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
@@ -240,7 +240,6 @@ def test_a_finished_folder_is_not_refused(finished, monkeypatch):
         change(monkeypatch)
     train(finished, seed_batch=1)
     assert content(finished) == before
-    monkeypatch.setattr(tuning, "measure", lambda *_: tuning.Needs(step=1, look=1))
     planned = plan.plan(GRID, finished, seed_batch=1)
     assert planned.run_steps_done == planned.steps * planned.runs
     assert planned.seed_batch == {SHAPE: WIDTH}

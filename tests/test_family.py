@@ -141,8 +141,8 @@ def test_symmetries_of_a_simplex_are_all_permutations():
 
 
 BAD = {
-    "block_tanh:0": "needs a whole number of at least 1 after the colon",
-    "block_tanh": "needs a whole number of at least 1 after the colon",
+    "block_tanh:0": "needs a whole number from 1 to 16,777,216 after the colon",
+    "block_tanh": "needs a whole number from 1 to 16,777,216 after the colon",
     "pnorm_tanh:0.5": "needs a number from 1 to 100 after the colon",
     "dose_tanh:1.5": "needs a number from 0 to 1 after the colon",
     "intrinsic_tanh:x": "needs a number from 1e-06 to 1e+06 after the colon",
@@ -150,9 +150,34 @@ BAD = {
     "dose_softplus:0.5": "unknown",
     "tanh@": "needs a basis after @",
     "tanh@simplx": "needs a basis after @",
-    "tanh@thomson:1": "needs a whole number of at least 3 after the colon",
+    "tanh@thomson:1": "needs a whole number from 3 to 4,096 after the colon",
     "isotropic_tanh@simplex": "only elementwise activations go over more vectors than axes",
     "blok_tanh:4": "unknown",
+    # Numbers beyond sense, in other alphabets, with underscores, or none:
+    "block_tanh:1e9": "needs a whole number",
+    "block_tanh:99999999999999999999": "needs a whole number",
+    "block_tanh:1_0": "needs a whole number",
+    "block_tanh:٣": "needs a whole number",
+    "block_tanh: 4": "needs a whole number",
+    "pnorm_tanh:1e400": "needs a number from 1 to 100",
+    "pnorm_tanh:nan": "needs a number from 1 to 100",
+    "intrinsic_tanh:inf": "needs a number",
+    "intrinsic_tanh:-1": "needs a number",
+    "dose_tanh:nan": "needs a number from 0 to 1",
+    "dose_tanh:": "needs a number from 0 to 1",
+    "dose_tanh:0_1": "needs a number from 0 to 1",
+    "tanh@thomson:99999999999999999999": "needs a whole number from 3 to 4,096",
+    "tanh@thomson:9999999": "needs a whole number from 3 to 4,096",
+    "tanh@thomson:5:99999999999999999999": "needs a whole number from 0",
+    "tanh@haar:99999999999999999999": "needs a whole number from 0",
+    "tanh@haar:-1": "needs a basis after @",
+    "tanh@haar:٣": "needs a basis after @",
+    "tanh@@": "needs a basis after @",
+    "tanh@standard:9": "needs a basis after @",
+    "tanh@rotated@rotated": "needs a basis after @",
+    "": "unknown",
+    "a" * 100_000: "unknown",
+    "tanh\n": "unknown",
 }
 
 
@@ -162,6 +187,20 @@ def test_bad_name_is_one_line(name):
         get(name)
     assert str(caught.value).startswith("activations=")
     assert BAD[name] in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("name", [5, None, ["tanh"], b"tanh", {"a": 1}, float("nan")])
+def test_what_is_no_name_is_one_line(name):
+    with pytest.raises(InputError, match=r"activations=.* must be a name"):
+        get(name)
+
+
+def test_a_basis_too_large_to_be_computed_is_refused_before_anything():
+    with pytest.raises(InputError, match="latent_widths=100000: must be at most 4096 for tanh@"):
+        Grid(activations=["tanh@rotated"], latent_widths=[100_000])
+    assert Grid(activations=["tanh@standard"], latent_widths=[100_000])
 
 
 def test_a_width_that_blocks_do_not_divide_is_refused_before_anything():

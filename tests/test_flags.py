@@ -27,8 +27,36 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
     done = ablation("--dry_run", "--seeds=0:4,10,20:24:2", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     assert re.search(r"cells +12\nruns +84\nsteps +5,900 per run", done.stdout)
-    assert re.search(r"memory +\d+ MiB per device, predicted", done.stdout)
+    assert re.search(r"memory +[\d.]+ MiB per device, predicted, [\d.,]+ .iB free", done.stdout)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "text"),
+    [
+        ("--seeds=16", "seeds: 1 (number 16); 16 of them are 0:16\n"),
+        ("--snapshots=8", "snapshots: 3 (after epochs 0, 8, 100); after each of the first 8 they "
+                          "are 0:9\n"),
+        ("--seeds=0", ""),
+        ("--seeds=3,4", ""),
+    ],
+)  # fmt: skip
+def test_a_single_number_where_a_range_may_have_been_meant(flag, text, tmp_path, capsys):
+    status, stdout, stderr = here(capsys, "--dry_run", f"--workdir={tmp_path / 'run'}", flag)
+    assert not status
+    assert stderr == text
+    assert stdout.startswith("cells ")
+
+
+def test_a_dry_run_of_what_cannot_fit_says_so_and_exits_1(tmp_path, capsys):
+    status, stdout, stderr = here(
+        capsys, "--dry_run", f"--workdir={tmp_path / 'run'}", "--widths=16000000"
+    )
+    assert status == 1
+    assert "!! may not fit" in stdout
+    assert stderr.startswith("error: --")
+    assert "memory does not suffice" in stderr
+    assert stderr.count("\n") == 1
 
 
 def test_help_explains_every_flag():
@@ -65,7 +93,6 @@ SETTINGS = {
     "--data=digit: unknown; did you mean digits": ["--data=digit"],
     "--widths=0: must be a whole number, at least 1": ["--widths=0"],
     "--epochs=-3: must be a whole number, at least 1": ["--epochs=-3"],
-    "--activations=: is empty": ["--activations="],
     "--batch_size=5000: is larger than the training set": ["--batch_size=5000"],
     "--epsilon=1.5: must lie in [0, 1]": ["--epsilon=1.5"],
     "--data=none.npz: no such file": ["--data=none.npz"],
@@ -75,6 +102,12 @@ SETTINGS = {
     "--workdir=/proc/run: cannot be written": ["--workdir=/proc/run"],
 }
 SYNTAX = {
+    "--activations=: is empty; an unset shell variable? Give it": ["--activations="],
+    "--workdir=: is empty; an unset shell variable? Give it": ["--workdir="],
+    "--learning_rates= : is empty": ["--learning_rates= "],
+    "--coordinator=: is empty": ["--coordinator="],
+    "--compilation_cache=: is empty": ["--compilation_cache", ""],
+    "--epochs=3: is given twice, as 2 before": ["--epochs=2", "--epochs=3"],
     "the range '5:5' is empty": ["--seeds=5:5"],
     "has 100,000,000 values": ["--seeds=0:100000000"],
     "'0:' is not a whole number or a range": ["--seeds=0:"],
@@ -132,7 +165,9 @@ def test_end_to_end_on_local_data(tmp_path, capsys):
     assert page.exists()
     assert (tmp_path / "run" / "metrics.jsonl").stat().st_mtime_ns == trained
     assert not re.search(r"^[IW]\d{4} |orbax", first.stderr, re.M)  # libraries keep quiet
-    status, _, stderr = here(capsys, *flags, "--epochs=1")
+    status, _, stderr = here(
+        capsys, *(flag for flag in flags if "epochs" not in flag), "--epochs=1"
+    )
     assert status == 1
     assert "epochs 2 there, 1 now" in stderr
     assert stderr.count("\n") == 1

@@ -1,11 +1,14 @@
 import dataclasses
+import itertools
 import json
+import pathlib
 
 import numpy as np
 import pytest
 
+from ppp_jax import extension
 from ppp_jax.errors import InputError
-from ppp_jax.grid import Grid
+from ppp_jax.grid import Grid, check_feasible
 
 
 def test_cells_are_the_full_product_with_unique_names():
@@ -79,9 +82,98 @@ BAD = {
     "seeds=-1: must be": {"seeds": [-1]},
     "seeds=2147483648: must be": {"seeds": [2**31]},
     "snapshots=101: must be a whole number, from 0 to 100": {"snapshots": [101]},
-    "learning_rates=0: must be a positive": {"learning_rates": [0]},
+    "learning_rates=0.0: must be a positive": {"learning_rates": [0]},
     "learning_rates=nan: must be a positive": {"learning_rates": [float("nan")]},
+    "learning_rates=inf: must be a positive": {"learning_rates": [10**400]},
+    # Numbers that single precision, in which is trained, takes for infinite or for zero:
+    "learning_rates=1e+300: must be a positive": {"learning_rates": [1e300]},
+    "learning_rates=1e-300: must be a positive": {"learning_rates": [1e-300]},
+    "learning_rates=0.1: must be a positive": {"learning_rates": ["0.1"]},
+    "activations=5: must be a name": {"activations": [5]},
+    "activations=None: must be a sequence": {"activations": None},
+    "activations=b'tanh': must be a sequence": {"activations": b"tanh"},
+    "activations={'tanh': 1}: must be a sequence": {"activations": {"tanh": 1}},
+    "activations={'tanh'}: has no order": {"activations": {"tanh"}},
+    "activations=['tanh']: must be a name": {"activations": [["tanh"]]},
+    "architectures=None: must be a name": {"architectures": [None]},
+    "capture=3: must be a name": {"capture": [3]},
+    "optimizers=sgd: appears twice": {"optimizers": ["sgd", "sgd"]},
+    "doses=0.0: appears twice": {"activations": ["dose_tanh"], "doses": [0.0, -0.0]},
+    "seeds=True: must be a whole number": {"seeds": [True]},
+    "seeds=[0, 1]: must be a whole number": {"seeds": [[0, 1], [2, 3]]},
+    "seeds=[0 1]: must be a whole number": {"seeds": np.arange(4).reshape(2, 2)},
+    "seeds=3: must be a sequence": {"seeds": np.array(3)},
+    "seeds=1.0: must be a whole number": {"seeds": np.array([1.0])},
+    "seeds=0, …: has more than 100,000 values": {"seeds": itertools.count()},
+    "widths=99999999999999999999: must be a whole number, from 1 to 16777216": {
+        "widths": [99999999999999999999]
+    },
+    "depths=10000000: must be a whole number, from 1 to 256": {"depths": [10_000_000]},
+    "epochs=99999999999999999999: must be": {"epochs": 99999999999999999999},
+    "epochs=10.0: must be a whole number": {"epochs": 10.0},
+    "batch_size=[24]: must be a whole number": {"batch_size": [24]},
+    "probe_samples=10000000000: must be": {"probe_samples": 10**10},
+    "data=None: must be the name": {"data": None},
+    "data=b'digits': must be the name": {"data": b"digits"},
+    "data=['digits']: must be the name": {"data": ["digits"]},
+    "data=: is empty": {"data": ""},
 }
+
+
+def test_a_path_iterators_and_scalars_of_numpy_are_taken_and_kept_plain():
+    grid = Grid(
+        data=pathlib.Path("mine.npz"),
+        activations=(name for name in ["tanh"]),
+        seeds=iter([np.int64(3)]),
+        epochs=np.int32(4),
+        learning_rates=[np.float32(0.5), 1],
+        capture=np.array(["encoder_0"]),
+    )
+    plain = Grid(data="mine.npz", activations=["tanh"], seeds=[3], epochs=4,
+                 learning_rates=[0.5, 1.0], capture=["encoder_0"])  # fmt: skip
+    assert grid == plain
+    assert json.loads(json.dumps(grid.to_json())) == plain.to_json()
+
+
+class Counted(int):
+    """A whole number that counts how often one is compared with another, or hashed."""
+
+    looked = 0
+
+    def __eq__(self, other):
+        Counted.looked += 1
+        return int(self) == int(other)
+
+    def __hash__(self):
+        Counted.looked += 1
+        return int.__hash__(self)
+
+    def __index__(self):
+        return self
+
+
+def test_long_axes_are_checked_and_looked_up_without_comparing_all_with_all(monkeypatch):
+    """Operations are counted, not seconds: 20,000² would be 400 million."""
+    count = 20_000
+    monkeypatch.setattr("ppp_jax.grid.operator.index", lambda value: value)
+    seeds = [Counted(i) for i in range(count)]
+    larger = Grid(seeds=[*seeds, Counted(count)], snapshots=range(101))
+    smaller = Grid(seeds=seeds, snapshots=range(101))
+    with pytest.raises(InputError, match="seeds=7: appears twice"):
+        Grid(seeds=[*seeds, Counted(7)])
+    assert not extension.obstacles(smaller, larger)
+    (missing,) = extension.extend(smaller, larger).missing
+    assert missing.seeds == (count,)
+    assert extension.run_places(larger, smaller)[-1] == list(range(count))
+    assert 0 < Counted.looked < 50 * count
+
+
+def test_a_grid_that_no_program_can_be_made_of_is_refused():
+    check_feasible(Grid(epochs=100), 1438)
+    with pytest.raises(InputError, match=r"widths=1, … \(20,000 values\): makes 20,000 cells"):
+        check_feasible(Grid(widths=range(1, 20_001)), 1438)
+    with pytest.raises(InputError, match=r"epochs=1000000000: is 59,000,000,000 steps per run"):
+        check_feasible(Grid(epochs=10**9), 1438)
 
 
 @pytest.mark.parametrize("text", sorted(BAD))

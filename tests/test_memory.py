@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from ppp_jax import data, devices, program, store, sweep, tuning
+from ppp_jax import data, demand, devices, program, store, sweep, tuning
 from ppp_jax.analysis import load
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
@@ -19,7 +19,19 @@ XLA = jax.errors.JaxRuntimeError
 
 
 def test_a_grid_larger_than_the_address_space(tmp_path):
-    """Really asked for: 172 TB of weights."""
+    """Asked for: 172 TB of weights. Refused from shapes, before anything is computed or written."""
+    grid = Grid(**AXES | {"widths": [2**24], "seeds": range(20_000), "epochs": 1})
+    with pytest.raises(InputError, match=r"memory does not suffice: .* TiB, .* free") as caught:
+        sweep.train(grid, tmp_path / "run", seed_batch=2, progress=False)
+    assert caught.value.field == "seeds"
+    assert all(flag in str(caught.value) for flag in ("--seeds", "--widths", "--seed_batch"))
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_a_network_larger_than_the_address_space(tmp_path, monkeypatch):
+    """What only the allocator can say is still one line."""
+    monkeypatch.setattr(demand, "check", lambda *_, **__: None)
     grid = Grid(**AXES | {"widths": [2**24], "seeds": range(20_000), "epochs": 1})
     with pytest.raises(InputError, match=r"not suffice.*Out of memory alloc") as caught:
         sweep.train(grid, tmp_path, seed_batch=2, progress=False)
