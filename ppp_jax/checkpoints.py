@@ -5,7 +5,8 @@ import json
 import logging
 import pathlib
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -108,7 +109,9 @@ def _read(folder: pathlib.Path, size: int) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps what libraries log about damaged files from the user, who is told in one line."""
+    """Keeps what libraries say of damaged files from the user, who is told in one line."""
+    if not isinstance(sys.unraisablehook, _WithoutLateReads):
+        sys.unraisablehook = _WithoutLateReads(sys.unraisablehook)
     logger = logging.getLogger("absl")
     before = logger.disabled
     logger.disabled = True
@@ -116,3 +119,17 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.disabled = before
+
+
+class _WithoutLateReads:
+    """Says nothing of reads that end after the one that found the damage has ended them all.
+
+    They may end at any time later, and Python would print a traceback of each.
+    """
+
+    def __init__(self, otherwise: Callable[[Any], Any]):
+        self.otherwise = otherwise
+
+    def __call__(self, unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self.otherwise(unraisable)

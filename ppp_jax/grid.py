@@ -192,7 +192,11 @@ class Grid:
           InputError: it is of no grid.
         """
         names = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(config, Mapping) or config.keys() != names:
+        if (
+            not isinstance(config, Mapping)
+            or config.keys() != names
+            or (not isinstance(config["data"], str))
+        ):
             raise InputError("config", config, "does not have the entries of a grid")
         try:
             rates = config["learning_rates"]

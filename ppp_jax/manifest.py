@@ -180,7 +180,7 @@ def read(workdir: pathlib.Path) -> Manifest | None:
         raise _damaged(workdir, "it is not what was written, its digest says")
     try:
         return _parsed(entries)
-    except _Violation as violation:
+    except _ViolationError as violation:
         raise _damaged(workdir, str(violation)) from None
 
 
@@ -190,11 +190,11 @@ def _damaged(workdir: pathlib.Path, what: str) -> InputError:
         "workdir",
         workdir,
         f"its {MANIFEST} is damaged ({told}); put it back from a copy: the attribute `manifest` of "
-        "latents.zarr/.zattrs holds one; or choose another folder",
+        "latents.zarr holds one; or choose another folder",
     )
 
 
-class _Violation(ValueError):
+class _ViolationError(ValueError):
     """An entry that no run writes."""
 
 
@@ -223,7 +223,7 @@ def _parsed(entries: dict[str, Any]) -> Manifest:
 
 def _require(holds: Any, otherwise: str) -> None:
     if not holds:
-        raise _Violation(otherwise)
+        raise _ViolationError(otherwise)
 
 
 def _difference(there: Any, known: set[str]) -> str:
@@ -281,7 +281,7 @@ def _grid(config: Any, name: str) -> Grid:
     try:
         grid = Grid.from_json(config)
     except InputError as error:
-        raise _Violation(f"{name}: {error}") from None
+        raise _ViolationError(f"{name}: {error}") from None
     there = json.loads(json.dumps(grid.to_json()))
     wrong = [key for key in there if config[key] != there[key]]
     _require(not wrong, f"{name}: {', '.join(wrong)} is not as a run writes it")

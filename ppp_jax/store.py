@@ -249,9 +249,8 @@ def prepare(
         _write_atomically(workdir / MANIFEST, text)
     latents.fit(workdir / LATENTS, wanted.grid, dataset, text)
     lines, path = found.mended(cells, steps), workdir / METRICS
-    if path.exists() and (path.stat().st_size != len(lines) or path.read_bytes() != lines):
-        _write_atomically(path, lines.decode())
-    elif lines and not path.exists():
+    before = path.stat().st_size if path.exists() else 0
+    if before != len(lines) or (lines and path.read_bytes() != lines):
         _write_atomically(path, lines.decode())
 
 
