@@ -1,13 +1,17 @@
 """What is certified of everything in a grid that might prefer a basis (METHOD §6–7)."""
 
 import functools
+import importlib.metadata
 from typing import Any
 
 import jax
 
-from ppp_jax import confounds, family, models, optimizers, symmetry
+from ppp_jax import __version__, confounds, family, models, optimizers, symmetry
+from ppp_jax.fingerprints import fingerprints
 from ppp_jax.grid import Grid
+from ppp_jax.integrity import digest
 
+KINDS = ("activations", "optimizers", "initializers")
 USUAL_UNITS, MOST_UNITS = 8, 16  # the Lie algebra is a null space in units² unknowns
 
 
@@ -32,6 +36,25 @@ def certify_grid(grid: Grid) -> dict[str, Any]:
         "optimizers": {name: certify_optimizer(name) for name in grid.optimizers},
         "initializers": {name: certify_initializer(name) for name in grid.initializers},
     }
+
+
+def subject(grid: Grid) -> str:
+    """Returns a digest of what `certify_grid` certifies, and by what.
+
+    Args:
+      grid: what is trained.
+    """
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy")}
+    units = {name: _units(name, min(grid.latent_widths)) for name in grid.activations}
+    found = fingerprints(grid)
+    claims = [
+        [name, family.get(name).group] for name in grid.activations
+    ] + [
+        [name, optimizers.get(name).respects_rotations] for name in grid.optimizers
+    ] + [
+        [name, models.get_initializer(name).respects_rotations] for name in grid.initializers
+    ]  # fmt: skip
+    return digest([__version__, versions, units, {kind: found[kind] for kind in KINDS}, claims])
 
 
 def _units(name: str, width: int) -> int:

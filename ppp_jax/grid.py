@@ -196,11 +196,27 @@ class Grid:
 
     @classmethod
     def from_json(cls, config: Mapping[str, Any]) -> "Grid":
-        """Returns the grid whose `to_json` is `config`."""
-        rates = config["learning_rates"]
-        default = all([optimizers.get(o).default_learning_rate] == rates[o] for o in rates)
-        listed = () if default else next(iter(rates.values()))
-        return cls(**{**config, "learning_rates": listed})
+        """Returns the grid whose `to_json` is `config`.
+
+        Raises:
+          InputError: it is of no grid.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        if (
+            not isinstance(config, Mapping)
+            or config.keys() != names
+            or (not isinstance(config["data"], str))
+        ):
+            raise InputError("config", config, "does not have the entries of a grid")
+        try:
+            rates = config["learning_rates"]
+            default = all([optimizers.get(o).default_learning_rate] == rates[o] for o in rates)
+            listed = () if default else next(iter(rates.values()))
+            return cls(**{**config, "learning_rates": listed})
+        except InputError:
+            raise
+        except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+            raise InputError("config", config, f"is of no grid ({error})") from None
 
 
 _SINGLE = np.finfo(np.float32)

@@ -10,21 +10,26 @@ import json
 import os
 import pathlib
 import platform
+import re
 import subprocess
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from ppp_jax import __version__
 from ppp_jax.data import Dataset
-from ppp_jax.errors import InputError
-from ppp_jax.extension import extend, obstacles
+from ppp_jax.errors import InputError, printable, shortened
+from ppp_jax.extension import AXES, FIXED, extend, obstacles
+from ppp_jax.fingerprints import KINDS, Fingerprints, fingerprints
 from ppp_jax.grid import Grid
+from ppp_jax.integrity import is_intact, sealed
 
 MANIFEST = "manifest.json"
-SCHEMA = 3
+SCHEMA = 4
+LARGEST = 2**26  # characters
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "xarray", "zarr")
-_ENTRIES = {"config", "parts", "data", "conditions"}
 
 
 class Manifest(NamedTuple):
@@ -35,6 +40,7 @@ class Manifest(NamedTuple):
       parts: disjoint grids that together are `grid`, each trained by its own program.
       dataset_sha256: of the data.
       conditions: what bits depend on, beside the grid: see `conditions`.
+      fingerprints: of the functions behind the grid's names: see `ppp_jax.fingerprints`.
       record: the file's other entries, which are for readers.
     """
 
@@ -42,7 +48,14 @@ class Manifest(NamedTuple):
     parts: tuple[Grid, ...]
     dataset_sha256: str
     conditions: dict[str, Any]
+    fingerprints: Fingerprints
     record: dict[str, Any]
+
+    @property
+    def steps(self) -> int:
+        """Gradient steps of every run."""
+        samples: int = self.record["data"]["train"][0]
+        return self.grid.epochs * (samples // self.grid.batch_size)
 
     def to_text(self) -> str:
         """The file's content."""
@@ -52,8 +65,9 @@ class Manifest(NamedTuple):
             "config": self.grid.to_json(),
             "parts": [part.to_json() for part in self.parts],
             "conditions": self.conditions,
+            "fingerprints": self.fingerprints,
         }
-        return json.dumps(entries, indent=2) + "\n"
+        return json.dumps(sealed(entries), indent=2) + "\n"
 
 
 def conditions(seed_batch: dict[str, int]) -> dict[str, Any]:
@@ -68,7 +82,7 @@ def conditions(seed_batch: dict[str, int]) -> dict[str, Any]:
     values = {
         "platform": device.platform,
         "device": _cpu_model() if device.platform == "cpu" else device.device_kind,
-        **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
+        **{name: importlib.metadata.version(name) for name in _VERSIONS},
         "ppp_jax": __version__,
         "XLA_FLAGS": " ".join(
             flag
@@ -86,6 +100,11 @@ def conditions(seed_batch: dict[str, int]) -> dict[str, Any]:
 
 
 _RANDOMNESS = ("default_prng_impl", "threefry_partitionable", "random_seed_offset")
+_VERSIONS = ("jax", "jaxlib", "flax", "optax")
+# What the texts behind fingerprints depend on, beside the functions.
+_OF_FINGERPRINTS = (*_VERSIONS, "x64", "matmul_precision", *_RANDOMNESS)
+_TEXTS = ("platform", "device", *_VERSIONS, "ppp_jax", "XLA_FLAGS", "matmul_precision",
+          *_RANDOMNESS)  # fmt: skip
 _FLAGS_WITHOUT_EFFECT = ("--xla_force_host_platform_device_count", "--xla_dump")
 _HAS_AFFINITY = hasattr(os, "sched_getaffinity")  # not on macOS
 
@@ -118,7 +137,7 @@ def create(grid: Grid, dataset: Dataset, conditions: dict[str, Any]) -> Manifest
         },
         "inexact_resumes": [],
     }
-    return Manifest(grid, (grid,), dataset.sha256, conditions, record)
+    return Manifest(grid, (grid,), dataset.sha256, conditions, fingerprints(grid), record)
 
 
 def _git_commit() -> str | None:
@@ -136,30 +155,192 @@ def read(workdir: pathlib.Path) -> Manifest | None:
     """Returns the manifest of a run folder, or None if there is none.
 
     Raises:
-      InputError: the file cannot be read, is not a manifest, or is of another schema.
+      InputError: the file cannot be read, is of another schema, was changed since it was written,
+        or holds what no run writes.
     """
     try:
-        entries: Any = json.loads((workdir / MANIFEST).read_text(encoding="utf-8"))
+        with (workdir / MANIFEST).open(encoding="utf-8") as file:
+            text = file.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise _damaged(workdir, f"it is longer than {LARGEST} characters")
+        entries: Any = json.loads(text)
     except FileNotFoundError:
         return None
     except OSError as error:
         problem = f"cannot be read ({error.strerror}); choose another folder"
         raise InputError("workdir", workdir, problem) from None
-    except ValueError as error:
-        raise InputError("workdir", workdir, f"its {MANIFEST} is damaged ({error})") from None
-    if not isinstance(entries, dict) or entries.pop("schema", None) != SCHEMA:
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise _damaged(workdir, str(error)) from None
+    if not isinstance(entries, dict) or entries.get("schema") != SCHEMA:
         problem = f"its {MANIFEST} is not of schema {SCHEMA}, which this version reads"
         raise InputError("workdir", workdir, f"{problem}; choose another folder")
-    if not entries.keys() >= _ENTRIES:
-        raise InputError("workdir", workdir, f"its {MANIFEST} is damaged (entries are missing)")
-    config, parts, conditions = (entries.pop(key) for key in ("config", "parts", "conditions"))
-    return Manifest(
-        grid=Grid.from_json(config),
-        parts=tuple(Grid.from_json(part) for part in parts),
-        dataset_sha256=entries["data"]["sha256"],
-        conditions=conditions,
-        record=entries,
+    if not is_intact(entries):
+        raise _damaged(workdir, "it is not what was written, its digest says")
+    try:
+        return _parsed(entries)
+    except _ViolationError as violation:
+        raise _damaged(workdir, str(violation)) from None
+
+
+def _damaged(workdir: pathlib.Path, what: str) -> InputError:
+    told = shortened(printable(what))
+    return InputError(
+        "workdir",
+        workdir,
+        f"its {MANIFEST} is damaged ({told}); put it back from a copy: the attribute `manifest` of "
+        "latents.zarr holds one; or choose another folder",
     )
+
+
+class _ViolationError(ValueError):
+    """An entry that no run writes."""
+
+
+def _parsed(entries: dict[str, Any]) -> Manifest:
+    """Returns what a file's entries say, all of them looked at."""
+    known = {*_RECORD, "schema", "config", "parts", "conditions", "fingerprints", "sha256"}
+    _require(entries.keys() == known, _difference(entries.keys(), known))
+    for name, is_right in _RECORD.items():
+        _require(is_right(entries[name]), f"{name} is {entries[name]!r}")
+    grid = _grid(entries["config"], "config")
+    _require(_is_list(entries["parts"], lambda _: True) and entries["parts"], "parts is empty")
+    parts = tuple(_grid(part, f"parts[{i}]") for i, part in enumerate(entries["parts"]))
+    _check_parts(grid, parts)
+    _check_data(entries["data"], grid)
+    _check_conditions(entries["conditions"], grid)
+    _check_fingerprints(entries["fingerprints"], grid)
+    return Manifest(
+        grid=grid,
+        parts=parts,
+        dataset_sha256=entries["data"]["sha256"],
+        conditions=entries["conditions"],
+        fingerprints=entries["fingerprints"],
+        record={name: entries[name] for name in _RECORD},
+    )
+
+
+def _require(holds: Any, otherwise: str) -> None:
+    if not holds:
+        raise _ViolationError(otherwise)
+
+
+def _difference(there: Any, known: set[str]) -> str:
+    lacking, unknown = sorted(known - set(there)), sorted(set(there) - known)
+    return "; ".join(
+        f"{what} {', '.join(names)}"
+        for what, names in (("lacks", lacking), ("has an unknown", unknown))
+        if names
+    )
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_list(value: Any, is_right: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and all(map(is_right, value))
+
+
+def _is_dict(value: Any, is_right: Callable[[Any], bool]) -> bool:
+    return isinstance(value, dict) and all(map(is_right, value.values()))
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
+
+
+def _is_resume(value: Any) -> bool:
+    if not isinstance(value, dict) or value.keys() != {"time", "changed"}:
+        return False
+    return _is_text(value["time"]) and _is_dict(
+        value["changed"], lambda pair: isinstance(pair, list) and len(pair) == 2
+    )
+
+
+_RECORD: dict[str, Callable[[Any], bool]] = {
+    "created": _is_text,
+    "ppp_jax": _is_text,
+    "git_commit": lambda value: value is None or _is_text(value),
+    "python": _is_text,
+    "packages": lambda value: _is_dict(value, _is_text),
+    "devices": lambda value: _is_list(value, _is_text),
+    "processes": _is_count,
+    "data": lambda value: isinstance(value, dict),
+    "inexact_resumes": lambda value: _is_list(value, _is_resume),
+}
+
+
+def _grid(config: Any, name: str) -> Grid:
+    """Returns a grid that is written exactly so."""
+    try:
+        grid = Grid.from_json(config)
+    except InputError as error:
+        raise _ViolationError(f"{name}: {error}") from None
+    there = json.loads(json.dumps(grid.to_json()))
+    wrong = [key for key in there if config[key] != there[key]]
+    _require(not wrong, f"{name}: {', '.join(wrong)} is not as a run writes it")
+    return grid
+
+
+def _check_parts(grid: Grid, parts: tuple[Grid, ...]) -> None:
+    """Parts are trained alike, and together are the configuration, every run once."""
+    axes = {axis: getattr(grid, axis) or (None,) for axis in AXES}
+    seen = np.zeros([len(values) for values in axes.values()], bool)
+    for i, part in enumerate(parts):
+        for name in (*FIXED, "epochs", "snapshot_epochs"):
+            alike = getattr(part, name) == getattr(grid, name)
+            _require(alike, f"parts[{i}]: {name} is not that of config")
+        places = []
+        for axis, values in axes.items():
+            own = getattr(part, axis) or (None,)
+            _require(set(own) <= set(values), f"parts[{i}]: {axis} has what config has not")
+            places.append([values.index(value) for value in own])
+        here = np.ix_(*places)
+        _require(not seen[here].any(), f"parts[{i}] has runs of an earlier part")
+        seen[here] = True
+    _require(seen.all(), "parts are not all of config")
+
+
+def _check_data(data: dict[str, Any], grid: Grid) -> None:
+    known = {"name", "sha256", "train", "validation", "test"}
+    _require(data.keys() == known, f"data {_difference(data.keys(), known)}")
+    _require(data["name"] == grid.data, "data: name is not that of config")
+    _require(_is_digest(data["sha256"]), "data: sha256 is no digest")
+    for name in ("train", "validation", "test"):
+        shape = data[name]
+        right = _is_list(shape, lambda n: type(n) is int and n >= 0) and len(shape) == 2
+        _require(right, f"data: {name} is no shape")
+    _require(data["train"][0] >= grid.batch_size, "data: train is smaller than a batch")
+
+
+def _check_conditions(conditions: Any, grid: Grid) -> None:
+    _require(isinstance(conditions, dict), "conditions is no object")
+    known = {*_TEXTS, "x64", "seed_batch"}
+    there = conditions.keys() - {"cpu_threads"}
+    _require(there == known, f"conditions {_difference(there, known)}")
+    for name in _TEXTS:
+        _require(_is_text(conditions[name]), f"conditions: {name} is no text")
+    _require(isinstance(conditions["x64"], bool), "conditions: x64 is no truth value")
+    _require(_is_count(conditions.get("cpu_threads", 1)), "conditions: cpu_threads is no count")
+    widths, shapes = conditions["seed_batch"], {cell.shape for cell in grid.cells}
+    _require(_is_dict(widths, _is_count), "conditions: seed_batch is not of counts")
+    _require(widths.keys() == shapes, f"seed_batch {_difference(widths.keys(), shapes)}")
+
+
+def _check_fingerprints(found: Any, grid: Grid) -> None:
+    _require(isinstance(found, dict), "fingerprints is no object")
+    _require(found.keys() == set(KINDS), f"fingerprints {_difference(found.keys(), set(KINDS))}")
+    for kind in KINDS:
+        of_kind, names = found[kind], set(getattr(grid, kind))
+        _require(_is_dict(of_kind, _is_digest), f"fingerprints: {kind} is not of digests")
+        _require(of_kind.keys() == names, f"fingerprints: {kind} "
+                                          f"{_difference(of_kind.keys(), names)}")  # fmt: skip
 
 
 def extended(stored: Manifest, workdir: pathlib.Path, grid: Grid, dataset: Dataset) -> Manifest:
@@ -193,7 +374,8 @@ def under(
     """Returns the manifest of a run that goes on under the conditions `now`.
 
     Raises:
-      InputError: they differ from those so far and `allow_inexact` is not set.
+      InputError: they differ from those so far and `allow_inexact` is not set; or a name means
+        another function than so far.
     """
     changed = {
         name: [stored.conditions.get(name), now.get(name)]
@@ -212,9 +394,56 @@ def under(
             f"was trained under other conditions ({'; '.join(texts)}), so going on would not give "
             "the same bits; restore them, or say --allow_inexact_resume",
         )
-    record = stored.record
+    if not any(name in changed for name in _OF_FINGERPRINTS):
+        check_functions(stored, workdir)
+    now_meant = fingerprints(stored.grid)
+    going_on = stored._replace(
+        conditions={**now, "seed_batch": before | after}, fingerprints=now_meant
+    )
+    return _recorded(going_on, changed) if changed else going_on
+
+
+def check_functions(stored: Manifest, workdir: pathlib.Path) -> None:
+    """Refuses to go on with another function under a name than was trained.
+
+    Under other versions or settings of JAX, of which other texts are no surprise, nothing can be
+    said of it.
+
+    Raises:
+      InputError: a name means another function now.
+    """
+    now = conditions({})
+    if any(stored.conditions[name] != now[name] for name in _OF_FINGERPRINTS):
+        return
+    found = fingerprints(stored.grid)
+    changed = [
+        f"{kind.removesuffix('s')} {name}"
+        for kind in KINDS
+        for name, before in stored.fingerprints[kind].items()
+        if found[kind][name] != before
+    ]
     if changed:
-        when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        resumes = [*record["inexact_resumes"], {"time": when, "changed": changed}]
-        record = {**record, "inexact_resumes": resumes}
-    return stored._replace(conditions={**now, "seed_batch": before | after}, record=record)
+        raise InputError(
+            "workdir",
+            workdir,
+            f"was trained with another function under the name of {', '.join(changed)}; restore "
+            "it, or give the new function a name of its own and train that too",
+        )
+
+
+def noted(going_on: Manifest, what: str, problem: str) -> Manifest:
+    """Returns the manifest with a note that something was lost and training went on without it.
+
+    Args:
+      going_on: the manifest.
+      what: was lost.
+      problem: what was wrong with it.
+    """
+    return _recorded(going_on, {what: [problem, None]})
+
+
+def _recorded(going_on: Manifest, changed: dict[str, Any]) -> Manifest:
+    when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    record = going_on.record
+    resumes = [*record["inexact_resumes"], {"time": when, "changed": changed}]
+    return going_on._replace(record={**record, "inexact_resumes": resumes})

@@ -20,17 +20,19 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from typing import Any
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from ppp_jax import devices, latents, manifest
+from ppp_jax import checkpoints, devices, latents, ledger, manifest, metrics
 from ppp_jax.data import Dataset
-from ppp_jax.errors import InputError
+from ppp_jax.errors import InputError, printable, shortened
 from ppp_jax.grid import Grid
+from ppp_jax.integrity import is_intact, sealed
 from ppp_jax.manifest import MANIFEST, Manifest
 
 METRICS, CHECKPOINTS, LATENTS, REPORT = "metrics.jsonl", "checkpoints", "latents.zarr", "report"
@@ -38,6 +40,7 @@ CERTIFICATES = "certificates.json"
 OURS = (METRICS, CHECKPOINTS, LATENTS, REPORT, CERTIFICATES)
 LOCK = ".lock"
 KEPT_CHECKPOINTS = 2
+LARGEST_CERTIFICATES = 2**26  # characters
 
 
 @contextlib.contextmanager
@@ -108,7 +111,8 @@ def check(
 
     Raises:
       InputError: the folder holds something that `grid` does not, other data, or files under our
-        names that no manifest explains; or it has lost its latents.
+        names that no manifest explains; or it has lost its latents; or what is to be overwritten
+        holds files that no run wrote.
     """
     stored = manifest.read(workdir)
     if stored is None:
@@ -118,6 +122,7 @@ def check(
             raise InputError("workdir", workdir, problem)
         return None
     if overwrite:
+        _refuse_strangers(workdir)
         return None
     wanted = manifest.extended(stored, workdir, grid, dataset)
     latents.check(workdir / LATENTS)
@@ -128,24 +133,152 @@ def check(
     return wanted
 
 
-def prepare(workdir: pathlib.Path, wanted: Manifest, dataset: Dataset, *, overwrite: bool) -> None:
+def _refuse_strangers(workdir: pathlib.Path) -> None:
+    """Refuses to overwrite folders of ours in which there is something that no run put there."""
+    for name, is_ours in ((CHECKPOINTS, _is_of_checkpoints), (LATENTS, _is_of_latents)):
+        entries = sorted((workdir / name).iterdir()) if (workdir / name).is_dir() else []
+        strangers = [entry for entry in entries if not is_ours(entry)]
+        if strangers:
+            problem = f"{name}/{strangers[0].name} is not of a run, and overwriting would delete it"
+            raise InputError("workdir", workdir, f"{problem}; move it to another folder")
+
+
+def _is_of_checkpoints(path: pathlib.Path) -> bool:
+    if not (path.is_dir() and re.fullmatch(r"\d+(\.damaged)?", path.name)):
+        return False
+    return all(re.match(r"\d+(\.|$)", inner.name) and inner.is_dir() for inner in path.iterdir())
+
+
+def _is_of_latents(path: pathlib.Path) -> bool:
+    if path.name.startswith(".z") or path.name == ledger.FILE:
+        return True
+    marks = (".zgroup", ".zarray")
+    return path.is_dir() and any((path / mark).exists() for mark in marks)
+
+
+class Reached(NamedTuple):
+    """How far a part was trained.
+
+    Attributes:
+      step: of the newest intact checkpoint, None if there never was one.
+      damaged: newer checkpoints by their step, and what is wrong with each.
+    """
+
+    step: int | None
+    damaged: dict[int, str]
+
+
+def examine(workdir: pathlib.Path, stored: Manifest) -> list[Reached]:
+    """Reads each part's newest checkpoint, and older ones while they turn out to be damaged.
+
+    Writes nothing. All processes call it, the main one reads, and all return the same steps.
+
+    Raises:
+      InputError: a part has checkpoints and none is intact.
+    """
+    return [_examine(workdir, stored, part) for part in range(len(stored.parts))]
+
+
+def _examine(workdir: pathlib.Path, stored: Manifest, part: int) -> Reached:
+    folder, damaged = workdir / CHECKPOINTS / str(part), dict[int, str]()
+    present = devices.tell_all(len(steps := checkpoints.steps(folder, most=stored.steps)))
+    for k in reversed(range(present)):
+        step = devices.tell_all(steps[k] if devices.is_main() else 0)
+        problem = None
+        if devices.is_main():
+            runs = stored.parts[part].runs_per_cell
+            problem = checkpoints.problem(folder / str(step), runs=runs)
+        if not devices.tell_all(problem is not None):
+            return Reached(step, damaged)
+        damaged[step] = problem or ""
+    if damaged:
+        where = f"{CHECKPOINTS}/{part}"
+        raise InputError(
+            "workdir",
+            workdir,
+            f"all checkpoints in {where} are damaged ({', '.join(map(str, damaged))}: "
+            f"{shortened(printable(next(iter(damaged.values()))))}); put {where} back from a copy, "
+            "or move it elsewhere to train its runs anew",
+        )
+    return Reached(None, {})
+
+
+def prepare(
+    workdir: pathlib.Path,
+    wanted: Manifest,
+    dataset: Dataset,
+    *,
+    overwrite: bool,
+    reached: Sequence[Reached] = (),
+    allow_inexact: bool = False,
+) -> None:
     """Makes `workdir` the folder that `wanted` describes, keeping what is trained already.
 
     A manifest is the first thing a run writes and the last that overwriting removes: a folder
     with one is ours.
+
+    Args:
+      workdir: the run folder.
+      wanted: what it is to hold.
+      dataset: what it is trained on.
+      overwrite: remove an earlier run first.
+      reached: of the parts that are there, what `examine` found.
+      allow_inexact: go on without lines of metrics that are lost.
+
+    Raises:
+      InputError: lines of metrics are damaged or lost, and `allow_inexact` is not set.
     """
     if overwrite and (workdir / MANIFEST).exists():
         _remove_run(workdir)
+        reached = ()
     latents.check_growth(workdir / LATENTS, wanted.grid, dataset)
+    steps = [found.step for found in reached]
+    cells = [len(part.cells) for part in wanted.parts]
+    found = metrics.read(workdir / METRICS, cells, steps)
+    if found.problem:
+        if not allow_inexact:
+            raise InputError(
+                "workdir",
+                workdir,
+                f"{METRICS} {found.problem}; put it back from a copy, or say "
+                "--allow_inexact_resume to go on without what is lost, which is then recorded",
+            )
+        wanted = manifest.noted(wanted, METRICS, found.problem)
+    for part, of_part in enumerate(reached):
+        _set_aside(workdir, wanted, part, of_part)
     text = wanted.to_text()
-    if not (workdir / MANIFEST).exists() or (workdir / MANIFEST).read_text() != text:
+    if not (workdir / MANIFEST).exists() or (workdir / MANIFEST).read_bytes() != text.encode():
         _write_atomically(workdir / MANIFEST, text)
     latents.fit(workdir / LATENTS, wanted.grid, dataset, text)
+    lines, path = found.mended(cells, steps), workdir / METRICS
+    before = path.stat().st_size if path.exists() else 0
+    if before != len(lines) or (lines and path.read_bytes() != lines):
+        _write_atomically(path, lines.decode())
+
+
+def _set_aside(workdir: pathlib.Path, wanted: Manifest, part: int, reached: Reached) -> None:
+    """Moves what is damaged, or no checkpoint, out of the way of checkpoints to come."""
+    folder = workdir / CHECKPOINTS / str(part)
+    good = set(checkpoints.steps(folder, most=wanted.steps)) - reached.damaged.keys()
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if checkpoints.is_temporary(path) or path.name in map(str, good):
+            continue
+        aside = folder.with_name(f"{part}.damaged")
+        aside.mkdir(exist_ok=True)
+        free = (aside / f"{path.name}{end}" for end in ("", *(f".{k}" for k in range(1, 10**6))))
+        target = next(place for place in free if not place.exists())
+        path.rename(target)
+        name = printable(f"{CHECKPOINTS}/{part}/{path.name}")
+        problem = reached.damaged.get(int(path.name)) if path.name.isdecimal() else None
+        what = f"is damaged ({shortened(printable(problem))})" if problem else "is no checkpoint"
+        used = f"; the older one of step {reached.step} is used" if problem else ""
+        kept = f"{CHECKPOINTS}/{aside.name}/{printable(target.name)}"
+        sys.stderr.write(f"{name} {what}{used}; it is kept as {kept}\n")
 
 
 def last_steps(workdir: pathlib.Path, stored: Manifest) -> list[int | None]:
     """Returns each part's step of its newest complete checkpoint, or None."""
-    return [last_step(workdir, part) for part in range(len(stored.parts))]
+    return [last_step(workdir, part, most=stored.steps) for part in range(len(stored.parts))]
 
 
 def _remove_run(workdir: pathlib.Path) -> None:
@@ -170,25 +303,23 @@ def _remove_run(workdir: pathlib.Path) -> None:
 
 def _write_atomically(path: pathlib.Path, text: str) -> None:
     partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 
 
-def certified(workdir: pathlib.Path) -> dict[str, Any]:
-    """Returns the certificates that a run folder holds; nothing if they are damaged."""
+def certified(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """Returns the certificates that a run folder holds; None if there are none that are intact."""
     try:
-        found: dict[str, Any] = json.loads((workdir / CERTIFICATES).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found
+        with (workdir / CERTIFICATES).open(encoding="utf-8") as file:
+            found: Any = json.loads(file.read(LARGEST_CERTIFICATES))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return None
+    return found if is_intact(found) else None
 
 
 def keep_certificates(workdir: pathlib.Path, certificates: dict[str, Any]) -> None:
-    """Writes what `certificates.certify_grid` returns."""
-    _write_atomically(workdir / CERTIFICATES, json.dumps(certificates, indent=2) + "\n")
-
-
-# ---------------------------------------------------------------------------- metrics.jsonl
+    """Writes certificates, sealed."""
+    _write_atomically(workdir / CERTIFICATES, json.dumps(sealed(certificates), indent=2) + "\n")
 
 
 def append_metrics(
@@ -209,33 +340,33 @@ def append_metrics(
         known = loss.astype(object)
         known[~np.isfinite(loss)] = None
         nested = known.reshape(grid.run_shape).tolist()
-        row = {"part": part, "step": step, "epoch": epoch, **cell._asdict(), "loss": nested}
-        rows.append(json.dumps(row) + "\n")
-    with (workdir / METRICS).open("a") as file:
-        file.write("".join(rows))
-
-
-def truncate_metrics(workdir: pathlib.Path, part: int, last_step: int) -> None:
-    """Drops a part's lines after `last_step`, and a line that a killed process left unfinished."""
-    path = workdir / METRICS
-    if not path.exists():
-        return
-    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    rows = [json.loads(line) for line in lines]
-    kept = [
-        line
-        for line, row in zip(lines, rows, strict=True)
-        if row["part"] != part or row["step"] <= last_step
-    ]
-    _write_atomically(path, "".join(kept))
+        rows.append({"part": part, "step": step, "epoch": epoch, **cell._asdict(), "loss": nested})
+    metrics.append(workdir / METRICS, part, rows)
 
 
 # ------------------------------------------------------------------------------ checkpoints
 
 
+class Checkpoints(NamedTuple):
+    """A part's checkpoints, open.
+
+    Attributes:
+      manager: orbax's.
+      runs: of every cell; what is behind them in the states is padding.
+    """
+
+    manager: ocp.CheckpointManager
+    runs: int
+
+
 @contextlib.contextmanager
-def checkpoint_manager(workdir: pathlib.Path, part: int) -> Iterator[ocp.CheckpointManager]:
+def checkpoint_manager(workdir: pathlib.Path, part: int, *, runs: int) -> Iterator[Checkpoints]:
     """Opens a part's checkpoints for a block, at whose end the last save is waited for.
+
+    Args:
+      workdir: the run folder.
+      part: its number.
+      runs: of every cell.
 
     Raises:
       OSError: a save failed.
@@ -246,7 +377,7 @@ def checkpoint_manager(workdir: pathlib.Path, part: int) -> Iterator[ocp.Checkpo
     manager = ocp.CheckpointManager(folder, options=options)
     abandoned = False
     try:
-        yield manager
+        yield Checkpoints(manager, runs)
     except Exception:
         # Closing waits for the other processes, and one of them may be what has failed.
         abandoned = jax.process_count() > 1
@@ -257,22 +388,27 @@ def checkpoint_manager(workdir: pathlib.Path, part: int) -> Iterator[ocp.Checkpo
                 manager.close()
 
 
-def save_checkpoint(manager: ocp.CheckpointManager, step: int, state: Any) -> None:
+def save_checkpoint(kept: Checkpoints, step: int, state: Any) -> None:
     """Begins to save the states of all runs after `step` steps; all processes share the work.
 
     Raises:
       OSError: there is no room, or this save or the one before failed.
     """
     # Orbax would notice too, but its writers print a traceback per array.
-    if shutil.disk_usage(manager.directory).free < sum(x.nbytes for x in jax.tree.leaves(state)):
+    if shutil.disk_usage(kept.manager.directory).free < sum(
+        x.nbytes for x in jax.tree.leaves(state)
+    ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    about = checkpoints.describe(step, state, runs=kept.runs)
     with _failed_saves():
-        manager.save(
+        saved = kept.manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave({"step": step})
+                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(about)
             ),
         )
+    if not saved:
+        raise OSError(errno.EEXIST, f"a checkpoint after step {step} is in the way")
 
 
 @contextlib.contextmanager
@@ -285,21 +421,22 @@ def _failed_saves() -> Iterator[None]:
         raise OSError(words[1].strip() if words else str(error).splitlines()[0]) from error
 
 
-def restore_checkpoint(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
+def restore_checkpoint(kept: Checkpoints, step: int, like: Any) -> Any:
     """Restores the states saved after `step` steps, as arrays like the abstract ones `like`.
 
     Their number of runs may differ by padding: other devices, other padding.
     """
     item = ocp.args.StandardRestore(like, strict=False)
-    return manager.restore(step, args=ocp.args.Composite(state=item))["state"]
+    return kept.manager.restore(step, args=ocp.args.Composite(state=item))["state"]
 
 
-def last_step(workdir: pathlib.Path, part: int) -> int | None:
-    """Returns the step of a part's newest complete checkpoint, or None."""
-    folder = workdir / CHECKPOINTS / str(part)
-    if not folder.exists():
-        return None
-    options = ocp.CheckpointManagerOptions(create=False)
-    with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
-        step: int | None = manager.latest_step()
-        return step
+def last_step(workdir: pathlib.Path, part: int, *, most: int | None = None) -> int | None:
+    """Returns the step of a part's newest complete checkpoint, or None.
+
+    Args:
+      workdir: the run folder.
+      part: its number.
+      most: steps of the whole training; what claims to be of a later one does not count.
+    """
+    found = checkpoints.steps(workdir / CHECKPOINTS / str(part), most=most)
+    return found[-1] if found else None

@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -124,9 +124,10 @@ def train(
         demand.check(dataset, (grid,), [None], workdir, seed_batch=seed_batch)
     with store.locked(workdir), _disk_errors(workdir):
         stored = store.check(workdir, grid, dataset, overwrite=overwrite)
+        reached = [] if stored is None else store.examine(workdir, stored)
         if stored is not None:
-            reached = store.last_steps(workdir, stored)
-            demand.check(dataset, stored.parts, reached, workdir, seed_batch=seed_batch)
+            steps = [part.step for part in reached]
+            demand.check(dataset, stored.parts, steps, workdir, seed_batch=seed_batch)
         with _memory_errors(seed_batch):  # widths may be timed
             wanted = resolve(
                 stored,
@@ -135,8 +136,18 @@ def train(
                 dataset,
                 seed_batch=seed_batch,
                 allow_inexact=allow_inexact_resume,
+                reached=[part.step for part in reached],
             )
-        devices.on_main(lambda: store.prepare(workdir, wanted, dataset, overwrite=overwrite))
+        devices.on_main(
+            lambda: store.prepare(
+                workdir,
+                wanted,
+                dataset,
+                overwrite=overwrite,
+                reached=reached,
+                allow_inexact=allow_inexact_resume,
+            )
+        )
         with _memory_errors(max(wanted.conditions["seed_batch"].values())):
             _train_parts(wanted, dataset, workdir, progress and devices.is_main())
         devices.on_main(lambda: _certify(workdir, wanted.grid))
@@ -144,12 +155,11 @@ def train(
 
 
 def _certify(workdir: pathlib.Path, grid: Grid) -> None:
-    """Keeps certificates of everything in the grid, unless they are there."""
-    there = store.certified(workdir)
-    named = {kind: list(getattr(grid, kind)) for kind in ("activations", "optimizers",
-                                                          "initializers")}  # fmt: skip
-    if {kind: list(rows) for kind, rows in there.items()} != named:
-        store.keep_certificates(workdir, certificates.certify_grid(grid))
+    """Keeps certificates of everything in the grid, unless they are there and of the same."""
+    there, subject = store.certified(workdir), certificates.subject(grid)
+    if there is None or there.get("subject") != subject:
+        found = certificates.certify_grid(grid)
+        store.keep_certificates(workdir, {**found, "subject": subject})
 
 
 def total_steps(grid: Grid, dataset: Dataset) -> int:
@@ -162,10 +172,16 @@ def steps_per_epoch(grid: Grid, dataset: Dataset) -> int:
     return len(dataset.train) // grid.batch_size
 
 
-def is_finished(workdir: pathlib.Path, wanted: Manifest, dataset: Dataset) -> bool:
-    """Returns whether every part of a run is trained to the end."""
+def is_finished(wanted: Manifest, dataset: Dataset, reached: Sequence[int | None]) -> bool:
+    """Returns whether every part of a run is trained to the end.
+
+    Args:
+      wanted: the run.
+      dataset: what it is trained on.
+      reached: the step that counts of every part.
+    """
     total = total_steps(wanted.grid, dataset)
-    return all(done == total for done in store.last_steps(workdir, wanted))
+    return all(done == total for done in reached)
 
 
 def resolve(
@@ -177,15 +193,19 @@ def resolve(
     seed_batch: int | None,
     allow_inexact: bool,
     timed: bool = True,
+    reached: Sequence[int | None] | None = None,
 ) -> Manifest:
     """Returns the manifest under which training starts or goes on, widths chosen.
 
     Of a finished folder it is the stored one, whatever the conditions: nothing is trained.
 
     Raises:
-      InputError: the conditions have changed and `allow_inexact` is not set.
+      InputError: the conditions have changed and `allow_inexact` is not set, or a name means
+        another function than so far.
     """
-    if stored is not None and is_finished(workdir, stored, dataset):
+    if stored is not None and reached is None:
+        reached = store.last_steps(workdir, stored)
+    if stored is not None and is_finished(stored, dataset, reached or ()):
         return stored
     whole = grid if stored is None else stored.grid
     if seed_batch is None:
@@ -313,7 +333,9 @@ def _train_part(
     """Trains a part from step `done` (None: from nothing) to the end."""
     built, snapshots = part.built, [e * part.steps_per_epoch for e in part.grid.snapshot_epochs]
     bar.compiling()
-    with store.checkpoint_manager(part.workdir, part.number) as checkpoints:
+    with store.checkpoint_manager(
+        part.workdir, part.number, runs=part.grid.runs_per_cell
+    ) as checkpoints:
         states = _start(part, done, checkpoints)
         # Scalars come as NumPy's: the same in all processes.
         chunk = built.chunk.lower(
@@ -344,8 +366,6 @@ def _train_part(
 
 def _start(part: _Part, done: int | None, checkpoints: Any) -> States:
     """Returns the states of a part after `done` steps, or untrained ones, kept like all others."""
-    if devices.is_main():
-        store.truncate_metrics(part.workdir, part.number, -1 if done is None else done)
     if done is None:
         states: States = part.built.init(part.built.hypers)
         part.record(0, states)

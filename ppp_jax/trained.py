@@ -8,7 +8,7 @@ import numpy as np
 
 from ppp_jax import devices, manifest, program, store, training
 from ppp_jax.data import Dataset
-from ppp_jax.errors import InputError
+from ppp_jax.errors import InputError, printable, shortened
 from ppp_jax.extension import run_places
 from ppp_jax.grid import Cell, Grid
 from ppp_jax.manifest import Manifest
@@ -42,7 +42,8 @@ def restore(workdir: str | pathlib.Path, dataset: Dataset) -> list[Trained]:
       One entry per cell of the whole grid, however often the folder was grown.
 
     Raises:
-      InputError: nothing trained is there, or it was trained on other data.
+      InputError: nothing trained is there, or it was trained on other data or with other
+        functions, or its newest checkpoint is damaged.
     """
     workdir = store.folder(workdir)
     stored = manifest.read(workdir)
@@ -50,9 +51,13 @@ def restore(workdir: str | pathlib.Path, dataset: Dataset) -> list[Trained]:
         raise InputError("workdir", workdir, "holds no run; train one first")
     if stored.dataset_sha256 != dataset.sha256:
         raise InputError("workdir", workdir, f"was trained on other data than {dataset.name}")
+    manifest.check_functions(stored, workdir)
     whole, found = stored.grid, dict[str, Params]()
+    reached = store.examine(workdir, stored)
     for number, part in enumerate(stored.parts):
-        for name, params in _restore_part(workdir, stored, number, dataset).items():
+        _refuse_damaged(workdir, number, reached[number])
+        step = reached[number].step
+        for name, params in _restore_part(workdir, stored, number, step, dataset).items():
             found[name] = _placed(found.get(name), params, whole, part)
     return [
         Trained(cell, whole, training.build_model(cell, dataset.shape), found[cell.name])
@@ -60,17 +65,25 @@ def restore(workdir: str | pathlib.Path, dataset: Dataset) -> list[Trained]:
     ]
 
 
+def _refuse_damaged(workdir: pathlib.Path, number: int, reached: store.Reached) -> None:
+    """An older network in the place of the newest would be another one, in silence."""
+    for step, problem in reached.damaged.items():
+        where = f"{store.CHECKPOINTS}/{number}/{step}"
+        told = f" ({shortened(printable(problem))})" if problem else ""
+        raise InputError("workdir", workdir, f"{where} is damaged{told}; the command that trained "
+                         "it, said again, mends it from an older one")  # fmt: skip
+
+
 def _restore_part(
-    workdir: pathlib.Path, stored: Manifest, number: int, dataset: Dataset
+    workdir: pathlib.Path, stored: Manifest, number: int, step: int | None, dataset: Dataset
 ) -> dict[str, Params]:
-    """Returns the newest parameters of one part by cell, in every process."""
-    step = store.last_step(workdir, number)
+    """Returns the parameters of one part after a step by cell, in every process."""
     if step is None:
         raise InputError("workdir", workdir, "is not trained yet; train it first")
     grid, widths = stored.parts[number], stored.conditions["seed_batch"]
     shapes = program.outline(grid, dataset)
     built = program.build(grid, dataset, seed_batch=widths, arrays=shapes)
-    with store.checkpoint_manager(workdir, number) as checkpoints:
+    with store.checkpoint_manager(workdir, number, runs=grid.runs_per_cell) as checkpoints:
         states = store.restore_checkpoint(checkpoints, step, program.abstract_states(built))
     gathered: dict[str, Params] = devices.gather(
         {name: state.params for name, state in states.items()}

@@ -323,7 +323,7 @@ def test_workdir_that_cannot_be_used(tmp_path):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [("{", "damaged"), ("[]", "not of schema"), ('{"schema": 99}', "not of schema"),
-     ('{"schema": 3}', "entries are missing")],
+     ('{"schema": 4}', "its digest says")],
 )  # fmt: skip
 def test_damaged_manifest(content, problem, tmp_path):
     (tmp_path / "manifest.json").write_text(content)

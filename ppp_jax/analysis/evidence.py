@@ -1,7 +1,6 @@
 """The report's evidence: verdicts, differences, certificates, calibration, confounds."""
 
 import html
-import json
 import pathlib
 from typing import Any
 
@@ -16,9 +15,10 @@ from ppp_jax.analysis.measure import KINDS, cells
 from ppp_jax.analysis.statistics import discreteness
 from ppp_jax.analysis.summary import as_markdown, number, varying
 from ppp_jax.analysis.verdicts import difference_table, rate_table
+from ppp_jax.certificates import KINDS as KINDS_CERTIFIED
+from ppp_jax.store import CERTIFICATES, certified
 
 DRAWS, ROTATIONS = 100, 99  # of the calibration that the report makes at its own sizes
-CERTIFICATES = "certificates.json"
 CONFOUNDS = """
 <ul><li><b>Elementwise Adam</b> prefers the axes by itself, and aligns even isotropic networks, more
 at high learning rates; so do uniform initial weights, LayerNorm's and BatchNorm's scales, and an L1
@@ -215,11 +215,15 @@ def certificate_block(workdir: pathlib.Path) -> str:
     path = workdir / CERTIFICATES
     if not path.exists():
         return "<h2>Certificates</h2><p>None yet: they are kept when training is done.</p>"
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = certified(workdir)
+    if found is None:
+        return ("<h2>Certificates</h2><p>The file is damaged: nothing in it is shown. Training or "
+                "reporting the same run again computes them anew.</p>")  # fmt: skip
     blocks = ["<h2>Certificates</h2><p>The symmetry of everything in the grid, computed: relative "
               "residuals of equivariance under each group (0 if it commutes), and the number of "
               "its continuous symmetries and of rotations among them.</p>"]  # fmt: skip
-    for kind, rows in found.items():
+    for kind in KINDS_CERTIFIED:
+        rows = found[kind]
         header = [kind, *next(iter(rows.values()))]
         body = [[name, *(_text(value) for value in row.values())] for name, row in rows.items()]
         blocks.append(as_html(header, body))
