@@ -31,6 +31,7 @@ from ppp_jax import devices, latents, manifest
 from ppp_jax.data import Dataset
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
+from ppp_jax.interrupts import waiting
 from ppp_jax.manifest import MANIFEST, Manifest
 
 METRICS, CHECKPOINTS, LATENTS, REPORT = "metrics.jsonl", "checkpoints", "latents.zarr", "report"
@@ -277,7 +278,8 @@ def save_checkpoint(manager: ocp.CheckpointManager, step: int, state: Any) -> No
 def _failed_saves() -> Iterator[None]:
     """Turns the writer's errors, ValueErrors with the system's words in them, into OSErrors."""
     try:
-        yield
+        with waiting():  # for the other processes' share
+            yield
     except ValueError as error:
         words = re.search(r"([^:]+) \[os_error_code=", str(error))
         raise OSError(words[1].strip() if words else str(error).splitlines()[0]) from error

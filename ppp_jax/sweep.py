@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from ppp_jax import (
+    agreement,
     architectures,
     certificates,
     data,
@@ -117,8 +118,13 @@ def train(
       >>> sorted(path.name for path in folder.iterdir())
       ['certificates.json', 'checkpoints', 'latents.zarr', 'manifest.json', 'metrics.jsonl']
     """
-    dataset, workdir = load_data(grid, seed_batch=seed_batch), store.folder(workdir)
+    dataset = agreement.together(lambda: load_data(grid, seed_batch=seed_batch))
+    workdir = store.folder(workdir)
+    how = {"seed_batch": seed_batch, "overwrite": overwrite,
+           "allow_inexact_resume": allow_inexact_resume}  # fmt: skip
+    agreement.check_call(grid.to_json(), dataset.sha256, how, workdir)
     with store.locked(workdir), _disk_errors(workdir):
+        agreement.check_shared(workdir, store.LOCK)
         stored = store.check(workdir, grid, dataset, overwrite=overwrite)
         with _memory_errors(seed_batch):  # widths may be timed
             wanted = resolve(
