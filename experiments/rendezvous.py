@@ -34,12 +34,12 @@ class Member(NamedTuple):
 
     Attributes:
       number: which one it is.
-      count: how many there are, as it was told.
+      size: how many there are, as it was told.
       fields: what else it was told, see `agreement`.
     """
 
     number: int
-    count: int
+    size: int
     fields: Mapping[str, Any]
 
 
@@ -82,7 +82,7 @@ def roll_call(coordinator: str, me: Member, *, wait_seconds: float) -> None:
     try:
         listener = _listen(coordinator)
     except InputError:
-        with contextlib.suppress(_NobodyThere):  # another process 0 would be glad to know
+        with contextlib.suppress(_NobodyThereError):  # another process 0 would be glad to know
             _attend(coordinator, me, time.monotonic() + 2, 2.0, patient=False)
         raise
     with _Host(listener, me) as host:
@@ -171,7 +171,7 @@ class _Host:
         """Returns the verdict, which all who are here have been told."""
         while True:
             verdict = self._verdict()
-            if verdict is not None or len(self._members()) >= self.me.count:
+            if verdict is not None or len(self._members()) >= self.me.size:
                 break
             if time.monotonic() > deadline:
                 verdict = self._missing(wait_seconds)
@@ -179,7 +179,7 @@ class _Host:
             self._serve()
         self._answer(verdict)
         linger = time.monotonic() + LINGER_SECONDS
-        while verdict and time.monotonic() < linger and len(self._members()) < self.me.count:
+        while verdict and time.monotonic() < linger and len(self._members()) < self.me.size:
             self._serve()
             self._answer(verdict)
         return verdict
@@ -190,12 +190,12 @@ class _Host:
     def _verdict(self) -> InputError | None:
         members = self._members()
         for place, member in enumerate(members):
-            if member.count != self.me.count:
+            if member.size != self.me.size:
                 problem = (
-                    f"in process 0, but {member.count} in process {member.number}; "
+                    f"in process 0, but {member.size} in process {member.number}; "
                     f"{agreement.REMEDY}"
                 )
-                return InputError("num_processes", self.me.count, problem)
+                return InputError("num_processes", self.me.size, problem)
             if member.number in [other.number for other in members[:place]]:
                 problem = "is given to two processes; each has a number of its own, from 0"
                 return InputError("process_id", member.number, problem)
@@ -210,10 +210,10 @@ class _Host:
 
     def _missing(self, wait_seconds: float) -> InputError:
         here = {member.number for member in self._members()}
-        absent = [number for number in range(min(self.me.count, 100)) if number not in here]
+        absent = [number for number in range(min(self.me.size, 100)) if number not in here]
         names = ", ".join(map(str, absent[:8])) + (", …" if len(absent) > 8 else "")
         problem = (
-            f"process 0 of {self.me.count} has waited in vain for process {names}; start the same "
+            f"process 0 of {self.me.size} has waited in vain for process {names}; start the same "
             "command on every machine, each with its own --process_id"
         )
         return InputError("wait_seconds", f"{wait_seconds:g}", problem)
@@ -252,6 +252,8 @@ class _Host:
         self.selector.register(connection, selectors.EVENT_READ, guest)
 
     def _read(self, guest: _Guest) -> None:
+        if guest not in self.guests:  # dismissed since
+            return
         try:
             piece = guest.connection.recv(1 << 16)
         except BlockingIOError:
@@ -285,7 +287,7 @@ def _member(line: bytes) -> Member | None:
     except KeyError:
         return None
     whole = all(type(number) is int for number in member[:2])
-    return member if whole and 0 <= member.number and isinstance(member.fields, dict) else None
+    return member if whole and member.number >= 0 and isinstance(member.fields, dict) else None
 
 
 def _message(line: bytes) -> dict[str, Any]:
@@ -300,7 +302,7 @@ def _message(line: bytes) -> dict[str, Any]:
 # ------------------------------------------------------------------------------ the others
 
 
-class _NobodyThere(Exception):
+class _NobodyThereError(Exception):
     """No roll call is held at the address."""
 
 
@@ -311,7 +313,7 @@ def _attend(
 
     Raises:
       InputError: the answer is no, or there is none within the time.
-      _NobodyThere: there is none, and the caller is not `patient`.
+      _NobodyThereError: there is none, and the caller is not `patient`.
     """
     began, strange, reason = time.monotonic(), None, "nobody answers"
     while time.monotonic() < deadline:
@@ -332,10 +334,10 @@ def _attend(
                 break
         time.sleep(PAUSE)
     if not patient:
-        raise _NobodyThere
+        raise _NobodyThereError
     waited = min(wait_seconds, time.monotonic() - began)
     problem = (
-        f"process {me.number} of {me.count} has waited {waited:.0f} s in vain for process 0 "
+        f"process {me.number} of {me.size} has waited {waited:.0f} s in vain for process 0 "
         f"({reason}); start the same command on every machine, with the address of process 0"
     )
     raise InputError("coordinator", coordinator, problem)
@@ -343,12 +345,12 @@ def _attend(
 
 def _ask(where: tuple[str, int], me: Member, deadline: float) -> dict[str, Any] | None:
     """Returns process 0's answer; nothing if it is not ours; None if the connection ended."""
-    said = {"greeting": GREETING, "number": me.number, "count": me.count, "fields": me.fields}
+    said = {"greeting": GREETING, "number": me.number, "count": me.size, "fields": me.fields}
     with socket.create_connection(where, timeout=2) as connection:
         connection.sendall(json.dumps(said).encode() + b"\n")
         connection.settimeout(PAUSE)
         text = b""
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline + LINGER_SECONDS:  # process 0 may be about to say so
             try:
                 piece = connection.recv(1 << 16)
             except TimeoutError:

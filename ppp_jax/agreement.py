@@ -156,7 +156,12 @@ def check_shared(workdir: pathlib.Path, lock: str) -> None:
     if devices.process_count() == 1:
         return
     path, token = workdir / lock, secrets.token_hex(16)
-    devices.on_main(lambda: path.write_text(token) and None)
+    mine = token
+
+    def write() -> None:
+        path.write_text(mine, encoding="utf-8")
+
+    devices.on_main(write)
     token = devices.exchange(token)[0]
     seen = devices.exchange(_sees(path, token))
     if not all(seen):

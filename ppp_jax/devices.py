@@ -92,7 +92,7 @@ def exchange(value: Any) -> list[Any]:
     """
     if jax.process_count() == 1:
         return [value]
-    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    text = np.frombuffer(json.dumps(value, default=str).encode(), np.uint8)
     with waiting():
         lengths = multihost_utils.process_allgather(np.array(text.size, np.int32))
         padded = np.zeros(lengths.max(), np.uint8)
