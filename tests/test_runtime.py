@@ -27,6 +27,7 @@ CACHE_SETTINGS = (
 def settings(monkeypatch):
     """Keeps this process's settings of JAX: its devices, and what `runtime.start` changes."""
     monkeypatch.setattr(runtime, "use_all_cores", lambda: None)
+    monkeypatch.setattr(runtime.interrupts, "end_waits", lambda: None)  # signals stay pytest's
     monkeypatch.delenv("TPU_WORKER_HOSTNAMES", raising=False)
     before = {name: jax.config.values[name] for name in CACHE_SETTINGS}
     yield before
