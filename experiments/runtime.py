@@ -12,15 +12,20 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 from absl import flags
 
-from ppp_jax import devices
+from experiments import rendezvous
+from ppp_jax import agreement, devices, interrupts
 from ppp_jax.errors import InputError
 
 GRACE_SECONDS = 2.0
+LONGEST_WAIT = 7 * 24 * 3600  # seconds
+MOST_PROCESSES = 100_000
+OF_ONE_PROCESS = {"compilation_cache", "coordinator", "process_id", "wait_seconds"}
+SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision")
 ALL_WORKERS = "gcloud compute tpus tpu-vm ssh NAME --worker=all --command='…'"
 
 flags.DEFINE_string(
@@ -94,6 +99,9 @@ def _keep_compiled_programs(setting: str) -> None:
 
 def _join_processes() -> None:
     values = flags.FLAGS
+    if not 0 < values.wait_seconds <= LONGEST_WAIT:  # nor is nan
+        problem = f"must be a number of seconds above 0 and at most {LONGEST_WAIT:,}"
+        raise InputError("wait_seconds", values.wait_seconds, problem)
     named = {
         "coordinator": values.coordinator,
         "num_processes": values.num_processes,
@@ -109,38 +117,87 @@ def _join_processes() -> None:
     if given and len(given) < len(named):
         missing = ", ".join(f"--{name}" for name in named if name not in given)
         raise InputError("distributed", True, f"needs {missing} too")
-    if given and values.num_processes < 1:
-        raise InputError("num_processes", values.num_processes, "must be at least 1")
+    if given and not 1 <= values.num_processes <= MOST_PROCESSES:
+        problem = f"must be at least 1 and at most {MOST_PROCESSES:,}"
+        raise InputError("num_processes", values.num_processes, problem)
     if given and not 0 <= values.process_id < values.num_processes:
         problem = f"must be from 0 to {values.num_processes - 1}, one below --num_processes"
         raise InputError("process_id", values.process_id, problem)
+    if given:
+        rendezvous.address(values.coordinator)
     _connect(values.coordinator, values.num_processes, values.process_id, values.wait_seconds)
+
+
+def told() -> dict[str, Any]:
+    """Returns what this process was told, as far as it must be the same in all of them.
+
+    Every flag counts but those of absl and those that speak of one process, so a new one does.
+    """
+    values = flags.FLAGS
+    defined = {
+        flag.name: flag
+        for module, defined in values.flags_by_module_dict().items()
+        if not module.startswith("absl.")
+        for flag in defined
+    }
+    return {
+        **{
+            name: flag.value if isinstance(flag.value, bool | int | str) else str(flag.value)
+            for name, flag in sorted(defined.items())
+            if name not in OF_ONE_PROCESS
+        },
+        "main": _main_name(),
+        **agreement.versions(),
+        **{name: str(jax.config.values[name]) for name in SETTINGS},
+    }
+
+
+def _main_name() -> str:
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    return spec.name if spec else pathlib.Path(getattr(main, "__file__", "") or "python").name
 
 
 def _connect(
     coordinator: str | None, count: int | None, process_id: int | None, wait_seconds: float
 ) -> None:
-    who = "this process" if process_id is None else f"process {process_id} of {count}"
+    interrupts.end_waits()
+    if coordinator is not None and count is not None and process_id is not None:
+        me = rendezvous.Member(process_id, count, told())
+        rendezvous.roll_call(coordinator, me, wait_seconds=wait_seconds)
+    _initialize(coordinator, count, process_id, wait_seconds)
+    with _stdout_to_stderr():  # Gloo, in C++, prints a line per connection
+        devices.meet()
+        if coordinator is None:
+            agreement.check(devices.exchange(told()))
 
+
+def _initialize(
+    coordinator: str | None, count: int | None, process_id: int | None, wait_seconds: float
+) -> None:
     def give_up() -> None:
         # JAX itself would abort the process with a C++ stack trace.
         text = (
-            f"error: --distributed: {who} has waited {wait_seconds:g} s in vain for the others; "
-            f"start the same command on every machine; on a TPU slice: {ALL_WORKERS}"
+            f"error: --distributed: this process has waited {wait_seconds:g} s in vain for the "
+            f"others; start the same command on every machine; on a TPU slice: {ALL_WORKERS}"
         )
         print(text, file=sys.stderr, flush=True)
         os._exit(1)
 
+    if "jax_enable_preemption_service" in jax.config.values:
+        # It would catch SIGTERM, and do nothing.
+        jax.config.update("jax_enable_preemption_service", False)
     timer = threading.Timer(wait_seconds, give_up)
     timer.daemon = True
     timer.start()
     try:
-        jax.distributed.initialize(
-            coordinator_address=coordinator,
-            num_processes=count,
-            process_id=process_id,
-            initialization_timeout=int(wait_seconds) + 60,
-        )
+        with interrupts.waiting():
+            jax.distributed.initialize(
+                coordinator_address=coordinator,
+                num_processes=count,
+                process_id=process_id,
+                initialization_timeout=int(wait_seconds) + 60,
+            )
     except (ValueError, RuntimeError) as error:
         problem = (
             f"no other processes were found ({' '.join(str(error).split())}); "
@@ -149,8 +206,6 @@ def _connect(
         raise InputError("distributed", True, problem) from None
     finally:
         timer.cancel()
-    with _stdout_to_stderr():  # Gloo, in C++, prints a line per connection
-        devices.meet()
 
 
 @contextlib.contextmanager
@@ -192,7 +247,8 @@ def leave(status: int, *, together: bool = False) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     if together:
-        jax.distributed.shutdown()
+        with interrupts.waiting():
+            jax.distributed.shutdown()
     elif devices.is_main():
         # JAX aborts the others as soon as process 0 is gone: first they may say what they know.
         time.sleep(GRACE_SECONDS)

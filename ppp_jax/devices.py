@@ -5,6 +5,7 @@ same Python values and makes the same calls in the same order; with one process,
 speak to others return at once.
 """
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +16,10 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ppp_jax.errors import InputError
+from ppp_jax.interrupts import waiting
 
 RUNS = "runs"
+REASON = 160  # characters of an error that other processes repeat
 ALIGNMENT = 64  # bytes, of XLA:CPU
 
 
@@ -72,7 +75,33 @@ def gather(tree: Any) -> Any:
     """Returns the arrays as NumPy arrays, whole in every process."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
-    return multihost_utils.process_allgather(tree, tiled=True)
+    with waiting():
+        return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def process_count() -> int:
+    """Returns how many processes there are."""
+    return jax.process_count()
+
+
+def exchange(value: Any) -> list[Any]:
+    """Returns the value of every process, in order, in every process.
+
+    Args:
+      value: what JSON can hold.
+    """
+    if jax.process_count() == 1:
+        return [value]
+    text = np.frombuffer(json.dumps(value, default=str).encode(), np.uint8)
+    with waiting():
+        lengths = multihost_utils.process_allgather(np.array(text.size, np.int32))
+        padded = np.zeros(lengths.max(), np.uint8)
+        padded[: text.size] = text
+        rows = multihost_utils.process_allgather(padded)
+    return [
+        json.loads(np.asarray(row)[:length].tobytes())
+        for row, length in zip(rows, lengths, strict=True)
+    ]
 
 
 def is_main() -> bool:
@@ -89,7 +118,8 @@ def meet() -> None:
     if jax.process_count() == 1:
         return
     wait = ocp.multihost.get_barrier_sync_fn()
-    wait(key="ppp_jax", timeout_ms=24 * 3600 * 1000)
+    with waiting():
+        wait(key="ppp_jax", timeout_ms=24 * 3600 * 1000)
     mesh = runs_mesh()
     gather(shard_runs(np.zeros(mesh.size, np.float32), mesh))
     barrier("connected")
@@ -98,14 +128,16 @@ def meet() -> None:
 def barrier(name: str) -> None:
     """Waits until every process is at the same place."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+        with waiting():
+            multihost_utils.sync_global_devices(name)
 
 
 def on_main(function: Callable[[], None]) -> None:
     """Calls `function` in the main process, while the others wait; if it raises, all raise.
 
     Raises:
-      InputError: in the other processes, if `function` raised in the main one.
+      InputError: in the other processes, if `function` raised in the main one: the same, if that
+        is what it raised.
     """
     failure: Exception | None = None
     if is_main():
@@ -113,19 +145,33 @@ def on_main(function: Callable[[], None]) -> None:
             function()
         except Exception as error:
             failure = error
-    if any_process(failure is not None):
-        raise failure or InputError("process_id", jax.process_index(), "process 0 has failed")
+    told = exchange(_told(failure))[0]
+    if told is not None:
+        raise failure or InputError(*told)
+
+
+def _told(failure: Exception | None) -> list[str] | None:
+    """Returns what the other processes raise if the main one has failed."""
+    if failure is None:
+        return None
+    if isinstance(failure, InputError):
+        return [failure.field, str(failure.value), f"{failure.problem} (in process 0)"]
+    reason = f"{type(failure).__name__}: {str(failure)[:REASON]}"
+    problem = f"has failed ({reason}), and with it all others; what it printed says more"
+    return ["process_id", "0", problem]
 
 
 def tell_all(value: int) -> int:
     """Returns the main process's `value` in every process."""
     if jax.process_count() == 1:
         return value
-    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+    with waiting():
+        return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def any_process(flag: bool) -> bool:
     """Returns whether `flag` is set in any process."""
     if jax.process_count() == 1:
         return flag
-    return bool(multihost_utils.process_allgather(np.array(flag)).any())
+    with waiting():
+        return bool(multihost_utils.process_allgather(np.array(flag)).any())

@@ -33,6 +33,7 @@ from ppp_jax.data import Dataset
 from ppp_jax.errors import InputError, printable, shortened
 from ppp_jax.grid import Grid
 from ppp_jax.integrity import is_intact, sealed
+from ppp_jax.interrupts import waiting
 from ppp_jax.manifest import MANIFEST, Manifest
 
 METRICS, CHECKPOINTS, LATENTS, REPORT = "metrics.jsonl", "checkpoints", "latents.zarr", "report"
@@ -415,7 +416,8 @@ def save_checkpoint(kept: Checkpoints, step: int, state: Any) -> None:
 def _failed_saves() -> Iterator[None]:
     """Turns the writer's errors, ValueErrors with the system's words in them, into OSErrors."""
     try:
-        yield
+        with waiting():  # for the other processes' share
+            yield
     except ValueError as error:
         words = re.search(r"([^:]+) \[os_error_code=", str(error))
         raise OSError(words[1].strip() if words else str(error).splitlines()[0]) from error

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from ppp_jax import (
+    agreement,
     architectures,
     certificates,
     data,
@@ -119,15 +120,22 @@ def train(
       >>> sorted(path.name for path in folder.iterdir())
       ['certificates.json', 'checkpoints', 'latents.zarr', 'manifest.json', 'metrics.jsonl']
     """
-    dataset, workdir = load_data(grid, seed_batch=seed_batch), store.folder(workdir)
-    if overwrite or manifest.read(workdir) is None:  # before a folder is made
-        demand.check(dataset, (grid,), [None], workdir, seed_batch=seed_batch)
+    dataset = agreement.together(lambda: load_data(grid, seed_batch=seed_batch))
+    workdir = store.folder(workdir)
+    how = {"seed_batch": seed_batch, "overwrite": overwrite,
+           "allow_inexact_resume": allow_inexact_resume}  # fmt: skip
+    agreement.check_call(grid.to_json(), dataset.sha256, how, workdir)
+    agreement.together(
+        lambda: _check_new(workdir, grid, dataset, seed_batch=seed_batch, overwrite=overwrite)
+    )
     with store.locked(workdir), _disk_errors(workdir):
-        stored = store.check(workdir, grid, dataset, overwrite=overwrite)
+        agreement.check_shared(workdir, store.LOCK)
+        stored = agreement.together(
+            lambda: store.check(workdir, grid, dataset, overwrite=overwrite)
+        )
         reached = [] if stored is None else store.examine(workdir, stored)
         if stored is not None:
-            steps = [part.step for part in reached]
-            demand.check(dataset, stored.parts, steps, workdir, seed_batch=seed_batch)
+            _check_demand(workdir, stored, dataset, reached, seed_batch=seed_batch)
         with _memory_errors(seed_batch):  # widths may be timed
             wanted = resolve(
                 stored,
@@ -152,6 +160,29 @@ def train(
             _train_parts(wanted, dataset, workdir, progress and devices.is_main())
         devices.on_main(lambda: _certify(workdir, wanted.grid))
     return workdir
+
+
+def _check_new(
+    workdir: pathlib.Path, grid: Grid, dataset: Dataset, *, seed_batch: int | None, overwrite: bool
+) -> None:
+    """Refuses a new run that cannot fit, before a folder is made for it."""
+    if overwrite or manifest.read(workdir) is None:
+        demand.check(dataset, (grid,), [None], workdir, seed_batch=seed_batch)
+
+
+def _check_demand(
+    workdir: pathlib.Path,
+    stored: Manifest,
+    dataset: Dataset,
+    reached: Sequence[store.Reached],
+    *,
+    seed_batch: int | None,
+) -> None:
+    """Refuses to go on, in all processes, where what is missing cannot fit."""
+    steps = [part.step for part in reached]
+    agreement.together(
+        lambda: demand.check(dataset, stored.parts, steps, workdir, seed_batch=seed_batch)
+    )
 
 
 def _certify(workdir: pathlib.Path, grid: Grid) -> None:

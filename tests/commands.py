@@ -31,14 +31,21 @@ def start(workdir, flags, *, module="tests.train"):
 
 
 @contextlib.contextmanager
-def several(workdir, flags, *, count, module="tests.train"):
-    """Starts `count` processes that train together; kills those that are left at the end."""
+def several(workdir, flags, *, count, module="tests.train", own=None):
+    """Starts `count` processes that train together; kills those that are left at the end.
+
+    `own` are the flags that each has beside those of all.
+    """
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     together = ["--distributed", f"--coordinator=localhost:{port}", f"--num_processes={count}"]
     started = [
-        start(workdir, [*flags, *together, f"--process_id={i}"], module=module)
+        start(
+            workdir,
+            [*flags, *together, f"--process_id={i}", *(own[i] if own else [])],
+            module=module,
+        )
         for i in range(count)
     ]
     try:

@@ -76,3 +76,33 @@ def test_an_error_of_process_0_ends_all(tmp_path):
     assert [process.returncode for process in processes] == [1, 1]
     assert "error: --workdir=" in texts[0]
     assert "Traceback" not in texts[0] + texts[1]
+    assert "error: --workdir=" in texts[1]  # which process 0 has told
+
+
+TINY = commands.flags(
+    {"activations": ["tanh"], "widths": [6], "latent_widths": [3], "optimizers": ["sgd"],
+     "probe_samples": 30, "epochs": 4000, "snapshots": [1]}
+)  # fmt: skip
+
+
+def test_processes_told_different_things_end_with_the_same_line(tmp_path):
+    own = [[], ["--learning_rates=0.1"]]
+    with commands.several(tmp_path / "run", TINY, count=2, own=own) as processes:
+        texts = [process.communicate(timeout=commands.TIMEOUT)[1] for process in processes]
+    assert [process.returncode for process in processes] == [1, 1]
+    assert texts[0] == texts[1]
+    assert texts[0].count("\n") == 1
+    assert texts[0].startswith("error: --learning_rates=(): in process 0, but (0.1,) in process 1")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_request_to_stop_ends_a_process_that_waits_for_another(tmp_path):
+    with commands.several(tmp_path, TINY, count=2) as (first, second):
+        assert commands.wait_until(commands.reached(tmp_path, 2), first)
+        second.send_signal(signal.SIGSTOP)
+        first.send_signal(signal.SIGTERM)
+        _, stderr = first.communicate(timeout=60)
+    assert first.returncode == 130, stderr
+    assert stderr.count("error: ") == 1
+    assert "has stopped waiting for the others" in stderr
+    assert store.last_step(tmp_path, 0) is not None

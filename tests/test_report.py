@@ -51,7 +51,11 @@ def test_page_is_complete_and_self_contained(page):
     assert "not judged: 2 seeds whose latents vary, 6 are needed" in text
     assert "Elementwise Adam" in text
     certified = json.loads((page.parent.parent / "certificates.json").read_text())
-    assert all(row["holds"] for kind in (certified[k] for k in ("activations", "optimizers", "initializers")) for row in kind.values())
+    assert all(
+        row["holds"]
+        for kind in (certified[k] for k in ("activations", "optimizers", "initializers"))
+        for row in kind.values()
+    )
     assert "O(n)" in text
 
 
