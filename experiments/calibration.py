@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from experiments import flags as experiment_flags
 from ppp_jax.analysis import calibration, charts
-from ppp_jax.analysis.summary import as_markdown
+from ppp_jax.analysis.pages import as_markdown
 
 SEEDS = (6, 8, 16, 32)
 flags.DEFINE_string("out", "experiments/figures", "folder for the figure")

@@ -24,7 +24,7 @@ from ppp_jax.analysis import layers
 from ppp_jax.analysis.compare import MIN_SEEDS, false_discovery
 from ppp_jax.analysis.measure import KINDS, STATISTICS, cells, own_basis
 from ppp_jax.analysis.runs import BOTTLENECK, load_run, saved_groups
-from ppp_jax.analysis.summary import as_markdown
+from ppp_jax.analysis.pages import as_markdown
 from ppp_jax.analysis.verdicts import CLUSTERING
 from ppp_jax.errors import InputError, whole
 from ppp_jax.extension import AXES

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ppp_jax import sweep
 from ppp_jax.analysis import load, plot_curves, plot_ppp, ppp, write_report
 from ppp_jax.analysis.measure import measure
-from ppp_jax.analysis.summary import as_markdown
+from ppp_jax.analysis.pages import as_markdown
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 

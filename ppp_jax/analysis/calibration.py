@@ -14,6 +14,7 @@ from ppp_jax.errors import whole
 SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 KINDS = ("axes", "corners")
 LEVEL = 0.05
+HELD_NUMBERS = 2**21  # of clouds of one law held at once
 
 
 def null_p_values(
@@ -44,20 +45,22 @@ def null_p_values(
       InputError: an argument out of its range, naming it.
     """
     rng = np.random.default_rng(seed)
-    drawn = [
-        isotropic_clouds(rng, samples=samples, units=units)
-        for _ in range(whole("draws", draws, least=1))
-    ]
-    stacked = np.stack([np.stack(list(clouds.values())) for clouds in drawn])
-    labelled = xr.DataArray(
-        stacked.astype(np.float32),
-        dims=("seed", "law", "sample", "unit"),
-        coords={"law": list(drawn[0])},
-    )
-    tested = rotation_test(
-        labelled, rotations=rotations, epsilon=epsilon, seed=seed, progress=progress
-    )
-    return tested["p"].transpose("law", "seed", "statistic")
+    # Some draws at a time: all of them may be more than memory holds.
+    width = max(1, HELD_NUMBERS // (samples * units))
+    places = list(range(0, whole("draws", draws, least=1), width))
+    found = []
+    for first in progress_bar(places, "draws") if progress else places:
+        drawn = [isotropic_clouds(rng, samples=samples, units=units)
+                 for _ in range(min(width, draws - first))]  # fmt: skip
+        stacked = np.stack([np.stack(list(clouds.values())) for clouds in drawn])
+        labelled = xr.DataArray(
+            stacked.astype(np.float32), dims=("seed", "law", "sample", "unit"),
+            coords={"law": list(drawn[0])},
+        )  # fmt: skip
+        tested = rotation_test(labelled, rotations=rotations, epsilon=epsilon, seed=seed,
+                               first_seed=first)  # fmt: skip
+        found.append(tested["p"])
+    return xr.concat(found, "seed").transpose("law", "seed", "statistic")
 
 
 def false_positives(p: xr.DataArray, *, level: float = LEVEL) -> xr.DataArray:

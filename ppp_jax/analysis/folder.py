@@ -18,7 +18,7 @@ from ppp_jax.analysis.plots import plot_srm, plot_strip
 from ppp_jax.analysis.ppp import ppp
 from ppp_jax.analysis.projection import EmptyPPPWarning, count_planes, top_planes
 from ppp_jax.analysis.srm import srm
-from ppp_jax.analysis.summary import as_markdown
+from ppp_jax.analysis.pages import as_markdown
 from ppp_jax.errors import InputError, writing
 
 RECORD = "analysis.json"
