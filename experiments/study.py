@@ -20,8 +20,8 @@ from ppp_jax import __version__, atomic, devices, manifest, plan, store, sweep
 from ppp_jax.analysis import layers
 from ppp_jax.analysis.compare import MIN_SEEDS, false_discovery
 from ppp_jax.analysis.measure import KINDS, STATISTICS, cells, own_basis
-from ppp_jax.analysis.runs import BOTTLENECK, load_run, saved_groups
 from ppp_jax.analysis.pages import html_image, html_table, render, write_csv, write_markdown
+from ppp_jax.analysis.runs import BOTTLENECK, load_run, saved_groups
 from ppp_jax.analysis.verdicts import CLUSTERING
 from ppp_jax.errors import InputError, printable, whole
 from ppp_jax.extension import AXES
@@ -31,6 +31,7 @@ FOLDER = store.STUDY
 LEAST_ROTATIONS = 19
 DOCUMENTED = ("Cost", "Outcome")  # how paragraphs of a main's docstring begin that are not of a run
 MOST_LINES = 8
+_OPEN: dict[pathlib.Path, pathlib.Path] = {}  # run folders to the study that is being written
 FEW_SEEDS = f"p and q are missing of fewer than {MIN_SEEDS} seeds, of which nothing is claimed."
 
 
@@ -77,7 +78,13 @@ def run(
     trained = [sweep.train(one, folder, **how) for one, folder in zip(grids, folders, strict=True)]
     devices.on_main(lambda: tell_diverged(trained))
     prepared = [prepare(trained[0])] if prepare else []
-    devices.on_main(lambda: analyse(trained, *prepared))
+    here = writing(trained[0]) if writes == FOLDER else contextlib.nullcontext()
+    devices.on_main(lambda: _within(here, functools.partial(analyse, trained, *prepared)))
+
+
+def _within(context: contextlib.AbstractContextManager[Any], work: Callable[[], None]) -> None:
+    with context:
+        work()
 
 
 def check_folder(workdir: str | pathlib.Path, writes: str) -> None:
@@ -165,17 +172,25 @@ def load(workdir: pathlib.Path) -> xr.Dataset:
 def writing(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives a folder to write into, which becomes `study/` in the run folder once complete.
 
-    No other run is at work in the run folder meanwhile.
+    No other run is at work in the run folder meanwhile. `run` opens it before anything is
+    measured: within, it is the one that is open.
 
     Raises:
       InputError: another run is at work there, something else has that name, or the disk is full.
     """
+    if workdir in _OPEN:
+        yield _OPEN[workdir]
+        return
     final = workdir / FOLDER
     with (
         atomic.locked(workdir),
         atomic.replacing(final, field="workdir", value=workdir) as partial,
     ):
-        yield partial
+        _OPEN[workdir] = partial
+        try:
+            yield partial
+        finally:
+            del _OPEN[workdir]
         _write_page(partial, workdir)
     print(f"study: {printable(final / 'index.html')}")
 

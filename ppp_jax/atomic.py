@@ -49,6 +49,9 @@ def locked(folder: pathlib.Path, *, name: str = LOCK, field: str = "workdir",
         folder.mkdir(parents=True, exist_ok=True)
         # Not through a link, which may lead to a file of somebody's.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except FileExistsError:
+        problem = "cannot be written (Not a directory); choose another folder"
+        raise InputError(field, value, problem) from None
     except OSError as error:
         problem = f"cannot be written ({error.strerror or error}); choose another folder"
         raise InputError(field, value, problem) from None
@@ -235,9 +238,8 @@ def _tidy(target: pathlib.Path) -> None:
 
 def _leftovers(target: pathlib.Path, what: str) -> list[pathlib.Path]:
     prefix = f"{hidden(target, what)}-"
-    there = sorted(target.parent.iterdir())
-    return [path for path in there
-            if path.name.startswith(prefix) and path.is_dir() and not path.is_symlink()]  # fmt: skip
+    named = [path for path in sorted(target.parent.iterdir()) if path.name.startswith(prefix)]
+    return [path for path in named if path.is_dir() and not path.is_symlink()]
 
 
 def _merge(earlier: pathlib.Path, target: pathlib.Path) -> None:

@@ -137,7 +137,9 @@ def plot_power(found: xr.Dataset, *, kind: str, ax: Axes) -> Axes:
     """
     for statistic in found["statistic"].values:
         curve = found["power"].sel(kind=kind, statistic=statistic)
-        ax.plot(found["share"], curve, "o-", markersize=3, label=drawn(TEXT.get(statistic, statistic)))
+        ax.plot(
+            found["share"], curve, "o-", markersize=3, label=drawn(TEXT.get(statistic, statistic))
+        )
     ax.axhline(LEVEL, color="k", linestyle="--", linewidth=0.8)
     ax.set(xlabel=f"share of samples on the {kind}", ylabel="share of clouds with p ≤ .05",
            ylim=(0, 1.03))  # fmt: skip

@@ -145,9 +145,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def write_csv(
-    table: pd.DataFrame | Iterable[Mapping[str, Any]], path: pathlib.Path
-) -> None:
+def write_csv(table: pd.DataFrame | Iterable[Mapping[str, Any]], path: pathlib.Path) -> None:
     """Writes a table as CSV, in which no cell is a formula.
 
     Args:

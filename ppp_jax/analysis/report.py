@@ -157,9 +157,7 @@ def _with_symmetry(part: xr.Dataset, axis: str) -> str:
     return f"{part[axis].item()} ({'respects rotations' if respects else 'prefers the axes'})"
 
 
-def _section_block(
-    section: _Section, folder: pathlib.Path, prefix: str, epsilon: float
-) -> Markup:
+def _section_block(section: _Section, folder: pathlib.Path, prefix: str, epsilon: float) -> Markup:
     """Draws one section: strips pooled over seeds, curves, strips of single seeds."""
 
     def picture(figure: Figure, name: str) -> Markup:
@@ -201,7 +199,7 @@ def _panels(
     """
     latents = section.latents[kind].sel(activation=name)
     latents = latents.load() if latents.nbytes <= HELD_BYTES else latents
-    healthy = (section.latents["diverged_step"].sel(activation=name).load() < 0)
+    healthy = section.latents["diverged_step"].sel(activation=name).load() < 0
     healthy = healthy.transpose("seed", "step").values
 
     def panel(seeds: slice, step: int) -> xr.Dataset:
