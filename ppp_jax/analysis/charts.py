@@ -80,7 +80,7 @@ def plot_plane(runs: xr.Dataset, *, kind: str, labels: list[str]) -> Figure:
     axes.axvline(0, color="0.8", linewidth=0.8)
     colours = {name: f"C{i % 10}" for i, name in enumerate(runs["activation"].values)}
     styles = ["-", "--", ":", "-."]
-    drawn: dict[Any, int] = {}
+    counted: dict[Any, int] = {}
     for names, at in cells(runs):
         part = runs[[f"c4_{kind}", f"discreteness_{kind}"]].isel(at)
         part = part.transpose("step", "seed")
@@ -88,7 +88,7 @@ def plot_plane(runs: xr.Dataset, *, kind: str, labels: list[str]) -> Figure:
         if not np.isfinite(x[-1]).any():
             continue
         colour = colours[names["activation"]]
-        number = drawn[names["activation"]] = drawn.get(names["activation"], -1) + 1
+        number = counted[names["activation"]] = counted.get(names["activation"], -1) + 1
         path = [np.array([_median(row) for row in values]) for values in (x, y)]
         label = ", ".join(f"{names[n]:g}" if isinstance(names[n], float) else str(names[n])
                           for n in labels)  # fmt: skip

@@ -168,7 +168,8 @@ def _section_block(section: _Section, folder: pathlib.Path, prefix: str, epsilon
     epochs = [f"epoch {epoch}" for epoch in section.latents["epoch"].values]
     names = [str(name) for name in section.latents["activation"].values]
     last, first, every = len(epochs) - 1, slice(1), slice(None)
-    pooled, single = [], []
+    pooled: list[Markup] = []
+    single: list[Markup] = []
     for kind in KINDS:
         strips: dict[str, list[list[xr.Dataset]]] = {"pooled": [], "first": [], "seeds": []}
         for name in names:
@@ -199,7 +200,7 @@ def _panels(
     """
     latents = section.latents[kind].sel(activation=name)
     latents = latents.load() if latents.nbytes <= HELD_BYTES else latents
-    healthy = section.latents["diverged_step"].sel(activation=name).load() < 0
+    healthy: Any = section.latents["diverged_step"].sel(activation=name).load() < 0
     healthy = healthy.transpose("seed", "step").values
 
     def panel(seeds: slice, step: int) -> xr.Dataset:
