@@ -9,15 +9,16 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "ppp_jax"
 # Each module may import those before it.
 ORDER = [
     "errors", "integrity", "resources", "atomic", "numerics", "bases", "activations", "family",
-    "symmetry", "downloads", "images", "data", "models", "architectures", "optimizers", "confounds", "batches", "grid",
-    "certificates", "extension", "devices", "training", "program", "manifest", "tuning", "latents",
-    "store", "interrupts", "progress", "trained", "sweep", "plan",
+    "symmetry", "downloads", "images", "data", "models", "architectures", "optimizers",
+    "confounds", "batches", "grid", "certificates", "extension", "devices", "training",
+    "program", "manifest", "tuning", "latents", "store", "interrupts", "progress", "trained",
+    "sweep", "plan",
 ]  # fmt: skip
 ANALYSIS_ORDER = [
     "clouds", "arrays", "pages", "frames", "search", "planes", "nulls", "projection", "density",
-    "ppp", "srm", "alignment", "statistics", "compare", "rotations", "orbits", "convergence", "response",
-    "calibration", "runs", "loading", "measure", "summary", "verdicts", "plots", "charts",
-    "animate", "folder", "evidence", "report", "embeddings", "layers", "consequences",
+    "ppp", "srm", "alignment", "statistics", "compare", "rotations", "orbits", "convergence",
+    "response", "calibration", "runs", "loading", "measure", "summary", "verdicts", "plots",
+    "charts", "animate", "folder", "evidence", "report", "embeddings", "layers", "consequences",
 ]  # fmt: skip
 ABSENT = ("flax", "optax", "orbax", "absl", "sklearn", "tqdm", "dask")
 
