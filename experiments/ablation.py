@@ -22,6 +22,8 @@ from absl import flags
 from experiments import flags as experiment_flags
 from experiments import study
 from ppp_jax.analysis import write_report
+from ppp_jax.analysis.report import REPORT
+from ppp_jax.errors import printable
 from ppp_jax.grid import Grid
 
 DEFAULTS = Grid(
@@ -42,7 +44,7 @@ experiment_flags.define(DEFAULTS, workdir="runs/ablation")
 
 def main() -> None:
     """Trains what is not trained yet, writes the report, prints the tables."""
-    study.run(report)
+    study.run(report, writes=REPORT)
 
 
 def report(workdirs: list[pathlib.Path]) -> None:
@@ -52,7 +54,7 @@ def report(workdirs: list[pathlib.Path]) -> None:
     for kind in ("cells", "rates", "verdicts"):
         for path in sorted(page.parent.glob(f"{kind}_*.md")):
             print(path.read_text(encoding="utf-8"))
-    print(f"report: {page}")
+    print(f"report: {printable(page)}")
 
 
 if __name__ == "__main__":

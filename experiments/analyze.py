@@ -16,7 +16,7 @@ from absl import flags
 import ppp_jax.analysis as pa
 from experiments import flags as experiment_flags
 from ppp_jax import bases
-from ppp_jax.errors import InputError
+from ppp_jax.errors import InputError, printable
 from ppp_jax.grid import MAX_COUNT, MAX_SEED, MAX_UNITS
 
 MOST_ANGLES = 36_000
@@ -79,8 +79,8 @@ def main() -> None:
     print((out / "shares.md").read_text(encoding="utf-8"))
     pooled = [str(d) for d in latents.dims[:-2] if d not in by and latents.sizes[d] > 1]
     if pooled:
-        print(f"pooled over {', '.join(pooled)} (--by keeps axes apart)")
-    print(f"analysis: {out}")
+        print(f"pooled over {printable(', '.join(pooled))} (--by keeps axes apart)")
+    print(f"analysis: {printable(out)}")
 
 
 def load(path: pathlib.Path) -> tuple[xr.DataArray, list[str]]:

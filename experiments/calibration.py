@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 import ppp_jax.analysis as pa
 from experiments import flags as experiment_flags
 from ppp_jax.analysis import calibration, charts
-from ppp_jax.analysis.summary import as_markdown
+from ppp_jax.analysis.pages import as_markdown
 from ppp_jax.errors import writing
 
 SEEDS = (6, 8, 16, 32)

@@ -1,12 +1,9 @@
 """What the experiments share: train what the flags say, measure it, keep figures and tables."""
 
-import base64
 import contextlib
 import datetime
 import functools
-import html
 import pathlib
-import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -19,21 +16,22 @@ from matplotlib.figure import Figure
 
 import ppp_jax.analysis as pa
 from experiments import flags as experiment_flags
-from ppp_jax import __version__, devices, manifest, plan, sweep
+from ppp_jax import __version__, atomic, devices, manifest, plan, store, sweep
 from ppp_jax.analysis import layers
 from ppp_jax.analysis.compare import MIN_SEEDS, false_discovery
 from ppp_jax.analysis.measure import KINDS, STATISTICS, cells, own_basis
+from ppp_jax.analysis.pages import html_image, html_table, render, write_csv, write_markdown
 from ppp_jax.analysis.runs import BOTTLENECK, load_run, saved_groups
-from ppp_jax.analysis.summary import as_markdown
 from ppp_jax.analysis.verdicts import CLUSTERING
-from ppp_jax.errors import InputError, whole
+from ppp_jax.errors import InputError, printable, whole
 from ppp_jax.extension import AXES
 from ppp_jax.grid import Grid
 
-FOLDER = "study"
+FOLDER = store.STUDY
 LEAST_ROTATIONS = 19
 DOCUMENTED = ("Cost", "Outcome")  # how paragraphs of a main's docstring begin that are not of a run
 MOST_LINES = 8
+_OPEN: dict[pathlib.Path, pathlib.Path] = {}  # run folders to the study that is being written
 FEW_SEEDS = f"p and q are missing of fewer than {MIN_SEEDS} seeds, of which nothing is claimed."
 
 
@@ -44,6 +42,7 @@ def run(
     check: Callable[[Grid], Any] | None = None,
     more: Callable[[Grid], list[Grid]] | None = None,
     prepare: Callable[[pathlib.Path], Any] | None = None,
+    writes: str = FOLDER,
 ) -> None:
     """Trains the grid of the flags, and others derived from it, and analyses what came out.
 
@@ -55,9 +54,11 @@ def run(
       more: returns the grids to train beside, each in a folder `…_2`, `…_3` of its own.
       prepare: called by every process with the flags' own run folder, once it is trained: what
         trains or restores networks needs all of them.
+      writes: the folder in the run folder that the analysis is going to write.
 
     Raises:
-      InputError: a flag that cannot be used, before anything is trained.
+      InputError: a flag that cannot be used, or something else stands where the analysis is to
+        write, before anything is trained.
     """
     values, grid = flags.FLAGS, experiment_flags.grid()
     _check_axes(grid, AXES if along is None else along)
@@ -66,6 +67,7 @@ def run(
     pa.check_epsilon(values.epsilon)
     whole("rotations", values.rotations, least=LEAST_ROTATIONS)
     how = experiment_flags.training_options()
+    devices.on_main(lambda: check_folder(values.workdir, writes))
     grids = [grid, *(more(grid) if more else [])]
     devices.on_main(functools.partial(experiment_flags.tell_single_numbers, grid))
     folders = [values.workdir, *(f"{values.workdir}_{k}" for k in range(2, len(grids) + 1))]
@@ -79,7 +81,27 @@ def run(
     trained = [sweep.train(one, folder, **how) for one, folder in zip(grids, folders, strict=True)]
     devices.on_main(lambda: tell_diverged(trained))
     prepared = [prepare(trained[0])] if prepare else []
-    devices.on_main(lambda: analyse(trained, *prepared))
+    here = writing(trained[0]) if writes == FOLDER else contextlib.nullcontext()
+    devices.on_main(lambda: _within(here, functools.partial(analyse, trained, *prepared)))
+
+
+def _within(context: contextlib.AbstractContextManager[Any], work: Callable[[], None]) -> None:
+    with context:
+        work()
+
+
+def check_folder(workdir: str | pathlib.Path, writes: str) -> None:
+    """Refuses a run folder in which something of somebody's has the name of what is to be written.
+
+    Args:
+      workdir: the run folder, there or not.
+      writes: what is to be written in it.
+
+    Raises:
+      InputError: saying what stands there.
+    """
+    folder = store.folder(workdir)
+    atomic.check(folder / writes, field="workdir", value=folder)
 
 
 def tell_diverged(workdirs: Sequence[pathlib.Path]) -> None:
@@ -92,8 +114,8 @@ def tell_diverged(workdirs: Sequence[pathlib.Path]) -> None:
                 diverged = last["diverged_step"].isel(at).values >= 0
                 if diverged.any():
                     cell = f"{group['architecture']}, {names['activation']}, {names['optimizer']}"
-                    lines.append(f"{cell} at {names['learning_rate']:g}: {diverged.sum()} of "
-                                 f"{diverged.size} seeds diverged")  # fmt: skip
+                    lines.append(f"{printable(cell)} at {names['learning_rate']:g}: "
+                                 f"{diverged.sum()} of {diverged.size} seeds diverged")  # fmt: skip
     if lines:
         more = [f"and {len(lines) - MOST_LINES} more cells"] if len(lines) > MOST_LINES else []
         advice = "they are left out; a smaller rate in --learning_rates may help"
@@ -151,44 +173,51 @@ def load(workdir: pathlib.Path) -> xr.Dataset:
 
 @contextlib.contextmanager
 def writing(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a folder to write into, which becomes `study/` in the run folder once complete."""
-    partial, final = workdir / f"{FOLDER}.partial", workdir / FOLDER
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir()
-    yield partial
-    _write_page(partial, workdir)
-    if final.exists():
-        shutil.rmtree(final)
-    partial.rename(final)
-    print(f"study: {final / 'index.html'}")
+    """Gives a folder to write into, which becomes `study/` in the run folder once complete.
+
+    No other run is at work in the run folder meanwhile. `run` opens it before anything is
+    measured: within, it is the one that is open.
+
+    Raises:
+      InputError: another run is at work there, something else has that name, or the disk is full.
+    """
+    if workdir in _OPEN:
+        yield _OPEN[workdir]
+        return
+    final = workdir / FOLDER
+    with (
+        atomic.locked(workdir),
+        atomic.replacing(final, field="workdir", value=workdir) as partial,
+    ):
+        _OPEN[workdir] = partial
+        try:
+            yield partial
+        finally:
+            del _OPEN[workdir]
+        _write_page(partial, workdir)
+    print(f"study: {printable(final / 'index.html')}")
 
 
 def _write_page(folder: pathlib.Path, workdir: pathlib.Path) -> None:
     """Puts the study on one page: what the experiment asks, this run, its figures, its tables."""
     main = (sys.modules["__main__"].__doc__ or "").split("\n\n")
     asked, documented = (
-        html.escape("\n\n".join(part for part in main if part.startswith(DOCUMENTED) == told))
+        "\n\n".join(part for part in main if part.startswith(DOCUMENTED) == told)
         for told in (False, True)
     )
-    parts = [
-        f"<pre>{asked}</pre>",
-        f"<h2>This run</h2><pre>{html.escape(_this_run(workdir))}</pre>",
-        "<details><summary>What the project's documentation says of the defaults, which need not "
-        f"hold of this run</summary><pre>{documented}</pre></details>",
-    ]
-    for path in sorted(folder.glob("*.png")):
-        image = base64.b64encode(path.read_bytes()).decode()
-        parts.append(f'<h2>{path.stem}</h2><img src="data:image/png;base64,{image}">')
+    pictures = [(path.stem, html_image(path.read_bytes(), path.stem))
+                for path in sorted(folder.glob("*.png"))]  # fmt: skip
     tables = {path.stem: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))}
-    if any(_lacks_seeds(table) for table in tables.values()):
+    few = any(_lacks_seeds(table) for table in tables.values())
+    if few:
         print(FEW_SEEDS)
-        parts.append(f"<p>{FEW_SEEDS}</p>")
-    for name, table in tables.items():
-        text = table.to_html(index=False, float_format="{:.3g}".format, border=0)
-        parts.append(f"<h2>{name}</h2>{text}")
-    style = "body{font-family:sans-serif;margin:2em}td,th{padding:.1em .6em;text-align:left}"
-    page = f"<!doctype html><meta charset='utf-8'><style>{style}</style>" + "\n".join(parts)
+    page = render(
+        "study", title="ppp_jax study", asked=asked, this_run=_this_run(workdir),
+        documented=documented, pictures=pictures, note=FEW_SEEDS if few else "",
+        tables=[(name, html_table(list(table), [[_text(value) for value in row]
+                                                for row in table.itertuples(index=False)]))
+                for name, table in tables.items()],
+    )  # fmt: skip
     (folder / "index.html").write_text(page, encoding="utf-8")
 
 
@@ -224,11 +253,9 @@ def keep_table(
     """
     if not rows:  # nothing to compare, in a grid of one activation
         return
-    pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False)
-    header = list(rows[0])
+    write_csv(rows, folder / f"{name}.csv")
     body = [[_text(value) for value in row.values()] for row in rows]
-    text = as_markdown(header, body)
-    (folder / f"{name}.md").write_text(text + "\n", encoding="utf-8")
+    text = write_markdown(list(rows[0]), body, folder / f"{name}.md")
     if show:
         print(text + "\n")
 

@@ -84,6 +84,7 @@ def main() -> None:
     values = flags.FLAGS
     for name, least in (("networks", 1), ("epochs", 1), ("rotations", study.LEAST_ROTATIONS)):
         whole(name, getattr(values, name), least=least)
+    study.check_folder(values.workdir, study.FOLDER)
     dataset = data.load("digits")
     states: dict[str, list[dict[str, np.ndarray]]] = {"untrained": [], "trained": []}
     accuracy = []

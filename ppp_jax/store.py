@@ -14,7 +14,6 @@ the work.
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import pathlib
@@ -28,7 +27,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from ppp_jax import checkpoints, devices, latents, ledger, manifest, metrics
+from ppp_jax import atomic, checkpoints, devices, latents, ledger, manifest, metrics
 from ppp_jax.data import Dataset
 from ppp_jax.errors import InputError, printable, shortened
 from ppp_jax.grid import Grid
@@ -37,9 +36,10 @@ from ppp_jax.interrupts import waiting
 from ppp_jax.manifest import MANIFEST, Manifest
 
 METRICS, CHECKPOINTS, LATENTS, REPORT = "metrics.jsonl", "checkpoints", "latents.zarr", "report"
+STUDY = "study"
 CERTIFICATES = "certificates.json"
 OURS = (METRICS, CHECKPOINTS, LATENTS, REPORT, CERTIFICATES)
-LOCK = ".lock"
+LOCK = atomic.LOCK
 KEPT_CHECKPOINTS = 2
 LARGEST_CERTIFICATES = 2**26  # characters
 
@@ -53,42 +53,9 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
     Raises:
       InputError: the folder cannot be written, or another run is at work in it.
     """
-    file = None
-
-    def lock() -> None:
-        nonlocal file
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            file = (workdir / LOCK).open("w")
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The run that held it may have removed the file since it was opened.
-            if not _is_still(file.fileno(), workdir / LOCK):
-                raise BlockingIOError
-        except BlockingIOError:
-            problem = "another run is at work in this folder; wait for it, or choose another"
-            raise InputError("workdir", workdir, problem) from None
-        except OSError as error:
-            reason = error.strerror or str(error)
-            problem = f"cannot be written ({reason}); choose another folder"
-            raise InputError("workdir", workdir, problem) from None
-
-    try:
-        devices.on_main(lock)
-        try:
-            yield
-        finally:
-            if file is not None:
-                (workdir / LOCK).unlink(missing_ok=True)
-    finally:
-        if file is not None:
-            file.close()
-
-
-def _is_still(descriptor: int, path: pathlib.Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+    with contextlib.ExitStack() as held:
+        devices.on_main(lambda: held.enter_context(atomic.locked(workdir)))
+        yield
 
 
 def folder(workdir: str | pathlib.Path) -> pathlib.Path:
@@ -294,7 +261,9 @@ def _remove_run(workdir: pathlib.Path) -> None:
     if (workdir / CHECKPOINTS).exists():
         (workdir / CHECKPOINTS).rename(trash)
     leftovers = [f"{REPORT}.partial", *(f"latents.{end}" for end in ("partial", "old"))]
-    for name in (trash.name, LATENTS, REPORT, *leftovers):
+    for name in (REPORT, STUDY):  # but for what others have put there
+        atomic.remove(workdir / name)
+    for name in (trash.name, LATENTS, *leftovers):
         if (workdir / name).exists():
             shutil.rmtree(workdir / name)
     (workdir / METRICS).unlink(missing_ok=True)

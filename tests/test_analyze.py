@@ -30,7 +30,7 @@ def analyze(*flags):
 def test_folder_holds_what_the_functions_say(tmp_path):
     latents = labelled()
     out = write_analysis(latents, tmp_path / "out", by=["seed"], epsilon=[0.85, 0.5], angles=30)
-    assert sorted(path.name for path in out.iterdir()) == FILES
+    assert sorted(path.name for path in out.iterdir()) == [".written.json", *FILES]
     shares = rows(out / "shares.csv")
     assert [(row["seed"], row["epsilon"]) for row in shares] == [
         (seed, epsilon) for seed in "57" for epsilon in ("0.5", "0.85")
@@ -60,7 +60,7 @@ def test_earlier_analyses_are_replaced_and_nothing_else_is(tmp_path):
     assert (out / "shares.md").read_text() != before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
-    with pytest.raises(InputError, match=r"out=.*is there and no earlier analysis"):
+    with pytest.raises(InputError, match=r"out=.*mine is there and not ours"):
         write_analysis(np.eye(4), tmp_path / "mine")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]  # no leftovers
 

@@ -8,16 +8,17 @@ import sys
 PACKAGE = pathlib.Path(__file__).parents[1] / "ppp_jax"
 # Each module may import those before it.
 ORDER = [
-    "errors", "numerics", "bases", "activations", "family", "symmetry", "downloads", "images",
-    "data", "models", "architectures", "optimizers", "confounds", "batches", "grid",
-    "certificates", "extension", "devices", "training", "program", "manifest", "tuning", "latents",
-    "store", "interrupts", "progress", "trained", "sweep", "plan",
+    "errors", "integrity", "resources", "atomic", "numerics", "bases", "activations", "family",
+    "symmetry", "downloads", "images", "data", "models", "architectures", "optimizers",
+    "confounds", "batches", "grid", "certificates", "extension", "devices", "training",
+    "program", "manifest", "tuning", "latents", "store", "interrupts", "progress", "trained",
+    "sweep", "plan",
 ]  # fmt: skip
 ANALYSIS_ORDER = [
-    "clouds", "arrays", "frames", "search", "planes", "nulls", "projection", "density", "ppp",
-    "srm", "alignment", "statistics", "compare", "rotations", "orbits", "convergence", "response",
-    "calibration", "loading", "measure", "summary", "verdicts", "plots", "charts",
-    "animate", "folder", "evidence", "report", "embeddings", "layers", "consequences",
+    "clouds", "arrays", "pages", "frames", "search", "planes", "nulls", "projection", "density",
+    "ppp", "srm", "alignment", "statistics", "compare", "rotations", "orbits", "convergence",
+    "response", "calibration", "runs", "loading", "measure", "summary", "verdicts", "plots",
+    "charts", "animate", "folder", "evidence", "report", "embeddings", "layers", "consequences",
 ]  # fmt: skip
 ABSENT = ("flax", "optax", "orbax", "absl", "sklearn", "tqdm", "dask")
 
@@ -45,7 +46,9 @@ def test_analysis_imports_point_one_way():
     assert files == set(ANALYSIS_ORDER)
     for i, name in enumerate(ANALYSIS_ORDER):
         allowed = {f"analysis.{before}" for before in ANALYSIS_ORDER[:i]} | {
+            "atomic",
             "errors",
+            "integrity",
             "numerics",
             "bases",
         }
@@ -66,7 +69,8 @@ loaded = [n for n in sys.modules if n.split(".")[0] in {ABSENT!r}
           and sys.modules[n] is not None]
 assert not loaded, loaded
 ours = {{n for n in sys.modules if n.startswith("ppp_jax.")}}
-rest = ours - {{"ppp_jax.errors", "ppp_jax.numerics", "ppp_jax.bases"}}
+shared = ("atomic", "errors", "integrity", "numerics", "bases")
+rest = ours - {{f"ppp_jax.{{name}}" for name in shared}}
 assert all(name.startswith("ppp_jax.analysis") for name in rest), rest
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from ppp_jax import store, sweep
+from ppp_jax import atomic, store, sweep
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 
@@ -82,7 +82,7 @@ def test_folders_do_not_lock_each_other(tmp_path):
 @pytest.mark.parametrize("taken", [False, True])
 def test_a_lock_file_removed_since_it_was_opened_does_not_count(taken, tmp_path, monkeypatch):
     """The holder ends between this run's opening of the file and its lock on it."""
-    flock = store.fcntl.flock
+    flock = atomic.fcntl.flock
 
     def late(file, how):
         (tmp_path / store.LOCK).unlink()
@@ -90,7 +90,7 @@ def test_a_lock_file_removed_since_it_was_opened_does_not_count(taken, tmp_path,
             (tmp_path / store.LOCK).write_text("")  # by a third run, which has the folder now
         flock(file, how)
 
-    monkeypatch.setattr(store.fcntl, "flock", late)
+    monkeypatch.setattr(atomic.fcntl, "flock", late)
     assert_refused(tmp_path)
     assert (tmp_path / store.LOCK).exists() == taken
 

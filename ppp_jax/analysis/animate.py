@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ppp_jax.analysis.arrays import check_made
+from ppp_jax.analysis.pages import drawn
 from ppp_jax.analysis.plots import plot_ppp, ratio_scale
 from ppp_jax.errors import InputError, whole, writing
 from ppp_jax.paths import located
@@ -74,7 +75,8 @@ def _write(
         picture = pictures.isel({over: k})
         figure = Figure(figsize=(4.4, 3.7), dpi=DPI, layout="constrained")
         axes = plot_ppp(picture, ax=figure.add_subplot(), norm=norm)
-        axes.set_title(f"{label} {picture[label].item()}, {axes.get_title()}", fontsize=9)
+        axes.set_title(f"{drawn(label)} {drawn(picture[label].item())}, {axes.get_title()}",
+                       fontsize=9)  # fmt: skip
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
         frames.append(Image.open(buffer).convert("RGB"))

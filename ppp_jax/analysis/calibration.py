@@ -17,6 +17,7 @@ from ppp_jax.resources import check_product
 SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 KINDS = ("axes", "corners")
 LEVEL = 0.05
+HELD_NUMBERS = 2**21  # of clouds of one law held at once
 
 
 def null_p_values(
@@ -48,17 +49,22 @@ def null_p_values(
     """
     rng = np.random.default_rng(seeded(seed))
     _check(draws, samples, units, laws=4)
-    drawn = [isotropic_clouds(rng, samples=samples, units=units) for _ in range(draws)]
-    stacked = np.stack([np.stack(list(clouds.values())) for clouds in drawn])
-    labelled = xr.DataArray(
-        stacked.astype(np.float32),
-        dims=("seed", "law", "sample", "unit"),
-        coords={"law": list(drawn[0])},
-    )
-    tested = rotation_test(
-        labelled, rotations=rotations, epsilon=epsilon, seed=seed, progress=progress
-    )
-    return tested["p"].transpose("law", "seed", "statistic")
+    # Some draws at a time: all of them may be more than memory holds.
+    width = max(1, HELD_NUMBERS // (samples * units))
+    places = list(range(0, draws, width))
+    found = []
+    for first in progress_bar(places, "draws") if progress else places:
+        drawn = [isotropic_clouds(rng, samples=samples, units=units)
+                 for _ in range(min(width, draws - first))]  # fmt: skip
+        stacked = np.stack([np.stack(list(clouds.values())) for clouds in drawn])
+        labelled = xr.DataArray(
+            stacked.astype(np.float32), dims=("seed", "law", "sample", "unit"),
+            coords={"law": list(drawn[0])},
+        )  # fmt: skip
+        tested = rotation_test(labelled, rotations=rotations, epsilon=epsilon, seed=seed,
+                               first_seed=first)  # fmt: skip
+        found.append(tested["p"])
+    return xr.concat(found, "seed").transpose("law", "seed", "statistic")
 
 
 def _check(draws: Any, samples: Any, units: Any, *, laws: int) -> None:

@@ -11,6 +11,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from ppp_jax.analysis.compare import bootstrap_interval, interquartile_mean
 from ppp_jax.analysis.measure import TEXT, cells
+from ppp_jax.analysis.pages import drawn
 from ppp_jax.analysis.verdicts import LEVEL, PAIRED
 
 NAMES = {"test_mse": "held-out MSE", "c4_pre": "C4 before activation, above null",
@@ -59,7 +60,7 @@ def plot_forest(rows: list[dict[str, Any]], *, labels: list[str]) -> Figure:
 def _comparison(row: dict[str, Any], labels: list[str]) -> str:
     text = ", ".join(f"{row[name]:g}" if isinstance(row[name], float) else str(row[name])
                      for name in labels)  # fmt: skip
-    return f"{text} − {row['against']}"
+    return drawn(f"{text} − {row['against']}")
 
 
 def plot_plane(runs: xr.Dataset, *, kind: str, labels: list[str]) -> Figure:
@@ -79,7 +80,7 @@ def plot_plane(runs: xr.Dataset, *, kind: str, labels: list[str]) -> Figure:
     axes.axvline(0, color="0.8", linewidth=0.8)
     colours = {name: f"C{i % 10}" for i, name in enumerate(runs["activation"].values)}
     styles = ["-", "--", ":", "-."]
-    drawn: dict[Any, int] = {}
+    counted: dict[Any, int] = {}
     for names, at in cells(runs):
         part = runs[[f"c4_{kind}", f"discreteness_{kind}"]].isel(at)
         part = part.transpose("step", "seed")
@@ -87,11 +88,11 @@ def plot_plane(runs: xr.Dataset, *, kind: str, labels: list[str]) -> Figure:
         if not np.isfinite(x[-1]).any():
             continue
         colour = colours[names["activation"]]
-        number = drawn[names["activation"]] = drawn.get(names["activation"], -1) + 1
+        number = counted[names["activation"]] = counted.get(names["activation"], -1) + 1
         path = [np.array([_median(row) for row in values]) for values in (x, y)]
         label = ", ".join(f"{names[n]:g}" if isinstance(names[n], float) else str(names[n])
                           for n in labels)  # fmt: skip
-        axes.plot(*path, styles[number % 4], color=colour, linewidth=1.1, label=label)
+        axes.plot(*path, styles[number % 4], color=colour, linewidth=1.1, label=drawn(label))
         axes.plot(path[0][0], path[1][0], "o", color=colour, markerfacecolor="white", markersize=4)
         axes.plot(x[-1], y[-1], ".", color=colour, markersize=3, alpha=0.5)
     axes.set(xlabel=f"{TEXT['c4']}, {kind}-activation (−1 diagonals, +1 axes)",
@@ -120,7 +121,7 @@ def plot_p_values(p: xr.DataArray, *, ax: Axes) -> Axes:
             if len(values):
                 share = np.arange(1, len(values) + 1) / len(values)
                 ax.step(values, share, where="post", color=f"C{i}", linewidth=0.6, alpha=0.6)
-        ax.plot([], [], color=f"C{i}", label=str(law))
+        ax.plot([], [], color=f"C{i}", label=drawn(law))
     ax.set(xlabel="p-value", ylabel="share of clouds below", xlim=(0, 1), ylim=(0, 1))
     ax.legend(fontsize=6)
     return ax
@@ -136,7 +137,9 @@ def plot_power(found: xr.Dataset, *, kind: str, ax: Axes) -> Axes:
     """
     for statistic in found["statistic"].values:
         curve = found["power"].sel(kind=kind, statistic=statistic)
-        ax.plot(found["share"], curve, "o-", markersize=3, label=TEXT.get(statistic, statistic))
+        ax.plot(
+            found["share"], curve, "o-", markersize=3, label=drawn(TEXT.get(statistic, statistic))
+        )
     ax.axhline(LEVEL, color="k", linestyle="--", linewidth=0.8)
     ax.set(xlabel=f"share of samples on the {kind}", ylabel="share of clouds with p ≤ .05",
            ylim=(0, 1.03))  # fmt: skip
@@ -165,9 +168,9 @@ def plot_seeds(columns: dict[str, np.ndarray], *, ax: Axes, colour: str = "C0",
         low, high = bootstrap_interval(values)
         ax.plot([place, place], [low, high], color=colour, linewidth=2)
         ax.plot(place, interquartile_mean(values), "_", color=colour, markersize=9,
-                markeredgewidth=2, label=label)  # fmt: skip
+                markeredgewidth=2, label=label and drawn(label))  # fmt: skip
         label = None  # once in the legend
-    ax.set_xticks(places, list(columns), fontsize=7)
+    ax.set_xticks(places, [drawn(name) for name in columns], fontsize=7)
     ax.tick_params(labelsize=7)
     return ax
 
@@ -184,9 +187,10 @@ def plot_z(series: dict[str, dict[str, float]], *, ax: Axes) -> Axes:
         shift = 0.1 * (k - (len(series) - 1) / 2)
         places = np.arange(len(points)) + shift
         ax.vlines(places, 0, list(points.values()), color=f"C{k}", linewidth=0.8)
-        ax.plot(places, list(points.values()), "o", color=f"C{k}", markersize=4, label=label)
+        ax.plot(places, list(points.values()), "o", color=f"C{k}", markersize=4,
+                label=drawn(label))  # fmt: skip
     names = list(next(iter(series.values())))
-    ax.set_xticks(range(len(names)), names, fontsize=7)
+    ax.set_xticks(range(len(names)), [drawn(name) for name in names], fontsize=7)
     ax.set_yscale("symlog", linthresh=3)
     ax.yaxis.set_major_locator(FixedLocator(Z_TICKS))
     ax.yaxis.set_minor_locator(NullLocator())

@@ -1,8 +1,8 @@
 """Everything about an array of latents, as a folder of figures and tables."""
 
 import json
+import os
 import pathlib
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,14 +12,15 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
+from ppp_jax import atomic
 from ppp_jax.analysis.loading import load
+from ppp_jax.analysis.pages import drawn, write_csv, write_markdown
 from ppp_jax.analysis.planes import check_epsilon
 from ppp_jax.analysis.plots import plot_srm, plot_strip
 from ppp_jax.analysis.ppp import ppp
 from ppp_jax.analysis.projection import EmptyPPPWarning, count_planes, top_planes
 from ppp_jax.analysis.srm import srm
-from ppp_jax.analysis.summary import as_markdown
-from ppp_jax.errors import InputError, writing
+from ppp_jax.errors import InputError
 
 RECORD = "analysis.json"
 TOP, MAX_GROUPS = 100, 64
@@ -45,7 +46,8 @@ def write_analysis(
 
     Args:
       latents: what `load` takes or returns, but a single array.
-      out: the folder; an earlier analysis there is replaced, nothing else is.
+      out: the folder; an earlier analysis there is replaced, and what others have put into it is
+        kept.
       by: axes to keep apart; all others are pooled.
       epsilon: one acceptance cosine or several.
       angles: as `srm`.
@@ -56,26 +58,22 @@ def write_analysis(
       The folder.
 
     Raises:
-      InputError: an argument out of its range, or `out` is taken or cannot be written.
+      InputError: an argument out of its range, or `out` is taken or cannot be written, or another
+        analysis is about to write it.
     """
-    out = pathlib.Path(out).expanduser()
-    if out.exists() and not (out / RECORD).is_file():
-        raise InputError("out", out, "is there and no earlier analysis; name another folder")
+    out = pathlib.Path(os.path.abspath(pathlib.Path(out).expanduser()))
+    atomic.check(out, field="out", value=out)
     epsilons = np.unique(check_epsilon(epsilon))
     array = latents if isinstance(latents, xr.DataArray) else load(latents)
     if isinstance(array, xr.Dataset):
         raise InputError("latents", "run folder", "name one array of it, say load(…, name='pre')")
     names, groups = _groups(array, by)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    with writing("out", out):
-        partial.mkdir(parents=True)
-    try:
-        _analyse(names, groups, partial, epsilons=epsilons, angles=angles, signed=signed, **options)
-        with writing("out", out):
-            _replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    lock = atomic.hidden(out, "lock")
+    with (
+        atomic.locked(out.parent, name=lock, field="out", value=out),
+        atomic.replacing(out, field="out", value=out) as folder,
+    ):
+        _analyse(names, groups, folder, epsilons=epsilons, angles=angles, signed=signed, **options)
     return out
 
 
@@ -98,20 +96,9 @@ def _analyse(
             curves.append(srm(group, epsilon=epsilons, angles=angles, signed=signed, **options))
         top.append(top_planes(count_planes(group, epsilon=epsilons, **options), TOP))
     made = {"by": list(names[0]), "groups": names, **curves[0].attrs, "epsilon": epsilons.tolist()}
-    with writing("out", folder):
-        _draw(pictures, curves, [_title(name) for name in names], folder)
-        _write_tables(names, pictures, curves, top, folder)
-        (folder / RECORD).write_text(json.dumps(made, indent=1, default=str), encoding="utf-8")
-
-
-def _replace(partial: pathlib.Path, out: pathlib.Path) -> None:
-    """Puts a finished folder in the place of an earlier one, which is deleted only after that."""
-    earlier = out.with_name(f".{out.name}.earlier")
-    shutil.rmtree(earlier, ignore_errors=True)
-    if out.exists():
-        out.rename(earlier)
-    partial.rename(out)
-    shutil.rmtree(earlier, ignore_errors=True)
+    _draw(pictures, curves, [_title(name) for name in names], folder)
+    _write_tables(names, pictures, curves, top, folder)
+    (folder / RECORD).write_text(json.dumps(made, indent=1, default=str), encoding="utf-8")
 
 
 def _groups(
@@ -151,7 +138,7 @@ def _draw(
     for line, name, curve in zip(grid, rows, curves, strict=True):
         for k, axes in enumerate(line):
             plot_srm(curve.isel(epsilon=k), ax=axes)
-        line[0].set_ylabel(name, labelpad=28, fontsize=8)
+        line[0].set_ylabel(drawn(name), labelpad=28, fontsize=8)
     figure.savefig(folder / "srm.png")
 
 
@@ -174,9 +161,9 @@ def _write_tables(
     for tables, file in ((shares, "shares"), (turns, "srm"), (planes, "planes")):
         table = pd.concat(tables, ignore_index=True)
         table = table[axes + [column for column in table if column not in axes]]
-        table.to_csv(folder / f"{file}.csv", index=False)
+        write_csv(table, folder / f"{file}.csv")
         if file == "shares":
             body = [[f"{x:.4g}" if isinstance(x, float) else str(x) for x in row]
                     for row in table.itertuples(index=False)]  # fmt: skip
-            text = as_markdown([str(column).replace("_", " ") for column in table], body)
-            (folder / "shares.md").write_text(text + "\n", encoding="utf-8")
+            header = [str(column).replace("_", " ") for column in table]
+            write_markdown(header, body, folder / "shares.md")

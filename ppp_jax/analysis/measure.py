@@ -1,6 +1,6 @@
 """Every number of METHOD §5, of every run of a grid, with its rotation null."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ ENDS = ("z", "p", "null", "clouds", "rank")
 ROUNDING = 1e-6  # a range below this share of the largest number is none
 ERRORS = ("train_mse", "validation_mse", "test_mse")
 NETWORK = "architecture_respects_rotations"  # the attribute of a run folder's Dataset
+HELD_BYTES = 2**26  # of one activation's latents held at once, unless a snapshot has more
 NEIGHBOUR_SAMPLES = 1024  # of each cloud, for its discreteness at every snapshot
 TEXT = {
     "c4": "alignment C4",
@@ -90,7 +91,7 @@ def measure(
     """Measures every run at every snapshot, each against its activation's own basis.
 
     Args:
-      dataset: what `load` returns of a run folder.
+      dataset: what `load` returns of a run folder; latents are read in parts.
       epsilon: acceptance cosine.
       rotations: K of the rotation null.
       seed: of the rotations.
@@ -100,20 +101,20 @@ def measure(
     places = [(kind, i) for kind in KINDS for i in range(dataset.sizes["activation"])]
     columns: dict[str, list[xr.Dataset]] = {kind: [] for kind in KINDS}
     pooled: dict[str, list[xr.Dataset]] = {kind: [] for kind in KINDS}
-    # One activation at a time: the latents of a grid need not fit into memory.
+    # In parts: the latents of a grid need not fit into memory.
     for kind, i in progress_bar(places, "rotations") if progress else places:
         here = {"activation": [i]}
-        basis = own_basis(str(dataset["activation"].values[i]))
-        clouds = usable(dataset[kind].isel(here), runs.isel(here))
-        one = _Test(basis, epsilon, rotations, seed)
-        column, whole = _measure(clouds, one)
-        columns[kind].append(column)
-        pooled[kind].append(whole)
+        one = _Test(own_basis(str(dataset["activation"].values[i])), epsilon, rotations, seed)
+        tests = _measure(dataset[kind].isel(here), runs.isel(here), one)
+        angles = _at_all_steps(_columns(tests.angles), dataset["step"])
+        columns[kind].append(_columns(tests.everywhere).assign(angles).assign(tests.numbers))
+        ends = _at_all_steps(_columns(pool(tests.angles)), dataset["step"])
+        pooled[kind].append(_columns(pool(tests.everywhere)).assign(ends))
     healthy = runs["diverged_step"].isel(step=-1, drop=True) < 0
     errors = {name: runs[name].where(healthy) for name in ERRORS}
-    numbers, tests = _joined(columns), _joined(pooled)
+    numbers, whole = _joined(columns), _joined(pooled)
     runs = _described(runs.assign(errors).assign(numbers)).assign_attrs(rotations=rotations)
-    return Measured(runs, xr.Dataset(tests))
+    return Measured(runs, xr.Dataset(whole))
 
 
 def _joined(columns: dict[str, list[xr.Dataset]]) -> dict[str, xr.DataArray]:
@@ -134,31 +135,99 @@ class _Test(NamedTuple):
     seed: int
 
 
-def _measure(clouds: xr.DataArray, how: _Test) -> tuple[xr.Dataset, xr.Dataset]:
-    """Returns the numbers of runs and of the mean over their seeds, of one kind of latents."""
-    options: dict[str, Any] = {"basis": how.basis, "rotations": how.rotations, "seed": how.seed}
-    everywhere = rotation_test(clouds, **options).sel(statistic=list(STATISTICS))
-    ends = [0, -1] if clouds.sizes["step"] > 1 else [0]
-    angles = rotation_test(clouds.isel(step=ends), epsilon=how.epsilon, **options)
-    angles = angles.sel(statistic=list(ANGLES))
-    found = _columns(everywhere).assign(_at_all_steps(_columns(angles), clouds))
-    dims = clouds.dims[:-2]
-    found["acceptance_ratio"] = (
-        dims,
-        acceptance_ratio(clouds, basis=how.basis, epsilon=how.epsilon),
-    )
-    found["discreteness"] = (dims, discreteness(clouds, max_samples=NEIGHBOUR_SAMPLES))
-    first_and_last = clouds.isel(step=ends)
-    beyond = discreteness(first_and_last, elliptical=True, max_samples=NEIGHBOUR_SAMPLES)
-    at_ends = first_and_last.isel(sample=0, unit=0, drop=True).copy(data=beyond)
-    found = found.assign(_at_all_steps(xr.Dataset({"elliptical": at_ends}), clouds))
-    pooled = [_columns(pool(tested)) for tested in (everywhere, angles)]
-    return found, pooled[0].assign(_at_all_steps(pooled[1], clouds))
+class _Tests(NamedTuple):
+    """What was found of one activation's latents, over the axes of the grid, `seed` and `step`.
+
+    Attributes:
+      everywhere: the rotation test of alignment, without the rotated values.
+      angles: that of the angles' statistics, at the first and the last snapshot.
+      numbers: `acceptance_ratio`, `discreteness`, and at those two `elliptical`.
+    """
+
+    everywhere: xr.Dataset
+    angles: xr.Dataset
+    numbers: xr.Dataset
 
 
-def _at_all_steps(ends: xr.Dataset, clouds: xr.DataArray) -> dict[Any, xr.DataArray]:
+def _measure(latents: xr.DataArray, runs: xr.Dataset, how: _Test) -> _Tests:
+    """Measures one activation's latents, of one kind, part by part."""
+    last = latents.sizes["step"] - 1
+    found = _Tests(*(_nothing(latents) for _ in _Tests._fields))
+    for at, part in _parts(latents):
+        of_runs = {dim: where for dim, where in at.items() if dim != "step"}
+        clouds = usable(part, runs.isel(of_runs))
+        steps = np.arange(last + 1)[at["step"]]
+        at_end = np.isin(steps, [0, last])
+        options: dict[str, Any] = {"basis": how.basis, "rotations": how.rotations,
+                                   "seed": how.seed, "first_seed": at["seed"].start}  # fmt: skip
+        _put(found.numbers, at, _numbers(
+            clouds,
+            acceptance_ratio=acceptance_ratio(clouds, basis=how.basis, epsilon=how.epsilon),
+            discreteness=discreteness(clouds, max_samples=NEIGHBOUR_SAMPLES),
+        ))  # fmt: skip
+        if not at_end.all():
+            tested = rotation_test(clouds.isel(step=~at_end), **options)
+            _put(found.everywhere, {**at, "step": steps[~at_end]}, _of(tested, STATISTICS))
+        if at_end.any():
+            there, ends = {**at, "step": steps[at_end]}, clouds.isel(step=at_end)
+            tested = rotation_test(ends, epsilon=how.epsilon, **options)
+            _put(found.everywhere, there, _of(tested, STATISTICS))
+            _put(found.angles, there, _of(tested, ANGLES))
+            _put(found.numbers, there, _numbers(ends, elliptical=discreteness(
+                ends, elliptical=True, max_samples=NEIGHBOUR_SAMPLES)))  # fmt: skip
+    return found._replace(angles=found.angles.isel(step=[0, -1] if last else [0]))
+
+
+def _of(tested: xr.Dataset, statistics: Sequence[str]) -> xr.Dataset:
+    """Chooses statistics; the rotated values have told what they tell."""
+    return tested.drop_vars("null").sel(statistic=list(statistics))
+
+
+def _numbers(clouds: xr.DataArray, **numbers: np.ndarray) -> xr.Dataset:
+    """Labels one number per cloud."""
+    return xr.Dataset({name: (clouds.dims[:-2], values) for name, values in numbers.items()})
+
+
+def _nothing(latents: xr.DataArray) -> xr.Dataset:
+    """Returns the axes and labels of clouds, of which nothing is measured yet."""
+    dims = latents.dims[:-2]
+    coords = {name: coord.variable for name, coord in latents.coords.items()
+              if coord.dims and set(coord.dims) <= set(dims)}  # fmt: skip
+    return xr.Dataset(coords=coords, attrs={"shape": latents.shape[:-2]})
+
+
+def _put(whole: xr.Dataset, at: Mapping[str, Any], part: xr.Dataset) -> None:
+    """Puts what was measured of a part in its place; what is never put is missing."""
+    for name, values in part.data_vars.items():
+        if name not in whole:
+            more = values.shape[len(at) :]
+            missing = np.full((*whole.attrs["shape"], *more), np.nan)
+            labels = {dim: values[dim] for dim in values.dims[len(at) :]}
+            whole[name] = xr.DataArray(missing, coords=labels, dims=values.dims)
+        whole[name].values[tuple(at.values())] = values.values
+
+
+def _parts(latents: xr.DataArray) -> Iterator[tuple[dict[str, slice], xr.DataArray]]:
+    """Yields where parts stand, and the parts: all of it, or a cell's snapshot, or a run's.
+
+    Seeds share the files of a snapshot: where they can, they are read together.
+    """
+    sizes = {str(dim): size for dim, size in latents.sizes.items() if dim not in ("sample", "unit")}
+    cloud = latents.nbytes / np.prod(list(sizes.values()))
+    apart = [dim for dim in sizes if dim != "seed"]
+    if latents.nbytes <= HELD_BYTES:
+        apart = []
+    elif cloud * sizes["seed"] > HELD_BYTES:
+        apart = list(sizes)
+    for place in np.ndindex(*(sizes[dim] for dim in apart)):
+        at = {dim: slice(0, size) for dim, size in sizes.items()}
+        at |= {dim: slice(k, k + 1) for dim, k in zip(apart, place, strict=True)}
+        yield at, latents.isel(at)
+
+
+def _at_all_steps(ends: xr.Dataset, steps: xr.DataArray) -> dict[Any, xr.DataArray]:
     """Spreads what was measured at some snapshots over all, missing elsewhere."""
-    return dict(ends.reindex(step=clouds["step"]).data_vars)
+    return dict(ends.reindex(step=steps).data_vars)
 
 
 def _columns(tested: xr.Dataset) -> xr.Dataset:

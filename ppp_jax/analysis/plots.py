@@ -17,6 +17,7 @@ from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import MaxNLocator
 
 from ppp_jax.analysis.arrays import is_real
+from ppp_jax.analysis.pages import drawn
 from ppp_jax.errors import InputError, choice, truth
 
 # Blue: fewer than isotropic, white: as many, red: more; grey: too few expected to tell.
@@ -215,14 +216,14 @@ def plot_strip(
     _check_table(panels, rows, columns)
     if not isinstance(title, str):
         raise InputError("title", title, "must be a text")
-    names = [name.replace("isotropic_", "isotropic\n") for name in rows]
+    names = [drawn(name).replace("isotropic_", "isotropic\n") for name in rows]
     longest = max(len(line) for name in names for line in name.split("\n"))
     left = max(1.2, 0.2 + 0.072 * longest)  # inches, for the names
     size = (left + PANEL_INCHES * len(columns) + 0.6, 1.14 * PANEL_INCHES * len(rows) + 0.7)
     legend = textwrap.wrap(LEGEND, int(20 * size[0]))
     size = (size[0], size[1] + 0.1 * (len(legend) - 1))
     figure = Figure(figsize=size, dpi=110)
-    figure.suptitle(title, fontsize=9, y=1 - 0.08 / size[1], va="top")
+    figure.suptitle(drawn(title), fontsize=9, y=1 - 0.08 / size[1], va="top")
     stack = figure.subplots(len(rows), 1, squeeze=False, gridspec_kw={
         "left": left / size[0], "right": 1 - 0.6 / size[0], "top": 1 - 0.5 / size[1],
         "bottom": (0.1 + 0.1 * len(legend)) / size[1], "hspace": 0,
@@ -237,7 +238,7 @@ def plot_strip(
         _tick_ratio(bar, norm)
         bar.ax.tick_params(labelsize=6, pad=1, length=2)
     for c, column in enumerate(columns):
-        stack[0, 0].text(c + 0.5, 1.13, column, ha="center", va="bottom", fontsize=7)
+        stack[0, 0].text(c + 0.5, 1.13, drawn(column), ha="center", va="bottom", fontsize=7)
     return figure
 
 
@@ -297,8 +298,9 @@ def plot_curves(values: xr.DataArray, *, ax: Axes | None = None, yscale: str = "
         axes.plot(epochs, curves, linewidth=0.5, alpha=0.35, **style)
         median = [np.median(row[~np.isnan(row)]) if (~np.isnan(row)).any() else np.nan
                   for row in curves]  # fmt: skip
-        axes.plot(epochs, median, linewidth=1.6, label=str(name), **style)
+        axes.plot(epochs, median, linewidth=1.6, label=drawn(name), **style)
     axes.set_xscale("symlog", linthresh=1)
-    axes.set(yscale=yscale, xlabel="epoch", ylabel=values.attrs.get("long_name", values.name))
+    axes.set(yscale=yscale, xlabel="epoch",
+             ylabel=drawn(values.attrs.get("long_name", values.name)))  # fmt: skip
     axes.set_xlim(left=0)
     return axes

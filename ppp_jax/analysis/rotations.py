@@ -5,6 +5,9 @@ the latents does not change under rotations, all of these are exchangeable, so t
 observed one is uniform, at any number of samples.
 """
 
+import concurrent.futures
+import functools
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +24,7 @@ from ppp_jax.errors import InputError, seeded, truth, whole
 
 ROTATIONS, MOST_ROTATIONS = 200, 10**6
 BLOCK_BYTES = 2**26  # of rotated latents held at once
+WORKERS = min(4, os.cpu_count() or 1)  # clouds tested at once; each takes a few blocks of memory
 ROUNDING = 1e-6  # differences below this share of the values are no differences
 ALIGNMENT = Alignment._fields
 ANGLES = ("acceptance_ratio", "entropy_deficit", *(f"mode_{m + 1}" for m in range(MODES)))
@@ -33,6 +37,7 @@ def rotation_test(
     epsilon: float | None = None,
     rotations: int = ROTATIONS,
     seed: int = 0,
+    first_seed: int = 0,
     progress: bool = False,
 ) -> xr.Dataset:
     """Tests alignment statistics against the rotation null.
@@ -48,6 +53,8 @@ def rotation_test(
         takes several times as long.
       rotations: K.
       seed: of the rotations.
+      first_seed: place along `seed` of the first cloud, where these are a part of more: it gets
+        the rotations that it has among all.
       progress: show a progress bar on stderr.
 
     Returns:
@@ -65,6 +72,7 @@ def rotation_test(
     """
     whole("rotations", rotations, least=1, most=MOST_ROTATIONS)
     seeded(seed)
+    whole("first_seed", first_seed, least=0)
     truth("progress", progress)
     if epsilon is not None and len(check_epsilon(epsilon)) != 1:
         raise InputError("epsilon", epsilon, "must be one number")
@@ -73,13 +81,13 @@ def rotation_test(
     names = [*ALIGNMENT, *(ANGLES if epsilon is not None else ())]
     leading = source.shape[:-2]
     found = np.full((int(np.prod(leading)), len(names), rotations + 1), np.nan)
-    for members, start, turns in _groups(source, rotations, seed, progress):
-        place = slice(start, start + len(turns))
-        for cloud in members:
-            values = _cloud(source, cloud)
-            found[cloud, : len(ALIGNMENT), place] = _alignment(values, basis, turns)
-            if epsilon is not None:
-                found[cloud, len(ALIGNMENT) :, place] = _angles(values, basis, epsilon, turns)
+    small = source.shape[-2] * source.units * source.dtype.itemsize <= BLOCK_BYTES
+    with concurrent.futures.ThreadPoolExecutor(WORKERS if small else 1) as workers:
+        for members, start, turns in _groups(source, rotations, (seed, first_seed), progress):
+            place = slice(start, start + len(turns))
+            test = functools.partial(_tested, source, basis, epsilon, turns)
+            for cloud, values in zip(members, workers.map(test, members), strict=True):
+                found[cloud, :, place] = values
     dims = (*source.dims[:-1], "statistic")
     shaped = found.reshape(*leading, len(names), rotations + 1)
     tested = xr.Dataset(
@@ -91,7 +99,7 @@ def rotation_test(
 
 
 def _groups(
-    source: Source, rotations: int, seed: int, progress: bool
+    source: Source, rotations: int, seeds: tuple[int, int], progress: bool
 ) -> Iterator[tuple[list[int], int, np.ndarray]]:
     """Yields clouds that share rotations, and blocks of these, the very first of which is none.
 
@@ -112,7 +120,7 @@ def _groups(
     rng = np.random.default_rng()
     for group, start in progress_bar(blocks, "rotations") if progress else blocks:
         if start == 0:
-            rng = np.random.default_rng([seed, group])
+            rng = np.random.default_rng([seeds[0], seeds[1] + group])
         stop = min(start + width, rotations + 1)
         none = [np.eye(units)] if start == 0 else []
         drawn = bases.rotations(units, stop - start - len(none), rng)
@@ -123,6 +131,16 @@ def _groups(
 def _cloud(source: Source, cloud: int) -> np.ndarray:
     samples = source.shape[-2]
     return rescale(read(source, cloud * samples, (cloud + 1) * samples))[0]
+
+
+def _tested(source: Source, basis: Any, epsilon: float | None, turns: np.ndarray,
+            cloud: int) -> np.ndarray:  # fmt: skip
+    """Returns all statistics of one cloud under many rotations, `(statistics, rotations)`."""
+    values = _cloud(source, cloud)
+    found = [_alignment(values, basis, turns)]
+    if epsilon is not None:
+        found.append(_angles(values, basis, epsilon, turns))
+    return np.concatenate(found)
 
 
 def _alignment(values: np.ndarray, basis: Any, turns: np.ndarray) -> np.ndarray:

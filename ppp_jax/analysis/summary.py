@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from ppp_jax.analysis.compare import bootstrap_interval, interquartile_mean
 from ppp_jax.analysis.measure import ERRORS, KINDS, cells
+from ppp_jax.analysis.pages import write_csv, write_markdown
 
 SUMMARISED = (
     *ERRORS,
@@ -64,11 +64,10 @@ def write_tables(runs: xr.Dataset, folder: pathlib.Path, name: str) -> list[dict
       The rows of `cell_table`.
     """
     rows = cell_table(runs)
-    pd.DataFrame(rows).to_csv(folder / f"cells_{name}.csv", index=False)
-    text = as_markdown(*format_table(rows)) + "\n"
-    (folder / f"cells_{name}.md").write_text(text, encoding="utf-8")
+    write_csv(rows, folder / f"cells_{name}.csv")
+    write_markdown(*format_table(rows), folder / f"cells_{name}.md")
     table = runs.to_dataframe().reset_index().drop(columns="rate")
-    table.to_csv(folder / f"runs_{name}.csv", index=False)
+    write_csv(table, folder / f"runs_{name}.csv")
     return rows
 
 
@@ -120,14 +119,3 @@ def number(value: float, digits: int) -> str:
         return "–"
     rounded = round(value, digits) + 0.0  # no minus before a zero
     return f"{rounded:.{digits}f}" if abs(value) < 1000 else f"{value:.3g}"
-
-
-def as_markdown(header: list[str], body: list[list[str]]) -> str:
-    """Renders a table of strings as aligned Markdown."""
-    cells = [[text.replace("|", "\\|") for text in row] for row in [header, *body]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = [cells[0], ["-" * width for width in widths], *cells[1:]]
-    return "\n".join(
-        "| " + " | ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)) + " |"
-        for row in lines
-    )
