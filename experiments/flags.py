@@ -4,8 +4,7 @@ Axes of a grid are comma lists; whole numbers may also be ranges, `start:stop` o
 `start:stop:step`, without `stop`, as in Python.
 
 Every flag of every main, absl's own among them, is looked at here before anything reads it: no
-empty value, no control characters, numbers in plain digits, a path that a system could open, one
-value if it is given twice.
+empty value, no control characters, numbers in plain digits, a path that a system could open.
 """
 
 import contextlib
@@ -88,13 +87,12 @@ class _CountParser(flags.ArgumentParser):
 class _Checked(flags.ArgumentParser):
     """Looks at a flag's text before the flag's own parser does.
 
-    absl takes numbers in any alphabet and with underscores, and the last of several values.
+    absl takes numbers in any alphabet and with underscores.
     """
 
     def __init__(self, name: str, inner: Any):
         super().__init__()
         self.name, self.inner, self.syntactic_help = name, inner, inner.syntactic_help
-        self.given: Any = None
 
     def parse(self, argument: Any) -> Any:
         """Returns what the flag's own parser does.
@@ -105,14 +103,9 @@ class _Checked(flags.ArgumentParser):
         if isinstance(argument, str):
             _check_text(self.name, argument, self.inner)
         try:
-            value = self.inner.parse(argument)
+            return self.inner.parse(argument)
         except (TypeError, ValueError, OverflowError) as error:
             raise InputError(self.name, argument, str(error)) from None
-        if self.given is not None and self.given != value:
-            raise InputError(self.name, argument, f"is given twice, as {self.given!s} before; say "
-                             "it once")  # fmt: skip
-        self.given = value
-        return value
 
     def flag_type(self) -> str:
         """Type named in the help."""
@@ -129,7 +122,7 @@ def _check_text(name: str, text: str, parser: Any) -> None:
     whole = isinstance(parser, flags.IntegerParser | _CountParser)
     if whole and not re.fullmatch(_INTEGER, text):
         raise InputError(name, text, "must be a whole number")
-    if isinstance(parser, flags.FloatParser) and not isinstance(parser, flags.IntegerParser):
+    if isinstance(parser, flags.FloatParser):
         _check_number(text, lambda problem: InputError(name, text, problem))
     if name in PATHS:
         _check_path(name, text)
@@ -335,7 +328,6 @@ def _check_every_flag() -> None:
         flag = flags.FLAGS[name]
         inner = flag.parser.inner if isinstance(flag.parser, _Checked) else flag.parser
         flag.parser = _Checked(name, inner)
-        flag.parser.given = None  # absl keeps one parser for equal arguments
 
 
 def _with_files(arguments: list[str]) -> list[str]:

@@ -146,11 +146,11 @@ def shortage(
     if least > free:
         one = demand.largest > free
         field = max(("widths", "latent_widths"), key=lambda axis: max(getattr(grid, axis)))
-        named = (field, max(getattr(grid, field))) if one else ("seeds", _few(grid.seeds))
+        named, value = (field, max(getattr(grid, field))) if one else ("seeds", _few(grid.seeds))
         what = "a single network" if one else "the networks"
         problem = f"memory does not suffice: data and {what} alone take "
         size = demand.largest if one else least
-        return InputError(*named, f"{problem}{text(size)}, {text(free)} are free; {LOWER}")
+        return InputError(named, value, f"{problem}{text(size)}, {text(free)} are free; {LOWER}")
     more = sum(latent_bytes(part, dataset, count) for part, count in to_do)
     room = resources.free_disk(workdir)
     if more > room:

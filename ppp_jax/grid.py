@@ -272,9 +272,12 @@ def _of_kind(name: str, value: Any) -> Any:
         # Zero has one sign: -0.0 and 0.0 would be one value under two names.
         return _number(name, value) + 0.0
     try:
-        return operator.index(None if isinstance(value, bool) else value)
+        number = operator.index(value)
     except TypeError:
         raise InputError(name, value, "must be a whole number") from None
+    if isinstance(value, bool):
+        raise InputError(name, value, "must be a whole number")
+    return number
 
 
 def _number(name: str, value: Any) -> float:

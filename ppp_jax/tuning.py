@@ -97,7 +97,8 @@ def _alike(cell: Cell) -> Cell:
 @functools.lru_cache(maxsize=4096)
 def _abstract_state(cell: Cell, shape: Shape) -> RunState:
     run = training.build_run(cell, shape=shape, batch_size=1)
-    whole, real = (jax.ShapeDtypeStruct((), kind) for kind in (np.int32, np.float32))
+    scalars: list[Any] = [jax.ShapeDtypeStruct((), kind) for kind in (np.int32, np.float32)]
+    whole, real = scalars
     hyper = Hyper(whole, real, real)
     state: RunState = jax.eval_shape(run.init, jax.eval_shape(run.draw, whole), hyper)
     return state

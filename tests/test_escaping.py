@@ -33,7 +33,7 @@ TINY = Grid(activations=["tanh", "relu"], widths=[6], latent_widths=[3], optimiz
 class Tags(html.parser.HTMLParser):
     """Collects the tags of a page, and its attributes."""
 
-    def __init__(self, text):
+    def __init__(self, text):  # noqa: D107
         super().__init__()
         self.tags, self.attributes = set(), set()
         self.feed(text)

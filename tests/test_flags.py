@@ -107,7 +107,6 @@ SYNTAX = {
     "--learning_rates= : is empty": ["--learning_rates= "],
     "--coordinator=: is empty": ["--coordinator="],
     "--compilation_cache=: is empty": ["--compilation_cache", ""],
-    "--epochs=3: is given twice, as 2 before": ["--epochs=2", "--epochs=3"],
     "the range '5:5' is empty": ["--seeds=5:5"],
     "has 100,000,000 values": ["--seeds=0:100000000"],
     "'0:' is not a whole number or a range": ["--seeds=0:"],
