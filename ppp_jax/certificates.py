@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from ppp_jax import __version__, confounds, family, models, optimizers, symmetry
+from ppp_jax.activations import Activation
 from ppp_jax.fingerprints import fingerprints
 from ppp_jax.grid import Grid
 from ppp_jax.integrity import digest
@@ -62,7 +63,6 @@ def _units(name: str, width: int) -> int:
     return width if width <= MOST_UNITS else multiple * max(1, USUAL_UNITS // multiple)
 
 
-@functools.lru_cache(maxsize=256)
 def certify_activation(name: str, units: int) -> symmetry.Certificate:
     """Certifies an activation by its name; one whose dose is swept at its elementwise end.
 
@@ -73,7 +73,11 @@ def certify_activation(name: str, units: int) -> symmetry.Certificate:
     Raises:
       InputError: no such activation.
     """
-    entry = family.get(name)
+    return _certified(family.get(name), units)
+
+
+@functools.lru_cache(maxsize=256)
+def _certified(entry: Activation, units: int) -> symmetry.Certificate:
     dosed = entry.parameter is not None and entry.parameter.initial is None
     function = (lambda x: entry.apply(x, 1.0)) if dosed else entry.apply
     return symmetry.certify(function, entry.group, units=units, key=jax.random.key(0))

@@ -268,11 +268,12 @@ def get(name: str) -> Activation:
     """
     if not isinstance(name, str):
         raise InputError(FIELD, name, "must be a name")
-    return _get(name)
+    # What is composed is kept only as long as the registry says the same of its parts.
+    return _get(name, tuple(ACTIVATIONS.items()))
 
 
 @functools.lru_cache(maxsize=256)
-def _get(name: str) -> Activation:
+def _get(name: str, _registered: tuple[tuple[str, Activation], ...]) -> Activation:
     plain, at, basis = name.partition("@")
     kind, _, base = plain.partition("_")
     if plain in ACTIVATIONS:

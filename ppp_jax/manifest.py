@@ -403,6 +403,16 @@ def under(
     return _recorded(going_on, changed) if changed else going_on
 
 
+def same_programs(stored: Manifest) -> bool:
+    """Returns whether JAX makes the same program of a function now as when a run was trained.
+
+    Args:
+      stored: the run's manifest.
+    """
+    now = conditions({})
+    return all(stored.conditions[name] == now[name] for name in _OF_FINGERPRINTS)
+
+
 def check_functions(stored: Manifest, workdir: pathlib.Path) -> None:
     """Refuses to go on with another function under a name than was trained.
 
@@ -412,8 +422,7 @@ def check_functions(stored: Manifest, workdir: pathlib.Path) -> None:
     Raises:
       InputError: a name means another function now.
     """
-    now = conditions({})
-    if any(stored.conditions[name] != now[name] for name in _OF_FINGERPRINTS):
+    if not same_programs(stored):
         return
     found = fingerprints(stored.grid)
     changed = [

@@ -82,7 +82,10 @@ def free_disk(path: pathlib.Path) -> int:
     there = path.expanduser().absolute()
     while not there.exists():
         there = there.parent
-    return shutil.disk_usage(there).free
+    usage = shutil.disk_usage(there)
+    return (
+        usage.free if usage.total else 2**62
+    )  # of no disk, such as /proc, there is no room to run out
 
 
 def size_text(size: float) -> str:

@@ -120,22 +120,12 @@ def train(
       >>> sorted(path.name for path in folder.iterdir())
       ['certificates.json', 'checkpoints', 'latents.zarr', 'manifest.json', 'metrics.jsonl']
     """
-    dataset = agreement.together(lambda: load_data(grid, seed_batch=seed_batch))
-    workdir = store.folder(workdir)
-    how = {"seed_batch": seed_batch, "overwrite": overwrite,
-           "allow_inexact_resume": allow_inexact_resume}  # fmt: skip
-    agreement.check_call(grid.to_json(), dataset.sha256, how, workdir)
-    agreement.together(
-        lambda: _check_new(workdir, grid, dataset, seed_batch=seed_batch, overwrite=overwrite)
-    )
+    workdir, allow_inexact = store.folder(workdir), allow_inexact_resume
+    how = {"seed_batch": seed_batch, "overwrite": overwrite, "allow_inexact": allow_inexact}
+    dataset = _agreed(grid, workdir, how)
     with store.locked(workdir), _disk_errors(workdir):
         agreement.check_shared(workdir, store.LOCK)
-        stored = agreement.together(
-            lambda: store.check(workdir, grid, dataset, overwrite=overwrite)
-        )
-        reached = [] if stored is None else store.examine(workdir, stored)
-        if stored is not None:
-            _check_demand(workdir, stored, dataset, reached, seed_batch=seed_batch)
+        stored, reached = _looked_at(workdir, grid, dataset, how)
         with _memory_errors(seed_batch):  # widths may be timed
             wanted = resolve(
                 stored,
@@ -143,7 +133,7 @@ def train(
                 grid,
                 dataset,
                 seed_batch=seed_batch,
-                allow_inexact=allow_inexact_resume,
+                allow_inexact=allow_inexact,
                 reached=[part.step for part in reached],
             )
         devices.on_main(
@@ -153,43 +143,58 @@ def train(
                 dataset,
                 overwrite=overwrite,
                 reached=reached,
-                allow_inexact=allow_inexact_resume,
+                allow_inexact=allow_inexact,
             )
         )
         with _memory_errors(max(wanted.conditions["seed_batch"].values())):
             _train_parts(wanted, dataset, workdir, progress and devices.is_main())
-        devices.on_main(lambda: _certify(workdir, wanted.grid))
+        devices.on_main(lambda: _certify(workdir, wanted))
     return workdir
 
 
-def _check_new(
-    workdir: pathlib.Path, grid: Grid, dataset: Dataset, *, seed_batch: int | None, overwrite: bool
-) -> None:
-    """Refuses a new run that cannot fit, before a folder is made for it."""
-    if overwrite or manifest.read(workdir) is None:
-        demand.check(dataset, (grid,), [None], workdir, seed_batch=seed_batch)
+def _agreed(grid: Grid, workdir: pathlib.Path, how: dict[str, Any]) -> Dataset:
+    """Returns the data, once all processes mean the same and a new run of it can fit."""
+    seed_batch = how["seed_batch"]
+    dataset = agreement.together(lambda: load_data(grid, seed_batch=seed_batch))
+    agreement.check_call(grid.to_json(), dataset.sha256, how, workdir)
+
+    def check_new() -> None:
+        if how["overwrite"] or manifest.read(workdir) is None:  # before a folder is made
+            demand.check(dataset, (grid,), [None], workdir, seed_batch=seed_batch)
+
+    agreement.together(check_new)
+    return dataset
 
 
-def _check_demand(
-    workdir: pathlib.Path,
-    stored: Manifest,
-    dataset: Dataset,
-    reached: Sequence[store.Reached],
-    *,
-    seed_batch: int | None,
-) -> None:
-    """Refuses to go on, in all processes, where what is missing cannot fit."""
-    steps = [part.step for part in reached]
-    agreement.together(
-        lambda: demand.check(dataset, stored.parts, steps, workdir, seed_batch=seed_batch)
+def _looked_at(
+    workdir: pathlib.Path, grid: Grid, dataset: Dataset, how: dict[str, Any]
+) -> tuple[Manifest | None, list[store.Reached]]:
+    """Returns what a folder is to hold and how far its parts are, once that is known to fit."""
+    stored = agreement.together(
+        lambda: store.check(workdir, grid, dataset, overwrite=how["overwrite"])
     )
+    if stored is None:
+        return None, []
+    reached = store.examine(workdir, stored)
+    steps, batch = [part.step for part in reached], how["seed_batch"]
+    agreement.together(
+        lambda: demand.check(dataset, stored.parts, steps, workdir, seed_batch=batch)
+    )
+    return stored, reached
 
 
-def _certify(workdir: pathlib.Path, grid: Grid) -> None:
-    """Keeps certificates of everything in the grid, unless they are there and of the same."""
-    there, subject = store.certified(workdir), certificates.subject(grid)
+def _certify(workdir: pathlib.Path, wanted: Manifest) -> None:
+    """Keeps certificates of everything in the grid, unless they are there and of the same.
+
+    Raises:
+      InputError: they are not, and a name stands for another function than was trained.
+    """
+    there, subject = store.certified(workdir), certificates.subject(wanted.grid)
+    if there is not None and not manifest.same_programs(wanted):
+        return  # computed where the run was trained, and nothing is trained here
     if there is None or there.get("subject") != subject:
-        found = certificates.certify_grid(grid)
+        manifest.check_functions(wanted, workdir)
+        found = certificates.certify_grid(wanted.grid)
         store.keep_certificates(workdir, {**found, "subject": subject})
 
 

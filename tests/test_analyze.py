@@ -107,7 +107,7 @@ def test_command_takes_a_run_folder_and_a_basis(tmp_path):
 def test_command_ends_with_one_line_on_bad_input():
     done = analyze("--latents=nowhere.npy")
     assert done.returncode == 1
-    assert done.stderr.startswith("error: path=nowhere.npy: is not there; give a run folder")
+    assert done.stderr.startswith("error: --latents=nowhere.npy: is not there; give a run folder")
     assert done.stderr.count("\n") == 1
 
 

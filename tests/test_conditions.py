@@ -199,6 +199,7 @@ def test_with_permission_it_goes_on_and_is_recorded(permitted, stopped):
     changed = {"device": [manifest._cpu_model(), "Z80"], f"seed_batch of {SHAPE}": [2, 1]}
     assert resume["changed"] == changed
     assert resume["time"] >= before["created"]
+    assert before.pop("sha256") != after.pop("sha256")  # the file's own
     now = before["conditions"] | {"device": "Z80", "seed_batch": {SHAPE: 1}}
     assert after == {k: v for k, v in before.items() if k != "inexact_resumes"} | {
         "conditions": now

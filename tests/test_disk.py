@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ppp_jax import store, sweep
+from ppp_jax import demand, store, sweep
 from ppp_jax.analysis import load
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
@@ -43,6 +43,7 @@ def test_a_file_that_cannot_grow(tmp_path):
 def test_a_disk_without_room(tmp_path, monkeypatch, capfd):
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(store.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(demand.resources, "free_disk", lambda _: 2**60)  # at the start there was
     with pytest.raises(InputError, match="No space left on device"):
         sweep.train(Grid(**AXES, epochs=1), tmp_path, seed_batch=1, progress=False)
     assert capfd.readouterr().err == ""

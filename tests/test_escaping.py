@@ -72,6 +72,7 @@ def hostile(tmp_path_factory):
     manifest["config"]["data"] = SCRIPT
     manifest[SCRIPT] = IMAGE
     tree.attrs["manifest"] = json.dumps(manifest)
+    del tree.attrs["checksums"]  # as of a store that never had a ledger
     shutil.rmtree(store)
     tree.to_zarr(store, zarr_format=2)
     rows = {SCRIPT: {IMAGE: 0.5, TERMINAL: SCRIPT}, FORMULA: {IMAGE: True, TERMINAL: 1}}

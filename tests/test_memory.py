@@ -146,7 +146,7 @@ def test_data_is_placed_once_for_all_that_a_sweep_builds(tmp_path, monkeypatch, 
     grid = Grid(**AXES | {"seeds": range(20), "epochs": 1})
     sweep.train(grid, tmp_path, progress=False)
     assert len(placed) == 1 + timed
-    assert len(built) >= 2 + 2 * timed
+    assert len(built) >= 1 + 2 * timed
     shapes = program.outline(grid, data.load("digits"))
     real = place(grid, data.load("digits"))
     assert [(a.shape, a.dtype) for a in shapes] == [(b.shape, b.dtype) for b in real]

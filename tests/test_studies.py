@@ -294,7 +294,8 @@ def test_few_seeds_are_said_to_be_few(tmp_path):
 def test_sparse_autoencoders_follow_the_run_that_they_are_derived_from(tmp_path):
     """Of another first seed they are other latents: those that are there are trained anew."""
     workdir = tmp_path / "run"
-    small = [f"--workdir={workdir}", *GRID, "--architectures=mlp", "--capture=", "--batch_size=48",
+    small = [f"--workdir={workdir}", *GRID, "--architectures=mlp", "--capture=bottleneck",
+             "--batch_size=48",
              "--activations=tanh"]  # fmt: skip
     for seeds in ("0", "1,0"):
         done = command("architectures", *small, f"--seeds={seeds}")

@@ -110,7 +110,7 @@ def file_stem(text: object) -> str:
 
     Example:
       >>> file_stem("1-16-adam"), file_stem("../a")
-      ('1-16-adam', '_._a-72fb7cc6')
+      ('1-16-adam', '_._a-61b4c98b')
     """
     given = str(text)
     plain = re.sub(r"[^A-Za-z0-9_.,=+@():-]", "_", re.sub(r"^\.", "_", given))
