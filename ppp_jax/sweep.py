@@ -121,7 +121,7 @@ def train(
       ['certificates.json', 'checkpoints', 'latents.zarr', 'manifest.json', 'metrics.jsonl']
     """
     dataset = agreement.together(lambda: load_data(grid, seed_batch=seed_batch))
-    workdir = store.folder(workdir)
+    workdir = agreement.together(lambda: store.folder(workdir))
     how = {"seed_batch": seed_batch, "overwrite": overwrite,
            "allow_inexact_resume": allow_inexact_resume}  # fmt: skip
     agreement.check_call(grid.to_json(), dataset.sha256, how, workdir)
