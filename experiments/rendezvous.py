@@ -286,8 +286,9 @@ def _member(line: bytes) -> Member | None:
         member = Member(said["number"], said["count"], said["fields"])
     except KeyError:
         return None
-    whole = all(type(number) is int for number in member[:2])
-    return member if whole and member.number >= 0 and isinstance(member.fields, dict) else None
+    if not all(type(number) is int for number in member[:2]) or not isinstance(member.fields, dict):
+        return None
+    return member if 0 <= member.number < member.size else None
 
 
 def _message(line: bytes) -> dict[str, Any]:

@@ -140,14 +140,14 @@ def told() -> dict[str, Any]:
         if not module.startswith("absl.")
         for flag in defined
     }
-    return {
+    return {  # first of all what brings other flags with it
+        "main": _main_name(),
+        **agreement.versions(),
         **{
             name: flag.value if isinstance(flag.value, bool | int | str) else str(flag.value)
             for name, flag in sorted(defined.items())
             if name not in OF_ONE_PROCESS
         },
-        "main": _main_name(),
-        **agreement.versions(),
         **{name: str(jax.config.values[name]) for name in SETTINGS},
     }
 

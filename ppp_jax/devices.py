@@ -6,7 +6,7 @@ speak to others return at once.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -114,15 +114,42 @@ def meet() -> None:
 
     The first message over a connection gives up after a minute, later ones wait. Call it once,
     before anything that may take longer in one process than in another.
+
+    Raises:
+      InputError: the same in all processes: they do not have equally many devices.
     """
     if jax.process_count() == 1:
         return
+    owners = [device.process_index for device in jax.devices()]
+    check_equal_shares([owners.count(number) for number in range(jax.process_count())])
     wait = ocp.multihost.get_barrier_sync_fn()
     with waiting():
         wait(key="ppp_jax", timeout_ms=24 * 3600 * 1000)
     mesh = runs_mesh()
     gather(shard_runs(np.zeros(mesh.size, np.float32), mesh))
     barrier("connected")
+
+
+def check_equal_shares(counts: Sequence[int]) -> None:
+    """Refuses processes that do not have equally many devices: JAX can gather nothing from them.
+
+    Args:
+      counts: the number of devices of each process, in order.
+
+    Raises:
+      InputError: naming the first process that differs, and both numbers.
+
+    Example:
+      >>> check_equal_shares([2, 2])
+    """
+    for number, count in enumerate(counts):
+        if count != counts[0]:
+            problem = (
+                f"process 0 has {counts[0]} devices, but process {number} has {count}; give each "
+                "equally many: cores (taskset, containers), GPUs (CUDA_VISIBLE_DEVICES), or "
+                "XLA_FLAGS=--xla_force_host_platform_device_count"
+            )
+            raise InputError("distributed", True, problem)
 
 
 def barrier(name: str) -> None:

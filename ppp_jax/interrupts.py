@@ -19,6 +19,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 NOTICE = b"\nstopping at the end of this chunk of steps; once more stops at once\n"
 
 WAIT_SECONDS = 10.0  # for which a process that is to stop waits for another one
+MOST_PATIENCE = 60.0  # seconds beyond, however long it has waited before
 GIVEN_UP = (
     b"\nerror: --distributed: asked to stop, this process has stopped waiting for the others, "
     b"which do not answer; what is saved is kept\n"
@@ -109,7 +110,7 @@ def _end_waits(heard: socket.socket, _told: socket.socket) -> None:
         if since is None or not requests:
             continue
         # The slowest wait so far was for computation, probably: this one may be as long.
-        patience = WAIT_SECONDS + 2 * _Waits.longest
+        patience = WAIT_SECONDS + min(2 * _Waits.longest, MOST_PATIENCE)
         if requests > 1 or time.monotonic() - max(since, asked) > patience:
             os.write(2, GIVEN_UP)
             os._exit(INTERRUPTED)

@@ -120,7 +120,8 @@ def train(
       >>> sorted(path.name for path in folder.iterdir())
       ['certificates.json', 'checkpoints', 'latents.zarr', 'manifest.json', 'metrics.jsonl']
     """
-    workdir, allow_inexact = store.folder(workdir), allow_inexact_resume
+    workdir = agreement.together(lambda: store.folder(workdir))
+    allow_inexact = allow_inexact_resume
     how = {"seed_batch": seed_batch, "overwrite": overwrite, "allow_inexact": allow_inexact}
     dataset = _agreed(grid, workdir, how)
     with store.locked(workdir), _disk_errors(workdir):

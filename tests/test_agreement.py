@@ -10,7 +10,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from experiments import ablation, rendezvous, runtime
-from ppp_jax import agreement
+from ppp_jax import agreement, devices
 from ppp_jax.errors import InputError
 
 DEFAULTS = ablation.DEFAULTS  # with the flags of a main
@@ -46,6 +46,22 @@ def test_a_difference_names_the_field_and_both_values():
 def test_a_field_that_only_one_knows_is_a_difference():
     assert agreement.disagreement([{}, {"new": 1}]) == ("new", ("nothing", 1), (0, 1))
     assert agreement.disagreement([{"old": 1}, {}]) == ("old", (1, "nothing"), (0, 1))
+
+
+def test_another_main_is_said_before_the_flags_that_come_with_it(monkeypatch):
+    with flagsaver.flagsaver():
+        flags.FLAGS(["main"])
+        one = runtime.told()
+        monkeypatch.setattr(runtime, "_main_name", lambda: "another")
+        flags.FLAGS["seeds"].value = (5,)
+        found = agreement.disagreement([one, runtime.told()])
+    assert (found.field, found.values[1]) == ("main", "another")
+
+
+def test_processes_have_equally_many_devices():
+    devices.check_equal_shares([2, 2, 2])
+    with pytest.raises(InputError, match="process 0 has 2 devices, but process 2 has 1; give each"):
+        devices.check_equal_shares([2, 2, 1])
 
 
 def test_long_values_are_shown_where_they_differ():
@@ -122,6 +138,7 @@ STRANGERS = [
     b'{"greeting": "ppp_jax roll call"}\n', b'{"greeting": "ppp_jax roll call", "number"',
     b'{"greeting": "ppp_jax roll call", "number": true, "count": 2, "fields": {}}\n',
     b'{"greeting": "ppp_jax roll call", "number": -1, "count": 2, "fields": {}}\n',
+    b'{"greeting": "ppp_jax roll call", "number": 10000000000000000, "count": 2, "fields": {}}\n',
 ]  # fmt: skip
 
 

@@ -468,9 +468,13 @@ def test_analysis_of_a_large_store_reads_it_in_parts(tmp_path):
 def test_files_are_read_without_docstrings(tmp_path):
     """`PYTHONOPTIMIZE=2` removes them, and all assertions."""
     np.savez(tmp_path / "a.npz", acts=VALUES)
-    command = "import sys, ppp_jax.analysis as pa; print(pa.ppp(pa.load(sys.argv[1])).units)"
+    command = (
+        "import sys, tests.stripped, ppp_jax.analysis as pa\n"
+        "assert pa.__doc__ is pa.load.__doc__ is None\n"
+        "print(pa.ppp(pa.load(sys.argv[1])).units)"
+    )
     done = subprocess.run(
-        [sys.executable, "-OO", "-W", "ignore", "-c", command, str(tmp_path / "a.npz")],
+        [sys.executable, "-W", "ignore", "-c", command, str(tmp_path / "a.npz")],
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "6\n"), done.stderr
