@@ -84,7 +84,8 @@ def problem(folder: pathlib.Path, *, runs: int) -> str | None:
     except (MemoryError, PermissionError):
         raise
     except Exception as error:  # whatever libraries find in damaged files
-        return (str(error) or type(error).__name__).strip().splitlines()[0]
+        told = (str(error) or type(error).__name__).strip().splitlines()[0]
+        return f"{STATE} or {META} cannot be read: {told}"
     return None if same else f"{STATE} is not what was saved"
 
 
@@ -96,7 +97,10 @@ def _read(folder: pathlib.Path, size: int) -> Any:
     )
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
-        tree = reader.metadata(folder).item_metadata.tree
+        kept = reader.metadata(folder).item_metadata
+        if kept is None:  # what says which arrays there are is damaged
+            return None
+        tree = kept.tree
         claimed = sum(
             int(np.prod(leaf.shape, dtype=object)) * np.dtype(leaf.dtype).itemsize
             for leaf in jax.tree.leaves(tree)
