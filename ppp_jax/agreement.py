@@ -135,7 +135,7 @@ def check_call(
     if devices.process_count() == 1:
         return
     conditions = manifest.conditions({})
-    own = ("device", "cpu_threads") if how.get("allow_inexact") else ()
+    own = ("device", "cpu_threads") if how.get("allow_inexact_resume") else ()
     for name in ("seed_batch", *own):  # machines that are not alike, if that is allowed
         conditions.pop(name, None)
     fields = {

@@ -121,8 +121,11 @@ def train(
       ['certificates.json', 'checkpoints', 'latents.zarr', 'manifest.json', 'metrics.jsonl']
     """
     workdir = agreement.together(lambda: store.folder(workdir))
-    allow_inexact = allow_inexact_resume
-    how = {"seed_batch": seed_batch, "overwrite": overwrite, "allow_inexact": allow_inexact}
+    how = {
+        "seed_batch": seed_batch,
+        "overwrite": overwrite,
+        "allow_inexact_resume": allow_inexact_resume,
+    }
     dataset = _agreed(grid, workdir, how)
     with store.locked(workdir), _disk_errors(workdir):
         agreement.check_shared(workdir, store.LOCK)
@@ -134,7 +137,7 @@ def train(
                 grid,
                 dataset,
                 seed_batch=seed_batch,
-                allow_inexact=allow_inexact,
+                allow_inexact=allow_inexact_resume,
                 reached=[part.step for part in reached],
             )
         devices.on_main(
@@ -144,7 +147,7 @@ def train(
                 dataset,
                 overwrite=overwrite,
                 reached=reached,
-                allow_inexact=allow_inexact,
+                allow_inexact=allow_inexact_resume,
             )
         )
         with _memory_errors(max(wanted.conditions["seed_batch"].values())):

@@ -109,5 +109,5 @@ def test_a_folder_that_cannot_be_made_is_not_said_to_be_in_use(tmp_path):
     """In /proc no folder can be made; the system's word for that is 'no such file'."""
     (tmp_path / "file").write_text("")
     for workdir in ("/proc/run", tmp_path / "file" / "run"):
-        with pytest.raises(InputError, match="cannot be (read|written)"):
+        with pytest.raises(InputError, match=r"cannot be (read|written)"):
             sweep.train(TINY, workdir, progress=False)
