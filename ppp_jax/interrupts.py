@@ -97,6 +97,12 @@ def end_waits() -> None:
     threading.Thread(target=_end_waits, args=(heard, told), daemon=True).start()
 
 
+def _patience() -> float:
+    """Returns for how many seconds a process that is to stop waits for another one."""
+    # The slowest wait so far was for computation, probably: this one may be as long.
+    return WAIT_SECONDS + min(2 * _Waits.longest, MOST_PATIENCE)
+
+
 def _end_waits(heard: socket.socket, _told: socket.socket) -> None:
     requests = 0
     asked = 0.0
@@ -109,8 +115,6 @@ def _end_waits(heard: socket.socket, _told: socket.socket) -> None:
         since = _Waits.since
         if since is None or not requests:
             continue
-        # The slowest wait so far was for computation, probably: this one may be as long.
-        patience = WAIT_SECONDS + min(2 * _Waits.longest, MOST_PATIENCE)
-        if requests > 1 or time.monotonic() - max(since, asked) > patience:
+        if requests > 1 or time.monotonic() - max(since, asked) > _patience():
             os.write(2, GIVEN_UP)
             os._exit(INTERRUPTED)

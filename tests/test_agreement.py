@@ -10,7 +10,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from experiments import ablation, rendezvous, runtime
-from ppp_jax import agreement, devices
+from ppp_jax import agreement, devices, interrupts
 from ppp_jax.errors import InputError
 
 DEFAULTS = ablation.DEFAULTS  # with the flags of a main
@@ -71,6 +71,14 @@ def test_long_values_are_shown_where_they_differ():
     assert "1500" in str(caught.value)
     assert "77777" in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(("longest", "patience"), [(0.0, 10.0), (5.0, 20.0), (3600.0, 70.0)])
+def test_a_process_that_is_to_stop_waits_as_long_as_work_takes_but_not_for_ever(
+    longest, patience, monkeypatch
+):
+    monkeypatch.setattr(interrupts._Waits, "longest", longest)
+    assert interrupts._patience() == patience
 
 
 # --------------------------------------------------------------------------- the roll call
