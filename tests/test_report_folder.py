@@ -7,6 +7,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ import xarray as xr
 
 from experiments import study
 from ppp_jax import atomic, store, sweep
+from ppp_jax.analysis import calibration, write_analysis, write_report
 from ppp_jax.analysis import measure as measure_module
-from ppp_jax.analysis import write_analysis, write_report
 from ppp_jax.analysis.measure import measure
 from ppp_jax.analysis.rotations import rotation_test
 from ppp_jax.analysis.runs import load_run
@@ -305,6 +306,66 @@ def test_a_part_of_the_seeds_gets_the_rotations_that_it_has_among_all():
     everything = rotation_test(clouds, rotations=19)
     last = rotation_test(clouds.isel(seed=[2]), rotations=19, first_seed=2)
     xr.testing.assert_identical(last.drop_attrs(), everything.isel(seed=[2]).drop_attrs())
+
+
+PEAK = """
+import resource, sys
+import numpy as np
+import xarray as xr
+from ppp_jax.analysis.measure import HELD_BYTES, measure
+
+def peak():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+with xr.open_zarr(sys.argv[1], chunks=None) as found:
+    assert found["pre"].nbytes > HELD_BYTES
+    measure(found.isel(step=[0, 1]), epsilon=0.97, rotations=1)  # imports, compiled programs
+    before = peak()
+    measure(found, epsilon=0.97, rotations=1)
+    print(peak() - before, found["pre"].nbytes)
+"""
+
+
+def test_latents_larger_than_what_is_held_are_never_held_whole(tmp_path):
+    """What 13 snapshots, 70 MB of each kind, take more than two of them do; all at once: 5 times it.
+
+    In a process of its own, by the system's account of its memory.
+    """
+    shape = (1, 1, 1, 1, 1, 1, 2, 13, 42_000, 16)
+    dims = ("activation", "depth", "width", "optimizer", "initializer", "rate", "seed", "step")
+    clouds = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    errors = np.zeros(shape[:-2], np.float32)
+    dataset = xr.Dataset(
+        dict.fromkeys(("pre", "post"), ((*dims, "sample", "unit"), clouds))
+        | dict.fromkeys(("train_mse", "validation_mse", "test_mse"), (dims, errors))
+        | {"diverged_step": (dims, errors.astype(np.int32) - 1)},
+        coords={"activation": ["tanh"], "step": range(13), "epoch": ("step", range(13))},
+    )  # fmt: skip
+    chunks = {"chunks": (1, 1, 1, 1, 1, 1, 2, 1, *shape[-2:]), "compressors": None}
+    dataset.to_zarr(tmp_path / "a.zarr", zarr_format=2,
+                    encoding=dict.fromkeys(("pre", "post"), chunks))  # fmt: skip
+    command = [sys.executable, "-W", "ignore", "-c", PEAK, str(tmp_path / "a.zarr")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    more, size = map(int, done.stdout.split())
+    assert more < 2.5 * size
+
+
+def test_calibration_draws_some_clouds_at_a_time_and_says_the_same(monkeypatch):
+    options = {"samples": 2000, "units": 8, "draws": 12, "rotations": 1}
+    calibration.null_p_values(**options | {"draws": 1})  # compiled programs
+    tracemalloc.start()
+    try:
+        together = calibration.null_p_values(**options)
+        _, whole = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        monkeypatch.setattr(calibration, "HELD_NUMBERS", 2**15)
+        apart = calibration.null_p_values(**options)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    xr.testing.assert_identical(apart, together)
+    assert peak < whole / 2
 
 
 if __name__ == "__main__":  # a report under a limit on the size of files
