@@ -120,12 +120,8 @@ def train(
       >>> sorted(path.name for path in folder.iterdir())
       ['certificates.json', 'checkpoints', 'latents.zarr', 'manifest.json', 'metrics.jsonl']
     """
-    workdir = agreement.together(lambda: store.folder(workdir))
-    how = {
-        "seed_batch": seed_batch,
-        "overwrite": overwrite,
-        "allow_inexact_resume": allow_inexact_resume,
-    }
+    workdir, inexact = agreement.together(lambda: store.folder(workdir)), allow_inexact_resume
+    how = {"seed_batch": seed_batch, "overwrite": overwrite, "allow_inexact_resume": inexact}
     dataset = _agreed(grid, workdir, how)
     with store.locked(workdir), _disk_errors(workdir):
         agreement.check_shared(workdir, store.LOCK)
@@ -137,8 +133,8 @@ def train(
                 grid,
                 dataset,
                 seed_batch=seed_batch,
-                allow_inexact=allow_inexact_resume,
-                reached=[part.step for part in reached],
+                allow_inexact=inexact,
+                reached=[one.step for one in reached],
             )
         devices.on_main(
             lambda: store.prepare(
@@ -147,7 +143,7 @@ def train(
                 dataset,
                 overwrite=overwrite,
                 reached=reached,
-                allow_inexact=allow_inexact_resume,
+                allow_inexact=inexact,
             )
         )
         with _memory_errors(max(wanted.conditions["seed_batch"].values())):
