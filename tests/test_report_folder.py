@@ -327,7 +327,7 @@ with xr.open_zarr(sys.argv[1], chunks=None) as found:
 
 
 def test_latents_larger_than_what_is_held_are_never_held_whole(tmp_path):
-    """What 13 snapshots, 70 MB of each kind, take more than two of them do; all at once: 5 times it.
+    """13 snapshots, 70 MB of each kind, need little more memory than two of them; at once, 350 MB.
 
     In a process of its own, by the system's account of its memory.
     """
