@@ -191,6 +191,7 @@ def test_classifier_is_judged_by_cross_entropy_and_brier_score():
     np.testing.assert_allclose(architectures.brier(output, 0, labels), brier, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["classifier", "conv", "sparse", "transformer"])
 def test_grid_equals_a_loop_of_single_runs(name):
     """Against a Python loop over the steps of one network, with nothing of the program."""
@@ -327,6 +328,7 @@ def test_restored_networks_give_the_latents_that_were_saved(captured):
             np.testing.assert_allclose(latents, saved.values[run], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_grown_is_restored_as_one_grid(tmp_path):
     """Seeds and rates added later: every network stands where its latents do."""
     axes = {
@@ -353,6 +355,7 @@ def test_what_is_not_trained_is_not_restored(tmp_path, captured):
         trained.restore(captured, data.load("patches"))
 
 
+@pytest.mark.slow
 def test_every_layer_is_measured(captured):
     rows = layers.measure_layers(captured, rotations=19)
     mlp = [row for row in rows if row["architecture"] == "mlp"]

@@ -10,6 +10,7 @@ from ppp_jax.batches import shuffled
 from ppp_jax.training import batch_indices
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(size=st.integers(1, 400), seed=st.integers(0, 2**31 - 1))
 def test_an_order_is_a_permutation(size, seed):

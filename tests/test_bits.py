@@ -40,6 +40,7 @@ def test_one_seed_is_the_same_in_any_company():
         assert other == alone, way
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "axes",
     [

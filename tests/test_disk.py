@@ -18,6 +18,7 @@ from tests import commands
 AXES = {"activations": ["tanh"], "widths": [600], "seeds": [0, 1], "probe_samples": 50}
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_grow(tmp_path):
     """No file may exceed 64 kB, less than one layer in a checkpoint: the writer of orbax fails."""
     workdir = tmp_path / "run"

@@ -73,6 +73,7 @@ def test_a_dose_can_be_added_to_a_finished_run(dosed):
     assert obstacles[0].startswith("doses [0.0, 0.5, 1.0] there, [0.0, 1.0] now")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["momentum", "adam", "isotropic_adam", "muon"])
 def test_a_dose_is_never_trained_and_an_intrinsic_length_is(optimizer):
     rng = np.random.default_rng(0)

@@ -75,6 +75,7 @@ def test_more_epochs_give_the_same_parameters(workdir, tmp_path):
     commands.assert_same(workdir, train(grid, tmp_path / "at once"), runs=2)
 
 
+@pytest.mark.slow
 def test_extended_twice_and_asked_for_less_again(workdir, tmp_path):
     first = dataclasses.replace(SMALL, seeds=[1, 2, 3])
     second = dataclasses.replace(first, activations=["tanh", "relu"])

@@ -210,6 +210,7 @@ def test_a_width_that_blocks_do_not_divide_is_refused_before_anything():
         get("block_tanh:4").apply(jnp.ones(6))
 
 
+@pytest.mark.slow
 def test_composed_activations_train(tmp_path):
     names = ["block_tanh:4", "tanh@simplex"]
     grid = Grid(activations=names, widths=[8], latent_widths=[4], epochs=1, probe_samples=30)

@@ -40,6 +40,7 @@ def test_two_processes_train_what_one_does_and_one_reports(alone, tmp_path):
     commands.assert_same(alone, tmp_path, runs=5)
 
 
+@pytest.mark.slow
 def test_processes_come_and_go(alone, tmp_path):
     """Two, one is killed; one, killed too; two, one is asked to stop; one device, to the end."""
     with commands.several(tmp_path, FLAGS, count=2) as (first, second):

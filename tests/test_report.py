@@ -90,6 +90,7 @@ def test_statistics_are_of_the_right_run(workdir):
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_report_can_be_made_again(page, workdir):
     before = page.read_bytes()
     assert write_report(workdir, epsilon=0.8, rotations=19, progress=False).read_bytes() == before

@@ -86,6 +86,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_predicted_memory_is_the_compilers(case):
     """Of a whole program, from measurements of batches of 2 and 4 of one cell."""

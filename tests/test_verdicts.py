@@ -126,6 +126,7 @@ def test_false_discoveries_are_controlled_over_the_whole_grid(measured):
     assert any(same["c4_q"] > one["c4_q"] for one, same in zip(alone, beside, strict=True))
 
 
+@pytest.mark.slow
 def test_an_effect_in_one_cell_of_many_is_found():
     """Its q is not bounded by the number of rotations: of 16 seeds p can be 3e-5."""
     names = [f"isotropic_tanh@haar:{k}" for k in range(6)]
