@@ -1,6 +1,6 @@
 """Imports this project as `PYTHONOPTIMIZE=2` does, without docstrings and assertions.
 
-`import tests.stripped` first. The libraries stay as they are: compiling all of them anew takes a
+`tests.stripped.install()` first. The libraries stay as they are: compiling all of them anew takes a
 minute, and what they do without their docstrings is theirs.
 """
 
@@ -25,5 +25,7 @@ def _finder(path):
     return importlib.machinery.FileFinder(path, (_Stripped, [".py"]))
 
 
-sys.path_hooks.insert(0, _finder)
-sys.path_importer_cache.clear()
+def install():
+    """Lets all later imports of this project go that way."""
+    sys.path_hooks.insert(0, _finder)
+    sys.path_importer_cache.clear()

@@ -469,7 +469,7 @@ def test_files_are_read_without_docstrings(tmp_path):
     """`PYTHONOPTIMIZE=2` removes them, and all assertions."""
     np.savez(tmp_path / "a.npz", acts=VALUES)
     command = (
-        "import sys, tests.stripped, ppp_jax.analysis as pa\n"
+        "import sys, tests.stripped; tests.stripped.install(); import ppp_jax.analysis as pa\n"
         "assert pa.__doc__ is pa.load.__doc__ is None\n"
         "print(pa.ppp(pa.load(sys.argv[1])).units)"
     )

@@ -99,6 +99,7 @@ def test_bytes_that_are_no_text_are_one_line():
 HELP = """
 import contextlib, importlib, io, os, pathlib, sys
 import tests.stripped
+tests.stripped.install()
 import ppp_jax.analysis.embeddings, experiments.study  # once, and not in every child
 from experiments import flags
 for path in sorted(pathlib.Path("experiments").glob("*.py")):
