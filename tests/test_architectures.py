@@ -271,6 +271,7 @@ def captured(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_captured_layers_are_groups_of_their_own(captured):
     groups = saved_groups(captured, layer=None)
     assert {g["layer"] for g in groups if g["architecture"] == "conv"} == set(

@@ -30,6 +30,7 @@ def digests(axes, ways):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_one_seed_is_the_same_in_any_company():
     """Alone, among others, on 1, 2 and 8 devices, with steps cut into any chunks."""
     axes = {"activations": ["tanh", "isotropic_tanh"], "optimizers": ["adam"]}

@@ -52,6 +52,7 @@ def assert_same_latents(first, second, grid):
         xr.testing.assert_identical(one.drop_attrs(), other.drop_attrs())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", sorted(MORE))
 def test_extended_is_what_training_at_once_gives(what, workdir, tmp_path):
     grid = dataclasses.replace(SMALL, **MORE[what])

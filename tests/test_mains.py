@@ -115,6 +115,7 @@ def test_rotations_are_timed(workdir):
     assert re.search(r"ours \d+ µs, plain NumPy \d+ µs, ratio \d", one)
 
 
+@pytest.mark.slow
 def test_projection_is_timed_to_the_last_table():
     """The wide layer's process, too."""
     small = ["--divide=100", "--rounds=1", "--seconds=0"]
@@ -125,6 +126,7 @@ def test_projection_is_timed_to_the_last_table():
     assert done.stdout.splitlines()[-1].startswith("| 100 | 40 | ")
 
 
+@pytest.mark.slow
 def test_the_sweep_is_timed_to_the_last_table():
     """Of chunks and checkpoints, and of the machine's rate; without PyTorch its sides are said."""
     small = ["--sizes=least", "--rounds=1", "--seconds=0"]

@@ -65,6 +65,7 @@ def shell(command, **more):
     )
 
 
+@pytest.mark.slow
 def test_without_stderr_the_status_says_it_and_no_file_takes_its_place(tmp_path):
     done = shell(f"$M.ablation --activations=tahn --workdir={tmp_path / 'run'} 2>&-")
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
@@ -81,6 +82,7 @@ def test_without_stdout_an_error_is_still_one_line():
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_traceback(tmp_path):
     """Of the help, whose text is longer than a pipe's buffer or not, and of a plan."""
     for flags in ("--help", f"--dry_run --workdir={tmp_path / 'run'}"):

@@ -78,6 +78,7 @@ def loop_of_one(cell, dataset):
     return train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", sorted(optimizers.OPTIMIZERS))
 def test_grid_equals_a_loop_of_single_runs(dataset, optimizer):
     rates, activations = [0.01, 0.02], ["tanh", "isotropic_tanh"]

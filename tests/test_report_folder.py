@@ -289,6 +289,7 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
 # ------------------------------------------------------------------------------- part by part
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", ["snapshots", "runs"])
 def test_numbers_do_not_depend_on_the_parts_that_are_read(trained, monkeypatch, held):
     dataset = load_run(trained)
@@ -326,6 +327,7 @@ with xr.open_zarr(sys.argv[1], chunks=None) as found:
 """
 
 
+@pytest.mark.slow
 def test_latents_larger_than_what_is_held_are_never_held_whole(tmp_path):
     """What 13 snapshots, 70 MB of each kind, take more than two of them; all at once: 5 times it.
 

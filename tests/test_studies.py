@@ -88,6 +88,7 @@ def command(module, *flags):
     return forks.run(f"experiments.{module}", *flags, environment=environment)
 
 
+@pytest.mark.slow
 def test_reconstruction_at_fixed_and_best_rates(tmp_path):
     small = ["--activations=tanh,isotropic_tanh", "--optimizers=momentum", "--seeds=0:6",
              "--learning_rates=0.1,0.001,1e9", "--epochs=1", "--rotations=19"]  # fmt: skip
@@ -249,6 +250,7 @@ def test_every_study_runs_as_a_command(module, tmp_path):
         RECOMPUTED[module](load(tmp_path / "run"), found)
 
 
+@pytest.mark.slow
 def test_views_of_every_seed_and_their_differences(tmp_path):
     done = command("views", f"--workdir={tmp_path / 'run'}", *GRID, PAIR, "--seeds=0,1",
                    "--probe_samples=60", "--snapshots=0")  # fmt: skip
@@ -280,6 +282,7 @@ def test_views_of_every_seed_and_their_differences(tmp_path):
     assert text in (tmp_path / "run" / "study" / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_few_seeds_are_said_to_be_few(tmp_path):
     done = command("width", f"--workdir={tmp_path / 'run'}", *GRID, PAIR, "--seeds=0,1",
                    "--latent_widths=3")  # fmt: skip
@@ -291,6 +294,7 @@ def test_few_seeds_are_said_to_be_few(tmp_path):
     assert "trends" not in tables(study)  # of one width there is none
 
 
+@pytest.mark.slow
 def test_sparse_autoencoders_follow_the_run_that_they_are_derived_from(tmp_path):
     """Of another first seed they are other latents: those that are there are trained anew."""
     workdir = tmp_path / "run"
@@ -304,6 +308,7 @@ def test_sparse_autoencoders_follow_the_run_that_they_are_derived_from(tmp_path)
         assert [row["seeds"] for row in rows] == [str(len(seeds.split(",")))] * 2
 
 
+@pytest.mark.slow
 def test_diverged_networks_have_no_consequences_and_keep_nobody_from_theirs():
     """One of three networks is not finite, then all: what is left is as without it."""
     program = """
