@@ -25,6 +25,18 @@ KEPT = ".kept"  # added to the name of somebody's file where a new one of ours h
 NAMED = 100  # bytes; longer names of folders do not stand in the names of what is beside them
 
 
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file in one move.
+
+    Args:
+      path: the file.
+      text: its new content.
+    """
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
 # --------------------------------------------------------------------------------- the lock
 
 
@@ -53,8 +65,7 @@ def locked(folder: pathlib.Path, *, name: str = LOCK, field: str = "workdir",
         problem = "cannot be written (Not a directory); choose another folder"
         raise InputError(field, value, problem) from None
     except OSError as error:
-        problem = f"cannot be written ({error.strerror or error}); choose another folder"
-        raise InputError(field, value, problem) from None
+        raise _unwritable(error, field, value) from None
     try:
         _lock(descriptor, path, field, value)
         try:
@@ -76,8 +87,12 @@ def _lock(descriptor: int, path: pathlib.Path, field: str, value: object) -> Non
         problem = "another run is at work in this folder; wait for it, or choose another"
         raise InputError(field, value, problem) from None
     except OSError as error:
-        problem = f"cannot be written ({error.strerror or error}); choose another folder"
-        raise InputError(field, value, problem) from None
+        raise _unwritable(error, field, value) from None
+
+
+def _unwritable(error: OSError, field: str, value: object) -> InputError:
+    problem = f"cannot be written ({error.strerror or error}); choose another folder"
+    return InputError(field, value, problem)
 
 
 def _is_still(descriptor: int, path: pathlib.Path) -> bool:

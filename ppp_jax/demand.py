@@ -91,12 +91,6 @@ def latent_bytes(grid: Grid, dataset: Dataset, snapshots: int) -> int:
     return numbers * probes * tuning.NUMBER
 
 
-def free_device_memory() -> int | None:
-    """Returns the free bytes of one device, None if it has no memory of its own."""
-    stats = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
-    return None if not stats else stats["bytes_limit"] - stats["bytes_in_use"]
-
-
 def free_for_training() -> int:
     """Returns the free bytes of what networks are trained in: a device's memory, or the host's."""
     stats = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None

@@ -23,7 +23,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from ppp_jax import architectures, devices, ledger, models, optimizers
+from ppp_jax import architectures, atomic, devices, ledger, models, optimizers
 from ppp_jax.data import Dataset, Shape
 from ppp_jax.errors import InputError
 from ppp_jax.extension import positions, run_places
@@ -246,7 +246,7 @@ def _replace_manifest(path: pathlib.Path, kept: ledger.Ledger, manifest: str) ->
     both = {name: [ledger.sha256(path / name), new[name]] for name in texts}
     ledger.write(path, kept._replace(files=kept.files | both))
     for name, text in texts.items():
-        ledger.replace(path / name, text)
+        atomic.write_text(path / name, text)
     ledger.write(path, kept._replace(files=kept.files | {name: [new[name]] for name in texts}))
 
 

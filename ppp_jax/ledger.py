@@ -15,7 +15,6 @@ for. The ledger is replaced in one move, and a snapshot counts from that moment.
 import hashlib
 import itertools
 import json
-import os
 import pathlib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ppp_jax.atomic import write_text
 from ppp_jax.errors import InputError
 from ppp_jax.integrity import is_intact, sealed
 
@@ -124,19 +124,7 @@ def write(store: pathlib.Path, ledger: Ledger) -> None:
         for name, table in ledger.groups.items()
     }
     entries = sealed({"format": FORMAT, "files": ledger.files, "groups": groups})
-    replace(store / FILE, json.dumps(entries, separators=(",", ":")))
-
-
-def replace(path: pathlib.Path, text: str) -> None:
-    """Writes a text file in one move.
-
-    Args:
-      path: the file.
-      text: its new content.
-    """
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_text(store / FILE, json.dumps(entries, separators=(",", ":")))
 
 
 def read(store: pathlib.Path) -> Ledger | None:

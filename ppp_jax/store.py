@@ -28,6 +28,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from ppp_jax import atomic, checkpoints, devices, latents, ledger, manifest, metrics
+from ppp_jax.atomic import write_text as _write_atomically
 from ppp_jax.data import Dataset
 from ppp_jax.errors import InputError, printable, shortened
 from ppp_jax.grid import Grid
@@ -269,12 +270,6 @@ def _remove_run(workdir: pathlib.Path) -> None:
     (workdir / METRICS).unlink(missing_ok=True)
     (workdir / CERTIFICATES).unlink(missing_ok=True)
     (workdir / MANIFEST).unlink()
-
-
-def _write_atomically(path: pathlib.Path, text: str) -> None:
-    partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def certified(workdir: pathlib.Path) -> dict[str, Any] | None:

@@ -327,7 +327,7 @@ def kill_at(moment, patch, *places):
 def test_killed_while_the_manifest_is_replaced(moment, copy, dataset, whole, monkeypatch):
     path = copy / "latents.zarr"
     new = text(dataset).replace('"created"', '"was created"')
-    kill_at(moment, monkeypatch, (ledger, "replace"))
+    kill_at(moment, monkeypatch, (ledger, "write_text"), (latents.atomic, "write_text"))
     with pytest.raises(KilledError):
         latents.fit(path, GRID, dataset, new)
     monkeypatch.undo()
