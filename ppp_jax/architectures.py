@@ -22,6 +22,7 @@ from ppp_jax.models import BOTTLENECK, Activate, Initializer, Model, Output, Siz
 KERNEL, STRIDE = 3, 2  # of convolutions; a hidden layer halves both sides of the image
 HEADS = 2  # of attention
 HIDDEN = 2  # units of a transformer's MLP block over its width
+CONVOLVES = (0, 8, 0)  # the first JAX that can vmap the gradient of a convolution
 SPARSITY = 0.01  # weight of the sparse autoencoder's penalty
 
 
@@ -257,10 +258,11 @@ def get(name: str) -> Architecture:
 
 
 def check(name: str, shape: Shape, *, width: int, data: str) -> None:
-    """Refuses data or sizes that an architecture cannot take.
+    """Refuses data or sizes that an architecture cannot take, or a JAX that cannot train it.
 
     Raises:
-      InputError: it needs images or labels, which the data has not, or a width of whole heads.
+      InputError: it needs images or labels, which the data has not, or a width of whole heads, or
+        a newer JAX.
     """
     needs = get(name).needs
     if needs == "image" and shape.image is None:
@@ -271,6 +273,10 @@ def check(name: str, shape: Shape, *, width: int, data: str) -> None:
         raise InputError("data", data, problem)
     if "transformer" in name and width % HEADS:
         raise InputError("widths", width, f"must be a multiple of {HEADS}, the heads of {name}")
+    if name == "conv" and jax.__version_info__ < CONVOLVES:
+        least = ".".join(map(str, CONVOLVES))
+        problem = f"is trained by jax {least} or later, which can vmap gradients of convolutions"
+        raise InputError("architectures", name, f"{problem}; this is {jax.__version__}")
 
 
 def build(

@@ -84,11 +84,7 @@ def conditions(seed_batch: dict[str, int]) -> dict[str, Any]:
         "device": _cpu_model() if device.platform == "cpu" else device.device_kind,
         **{name: importlib.metadata.version(name) for name in _VERSIONS},
         "ppp_jax": __version__,
-        "XLA_FLAGS": " ".join(
-            flag
-            for flag in os.environ.get("XLA_FLAGS", "").split()
-            if not flag.startswith(_FLAGS_WITHOUT_EFFECT)
-        ),
+        "XLA_FLAGS": " ".join(_compiler_flags()),
         "matmul_precision": str(jax.config.values["jax_default_matmul_precision"]),
         "x64": bool(jax.config.values["jax_enable_x64"]),
         **{name: str(jax.config.values[f"jax_{name}"]) for name in _RANDOMNESS},
@@ -107,6 +103,14 @@ _TEXTS = ("platform", "device", *_VERSIONS, "ppp_jax", "XLA_FLAGS", "matmul_prec
           *_RANDOMNESS)  # fmt: skip
 _FLAGS_WITHOUT_EFFECT = ("--xla_force_host_platform_device_count", "--xla_dump")
 _HAS_AFFINITY = hasattr(os, "sched_getaffinity")  # not on macOS
+
+
+def _compiler_flags() -> list[str]:
+    """Returns the flags that numbers may depend on; JAX's own switch stands for two of them."""
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    if jax.config.values["jax_disable_most_optimizations"]:
+        flags += ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
+    return [flag for flag in flags if not flag.startswith(_FLAGS_WITHOUT_EFFECT)]
 
 
 def _cpu_model() -> str:

@@ -34,3 +34,20 @@ def x64() -> Iterator[None]:
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture(scope="module")
+def quick_compilation() -> Iterator[None]:
+    """Compiles in half the time: hardly optimised, in this process and in commands it starts.
+
+    For tests of what is kept, refused, counted and said. Numbers are tested of what users run.
+    """
+    _optimise(False)
+    yield
+    _optimise(True)
+
+
+def _optimise(on: bool) -> None:
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(not on))  # commands read it
+    jax.config.update("jax_disable_most_optimizations", not on)
+    jax.clear_caches()

@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[1]
 # What the environment may say anew for each command: whatever is read after the imports.
-READ_LATE = {"XLA_FLAGS", "PYTEST_CURRENT_TEST", "PYTHONWARNINGS", "HOME", "XDG_CACHE_HOME"}
+READ_LATE = {"XLA_FLAGS", "PYTEST_CURRENT_TEST", "PYTHONWARNINGS", "HOME", "XDG_CACHE_HOME",
+             "JAX_DISABLE_MOST_OPTIMIZATIONS"}  # fmt: skip
 KILLED = -signal.SIGKILL
 
 
@@ -160,6 +161,13 @@ def _import_what_mains_import():
     return matplotlib, sklearn, experiments, ppp_jax
 
 
+def _set_what_jax_read_at_its_import():
+    import jax
+
+    unoptimised = bool(int(os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")))
+    jax.config.update("jax_disable_most_optimizations", unoptimised)
+
+
 class _Hiding(NamedTuple):
     """Finds the modules that another finds, some packages' not."""
 
@@ -223,6 +231,7 @@ def main():
     request = serve(socket.socket(fileno=int(sys.argv[1])))
     os.environ.clear()
     os.environ.update(request["environment"])
+    _set_what_jax_read_at_its_import()
     if request["without"]:
         sys.meta_path[:] = [_Hiding(finder, request["without"]) for finder in sys.meta_path]
     sys.argv[:] = request["argv"]

@@ -15,6 +15,8 @@ from ppp_jax.grid import Grid
 from tests import forks
 from tests.test_ppp import labelled
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 FILES = ["analysis.json", "planes.csv", "ppp.png", "shares.csv", "shares.md", "srm.csv", "srm.png"]
 
 

@@ -20,6 +20,8 @@ from ppp_jax.numerics import haar_orthogonal
 from ppp_jax.training import batch_indices, build_model
 from tests.test_analyze import analyze, rows
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 NAMES = sorted(architectures.ARCHITECTURES)
 SHAPE = Shape(64, (8, 8, 1), 10)
 WIDTH, DEPTH, LATENT = 6, 2, 5
@@ -256,9 +258,21 @@ def test_unknown_names_are_refused_with_the_nearest():
         Grid(capture=["encodr_0"])
 
 
+def test_a_jax_that_cannot_train_convolutions_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(architectures, "CONVOLVES", (99, 0, 0))
+    problem = (
+        rf"architectures=conv: is trained by jax 99.0.0 or later, .*; this is {jax.__version__}"
+    )
+    with pytest.raises(InputError, match=problem):
+        sweep.train(Grid(architectures=["mlp", "conv"]), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.fixture(scope="module")
 def captured(tmp_path_factory):
     """A grid of two architectures and depths with every layer kept, grown once."""
+    if jax.__version_info__ < architectures.CONVOLVES:
+        pytest.skip("this JAX does not train convolutions")
     grid = {
         "activations": ["tanh"], "widths": [4], "latent_widths": [3], "depths": [1, 2],
         "architectures": ["mlp"], "optimizers": ["sgd"], "epochs": 1, "probe_samples": 30,

@@ -147,6 +147,18 @@ def test_flags_without_effect_on_bits_are_not_conditions(monkeypatch):
     assert manifest.conditions({})["XLA_FLAGS"] == "--xla_cpu_enable_fast_math=true"
 
 
+def test_programs_that_jax_hardly_optimises_are_another_condition(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
+    usual = manifest.conditions({})
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        unoptimised = manifest.conditions({})
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+    assert {name for name in usual if usual[name] != unoptimised[name]} == {"XLA_FLAGS"}
+    assert unoptimised["XLA_FLAGS"].startswith(usual["XLA_FLAGS"])
+
+
 def test_matmul_precision_is_a_condition():
     assert manifest.conditions({})["matmul_precision"] == "None"
     with jax.default_matmul_precision("highest"):

@@ -31,6 +31,8 @@ from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 from tests import commands
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 GRID = Grid(
     activations=["tanh"],
     widths=[6],

@@ -38,8 +38,10 @@ def test_dose_is_an_axis_whose_ends_are_the_pure_activations(dosed, tmp_path):
     )
     for t, name in ((0, "isotropic_tanh"), (1, "tanh")):
         mine, theirs = latents.sel(activation="dose_tanh", dose=t), pure.sel(activation=name)
-        start = {"step": 0}
-        np.testing.assert_array_equal(mine["pre"].isel(start), theirs["pre"].isel(start))
+        start = {"step": 0}  # the same networks; other programs may round their products otherwise
+        np.testing.assert_allclose(
+            mine["pre"].isel(start), theirs["pre"].isel(start), rtol=1e-5, atol=1e-6
+        )
         for kind in ("pre", "post"):
             np.testing.assert_allclose(mine[kind], theirs[kind], rtol=1e-3, atol=1e-4)
 

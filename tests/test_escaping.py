@@ -20,6 +20,8 @@ from ppp_jax.errors import printable
 from ppp_jax.grid import Grid
 from ppp_jax.integrity import sealed
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SCRIPT = "<script>alert(1)</script>"
 IMAGE = '"><img src=x onerror=alert(1)>'
 FORMULA = '=HYPERLINK("http://x";"y")'

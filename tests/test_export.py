@@ -6,6 +6,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from jax import export
 
 from experiments.ablation import DEFAULTS
 from ppp_jax import activations, data, devices, models, optimizers, program
@@ -41,7 +42,7 @@ def calls(request):
 
 def exported(calls, name, platform):
     function, arguments = calls[name]
-    return jax.export.export(function, platforms=[platform])(*arguments)
+    return export.export(function, platforms=[platform])(*arguments)
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])

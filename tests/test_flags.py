@@ -10,6 +10,8 @@ from experiments import ablation as module
 from experiments import flags as experiment_flags
 from tests import forks
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def here(capsys, *flags):
     """Runs the main in this process; returns exit status, stdout and stderr."""

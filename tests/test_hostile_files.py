@@ -19,6 +19,8 @@ from ppp_jax import archives, data
 from ppp_jax.analysis import alignment_c4, arrays, load
 from ppp_jax.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 VALUES = np.random.default_rng(0).laplace(size=(40, 6)).astype(np.float32)
 
 

@@ -24,6 +24,8 @@ from ppp_jax.grid import Grid
 from ppp_jax.training import NEVER, Observation
 from tests import commands
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 GRID = Grid(
     activations=["tanh", "isotropic_tanh"],
     widths=[6],

@@ -11,6 +11,8 @@ from ppp_jax import atomic, store, sweep
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TINY = Grid(
     activations=["tanh"], widths=[6], latent_widths=[3], optimizers=["sgd"], epochs=1,
     probe_samples=30,

@@ -1,6 +1,5 @@
 """Every main that a document names runs to its end, at its smallest size, or in one line."""
 
-import os
 import pathlib
 import re
 import subprocess
@@ -10,6 +9,8 @@ import pytest
 from ppp_jax import sweep
 from ppp_jax.grid import Grid
 from tests import forks
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = sorted([*(ROOT / "experiments").rglob("*.py"), *(ROOT / "ppp_jax").rglob("*.py")])
@@ -32,9 +33,7 @@ RUN_BY = {
 
 
 def command(module, *flags, without=()):
-    # These programs run for a second: what is not optimised is compiled faster.
-    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    return forks.run(f"experiments.{module}", *flags, environment=environment, without=without)
+    return forks.run(f"experiments.{module}", *flags, without=without)
 
 
 @pytest.fixture(scope="module")

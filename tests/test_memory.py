@@ -12,6 +12,8 @@ from ppp_jax.analysis import load
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 AXES = {"activations": ["tanh"], "optimizers": ["sgd"], "widths": [4], "latent_widths": [2],
         "probe_samples": 9, "seeds": [0, 1]}  # fmt: skip
 LOWER = ("--seed_batch", "--probe_samples", "--capture", "--batch_size", "--widths")

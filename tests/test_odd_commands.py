@@ -15,6 +15,8 @@ import pytest
 
 from tests import odd_commands
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ROOT = pathlib.Path(__file__).parents[1]
 TABLE = ROOT / "tests" / "data" / "odd_commands.json"
 ROWS = json.loads(TABLE.read_text())

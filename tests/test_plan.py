@@ -9,6 +9,8 @@ from ppp_jax import data, demand, plan, program, resources, store, sweep, tuning
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 DIGITS = data.load("digits")
 SMALL = {"activations": ["tanh"], "widths": [6], "latent_widths": [3], "optimizers": ["sgd"],
          "probe_samples": 30, "epochs": 1}  # fmt: skip

@@ -14,6 +14,8 @@ from ppp_jax.analysis.pages import as_markdown
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 GRID = Grid(
     activations=["relu", "isotropic_relu"],
     widths=[6],

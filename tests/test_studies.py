@@ -2,7 +2,6 @@
 
 import csv
 import math
-import os
 import pathlib
 import subprocess
 import sys
@@ -17,6 +16,8 @@ from ppp_jax import bases
 from ppp_jax.analysis import convergence, load, orbits, rotation_test
 from ppp_jax.analysis.compare import interquartile_mean
 from tests import forks
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 ROOT = pathlib.Path(__file__).parents[1]
 GRID = ["--widths=6", "--latent_widths=4", "--optimizers=momentum", "--epochs=1", "--rotations=19",
@@ -83,9 +84,7 @@ STUDIES = {
 
 
 def command(module, *flags):
-    # These programs run for a second: what is not optimised is compiled faster.
-    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    return forks.run(f"experiments.{module}", *flags, environment=environment)
+    return forks.run(f"experiments.{module}", *flags)
 
 
 @pytest.mark.slow

@@ -17,6 +17,8 @@ from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 from tests import commands
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SMALL = Grid(
     activations=["tanh", "isotropic_tanh"],
     widths=[6],

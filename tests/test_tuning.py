@@ -13,6 +13,8 @@ from ppp_jax import data, demand, manifest, program, tuning
 from ppp_jax.grid import Grid
 from ppp_jax.tuning import MAX_CPU_WIDTH, Needs, balanced, cache_rule
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SIZES, COUNTS = st.integers(1, 2**40), st.integers(1, 300)
 DIGITS = data.load("digits")
 LITTLE = DIGITS._replace(train=DIGITS.train[:100], held_out=DIGITS.held_out[:30])

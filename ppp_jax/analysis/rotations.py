@@ -176,7 +176,8 @@ def verdict(tested: xr.Dataset) -> xr.Dataset:
     value, null = tested["value"], tested["null"]
     there = null.notnull()
     count = there.sum("rotation")
-    mean, sd = null.mean("rotation"), null.std("rotation", ddof=1)
+    mean = null.mean("rotation")
+    sd = np.sqrt(((null - mean) ** 2).sum("rotation") / (count - 1).where(count > 1))
     centre = (null.sum("rotation") + value) / (count + 1)
     slack = ROUNDING * np.maximum(abs(value), abs(mean))
     far = abs(null - centre) >= abs(value - centre) - slack
