@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from ppp_jax import __version__, devices, manifest
 from ppp_jax.errors import InputError, shortened
+from ppp_jax.fingerprints import fingerprints
+from ppp_jax.grid import Grid
 
 T = TypeVar("T")
 REMEDY = "start the same command, with the same versions and data, on every machine"
@@ -130,7 +132,8 @@ def check_call(
       workdir: the run folder.
 
     Raises:
-      InputError: naming the argument, version or condition that differs, and both values.
+      InputError: naming the argument, version, condition or function that differs, and both
+        values, of a function its fingerprint.
     """
     if devices.process_count() == 1:
         return
@@ -138,8 +141,13 @@ def check_call(
     own = ("device", "cpu_threads") if how.get("allow_inexact_resume") else ()
     for name in ("seed_batch", *own):  # machines that are not alike, if that is allowed
         conditions.pop(name, None)
+    functions = {
+        f"{kind.removesuffix('s')} {name}": text
+        for kind, of_kind in fingerprints(Grid.from_json(dict(config))).items()
+        for name, text in of_kind.items()
+    }
     fields = {
-        **config, "sha256 of the data": dataset_sha256, **how, "workdir": str(workdir),
+        **config, **functions, "sha256 of the data": dataset_sha256, **how, "workdir": str(workdir),
         **versions(), **conditions,
     }  # fmt: skip
     check(devices.exchange(fields))

@@ -1,6 +1,5 @@
 """What is certified of everything in a grid that might prefer a basis (METHOD §6–7)."""
 
-import functools
 import importlib.metadata
 from typing import Any
 
@@ -8,7 +7,7 @@ import jax
 
 from ppp_jax import __version__, confounds, family, models, optimizers, symmetry
 from ppp_jax.activations import Activation
-from ppp_jax.fingerprints import fingerprints
+from ppp_jax.fingerprints import fingerprints, kept
 from ppp_jax.grid import Grid
 from ppp_jax.integrity import digest
 
@@ -76,7 +75,7 @@ def certify_activation(name: str, units: int) -> symmetry.Certificate:
     return _certified(family.get(name), units)
 
 
-@functools.lru_cache(maxsize=256)
+@kept
 def _certified(entry: Activation, units: int) -> symmetry.Certificate:
     dosed = entry.parameter is not None and entry.parameter.initial is None
     function = (lambda x: entry.apply(x, 1.0)) if dosed else entry.apply
@@ -96,18 +95,29 @@ def _activation(name: str, units: int) -> dict[str, Any]:
     }
 
 
-@functools.lru_cache(maxsize=32)
 def certify_optimizer(name: str) -> dict[str, Any]:
     """Returns whether an optimiser's rotated start gives the rotated training, and is said to."""
-    claimed, residual = optimizers.get(name).respects_rotations, confounds.optimizer_residual(name)
-    holds = (residual < confounds.TOLERANCE) == claimed
-    return {"respects_rotations": claimed, "residual": residual, "holds": holds}
+    entry = optimizers.get(name)
+    residual = _optimizer_residual(name, entry)
+    holds = (residual < confounds.TOLERANCE) == entry.respects_rotations
+    return {"respects_rotations": entry.respects_rotations, "residual": residual, "holds": holds}
 
 
-@functools.lru_cache(maxsize=32)
+@kept
+def _optimizer_residual(name: str, entry: Any) -> float:
+    del entry  # behind the name
+    return confounds.optimizer_residual(name)
+
+
 def certify_initializer(name: str) -> dict[str, Any]:
     """Returns whether an initialiser's law is the same in all directions, and is said to be."""
-    claimed = models.get_initializer(name).respects_rotations
-    deviation = confounds.initializer_deviation(name)
-    holds = (abs(deviation) < confounds.DEVIATIONS) == claimed
-    return {"respects_rotations": claimed, "deviations": deviation, "holds": holds}
+    entry = models.get_initializer(name)
+    deviation = _initializer_deviation(name, entry)
+    holds = (abs(deviation) < confounds.DEVIATIONS) == entry.respects_rotations
+    return {"respects_rotations": entry.respects_rotations, "deviations": deviation, "holds": holds}
+
+
+@kept
+def _initializer_deviation(name: str, entry: Any) -> float:
+    del entry  # behind the name
+    return confounds.initializer_deviation(name)

@@ -21,7 +21,7 @@ LARGEST_META = 2**20  # characters
 MAX_DIGITS = 18
 
 
-def describe(step: int, state: Any, *, runs: int) -> dict[str, Any]:
+def describe(step: int, state: Any, *, runs: int, identity: str) -> dict[str, Any]:
     """Returns what is kept beside the states to tell later whether they are intact.
 
     All processes call it.
@@ -30,8 +30,10 @@ def describe(step: int, state: Any, *, runs: int) -> dict[str, Any]:
       step: after which they are saved.
       state: cell name to its states.
       runs: of every cell.
+      identity: of the part, see `manifest.identity`.
     """
     return sealed({
+        "part": identity,
         "step": step,
         "runs": runs,
         "bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
@@ -62,7 +64,7 @@ def is_temporary(path: pathlib.Path) -> bool:
     return ".orbax-checkpoint-tmp" in path.name
 
 
-def problem(folder: pathlib.Path, *, runs: int) -> str | None:
+def problem(folder: pathlib.Path, *, runs: int, identity: str) -> str | None:
     """Returns what is wrong with a checkpoint, or None if it holds what was saved, bit for bit.
 
     One process alone may ask; the states are read whole into its memory.
@@ -70,12 +72,15 @@ def problem(folder: pathlib.Path, *, runs: int) -> str | None:
     Args:
       folder: of the checkpoint, named after its step.
       runs: of every cell.
+      identity: of the part, see `manifest.identity`.
     """
     try:
         with (folder / META / "metadata").open(encoding="utf-8") as file:
             about: Any = json.loads(file.read(LARGEST_META))
         if not is_intact(about):
             return f"{META} is not what was saved"
+        if about.get("part") != identity:
+            return "it is of another run, or of another part of this one"
         if (about.get("step"), about.get("runs")) != (int(folder.name), runs):
             return f"{META} is of another step, or of other runs"
         with _quiet():

@@ -6,8 +6,9 @@ constants included. It does not depend on the machine; it does on JAX's version 
 
 import functools
 import hashlib
-from collections.abc import Callable
-from typing import Any
+import types
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,8 @@ SHAPE = Shape(64, (8, 8, 1), 3)
 SIZES = models.Sizes(width=4, depth=2, latent_width=3)
 KINDS = ("activations", "architectures", "optimizers", "initializers")
 Fingerprints = dict[str, dict[str, str]]
+PACKAGES = ("ppp_jax", "jax", "jaxlib", "flax", "optax", "numpy", "builtins")
+Of = TypeVar("Of", bound=Callable[..., Any])
 
 
 def fingerprints(grid: Grid) -> Fingerprints:
@@ -46,6 +49,50 @@ def fingerprints(grid: Grid) -> Fingerprints:
     }
 
 
+def kept(compute: Of) -> Of:
+    """Keeps what was computed of functions of the packages; what a user defines may change.
+
+    A constant that a function of a notebook reads is another one after its cell was run again.
+
+    Args:
+      compute: of functions, entries of registries and constants, all of them hashable.
+    """
+    known = functools.lru_cache(maxsize=256)(compute)
+
+    @functools.wraps(compute)
+    def looked_up(*arguments: Any) -> Any:
+        fixed = all(map(_is_fixed, arguments))
+        return known(*arguments) if fixed else compute(*arguments)
+
+    return looked_up  # type: ignore[return-value]
+
+
+def _is_fixed(value: Any) -> bool:
+    """Returns whether only the packages have a say in a function, or in the functions of an entry.
+
+    Args:
+      value: a function, with all that it closes over; an entry of a registry; or a constant.
+    """
+    if isinstance(value, functools.partial):
+        return all(map(_is_fixed, (value.func, *value.args, *value.keywords.values())))
+    if isinstance(value, tuple):
+        return all(map(_is_fixed, value))
+    if not callable(value):
+        return True
+    if str(getattr(value, "__module__", "")).partition(".")[0] not in PACKAGES:
+        return False
+    return all(map(_is_fixed, _held(value)))
+
+
+def _held(function: Any) -> Iterator[Any]:
+    """Yields what a Python function closes over, and what it wraps."""
+    if isinstance(function, types.FunctionType):
+        yield from (cell.cell_contents for cell in function.__closure__ or ())
+        yield from function.__defaults__ or ()
+    if hasattr(function, "__wrapped__"):
+        yield function.__wrapped__
+
+
 def _hash(function: Callable[..., Any], *arguments: Any, about: str = "") -> str:
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
     # For one platform, whatever there is: the text is the same on all machines.
@@ -53,7 +100,7 @@ def _hash(function: Callable[..., Any], *arguments: Any, about: str = "") -> str
     return hashlib.sha256((about + lowered.as_text()).encode()).hexdigest()
 
 
-@functools.lru_cache(maxsize=256)
+@kept
 def _activation(name: str, entry: Any) -> str:
     del name  # entries of equal functions may differ in what they close over
     units = entry.multiple_of * -(-UNITS // entry.multiple_of)
@@ -67,7 +114,7 @@ def _activation(name: str, entry: Any) -> str:
     return _hash(forward_and_back, x, x, *own, about=f"{entry.parameter};")
 
 
-@functools.lru_cache(maxsize=64)
+@kept
 def _architecture(entry: Any) -> str:
     model = models.functional(
         entry.module, SHAPE, SIZES, jnp.tanh, _zeros, loss=entry.loss, error=entry.error
@@ -89,7 +136,7 @@ def _zeros(_key: jax.Array, shape: Any, dtype: Any = jnp.float32, **_: Any) -> j
     return jnp.zeros(shape, dtype)
 
 
-@functools.lru_cache(maxsize=64)
+@kept
 def _optimizer(make: Any) -> str:
     params = {"kernel": jnp.zeros((3, UNITS), jnp.float32), "bias": jnp.zeros(UNITS, jnp.float32)}
 
@@ -101,7 +148,7 @@ def _optimizer(make: Any) -> str:
     return _hash(start_and_step, jnp.float32(0), params, params)
 
 
-@functools.lru_cache(maxsize=64)
+@kept
 def _initializer(make: Any) -> str:
     def draw(key: jax.Array) -> jax.Array:
         drawn: jax.Array = make(key, (3, UNITS), jnp.float32)

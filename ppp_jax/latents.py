@@ -25,9 +25,10 @@ import zarr
 
 from ppp_jax import architectures, atomic, devices, ledger, models, optimizers
 from ppp_jax.data import Dataset, Shape
-from ppp_jax.errors import InputError
+from ppp_jax.errors import InputError, printable, shortened
 from ppp_jax.extension import positions, run_places
 from ppp_jax.grid import CELL_AXES, Cell, Grid
+from ppp_jax.manifest import Manifest, identity
 from ppp_jax.training import NEVER, Observation, build_model
 
 LATENTS = ("pre", "post")
@@ -165,6 +166,85 @@ def check(path: pathlib.Path) -> ledger.Ledger | None:
         if kept is not None:
             ledger.check_files(path, kept)
     return kept
+
+
+def check_run(path: pathlib.Path, stored: Manifest) -> None:
+    """Refuses the store of another run.
+
+    Args:
+      path: the store, there or not.
+      stored: the manifest of the run whose folder it is in.
+
+    Raises:
+      InputError: the store holds runs that are not of that manifest, or of other data.
+    """
+    text = _stored_manifest(path)
+    if text is None:
+        return
+    theirs = _identities(path, text)
+    if theirs != list(stored.identities[: len(theirs)]):
+        problem = f"its {path.name} is of another run than its manifest; put back the one that was "
+        raise InputError("workdir", path.parent, f"{problem}here, or overwrite the run")
+
+
+def _identities(path: pathlib.Path, text: str) -> list[str]:
+    """Returns the identities of the parts that a store's copy of a manifest names."""
+    try:
+        entries = json.loads(text)
+        data = str(entries["data"]["sha256"])
+        return [identity(Grid.from_json(part), data) for part in entries["parts"]]
+    except (ValueError, KeyError, TypeError, InputError) as error:
+        problem = f"its {path.name}/.zattrs is damaged ({shortened(printable(str(error)))})"
+        raise InputError("workdir", path.parent, f"{problem}; {_OVERWRITE}") from None
+
+
+def check_saved(
+    path: pathlib.Path, stored: Manifest, dataset: Dataset, *, reached: Sequence[int | None]
+) -> None:
+    """Refuses a store that lacks a snapshot which the checkpoint of a part is past.
+
+    It is an older copy, or its ledger is: going on would never write that snapshot again.
+
+    Args:
+      path: the store, there or not.
+      stored: the run's manifest.
+      dataset: what it is trained on.
+      reached: of each of its parts, the step of the checkpoint that counts; may be shorter.
+
+    Raises:
+      InputError: a snapshot is not saved.
+    """
+    kept, text = check(path), _stored_manifest(path)
+    if kept is None or text is None:
+        return
+    grid, per_epoch = Grid.from_json(json.loads(text)["config"]), stored.steps_per_epoch
+    for number, step in enumerate(reached):
+        if step is None:  # nothing of this part is trained, or it is to be trained anew
+            continue
+        part = stored.parts[number]
+        passed = [k for k, epoch in enumerate(grid.snapshot_epochs) if epoch * per_epoch <= step]
+        for name, saved in _saved_of(kept, groups(grid, dataset.shape), part):
+            missing = [k for k in passed if not saved[..., k].all()]
+            if missing:
+                raise InputError(
+                    "workdir",
+                    path.parent,
+                    f"its {path.name}/{name} lacks the snapshot of epoch "
+                    f"{grid.snapshot_epochs[missing[0]]}, which checkpoints/{number} is past; put "
+                    f"back the {path.name} that was here, or remove checkpoints/{number} to train "
+                    "its runs again",
+                )
+
+
+def _saved_of(
+    kept: ledger.Ledger, wanted: tuple[Group, ...], part: Grid
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields of each group whether the runs of a part are saved: the last axis is of snapshots."""
+    for group in wanted:
+        inside = _inside(part, group)
+        if inside is not None and group.name in kept.groups:
+            saved = kept.groups[group.name][SAVED]
+            yield group.name, saved[np.ix_(*_positions(group.grid, inside), range(saved.shape[-1]))]
 
 
 def check_growth(path: pathlib.Path, grid: Grid, dataset: Dataset) -> None:

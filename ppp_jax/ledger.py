@@ -12,10 +12,13 @@ killed between writing a chunk and writing the ledger has changed nothing that t
 for. The ledger is replaced in one move, and a snapshot counts from that moment.
 """
 
+import errno
 import hashlib
 import itertools
 import json
+import math
 import pathlib
+import stat
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -23,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ppp_jax.atomic import write_text
-from ppp_jax.errors import InputError
+from ppp_jax.errors import InputError, printable, shortened
 from ppp_jax.integrity import is_intact, sealed
 
 FILE = "checksums.json"
@@ -137,22 +140,45 @@ def read(store: pathlib.Path) -> Ledger | None:
       InputError: the ledger is damaged or lost.
     """
     try:
+        if (store / FILE).exists() and not (store / FILE).is_file():
+            raise OSError("not a regular file")
         entries = json.loads((store / FILE).read_bytes())
     except FileNotFoundError:
         if _has_mark(store):
             raise _damage(store, FILE, "is missing", f"{ANEW}; {UNCHECKED}") from None
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _damage(store, FILE, f"is damaged ({error})", f"{ANEW}; {UNCHECKED}") from None
     if not is_intact(entries):
         raise _damage(store, FILE, "is damaged (its seal is broken)", f"{ANEW}; {UNCHECKED}")
-    if entries["format"] != FORMAT:
-        raise _damage(store, FILE, f"is of format {entries['format']}", "update this package")
+    if entries.get("format") != FORMAT:
+        raise _damage(store, FILE, f"is of format {entries.get('format')}", "update this package")
+    try:
+        return _parsed(entries)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        told = shortened(printable(f"{type(error).__name__} {error}"))
+        raise _damage(store, FILE, f"is no ledger ({told})", f"{ANEW}; {UNCHECKED}") from None
+
+
+def _parsed(entries: dict[str, Any]) -> Ledger:
+    """Returns what a file's entries say, all of them looked at.
+
+    Raises:
+      KeyError, TypeError, ValueError, AttributeError: no run wrote them.
+    """
+    for name, digests in entries["files"].items():
+        inside = pathlib.PurePosixPath(name)
+        if inside.is_absolute() or ".." in inside.parts:
+            raise ValueError(f"{name} is not in the store")
+        if not isinstance(digests, list) or not all(isinstance(one, str) for one in digests):
+            raise TypeError(f"{name} has no digests")
     groups = {
         name: {key: _unhex(text, table["shape"], key == SAVED)
                for key, text in table.items() if key != "shape"}
         for name, table in entries["groups"].items()
     }  # fmt: skip
+    if any(SAVED not in table for table in groups.values()):
+        raise KeyError(SAVED)
     return Ledger(entries["files"], groups)
 
 
@@ -162,7 +188,11 @@ def _hex(values: np.ndarray) -> str:
 
 def _unhex(text: str, shape: list[int], truths: bool) -> np.ndarray:
     raw = np.frombuffer(bytes.fromhex(text), np.uint8)
-    size = int(np.prod(shape))
+    if not all(type(length) is int and length >= 0 for length in shape):
+        raise ValueError(f"{shape} is no shape")
+    size = math.prod(shape)
+    if len(raw) != (-(-size // 8) if truths else 4 * size):  # before anything of it is allocated
+        raise ValueError(f"{len(raw)} bytes are not those of {shape}")
     values = np.unpackbits(raw, count=size).astype(bool) if truths else raw.view("<u4").copy()
     return values.reshape(shape)
 
@@ -182,6 +212,8 @@ def sha256(path: pathlib.Path) -> str:
     Args:
       path: the file.
     """
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, a device has no end
+        raise OSError(errno.EINVAL, "not a regular file")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

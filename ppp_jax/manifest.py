@@ -24,10 +24,10 @@ from ppp_jax.errors import InputError, printable, shortened
 from ppp_jax.extension import AXES, FIXED, extend, obstacles
 from ppp_jax.fingerprints import KINDS, Fingerprints, fingerprints
 from ppp_jax.grid import Grid
-from ppp_jax.integrity import is_intact, sealed
+from ppp_jax.integrity import digest, is_intact, sealed
 
 MANIFEST = "manifest.json"
-SCHEMA = 4
+SCHEMA = 5
 LARGEST = 2**26  # characters
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "xarray", "zarr")
 
@@ -52,10 +52,20 @@ class Manifest(NamedTuple):
     record: dict[str, Any]
 
     @property
+    def steps_per_epoch(self) -> int:
+        """Gradient steps of an epoch, whose last, incomplete batch is left out."""
+        samples: int = self.record["data"]["train"][0]
+        return samples // self.grid.batch_size
+
+    @property
     def steps(self) -> int:
         """Gradient steps of every run."""
-        samples: int = self.record["data"]["train"][0]
-        return self.grid.epochs * (samples // self.grid.batch_size)
+        return self.grid.epochs * self.steps_per_epoch
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """The `identity` of every part."""
+        return tuple(identity(part, self.dataset_sha256) for part in self.parts)
 
     def to_text(self) -> str:
         """The file's content."""
@@ -103,6 +113,23 @@ _TEXTS = ("platform", "device", *_VERSIONS, "ppp_jax", "XLA_FLAGS", "matmul_prec
           *_RANDOMNESS)  # fmt: skip
 _FLAGS_WITHOUT_EFFECT = ("--xla_force_host_platform_device_count", "--xla_dump")
 _HAS_AFFINITY = hasattr(os, "sched_getaffinity")  # not on macOS
+
+
+def identity(part: Grid, dataset_sha256: str) -> str:
+    """Returns a digest of what a part is, which its checkpoints, metrics and latents carry.
+
+    So files of another run, or of another part, are told from its own. What may grow later has no
+    say, nor have conditions: files of two runs that have the same one are as good as each other.
+
+    Args:
+      part: what is trained.
+      dataset_sha256: of the data.
+    """
+    config = {name: value for name, value in part.to_json().items() if name not in _GROWS}
+    return digest({"config": config, "data": dataset_sha256})
+
+
+_GROWS = ("epochs", "snapshots")
 
 
 def _compiler_flags() -> list[str]:
@@ -163,6 +190,8 @@ def read(workdir: pathlib.Path) -> Manifest | None:
         or holds what no run writes.
     """
     try:
+        if (workdir / MANIFEST).exists() and not (workdir / MANIFEST).is_file():
+            raise _damaged(workdir, "it is not a regular file")
         with (workdir / MANIFEST).open(encoding="utf-8") as file:
             text = file.read(LARGEST + 1)
         if len(text) > LARGEST:

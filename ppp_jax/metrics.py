@@ -1,7 +1,8 @@
 """The lines of `metrics.jsonl`, chained so that none can change, vanish or move unnoticed.
 
-Each line ends with a digest of itself and of the line before it of the same part; the chain of a
-part depends on nothing but its own lines, so that runs of other histories have equal files.
+Each line ends with a digest of itself and of the line before it of the same part, the first with
+one of what the part is (`manifest.identity`); the chain of a part depends on nothing else, so that
+runs of other histories have equal files.
 """
 
 import json
@@ -15,6 +16,18 @@ CHAIN, CHAIN_LENGTH = "chain", 16
 LOST = "lost"  # the entry of a line that stands for lines lost
 LONGEST_LINE = 2**26  # bytes, of millions of runs
 FIRST_LOOK = 2**16
+
+
+class Part(NamedTuple):
+    """What a file of metrics should hold of a part.
+
+    Attributes:
+      identity: of the part, from which its chain starts.
+      cells: how many lines there are for each step.
+    """
+
+    identity: str
+    cells: int
 
 
 class Found(NamedTuple):
@@ -32,17 +45,17 @@ class Found(NamedTuple):
     incomplete: list[int]
     problem: str | None
 
-    def mended(self, cells: Sequence[int], steps: Sequence[int | None]) -> bytes:
+    def mended(self, parts: Sequence[Part], steps: Sequence[int | None]) -> bytes:
         """Returns the file's content, with a line in place of all that a part has lost.
 
         Args:
-          cells: of each part.
+          parts: what should be there of each.
           steps: of each part's checkpoint.
         """
         lines = list(self.lines)
         for part in self.incomplete:
-            row = {"part": part, "step": steps[part], LOST: cells[part]}
-            lines.append(_line(row, self.heads.get(part, ""))[0])
+            row = {"part": part, "step": steps[part], LOST: parts[part].cells}
+            lines.append(_line(row, self.heads.get(part, parts[part].identity))[0])
         return b"".join(lines)
 
 
@@ -51,15 +64,16 @@ def _line(row: dict[str, Any], before: str) -> tuple[bytes, str]:
     return (json.dumps({**row, CHAIN: chain}) + "\n").encode(), chain
 
 
-def append(path: pathlib.Path, part: int, rows: Sequence[dict[str, Any]]) -> None:
+def append(path: pathlib.Path, part: int, identity: str, rows: Sequence[dict[str, Any]]) -> None:
     """Appends lines of a part.
 
     Args:
       path: the file.
       part: whose lines they are.
+      identity: of the part, from which its chain starts.
       rows: their entries, `part` and `step` first.
     """
-    head, lines = _head(path, part), []
+    head, lines = _head(path, part) or identity, []
     for row in rows:
         line, head = _line(row, head)
         lines.append(line)
@@ -68,7 +82,7 @@ def append(path: pathlib.Path, part: int, rows: Sequence[dict[str, Any]]) -> Non
 
 
 def _head(path: pathlib.Path, part: int) -> str:
-    """Returns the digest of a part's last line, looked for from the file's end."""
+    """Returns the digest of a part's last line, looked for from the file's end; or nothing."""
     if not path.exists():
         return ""
     start = b'{"part": %d, ' % part
@@ -85,18 +99,19 @@ def _head(path: pathlib.Path, part: int) -> str:
             look *= 8
 
 
-def read(path: pathlib.Path, cells: Sequence[int], steps: Sequence[int | None]) -> Found:
+def read(path: pathlib.Path, parts: Sequence[Part], steps: Sequence[int | None]) -> Found:
     """Reads the lines up to each part's checkpoint, and says whether they are all there.
 
     What stands behind a checkpoint does not count: a killed process left it.
 
     Args:
       path: the file, which need not exist.
-      cells: of each part.
+      parts: what should be there of each.
       steps: of each part's checkpoint, None if it has none; may be shorter.
     """
     kept: list[bytes] = []
-    heads, valid, last = dict[int, str](), dict[int, str](), dict[int, tuple[int, int]]()
+    valid = {number: part.identity for number, part in enumerate(parts)}
+    heads, last = dict[int, str](), dict[int, tuple[int, int]]()
     wrong = damaged = None
     for number, line in enumerate(_lines(path), 1):
         row = _row(line, valid)
@@ -114,7 +129,7 @@ def read(path: pathlib.Path, cells: Sequence[int], steps: Sequence[int | None]) 
         before = last.get(part, (-1, 0))
         last[part] = (step, row.get(LOST, 1) + (before[1] if before[0] == step else 0))
     incomplete = [part for part, step in enumerate(steps)
-                  if step and last.get(part) != (step, cells[part])]  # fmt: skip
+                  if step and last.get(part) != (step, parts[part].cells)]  # fmt: skip
     problem = _problem(path, wrong if incomplete else damaged, incomplete, steps)
     return Found(kept, heads, incomplete, problem)
 

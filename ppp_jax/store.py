@@ -95,6 +95,7 @@ def check(
         return None
     wanted = manifest.extended(stored, workdir, grid, dataset)
     latents.check(workdir / LATENTS)
+    latents.check_run(workdir / LATENTS, stored)
     lost = not any((workdir / LATENTS).with_suffix(end).exists() for end in (".zarr", ".old"))
     if lost and any(done is not None for done in last_steps(workdir, stored)):
         problem = f"has checkpoints but lost its {LATENTS}; put it back, or overwrite the run"
@@ -155,8 +156,8 @@ def _examine(workdir: pathlib.Path, stored: Manifest, part: int) -> Reached:
         step = devices.tell_all(steps[k] if devices.is_main() else 0)
         problem = None
         if devices.is_main():
-            runs = stored.parts[part].runs_per_cell
-            problem = checkpoints.problem(folder / str(step), runs=runs)
+            runs, identity = stored.parts[part].runs_per_cell, stored.identities[part]
+            problem = checkpoints.problem(folder / str(step), runs=runs, identity=identity)
         if not devices.tell_all(problem is not None):
             return Reached(step, damaged)
         damaged[step] = problem or ""
@@ -200,10 +201,14 @@ def prepare(
     if overwrite and (workdir / MANIFEST).exists():
         _remove_run(workdir)
         reached = ()
+    latents.check_saved(workdir / LATENTS, wanted, dataset, reached=[one.step for one in reached])
     latents.check_growth(workdir / LATENTS, wanted.grid, dataset)
     steps = [found.step for found in reached]
-    cells = [len(part.cells) for part in wanted.parts]
-    found = metrics.read(workdir / METRICS, cells, steps)
+    parts = [
+        metrics.Part(identity, len(part.cells))
+        for identity, part in zip(wanted.identities, wanted.parts, strict=True)
+    ]
+    found = metrics.read(workdir / METRICS, parts, steps)
     if found.problem:
         if not allow_inexact:
             raise InputError(
@@ -219,7 +224,7 @@ def prepare(
     if not (workdir / MANIFEST).exists() or (workdir / MANIFEST).read_bytes() != text.encode():
         _write_atomically(workdir / MANIFEST, text)
     latents.fit(workdir / LATENTS, wanted.grid, dataset, text)
-    lines, path = found.mended(cells, steps), workdir / METRICS
+    lines, path = found.mended(parts, steps), workdir / METRICS
     before = path.stat().st_size if path.exists() else 0
     if before != len(lines) or (lines and path.read_bytes() != lines):
         _write_atomically(path, lines.decode())
@@ -294,6 +299,8 @@ def append_metrics(
     step: int,
     epoch: float,
     losses: Mapping[str, np.ndarray],
+    *,
+    identity: str,
 ) -> None:
     """Appends one line per cell: the mean training loss of each run since the last line.
 
@@ -306,7 +313,7 @@ def append_metrics(
         known[~np.isfinite(loss)] = None
         nested = known.reshape(grid.run_shape).tolist()
         rows.append({"part": part, "step": step, "epoch": epoch, **cell._asdict(), "loss": nested})
-    metrics.append(workdir / METRICS, part, rows)
+    metrics.append(workdir / METRICS, part, identity, rows)
 
 
 # ------------------------------------------------------------------------------ checkpoints
@@ -318,20 +325,25 @@ class Checkpoints(NamedTuple):
     Attributes:
       manager: orbax's.
       runs: of every cell; what is behind them in the states is padding.
+      identity: of the part.
     """
 
     manager: ocp.CheckpointManager
     runs: int
+    identity: str
 
 
 @contextlib.contextmanager
-def checkpoint_manager(workdir: pathlib.Path, part: int, *, runs: int) -> Iterator[Checkpoints]:
+def checkpoint_manager(
+    workdir: pathlib.Path, part: int, *, runs: int, identity: str
+) -> Iterator[Checkpoints]:
     """Opens a part's checkpoints for a block, at whose end the last save is waited for.
 
     Args:
       workdir: the run folder.
       part: its number.
       runs: of every cell.
+      identity: of the part, see `manifest.identity`.
 
     Raises:
       OSError: a save failed.
@@ -342,7 +354,7 @@ def checkpoint_manager(workdir: pathlib.Path, part: int, *, runs: int) -> Iterat
     manager = ocp.CheckpointManager(folder, options=options)
     abandoned = False
     try:
-        yield Checkpoints(manager, runs)
+        yield Checkpoints(manager, runs, identity)
     except Exception:
         # Closing waits for the other processes, and one of them may be what has failed.
         abandoned = jax.process_count() > 1
@@ -364,7 +376,7 @@ def save_checkpoint(kept: Checkpoints, step: int, state: Any) -> None:
         x.nbytes for x in jax.tree.leaves(state)
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    about = checkpoints.describe(step, state, runs=kept.runs)
+    about = checkpoints.describe(step, state, runs=kept.runs, identity=kept.identity)
     with _failed_saves():
         saved = kept.manager.save(
             step,

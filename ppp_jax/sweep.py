@@ -329,6 +329,7 @@ class _Part(NamedTuple):
     Attributes:
       number: its place in the manifest.
       grid: its runs.
+      identity: see `manifest.identity`.
       built: its program.
       workdir: the run folder.
       steps_per_epoch: of every run.
@@ -337,6 +338,7 @@ class _Part(NamedTuple):
 
     number: int
     grid: Grid
+    identity: str
     built: Program
     workdir: pathlib.Path
     steps_per_epoch: int
@@ -355,7 +357,7 @@ def _build_part(
         seen = _gathered(grid, built.observe(states, built.arrays, np.int32(step)))
         latents.write_snapshot(workdir / store.LATENTS, kept, grid, step // per_epoch, seen)
 
-    return _Part(index, grid, built, workdir, per_epoch, record)
+    return _Part(index, grid, wanted.identities[index], built, workdir, per_epoch, record)
 
 
 def _gathered(grid: Grid, tree: Any) -> Any:
@@ -370,7 +372,7 @@ def _train_part(
     built, snapshots = part.built, [e * part.steps_per_epoch for e in part.grid.snapshot_epochs]
     bar.compiling()
     with store.checkpoint_manager(
-        part.workdir, part.number, runs=part.grid.runs_per_cell
+        part.workdir, part.number, runs=part.grid.runs_per_cell, identity=part.identity
     ) as checkpoints:
         states = _start(part, done, checkpoints)
         # Scalars come as NumPy's: the same in all processes.
@@ -386,7 +388,8 @@ def _train_part(
             losses, step = _gathered(part.grid, trained), first + steps
             epoch = step / part.steps_per_epoch
             if devices.is_main():
-                store.append_metrics(part.workdir, part.number, part.grid, step, epoch, losses)
+                store.append_metrics(part.workdir, part.number, part.grid, step, epoch, losses,
+                                     identity=part.identity)  # fmt: skip
             bar.advance(part.grid, losses, steps=steps, epoch=epoch, run_steps=snapshots[-1])
             stopping = devices.any_process(stop_requested())
             due = devices.any_process(time.monotonic() - saved > CHECKPOINT_SECONDS)

@@ -83,7 +83,9 @@ def _restore_part(
     grid, widths = stored.parts[number], stored.conditions["seed_batch"]
     shapes = program.outline(grid, dataset)
     built = program.build(grid, dataset, seed_batch=widths, arrays=shapes)
-    with store.checkpoint_manager(workdir, number, runs=grid.runs_per_cell) as checkpoints:
+    with store.checkpoint_manager(
+        workdir, number, runs=grid.runs_per_cell, identity=stored.identities[number]
+    ) as checkpoints:
         states = store.restore_checkpoint(checkpoints, step, program.abstract_states(built))
     gathered: dict[str, Params] = devices.gather(
         {name: state.params for name, state in states.items()}

@@ -7,6 +7,7 @@ the last tests train.
 import dataclasses
 import itertools
 import json
+import os
 import random
 import shutil
 import time
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ppp_jax import data, latents, ledger, manifest, models, store, sweep
+from ppp_jax import data, integrity, latents, ledger, manifest, models, store, sweep
 from ppp_jax.analysis import load
 from ppp_jax.analysis.layers import measure_layers
 from ppp_jax.analysis.runs import load_run, saved_groups
@@ -225,6 +226,43 @@ def test_whatever_is_read_of_a_damaged_chunk_is_refused(copy):
     ):
         with pytest.raises(InputError, match=rf"path={path}: is missing; .*checkpoints/0 "):
             read()
+
+
+LEDGERS = {
+    "nothing": {},
+    "no files": {"format": 1, "groups": {}},
+    "files in a list": {"format": 1, "files": [], "groups": {}},
+    "a device": {"format": 1, "files": {"/dev/zero": ["0" * 64]}, "groups": {}},
+    "a file elsewhere": {"format": 1, "files": {"../manifest.json": ["0" * 64]}, "groups": {}},
+    "no digests": {"format": 1, "files": {".zattrs": 1}, "groups": {}},
+    "huge": {"format": 1, "files": {}, "groups": {"latent_3": {"shape": [2**31], "saved": "00"}}},
+    "negative": {"format": 1, "files": {}, "groups": {"latent_3": {"shape": [-1], "saved": ""}}},
+    "nothing saved": {"format": 1, "files": {}, "groups": {"latent_3": {"shape": [2]}}},
+}
+
+
+@pytest.mark.parametrize("kind", LEDGERS)
+def test_a_sealed_ledger_that_no_run_wrote_is_one_line(kind, copy):
+    path = copy / "latents.zarr" / ledger.FILE
+    path.write_text(json.dumps(integrity.sealed(LEDGERS[kind])))
+    for call in (lambda: load(copy), lambda: latents.check(path.parent)):
+        with pytest.raises(InputError, match=r"checksums\.json:? is ") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [f"latents.zarr/{ledger.FILE}", "latents.zarr/.zattrs"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(name, copy):
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    with pytest.raises(InputError, match="regular"):
+        load(copy)
+
+
+def test_a_pipe_in_the_place_of_the_manifest_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(InputError, match="not a regular file"):
+        manifest.read(tmp_path)
 
 
 def test_a_lost_group_is_named_and_not_grown_over(copy, dataset):

@@ -52,12 +52,12 @@ def test_a_killed_holder_leaves_the_folder_free(tmp_path):
 def test_another_is_refused_while_one_trains(tmp_path, monkeypatch):
     append, refused = store.append_metrics, []
 
-    def intruded(*args):
+    def intruded(*args, **named):
         before = {path: path.read_bytes() for path in tmp_path.rglob("*.json*")}
         assert_refused(tmp_path)
         assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.json*")}
         refused.append(True)
-        append(*args)
+        append(*args, **named)
 
     monkeypatch.setattr(store, "append_metrics", intruded)
     sweep.train(TINY, tmp_path, progress=False)

@@ -186,8 +186,8 @@ def test_a_signal_stops_at_a_checkpoint_and_the_result_is_the_same(
     sweep.train(SMALL, whole, progress=False)
     append, calls = store.append_metrics, iter(range(100))
 
-    def signalled(*args):
-        append(*args)
+    def signalled(*args, **named):
+        append(*args, **named)
         if next(calls) == lines:
             signal.raise_signal(number)
 
@@ -325,7 +325,7 @@ def test_workdir_that_cannot_be_used(tmp_path):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [("{", "damaged"), ("[]", "not of schema"), ('{"schema": 99}', "not of schema"),
-     ('{"schema": 4}', "its digest says")],
+     ('{"schema": 5}', "its digest says")],
 )  # fmt: skip
 def test_damaged_manifest(content, problem, tmp_path):
     (tmp_path / "manifest.json").write_text(content)

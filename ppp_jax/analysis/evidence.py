@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from ppp_jax.integrity import SEAL, is_intact
 DRAWS, ROTATIONS = 100, 99  # of the calibration that the report makes at its own sizes
 MOST_CALIBRATED = 4096  # samples of a cloud of that calibration
 CERTIFICATES, SUBJECT = "certificates.json", "subject"
+CERTIFIED = ("activations", "optimizers", "initializers")
 COLUMNS = {
     "C4 untrained → trained": lambda r: f"{number(r['c4_first'], 2)} → {number(r['c4'], 2)}",
     "z": lambda r: number(r["c4_z"], 1),
@@ -161,31 +163,41 @@ def rate_block(runs: xr.Dataset, folder: pathlib.Path, name: str) -> Markup:
                     table=html_table(header, body), note=note)  # fmt: skip
 
 
-def certificate_block(workdir: pathlib.Path) -> Markup:
-    """Returns the certificates that the run folder holds, as tables."""
+def certificate_block(workdir: pathlib.Path, config: Mapping[str, Any]) -> Markup:
+    """Returns the certificates that the run folder holds, as tables.
+
+    Args:
+      workdir: the run folder.
+      config: of the grid, as its manifest holds it; certificates of another one are not shown.
+    """
     path = workdir / CERTIFICATES
     if not path.exists():
         return fragment("<h2>Certificates</h2><p>None yet: they are kept when training is "
                         "done.</p>")  # fmt: skip
-    tables = _certificates(path)
+    tables = _certificates(path, config)
     if tables is None:
-        return fragment("<h2>Certificates</h2><p>Not shown: {{ name }} is damaged, or was changed "
-                        "since they were computed.</p>", name=CERTIFICATES)  # fmt: skip
+        return fragment("<h2>Certificates</h2><p>Not shown: {{ name }} is damaged, of another "
+                        "grid, or was changed since they were computed.</p>",
+                        name=CERTIFICATES)  # fmt: skip
     return render("certificates", tables=[html_table(*table) for table in tables])
 
 
-def _certificates(path: pathlib.Path) -> list[tuple[list[str], list[list[str]]]] | None:
-    """Lays certificates out, a table per kind; None if they are not what was computed."""
+def _certificates(
+    path: pathlib.Path, config: Mapping[str, Any]
+) -> list[tuple[list[str], list[list[str]]]] | None:
+    """Lays certificates out, a table per kind; None if they are not what was computed of a grid."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if not is_intact(found):
+        if not is_intact(found) or any(
+            found[kind].keys() != set(config[kind]) for kind in CERTIFIED
+        ):
             return None
         return [
             ([kind, *next(iter(rows.values()), {})],
              [[name, *(_text(value) for value in row.values())] for name, row in rows.items()])
             for kind, rows in found.items() if kind not in (SUBJECT, SEAL)
         ]  # fmt: skip
-    except (ValueError, AttributeError, TypeError, RecursionError):  # another shape
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):  # another shape
         return None
 
 

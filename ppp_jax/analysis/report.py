@@ -81,7 +81,8 @@ def write_report(
         blocks: list[Markup] = []
         for rest in zip(groups, datasets, measured, verdict_table(measured), strict=True):
             blocks += _group_blocks(how, *rest)
-        blocks.append(evidence.certificate_block(workdir))
+        config = json.loads(datasets[0].attrs["manifest"])["config"]
+        blocks.append(evidence.certificate_block(workdir, config))
         page = _page(blocks, datasets[0].attrs, epsilon)
         (folder / "index.html").write_text(page, encoding="utf-8")
     return final / "index.html"
