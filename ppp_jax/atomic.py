@@ -22,6 +22,7 @@ from ppp_jax.integrity import is_intact, sealed
 LOCK = ".lock"
 RECORD = ".written.json"
 KEPT = ".kept"  # added to the name of somebody's file where a new one of ours has that name
+OURS = ".ours"  # stands in every folder of `open_aside`
 NAMED = 100  # bytes; longer names of folders do not stand in the names of what is beside them
 
 
@@ -281,6 +282,83 @@ def _remove_ours(folder: pathlib.Path, written: dict[str, str]) -> None:
         # Of a file edited since, the digest differs.
         if path.is_file() and not path.is_symlink() and _digest(path) == digest:
             path.unlink()
+
+
+# ------------------------------------------------------------------------- what stands aside
+
+
+def aside(target: pathlib.Path) -> pathlib.Path:
+    """Returns where versions of a folder stand while another takes its place.
+
+    Args:
+      target: the folder.
+
+    Example:
+      >>> aside(pathlib.Path("runs/latents.zarr")).as_posix()
+      'runs/.latents.zarr.aside'
+    """
+    return target.with_name(hidden(target, "aside"))
+
+
+def check_aside(target: pathlib.Path, *, field: str, value: object) -> None:
+    """Refuses a folder beside which somebody else's has the name of ours.
+
+    Args:
+      target: the folder.
+      field: the setting that names the place, for the error.
+      value: what it is set to.
+
+    Raises:
+      InputError: there is something else under that name.
+    """
+    folder = aside(target)
+    if os.path.lexists(folder) and not has_aside(target):
+        raise InputError(field, value, f"{folder.name} is there and not ours; move it away")
+
+
+def has_aside(target: pathlib.Path) -> bool:
+    """Returns whether there is a folder of ours beside a folder.
+
+    Args:
+      target: the folder.
+    """
+    folder = aside(target)
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    # Empty, where a process was killed between making it and marking it.
+    return (folder / OURS).is_file() or not any(folder.iterdir())
+
+
+def open_aside(target: pathlib.Path) -> pathlib.Path:
+    """Makes the folder beside a folder, marked as ours, and returns it.
+
+    Args:
+      target: the folder.
+
+    Raises:
+      InputError: somebody else's has that name.
+    """
+    check_aside(target, field="workdir", value=target.parent)
+    folder = aside(target)
+    folder.mkdir(exist_ok=True)
+    (folder / OURS).touch()
+    return folder
+
+
+def close_aside(target: pathlib.Path) -> None:
+    """Removes the folder beside a folder, if it is ours.
+
+    Args:
+      target: the folder.
+    """
+    if not has_aside(target):
+        return
+    folder = aside(target)
+    for path in sorted(folder.iterdir()):
+        if path.name != OURS:  # which goes last: whenever this is killed, it can be said again
+            shutil.rmtree(path)
+    (folder / OURS).unlink(missing_ok=True)
+    folder.rmdir()
 
 
 # ------------------------------------------------------------------------------- the record

@@ -13,7 +13,6 @@ import hashlib
 import itertools
 import json
 import pathlib
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -36,6 +35,7 @@ SCALARS = ("train_mse", "validation_mse", "test_mse", "diverged_step")
 SAVED = ledger.SAVED
 _CHECKED = {"filters": [numcodecs.CRC32()]}  # of the bytes before they are compressed
 _WHOLE = {**_CHECKED, "write_empty_chunks": True}
+_NEW, _OLD = "new", "old"  # stores that stand aside while one takes the other's place
 _OVERWRITE = "put it back from a copy, or overwrite the run, which trains it anew"
 
 
@@ -123,12 +123,7 @@ def fit(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> None
     Raises:
       InputError: what is there is damaged; it is left as it is.
     """
-    partial, old = path.with_suffix(".partial"), path.with_suffix(".old")
-    if old.exists() and not path.exists():  # killed between the two renames below
-        (partial if partial.exists() else old).rename(path)
-    for leftover in (partial, old):
-        if leftover.exists():
-            shutil.rmtree(leftover)
+    _recover(path)
     kept, stored = check(path), _stored_manifest(path)
     before = None if stored is None else Grid.from_json(json.loads(stored)["config"])
     if kept is not None and before is not None and before.to_json() == grid.to_json():
@@ -137,14 +132,32 @@ def fit(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> None
         if stored != manifest or unsettled:
             _replace_manifest(path, kept, manifest)
         return
+    aside = atomic.open_aside(path)
+    partial = aside / _NEW
     made = _create(partial, grid, dataset, manifest)
     if before is not None:
         after = groups(grid, dataset.shape)
         _copy(path, groups(before, dataset.shape), kept, partial, after, made)
-        path.rename(old)
+        path.rename(aside / _OLD)
     partial.rename(path)
-    if old.exists():
-        shutil.rmtree(old)
+    atomic.close_aside(path)
+
+
+def is_there(path: pathlib.Path) -> bool:
+    """Returns whether there is a store, or one that a killed process had no time to put back.
+
+    Args:
+      path: the store.
+    """
+    return path.exists() or (atomic.has_aside(path) and (atomic.aside(path) / _OLD).exists())
+
+
+def _recover(path: pathlib.Path) -> None:
+    """Puts a store back that a killed process had moved, and removes what else it left."""
+    if is_there(path) and not path.exists():  # killed between the two renames of `fit`
+        new, old = (atomic.aside(path) / name for name in (_NEW, _OLD))
+        (new if new.exists() else old).rename(path)
+    atomic.close_aside(path)
 
 
 def check(path: pathlib.Path) -> ledger.Ledger | None:

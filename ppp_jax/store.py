@@ -90,12 +90,14 @@ def check(
             problem = f"holds {', '.join(foreign)} of something else; choose another folder"
             raise InputError("workdir", workdir, problem)
         return None
+    for name in (CHECKPOINTS, LATENTS):
+        atomic.check_aside(workdir / name, field="workdir", value=workdir)
     if overwrite:
         _refuse_strangers(workdir)
         return None
     wanted = manifest.extended(stored, workdir, grid, dataset)
     latents.check(workdir / LATENTS)
-    lost = not any((workdir / LATENTS).with_suffix(end).exists() for end in (".zarr", ".old"))
+    lost = not latents.is_there(workdir / LATENTS)
     if lost and any(done is not None for done in last_steps(workdir, stored)):
         problem = f"has checkpoints but lost its {LATENTS}; put it back, or overwrite the run"
         raise InputError("workdir", workdir, problem)
@@ -256,17 +258,16 @@ def _remove_run(workdir: pathlib.Path) -> None:
     Checkpoints go first and in one move, the manifest last: killed in between, what is left is a
     run of the old configuration without a checkpoint, of which nothing counts.
     """
-    trash = workdir / f"{CHECKPOINTS}.trash"
-    if trash.exists():  # an earlier removal was killed
-        shutil.rmtree(trash)
-    if (workdir / CHECKPOINTS).exists():
-        (workdir / CHECKPOINTS).rename(trash)
-    leftovers = [f"{REPORT}.partial", *(f"latents.{end}" for end in ("partial", "old"))]
+    folders = (workdir / CHECKPOINTS, workdir / LATENTS)
+    for folder in folders:  # of an earlier process that was killed
+        atomic.close_aside(folder)
+    for folder in folders:
+        if folder.exists():
+            folder.rename(atomic.open_aside(folder) / folder.name)
     for name in (REPORT, STUDY):  # but for what others have put there
         atomic.remove(workdir / name)
-    for name in (trash.name, LATENTS, *leftovers):
-        if (workdir / name).exists():
-            shutil.rmtree(workdir / name)
+    for folder in folders:
+        atomic.close_aside(folder)
     (workdir / METRICS).unlink(missing_ok=True)
     (workdir / CERTIFICATES).unlink(missing_ok=True)
     (workdir / MANIFEST).unlink()

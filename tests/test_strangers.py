@@ -1,0 +1,79 @@
+"""What somebody else put into a run folder, or beside it, is neither deleted nor written to."""
+
+import dataclasses
+import shutil
+
+import pytest
+
+from ppp_jax import sweep
+from ppp_jax.errors import InputError
+from ppp_jax.grid import Grid
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+TINY = Grid(activations=["tanh"], widths=[6], latent_widths=[3], optimizers=["sgd"],
+            seeds=[0, 1], epochs=2, probe_samples=30)  # fmt: skip
+GROWN = dataclasses.replace(TINY, epochs=3)
+OTHER = dataclasses.replace(TINY, seeds=[7])
+WAYS = {
+    "again": (TINY, False),
+    "grown": (GROWN, False),
+    "overwritten": (OTHER, True),
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return sweep.train(TINY, tmp_path_factory.mktemp("trained") / "run", progress=False)
+
+
+@pytest.fixture
+def workdir(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def train(workdir, way):
+    grid, overwrite = WAYS[way]
+    return sweep.train(grid, workdir, overwrite=overwrite, progress=False)
+
+
+def content(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in folder.rglob("*") if path.is_file()}  # fmt: skip
+
+
+def assert_refused(workdir, way, text):
+    before = content(workdir)
+    with pytest.raises(InputError, match=text) as caught:
+        train(workdir, way)
+    assert caught.value.field == "workdir"
+    assert "\n" not in str(caught.value)
+    assert content(workdir) == before
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_backups_are_left(way, workdir):
+    names = ["latents.old", "latents.partial", "report.partial", "checkpoints.trash"]
+    for name in names:
+        (workdir / name).mkdir()
+        (workdir / name / "notes.txt").write_text("mine")
+    (workdir / "metrics.old").write_text("mine")
+    train(workdir, way)
+    for name in names:
+        assert (workdir / name / "notes.txt").read_text() == "mine"
+    assert not list(workdir.glob(".*"))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_file_with_the_name_of_a_backup_is_left(way, workdir):
+    (workdir / "latents.old").write_text("mine")
+    train(workdir, way)
+    assert (workdir / "latents.old").read_text() == "mine"
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", [".latents.zarr.aside", ".checkpoints.aside"])
+def test_our_names_are_refused_where_somebody_else_has_them(way, name, workdir):
+    (workdir / name).mkdir()
+    (workdir / name / "notes.txt").write_text("mine")
+    assert_refused(workdir, way, f"{name} is there and not ours; move it away")
