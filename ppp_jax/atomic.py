@@ -14,12 +14,14 @@ import os
 import pathlib
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 
 from ppp_jax.errors import InputError
 from ppp_jax.integrity import is_intact, sealed
 
 LOCK = ".lock"
+LOCKED = b"a run of ppp_jax is at work here, or was killed\n"  # what a lock file holds
 RECORD = ".written.json"
 KEPT = ".kept"  # added to the name of somebody's file where a new one of ours has that name
 OURS = ".ours"  # stands in every folder of `open_aside`
@@ -60,8 +62,7 @@ def locked(folder: pathlib.Path, *, name: str = LOCK, field: str = "workdir",
     path, value = folder / name, folder if value is None else value
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Not through a link, which may lead to a file of somebody's.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        descriptor, made = _open_lock(path)
     except FileExistsError:
         problem = "cannot be written (Not a directory); choose another folder"
         raise InputError(field, value, problem) from None
@@ -73,7 +74,8 @@ def locked(folder: pathlib.Path, *, name: str = LOCK, field: str = "workdir",
             yield
         finally:
             with contextlib.suppress(OSError):  # the folder may be gone
-                path.unlink()
+                if made or _is_left_over(descriptor):
+                    path.unlink()
     finally:
         os.close(descriptor)
 
@@ -89,6 +91,24 @@ def _lock(descriptor: int, path: pathlib.Path, field: str, value: object) -> Non
         raise InputError(field, value, problem) from None
     except OSError as error:
         raise _unwritable(error, field, value) from None
+
+
+def _open_lock(path: pathlib.Path) -> tuple[int, bool]:
+    """Opens a lock file, and returns too whether it was made."""
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        with contextlib.suppress(OSError):  # a full disk can be locked too
+            os.write(descriptor, LOCKED)
+        return descriptor, True
+    # Not through a link, which may lead to a file of somebody's.
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), False
+
+
+def _is_left_over(descriptor: int) -> bool:
+    """Returns whether a lock file that was there is of a run that was killed."""
+    about = os.fstat(descriptor)
+    same_size = stat.S_ISREG(about.st_mode) and about.st_size == len(LOCKED)
+    return same_size and os.pread(descriptor, len(LOCKED), 0) == LOCKED
 
 
 def _unwritable(error: OSError, field: str, value: object) -> InputError:

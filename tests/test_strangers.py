@@ -1,11 +1,12 @@
 """What somebody else put into a run folder, or beside it, is neither deleted nor written to."""
 
 import dataclasses
+import os
 import shutil
 
 import pytest
 
-from ppp_jax import sweep
+from ppp_jax import atomic, sweep
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 
@@ -77,3 +78,18 @@ def test_our_names_are_refused_where_somebody_else_has_them(way, name, workdir):
     (workdir / name).mkdir()
     (workdir / name / "notes.txt").write_text("mine")
     assert_refused(workdir, way, f"{name} is there and not ours; move it away")
+
+
+@pytest.mark.parametrize("text", ["mine", "", "x" * len(atomic.LOCKED)])
+def test_a_lock_file_of_somebody_else_is_left(text, workdir):
+    (workdir / ".lock").write_text(text)
+    for _ in range(2):
+        train(workdir, "again")
+        assert (workdir / ".lock").read_text() == text
+
+
+def test_a_pipe_named_like_the_lock_stops_nothing(tmp_path):
+    os.mkfifo(tmp_path / ".lock")
+    with atomic.locked(tmp_path):
+        pass
+    assert (tmp_path / ".lock").is_fifo()
