@@ -12,10 +12,11 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from ppp_jax.errors import InputError
 from ppp_jax.integrity import is_intact, sealed
@@ -35,9 +36,54 @@ def write_text(path: pathlib.Path, text: str) -> None:
       path: the file.
       text: its new content.
     """
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with placed(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def placed(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives an empty file to write to, which takes the place of another at the end of the block.
+
+    It is new, and no link: nothing of somebody's is written to. After an error it is gone.
+
+    Args:
+      path: the other file, there or not.
+    """
+    partial = _beside(path, "partial")
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def is_partial(path: pathlib.Path, of: Collection[str]) -> bool:
+    """Returns whether a path is what a killed process left of writing a file in one move.
+
+    Args:
+      path: what may be such a file.
+      of: the names of the files that we write so.
+
+    Example:
+      >>> is_partial(pathlib.Path(".a.json.partial-0123abcd"), ["a.json"])  # not there
+      False
+    """
+    found = re.fullmatch(r"\.(.+)\.partial-[0-9a-f]{8}", path.name)
+    return found is not None and found[1] in of and path.is_file() and not path.is_symlink()
+
+
+def remove_partial(folder: pathlib.Path, of: Collection[str]) -> None:
+    """Removes what killed processes left of writing files in one move.
+
+    Args:
+      folder: in which they stand, there or not.
+      of: the names of the files.
+    """
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if is_partial(path, of):
+            path.unlink()
 
 
 # --------------------------------------------------------------------------------- the lock

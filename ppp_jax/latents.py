@@ -35,6 +35,7 @@ SCALARS = ("train_mse", "validation_mse", "test_mse", "diverged_step")
 SAVED = ledger.SAVED
 _CHECKED = {"filters": [numcodecs.CRC32()]}  # of the bytes before they are compressed
 _WHOLE = {**_CHECKED, "write_empty_chunks": True}
+_REPLACED = (ledger.FILE, ".zattrs", ".zmetadata")  # files that are replaced in one move
 _NEW, _OLD = "new", "old"  # stores that stand aside while one takes the other's place
 _OVERWRITE = "put it back from a copy, or overwrite the run, which trains it anew"
 
@@ -158,6 +159,7 @@ def _recover(path: pathlib.Path) -> None:
         new, old = (atomic.aside(path) / name for name in (_NEW, _OLD))
         (new if new.exists() else old).rename(path)
     atomic.close_aside(path)
+    atomic.remove_partial(path, _REPLACED)
 
 
 def check(path: pathlib.Path) -> ledger.Ledger | None:

@@ -202,6 +202,7 @@ def prepare(
     if overwrite and (workdir / MANIFEST).exists():
         _remove_run(workdir)
         reached = ()
+    atomic.remove_partial(workdir, (MANIFEST, METRICS, CERTIFICATES))
     latents.check_growth(workdir / LATENTS, wanted.grid, dataset)
     steps = [found.step for found in reached]
     cells = [len(part.cells) for part in wanted.parts]

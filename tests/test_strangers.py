@@ -93,3 +93,36 @@ def test_a_pipe_named_like_the_lock_stops_nothing(tmp_path):
     with atomic.locked(tmp_path):
         pass
     assert (tmp_path / ".lock").is_fifo()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_link_is_written_through(way, workdir, tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    names = [f"{name}.partial" for name in
+             ("manifest.json", "metrics.jsonl", "certificates.json")]  # fmt: skip
+    for name in names:
+        (workdir / name).symlink_to(precious)
+    train(workdir, way)
+    assert precious.read_text() == "mine"
+    for name in names:
+        assert (workdir / name).is_symlink()
+
+
+def test_a_file_is_placed_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.json"
+    atomic.write_text(path, "1")
+    with pytest.raises(KeyboardInterrupt), atomic.placed(path) as partial:
+        partial.write_text("half")
+        raise KeyboardInterrupt
+    assert content(tmp_path) == {"a.json": b"1"}
+
+
+def test_what_killed_processes_left_of_files_is_removed(workdir):
+    ours = [".manifest.json.partial-0123abcd", "latents.zarr/.checksums.json.partial-0123abcd"]
+    others = [".manifest.json.partial-thesis", ".notes.txt.partial-0123abcd"]
+    for name in (*ours, *others):
+        (workdir / name).write_text("half")
+    train(workdir, "again")
+    assert not any((workdir / name).exists() for name in ours)
+    assert all((workdir / name).exists() for name in others)
