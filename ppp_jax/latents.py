@@ -22,7 +22,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from ppp_jax import architectures, atomic, devices, ledger, models, optimizers
+from ppp_jax import architectures, atomic, devices, ledger, models, optimizers, strangers
 from ppp_jax.data import Dataset, Shape
 from ppp_jax.errors import InputError
 from ppp_jax.extension import positions, run_places
@@ -35,7 +35,6 @@ SCALARS = ("train_mse", "validation_mse", "test_mse", "diverged_step")
 SAVED = ledger.SAVED
 _CHECKED = {"filters": [numcodecs.CRC32()]}  # of the bytes before they are compressed
 _WHOLE = {**_CHECKED, "write_empty_chunks": True}
-_REPLACED = (ledger.FILE, ".zattrs", ".zmetadata")  # files that are replaced in one move
 _NEW, _OLD = "new", "old"  # stores that stand aside while one takes the other's place
 _OVERWRITE = "put it back from a copy, or overwrite the run, which trains it anew"
 
@@ -159,7 +158,7 @@ def _recover(path: pathlib.Path) -> None:
         new, old = (atomic.aside(path) / name for name in (_NEW, _OLD))
         (new if new.exists() else old).rename(path)
     atomic.close_aside(path)
-    atomic.remove_partial(path, _REPLACED)
+    atomic.remove_partial(path, strangers.REPLACED)
 
 
 def check(path: pathlib.Path) -> ledger.Ledger | None:
@@ -185,17 +184,20 @@ def check(path: pathlib.Path) -> ledger.Ledger | None:
 def check_growth(path: pathlib.Path, grid: Grid, dataset: Dataset) -> None:
     """Refuses to make a store one of `grid` if latents that would be copied are damaged.
 
+    Or if it is a link, or somebody else has put something into it, which would not be copied.
+
     Args:
       path: the store, there or not.
       grid: what it is to be for.
       dataset: what the grid is trained on.
 
     Raises:
-      InputError: something is damaged or missing.
+      InputError: something is damaged, missing or not of a run.
     """
     kept, stored = check(path), _stored_manifest(path)
     if stored is None or json.loads(stored)["config"] == grid.to_json():
         return
+    strangers.refuse(path, what="growing")
     before = Grid.from_json(json.loads(stored)["config"])
     store = zarr.open_group(path, mode="r", zarr_format=2)
     with _of_the_run(path):

@@ -27,7 +27,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from ppp_jax import atomic, checkpoints, devices, latents, ledger, manifest, metrics
+from ppp_jax import atomic, checkpoints, devices, latents, manifest, metrics, strangers
 from ppp_jax.atomic import write_text as _write_atomically
 from ppp_jax.data import Dataset
 from ppp_jax.errors import InputError, printable, shortened
@@ -80,8 +80,8 @@ def check(
 
     Raises:
       InputError: the folder holds something that `grid` does not, other data, or files under our
-        names that no manifest explains; or it has lost its latents; or what is to be overwritten
-        holds files that no run wrote.
+        names that no manifest explains; or it has lost its latents; or what is to be replaced
+        holds files that no run wrote, or is a link.
     """
     stored = manifest.read(workdir)
     if stored is None:
@@ -93,38 +93,18 @@ def check(
     for name in (CHECKPOINTS, LATENTS):
         atomic.check_aside(workdir / name, field="workdir", value=workdir)
     if overwrite:
-        _refuse_strangers(workdir)
+        for name in (CHECKPOINTS, LATENTS):
+            strangers.refuse(workdir / name, what="overwriting")
         return None
     wanted = manifest.extended(stored, workdir, grid, dataset)
     latents.check(workdir / LATENTS)
+    if wanted.grid.to_json() != stored.grid.to_json():
+        strangers.refuse(workdir / LATENTS, what="growing")
     lost = not latents.is_there(workdir / LATENTS)
     if lost and any(done is not None for done in last_steps(workdir, stored)):
         problem = f"has checkpoints but lost its {LATENTS}; put it back, or overwrite the run"
         raise InputError("workdir", workdir, problem)
     return wanted
-
-
-def _refuse_strangers(workdir: pathlib.Path) -> None:
-    """Refuses to overwrite folders of ours in which there is something that no run put there."""
-    for name, is_ours in ((CHECKPOINTS, _is_of_checkpoints), (LATENTS, _is_of_latents)):
-        entries = sorted((workdir / name).iterdir()) if (workdir / name).is_dir() else []
-        strangers = [entry for entry in entries if not is_ours(entry)]
-        if strangers:
-            problem = f"{name}/{strangers[0].name} is not of a run, and overwriting would delete it"
-            raise InputError("workdir", workdir, f"{problem}; move it to another folder")
-
-
-def _is_of_checkpoints(path: pathlib.Path) -> bool:
-    if not (path.is_dir() and re.fullmatch(r"\d+(\.damaged)?", path.name)):
-        return False
-    return all(re.match(r"\d+(\.|$)", inner.name) and inner.is_dir() for inner in path.iterdir())
-
-
-def _is_of_latents(path: pathlib.Path) -> bool:
-    if path.name.startswith(".z") or path.name == ledger.FILE:
-        return True
-    marks = (".zgroup", ".zarray")
-    return path.is_dir() and any((path / mark).exists() for mark in marks)
 
 
 class Reached(NamedTuple):

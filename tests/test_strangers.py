@@ -112,9 +112,14 @@ def test_no_link_is_written_through(way, workdir, tmp_path):
 def test_a_file_is_placed_whole_or_not_at_all(tmp_path):
     path = tmp_path / "a.json"
     atomic.write_text(path, "1")
-    with pytest.raises(KeyboardInterrupt), atomic.placed(path) as partial:
-        partial.write_text("half")
-        raise KeyboardInterrupt
+
+    def fail():
+        with atomic.placed(path) as partial:
+            partial.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
     assert content(tmp_path) == {"a.json": b"1"}
 
 
@@ -126,3 +131,32 @@ def test_what_killed_processes_left_of_files_is_removed(workdir):
     train(workdir, "again")
     assert not any((workdir / name).exists() for name in ours)
     assert all((workdir / name).exists() for name in others)
+
+
+@pytest.mark.parametrize("way", ["grown", "overwritten"])
+@pytest.mark.parametrize("name", [
+    "latents.zarr/notes.txt", "latents.zarr/latent_3/notes.txt", "latents.zarr/latent_3/pre/a.txt",
+    "latents.zarr/latent_3/2024", "latents.zarr/mine/.zgroup", "latents.zarr/mine/x/0.0",
+])  # fmt: skip
+def test_what_no_run_wrote_into_the_latents_is_refused(way, name, workdir):
+    (workdir / name).parent.mkdir(parents=True, exist_ok=True)
+    (workdir / name).write_text("mine")
+    doing = {"grown": "growing", "overwritten": "overwriting"}[way]
+    assert_refused(workdir, way, f"{name} is not of a run, and {doing} would delete it")
+    train(workdir, "again")  # which deletes nothing
+    assert (workdir / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["59/notes.txt", "59/state/notes.txt", "59/state/d/notes.txt"])
+def test_what_no_run_wrote_into_the_checkpoints_is_refused(name, workdir):
+    (workdir / "checkpoints" / "0" / name).write_text("mine")
+    assert_refused(workdir, "overwritten", f"checkpoints/0/{name} is not of a run, and overwriting")
+    train(workdir, "grown")  # which replaces only checkpoints that orbax removes
+
+
+def test_a_damaged_store_can_be_overwritten(workdir):
+    latents = workdir / "latents.zarr"
+    (latents / "checksums.json").write_text("damaged")
+    (latents / "latent_3" / "pre" / ".zarray").unlink()
+    (latents / ".zmetadata").unlink()
+    train(workdir, "overwritten")
