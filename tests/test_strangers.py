@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from ppp_jax import atomic, sweep
+from ppp_jax import atomic, store, sweep
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 
@@ -160,3 +160,24 @@ def test_a_damaged_store_can_be_overwritten(workdir):
     (latents / "latent_3" / "pre" / ".zarray").unlink()
     (latents / ".zmetadata").unlink()
     train(workdir, "overwritten")
+
+
+@pytest.mark.parametrize(("way", "name"), [
+    ("grown", "latents.zarr"), ("overwritten", "latents.zarr"), ("overwritten", "checkpoints"),
+])  # fmt: skip
+def test_folders_on_another_disk_are_not_replaced(way, name, workdir, tmp_path):
+    (workdir / name).rename(tmp_path / name)
+    (workdir / name).symlink_to(tmp_path / name)
+    before = content(tmp_path / name)
+    assert_refused(workdir, way, f"its {name} is a link, and .* would not follow it; move the")
+    assert content(tmp_path / name) == before
+    train(workdir, "again")  # which replaces no folder
+    assert (workdir / name).is_symlink()
+
+
+def test_training_further_through_a_link_to_checkpoints_works(workdir, tmp_path):
+    (workdir / "checkpoints").rename(tmp_path / "checkpoints")
+    (workdir / "checkpoints").symlink_to(tmp_path / "checkpoints")
+    train(workdir, "grown")
+    assert (workdir / "checkpoints").is_symlink()
+    assert store.last_step(workdir, 0) == 3 * (1438 // 24)
