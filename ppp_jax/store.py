@@ -83,6 +83,8 @@ def check(
         names that no manifest explains; or it has lost its latents; or what is to be replaced
         holds files that no run wrote, or is a link.
     """
+    for name in (CHECKPOINTS, LATENTS):
+        atomic.check_aside(workdir / name, field="workdir", value=workdir)
     stored = manifest.read(workdir)
     if stored is None:
         foreign = [name for name in OURS if (workdir / name).exists()]
@@ -90,20 +92,21 @@ def check(
             problem = f"holds {', '.join(foreign)} of something else; choose another folder"
             raise InputError("workdir", workdir, problem)
         return None
-    for name in (CHECKPOINTS, LATENTS):
-        atomic.check_aside(workdir / name, field="workdir", value=workdir)
     if overwrite:
         for name in (CHECKPOINTS, LATENTS):
             strangers.refuse(workdir / name, what="overwriting")
         return None
     wanted = manifest.extended(stored, workdir, grid, dataset)
     latents.check(workdir / LATENTS)
-    if wanted.grid.to_json() != stored.grid.to_json():
-        strangers.refuse(workdir / LATENTS, what="growing")
     lost = not latents.is_there(workdir / LATENTS)
-    if lost and any(done is not None for done in last_steps(workdir, stored)):
+    done = last_steps(workdir, stored)
+    if lost and any(step is not None for step in done):
         problem = f"has checkpoints but lost its {LATENTS}; put it back, or overwrite the run"
         raise InputError("workdir", workdir, problem)
+    if grows := wanted.grid.to_json() != stored.grid.to_json():
+        strangers.refuse(workdir / LATENTS, what="growing")
+    if grows or any(step != wanted.steps for step in done):
+        strangers.refuse_saved(workdir / CHECKPOINTS)
     return wanted
 
 

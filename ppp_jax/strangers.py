@@ -16,6 +16,7 @@ REPLACED = (ledger.FILE, ".zattrs", ".zmetadata")  # files of a store, each repl
 _METADATA = (".zgroup", ".zarray", ".zattrs", ".zmetadata")
 _CHUNK = re.compile(r"\d+(\.\d+)*")
 _ZARR_PARTIAL = re.compile(r".*\.[0-9a-f]{32}\.partial")  # of a writer that was killed
+_SAVED_STEP = re.compile(r"\d+/\d+/")
 # Orbax writes below another name until a save is complete, and tensorstore locks files it writes.
 _SAVED = r"(_[^/]*|metadata|manifest\.ocdbt|array_metadatas/[^/]*|d/[0-9a-f]+)"
 _CHECKPOINT = re.compile(
@@ -42,11 +43,33 @@ def refuse(folder: pathlib.Path, *, what: str) -> None:
             "to here in its place, or move the whole run folder and link that"
         )
         raise InputError("workdir", workdir, problem)
-    is_ours = _of_latents(folder) if folder.suffix == ".zarr" else _CHECKPOINT.fullmatch
-    for file in _files(folder):
-        if not is_ours(file):
-            problem = f"{name}/{printable(file)} is not of a run, and {what} would delete it"
-            raise InputError("workdir", workdir, f"{problem}; move it to another folder")
+    is_ours = _of_latents(folder) if folder.suffix == ".zarr" else _is_of_checkpoints
+    _refuse_first(folder, (file for file in _files(folder) if not is_ours(file)), what)
+
+
+def refuse_saved(folder: pathlib.Path) -> None:
+    """Refuses to train on if a checkpoint holds a file of somebody else's: old ones are deleted.
+
+    Args:
+      folder: `checkpoints` of a run folder, there or not.
+
+    Raises:
+      InputError: naming the first such file.
+    """
+    inside = (file for file in _files(folder) if _SAVED_STEP.match(file))
+    others = (file for file in inside if not _is_of_checkpoints(file))
+    _refuse_first(folder, others, "training on")
+
+
+def _refuse_first(folder: pathlib.Path, others: Iterator[str], what: str) -> None:
+    for file in others:
+        named = f"{folder.name}/{printable(file)}"
+        problem = f"{named} is not of a run, and {what} would delete it; move it to another folder"
+        raise InputError("workdir", folder.parent, problem)
+
+
+def _is_of_checkpoints(name: str) -> bool:
+    return _CHECKPOINT.fullmatch(name) is not None
 
 
 def _files(folder: pathlib.Path) -> Iterator[str]:

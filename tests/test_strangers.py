@@ -147,11 +147,13 @@ def test_what_no_run_wrote_into_the_latents_is_refused(way, name, workdir):
     assert (workdir / name).read_text() == "mine"
 
 
+@pytest.mark.parametrize("way", ["grown", "overwritten"])
 @pytest.mark.parametrize("name", ["59/notes.txt", "59/state/notes.txt", "59/state/d/notes.txt"])
-def test_what_no_run_wrote_into_the_checkpoints_is_refused(name, workdir):
+def test_what_no_run_wrote_into_the_checkpoints_is_refused(way, name, workdir):
     (workdir / "checkpoints" / "0" / name).write_text("mine")
-    assert_refused(workdir, "overwritten", f"checkpoints/0/{name} is not of a run, and overwriting")
-    train(workdir, "grown")  # which replaces only checkpoints that orbax removes
+    assert_refused(workdir, way, f"checkpoints/0/{name} is not of a run, and .* would delete it")
+    train(workdir, "again")  # which deletes nothing
+    assert (workdir / "checkpoints" / "0" / name).read_text() == "mine"
 
 
 def test_a_damaged_store_can_be_overwritten(workdir):
