@@ -17,6 +17,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Collection, Iterator
+from typing import Any
 
 from ppp_jax.errors import InputError
 from ppp_jax.integrity import is_intact, sealed
@@ -24,6 +25,7 @@ from ppp_jax.integrity import is_intact, sealed
 LOCK = ".lock"
 LOCKED = b"a run of ppp_jax is at work here, or was killed\n"  # what a lock file holds
 RECORD = ".written.json"
+REPORT, STUDY, ANALYSIS = KINDS = ("report", "study", "analysis")  # of folders
 KEPT = ".kept"  # added to the name of somebody's file where a new one of ours has that name
 OURS = ".ours"  # stands in every folder of `open_aside`
 NAMED = 100  # bytes; longer names of folders do not stand in the names of what is beside them
@@ -172,16 +174,18 @@ def _is_still(descriptor: int, path: pathlib.Path) -> bool:
 # ------------------------------------------------------------------------------- the folder
 
 
-def check(target: pathlib.Path, *, field: str, value: object) -> None:
+def check(target: pathlib.Path, *, field: str, value: object, kind: str | None = None) -> None:
     """Refuses a place that no folder of ours can take.
 
     Args:
       target: where the folder is to stand.
       field: the setting that names the place, for the error.
       value: what it is set to.
+      kind: of folder it is to be, such as `report`; None: it does not matter.
 
     Raises:
-      InputError: there is a link, a file, or a folder with files and without our record.
+      InputError: there is a link, a file, a folder with files and without our record, or one of
+        ours of another kind.
     """
     name = target.name
     if not name or "\0" in str(target):
@@ -196,13 +200,19 @@ def check(target: pathlib.Path, *, field: str, value: object) -> None:
         if _record(target) is None and any(target.iterdir()):
             problem = f"{name} is there and not ours ({RECORD} is missing or damaged); move it away"
             raise InputError(field, value, problem)
+        there = _kind(target)
+        if None not in (kind, there) and kind != there:
+            problem = f"{name} is of another kind ({there}, not {kind}); name another place"
+            raise InputError(field, value, problem)
     except OSError as error:
         problem = f"cannot be written ({error.strerror or error}); mend that or name another place"
         raise InputError(field, value, problem) from None
 
 
 @contextlib.contextmanager
-def replacing(target: pathlib.Path, *, field: str, value: object) -> Iterator[pathlib.Path]:
+def replacing(
+    target: pathlib.Path, *, field: str, value: object, kind: str | None = None
+) -> Iterator[pathlib.Path]:
     """Gives an empty folder to write files into, which takes the target's place once complete.
 
     Whether that is possible is found out first. An error in the block, or a disk that is full,
@@ -214,21 +224,22 @@ def replacing(target: pathlib.Path, *, field: str, value: object) -> Iterator[pa
       target: the folder.
       field: the setting that names the place, for errors.
       value: what it is set to.
+      kind: of folder it is, such as `report`, which its record says; None: of no kind.
 
     Raises:
       InputError: the target cannot be taken (`check`), or something cannot be written.
     """
-    check(target, field=field, value=value)
+    check(target, field=field, value=value, kind=kind)
     partial = _beside(target, "partial")
     try:
         with _disk_errors(field, value, partial):
             target.parent.mkdir(parents=True, exist_ok=True)
             _tidy(target)
             partial.mkdir()
-            _write_record(partial, {})
+            _write_record(partial, {}, kind)
             yield partial
-            _write_record(partial, _digests(partial))
-            check(target, field=field, value=value)  # much time may have passed
+            _write_record(partial, _digests(partial), kind)
+            check(target, field=field, value=value, kind=kind)  # much time may have passed
             _swap(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -248,7 +259,7 @@ def remove(target: pathlib.Path) -> None:
         return
     _remove_ours(target, written)
     if any(path.name != RECORD for path in target.iterdir()):
-        _write_record(target, {})
+        _write_record(target, {}, _kind(target))
     else:
         (target / RECORD).unlink()
         target.rmdir()
@@ -432,20 +443,30 @@ def close_aside(target: pathlib.Path) -> None:
 
 def _record(folder: pathlib.Path) -> dict[str, str] | None:
     """Returns the names of the files that were written into a folder, with their digests."""
-    path = folder / RECORD
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):
-        return None
-    files = found.get("files") if is_intact(found) else None
+    files = _read_record(folder).get("files")
     if not isinstance(files, dict):
         return None
     # A foreign record, sealed too, must not lead out of the folder.
     return {name: str(digest) for name, digest in files.items() if name == pathlib.Path(name).name}
 
 
-def _write_record(folder: pathlib.Path, files: dict[str, str]) -> None:
-    text = json.dumps(sealed({"files": files}), indent=1, ensure_ascii=True)
+def _kind(folder: pathlib.Path) -> str | None:
+    """Returns what kind of folder the record says it is; None where it says nothing."""
+    kind = _read_record(folder).get("kind")
+    return kind if kind in KINDS else None
+
+
+def _read_record(folder: pathlib.Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):
+        return {}
+    return found if is_intact(found) else {}
+
+
+def _write_record(folder: pathlib.Path, files: dict[str, str], kind: str | None) -> None:
+    said = {} if kind is None else {"kind": kind}
+    text = json.dumps(sealed({**said, "files": files}), indent=1, ensure_ascii=True)
     (folder / RECORD).write_text(text + "\n", encoding="utf-8")
 
 

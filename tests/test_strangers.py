@@ -4,9 +4,11 @@ import dataclasses
 import os
 import shutil
 
+import numpy as np
 import pytest
 
 from ppp_jax import atomic, store, sweep
+from ppp_jax.analysis import write_analysis
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 
@@ -183,3 +185,38 @@ def test_training_further_through_a_link_to_checkpoints_works(workdir, tmp_path)
     train(workdir, "grown")
     assert (workdir / "checkpoints").is_symlink()
     assert store.last_step(workdir, 0) == 3 * (1438 // 24)
+
+
+def put(folder, name, kind):
+    with atomic.replacing(folder, field="out", value=folder, kind=kind) as partial:
+        (partial / name).write_text(name)
+
+
+@pytest.mark.parametrize("kind", ["report", "study", "analysis"])
+def test_a_folder_of_another_kind_is_not_replaced(kind, tmp_path):
+    out = tmp_path / "report"
+    put(out, "index.html", kind)
+    before = content(tmp_path)
+    for other in {"report", "study", "analysis"} - {kind}:
+        with pytest.raises(InputError, match=f"report is of another kind \\({kind}, not"):
+            put(out, "ppp.png", other)
+    assert content(tmp_path) == before
+    put(out, "new.html", kind)
+    assert "index.html" not in content(out)
+    (out / "notes.txt").write_text("mine")
+    atomic.remove(out)  # the kind stays with what is left
+    with pytest.raises(InputError, match="of another kind"):
+        put(out, "ppp.png", "report" if kind != "report" else "study")
+
+
+def test_an_analysis_does_not_replace_a_report(workdir):
+    put(workdir / "report", "index.html", "report")
+    with pytest.raises(InputError, match=r"\(report, not analysis\); name another place"):
+        write_analysis(np.eye(4), workdir / "report")
+    assert (workdir / "report" / "index.html").exists()
+
+
+def test_a_folder_whose_record_says_no_kind_is_replaced(tmp_path):
+    put(tmp_path / "out", "index.html", None)
+    put(tmp_path / "out", "ppp.png", "analysis")
+    assert "index.html" not in content(tmp_path / "out")
