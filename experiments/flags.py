@@ -11,9 +11,11 @@ import contextlib
 import dataclasses
 import errno
 import io
+import itertools
 import os
 import pathlib
 import re
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -31,6 +33,8 @@ flags.disclaim_key_flags()  # --help lists the flags defined here under the main
 
 USER_ERROR, SYNTAX_ERROR, FAILED, INTERRUPTED, UNREAD = 1, 2, 3, 130, 141
 MOST_ROTATIONS = 100_000
+LARGEST_FLAG_FILE = 2**20  # bytes
+MOST_FLAG_FILES = 100
 EMPTY = "is empty; an unset shell variable? Give it a value, or leave the flag out"
 PATHS = ("workdir", "data", "out", "latents", "basis", "compilation_cache", "flagfile", "log_dir")
 _NUMBER = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?(nan|inf)"
@@ -330,15 +334,50 @@ def _check_every_flag() -> None:
         flag.parser = _Checked(name, inner)
 
 
+def _check_flag_file(named: str, within: tuple[str, ...], seen: list[str]) -> None:
+    """Refuses what absl would read for ever, or into all of memory: pipes, devices, huge files.
+
+    Args:
+      named: as it is in the arguments, or in a file.
+      within: the files in which it is named.
+      seen: all files so far; this one is added.
+
+    Raises:
+      InputError: it, or a file that it names, is no regular file, or too large; or too many.
+    """
+    path = os.path.expanduser(named.strip())
+    seen.append(path)
+    if len(seen) > MOST_FLAG_FILES:
+        raise InputError("flagfile", seen[0], f"leads to more than {MOST_FLAG_FILES} files")
+    if path in within:  # absl goes on without it, and `_with_files` says so
+        return
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise InputError("flagfile", named, "is no regular file")
+        with open(path, "rb") as file:
+            text = file.read(LARGEST_FLAG_FILE + 1)
+    except OSError:  # of which absl says what it is
+        return
+    if len(text) > LARGEST_FLAG_FILE:
+        raise InputError("flagfile", named, f"is larger than {LARGEST_FLAG_FILE:,} bytes")
+    for line in text.decode(errors="replace").splitlines():
+        if re.match("--?flagfile=", line):
+            _check_flag_file(line.partition("=")[2], (*within, path), seen)
+
+
 def _with_files(arguments: list[str]) -> list[str]:
     """Returns the arguments with those of `--flagfile=` in its place."""
-    for argument in arguments:
-        flag, _, path = argument.partition("=")
-        if flag.lstrip("-") == "flagfile" and flag.startswith("-") and "=" in argument:
-            try:
+    seen: list[str] = []
+    for argument, following in itertools.zip_longest(arguments, arguments[1:]):
+        flag, given, path = argument.partition("=")
+        if flag not in ("-flagfile", "--flagfile") or not (given or following):
+            continue
+        try:
+            if given:
                 _check_text("flagfile", path, None)
-            except InputError as error:
-                raise flags.Error(f"--{error}") from error
+            _check_flag_file(path if given else following, (), seen)
+        except InputError as error:
+            raise flags.Error(f"--{error}") from error
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):

@@ -101,7 +101,7 @@ def check_folder(workdir: str | pathlib.Path, writes: str) -> None:
       InputError: saying what stands there.
     """
     folder = store.folder(workdir)
-    atomic.check(folder / writes, field="workdir", value=folder)
+    atomic.check(folder / writes, field="workdir", value=folder, kind=writes)
 
 
 def tell_diverged(workdirs: Sequence[pathlib.Path]) -> None:
@@ -187,7 +187,7 @@ def writing(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
     final = workdir / FOLDER
     with (
         atomic.locked(workdir),
-        atomic.replacing(final, field="workdir", value=workdir) as partial,
+        atomic.replacing(final, field="workdir", value=workdir, kind=atomic.STUDY) as partial,
     ):
         _OPEN[workdir] = partial
         try:

@@ -12,16 +12,22 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import secrets
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Collection, Iterator
+from typing import Any
 
 from ppp_jax.errors import InputError
 from ppp_jax.integrity import is_intact, sealed
 
 LOCK = ".lock"
+LOCKED = b"a run of ppp_jax is at work here, or was killed\n"  # what a lock file holds
 RECORD = ".written.json"
+REPORT, STUDY, ANALYSIS = KINDS = ("report", "study", "analysis")  # of folders
 KEPT = ".kept"  # added to the name of somebody's file where a new one of ours has that name
+OURS = ".ours"  # stands in every folder of `open_aside`
 NAMED = 100  # bytes; longer names of folders do not stand in the names of what is beside them
 
 
@@ -32,9 +38,54 @@ def write_text(path: pathlib.Path, text: str) -> None:
       path: the file.
       text: its new content.
     """
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with placed(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def placed(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives an empty file to write to, which takes the place of another at the end of the block.
+
+    It is new, and no link: nothing of somebody's is written to. After an error it is gone.
+
+    Args:
+      path: the other file, there or not.
+    """
+    partial = _beside(path, "partial")
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def is_partial(path: pathlib.Path, of: Collection[str]) -> bool:
+    """Returns whether a path is what a killed process left of writing a file in one move.
+
+    Args:
+      path: what may be such a file.
+      of: the names of the files that we write so.
+
+    Example:
+      >>> is_partial(pathlib.Path(".a.json.partial-0123abcd"), ["a.json"])  # not there
+      False
+    """
+    found = re.fullmatch(r"\.(.+)\.partial-[0-9a-f]{8}", path.name)
+    return found is not None and found[1] in of and path.is_file() and not path.is_symlink()
+
+
+def remove_partial(folder: pathlib.Path, of: Collection[str]) -> None:
+    """Removes what killed processes left of writing files in one move.
+
+    Args:
+      folder: in which they stand, there or not.
+      of: the names of the files.
+    """
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if is_partial(path, of):
+            path.unlink()
 
 
 # --------------------------------------------------------------------------------- the lock
@@ -59,8 +110,7 @@ def locked(folder: pathlib.Path, *, name: str = LOCK, field: str = "workdir",
     path, value = folder / name, folder if value is None else value
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Not through a link, which may lead to a file of somebody's.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        descriptor, made = _open_lock(path)
     except FileExistsError:
         problem = "cannot be written (Not a directory); choose another folder"
         raise InputError(field, value, problem) from None
@@ -72,7 +122,8 @@ def locked(folder: pathlib.Path, *, name: str = LOCK, field: str = "workdir",
             yield
         finally:
             with contextlib.suppress(OSError):  # the folder may be gone
-                path.unlink()
+                if made or _is_left_over(descriptor):
+                    path.unlink()
     finally:
         os.close(descriptor)
 
@@ -90,6 +141,24 @@ def _lock(descriptor: int, path: pathlib.Path, field: str, value: object) -> Non
         raise _unwritable(error, field, value) from None
 
 
+def _open_lock(path: pathlib.Path) -> tuple[int, bool]:
+    """Opens a lock file, and returns too whether it was made."""
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        with contextlib.suppress(OSError):  # a full disk can be locked too
+            os.write(descriptor, LOCKED)
+        return descriptor, True
+    # Not through a link, which may lead to a file of somebody's.
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), False
+
+
+def _is_left_over(descriptor: int) -> bool:
+    """Returns whether a lock file that was there is of a run that was killed."""
+    about = os.fstat(descriptor)
+    same_size = stat.S_ISREG(about.st_mode) and about.st_size == len(LOCKED)
+    return same_size and os.pread(descriptor, len(LOCKED), 0) == LOCKED
+
+
 def _unwritable(error: OSError, field: str, value: object) -> InputError:
     problem = f"cannot be written ({error.strerror or error}); choose another folder"
     return InputError(field, value, problem)
@@ -105,16 +174,18 @@ def _is_still(descriptor: int, path: pathlib.Path) -> bool:
 # ------------------------------------------------------------------------------- the folder
 
 
-def check(target: pathlib.Path, *, field: str, value: object) -> None:
+def check(target: pathlib.Path, *, field: str, value: object, kind: str | None = None) -> None:
     """Refuses a place that no folder of ours can take.
 
     Args:
       target: where the folder is to stand.
       field: the setting that names the place, for the error.
       value: what it is set to.
+      kind: of folder it is to be, such as `report`; None: it does not matter.
 
     Raises:
-      InputError: there is a link, a file, or a folder with files and without our record.
+      InputError: there is a link, a file, a folder with files and without our record, or one of
+        ours of another kind.
     """
     name = target.name
     if not name or "\0" in str(target):
@@ -129,13 +200,19 @@ def check(target: pathlib.Path, *, field: str, value: object) -> None:
         if _record(target) is None and any(target.iterdir()):
             problem = f"{name} is there and not ours ({RECORD} is missing or damaged); move it away"
             raise InputError(field, value, problem)
+        there = _kind(target)
+        if None not in (kind, there) and kind != there:
+            problem = f"{name} is of another kind ({there}, not {kind}); name another place"
+            raise InputError(field, value, problem)
     except OSError as error:
         problem = f"cannot be written ({error.strerror or error}); mend that or name another place"
         raise InputError(field, value, problem) from None
 
 
 @contextlib.contextmanager
-def replacing(target: pathlib.Path, *, field: str, value: object) -> Iterator[pathlib.Path]:
+def replacing(
+    target: pathlib.Path, *, field: str, value: object, kind: str | None = None
+) -> Iterator[pathlib.Path]:
     """Gives an empty folder to write files into, which takes the target's place once complete.
 
     Whether that is possible is found out first. An error in the block, or a disk that is full,
@@ -147,21 +224,22 @@ def replacing(target: pathlib.Path, *, field: str, value: object) -> Iterator[pa
       target: the folder.
       field: the setting that names the place, for errors.
       value: what it is set to.
+      kind: of folder it is, such as `report`, which its record says; None: of no kind.
 
     Raises:
       InputError: the target cannot be taken (`check`), or something cannot be written.
     """
-    check(target, field=field, value=value)
+    check(target, field=field, value=value, kind=kind)
     partial = _beside(target, "partial")
     try:
         with _disk_errors(field, value, partial):
             target.parent.mkdir(parents=True, exist_ok=True)
             _tidy(target)
             partial.mkdir()
-            _write_record(partial, {})
+            _write_record(partial, {}, kind)
             yield partial
-            _write_record(partial, _digests(partial))
-            check(target, field=field, value=value)  # much time may have passed
+            _write_record(partial, _digests(partial), kind)
+            check(target, field=field, value=value, kind=kind)  # much time may have passed
             _swap(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -181,7 +259,7 @@ def remove(target: pathlib.Path) -> None:
         return
     _remove_ours(target, written)
     if any(path.name != RECORD for path in target.iterdir()):
-        _write_record(target, {})
+        _write_record(target, {}, _kind(target))
     else:
         (target / RECORD).unlink()
         target.rmdir()
@@ -283,25 +361,112 @@ def _remove_ours(folder: pathlib.Path, written: dict[str, str]) -> None:
             path.unlink()
 
 
+# ------------------------------------------------------------------------- what stands aside
+
+
+def aside(target: pathlib.Path) -> pathlib.Path:
+    """Returns where versions of a folder stand while another takes its place.
+
+    Args:
+      target: the folder.
+
+    Example:
+      >>> aside(pathlib.Path("runs/latents.zarr")).as_posix()
+      'runs/.latents.zarr.aside'
+    """
+    return target.with_name(hidden(target, "aside"))
+
+
+def check_aside(target: pathlib.Path, *, field: str, value: object) -> None:
+    """Refuses a folder beside which somebody else's has the name of ours.
+
+    Args:
+      target: the folder.
+      field: the setting that names the place, for the error.
+      value: what it is set to.
+
+    Raises:
+      InputError: there is something else under that name.
+    """
+    folder = aside(target)
+    if os.path.lexists(folder) and not has_aside(target):
+        raise InputError(field, value, f"{folder.name} is there and not ours; move it away")
+
+
+def has_aside(target: pathlib.Path) -> bool:
+    """Returns whether there is a folder of ours beside a folder.
+
+    Args:
+      target: the folder.
+    """
+    folder = aside(target)
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    # Empty, where a process was killed between making it and marking it.
+    return (folder / OURS).is_file() or not any(folder.iterdir())
+
+
+def open_aside(target: pathlib.Path) -> pathlib.Path:
+    """Makes the folder beside a folder, marked as ours, and returns it.
+
+    Args:
+      target: the folder.
+
+    Raises:
+      InputError: somebody else's has that name.
+    """
+    check_aside(target, field="workdir", value=target.parent)
+    folder = aside(target)
+    folder.mkdir(exist_ok=True)
+    (folder / OURS).touch()
+    return folder
+
+
+def close_aside(target: pathlib.Path) -> None:
+    """Removes the folder beside a folder, if it is ours.
+
+    Args:
+      target: the folder.
+    """
+    if not has_aside(target):
+        return
+    folder = aside(target)
+    for path in sorted(folder.iterdir()):
+        if path.name != OURS:  # which goes last: whenever this is killed, it can be said again
+            shutil.rmtree(path)
+    (folder / OURS).unlink(missing_ok=True)
+    folder.rmdir()
+
+
 # ------------------------------------------------------------------------------- the record
 
 
 def _record(folder: pathlib.Path) -> dict[str, str] | None:
     """Returns the names of the files that were written into a folder, with their digests."""
-    path = folder / RECORD
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):
-        return None
-    files = found.get("files") if is_intact(found) else None
+    files = _read_record(folder).get("files")
     if not isinstance(files, dict):
         return None
     # A foreign record, sealed too, must not lead out of the folder.
     return {name: str(digest) for name, digest in files.items() if name == pathlib.Path(name).name}
 
 
-def _write_record(folder: pathlib.Path, files: dict[str, str]) -> None:
-    text = json.dumps(sealed({"files": files}), indent=1, ensure_ascii=True)
+def _kind(folder: pathlib.Path) -> str | None:
+    """Returns what kind of folder the record says it is; None where it says nothing."""
+    kind = _read_record(folder).get("kind")
+    return kind if kind in KINDS else None
+
+
+def _read_record(folder: pathlib.Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):
+        return {}
+    return found if is_intact(found) else {}
+
+
+def _write_record(folder: pathlib.Path, files: dict[str, str], kind: str | None) -> None:
+    said = {} if kind is None else {"kind": kind}
+    text = json.dumps(sealed({**said, "files": files}), indent=1, ensure_ascii=True)
     (folder / RECORD).write_text(text + "\n", encoding="utf-8")
 
 

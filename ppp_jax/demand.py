@@ -9,14 +9,13 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
-from ppp_jax import latents, manifest, program, resources, tuning
+from ppp_jax import atomic, latents, manifest, program, resources, tuning
 from ppp_jax.data import Dataset
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Cell, Grid
@@ -234,10 +233,8 @@ def remember_rate(
         for cell, work in zip(grid.cells, works, strict=True)
     }
     path = pathlib.Path(folder) / RATES
-    partial = path.with_suffix(f".{os.getpid()}")
     with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to stop
-        partial.write_text(json.dumps({**_known_rates(), **new}, indent=1), encoding="utf-8")
-        os.replace(partial, path)
+        atomic.write_text(path, json.dumps({**_known_rates(), **new}, indent=1))
 
 
 def _known_rates() -> dict[str, float]:

@@ -13,7 +13,6 @@ import hashlib
 import itertools
 import json
 import pathlib
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from ppp_jax import architectures, atomic, devices, ledger, models, optimizers
+from ppp_jax import architectures, atomic, devices, ledger, models, optimizers, strangers
 from ppp_jax.data import Dataset, Shape
 from ppp_jax.errors import InputError, printable, shortened
 from ppp_jax.extension import positions, run_places
@@ -37,6 +36,7 @@ SCALARS = ("train_mse", "validation_mse", "test_mse", "diverged_step")
 SAVED = ledger.SAVED
 _CHECKED = {"filters": [numcodecs.CRC32()]}  # of the bytes before they are compressed
 _WHOLE = {**_CHECKED, "write_empty_chunks": True}
+_NEW, _OLD = "new", "old"  # stores that stand aside while one takes the other's place
 _OVERWRITE = "put it back from a copy, or overwrite the run, which trains it anew"
 
 
@@ -124,12 +124,7 @@ def fit(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> None
     Raises:
       InputError: what is there is damaged; it is left as it is.
     """
-    partial, old = path.with_suffix(".partial"), path.with_suffix(".old")
-    if old.exists() and not path.exists():  # killed between the two renames below
-        (partial if partial.exists() else old).rename(path)
-    for leftover in (partial, old):
-        if leftover.exists():
-            shutil.rmtree(leftover)
+    _recover(path)
     kept, stored = check(path), _stored_manifest(path)
     before = None if stored is None else Grid.from_json(json.loads(stored)["config"])
     if kept is not None and before is not None and before.to_json() == grid.to_json():
@@ -138,14 +133,33 @@ def fit(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> None
         if stored != manifest or unsettled:
             _replace_manifest(path, kept, manifest)
         return
+    aside = atomic.open_aside(path)
+    partial = aside / _NEW
     made = _create(partial, grid, dataset, manifest)
     if before is not None:
         after = groups(grid, dataset.shape)
         _copy(path, groups(before, dataset.shape), kept, partial, after, made)
-        path.rename(old)
+        path.rename(aside / _OLD)
     partial.rename(path)
-    if old.exists():
-        shutil.rmtree(old)
+    atomic.close_aside(path)
+
+
+def is_there(path: pathlib.Path) -> bool:
+    """Returns whether there is a store, or one that a killed process had no time to put back.
+
+    Args:
+      path: the store.
+    """
+    return path.exists() or (atomic.has_aside(path) and (atomic.aside(path) / _OLD).exists())
+
+
+def _recover(path: pathlib.Path) -> None:
+    """Puts a store back that a killed process had moved, and removes what else it left."""
+    if is_there(path) and not path.exists():  # killed between the two renames of `fit`
+        new, old = (atomic.aside(path) / name for name in (_NEW, _OLD))
+        (new if new.exists() else old).rename(path)
+    atomic.close_aside(path)
+    atomic.remove_partial(path, strangers.REPLACED)
 
 
 def check(path: pathlib.Path) -> ledger.Ledger | None:
@@ -250,17 +264,20 @@ def _saved_of(
 def check_growth(path: pathlib.Path, grid: Grid, dataset: Dataset) -> None:
     """Refuses to make a store one of `grid` if latents that would be copied are damaged.
 
+    Or if it is a link, or somebody else has put something into it, which would not be copied.
+
     Args:
       path: the store, there or not.
       grid: what it is to be for.
       dataset: what the grid is trained on.
 
     Raises:
-      InputError: something is damaged or missing.
+      InputError: something is damaged, missing or not of a run.
     """
     kept, stored = check(path), _stored_manifest(path)
     if stored is None or json.loads(stored)["config"] == grid.to_json():
         return
+    strangers.refuse(path, what="growing")
     before = Grid.from_json(json.loads(stored)["config"])
     store = zarr.open_group(path, mode="r", zarr_format=2)
     with _of_the_run(path):

@@ -27,7 +27,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from ppp_jax import atomic, checkpoints, devices, latents, ledger, manifest, metrics
+from ppp_jax import atomic, checkpoints, devices, latents, manifest, metrics, strangers
 from ppp_jax.atomic import write_text as _write_atomically
 from ppp_jax.data import Dataset
 from ppp_jax.errors import InputError, printable, shortened
@@ -80,9 +80,11 @@ def check(
 
     Raises:
       InputError: the folder holds something that `grid` does not, other data, or files under our
-        names that no manifest explains; or it has lost its latents; or what is to be overwritten
-        holds files that no run wrote.
+        names that no manifest explains; or it has lost its latents; or what is to be replaced
+        holds files that no run wrote, or is a link.
     """
+    for name in (CHECKPOINTS, LATENTS):
+        atomic.check_aside(workdir / name, field="workdir", value=workdir)
     stored = manifest.read(workdir)
     if stored is None:
         foreign = [name for name in OURS if (workdir / name).exists()]
@@ -91,39 +93,22 @@ def check(
             raise InputError("workdir", workdir, problem)
         return None
     if overwrite:
-        _refuse_strangers(workdir)
+        for name in (CHECKPOINTS, LATENTS):
+            strangers.refuse(workdir / name, what="overwriting")
         return None
     wanted = manifest.extended(stored, workdir, grid, dataset)
     latents.check(workdir / LATENTS)
     latents.check_run(workdir / LATENTS, stored)
-    lost = not any((workdir / LATENTS).with_suffix(end).exists() for end in (".zarr", ".old"))
-    if lost and any(done is not None for done in last_steps(workdir, stored)):
+    lost = not latents.is_there(workdir / LATENTS)
+    done = last_steps(workdir, stored)
+    if lost and any(step is not None for step in done):
         problem = f"has checkpoints but lost its {LATENTS}; put it back, or overwrite the run"
         raise InputError("workdir", workdir, problem)
+    if grows := wanted.grid.to_json() != stored.grid.to_json():
+        strangers.refuse(workdir / LATENTS, what="growing")
+    if grows or any(step != wanted.steps for step in done):
+        strangers.refuse_saved(workdir / CHECKPOINTS)
     return wanted
-
-
-def _refuse_strangers(workdir: pathlib.Path) -> None:
-    """Refuses to overwrite folders of ours in which there is something that no run put there."""
-    for name, is_ours in ((CHECKPOINTS, _is_of_checkpoints), (LATENTS, _is_of_latents)):
-        entries = sorted((workdir / name).iterdir()) if (workdir / name).is_dir() else []
-        strangers = [entry for entry in entries if not is_ours(entry)]
-        if strangers:
-            problem = f"{name}/{strangers[0].name} is not of a run, and overwriting would delete it"
-            raise InputError("workdir", workdir, f"{problem}; move it to another folder")
-
-
-def _is_of_checkpoints(path: pathlib.Path) -> bool:
-    if not (path.is_dir() and re.fullmatch(r"\d+(\.damaged)?", path.name)):
-        return False
-    return all(re.match(r"\d+(\.|$)", inner.name) and inner.is_dir() for inner in path.iterdir())
-
-
-def _is_of_latents(path: pathlib.Path) -> bool:
-    if path.name.startswith(".z") or path.name == ledger.FILE:
-        return True
-    marks = (".zgroup", ".zarray")
-    return path.is_dir() and any((path / mark).exists() for mark in marks)
 
 
 class Reached(NamedTuple):
@@ -202,6 +187,7 @@ def prepare(
         _remove_run(workdir)
         reached = ()
     latents.check_saved(workdir / LATENTS, wanted, dataset, reached=[one.step for one in reached])
+    atomic.remove_partial(workdir, (MANIFEST, METRICS, CERTIFICATES))
     latents.check_growth(workdir / LATENTS, wanted.grid, dataset)
     steps = [found.step for found in reached]
     parts = [
@@ -261,17 +247,16 @@ def _remove_run(workdir: pathlib.Path) -> None:
     Checkpoints go first and in one move, the manifest last: killed in between, what is left is a
     run of the old configuration without a checkpoint, of which nothing counts.
     """
-    trash = workdir / f"{CHECKPOINTS}.trash"
-    if trash.exists():  # an earlier removal was killed
-        shutil.rmtree(trash)
-    if (workdir / CHECKPOINTS).exists():
-        (workdir / CHECKPOINTS).rename(trash)
-    leftovers = [f"{REPORT}.partial", *(f"latents.{end}" for end in ("partial", "old"))]
+    folders = (workdir / CHECKPOINTS, workdir / LATENTS)
+    for folder in folders:  # of an earlier process that was killed
+        atomic.close_aside(folder)
+    for folder in folders:
+        if folder.exists():
+            folder.rename(atomic.open_aside(folder) / folder.name)
     for name in (REPORT, STUDY):  # but for what others have put there
         atomic.remove(workdir / name)
-    for name in (trash.name, LATENTS, *leftovers):
-        if (workdir / name).exists():
-            shutil.rmtree(workdir / name)
+    for folder in folders:
+        atomic.close_aside(folder)
     (workdir / METRICS).unlink(missing_ok=True)
     (workdir / CERTIFICATES).unlink(missing_ok=True)
     (workdir / MANIFEST).unlink()

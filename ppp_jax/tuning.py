@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ppp_jax import architectures, devices, family, manifest, models, program, training
+from ppp_jax import architectures, atomic, devices, family, manifest, models, program, training
 from ppp_jax.data import Dataset, Shape
 from ppp_jax.grid import Cell, Grid
 from ppp_jax.training import Arrays, Hyper, RunState
@@ -271,10 +271,8 @@ def _known(path: pathlib.Path) -> dict[str, int]:
 def _remember(key: str, width: int) -> int:
     path = _memory_file()
     if path is not None:
-        partial = path.with_suffix(f".{os.getpid()}")
         with contextlib.suppress(OSError):  # a cache that cannot be written stops nothing
-            partial.write_text(json.dumps({**_known(path), key: width}, indent=1), encoding="utf-8")
-            os.replace(partial, path)
+            atomic.write_text(path, json.dumps({**_known(path), key: width}, indent=1))
     return width
 
 

@@ -1,5 +1,7 @@
 """The command line: flags in, exit status and one line out."""
 
+import itertools
+import os
 import re
 
 import numpy as np
@@ -172,3 +174,41 @@ def test_end_to_end_on_local_data(tmp_path, capsys):
     assert status == 1
     assert "epochs 2 there, 1 now" in stderr
     assert stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("form", ["--flagfile={}", "-flagfile={}", "--flagfile {}", "nested"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "huge", "folder", "bomb"])
+def test_a_flag_file_that_would_be_read_for_ever_is_one_line(form, kind, tmp_path, capsys):
+    path, text = tmp_path / "a.flags", "is no regular file"
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            path.symlink_to("/dev/zero")
+        case "huge":
+            path.write_text("#" * 2**21)
+            text = "is larger than 1,048,576 bytes"
+        case "folder":
+            path.mkdir()
+        case "bomb":  # two to the fortieth power of files
+            files = [path, *(tmp_path / f"{k}.flags" for k in range(40))]
+            for one, other in itertools.pairwise(files):
+                one.write_text(f"--flagfile={other}\n" * 2)
+            text = "leads to more than 100 files"
+    if form == "nested":
+        (tmp_path / "outer.flags").write_text(f"# mine\n--flagfile={path}\n")
+        path, form = tmp_path / "outer.flags", "--flagfile={}"
+    code, told, error = here(capsys, *form.format(path).split(" "))
+    assert (code, told, error.count("\n")) == (2, "", 1)
+    assert text in error
+
+
+def test_flag_files_are_read(tmp_path, capsys):
+    (tmp_path / "inner.flags").write_text("--seeds=0:3\n")
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.flags").write_text(f"--flagfile={tmp_path / 'inner.flags'}\n")
+    code, told, error = here(capsys, "--dry_run", f"--workdir={tmp_path / 'run'}",
+                             f"--flagfile={tmp_path / 'a.flags'}", "--flagfile",
+                             str(tmp_path / "b.flags"))  # fmt: skip
+    assert not code, error
+    assert re.search(r"cells +12\nruns +36\n", told)

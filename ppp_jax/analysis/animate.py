@@ -7,6 +7,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ppp_jax import atomic
 from ppp_jax.analysis.arrays import check_made
 from ppp_jax.analysis.pages import drawn
 from ppp_jax.analysis.plots import plot_ppp, ratio_scale
@@ -55,14 +56,10 @@ def animate(
     if not isinstance(label, str) or label not in pictures.coords:
         raise InputError("label", label, f"is none of {sorted(map(str, pictures.coords))}")
     whole("frames_per_second", frames_per_second, least=1, most=50)
-    partial = path.with_name(f".{path.name}.partial.gif")
     with writing("path", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with atomic.placed(path) as partial:
             _write(pictures, partial, over, label, frames_per_second)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
     return path
 
 
@@ -82,4 +79,6 @@ def _write(
         frames.append(Image.open(buffer).convert("RGB"))
     durations = [1000 // frames_per_second] * len(frames)
     durations[-1] += 2000
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    # The path has another ending until all is written.
+    frames[0].save(path, format="GIF", save_all=True, append_images=frames[1:],
+                   duration=durations, loop=0)  # fmt: skip

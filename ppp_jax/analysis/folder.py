@@ -62,7 +62,7 @@ def write_analysis(
         analysis is about to write it.
     """
     out = pathlib.Path(os.path.abspath(pathlib.Path(out).expanduser()))
-    atomic.check(out, field="out", value=out)
+    atomic.check(out, field="out", value=out, kind=atomic.ANALYSIS)
     epsilons = np.unique(check_epsilon(epsilon))
     array = latents if isinstance(latents, xr.DataArray) else load(latents)
     if isinstance(array, xr.Dataset):
@@ -71,7 +71,7 @@ def write_analysis(
     lock = atomic.hidden(out, "lock")
     with (
         atomic.locked(out.parent, name=lock, field="out", value=out),
-        atomic.replacing(out, field="out", value=out) as folder,
+        atomic.replacing(out, field="out", value=out, kind=atomic.ANALYSIS) as folder,
     ):
         _analyse(names, groups, folder, epsilons=epsilons, angles=angles, signed=signed, **options)
     return out

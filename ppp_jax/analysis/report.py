@@ -72,7 +72,7 @@ def write_report(
     final = workdir / REPORT
     with (
         atomic.locked(workdir),
-        atomic.replacing(final, field="workdir", value=workdir) as folder,
+        atomic.replacing(final, field="workdir", value=workdir, kind=atomic.REPORT) as folder,
     ):
         how = _How(folder, epsilon, rotations, progress)
         datasets = [load_run(workdir, **group) for group in groups]
