@@ -190,14 +190,19 @@ class Archive(Mapping[str, np.ndarray]):
     def __init__(self, path: pathlib.Path, *, max_bytes: int | None = None):
         """Reads the headers of all members, and no array.
 
-        Raises one of `UNREADABLE` if the file is no archive.
+        Raises one of `UNREADABLE` if the file is no archive, and `ReadError` if two of its members
+        have one name.
         """
         self.path, self.most = path, most_bytes(max_bytes)
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            self.members = {
-                info.filename.removesuffix(".npy"): _member(archive, info)
-                for info in archive.infolist()
-            }
+            found: dict[str, zipfile.ZipInfo] = {}
+            for info in archive.infolist():
+                name = info.filename.removesuffix(".npy")
+                if name in found:  # which of them was meant, nobody knows
+                    raise ReadError(f"has two members named {name}; write it anew, with one of "
+                                    "them or other names")  # fmt: skip
+                found[name] = info
+            self.members = {name: _member(archive, info) for name, info in found.items()}
 
     def __iter__(self) -> Iterator[str]:
         """Yields the names of what can be read."""
@@ -256,12 +261,14 @@ def open_archive(path: pathlib.Path, *, field: str, max_bytes: int | None = None
       max_bytes: that one array may take; None: what is free.
 
     Raises:
-      InputError: it does not open.
+      InputError: it does not open, or has two arrays of one name.
     """
     try:
         return Archive(path, max_bytes=max_bytes)
     except InputError:
         raise
+    except ReadError as error:
+        raise InputError(field, path, str(error)) from None
     except UNREADABLE as error:
         why = error.strerror if isinstance(error, OSError) else "damaged or not an archive"
         problem = f"cannot be read as .npz ({why}); write it with numpy.savez(path, name=array)"

@@ -260,6 +260,18 @@ def test_members_that_zipfile_unpacks_without_limit_are_not_opened(method, tmp_p
         data.load(str(path))
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("names", [("x_test.npy", "x_test.npy"), ("x_test", "x_test.npy")])
+def test_two_members_of_one_name_are_refused(names, tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        for name in (*names, "x_train"):
+            archive.writestr(name, npy((4, 2), body=bytes(32)))
+    with pytest.raises(InputError, match=r"path=.*has two members named x_test; write it anew"):
+        load(tmp_path / "a.npz", name="x_train")
+    with pytest.raises(InputError, match=r"data=.*has two members named x_test; write it anew"):
+        data.load(str(tmp_path / "a.npz"))
+
+
 def test_a_bomb_is_refused_by_its_header(tmp_path, monkeypatch):
     size, method = 2**22, zipfile.ZIP_DEFLATED
     path = zipped(tmp_path / "a.npz", {"x": npy((size // 8, 2), body=bytes(size))}, method=method)
