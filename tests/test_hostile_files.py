@@ -339,6 +339,47 @@ def test_a_chunk_that_unpacks_to_more_than_a_chunk(name, tmp_path):
     assert load(tmp_path / "a.zarr", max_bytes=2**20).values.sum() == 28
 
 
+def frame(size, *, stated):
+    """A frame of Zstandard of that many zeros, which states its size or does not (RFC 8878)."""
+    count = -(-size // 2**17)
+    blocks = ((2**17 << 3 | 2 | (i == count - 1)).to_bytes(3, "little") for i in range(count))
+    head = b"\xa0" + size.to_bytes(4, "little") if stated else b"\x00\x50"
+    return b"\x28\xb5\x2f\xfd" + head + b"".join(block + b"\0" for block in blocks)
+
+
+NOTHING = b"\x50\x2a\x4d\x18\x02\x00\x00\x00ab"  # a frame that decoders skip
+FRAMES = {
+    "without a size": frame(2**23, stated=False),
+    "after one that is skipped": NOTHING + frame(2**23, stated=True),
+    "after another": frame(2**17, stated=True) + frame(2**23, stated=True),
+    "many": 64 * frame(2**17, stated=True),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(FRAMES))
+def test_frames_of_zstandard_are_looked_at_one_by_one(kind, tmp_path):
+    codec = {"id": "zstd", "level": 1}
+    assert len(numcodecs.Zstd().decode(FRAMES[kind])) >= 2**23
+    store = write_store(
+        tmp_path / "a.zarr", {".zarray": array_2(dtype="<f4", compressor=codec)}, FRAMES[kind]
+    )
+    with pytest.raises(InputError, match="that unpacks to far more than 32 B"):
+        load(store, max_bytes=2**20)
+
+
+@pytest.mark.parametrize("head", [b"", NOTHING])
+@pytest.mark.parametrize("stated", [False, True])
+def test_honest_frames_of_zstandard_are_read(stated, head, tmp_path):
+    size = 2**23
+    how = array_2(dtype="<f4", shape=[size // 8, 2], chunks=[size // 8, 2],
+                  compressor={"id": "zstd", "level": 1})  # fmt: skip
+    store = write_store(tmp_path / "a.zarr", {".zarray": how}, head + frame(size, stated=stated))
+    assert not load(store, max_bytes=size).values.any()
+    noise = np.random.default_rng(0).integers(0, 9, (size // 8, 2)).astype("f4")
+    zarr.open_array(str(store))[:] = noise
+    np.testing.assert_array_equal(load(store, max_bytes=size).values, noise)
+
+
 def test_chunks_that_are_packed_twice_are_refused(tmp_path):
     twice = array_2(dtype="<f4", filters=[{"id": "zlib"}], compressor={"id": "gzip"})
     write_store(tmp_path / "a.zarr", {".zarray": twice})
