@@ -2,6 +2,7 @@
 
 import io
 import json
+import lzma
 import os
 import pathlib
 import pickle
@@ -378,6 +379,35 @@ def test_honest_frames_of_zstandard_are_read(stated, head, tmp_path):
     noise = np.random.default_rng(0).integers(0, 9, (size // 8, 2)).astype("f4")
     zarr.open_array(str(store))[:] = noise
     np.testing.assert_array_equal(load(store, max_bytes=size).values, noise)
+
+
+RAW = [{"id": lzma.FILTER_LZMA2, "preset": 1}]
+HIDDEN = {
+    "raw lzma": {".zarray": array_2(dtype="<f4", compressor={
+        "id": "lzma", "format": lzma.FORMAT_RAW, "check": -1, "preset": None, "filters": RAW})},
+    "a sum in front": {".zarray": array_2(dtype="<f4", filters=[{"id": "zlib"}],
+                                          compressor={"id": "crc32"})},
+    "raw lzma of format 3": {"zarr.json": array_3(codecs=[{"name": "bytes"}, {
+        "name": "numcodecs.lzma", "configuration": {"format": 3, "filters": RAW}}])},
+    "a sum in front in format 3": {"zarr.json": array_3(codecs=[
+        {"name": "bytes"}, {"name": "gzip", "configuration": {"level": 1}},
+        {"name": "numcodecs.crc32c", "configuration": {"location": "start"}}])},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", sorted(HIDDEN))
+def test_what_cannot_be_looked_into_is_refused(kind, tmp_path):
+    bomb = lzma.compress(bytes(2**23), lzma.FORMAT_RAW, filters=RAW)
+    store = write_store(tmp_path / "a.zarr", HIDDEN[kind], bomb)
+    with pytest.raises(InputError, match=r"path=.*in lzma of format 3, .*looked into|as the last"):
+        load(store, max_bytes=2**20)
+
+
+def test_a_sum_behind_a_packed_chunk_is_read(tmp_path):
+    packers = [zarr.codecs.GzipCodec(), zarr.codecs.Crc32cCodec()]
+    zarr.create_array(str(tmp_path / "a.zarr"), shape=VALUES.shape, dtype="f4",
+                      compressors=packers)[:] = VALUES  # fmt: skip
+    np.testing.assert_array_equal(load(tmp_path / "a.zarr", max_bytes=2**16).values, VALUES)
 
 
 def test_chunks_that_are_packed_twice_are_refused(tmp_path):

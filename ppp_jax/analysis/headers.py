@@ -32,6 +32,8 @@ CODECS = frozenset({
 TEXTS = "vlen-utf8"  # texts of any length: no other codec may build objects
 OF_FORMAT_3 = frozenset({"bytes", "transpose", "blosc", "crc32c", "gzip", "zstd", TEXTS})
 SHARDS = "sharding_indexed"
+AT_END = "crc32c"  # of format 3, the one codec that only adds some bytes behind
+SELF_TOLD = (0, 1, 2)  # formats of lzma that tell how they are packed: either, .xz, .lzma
 PLAIN = re.compile(r"[<>|=]?(b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SU]\d{1,9}"
                    r"|[mM]8(\[\d{0,9}[A-Za-z]{1,2}\])?)|bfloat16")  # fmt: skip
 PLAIN_3 = re.compile(r"bool|u?int(2|4|8|16|32|64)|float(16|32|64)|bfloat16|complex(64|128)|string")
@@ -190,16 +192,22 @@ def _format_2(entries: dict[str, Any], place: str) -> Array:
     for codec in chain:
         _check_codec(str(codec.get("id")), codec, CODECS, place)
     shape, chunk = _lengths(entries["shape"], place), _lengths(entries["chunks"], place)
-    return _array(place, shape, chunk, chunk, itemsize, _packed(map(str, ids), place))
+    names = [f"numcodecs.{name}" if name == AT_END else str(name) for name in ids]
+    return _array(place, shape, chunk, chunk, itemsize, _packed(names, place))
 
 
 def _packed(names: Iterable[str], place: str) -> str:
-    """Returns the one codec of a chain that compresses."""
+    """Returns the one codec of a chain that compresses, the last but for a sum at the end."""
+    names = list(names)
     found = [name for name in names if name in RATIO]
     if len(found) > 1:
         raise StoreError(
             f"has {place or 'the array'} compressed {len(found)} times over, by {found}"
         )
+    after = names[names.index(found[0]) + 1 :] if found else []
+    if after not in ([], [AT_END]):  # what they hide cannot be looked into
+        raise StoreError(f"has {place or 'the array'} compressed by {found[0]} before codec "
+                         f"{after[0]}; write it with {found[0]} as the last")  # fmt: skip
     return found[0] if found else ""
 
 
@@ -222,6 +230,11 @@ def _foreign(place: str, what: str, why: str) -> StoreError:
 def _check_codec(name: str, settings: dict[str, Any], known: frozenset[str], place: str) -> None:
     if name not in known:
         raise _foreign(place, f"codec {name}", "which is not among those known to decode alone")
+    if name == "lzma" and settings.get("format", 1) not in SELF_TOLD:
+        raise StoreError(
+            f"has {place or 'the array'} in lzma of format {settings['format']}, which does not "
+            "tell how it is packed and cannot be looked into; write it in format 1 (xz)"
+        )
     for key, value in settings.items():
         plain = isinstance(value, str) and (PLAIN.fullmatch(value) or PLAIN_3.fullmatch(value))
         if key in TYPE_KEYS and value is not None and (not plain or value == "string"):
@@ -273,8 +286,14 @@ def _format_3(entries: dict[str, Any], place: str) -> Iterator[Array]:
     stored = _lengths(grid[1]["chunk_shape"], place)
     itemsize = _itemsize_3(entries["data_type"], place)
     chunk = _check_chain(entries["codecs"], stored, place, 0)
-    outer = [_named(codec)[0].removeprefix("numcodecs.") for codec in entries["codecs"]]
-    yield _array(place, shape, chunk, stored, itemsize, _packed(outer, place))
+    yield _array(place, shape, chunk, stored, itemsize, _packed(_own(entries["codecs"]), place))
+
+
+def _own(codecs: list[Any]) -> list[str]:
+    """Returns the names of codecs of format 3; one that may add bytes in front keeps its prefix."""
+    names = [_named(codec)[0] for codec in codecs]
+    return [name if name.endswith(f".{AT_END}") else name.removeprefix("numcodecs.")
+            for name in names]  # fmt: skip
 
 
 def _named(value: Any) -> tuple[str, dict[str, Any]]:
