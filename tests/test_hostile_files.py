@@ -1,16 +1,19 @@
 """Files that carry code, claim to be huge, or are damaged: one line, before they are decoded."""
 
+import gzip
 import io
 import json
 import lzma
 import os
 import pathlib
 import pickle
+import struct
 import subprocess
 import sys
 import zipfile
 import zlib
 
+import google_crc32c
 import numcodecs.pickles
 import numpy as np
 import pytest
@@ -408,6 +411,114 @@ def test_a_sum_behind_a_packed_chunk_is_read(tmp_path):
     zarr.create_array(str(tmp_path / "a.zarr"), shape=VALUES.shape, dtype="f4",
                       compressors=packers)[:] = VALUES  # fmt: skip
     np.testing.assert_array_equal(load(tmp_path / "a.zarr", max_bytes=2**16).values, VALUES)
+
+
+def delta(dtype, astype):
+    return {"id": "delta", "dtype": dtype, "astype": astype}
+
+
+WIDENING = {
+    "packbits": (array_2(dtype="|b1", filters=5 * [{"id": "packbits"}]), "by several packbits"),
+    "texts": (array_2(dtype="<f4", filters=[{
+        "id": "astype", "encode_dtype": "<f4", "decode_dtype": "<U20000000"}]),
+              "76.3 MiB a number"),
+    "deltas": (array_2(dtype="<f8", filters=5 * [delta("<f8", "|u1")]), "unpacks to far more"),
+    "once": (array_2(dtype="<f4", filters=[delta("<c32", "|u1")]), "unpacks to far more"),
+    "packed": (array_2(dtype="<f4", filters=[delta("<c32", "|u1")], compressor={"id": "zlib"}),
+               "unpacks to far more"),
+    "in between": (array_2(dtype="|u1", shape=[2**18, 2], chunks=[2**18, 2], filters=[
+        delta("|u1", "<c32")]), r"in chunks of 16\.0 MiB"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", sorted(WIDENING))
+def test_codecs_that_widen_numbers_are_refused_where_they_make_too_much(kind, tmp_path):
+    metadata, told = WIDENING[kind]
+    chunk = bytes(2**17)
+    packed = zlib.compress(chunk) if metadata["compressor"] else chunk
+    store = write_store(tmp_path / "a.zarr", {".zarray": metadata}, packed)
+    with pytest.raises(InputError, match=told) as caught:
+        load(store, max_bytes=2**20)
+    assert caught.value.field == "path"
+
+
+@pytest.mark.parametrize("dtype", ["f4", "b1"])
+def test_codecs_that_widen_numbers_are_read(dtype, tmp_path):
+    values = (VALUES > 0).astype(dtype)
+    filters = [numcodecs.FixedScaleOffset(0, 1, "f4", "u1"), numcodecs.Delta("u1", "i2")]
+    filters = [numcodecs.PackBits()] if dtype == "b1" else filters
+    zarr.create_array(str(tmp_path / "a.zarr"), shape=values.shape, dtype=dtype, zarr_format=2,
+                      filters=filters)[:] = values  # fmt: skip
+    np.testing.assert_array_equal(load(tmp_path / "a.zarr", max_bytes=2**16).values, values)
+
+
+def sharded(path, *, bomb=b""):
+    """A shard of two chunks, of which the second is replaced."""
+    zarr.create_array(str(path), shape=(10, 4), shards=(10, 4), chunks=(5, 4), dtype="f4",
+                      compressors=zarr.codecs.GzipCodec())[:] = 1  # fmt: skip
+    file = path / "c" / "0" / "0"
+    content = file.read_bytes()
+    if bomb:
+        table = struct.pack("<4Q", 0, 0, len(content), len(bomb))
+        table += struct.pack("<I", google_crc32c.value(table))
+        file.write_bytes(content + bomb + table)
+    return path
+
+
+def test_a_bomb_in_a_shard_is_found(tmp_path):
+    assert load(sharded(tmp_path / "a.zarr"), max_bytes=2**20).values.sum() == 40
+    store = sharded(tmp_path / "b.zarr", bomb=gzip.compress(bytes(2**23)))
+    with pytest.raises(InputError, match="has a file, 0, that unpacks to far more than 80 B"):
+        load(store, max_bytes=2**20)
+    metadata = json.loads((store / "zarr.json").read_text())
+    within = metadata["codecs"][0]["configuration"]
+    within["codecs"] = [{"name": "sharding_indexed", "configuration": within | {
+        "codecs": within["codecs"]}}]  # fmt: skip
+    (store / "zarr.json").write_text(json.dumps(metadata))
+    with pytest.raises(InputError, match="has shards of the array within shards"):
+        load(store, max_bytes=2**20)
+
+
+def test_shards_of_very_many_chunks_are_refused(tmp_path):
+    within = {"chunk_shape": [1, 1], "codecs": [{"name": "bytes"}],
+              "index_codecs": [{"name": "bytes"}, {"name": "crc32c"}]}  # fmt: skip
+    metadata = array_3(
+        shape=[4000, 4000], codecs=[{"name": "sharding_indexed", "configuration": within}],
+        chunk_grid={"name": "regular", "configuration": {"chunk_shape": [4000, 4000]}},
+    )  # fmt: skip
+    store = write_store(tmp_path / "a.zarr", {"zarr.json": metadata})
+    with pytest.raises(InputError, match="claims shards of 16,000,000 chunks for the array"):
+        load(store)
+
+
+@pytest.mark.parametrize("shards", [None, (8,)])
+@pytest.mark.parametrize("packer", ["zstd", "gzip", ""])
+@pytest.mark.parametrize("version", [2, 3])
+def test_the_number_of_texts_in_a_chunk_is_compared(version, packer, shards, tmp_path):
+    if version == 2 and shards:
+        pytest.skip("format 2 has no shards")
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=version)
+    group.create_array("acts", shape=VALUES.shape, dtype="f4")[:] = VALUES
+    of_2 = {"zstd": numcodecs.Zstd(), "gzip": numcodecs.GZip(), "": None}
+    of_3 = {"zstd": zarr.codecs.ZstdCodec(), "gzip": zarr.codecs.GzipCodec(), "": None}
+    packers = of_2 if version == 2 else of_3
+    how = {"compressors": packers[packer], "zarr_format": version, "dtype": "str", "chunks": (4,)}
+    words = np.array([f"word {i}" for i in range(10)])
+    zarr.create_array(f"{tmp_path}/a.zarr/words", shape=(10,), shards=shards, **how)[:] = words
+    (tmp_path / "a.zarr" / "words" / "README").write_text("about it")
+    np.testing.assert_array_equal(load(tmp_path / "a.zarr").values, VALUES)
+    files = [p for p in (tmp_path / "a.zarr" / "words").rglob("*") if p.name in "012"]
+    many = (2**31 - 1).to_bytes(4, "little") + bytes(28)
+    if shards:
+        spans = np.frombuffer(files[0].read_bytes()[-36:-4], "<u8").reshape(2, 2)
+        content = bytearray(files[0].read_bytes())
+        start, length = map(int, spans[1])
+        content[start : start + length] = many[:length] if not packer else bytes(length)
+        files[0].write_bytes(content)
+    else:
+        files[0].write_bytes(of_2[packer].encode(many) if packer else many)
+    with pytest.raises(InputError, match=r"texts(, not the 4)? of a chunk of words has"):
+        load(tmp_path / "a.zarr")
 
 
 def test_chunks_that_are_packed_twice_are_refused(tmp_path):

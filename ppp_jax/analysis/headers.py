@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from ppp_jax.analysis.unpacking import RATIO, find_bomb
+from ppp_jax.analysis.unpacking import RATIO, Packing, Shards, find_bomb
 from ppp_jax.archives import most_bytes
 from ppp_jax.errors import InputError
 from ppp_jax.resources import size_text
@@ -32,6 +32,7 @@ CODECS = frozenset({
 TEXTS = "vlen-utf8"  # texts of any length: no other codec may build objects
 OF_FORMAT_3 = frozenset({"bytes", "transpose", "blosc", "crc32c", "gzip", "zstd", TEXTS})
 SHARDS = "sharding_indexed"
+MOST_IN_SHARD = 2**18  # chunks, of which each costs time, there or not
 AT_END = "crc32c"  # of format 3, the one codec that only adds some bytes behind
 SELF_TOLD = (0, 1, 2)  # formats of lzma that tell how they are packed: either, .xz, .lzma
 PLAIN = re.compile(r"[<>|=]?(b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SU]\d{1,9}"
@@ -40,7 +41,13 @@ PLAIN_3 = re.compile(r"bool|u?int(2|4|8|16|32|64)|float(16|32|64)|bfloat16|compl
 NAMED_3 = frozenset({"fixed_length_utf32", "null_terminated_bytes", "numpy.datetime64",
                      "numpy.timedelta64"})  # fmt: skip
 TYPE_KEYS = frozenset({"dtype", "astype", "encode_dtype", "decode_dtype"})
+TYPED = {"astype": ("encode_dtype", "decode_dtype"), "delta": ("astype", "dtype"),
+         "quantize": ("astype", "dtype"), "fixedscaleoffset": ("astype", "dtype")}  # fmt: skip
+WIDEST = 2**12  # bytes of one number or text that a codec makes
 POINTER = 8  # bytes that a text takes at least
+
+
+Codecs = list[tuple[str, dict[str, Any]]]  # their names and settings
 
 
 class Array(NamedTuple):
@@ -52,7 +59,8 @@ class Array(NamedTuple):
       chunk: shape of what is decoded at once.
       stored: shape of what one file holds: the chunk, or the shard around it.
       itemsize: bytes of one number.
-      packed: the codec that compresses it, "" where none does.
+      widest: bytes that a number takes where codecs make it the widest.
+      packing: how its chunks lie in its files.
     """
 
     name: str
@@ -60,7 +68,8 @@ class Array(NamedTuple):
     chunk: tuple[int, ...]
     stored: tuple[int, ...]
     itemsize: int
-    packed: str
+    widest: int
+    packing: Packing
 
     @property
     def size(self) -> int:
@@ -191,9 +200,49 @@ def _format_2(entries: dict[str, Any], place: str) -> Array:
         itemsize = _itemsize(dtype, place)
     for codec in chain:
         _check_codec(str(codec.get("id")), codec, CODECS, place)
-    shape, chunk = _lengths(entries["shape"], place), _lengths(entries["chunks"], place)
     names = [f"numcodecs.{name}" if name == AT_END else str(name) for name in ids]
-    return _array(place, shape, chunk, chunk, itemsize, _packed(names, place))
+    if dtype == "|O":
+        _check_texts(names, place)
+    shape, chunk = _lengths(entries["shape"], place), _lengths(entries["chunks"], place)
+    steps = list(zip(map(str, ids), [*([{}] if dtype == "|O" else []), *chain], strict=True))
+    widest, growth = _widths(steps, itemsize, place)
+    texts = math.prod(chunk) if dtype == "|O" else None
+    packing = Packing(_packed(names, place), growth, texts, None)
+    return _array(Array(place, shape, chunk, chunk, itemsize, widest, packing))
+
+
+def _check_texts(names: list[str], place: str) -> None:
+    """Refuses texts below anything but compression, for their number is compared with a chunk's."""
+    names = [name for name in names if name != "transpose"]
+    if names[:1] != [TEXTS] or not set(names[1:]) <= {*RATIO, AT_END}:
+        raise StoreError(f"has texts {place or 'in the array'} by codecs {names}; write them with "
+                         f"{TEXTS}, and a compressor at most")  # fmt: skip
+
+
+def _widths(chain: Codecs, itemsize: int, place: str) -> tuple[int, float]:
+    """Returns the bytes of a number where it is the widest, and how far it grows when decoded."""
+    if sum(name == "packbits" for name, _ in chain) > 1:
+        raise StoreError(f"has {place or 'the array'} by several packbits; write it with one")
+    widths, steps = [itemsize], []
+    for name, settings in chain:
+        if name == "packbits":
+            steps.append((8, 8, 1))
+        elif name in TYPED:
+            stored, read = (settings.get(key) for key in TYPED[name])
+            decoded = widths[-1] if read is None else _width(read, place)
+            encoded = decoded if stored is None else _width(stored, place)
+            between = max(8, decoded) if name == "fixedscaleoffset" else decoded  # it divides
+            steps.append((between, decoded, encoded))
+            widths += [between, decoded, encoded]
+    growth = most = 1.0
+    for between, decoded, encoded in reversed(steps):
+        most = max(most, growth * between / encoded)
+        growth *= decoded / encoded
+    return max(widths), most
+
+
+def _width(dtype: str, place: str) -> int:
+    return max(1, (_itemsize if PLAIN.fullmatch(dtype) else _itemsize_3)(dtype, place))
 
 
 def _packed(names: Iterable[str], place: str) -> str:
@@ -239,6 +288,10 @@ def _check_codec(name: str, settings: dict[str, Any], known: frozenset[str], pla
         plain = isinstance(value, str) and (PLAIN.fullmatch(value) or PLAIN_3.fullmatch(value))
         if key in TYPE_KEYS and value is not None and (not plain or value == "string"):
             raise _foreign(place, f"codec {name}", f"whose {key} is {value}")
+        if key in TYPE_KEYS and value is not None and _width(value, place) > WIDEST:
+            raise StoreError(f"has {place or 'the array'} by codec {name}, whose {key} {value} has "
+                             f"{size_text(_width(value, place))} a number; at most "
+                             f"{size_text(WIDEST)} are read")  # fmt: skip
 
 
 def _lengths(value: Any, place: str) -> tuple[int, ...]:
@@ -250,20 +303,14 @@ def _lengths(value: Any, place: str) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _array(
-    place: str,
-    shape: tuple[int, ...],
-    chunk: tuple[int, ...],
-    stored: tuple[int, ...],
-    itemsize: int,
-    packed: str,
-) -> Array:
+def _array(found: Array) -> Array:
+    """Returns an array whose lengths fit each other."""
+    place, shape, chunk, stored = found[:4]
     fits = len(shape) == len(chunk) == len(stored) and 0 not in chunk and 0 not in stored
     if not fits or any(a % b for a, b in zip(stored, chunk, strict=True)):
         raise StoreError(f"states chunks {chunk} of {place or 'the array'} that do not fit {shape}")
     if ".." in place.split("/"):
         raise StoreError(f"names an array outside of itself, {place}")
-    found = Array(place, shape, chunk, stored, itemsize, packed)
     if found.size >= 2**63:
         raise StoreError(f"claims {place or 'the array'} of {size_text(found.size)}")
     return found
@@ -285,15 +332,21 @@ def _format_3(entries: dict[str, Any], place: str) -> Iterator[Array]:
         )
     stored = _lengths(grid[1]["chunk_shape"], place)
     itemsize = _itemsize_3(entries["data_type"], place)
-    chunk = _check_chain(entries["codecs"], stored, place, 0)
-    yield _array(place, shape, chunk, stored, itemsize, _packed(_own(entries["codecs"]), place))
+    chunk, codecs, shards = _check_chain(entries["codecs"], stored, place, 0)
+    names = _own(codecs)
+    texts = _named(entries["data_type"])[0] == "string"
+    if texts or TEXTS in names:
+        _check_texts(names, place)
+    steps = [(name.removeprefix("numcodecs."), settings) for name, settings in codecs]
+    widest, growth = _widths(steps, itemsize, place)
+    packing = Packing(_packed(names, place), growth, math.prod(chunk) if texts else None, shards)
+    yield _array(Array(place, shape, chunk, stored, itemsize, widest, packing))
 
 
-def _own(codecs: list[Any]) -> list[str]:
+def _own(codecs: Codecs) -> list[str]:
     """Returns the names of codecs of format 3; one that may add bytes in front keeps its prefix."""
-    names = [_named(codec)[0] for codec in codecs]
     return [name if name.endswith(f".{AT_END}") else name.removeprefix("numcodecs.")
-            for name in names]  # fmt: skip
+            for name, _ in codecs]  # fmt: skip
 
 
 def _named(value: Any) -> tuple[str, dict[str, Any]]:
@@ -316,28 +369,57 @@ def _itemsize_3(data_type: Any, place: str) -> int:
     return POINTER if name == "string" else max(1, int(bits[0]) // 8) if bits else 1
 
 
-def _check_chain(codecs: Any, stored: tuple[int, ...], place: str, depth: int) -> tuple[int, ...]:
-    """Checks codecs, also those within shards, and returns the shape of what is decoded at once."""
+def _check_chain(
+    codecs: Any, stored: tuple[int, ...], place: str, depth: int
+) -> tuple[tuple[int, ...], Codecs, Shards | None]:
+    """Checks codecs, also those within shards.
+
+    Returns:
+      The shape of what is decoded at once, its own codecs, and how shards hold it, where they do.
+    """
     if not isinstance(codecs, list) or depth > 3:
         raise StoreError(f"has no list of codecs for {place or 'the array'}")
-    chunk = stored
-    for codec in codecs:
-        name, settings = _named(codec)
+    chain = [_named(codec) for codec in codecs]
+    found: tuple[tuple[int, ...], Codecs, Shards | None] = stored, chain, None
+    for name, settings in chain:
         if name == SHARDS:
             inner = _lengths(settings["chunk_shape"], place)
-            _check_chain(settings["index_codecs"], inner, place, depth + 1)
-            chunk = _check_chain(settings["codecs"], inner, place, depth + 1)
-            continue
-        own = name.removeprefix("numcodecs.")
-        _check_codec(own, settings, CODECS if own != name else OF_FORMAT_3, place)
-    return chunk
+            index = _check_chain(settings["index_codecs"], inner, place, depth + 1)[1]
+            chunk, within, shards = _check_chain(settings["codecs"], inner, place, depth + 1)
+            if shards is not None or len(chain) > 1:  # of which no chunk could be looked at alone
+                raise StoreError(f"has shards of {place or 'the array'} within shards, or below "
+                                 "other codecs; write it in shards of chunks")  # fmt: skip
+            found = chunk, within, _shards(settings, index, stored, inner, place)
+        else:
+            own = name.removeprefix("numcodecs.")
+            _check_codec(own, settings, CODECS if own != name else OF_FORMAT_3, place)
+    return found
+
+
+def _shards(
+    settings: dict[str, Any], index: Codecs, stored: tuple[int, ...], chunk: tuple[int, ...],
+    place: str,
+) -> Shards:  # fmt: skip
+    """Returns where the table of a shard's chunks is, and refuses what is not read as it is."""
+    names, where = [name for name, _ in index], settings.get("index_location", "end")
+    endian = index[0][1].get("endian", "little") if index else ""
+    if names not in (["bytes"], ["bytes", AT_END]) or where not in ("start", "end"):
+        raise StoreError(f"has shards of {place or 'the array'} with a table at the {where} by "
+                         f"codecs {names}; write it by bytes, and {AT_END}")  # fmt: skip
+    count = math.prod(a // max(1, b) for a, b in zip(stored, chunk, strict=False))
+    if count > MOST_IN_SHARD:
+        raise StoreError(
+            f"claims shards of {count:,} chunks for {place or 'the array'}; "
+            f"at most {MOST_IN_SHARD:,} are read, so write it in larger ones"
+        )
+    return Shards(count, where == "end", ">" if endian == "big" else "<", 4 * (len(names) - 1))
 
 
 def _check_sizes(path: pathlib.Path, array: Array, max_bytes: int | None) -> None:
     """Compares what an array claims with the memory, and with the files that are there."""
     most, name = most_bytes(max_bytes), array.name or "the array"
-    chunk = math.prod(array.chunk) * array.itemsize
-    clipped = math.prod(map(min, array.chunk, array.shape)) * array.itemsize
+    chunk = math.prod(array.chunk) * array.widest
+    clipped = math.prod(map(min, array.chunk, array.shape)) * array.widest
     told = f"the {size_text(most)} that may be used (max_bytes, or the free memory)"
     if chunk > most:
         of = "" if chunk == clipped else f" for an array of {size_text(array.size)}"
@@ -345,10 +427,9 @@ def _check_sizes(path: pathlib.Path, array: Array, max_bytes: int | None) -> Non
             f"claims {name} in chunks of {size_text(chunk)}{of}, each more than {told}; "
             "write it in smaller ones"
         )
-    bomb = find_bomb(_files(path / array.name), array.packed, chunk=chunk, most=most)
+    bomb = find_bomb(_files(path / array.name), array.packing, chunk=chunk, most=most)
     if bomb is not None:
-        raise StoreError(f"has a file, {bomb}, that unpacks to far more than {size_text(chunk)}, "
-                         f"which a chunk of {name} has")  # fmt: skip
+        raise StoreError(f"has a file, {bomb} of {name} has")
     if array.size <= most:
         return
     if max_bytes is not None:
