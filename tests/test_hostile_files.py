@@ -202,6 +202,26 @@ def test_damaged_metadata_is_one_line(kind, tmp_path):
     assert str(caught.value).isprintable()
 
 
+@pytest.mark.parametrize("key", ["//", "/{}/", "../x/", "a/../../x/", "a//", "./", "x\\..\\"])
+def test_metadata_that_lead_out_of_a_store_are_not_followed(key, tmp_path, monkeypatch):
+    (tmp_path / "x").mkdir()
+    key, looked, scan = key.format(tmp_path / "x"), [], os.scandir
+    array = array_2(dtype="<f4", compressor={"id": "zlib"})
+    for name, files in {
+        "2.zarr": {".zgroup": GROUP_2, ".zmetadata": {"metadata": {f"{key}.zarray": array}}},
+        "3.zarr": {"zarr.json": GROUP_3 | {"consolidated_metadata": {"metadata": {
+            key: array_3()}}}},
+    }.items():  # fmt: skip
+        store = write_store(tmp_path / name, files)
+        monkeypatch.setattr(os, "scandir", lambda path: looked.append(path) or scan(path))
+        with pytest.raises(InputError, match="names what is outside of itself") as caught:
+            load(store)
+        monkeypatch.undo()
+        assert str(caught.value).isprintable()
+        assert all(pathlib.Path(path).is_relative_to(tmp_path / name) for path in looked)
+        looked.clear()
+
+
 def test_links_out_of_a_store_and_pipes_in_it_are_refused(tmp_path):
     for name in ("link", "pipe"):
         store = tmp_path / f"{name}.zarr"

@@ -166,6 +166,7 @@ def _described(entries: dict[str, Any], name: str, place: str) -> Iterator[Array
             yield _format_2(entries, place)
         elif name == ".zmetadata":
             for key, value in _object(entries.get("metadata", {})).items():
+                _check_inside(key)
                 folder, _, kind = key.rpartition("/")
                 if kind.lower() == ".zarray":
                     yield _format_2(_object(value), _joined(place, folder))
@@ -176,6 +177,14 @@ def _described(entries: dict[str, Any], name: str, place: str) -> Iterator[Array
             raise
         raise StoreError(f"has damaged metadata, {name} of {place or 'the array'} "
                       f"({type(error).__name__}: {error})") from None  # fmt: skip
+
+
+def _check_inside(key: str) -> None:
+    """Refuses a key of consolidated metadata that is no place below its folder."""
+    odd = any(part in ("", ".", "..") for part in key.split("/"))
+    if key and (odd or "\\" in key or "\0" in key):  # as other systems write paths
+        raise StoreError(f"names what is outside of itself, {key!r}, in its metadata; "
+                         "write the consolidated metadata anew")  # fmt: skip
 
 
 def _joined(place: str, name: str) -> str:
@@ -309,8 +318,6 @@ def _array(found: Array) -> Array:
     fits = len(shape) == len(chunk) == len(stored) and 0 not in chunk and 0 not in stored
     if not fits or any(a % b for a, b in zip(stored, chunk, strict=True)):
         raise StoreError(f"states chunks {chunk} of {place or 'the array'} that do not fit {shape}")
-    if ".." in place.split("/"):
-        raise StoreError(f"names an array outside of itself, {place}")
     if found.size >= 2**63:
         raise StoreError(f"claims {place or 'the array'} of {size_text(found.size)}")
     return found
@@ -320,6 +327,7 @@ def _format_3(entries: dict[str, Any], place: str) -> Iterator[Array]:
     consolidated = entries.get("consolidated_metadata")
     if consolidated is not None:
         for key, value in _object(_object(consolidated).get("metadata", {})).items():
+            _check_inside(key)
             yield from _format_3(_object(value), _joined(place, key))
     if entries.get("node_type") == "group":
         return
