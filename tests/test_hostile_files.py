@@ -17,6 +17,7 @@ import google_crc32c
 import numcodecs.pickles
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 
 from ppp_jax import archives, data
@@ -603,6 +604,37 @@ def test_zeros_of_format_2_are_values(tmp_path):
     packed.attrs.update({"_ARRAY_DIMENSIONS": ["sample", "unit"], "scale_factor": 0.5})
     found = load(tmp_path / "a.zarr", name="packed").values
     np.testing.assert_array_equal(found, np.where(x > 0, 1, np.nan))
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        {"dtype": "int16", "scale_factor": 1e-3, "add_offset": 4.0, "_FillValue": -9999},
+        {"_FillValue": -1.0},
+        {},
+    ],
+)
+@pytest.mark.parametrize("version", [2, 3])
+def test_packed_numbers_are_the_same_by_any_path(version, encoding, tmp_path):
+    values = np.random.default_rng(0).normal(5, 1, (50, 3))
+    values[0, 0] = np.nan
+    xr.Dataset({"x": (("sample", "unit"), values)}).to_zarr(
+        tmp_path / "a.zarr", zarr_format=version, encoding={"x": encoding}, consolidated=False
+    )
+    expected = load(tmp_path / "a.zarr").values
+    if "_FillValue" not in encoding or "dtype" in encoding:
+        np.testing.assert_allclose(expected, values, atol=1e-3)
+    alone = load(tmp_path / "a.zarr" / "x")
+    assert alone.dims == ("sample", "unit")
+    np.testing.assert_array_equal(alone.values, expected)
+    array = zarr.open_array(str(tmp_path / "a.zarr" / "x"))
+    if version == 2:  # without names of axes
+        del array.attrs["_ARRAY_DIMENSIONS"]
+    else:
+        metadata = tmp_path / "a.zarr" / "x" / "zarr.json"
+        metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {
+            "dimension_names": None}))  # fmt: skip
+    np.testing.assert_array_equal(load(tmp_path / "a.zarr").values, expected)
 
 
 def test_groups_without_names_of_axes_are_read(tmp_path):

@@ -171,7 +171,7 @@ def _look_into_store(path: pathlib.Path, max_bytes: int | None) -> Any:
     arrays = check_store(path, max_bytes=max_bytes)
     opened = zarr.open(path, mode="r")
     if isinstance(opened, zarr.Array):
-        return opened
+        return _unpacked(opened)
     others = {
         name: array for name, array in arrays.items()
         if name and "/" not in name and (path / name).is_dir()
@@ -193,13 +193,36 @@ def _from_group(path: pathlib.Path, name: str, arrays: Mapping[str, Array]) -> A
     dims: Any = array.attrs.get("_ARRAY_DIMENSIONS")  # format 2; format 3 has a place for them
     dims = getattr(array.metadata, "dimension_names", None) or dims
     if not isinstance(dims, list | tuple) or not all(isinstance(dim, str) for dim in dims):
-        return array
+        return _unpacked(array)
     others = [other for other, found in arrays.items() if other != name and len(found.shape) > 1]
     packed = {each: bool(PACKED & set(group[each].attrs)) for each in arrays if each not in others}
     return xr.open_dataset(
         path, engine="zarr", consolidated=False, drop_variables=others, mask_and_scale=packed,
         cache=False,
     )[name]  # fmt: skip
+
+
+def _unpacked(array: Any) -> Any:
+    """Returns an array whose axes have no names with the numbers that its attributes mean.
+
+    So it is the same, whether opened by its own path or, with names, in its group.
+    """
+    attrs = dict(array.attrs)
+    if not PACKED & set(attrs) or array.ndim < 2:
+        return array
+    missing = attrs.get("_FillValue")
+    if array.metadata.zarr_format == 2:
+        missing = array.fill_value
+    elif isinstance(missing, str | list):  # how xarray writes numbers in format 3
+        missing = xr.backends.zarr.FillValueCoder.decode(missing, array.dtype)
+    if missing is not None:
+        attrs["_FillValue"] = missing
+    dims = (*(f"axis_{k}" for k in range(array.ndim - 2)), SAMPLE, UNIT)
+    lazy = xr.core.indexing.LazilyIndexedArray(_Lazy(array))
+    packed = xr.Variable(dims, lazy, attrs)
+    return xr.DataArray(
+        xr.conventions.decode_cf_variable("latents", packed, decode_times=False)
+    )  # fmt: skip
 
 
 def _of_run(dataset: xr.Dataset) -> dict[str, _Named]:
