@@ -22,6 +22,7 @@ import zarr
 
 from ppp_jax import archives, data
 from ppp_jax.analysis import alignment_c4, arrays, load
+from ppp_jax.analysis.runs import saved_groups
 from ppp_jax.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -642,6 +643,16 @@ def test_groups_without_names_of_axes_are_read(tmp_path):
         group = zarr.open_group(str(tmp_path / f"{version}.zarr"), mode="w", zarr_format=version)
         group.create_array("acts", shape=VALUES.shape, dtype="f4")[:] = VALUES
         np.testing.assert_array_equal(load(tmp_path / f"{version}.zarr").values, VALUES)
+
+
+def test_a_stranger_s_group_named_as_ours_is_one_line(tmp_path):
+    group = zarr.open_group(str(tmp_path / "latents.zarr"), mode="w", zarr_format=2)
+    group.create_group("mine")
+    zarr.consolidate_metadata(str(tmp_path / "latents.zarr"))
+    for read in (load, saved_groups):
+        with pytest.raises(InputError, match=r"path=.*a group, mine, that no grid wrote") as caught:
+            read(tmp_path)
+        assert str(caught.value).isprintable()
 
 
 def test_files_are_known_by_their_content(tmp_path):
