@@ -241,6 +241,21 @@ def test_links_out_of_a_store_and_pipes_in_it_are_refused(tmp_path):
         load(tmp_path / "pipe.npy")
 
 
+@pytest.mark.parametrize("name", ["checksums.json", ".zattrs", ".zmetadata", "a/0.0"])
+@pytest.mark.parametrize("of", ["pipe", "device"])
+def test_pipes_and_devices_in_a_run_folder_are_not_read(of, name, tmp_path, monkeypatch):
+    """Neither comes to an end."""
+    store = write_store(tmp_path / "latents.zarr", {".zgroup": GROUP_2, "a/.zgroup": GROUP_2})
+    if of == "pipe":
+        os.mkfifo(store / name)
+    else:
+        (store / name).symlink_to("/dev/zero")
+    monkeypatch.setattr(pathlib.Path, "read_bytes", lambda path: pytest.fail(f"reads {path}"))
+    for path in (tmp_path, store):
+        with pytest.raises(InputError, match=r"neither file nor folder|a link that leads out"):
+            load(path)
+
+
 # --------------------------------------------------------------------------------------- sizes
 
 

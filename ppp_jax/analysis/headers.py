@@ -77,6 +77,25 @@ class Array(NamedTuple):
         return math.prod(self.shape) * self.itemsize
 
 
+def check_entries(path: pathlib.Path, *, field: str = "path") -> None:
+    """Refuses a store with anything but files and folders in it, of which reading might never end.
+
+    Args:
+      path: its folder.
+      field: the setting that names it, for the error's text.
+
+    Raises:
+      InputError: naming a pipe, a device, or a link that leads out of it.
+    """
+    try:
+        for _ in _walk(path, path.resolve()):
+            pass
+    except StoreError as error:
+        raise InputError(field, path, str(error)) from None
+    except OSError as error:
+        raise InputError(field, path, f"cannot be read ({error.strerror or error})") from None
+
+
 def check_store(
     path: pathlib.Path, *, field: str = "path", max_bytes: int | None = None
 ) -> dict[str, Array]:

@@ -13,7 +13,7 @@ import zarr
 
 from ppp_jax import archives, ledger
 from ppp_jax.analysis.arrays import SAMPLE, UNIT, open_source, ordered_axes
-from ppp_jax.analysis.headers import Array, check_store
+from ppp_jax.analysis.headers import Array, check_entries, check_store
 from ppp_jax.analysis.runs import BOTTLENECK, STORE, load_run
 from ppp_jax.errors import InputError
 from ppp_jax.paths import located
@@ -76,6 +76,7 @@ def load(
         return _labelled(latents)
     path = located("path", latents)
     if _is_run(path):
+        check_entries(path if path.name == STORE else path / STORE)  # before its ledger is read
         dataset = load_run(path, layer=layer, **which)
         return dataset if name is None else _choose(_of_run(dataset), name, path)
     _refuse_choices(layer, which)
