@@ -23,6 +23,7 @@ MOST_DIMENSIONS = 32  # what every NumPy has
 RESERVE = 0.9  # of the free memory, what one array may take
 # How numpy writes members. Of the others zipfile unpacks 4 KiB at a time, whatever they become.
 METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
+OTHERS = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "lzma"}
 # What numpy and zipfile raise of files that are damaged, encrypted or no archives at all.
 UNREADABLE = (
     OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, MemoryError, SyntaxError,
@@ -241,7 +242,7 @@ class Archive(Mapping[str, np.ndarray]):
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
     """Looks at the header of a member; the others are readable whatever it is."""
     if info.compress_type not in METHODS:
-        how = zipfile.compressor_names.get(info.compress_type, info.compress_type)
+        how = OTHERS.get(info.compress_type, f"method {info.compress_type}")
         return Member(info, None, f"is compressed by {how}, which cannot be looked into before it "
                                   "is unpacked; write it with numpy.savez_compressed")  # fmt: skip
     try:

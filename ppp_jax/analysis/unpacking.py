@@ -41,13 +41,13 @@ class Shards(NamedTuple):
     """Where the chunks of a file lie that holds many.
 
     Attributes:
-      count: how many there can be.
+      chunks: how many there can be.
       at_end: whether the table of them is behind them, or in front.
       order: of the bytes of its numbers, as NumPy writes it.
       tail: bytes of its checksum.
     """
 
-    count: int
+    chunks: int
     at_end: bool
     order: str
     tail: int
@@ -83,7 +83,7 @@ def find_bomb(
     limit = max(most // 4, min(FACTOR * chunk, most)) + SLACK
     bound = int(limit / packing.growth)  # of what is unpacked, before the filters
     each = (2 if packing.texts is None else FACTOR) * chunk + LEAST
-    most_together = most + (packing.shards.count * each if packing.shards else 0)
+    most_together = most + (packing.shards.chunks * each if packing.shards else 0)
     for entry in files:
         size = entry.stat().st_size
         if packing.shards is not None and size <= most_together:
