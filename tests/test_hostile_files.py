@@ -256,6 +256,14 @@ def test_pipes_and_devices_in_a_run_folder_are_not_read(of, name, tmp_path, monk
             load(path)
 
 
+@pytest.mark.parametrize("name", ["a.zarr", "latents.zarr"])
+def test_folders_in_very_many_folders_are_one_line(name, tmp_path):
+    store = write_store(tmp_path / name, {".zgroup": GROUP_2})
+    store.joinpath(*"d" * 120).mkdir(parents=True)
+    with pytest.raises(InputError, match="more than 100 deep"):
+        load(store)
+
+
 # --------------------------------------------------------------------------------------- sizes
 
 

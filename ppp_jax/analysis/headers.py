@@ -22,6 +22,7 @@ from ppp_jax.resources import size_text
 NAMES = (".zarray", ".zgroup", ".zattrs", ".zmetadata", "zarr.json")
 LONGEST = 2**26  # bytes of one file of metadata
 MOST_DIMENSIONS = 32
+DEEPEST = 100  # folders in folders: groups, and one of chunks for every dimension
 # Codecs that turn bytes into bytes or numbers into numbers, and do nothing else. Of numcodecs are
 # left out what holds or builds Python objects (pickle, json, msgpack, categorize, vlen-array).
 CODECS = frozenset({
@@ -139,8 +140,12 @@ class StoreError(ValueError):
     """A store that is not opened; its text says why."""
 
 
-def _walk(folder: pathlib.Path, root: pathlib.Path) -> Iterator[tuple[pathlib.Path, list[str]]]:
+def _walk(
+    folder: pathlib.Path, root: pathlib.Path, depth: int = 0
+) -> Iterator[tuple[pathlib.Path, list[str]]]:
     """Yields every folder of a store with the names of the metadata in it."""
+    if depth > DEEPEST:
+        raise StoreError(f"has folders in folders, more than {DEEPEST} deep; it is no honest store")
     names, below = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -157,7 +162,7 @@ def _walk(folder: pathlib.Path, root: pathlib.Path) -> Iterator[tuple[pathlib.Pa
                 names.append(entry.name)
     yield folder, names
     for each in below:
-        yield from _walk(each, root)
+        yield from _walk(each, root, depth + 1)
 
 
 def _json(path: pathlib.Path) -> Any:
