@@ -21,6 +21,9 @@ NPY, ZIP = b"\x93NUMPY", b"PK"
 LONGEST_HEADER = 10_000  # bytes; NumPy's own limit for files that are not trusted
 MOST_DIMENSIONS = 32  # what every NumPy has
 RESERVE = 0.9  # of the free memory, what one array may take
+# How numpy writes members. Of the others zipfile unpacks 4 KiB at a time, whatever they become.
+METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
+OTHERS = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "lzma"}
 # What numpy and zipfile raise of files that are damaged, encrypted or no archives at all.
 UNREADABLE = (
     OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, MemoryError, SyntaxError,
@@ -188,14 +191,19 @@ class Archive(Mapping[str, np.ndarray]):
     def __init__(self, path: pathlib.Path, *, max_bytes: int | None = None):
         """Reads the headers of all members, and no array.
 
-        Raises one of `UNREADABLE` if the file is no archive.
+        Raises one of `UNREADABLE` if the file is no archive, and `ReadError` if two of its members
+        have one name.
         """
         self.path, self.most = path, most_bytes(max_bytes)
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            self.members = {
-                info.filename.removesuffix(".npy"): _member(archive, info)
-                for info in archive.infolist()
-            }
+            found: dict[str, zipfile.ZipInfo] = {}
+            for info in archive.infolist():
+                name = info.filename.removesuffix(".npy")
+                if name in found:  # which of them was meant, nobody knows
+                    raise ReadError(f"has two members named {name}; write it anew, with one of "
+                                    "them or other names")  # fmt: skip
+                found[name] = info
+            self.members = {name: _member(archive, info) for name, info in found.items()}
 
     def __iter__(self) -> Iterator[str]:
         """Yields the names of what can be read."""
@@ -233,6 +241,10 @@ class Archive(Mapping[str, np.ndarray]):
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
     """Looks at the header of a member; the others are readable whatever it is."""
+    if info.compress_type not in METHODS:
+        how = OTHERS.get(info.compress_type, f"method {info.compress_type}")
+        return Member(info, None, f"is compressed by {how}, which cannot be looked into before it "
+                                  "is unpacked; write it with numpy.savez_compressed")  # fmt: skip
     try:
         with archive.open(info) as stream:
             return Member(info, read_header(stream, info.file_size), "")
@@ -250,12 +262,14 @@ def open_archive(path: pathlib.Path, *, field: str, max_bytes: int | None = None
       max_bytes: that one array may take; None: what is free.
 
     Raises:
-      InputError: it does not open.
+      InputError: it does not open, or has two arrays of one name.
     """
     try:
         return Archive(path, max_bytes=max_bytes)
     except InputError:
         raise
+    except ReadError as error:
+        raise InputError(field, path, str(error)) from None
     except UNREADABLE as error:
         why = error.strerror if isinstance(error, OSError) else "damaged or not an archive"
         problem = f"cannot be read as .npz ({why}); write it with numpy.savez(path, name=array)"

@@ -1,22 +1,28 @@
 """Files that carry code, claim to be huge, or are damaged: one line, before they are decoded."""
 
+import gzip
 import io
 import json
+import lzma
 import os
 import pathlib
 import pickle
+import struct
 import subprocess
 import sys
 import zipfile
 import zlib
 
+import google_crc32c
 import numcodecs.pickles
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 
 from ppp_jax import archives, data
 from ppp_jax.analysis import alignment_c4, arrays, load
+from ppp_jax.analysis.runs import saved_groups
 from ppp_jax.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -198,6 +204,26 @@ def test_damaged_metadata_is_one_line(kind, tmp_path):
     assert str(caught.value).isprintable()
 
 
+@pytest.mark.parametrize("key", ["//", "/{}/", "../x/", "a/../../x/", "a//", "./", "x\\..\\"])
+def test_metadata_that_lead_out_of_a_store_are_not_followed(key, tmp_path, monkeypatch):
+    (tmp_path / "x").mkdir()
+    key, looked, scan = key.format(tmp_path / "x"), [], os.scandir
+    array = array_2(dtype="<f4", compressor={"id": "zlib"})
+    for name, files in {
+        "2.zarr": {".zgroup": GROUP_2, ".zmetadata": {"metadata": {f"{key}.zarray": array}}},
+        "3.zarr": {"zarr.json": GROUP_3 | {"consolidated_metadata": {"metadata": {
+            key: array_3()}}}},
+    }.items():  # fmt: skip
+        store = write_store(tmp_path / name, files)
+        monkeypatch.setattr(os, "scandir", lambda path: looked.append(path) or scan(path))
+        with pytest.raises(InputError, match="names what is outside of itself") as caught:
+            load(store)
+        monkeypatch.undo()
+        assert str(caught.value).isprintable()
+        assert all(pathlib.Path(path).is_relative_to(tmp_path / name) for path in looked)
+        looked.clear()
+
+
 def test_links_out_of_a_store_and_pipes_in_it_are_refused(tmp_path):
     for name in ("link", "pipe"):
         store = tmp_path / f"{name}.zarr"
@@ -213,6 +239,29 @@ def test_links_out_of_a_store_and_pipes_in_it_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.npy")
     with pytest.raises(InputError, match="is no regular file"):
         load(tmp_path / "pipe.npy")
+
+
+@pytest.mark.parametrize("name", ["checksums.json", ".zattrs", ".zmetadata", "a/0.0"])
+@pytest.mark.parametrize("of", ["pipe", "device"])
+def test_pipes_and_devices_in_a_run_folder_are_not_read(of, name, tmp_path, monkeypatch):
+    """Neither comes to an end."""
+    store = write_store(tmp_path / "latents.zarr", {".zgroup": GROUP_2, "a/.zgroup": GROUP_2})
+    if of == "pipe":
+        os.mkfifo(store / name)
+    else:
+        (store / name).symlink_to("/dev/zero")
+    monkeypatch.setattr(pathlib.Path, "read_bytes", lambda path: pytest.fail(f"reads {path}"))
+    for path in (tmp_path, store):
+        with pytest.raises(InputError, match=r"neither file nor folder|a link that leads out"):
+            load(path)
+
+
+@pytest.mark.parametrize("name", ["a.zarr", "latents.zarr"])
+def test_folders_in_very_many_folders_are_one_line(name, tmp_path):
+    store = write_store(tmp_path / name, {".zgroup": GROUP_2})
+    store.joinpath(*"d" * 120).mkdir(parents=True)
+    with pytest.raises(InputError, match="more than 100 deep"):
+        load(store)
 
 
 # --------------------------------------------------------------------------------------- sizes
@@ -246,9 +295,34 @@ def test_an_npz_whose_member_claims_more_than_it_holds(tmp_path):
     assert load(tmp_path / "a.npz").shape == (2, 3)
 
 
-@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
-def test_a_bomb_is_refused_by_its_header(method, tmp_path, monkeypatch):
-    size = 2**22
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_members_that_zipfile_unpacks_without_limit_are_not_opened(method, tmp_path, monkeypatch):
+    """To open one costs what its first 4 KiB become: with bzip2 gigabytes."""
+    members = {"x_train": npy((4, 2), body=bytes(2**24)), "x_test": npy((4, 2), body=bytes(32))}
+    path = zipped(tmp_path / "a.npz", members, method=method)
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_: pytest.fail("a member is opened"))
+    with pytest.raises(InputError, match=r"x_train.*is compressed by \w+, .*savez_compressed"):
+        load(path, max_bytes=2**20)
+    with pytest.raises(InputError, match=r"name=x_test: is compressed by"):
+        load(path, name="x_test")
+    with pytest.raises(InputError, match=r"data=.*is compressed by \w+, .*savez_compressed"):
+        data.load(str(path))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("names", [("x_test.npy", "x_test.npy"), ("x_test", "x_test.npy")])
+def test_two_members_of_one_name_are_refused(names, tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        for name in (*names, "x_train"):
+            archive.writestr(name, npy((4, 2), body=bytes(32)))
+    with pytest.raises(InputError, match=r"path=.*has two members named x_test; write it anew"):
+        load(tmp_path / "a.npz", name="x_train")
+    with pytest.raises(InputError, match=r"data=.*has two members named x_test; write it anew"):
+        data.load(str(tmp_path / "a.npz"))
+
+
+def test_a_bomb_is_refused_by_its_header(tmp_path, monkeypatch):
+    size, method = 2**22, zipfile.ZIP_DEFLATED
     path = zipped(tmp_path / "a.npz", {"x": npy((size // 8, 2), body=bytes(size))}, method=method)
     assert path.stat().st_size < size / 500
     with pytest.raises(InputError, match=r"x claims 4\.0 MiB, more than the 1\.0 MiB"):
@@ -312,6 +386,184 @@ def test_a_chunk_that_unpacks_to_more_than_a_chunk(name, tmp_path):
     for each in (tmp_path / "a.zarr").rglob("0*"):
         each.is_file() and each.write_bytes(chunk)
     assert load(tmp_path / "a.zarr", max_bytes=2**20).values.sum() == 28
+
+
+def frame(size, *, stated):
+    """A frame of Zstandard of that many zeros, which states its size or does not (RFC 8878)."""
+    count = -(-size // 2**17)
+    blocks = ((2**17 << 3 | 2 | (i == count - 1)).to_bytes(3, "little") for i in range(count))
+    head = b"\xa0" + size.to_bytes(4, "little") if stated else b"\x00\x50"
+    return b"\x28\xb5\x2f\xfd" + head + b"".join(block + b"\0" for block in blocks)
+
+
+NOTHING = b"\x50\x2a\x4d\x18\x02\x00\x00\x00ab"  # a frame that decoders skip
+FRAMES = {
+    "without a size": frame(2**23, stated=False),
+    "after one that is skipped": NOTHING + frame(2**23, stated=True),
+    "after another": frame(2**17, stated=True) + frame(2**23, stated=True),
+    "many": 64 * frame(2**17, stated=True),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(FRAMES))
+def test_frames_of_zstandard_are_looked_at_one_by_one(kind, tmp_path):
+    codec = {"id": "zstd", "level": 1}
+    assert len(numcodecs.Zstd().decode(FRAMES[kind])) >= 2**23
+    store = write_store(
+        tmp_path / "a.zarr", {".zarray": array_2(dtype="<f4", compressor=codec)}, FRAMES[kind]
+    )
+    with pytest.raises(InputError, match="that unpacks to far more than 32 B"):
+        load(store, max_bytes=2**20)
+
+
+@pytest.mark.parametrize("head", [b"", NOTHING])
+@pytest.mark.parametrize("stated", [False, True])
+def test_honest_frames_of_zstandard_are_read(stated, head, tmp_path):
+    size = 2**23
+    how = array_2(dtype="<f4", shape=[size // 8, 2], chunks=[size // 8, 2],
+                  compressor={"id": "zstd", "level": 1})  # fmt: skip
+    store = write_store(tmp_path / "a.zarr", {".zarray": how}, head + frame(size, stated=stated))
+    assert not load(store, max_bytes=size).values.any()
+    noise = np.random.default_rng(0).integers(0, 9, (size // 8, 2)).astype("f4")
+    zarr.open_array(str(store))[:] = noise
+    np.testing.assert_array_equal(load(store, max_bytes=size).values, noise)
+
+
+RAW = [{"id": lzma.FILTER_LZMA2, "preset": 1}]
+HIDDEN = {
+    "raw lzma": {".zarray": array_2(dtype="<f4", compressor={
+        "id": "lzma", "format": lzma.FORMAT_RAW, "check": -1, "preset": None, "filters": RAW})},
+    "a sum in front": {".zarray": array_2(dtype="<f4", filters=[{"id": "zlib"}],
+                                          compressor={"id": "crc32"})},
+    "raw lzma of format 3": {"zarr.json": array_3(codecs=[{"name": "bytes"}, {
+        "name": "numcodecs.lzma", "configuration": {"format": 3, "filters": RAW}}])},
+    "a sum in front in format 3": {"zarr.json": array_3(codecs=[
+        {"name": "bytes"}, {"name": "gzip", "configuration": {"level": 1}},
+        {"name": "numcodecs.crc32c", "configuration": {"location": "start"}}])},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", sorted(HIDDEN))
+def test_what_cannot_be_looked_into_is_refused(kind, tmp_path):
+    bomb = lzma.compress(bytes(2**23), lzma.FORMAT_RAW, filters=RAW)
+    store = write_store(tmp_path / "a.zarr", HIDDEN[kind], bomb)
+    with pytest.raises(InputError, match=r"path=.*in lzma of format 3, .*looked into|as the last"):
+        load(store, max_bytes=2**20)
+
+
+def test_a_sum_behind_a_packed_chunk_is_read(tmp_path):
+    packers = [zarr.codecs.GzipCodec(), zarr.codecs.Crc32cCodec()]
+    zarr.create_array(str(tmp_path / "a.zarr"), shape=VALUES.shape, dtype="f4",
+                      compressors=packers)[:] = VALUES  # fmt: skip
+    np.testing.assert_array_equal(load(tmp_path / "a.zarr", max_bytes=2**16).values, VALUES)
+
+
+def delta(dtype, astype):
+    return {"id": "delta", "dtype": dtype, "astype": astype}
+
+
+WIDENING = {
+    "packbits": (array_2(dtype="|b1", filters=5 * [{"id": "packbits"}]), "by several packbits"),
+    "texts": (array_2(dtype="<f4", filters=[{
+        "id": "astype", "encode_dtype": "<f4", "decode_dtype": "<U20000000"}]),
+              "76.3 MiB a number"),
+    "deltas": (array_2(dtype="<f8", filters=5 * [delta("<f8", "|u1")]), "unpacks to far more"),
+    "once": (array_2(dtype="<f4", filters=[delta("<c32", "|u1")]), "unpacks to far more"),
+    "packed": (array_2(dtype="<f4", filters=[delta("<c32", "|u1")], compressor={"id": "zlib"}),
+               "unpacks to far more"),
+    "in between": (array_2(dtype="|u1", shape=[2**18, 2], chunks=[2**18, 2], filters=[
+        delta("|u1", "<c32")]), r"in chunks of 16\.0 MiB"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", sorted(WIDENING))
+def test_codecs_that_widen_numbers_are_refused_where_they_make_too_much(kind, tmp_path):
+    metadata, told = WIDENING[kind]
+    chunk = bytes(2**17)
+    packed = zlib.compress(chunk) if metadata["compressor"] else chunk
+    store = write_store(tmp_path / "a.zarr", {".zarray": metadata}, packed)
+    with pytest.raises(InputError, match=told) as caught:
+        load(store, max_bytes=2**20)
+    assert caught.value.field == "path"
+
+
+@pytest.mark.parametrize("dtype", ["f4", "b1"])
+def test_codecs_that_widen_numbers_are_read(dtype, tmp_path):
+    values = (VALUES > 0).astype(dtype)
+    filters = [numcodecs.FixedScaleOffset(0, 1, "f4", "u1"), numcodecs.Delta("u1", "i2")]
+    filters = [numcodecs.PackBits()] if dtype == "b1" else filters
+    zarr.create_array(str(tmp_path / "a.zarr"), shape=values.shape, dtype=dtype, zarr_format=2,
+                      filters=filters)[:] = values  # fmt: skip
+    np.testing.assert_array_equal(load(tmp_path / "a.zarr", max_bytes=2**16).values, values)
+
+
+def sharded(path, *, bomb=b""):
+    """A shard of two chunks, of which the second is replaced."""
+    zarr.create_array(str(path), shape=(10, 4), shards=(10, 4), chunks=(5, 4), dtype="f4",
+                      compressors=zarr.codecs.GzipCodec())[:] = 1  # fmt: skip
+    file = path / "c" / "0" / "0"
+    content = file.read_bytes()
+    if bomb:
+        table = struct.pack("<4Q", 0, 0, len(content), len(bomb))
+        table += struct.pack("<I", google_crc32c.value(table))
+        file.write_bytes(content + bomb + table)
+    return path
+
+
+def test_a_bomb_in_a_shard_is_found(tmp_path):
+    assert load(sharded(tmp_path / "a.zarr"), max_bytes=2**20).values.sum() == 40
+    store = sharded(tmp_path / "b.zarr", bomb=gzip.compress(bytes(2**23)))
+    with pytest.raises(InputError, match="has a file, 0, that unpacks to far more than 80 B"):
+        load(store, max_bytes=2**20)
+    metadata = json.loads((store / "zarr.json").read_text())
+    within = metadata["codecs"][0]["configuration"]
+    within["codecs"] = [{"name": "sharding_indexed", "configuration": within | {
+        "codecs": within["codecs"]}}]  # fmt: skip
+    (store / "zarr.json").write_text(json.dumps(metadata))
+    with pytest.raises(InputError, match="has shards of the array within shards"):
+        load(store, max_bytes=2**20)
+
+
+def test_shards_of_very_many_chunks_are_refused(tmp_path):
+    within = {"chunk_shape": [1, 1], "codecs": [{"name": "bytes"}],
+              "index_codecs": [{"name": "bytes"}, {"name": "crc32c"}]}  # fmt: skip
+    metadata = array_3(
+        shape=[4000, 4000], codecs=[{"name": "sharding_indexed", "configuration": within}],
+        chunk_grid={"name": "regular", "configuration": {"chunk_shape": [4000, 4000]}},
+    )  # fmt: skip
+    store = write_store(tmp_path / "a.zarr", {"zarr.json": metadata})
+    with pytest.raises(InputError, match="claims shards of 16,000,000 chunks for the array"):
+        load(store)
+
+
+@pytest.mark.parametrize("shards", [None, (8,)])
+@pytest.mark.parametrize("packer", ["zstd", "gzip", ""])
+@pytest.mark.parametrize("version", [2, 3])
+def test_the_number_of_texts_in_a_chunk_is_compared(version, packer, shards, tmp_path):
+    if version == 2 and shards:
+        pytest.skip("format 2 has no shards")
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=version)
+    group.create_array("acts", shape=VALUES.shape, dtype="f4")[:] = VALUES
+    of_2 = {"zstd": numcodecs.Zstd(), "gzip": numcodecs.GZip(), "": None}
+    of_3 = {"zstd": zarr.codecs.ZstdCodec(), "gzip": zarr.codecs.GzipCodec(), "": None}
+    packers = of_2 if version == 2 else of_3
+    how = {"compressors": packers[packer], "zarr_format": version, "dtype": "str", "chunks": (4,)}
+    words = np.array([f"word {i}" for i in range(10)])
+    zarr.create_array(f"{tmp_path}/a.zarr/words", shape=(10,), shards=shards, **how)[:] = words
+    (tmp_path / "a.zarr" / "words" / "README").write_text("about it")
+    np.testing.assert_array_equal(load(tmp_path / "a.zarr").values, VALUES)
+    files = [p for p in (tmp_path / "a.zarr" / "words").rglob("*") if p.name in "012"]
+    many = (2**31 - 1).to_bytes(4, "little") + bytes(28)
+    if shards:
+        spans = np.frombuffer(files[0].read_bytes()[-36:-4], "<u8").reshape(2, 2)
+        content = bytearray(files[0].read_bytes())
+        start, length = map(int, spans[1])
+        content[start : start + length] = many[:length] if not packer else bytes(length)
+        files[0].write_bytes(content)
+    else:
+        files[0].write_bytes(of_2[packer].encode(many) if packer else many)
+    with pytest.raises(InputError, match=r"texts(, not the 4)? of a chunk of words has"):
+        load(tmp_path / "a.zarr")
 
 
 def test_chunks_that_are_packed_twice_are_refused(tmp_path):
@@ -378,11 +630,52 @@ def test_zeros_of_format_2_are_values(tmp_path):
     np.testing.assert_array_equal(found, np.where(x > 0, 1, np.nan))
 
 
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        {"dtype": "int16", "scale_factor": 1e-3, "add_offset": 4.0, "_FillValue": -9999},
+        {"_FillValue": -1.0},
+        {},
+    ],
+)
+@pytest.mark.parametrize("version", [2, 3])
+def test_packed_numbers_are_the_same_by_any_path(version, encoding, tmp_path):
+    values = np.random.default_rng(0).normal(5, 1, (50, 3))
+    values[0, 0] = np.nan
+    xr.Dataset({"x": (("sample", "unit"), values)}).to_zarr(
+        tmp_path / "a.zarr", zarr_format=version, encoding={"x": encoding}, consolidated=False
+    )
+    expected = load(tmp_path / "a.zarr").values
+    if "_FillValue" not in encoding or "dtype" in encoding:
+        np.testing.assert_allclose(expected, values, atol=1e-3)
+    alone = load(tmp_path / "a.zarr" / "x")
+    assert alone.dims == ("sample", "unit")
+    np.testing.assert_array_equal(alone.values, expected)
+    array = zarr.open_array(str(tmp_path / "a.zarr" / "x"))
+    if version == 2:  # without names of axes
+        del array.attrs["_ARRAY_DIMENSIONS"]
+    else:
+        metadata = tmp_path / "a.zarr" / "x" / "zarr.json"
+        metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {
+            "dimension_names": None}))  # fmt: skip
+    np.testing.assert_array_equal(load(tmp_path / "a.zarr").values, expected)
+
+
 def test_groups_without_names_of_axes_are_read(tmp_path):
     for version in (2, 3):
         group = zarr.open_group(str(tmp_path / f"{version}.zarr"), mode="w", zarr_format=version)
         group.create_array("acts", shape=VALUES.shape, dtype="f4")[:] = VALUES
         np.testing.assert_array_equal(load(tmp_path / f"{version}.zarr").values, VALUES)
+
+
+def test_a_stranger_s_group_named_as_ours_is_one_line(tmp_path):
+    group = zarr.open_group(str(tmp_path / "latents.zarr"), mode="w", zarr_format=2)
+    group.create_group("mine")
+    zarr.consolidate_metadata(str(tmp_path / "latents.zarr"))
+    for read in (load, saved_groups):
+        with pytest.raises(InputError, match=r"path=.*a group, mine, that no grid wrote") as caught:
+            read(tmp_path)
+        assert str(caught.value).isprintable()
 
 
 def test_files_are_known_by_their_content(tmp_path):

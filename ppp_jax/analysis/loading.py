@@ -13,7 +13,7 @@ import zarr
 
 from ppp_jax import archives, ledger
 from ppp_jax.analysis.arrays import SAMPLE, UNIT, open_source, ordered_axes
-from ppp_jax.analysis.headers import Array, check_store
+from ppp_jax.analysis.headers import Array, check_entries, check_store
 from ppp_jax.analysis.runs import BOTTLENECK, STORE, load_run
 from ppp_jax.errors import InputError
 from ppp_jax.paths import located
@@ -76,6 +76,7 @@ def load(
         return _labelled(latents)
     path = located("path", latents)
     if _is_run(path):
+        check_entries(path if path.name == STORE else path / STORE)  # before its ledger is read
         dataset = load_run(path, layer=layer, **which)
         return dataset if name is None else _choose(_of_run(dataset), name, path)
     _refuse_choices(layer, which)
@@ -171,7 +172,7 @@ def _look_into_store(path: pathlib.Path, max_bytes: int | None) -> Any:
     arrays = check_store(path, max_bytes=max_bytes)
     opened = zarr.open(path, mode="r")
     if isinstance(opened, zarr.Array):
-        return opened
+        return _unpacked(opened)
     others = {
         name: array for name, array in arrays.items()
         if name and "/" not in name and (path / name).is_dir()
@@ -193,13 +194,36 @@ def _from_group(path: pathlib.Path, name: str, arrays: Mapping[str, Array]) -> A
     dims: Any = array.attrs.get("_ARRAY_DIMENSIONS")  # format 2; format 3 has a place for them
     dims = getattr(array.metadata, "dimension_names", None) or dims
     if not isinstance(dims, list | tuple) or not all(isinstance(dim, str) for dim in dims):
-        return array
+        return _unpacked(array)
     others = [other for other, found in arrays.items() if other != name and len(found.shape) > 1]
     packed = {each: bool(PACKED & set(group[each].attrs)) for each in arrays if each not in others}
     return xr.open_dataset(
         path, engine="zarr", consolidated=False, drop_variables=others, mask_and_scale=packed,
         cache=False,
     )[name]  # fmt: skip
+
+
+def _unpacked(array: Any) -> Any:
+    """Returns an array whose axes have no names with the numbers that its attributes mean.
+
+    So it is the same, whether opened by its own path or, with names, in its group.
+    """
+    attrs = dict(array.attrs)
+    if not PACKED & set(attrs) or array.ndim < 2:
+        return array
+    missing = attrs.get("_FillValue")
+    if array.metadata.zarr_format == 2:
+        missing = array.fill_value
+    elif isinstance(missing, str | list):  # how xarray writes numbers in format 3
+        missing = xr.backends.zarr.FillValueCoder.decode(missing, array.dtype)
+    if missing is not None:
+        attrs["_FillValue"] = missing
+    dims = (*(f"axis_{k}" for k in range(array.ndim - 2)), SAMPLE, UNIT)
+    lazy = xr.core.indexing.LazilyIndexedArray(_Lazy(array))
+    packed = xr.Variable(dims, lazy, attrs)
+    return xr.DataArray(
+        xr.conventions.decode_cf_variable("latents", packed, decode_times=False)
+    )  # fmt: skip
 
 
 def _of_run(dataset: xr.Dataset) -> dict[str, _Named]:

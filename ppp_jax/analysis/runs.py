@@ -124,18 +124,30 @@ def _chosen(tree: xr.DataTree, layer: str, which: Mapping[str, Any]) -> xr.DataT
 
 
 def contents(tree: xr.DataTree) -> list[dict[str, Any]]:
-    """Returns what every group of a store holds: its name, layer, architecture and sizes."""
+    """Returns what every group of a store holds: its name, layer, architecture and sizes.
+
+    Raises:
+      InputError: the store is not one that a grid wrote.
+    """
     found = []
     for name, group in tree.children.items():
         attrs = group.attrs
-        found.append({
-            "name": name,
-            "layer": str(attrs["layer"]),
-            "architecture": str(attrs["architecture"]),
-            "latent_width": int(attrs["latent_width"]),
-            "units": int(group.sizes["unit"]),
-            "vectors": int(attrs["vectors_per_sample"]),
-        })  # fmt: skip
+        try:
+            found.append({
+                "name": name,
+                "layer": str(attrs["layer"]),
+                "architecture": str(attrs["architecture"]),
+                "latent_width": int(attrs["latent_width"]),
+                "units": int(group.sizes["unit"]),
+                "vectors": int(attrs["vectors_per_sample"]),
+            })  # fmt: skip
+        except (KeyError, TypeError, ValueError, OverflowError):
+            problem = (
+                f"has a group, {name}, that no grid wrote, for it does not say of which layer and "
+                f"sizes it is; give the folder of a trained grid, or open your own {STORE} by "
+                "another name"
+            )
+            raise InputError("path", tree.encoding.get("source", STORE), problem) from None
     return found
 
 
