@@ -190,10 +190,7 @@ def prepare(
     atomic.remove_partial(workdir, (MANIFEST, METRICS, CERTIFICATES))
     latents.check_growth(workdir / LATENTS, wanted.grid, dataset)
     steps = [found.step for found in reached]
-    parts = [
-        metrics.Part(identity, len(part.cells))
-        for identity, part in zip(wanted.identities, wanted.parts, strict=True)
-    ]
+    parts = _lines_of_parts(wanted)
     found = metrics.read(workdir / METRICS, parts, steps)
     if found.problem:
         if not allow_inexact:
@@ -214,6 +211,11 @@ def prepare(
     before = path.stat().st_size if path.exists() else 0
     if before != len(lines) or (lines and path.read_bytes() != lines):
         _write_atomically(path, lines.decode())
+
+
+def _lines_of_parts(wanted: Manifest) -> list[metrics.Part]:
+    pairs = zip(wanted.identities, wanted.parts, strict=True)
+    return [metrics.Part(identity, len(part.cells)) for identity, part in pairs]
 
 
 def _set_aside(workdir: pathlib.Path, wanted: Manifest, part: int, reached: Reached) -> None:

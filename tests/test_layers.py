@@ -12,7 +12,7 @@ ORDER = [
     "devices", "metrics", "states", "checkpoints", "numerics", "bases", "activations", "family",
     "symmetry", "downloads", "images", "data", "models", "architectures", "optimizers",
     "confounds", "batches", "grid", "extension", "fingerprints", "certificates", "training",
-    "program", "manifest", "agreement", "tuning", "latents", "store", "progress", "demand",
+    "program", "manifest", "agreement", "tuning", "latents", "strangers", "store", "progress", "demand",
     "trained", "sweep", "plan",
 ]  # fmt: skip
 ANALYSIS_ORDER = [
