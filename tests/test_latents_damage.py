@@ -255,7 +255,7 @@ def test_a_sealed_ledger_that_no_run_wrote_is_one_line(kind, copy):
 def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(name, copy):
     (copy / name).unlink()
     os.mkfifo(copy / name)
-    with pytest.raises(InputError, match="regular|neither file nor folder"):
+    with pytest.raises(InputError, match=r"regular|neither file nor folder"):
         load(copy)
 
 

@@ -12,8 +12,8 @@ ORDER = [
     "devices", "metrics", "states", "checkpoints", "numerics", "bases", "activations", "family",
     "symmetry", "downloads", "images", "data", "models", "architectures", "optimizers",
     "confounds", "batches", "grid", "extension", "fingerprints", "certificates", "training",
-    "program", "manifest", "agreement", "tuning", "latents", "strangers", "store", "progress", "demand",
-    "trained", "sweep", "plan",
+    "program", "manifest", "agreement", "tuning", "strangers", "latents", "store", "progress",
+    "demand", "trained", "sweep", "plan",
 ]  # fmt: skip
 ANALYSIS_ORDER = [
     "clouds", "arrays", "pages", "frames", "search", "planes", "nulls", "projection", "density",
