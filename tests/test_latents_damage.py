@@ -332,6 +332,19 @@ def test_a_store_of_before_is_read_and_its_decoding_errors_are_one_line(copy, wh
         bad.write_bytes(content)
 
 
+@pytest.mark.parametrize("text", ["no JSON", "[]", '{"parts": [1]}', '{"config": {}, "parts": 1}'])
+def test_a_store_of_before_with_another_manifest_is_one_line(text, copy):
+    path = without_ledger(copy)
+    for name in (".zattrs", ".zmetadata"):
+        entries = json.loads((path / name).read_text())
+        attributes = entries if name == ".zattrs" else entries["metadata"][".zattrs"]
+        attributes["manifest"] = text
+        (path / name).write_text(json.dumps(entries))
+    with pytest.raises(InputError, match="its attribute manifest is damaged") as caught:
+        load(copy)
+    assert "\n" not in str(caught.value)
+
+
 def test_untrained_means_epoch_0(copy):
     """Of a store of before: with a ledger, no snapshot is lost unnoticed."""
     path = without_ledger(copy)

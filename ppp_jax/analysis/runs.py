@@ -15,7 +15,7 @@ from xarray.core import indexing
 
 from ppp_jax import ledger
 from ppp_jax.analysis.headers import check_store
-from ppp_jax.errors import InputError
+from ppp_jax.errors import InputError, printable, shortened
 
 STORE = "latents.zarr"
 BOTTLENECK = "bottleneck"
@@ -65,7 +65,7 @@ def _checked(node: xr.DataTree, store: pathlib.Path, kept: ledger.Ledger | None)
     """Returns a group whose latents and errors are checked as they are read."""
     group, name = node.to_dataset(), str(node.name)
     table = None if kept is None else kept.groups[name]
-    parts = json.loads(node.root.attrs["manifest"]).get("parts", [])
+    parts = _parts(node.root.attrs, store)
     axes = tuple(str(dim) for dim in group[ledger.SAVED].dims)
     labels = {axis: group[axis].values.tolist() for axis in axes}
     labels |= {key: [group.attrs[key]] for key in ("architecture", "latent_width")}
@@ -121,6 +121,20 @@ def _chosen(tree: xr.DataTree, layer: str, which: Mapping[str, Any]) -> xr.DataT
             raise InputError(name, value, f"not in this grid, which has {values}")
         found = [group for group in found if value in (None, group[name])]
     return tree.children[found[0]["name"]]
+
+
+def _parts(attributes: Mapping[Any, Any], store: pathlib.Path) -> list[Mapping[str, Any]]:
+    """Returns the configurations of the parts that a store's copy of the manifest names."""
+    try:
+        manifest: Any = json.loads(attributes["manifest"])
+        parts: list[Mapping[str, Any]] = manifest.get("parts", [])
+        if all(isinstance(part, Mapping) for part in (manifest["config"], *parts)):
+            return parts
+        told = "other entries than a run's"
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        told = f"{type(error).__name__} {error}"
+    problem = f"its attribute manifest is damaged ({shortened(printable(told))})"
+    raise InputError("path", store, f"{problem}; {ledger.ANEW}; {ledger.UNCHECKED}")
 
 
 def contents(tree: xr.DataTree) -> list[dict[str, Any]]:
