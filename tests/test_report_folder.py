@@ -15,7 +15,7 @@ import xarray as xr
 
 from experiments import study
 from ppp_jax import atomic, store, sweep
-from ppp_jax.analysis import calibration, write_analysis, write_report
+from ppp_jax.analysis import calibration, evidence, write_analysis, write_report
 from ppp_jax.analysis import measure as measure_module
 from ppp_jax.analysis.measure import measure
 from ppp_jax.analysis.rotations import rotation_test
@@ -353,6 +353,21 @@ def test_latents_larger_than_what_is_held_are_never_held_whole(tmp_path):
     assert done.returncode == 0, done.stderr
     more, size = map(int, done.stdout.split())
     assert more < 2.5 * size
+
+
+def test_principal_components_take_little_memory_beside_the_data():
+    x = np.random.default_rng(0).normal(size=(20_000, 64)) * np.geomspace(9, 1, 64) + 3
+    tracemalloc.start()
+    try:
+        found = evidence._principal_components(x.astype(np.float32), 5)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    centred = x - x.mean(axis=0)
+    expected = centred @ np.linalg.svd(centred, full_matrices=False)[2][:5].T
+    signs = np.sign((found * expected).sum(axis=0))
+    np.testing.assert_allclose(found * signs, expected, atol=1e-3)
+    assert peak < x.nbytes * 0.9  # single precision is half of that
 
 
 def test_calibration_draws_some_clouds_at_a_time_and_says_the_same(monkeypatch):
