@@ -356,10 +356,11 @@ def test_latents_larger_than_what_is_held_are_never_held_whole(tmp_path):
 
 
 def test_principal_components_take_little_memory_beside_the_data():
-    x = np.random.default_rng(0).normal(size=(20_000, 64)) * np.geomspace(9, 1, 64) + 3
+    x = np.random.default_rng(0).normal(size=(40_000, 64)) * np.geomspace(9, 1, 64) + 3
+    single = x.astype(np.float32)
     tracemalloc.start()
     try:
-        found = evidence._principal_components(x.astype(np.float32), 5)
+        found = evidence._principal_components(single, 5)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -367,7 +368,7 @@ def test_principal_components_take_little_memory_beside_the_data():
     expected = centred @ np.linalg.svd(centred, full_matrices=False)[2][:5].T
     signs = np.sign((found * expected).sum(axis=0))
     np.testing.assert_allclose(found * signs, expected, atol=1e-3)
-    assert peak < x.nbytes * 0.9  # single precision is half of that
+    assert peak < single.nbytes  # a decomposition of all samples takes ten times that
 
 
 def test_calibration_draws_some_clouds_at_a_time_and_says_the_same(monkeypatch):
