@@ -228,16 +228,19 @@ def check_saved(
     Raises:
       InputError: a snapshot is not saved.
     """
-    kept, text = check(path), _stored_manifest(path)
+    with _of_the_run(path):
+        kept = ledger.read(path)  # its files are looked at before and after this
+    text = _stored_manifest(path)
     if kept is None or text is None:
         return
     grid, per_epoch = Grid.from_json(json.loads(text)["config"]), stored.steps_per_epoch
+    there = groups(grid, dataset.shape)
     for number, step in enumerate(reached):
         if step is None:  # nothing of this part is trained, or it is to be trained anew
             continue
         part = stored.parts[number]
         passed = [k for k, epoch in enumerate(grid.snapshot_epochs) if epoch * per_epoch <= step]
-        for name, saved in _saved_of(kept, groups(grid, dataset.shape), part):
+        for name, saved in _saved_of(kept, there, part):
             missing = [k for k in passed if not saved[..., k].all()]
             if missing:
                 raise InputError(
