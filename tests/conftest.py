@@ -1,4 +1,4 @@
-"""Strict JAX: no silent broadcasting, no silent promotion; hypothesis is deterministic."""
+"""Strict JAX: no silent broadcasting or promotion; deterministic hypothesis; no windows."""
 
 import os
 import tempfile
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import hypothesis
 import jax
 import pytest
+
+os.environ.setdefault("MPLBACKEND", "Agg")  # before any figure: switching closes figures
 
 # One device in the tests' own processes, whichever test of a main comes first.
 jax.config.update("jax_num_cpu_devices", 1)

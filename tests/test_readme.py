@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 
-import matplotlib
 import pytest
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -22,7 +21,6 @@ def test_python_example_runs_as_written(example, tmp_path, monkeypatch):
     if "import torch" in example:
         pytest.importorskip("torch", reason="the bench extra has it")
     monkeypatch.chdir(tmp_path)
-    matplotlib.use("Agg")
     exec(example, {})
     for name in re.findall(r'"([a-z]+\.(?:png|gif))"', example):
         assert (tmp_path / name).stat().st_size > 0
