@@ -19,10 +19,10 @@ import pathlib
 
 from absl import flags
 
-from experiments import flags as experiment_flags
-from experiments import study
 from ppp_jax.analysis import write_report
-from ppp_jax.analysis.report import REPORT
+from ppp_jax.analysis.report.grid_report import REPORT
+from ppp_jax.cli import flags as experiment_flags
+from ppp_jax.cli import study
 from ppp_jax.errors import printable
 from ppp_jax.grid import Grid
 

@@ -14,10 +14,10 @@ import xarray as xr
 from absl import flags
 
 import ppp_jax.analysis as pa
-from experiments import flags as experiment_flags
 from ppp_jax import bases
+from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.errors import InputError, printable
-from ppp_jax.grid import MAX_COUNT, MAX_SEED, MAX_UNITS
+from ppp_jax.grid.grid import MAX_COUNT, MAX_SEED, MAX_UNITS
 
 MOST_ANGLES = 36_000
 flags.DEFINE_string("latents", None, "a run folder, .npy, .npz or zarr: (..., samples, units)")

@@ -26,13 +26,17 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import flags as experiment_flags
-from experiments import study
-from ppp_jax import data, devices, extension, manifest, sweep
-from ppp_jax.analysis import charts, layers
-from ppp_jax.analysis.measure import usable
-from ppp_jax.analysis.runs import load_run
-from ppp_jax.grid import Grid
+from ppp_jax.analysis.io.runs import load_run
+from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.results import layers
+from ppp_jax.analysis.results.measure import usable
+from ppp_jax.cli import flags as experiment_flags
+from ppp_jax.cli import study
+from ppp_jax.data import datasets
+from ppp_jax.engine import devices
+from ppp_jax.grid import Grid, extension
+from ppp_jax.storage import manifest
+from ppp_jax.sweep import sweep
 
 DEFAULTS = Grid(
     activations=("relu", "tanh", "isotropic_relu", "isotropic_tanh"),
@@ -115,7 +119,7 @@ def _is_stale(inner: pathlib.Path, grid: Grid) -> bool:
     stored = manifest.read(inner)
     if stored is None:
         return False
-    changed = stored.dataset_sha256 != data.load(grid.data).sha256
+    changed = stored.dataset_sha256 != datasets.load(grid.data).sha256
     return changed or bool(extension.obstacles(stored.grid, grid))
 
 
@@ -131,7 +135,7 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
                 if (row["architecture"], row["latents"]) == (kind, latents):
                     name = row["layer"].replace("coder_", "coder\n")
                     series.setdefault(row["activation"], {})[name] = row["c4_z"]
-            charts.plot_z(series, ax=axes)
+            evidence.plot_z(series, ax=axes)
             axes.set_title(f"{kind}, {latents}-activation: z of C4 (grey: ±2)", fontsize=8)
     panels[0, 0].legend(fontsize=6)
     return figure

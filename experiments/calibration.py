@@ -16,9 +16,10 @@ from absl import flags
 from matplotlib.figure import Figure
 
 import ppp_jax.analysis as pa
-from experiments import flags as experiment_flags
-from ppp_jax.analysis import calibration, charts
-from ppp_jax.analysis.pages import as_markdown
+from ppp_jax.analysis.inference import calibration
+from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.texts import as_markdown
+from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.errors import writing
 
 SEEDS = (6, 8, 16, 32)
@@ -61,9 +62,9 @@ def main() -> None:
     print(as_markdown([f"{seeds} seeds" for seeds in SEEDS], [covered]))
     figure = Figure(figsize=(11, 3.6), dpi=110, layout="constrained")
     axes = figure.subplots(1, 3)
-    charts.plot_p_values(p, ax=axes[0])
+    evidence.plot_p_values(p, ax=axes[0])
     for kind, place in zip(calibration.KINDS, axes[1:], strict=True):
-        charts.plot_power(found, kind=kind, ax=place)
+        evidence.plot_power(found, kind=kind, ax=place)
     figure.savefig(out / "calibration.png")
     print(f"\nfigure: {out / 'calibration.png'}")
 

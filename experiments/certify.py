@@ -10,25 +10,26 @@ how far a rotated start is from the rotated training, and from the same law (MET
 
 from absl import flags
 
-from experiments import flags as experiment_flags
-from experiments import runtime
-from ppp_jax import certificates, family, models, optimizers, symmetry
-from ppp_jax.activations import ACTIVATIONS
+from ppp_jax.cli import flags as experiment_flags
+from ppp_jax.cli import runtime
+from ppp_jax.networks import functional, interpolated, optimizers
+from ppp_jax.networks.activations import ACTIVATIONS
+from ppp_jax.symmetry import certificates, groups
 
 MOST_UNITS = 256  # the Lie algebra is found from equations in units² unknowns
 experiment_flags.define_names("activations", "by default the registry and an example of each form: "
-                              f"{', '.join(family.FORMS)}")  # fmt: skip
+                              f"{', '.join(interpolated.FORMS)}")  # fmt: skip
 experiment_flags.define_count("units", 8, "dimension in which to look", least=2, most=MOST_UNITS)
-HEADER = ["activation", "claimed group", "holds", "own", *symmetry.COMMON, "−1", "algebra",
+HEADER = ["activation", "claimed group", "holds", "own", *groups.COMMON, "−1", "algebra",
           "rotations"]  # fmt: skip
 
 
 def main() -> None:
     """Prints the table."""
     units = flags.FLAGS.units
-    names = flags.FLAGS.activations or [*ACTIVATIONS, *family.EXAMPLES]
+    names = flags.FLAGS.activations or [*ACTIVATIONS, *interpolated.EXAMPLES]
     for name in names:
-        family.check_width(name, units, field="units")
+        interpolated.check_width(name, units, field="units")
     failed = False
     print("| " + " | ".join(HEADER) + " |\n|" + " --- |" * len(HEADER))
     for name in names:
@@ -49,7 +50,7 @@ def confounds_hold() -> bool:
     for name in optimizers.OPTIMIZERS:
         seen = certificates.certify_optimizer(name)
         rows[name] = seen, f"residual {seen['residual']:.0e}"
-    for name in models.INITIALIZERS:
+    for name in functional.INITIALIZERS:
         seen = certificates.certify_initializer(name)
         rows[name] = seen, f"{seen['deviations']:.1f} deviations"
     print("\n| optimizer or initializer | claimed | holds | measured |\n|" + " --- |" * 4)

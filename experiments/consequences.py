@@ -25,18 +25,19 @@ from absl import flags
 from matplotlib.figure import Figure
 
 import ppp_jax.analysis as pa
-from experiments import flags as experiment_flags
-from experiments import study
-from ppp_jax import data, trained
-from ppp_jax.analysis import consequences
-from ppp_jax.analysis.compare import interquartile_mean, paired_difference
-from ppp_jax.analysis.measure import living, own_basis
-from ppp_jax.analysis.planes import progress_bar
-from ppp_jax.analysis.verdicts import partner
-from ppp_jax.architectures import ARCHITECTURES
+from ppp_jax.analysis.inference import downstream
+from ppp_jax.analysis.inference.seeds import interquartile_mean, paired_difference
+from ppp_jax.analysis.projection.kernel import progress_bar
+from ppp_jax.analysis.results.measure import living, own_basis
+from ppp_jax.analysis.results.verdicts import partner
+from ppp_jax.cli import flags as experiment_flags
+from ppp_jax.cli import study
+from ppp_jax.data import datasets
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
-from ppp_jax.models import Model, Params
+from ppp_jax.networks.architectures import ARCHITECTURES
+from ppp_jax.networks.functional import Model, Params
+from ppp_jax.storage import restore
 
 NOISE = (0.1, 0.3)
 BITS = (8, 4)
@@ -52,7 +53,7 @@ experiment_flags.define(DEFAULTS, workdir="runs/consequences")
 
 def main() -> None:
     """Trains the grid, prints the tables."""
-    study.run(analyse, along=("activations", "optimizers"), check=check, prepare=restore)
+    study.run(analyse, along=("activations", "optimizers"), check=check, prepare=restored)
 
 
 def check(grid: Grid) -> None:
@@ -60,14 +61,14 @@ def check(grid: Grid) -> None:
     study.check_architectures(grid, [name for name in ARCHITECTURES if name != "classifier"])
 
 
-def restore(workdir: pathlib.Path) -> list[trained.Trained]:
+def restored(workdir: pathlib.Path) -> list[restore.Trained]:
     """Returns the trained networks."""
-    return trained.restore(workdir, data.load(flags.FLAGS.data))
+    return restore.restore(workdir, datasets.load(flags.FLAGS.data))
 
 
-def analyse(workdirs: list[pathlib.Path], networks: list[trained.Trained]) -> None:
+def analyse(workdirs: list[pathlib.Path], networks: list[restore.Trained]) -> None:
     """Measures what every network's latents are good for, and what goes with discreteness."""
-    dataset = data.load(flags.FLAGS.data)
+    dataset = datasets.load(flags.FLAGS.data)
     found = {}
     for one in progress_bar(networks, "networks"):
         found[one.cell.activation, one.cell.optimizer] = measure(one, dataset)
@@ -85,7 +86,7 @@ def analyse(workdirs: list[pathlib.Path], networks: list[trained.Trained]) -> No
         study.keep_figure(folder, "consequences", draw(found))
 
 
-def measure(one: trained.Trained, dataset: data.Dataset) -> dict[str, np.ndarray]:
+def measure(one: restore.Trained, dataset: datasets.Dataset) -> dict[str, np.ndarray]:
     """Returns one number per run of a cell for everything that is asked.
 
     Of a run that has diverged, or whose units have died, they are missing (NaN); of a cell whose
@@ -109,7 +110,7 @@ def measure(one: trained.Trained, dataset: data.Dataset) -> dict[str, np.ndarray
 
 
 def _measure(
-    params: Params, model: Model, dataset: data.Dataset, basis: str | None
+    params: Params, model: Model, dataset: datasets.Dataset, basis: str | None
 ) -> dict[str, np.ndarray]:
     """Returns the same of runs that are all finite."""
     encode = jax.jit(jax.vmap(lambda p, x: model.apply(p, x).latents.post, in_axes=(0, None)))
@@ -127,15 +128,15 @@ def _measure(
     if dataset.shape.classes:
         (train_labels, _, test_labels) = dataset.labels
         found["probe accuracy"] = np.array([
-            consequences.probe_accuracy(a, train_labels, b, test_labels)
+            downstream.probe_accuracy(a, train_labels, b, test_labels)
             for a, b in zip(train, test, strict=True)
         ])  # fmt: skip
     for share in NOISE:
-        noisy = error(consequences.add_noise(test, share=share))
+        noisy = error(downstream.add_noise(test, share=share))
         found[f"error with {share:.0%} noise"] = noisy
         found[f"error with {share:.0%} noise, ratio"] = noisy / clean
     for bits in BITS:
-        rounded = consequences.quantise(test, bits=bits)
+        rounded = downstream.quantise(test, bits=bits)
         found[f"error at {bits} bits, ratio"] = error(rounded) / clean
     return found
 
@@ -173,7 +174,7 @@ def correlation_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> lis
     for cause in ("discreteness", "|C4|"):
         for quantity in list(cells[0])[2:]:
             table = [np.stack([cell[name] for cell in cells]) for name in (cause, quantity)]
-            one = consequences.rank_correlation(*table)
+            one = downstream.rank_correlation(*table)
             rows.append({"of": cause, "with": quantity, "rank correlation": one.mean,
                          "low": one.low, "high": one.high, "p": one.p, "seeds": one.seeds,
                          "cells": one.cells})  # fmt: skip

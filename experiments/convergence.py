@@ -20,13 +20,13 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import flags as experiment_flags
-from experiments import study
-from ppp_jax.analysis import charts
-from ppp_jax.analysis.compare import paired_difference
-from ppp_jax.analysis.convergence import Convergence, convergence
-from ppp_jax.analysis.measure import KINDS, cells, own_basis, usable
-from ppp_jax.analysis.verdicts import orthonormal
+from ppp_jax.analysis.inference.seeds import paired_difference
+from ppp_jax.analysis.inference.unit_matching import Convergence, convergence
+from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.results.measure import KINDS, cells, own_basis, usable
+from ppp_jax.analysis.results.verdicts import orthonormal
+from ppp_jax.cli import flags as experiment_flags
+from ppp_jax.cli import study
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 
@@ -98,7 +98,7 @@ def _described(first: Convergence, last: Convergence) -> dict[str, float]:
 def draw(pairs: dict[str, np.ndarray]) -> Figure:
     """Draws the units' match above that of rotated latents, every pair visible."""
     figure = Figure(figsize=(1.0 + 0.62 * len(pairs), 4), dpi=100, layout="constrained")
-    axes = charts.plot_seeds(pairs, ax=figure.subplots())
+    axes = evidence.plot_seeds(pairs, ax=figure.subplots())
     axes.set_xticks(range(len(pairs)), list(pairs), fontsize=6, rotation=90)
     axes.axhline(0, color="0.7", linewidth=0.8)
     axes.set_ylabel("units' match above the rotated one", fontsize=8)

@@ -21,9 +21,10 @@ from typing import Any
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import flags as experiment_flags
-from experiments import study
-from ppp_jax.analysis import charts, layers
+from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.results import layers
+from ppp_jax.cli import flags as experiment_flags
+from ppp_jax.cli import study
 from ppp_jax.grid import Grid
 
 DEFAULTS = Grid(
@@ -85,7 +86,7 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
         for axes, quantity in ((first, "c4_excess"), (second, "discreteness")):
             columns = {str(row["depth"]): row[f"{quantity}_seeds"] for row in here
                        if row["layer"] == "bottleneck"}  # fmt: skip
-            charts.plot_seeds(columns, ax=axes)
+            evidence.plot_seeds(columns, ax=axes)
             axes.set_xlabel("hidden layers on each side", fontsize=8)
         for k, depth in enumerate(sorted({row["depth"] for row in here})):
             path = [row for row in here if row["depth"] == depth]

@@ -21,11 +21,14 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import flags as experiment_flags
-from experiments import runtime
 from experiments.ablation import DEFAULTS
 from experiments.benchmarks import machine
-from ppp_jax import devices, manifest, program, resources, sweep, tuning
+from ppp_jax import resources
+from ppp_jax.cli import flags as experiment_flags
+from ppp_jax.cli import runtime
+from ppp_jax.engine import devices, program
+from ppp_jax.storage import manifest
+from ppp_jax.sweep import seed_batches, sweep
 
 PYTHON, NUMCODECS = (3, 11), (0, 16, 6)
 
@@ -103,7 +106,7 @@ def speed() -> Iterator[Finding]:
     grid = dataclasses.replace(DEFAULTS, activations=["isotropic_tanh"], optimizers=["adam"])
     dataset, timed_steps = sweep.load_data(grid), 200
     steps = sweep.total_steps(DEFAULTS, dataset)
-    widths = tuning.seed_batches(grid, dataset, recorded={}, steps=steps)
+    widths = seed_batches.seed_batches(grid, dataset, recorded={}, steps=steps)
     built = program.build(grid, dataset, seed_batch=widths)
     states = built.init(built.hypers)
 

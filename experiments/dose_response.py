@@ -25,12 +25,13 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import flags as experiment_flags
-from experiments import study
-from ppp_jax.analysis import charts, response
-from ppp_jax.analysis.compare import interquartile_mean, paired_difference
-from ppp_jax.analysis.measure import KINDS, STATISTICS, TEXT, Measured, cells, measure
-from ppp_jax.analysis.verdicts import excess
+from ppp_jax.analysis.inference import dose_response
+from ppp_jax.analysis.inference.seeds import interquartile_mean, paired_difference
+from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.results.measure import KINDS, STATISTICS, TEXT, Measured, cells, measure
+from ppp_jax.analysis.results.verdicts import excess
+from ppp_jax.cli import flags as experiment_flags
+from ppp_jax.cli import study
 from ppp_jax.grid import Grid
 
 QUANTITIES = [(kind, statistic) for kind in KINDS for statistic in STATISTICS]
@@ -66,7 +67,7 @@ def main() -> None:
 
 def second_road(grid: Grid) -> list[Grid]:
     """Returns the p-norms of the same function, a static cell for every p."""
-    response.check_doses(grid.doses)
+    dose_response.check_doses(grid.doses)
     (name,) = grid.activations
     powers = [f"pnorm_{name.removeprefix('dose_')}:{p:g}" for p in POWERS]
     return [dataclasses.replace(grid, activations=powers, doses=())]
@@ -86,7 +87,7 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
         study.keep_table(folder, "doses", rows)
         study.keep_table(folder, "kinks", [
             {"road": name, "latents": kind, "statistic": statistic,
-             **response.kink(one.doses, one.numbers[f"{statistic}_{kind}_excess"])._asdict()}
+             **dose_response.kink(one.doses, one.numbers[f"{statistic}_{kind}_excess"])._asdict()}
             for name, one in roads.items() for kind, statistic in QUANTITIES
         ])  # fmt: skip
         study.keep_figure(folder, "doses", draw(roads))
@@ -141,7 +142,7 @@ def draw(roads: dict[str, Road]) -> Figure:
         for axes, (name, road) in zip(line, roads.items(), strict=True):
             columns = {f"{dose:.2g}": values for dose, values
                        in zip(road.doses, road.numbers[quantity], strict=True)}  # fmt: skip
-            charts.plot_seeds(columns, ax=axes, at=road.doses)
+            evidence.plot_seeds(columns, ax=axes, at=road.doses)
             axes.tick_params(axis="x", labelrotation=90)
             axes.set_xlabel(name, fontsize=8)
             if quantity != "test_mse":

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpecBase
 
 import ppp_jax.analysis as pa
-from experiments import flags as experiment_flags
-from experiments import study
+from ppp_jax.cli import flags as experiment_flags
+from ppp_jax.cli import study
 from ppp_jax.errors import InputError, writing
 
 flags.DEFINE_string("workdir", "runs/ablation", "run folder of the default ablation")

@@ -3,7 +3,8 @@
 tanh over bases of ever more vectors in 16 units (17: simplex, 32: cross-polytope, 64 Thomson
 points, which have no symmetry but the identity) and radial on ever larger blocks (1: elementwise,
 16: isotropic). Directions: the basis vectors, their opposites, the edges b_i + b_j, and the corners
-Σ ±b_k, which are apart only on an orthonormal basis (`ppp_jax.analysis.orbits`).
+Σ ±b_k, which are apart only on an orthonormal basis
+(`ppp_jax.analysis.inference.special_directions`).
 
   python -m experiments.group_ladder \
       [--data=patches --epochs=20 --workdir=runs/ladder_patches]
@@ -23,12 +24,13 @@ from absl import flags
 from matplotlib.figure import Figure
 from sklearn.cluster import KMeans
 
-from experiments import flags as experiment_flags
-from experiments import study
 from ppp_jax import bases
-from ppp_jax.analysis import charts, orbits
-from ppp_jax.analysis.measure import KINDS, cells, own_basis, usable
-from ppp_jax.analysis.planes import progress_bar
+from ppp_jax.analysis.inference import special_directions
+from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.projection.kernel import progress_bar
+from ppp_jax.analysis.results.measure import KINDS, cells, own_basis, usable
+from ppp_jax.cli import flags as experiment_flags
+from ppp_jax.cli import study
 from ppp_jax.grid import Grid
 
 CENTRES = 20
@@ -62,7 +64,7 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
             continue
         basis = bases.build(own_basis(names["activation"]) or "standard", alive.shape[-1])
         centres = np.stack([centres_of(cloud) for cloud in alive])
-        found = orbits.positions(centres, basis, rotations=flags.FLAGS.rotations)
+        found = special_directions.positions(centres, basis, rotations=flags.FLAGS.rotations)
         for orbit, (value, z, p) in found.items():
             rows.append({"activation": names["activation"], "optimizer": names["optimizer"],
                          "rate": names["learning_rate"], "latents": kind, "seeds": len(alive),
@@ -91,7 +93,7 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
             if (row["latents"], row["optimizer"]) == (kind, optimizer):
                 name = row["activation"].replace("@", "@\n")
                 series.setdefault(row["orbit"], {})[name] = row["z"]
-        charts.plot_z(series, ax=axes)
+        evidence.plot_z(series, ax=axes)
         axes.set_title(f"{optimizer}, {kind}-activation: z of the cosine", fontsize=8)
         axes.legend(fontsize=6)
     return figure

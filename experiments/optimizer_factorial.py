@@ -22,11 +22,11 @@ import xarray as xr
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import flags as experiment_flags
-from experiments import study
-from ppp_jax.analysis import charts
-from ppp_jax.analysis.measure import KINDS, STATISTICS, cells, measure
-from ppp_jax.analysis.verdicts import LEVEL, difference_table, excess, verdict_table
+from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.results.measure import KINDS, STATISTICS, cells, measure
+from ppp_jax.analysis.results.verdicts import LEVEL, difference_table, excess, verdict_table
+from ppp_jax.cli import flags as experiment_flags
+from ppp_jax.cli import study
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 
@@ -120,7 +120,7 @@ def draw(runs: xr.Dataset, kind: str) -> Figure:
         for k, rate in enumerate(rates):
             shift = 0.22 * (k - (len(rates) - 1) / 2)
             columns = found[name, rate]
-            charts.plot_seeds(columns, ax=axes, colour=f"C{k}", shift=shift, label=f"{rate:g}")
+            evidence.plot_seeds(columns, ax=axes, colour=f"C{k}", shift=shift, label=f"{rate:g}")
         axes.set_title(name, fontsize=9)
     panels[0].set_ylabel(f"C4 above null, {kind}-activation")
     panels[0].legend(title="learning rate", fontsize=6, title_fontsize=6)

@@ -20,12 +20,12 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from experiments import flags as experiment_flags
-from experiments import study
-from ppp_jax.analysis import charts
-from ppp_jax.analysis.compare import paired_difference
-from ppp_jax.analysis.measure import cells
-from ppp_jax.analysis.verdicts import partner, rate_table
+from ppp_jax.analysis.inference.seeds import paired_difference
+from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.results.measure import cells
+from ppp_jax.analysis.results.verdicts import partner, rate_table
+from ppp_jax.cli import flags as experiment_flags
+from ppp_jax.cli import study
 from ppp_jax.grid import Grid
 
 DEFAULTS = Grid(
@@ -101,7 +101,7 @@ def draw(runs: xr.Dataset) -> Figure:
         own = [(name, curve) for (where, name), curve in curves.items() if where == optimizer]
         for k, (name, curve) in enumerate(own):
             columns = {f"{rate:g}": curve[rate] for rate in sorted(curve)}
-            charts.plot_seeds(columns, ax=axes, colour=f"C{k}", label=name,
+            evidence.plot_seeds(columns, ax=axes, colour=f"C{k}", label=name,
                               shift=0.12 * (k - (len(own) - 1) / 2))  # fmt: skip
         axes.set(yscale="log", xlabel="learning rate", title=optimizer, ylim=(None, MOST))
         axes.yaxis.set_major_locator(FixedLocator(TICKS))

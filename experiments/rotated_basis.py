@@ -20,10 +20,10 @@ from typing import Any
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import flags as experiment_flags
-from experiments import study
-from ppp_jax.analysis import charts
-from ppp_jax.analysis.measure import KINDS, cells, usable
+from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.results.measure import KINDS, cells, usable
+from ppp_jax.cli import flags as experiment_flags
+from ppp_jax.cli import study
 from ppp_jax.grid import Grid
 
 BASES = {"R": "rotated", "standard": "standard", "random 1": "haar:11", "random 2": "haar:12",
@@ -81,7 +81,7 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
                     optimizer, rate, statistic, kind,
                 ):  # fmt: skip
                     series.setdefault(row["activation"], {})[row["basis"]] = row["z"]
-            charts.plot_z(series, ax=axes)
+            evidence.plot_z(series, ax=axes)
             axes.set_title(f"{optimizer}, rate {rate:g}", fontsize=8)
         line[0].set_ylabel(f"z of {statistic}, {kind}\n(grey: ±2)", fontsize=8)
     panels[0, -1].legend(fontsize=6)

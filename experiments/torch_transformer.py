@@ -33,11 +33,11 @@ from absl import flags
 from matplotlib.figure import Figure
 
 import ppp_jax.analysis as pa
-from experiments import flags as experiment_flags
-from experiments import study
-from ppp_jax import data
-from ppp_jax.analysis import charts
-from ppp_jax.analysis.planes import progress_bar
+from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.projection.kernel import progress_bar
+from ppp_jax.cli import flags as experiment_flags
+from ppp_jax.cli import study
+from ppp_jax.data import datasets
 from ppp_jax.errors import whole
 
 try:
@@ -85,7 +85,7 @@ def main() -> None:
     for name, least in (("networks", 1), ("epochs", 1), ("rotations", study.LEAST_ROTATIONS)):
         whole(name, getattr(values, name), least=least)
     study.check_folder(values.workdir, study.FOLDER)
-    dataset = data.load("digits")
+    dataset = datasets.load("digits")
     states: dict[str, list[dict[str, np.ndarray]]] = {"untrained": [], "trained": []}
     accuracy = []
     for seed in progress_bar(list(range(values.networks)), "networks"):
@@ -101,7 +101,7 @@ def main() -> None:
     report(states, pathlib.Path(values.workdir))
 
 
-def train(model: Transformer, dataset: data.Dataset, epochs: int) -> None:
+def train(model: Transformer, dataset: datasets.Dataset, epochs: int) -> None:
     """Trains a network by Adam."""
     x, y = torch.from_numpy(dataset.train), torch.from_numpy(dataset.labels[0]).long()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
@@ -166,7 +166,7 @@ def report(states: dict[str, list[dict[str, np.ndarray]]], workdir: pathlib.Path
         block, rest = layer[: len("block_0")], layer[len("block_0_") :]
         above.set_title(f"{block}\n{rest}".replace("_", " ").replace("gelu", "GELU"), fontsize=9)
         each = {state: one["value"].sel(statistic="c4").values for state, one in tested.items()}
-        charts.plot_seeds(each, ax=below)
+        evidence.plot_seeds(each, ax=below)
         below.axhline(0, color="0.7", linewidth=0.8)
         below.sharey(bottom[0])
     bottom[0].set_ylabel("C4 of every network")

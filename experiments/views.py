@@ -30,15 +30,20 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 import ppp_jax.analysis as pa
-from experiments import flags as experiment_flags
-from experiments import study
 from ppp_jax import bases
-from ppp_jax.analysis import embeddings, orbits
-from ppp_jax.analysis.clouds import known_clouds
-from ppp_jax.analysis.compare import bootstrap_interval, interquartile_mean, paired_difference
-from ppp_jax.analysis.measure import cells, usable
-from ppp_jax.analysis.planes import progress_bar
-from ppp_jax.analysis.verdicts import partner
+from ppp_jax.analysis import embeddings
+from ppp_jax.analysis.inference import special_directions
+from ppp_jax.analysis.inference.seeds import (
+    bootstrap_interval,
+    interquartile_mean,
+    paired_difference,
+)
+from ppp_jax.analysis.projection.kernel import progress_bar
+from ppp_jax.analysis.results.measure import cells, usable
+from ppp_jax.analysis.results.verdicts import partner
+from ppp_jax.analysis.synthetic import known_clouds
+from ppp_jax.cli import flags as experiment_flags
+from ppp_jax.cli import study
 from ppp_jax.errors import whole
 from ppp_jax.grid import Grid
 
@@ -231,7 +236,9 @@ def draw(
     panels = figure.subplots(len(seen), len(views), squeeze=False)
     for line, (name, points) in zip(panels, seen.items(), strict=True):
         x = shown[name].latents
-        groups = orbits.nearest(x, np.eye(x.shape[1])) if by_orbit else _label(shown[name])
+        groups = (
+            special_directions.nearest(x, np.eye(x.shape[1])) if by_orbit else _label(shown[name])
+        )
         for axes, (view, xy) in zip(line, points.items(), strict=True):
             axes.scatter(*xy.T, c=_colours(groups), s=3)
             axes.set_xticks([])
@@ -240,9 +247,11 @@ def draw(
             axes.set_title(f"{name}\n{view}" + ("" if share == 1 else f", {share:.0%} of samples"),
                            fontsize=7)  # fmt: skip
     if by_orbit:
-        colours = _colours(np.arange(len(orbits.ORBITS)))
-        handles = [Line2D([], [], marker="o", linestyle="", markersize=4, color=colour, label=name)
-                   for name, colour in zip(orbits.ORBITS, colours, strict=True)]  # fmt: skip
+        colours = _colours(np.arange(len(special_directions.ORBITS)))
+        handles = [
+            Line2D([], [], marker="o", linestyle="", markersize=4, color=colour, label=name)
+            for name, colour in zip(special_directions.ORBITS, colours, strict=True)
+        ]
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=7,
                       title="nearest orbit of the standard basis, compared with chance",
                       title_fontsize=7)  # fmt: skip

@@ -18,11 +18,12 @@ from typing import Any
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import flags as experiment_flags
-from experiments import study
-from ppp_jax.analysis import charts, layers
+from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.results import layers
+from ppp_jax.cli import flags as experiment_flags
+from ppp_jax.cli import study
 from ppp_jax.grid import Grid
-from ppp_jax.models import BOTTLENECK
+from ppp_jax.networks.functional import BOTTLENECK
 
 WIDTHS = (4, 8, 16, 32, 64)
 DEFAULTS = Grid(
@@ -67,7 +68,7 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
         here = [row for row in rows if (row["activation"], row["latents"]) == (activation, kind)]
         for axes, quantity in zip(column, ("c4_excess", "discreteness"), strict=True):
             columns = {str(row["units"]): row[f"{quantity}_seeds"] for row in here}
-            charts.plot_seeds(columns, ax=axes)
+            evidence.plot_seeds(columns, ax=axes)
             axes.axhline(0, color="0.7", linewidth=0.8)
         column[0].set_title(f"{activation}, {kind}", fontsize=8)
         column[1].set_xlabel("units of the bottleneck", fontsize=8)

@@ -13,7 +13,8 @@ import sys
 import jax
 import numpy as np
 
-from ppp_jax import data, devices, program
+from ppp_jax.data import datasets
+from ppp_jax.engine import devices, program
 from ppp_jax.grid import Grid
 
 SEED, SEED_BATCH = 5, 4
@@ -24,7 +25,7 @@ def digests(axes, runs, device_count, chunks):
     seeds = [SEED] if runs == 1 else range(runs)
     grid = Grid(**axes, widths=[12], latent_widths=[4], probe_samples=30, seeds=seeds)
     mesh = devices.runs_mesh(over=jax.devices()[:device_count])
-    built = program.build(grid, data.load("digits"), seed_batch=SEED_BATCH, mesh=mesh)
+    built = program.build(grid, datasets.load("digits"), seed_batch=SEED_BATCH, mesh=mesh)
     states, first = built.init(built.hypers), 0
     for steps in chunks:
         states, _ = built.chunk(

@@ -9,8 +9,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import xarray as xr
 
-from ppp_jax import store
 from ppp_jax.analysis import load
+from ppp_jax.storage import run_dir
 from tests import forks
 
 TIMEOUT = 240
@@ -94,8 +94,8 @@ def reached(workdir, count):
 
 def final_states(workdir, runs, *, part=0):
     """Returns the newest checkpoint's leaves as bytes, without the padding."""
-    step = store.last_step(workdir, part)
-    folder = (workdir / store.CHECKPOINTS / str(part) / str(step) / "state").absolute()
+    step = run_dir.last_step(workdir, part)
+    folder = (workdir / run_dir.CHECKPOINTS / str(part) / str(step) / "state").absolute()
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with ocp.StandardCheckpointer() as checkpointer:
         like = jax.tree.map(

@@ -8,7 +8,6 @@ and exit status, which can be killed and ends as any other.
 import atexit
 import json
 import os
-import pathlib
 import runpy
 import select
 import signal
@@ -20,7 +19,8 @@ import time
 import warnings
 from typing import Any, NamedTuple
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests import ROOT
+
 # What the environment may say anew for each command: whatever is read after the imports.
 READ_LATE = {"XLA_FLAGS", "PYTEST_CURRENT_TEST", "PYTHONWARNINGS", "HOME", "XDG_CACHE_HOME",
              "JAX_DISABLE_MOST_OPTIMIZATIONS"}  # fmt: skip
@@ -155,10 +155,10 @@ def _import_what_mains_import():
     import sklearn.datasets
     import sklearn.manifold
 
-    import experiments.study
-    import ppp_jax.plan
+    import ppp_jax.cli.study
+    import ppp_jax.sweep.plan
 
-    return matplotlib, sklearn, experiments, ppp_jax
+    return matplotlib, sklearn, ppp_jax
 
 
 def _set_what_jax_read_at_its_import():

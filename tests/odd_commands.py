@@ -18,9 +18,11 @@ import traceback
 from absl.testing import flagsaver
 
 import ppp_jax.analysis  # noqa: F401  what mains import, once for all of them
-from experiments import flags as experiment_flags
-from ppp_jax import certificates, store, sweep
-from ppp_jax.analysis import calibration
+from ppp_jax.analysis.inference import calibration
+from ppp_jax.cli import flags as experiment_flags
+from ppp_jax.storage import run_dir
+from ppp_jax.sweep import sweep
+from ppp_jax.symmetry import certificates
 
 LONG = "a" * 300
 
@@ -90,7 +92,7 @@ def accepted(*_, **__):
 
 
 if __name__ == "__main__":
-    store.prepare = sweep._train_parts = certificates.certify_activation = accepted
+    run_dir.prepare = sweep._train_parts = certificates.certify_activation = accepted
     calibration.null_p_values = accepted
     table, folder, results = (pathlib.Path(argument) for argument in sys.argv[1:])
     os.chdir(prepare(folder))

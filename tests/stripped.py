@@ -8,7 +8,7 @@ import importlib.machinery
 import pathlib
 import sys
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests import ROOT
 
 
 class _Stripped(importlib.machinery.SourceFileLoader):

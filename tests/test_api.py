@@ -3,12 +3,12 @@
 import ast
 import importlib
 import inspect
-import pathlib
 import re
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests import ROOT
+
 SOURCES = sorted((ROOT / "ppp_jax").rglob("*.py")) + sorted((ROOT / "experiments").rglob("*.py"))
 
 

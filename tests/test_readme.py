@@ -1,15 +1,15 @@
 """The README's Python runs as written, and its commands are the ones that CI runs."""
 
-import pathlib
 import re
 import subprocess
 import sys
 
 import pytest
 
+from tests import ROOT
+
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

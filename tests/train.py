@@ -5,9 +5,9 @@ python -m tests.train --workdir=… [flags of experiments.ablation]
 
 from absl import flags
 
-from experiments import flags as experiment_flags
-from ppp_jax import sweep
+from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.grid import Grid
+from ppp_jax.sweep import sweep
 
 
 def main():

@@ -8,18 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import runtime
 from experiments.benchmarks.task import BATCH, LEARNING_RATE, Size, Train, samples
-from ppp_jax import program, tuning
-from ppp_jax.data import Dataset
+from ppp_jax.cli import runtime
+from ppp_jax.data.datasets import Dataset
+from ppp_jax.engine import program
 from ppp_jax.grid import Grid
+from ppp_jax.sweep import seed_batches
 
 
 def ours(size: Size, seeds: int) -> Train:
     """The program of ppp_jax on all cores, its seed batch chosen as a sweep chooses it."""
     runtime.use_all_cores()
     grid, dataset = our_grid(size, seeds), our_data(size)
-    widths = tuning.seed_batches(grid, dataset, recorded={}, steps=10**5)
+    widths = seed_batches.seed_batches(grid, dataset, recorded={}, steps=10**5)
     built = program.build(grid, dataset, seed_batch=widths)
     states = built.init(built.hypers)
 

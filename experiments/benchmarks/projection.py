@@ -26,9 +26,9 @@ import numpy as np
 from absl import flags
 
 import ppp_jax.analysis as pa
-from experiments import flags as experiment_flags
 from experiments.benchmarks import plane_by_plane
 from ppp_jax import bases
+from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.errors import InputError, whole
 
 flags.DEFINE_integer("rounds", 5, "turns of both sides, of which the median is taken")

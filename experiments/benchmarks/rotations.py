@@ -16,9 +16,9 @@ import numpy as np
 from absl import flags
 
 import ppp_jax.analysis as pa
-from experiments import flags as experiment_flags
-from experiments import study
 from ppp_jax import bases
+from ppp_jax.cli import flags as experiment_flags
+from ppp_jax.cli import study
 from ppp_jax.errors import whole
 
 flags.DEFINE_string("workdir", "runs/ablation", "run folder of the default ablation")

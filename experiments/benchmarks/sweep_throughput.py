@@ -29,14 +29,15 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import flags as experiment_flags
-from experiments import runtime
 from experiments.benchmarks import jax_sides, machine
 from experiments.benchmarks.task import Size
-from ppp_jax import program, progress, sweep, tuning
-from ppp_jax.data import Dataset
+from ppp_jax.cli import flags as experiment_flags
+from ppp_jax.cli import runtime
+from ppp_jax.data.datasets import Dataset
+from ppp_jax.engine import program
 from ppp_jax.errors import InputError, lookup, whole
 from ppp_jax.grid import Grid
+from ppp_jax.sweep import progress, seed_batches, sweep
 
 SIZES = {"tiny": Size(64, 32, 16), "wide": Size(784, 256, 16), "least": Size(8, 4, 3)}
 SEEDS = {"tiny": (16, 64, 1024), "wide": (16, 64), "least": (2,)}
@@ -174,7 +175,7 @@ def print_chunks(sizes: Iterable[str]) -> None:
         grid = jax_sides.our_grid(SIZES[size], seeds, epochs=EPOCHS[size])
         dataset = jax_sides.our_data(SIZES[size])
         steps = sweep.total_steps(grid, dataset)
-        (width,) = tuning.seed_batches(grid, dataset, recorded={}, steps=steps).values()
+        (width,) = seed_batches.seed_batches(grid, dataset, recorded={}, steps=steps).values()
         one = _one_call(grid, dataset, width)
         ratios = [_chunked(grid, dataset, width) / one(steps) for _ in range(flags.FLAGS.rounds)]
         print(f"| {size} | {seeds} | {steps} | {statistics.median(ratios):.3f} |")
@@ -222,11 +223,11 @@ def print_rates(cost: dict[str, dict[Side, float]]) -> None:
     for size, sides in cost.items():
         grid, dataset = jax_sides.our_grid(SIZES[size], 1), jax_sides.our_data(SIZES[size])
         seconds = sides[Side("jax_sides", "ours", SEEDS[size][-1])]
-        achieved = tuning.flops_per_step(grid, dataset) / seconds
+        achieved = seed_batches.flops_per_step(grid, dataset) / seconds
         print(f"{size}: {achieved / 1e9:.1f} GFLOP/s, {achieved / rate:.1%} of that")
         if copied > 0:  # parameters and moments are read and written once per step
             built = program.build(grid, dataset, seed_batch=1)
-            moved = 2 * tuning.size_bytes(jax.eval_shape(built.init, built.hypers)) / seconds
+            moved = 2 * seed_batches.size_bytes(jax.eval_shape(built.init, built.hypers)) / seconds
             print(f"{size}: {moved / 1e9:.0f} GB/s of {copied / 1e9:.0f} GB/s measured in copies")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from absl import flags
 
 import ppp_jax.analysis as pa
-from experiments import flags as experiment_flags
+from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.errors import InputError
 
 flags.DEFINE_string("latents", "", "an .npy of (samples, units)")

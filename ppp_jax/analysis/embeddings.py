@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ppp_jax.analysis.arrays import numbers
-from ppp_jax.analysis.projection import count_planes, project, top_planes
+from ppp_jax.analysis.io.sources import numbers
+from ppp_jax.analysis.projection.points import count_planes, project, top_planes
 from ppp_jax.errors import InputError, lookup, seeded, whole
 
 METHODS = ("pca", "tsne", "umap")

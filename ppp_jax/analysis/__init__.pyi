@@ -1,0 +1,44 @@
+__all__ = [
+    "EmptyPPPWarning",
+    "acceptance_ratio",
+    "alignment_c4",
+    "alignment_kurtosis",
+    "angles",
+    "animate",
+    "bootstrap_interval",
+    "check_epsilon",
+    "count_planes",
+    "discreteness",
+    "interquartile_mean",
+    "known_clouds",
+    "load",
+    "plot_curves",
+    "plot_ppp",
+    "plot_srm",
+    "plot_strip",
+    "pool",
+    "ppp",
+    "project",
+    "rotation_test",
+    "srm",
+    "top_planes",
+    "unit_kurtosis",
+    "write_analysis",
+    "write_report",
+]
+
+from .inference.rotation_test import pool, rotation_test
+from .inference.seeds import bootstrap_interval, interquartile_mean
+from .io.load import load
+from .plots.animation import animate
+from .plots.ppp import plot_curves, plot_ppp, plot_srm, plot_strip
+from .projection.kernel import check_epsilon
+from .projection.points import EmptyPPPWarning, count_planes, project, top_planes
+from .projection.ppp import ppp
+from .projection.srm import srm
+from .report.array_report import write_analysis
+from .report.grid_report import write_report
+from .statistics.alignment import alignment_c4, alignment_kurtosis, unit_kurtosis
+from .statistics.angles import acceptance_ratio, angles
+from .statistics.neighbours import discreteness
+from .synthetic import known_clouds

@@ -1,0 +1,232 @@
+"""The rotation null: is the basis special for this cloud, however clumped it is (METHOD §4)?
+
+A statistic T of latents X is held against T of X·Q_k with Haar-random rotations Q_k. If the law of
+the latents does not change under rotations, all of these are exchangeable, so the rank of the
+observed one is uniform, at any number of samples.
+"""
+
+import concurrent.futures
+import functools
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ppp_jax import bases
+from ppp_jax.analysis.inference.seeds import sign_flip
+from ppp_jax.analysis.io.sources import Source, check_made, open_source, read, rescale
+from ppp_jax.analysis.projection.kernel import check_epsilon, progress_bar
+from ppp_jax.analysis.statistics.alignment import Alignment, build_target, measure_turned
+from ppp_jax.analysis.statistics.angles import MODES, Angles, angles
+from ppp_jax.errors import InputError, seeded, truth, whole
+
+ROTATIONS, MOST_ROTATIONS = 200, 10**6
+BLOCK_BYTES = 2**26  # of rotated latents held at once
+WORKERS = min(4, os.cpu_count() or 1)  # clouds tested at once; each takes a few blocks of memory
+ROUNDING = 1e-6  # differences below this share of the values are no differences
+ALIGNMENT = Alignment._fields
+ANGLES = ("acceptance_ratio", "entropy_deficit", *(f"mode_{m + 1}" for m in range(MODES)))
+
+
+def rotation_test(
+    latents: Any,
+    *,
+    basis: Any = None,
+    epsilon: float | None = None,
+    rotations: int = ROTATIONS,
+    seed: int = 0,
+    first_seed: int = 0,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Tests alignment statistics against the rotation null.
+
+    Clouds that differ along an axis called `seed` get rotations of their own, so that their nulls
+    are independent and can be pooled (`pool`); along all other axes the rotations are shared, so
+    that clouds compared with each other differ in nothing else.
+
+    Args:
+      latents: `(..., samples, units)`, of any kind; leading axes are separate clouds.
+      basis: privileged vectors, `(vectors, units)`, or a name; None for the standard basis.
+      epsilon: if given, the statistics of `angles` at this acceptance cosine are tested too, which
+        takes several times as long.
+      rotations: K.
+      seed: of the rotations.
+      first_seed: place along `seed` of the first cloud, where these are a part of more: it gets
+        the rotations that it has among all.
+      progress: show a progress bar on stderr.
+
+    Returns:
+      Dataset over the leading axes and `statistic`: `value`; `null`, the K rotated values on a
+      last axis `rotation`; and what `verdict` adds: `mean` and `sd` of them, `z`, `p` and `rank`.
+
+    Raises:
+      InputError: an argument out of its range, naming it.
+
+    Example:
+      >>> cloud = np.random.default_rng(0).laplace(size=(2000, 8))
+      >>> found = rotation_test(cloud, rotations=99)
+      >>> float(found["p"].sel(statistic="c4"))
+      0.01
+    """
+    whole("rotations", rotations, least=1, most=MOST_ROTATIONS)
+    seeded(seed)
+    whole("first_seed", first_seed, least=0)
+    truth("progress", progress)
+    if epsilon is not None and len(check_epsilon(epsilon)) != 1:
+        raise InputError("epsilon", epsilon, "must be one number")
+    source = open_source(latents)
+    build_target(basis, source.units, source.dtype)  # a basis that is none is refused first
+    names = [*ALIGNMENT, *(ANGLES if epsilon is not None else ())]
+    leading = source.shape[:-2]
+    found = np.full((int(np.prod(leading)), len(names), rotations + 1), np.nan)
+    small = source.shape[-2] * source.units * source.dtype.itemsize <= BLOCK_BYTES
+    with concurrent.futures.ThreadPoolExecutor(WORKERS if small else 1) as workers:
+        for members, start, turns in _groups(source, rotations, (seed, first_seed), progress):
+            place = slice(start, start + len(turns))
+            test = functools.partial(_tested, source, basis, epsilon, turns)
+            for cloud, values in zip(members, workers.map(test, members), strict=True):
+                found[cloud, :, place] = values
+    dims = (*source.dims[:-1], "statistic")
+    shaped = found.reshape(*leading, len(names), rotations + 1)
+    tested = xr.Dataset(
+        {"value": (dims, shaped[..., 0]), "null": ((*dims, "rotation"), shaped[..., 1:])},
+        coords={**source.coords, "statistic": names},
+        attrs={"rotations": rotations, "seed": seed},
+    )
+    return verdict(tested)
+
+
+def _groups(
+    source: Source, rotations: int, seeds: tuple[int, int], progress: bool
+) -> Iterator[tuple[list[int], int, np.ndarray]]:
+    """Yields clouds that share rotations, and blocks of these, the very first of which is none.
+
+    Each block comes with the number of rotations before it. In wide layers a block is small.
+    """
+    leading, units = source.shape[:-2], source.units
+    number = np.zeros(leading, np.int64)
+    if "seed" in source.dims:
+        axis = source.dims.index("seed")
+        along = [-1 if k == axis else 1 for k in range(len(leading))]
+        number = number + np.arange(leading[axis]).reshape(along)
+    width = max(1, BLOCK_BYTES // (8 * units**2))
+    blocks = [
+        (group, start)
+        for group in range(int(number.max(initial=0)) + 1)
+        for start in range(0, rotations + 1, width)
+    ]
+    rng = np.random.default_rng()
+    for group, start in progress_bar(blocks, "rotations") if progress else blocks:
+        if start == 0:
+            rng = np.random.default_rng([seeds[0], seeds[1] + group])
+        stop = min(start + width, rotations + 1)
+        none = [np.eye(units)] if start == 0 else []
+        drawn = bases.rotations(units, stop - start - len(none), rng)
+        turns = np.stack([*none, *drawn]).astype(source.dtype)
+        yield np.flatnonzero(number.ravel() == group).tolist(), start, turns
+
+
+def _cloud(source: Source, cloud: int) -> np.ndarray:
+    samples = source.shape[-2]
+    return rescale(read(source, cloud * samples, (cloud + 1) * samples))[0]
+
+
+def _tested(source: Source, basis: Any, epsilon: float | None, turns: np.ndarray,
+            cloud: int) -> np.ndarray:  # fmt: skip
+    """Returns all statistics of one cloud under many rotations, `(statistics, rotations)`."""
+    values = _cloud(source, cloud)
+    found = [_alignment(values, basis, turns)]
+    if epsilon is not None:
+        found.append(_angles(values, basis, epsilon, turns))
+    return np.concatenate(found)
+
+
+def _alignment(values: np.ndarray, basis: Any, turns: np.ndarray) -> np.ndarray:
+    target = build_target(basis, values.shape[-1], values.dtype)
+    return np.concatenate(measure_turned(values[None], target, turns))
+
+
+def _angles(values: np.ndarray, basis: Any, epsilon: float, turns: np.ndarray) -> np.ndarray:
+    width = max(1, BLOCK_BYTES // values.nbytes)
+    parts: list[Angles] = []
+    for start in range(0, len(turns), width):
+        turned = np.matmul(values, turns[start : start + width])
+        parts.append(angles(turned, basis=basis, epsilon=epsilon))
+    rows = [np.concatenate([getattr(part, name) for part in parts]) for name in Angles._fields]
+    return np.concatenate([np.stack(rows[:2]), rows[2].T])
+
+
+def verdict(tested: xr.Dataset) -> xr.Dataset:
+    """Adds `mean` and `sd` of the null, `z = (value − mean)/sd`, `p`, and `rank`.
+
+    p = (1 + #{|T_k − T̄| ≥ |T − T̄|})/(K + 1), where T̄ is the mean of all K + 1 values, observed
+    and rotated: so they are treated alike, and p is valid exactly. Rotated values that are missing
+    (nothing was accepted there) do not count. `rank` is the observed value's place among all of
+    them, from −½ (the smallest) to ½: uniform, and symmetric around 0, under the null.
+
+    Args:
+      tested: Dataset with `value`, and `null` with one axis `rotation` more.
+
+    Returns:
+      The same with `mean`, `sd`, `z`, `p`, `rank`; missing where the value is, or where nothing
+      varies.
+    """
+    value, null = tested["value"], tested["null"]
+    there = null.notnull()
+    count = there.sum("rotation")
+    mean = null.mean("rotation")
+    sd = np.sqrt(((null - mean) ** 2).sum("rotation") / (count - 1).where(count > 1))
+    centre = (null.sum("rotation") + value) / (count + 1)
+    slack = ROUNDING * np.maximum(abs(value), abs(mean))
+    far = abs(null - centre) >= abs(value - centre) - slack
+    p = (1 + (far & there).sum("rotation")) / (count + 1)
+    # A tie counts half, also the observed value's with itself.
+    below, upto = ((null < value + side * slack).sum("rotation") for side in (-1, 1))
+    rank = (below + upto + 1) / 2 / (count + 1) - 0.5
+    known = value.notnull() & (count > 1) & (sd > slack)
+    return tested.assign(
+        mean=mean,
+        sd=sd,
+        z=((value - mean) / sd).where(known),
+        p=p.where(known),
+        rank=rank.where(known),
+    )
+
+
+def pool(tested: xr.Dataset, *, over: str = "seed") -> xr.Dataset:
+    """Tests several clouds together, such as those of seeds, which are the units of replication.
+
+    z says how large the effect is: the mean value against the mean null, whose rotations must be
+    independent between clouds, as `rotation_test` makes them along `seed`. p says whether clouds
+    agree: the sign of each one's `rank` among its own rotations is a coin toss under the null, so
+    the mean rank is held against all patterns of signs (`sign_flip`). It is exact whatever the
+    statistic's law, a single odd cloud among many decides nothing, and its smallest value is
+    2/2^clouds, however few rotations there are.
+
+    Args:
+      tested: what `rotation_test` returns.
+      over: the axis to pool.
+
+    Returns:
+      Dataset without that axis: `value`, `mean` (of the null) and `rank`, averaged; `sd` of the
+      average value; `z`; `p`, missing of fewer than 6 clouds, of which no significance is claimed;
+      and `clouds`, how many there were. Clouds without a rank are left out. A few clouds far on
+      one side can give z another sign than the mean rank, whose side is the one that p tests.
+
+    Raises:
+      InputError: `tested` is something else, or has no such axis.
+    """
+    check_made("tested", tested, ("value", "mean", "sd", "rank"), "rotation_test")
+    if not isinstance(over, str) or over not in tested["rank"].dims:
+        raise InputError("over", over, f"must be an axis of {[*tested['rank'].dims]}")
+    known = tested["rank"].notnull()
+    value, mean, sd = (tested[name].where(known) for name in ("value", "mean", "sd"))
+    clouds = known.sum(over)
+    spread = np.sqrt((sd * sd).sum(over)) / clouds.where(clouds > 0)
+    p = xr.apply_ufunc(sign_flip, tested["rank"], input_core_dims=[[over]], vectorize=True)
+    return xr.Dataset({
+        "value": value.mean(over), "mean": mean.mean(over), "rank": tested["rank"].mean(over),
+        "sd": spread, "z": (value - mean).mean(over) / spread, "p": p, "clouds": clouds,
+    })  # fmt: skip

@@ -1,0 +1,224 @@
+"""Summaries over seeds, with intervals. Seeds are the unit of replication, never samples."""
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.stats
+from numpy.typing import ArrayLike
+
+from ppp_jax.analysis.io.sources import numbers
+from ppp_jax.errors import InputError, real, seeded, whole
+
+RESAMPLES = 2000
+BOOTSTRAP_SEED = 0
+MIN_SEEDS = 6  # with fewer, no two-sided sign-flip p-value is below 5 %
+EXACT_SEEDS = 16
+RANDOM_PATTERNS = 2**16 - 1
+
+
+def interquartile_mean(values: ArrayLike) -> float:
+    """Returns the mean of the middle half of `values` (Agarwal et al. 2021, "Deep RL at the edge").
+
+    A quarter of the values, rounded down, is cut from either end; what is not finite is left out
+    beforehand.
+
+    Args:
+      values: any shape, pooled.
+
+    Returns:
+      The mean, or NaN of no values.
+
+    Example:
+      >>> interquartile_mean([1, 2, 3, 100])
+      2.5
+    """
+    present = _present(values, field="values")
+    return float(scipy.stats.trim_mean(present, 0.25)) if len(present) else float("nan")
+
+
+def bootstrap_interval(
+    values: ArrayLike, *, confidence: float = 0.95, seed: int = BOOTSTRAP_SEED
+) -> tuple[float, float]:
+    """Returns the BCa bootstrap interval of the interquartile mean (Efron 1987).
+
+    Args:
+      values: one number per seed; what is not finite is left out.
+      confidence: coverage, in (0, 1).
+      seed: of the 2,000 resamples.
+
+    Returns:
+      `(low, high)`; NaN for fewer than two values, of which nothing can be said.
+
+    Raises:
+      InputError: `confidence` outside (0, 1).
+
+    Example:
+      >>> low, high = bootstrap_interval([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+      >>> bool(low < 3.5 < high)
+      True
+    """
+    return _bca(
+        _present(values, field="values"), lambda x, axis: scipy.stats.trim_mean(x, 0.25, axis=axis),
+        confidence, seed,
+    )  # fmt: skip
+
+
+class Difference(NamedTuple):
+    """A paired comparison.
+
+    Attributes:
+      mean: of the differences.
+      low: lower end of its 95 % BCa bootstrap interval.
+      high: upper end.
+      p: two-sided sign-flip p-value; NaN of fewer than 6 pairs, of which no significance is
+        claimed.
+      seeds: number of pairs.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    seeds: int
+
+
+def paired_difference(
+    first: ArrayLike, second: ArrayLike, *, seed: int = BOOTSTRAP_SEED
+) -> Difference:
+    """Compares two conditions that share their seeds.
+
+    If the two were exchangeable within each seed, the sign of each difference would be a coin
+    toss: p is the share of all sign patterns whose mean difference is at least as far from 0.
+    Exact up to 16 pairs; of more, the observed and 65,535 random patterns.
+
+    Args:
+      first: one number per seed.
+      second: the same seeds under the other condition; pairs that are not finite are left out.
+      seed: of the resamples.
+
+    Returns:
+      The `Difference` first − second.
+
+    Raises:
+      InputError: the two are not of equal length.
+
+    Example:
+      >>> found = paired_difference([2.0, 3, 4, 5, 6, 7], [1.0, 1, 1, 1, 1, 1])
+      >>> found.mean, found.p  # 2 of 64 sign patterns are as extreme
+      (3.5, 0.03125)
+    """
+    pair = numbers("first", first).ravel(), numbers("second", second).ravel()
+    seeded(seed)
+    if len(pair[0]) != len(pair[1]):
+        problem = f"has {len(pair[1])} values, the first {len(pair[0])}; one per seed each"
+        raise InputError("second", f"array of {len(pair[1])}", problem)
+    apart = _present(pair[0] - pair[1])
+    if not len(apart):
+        return Difference(np.nan, np.nan, np.nan, np.nan, 0)
+    interval = _bca(apart, np.mean, 0.95, seed)
+    return Difference(float(apart.mean()), *interval, sign_flip(apart, seed=seed), len(apart))
+
+
+def sign_flip(differences: ArrayLike, *, seed: int = BOOTSTRAP_SEED) -> float:
+    """Returns the two-sided p-value of a mean of 0, by flipping signs.
+
+    Args:
+      differences: one number per seed; what is not finite is left out.
+      seed: of the random patterns, of more than 16 differences.
+
+    Returns:
+      p, or NaN of fewer than 6 differences, whose smallest possible p-value exceeds 5 %.
+    """
+    apart = _present(differences, field="differences")
+    seeded(seed)
+    if len(apart) < MIN_SEEDS:
+        return float("nan")
+    observed = abs(apart.sum())
+    slack = 1e-12 * np.abs(apart).sum()  # equal sums, added up in another order
+    return float(np.mean(np.abs(_patterns(len(apart), seed) @ apart) >= observed - slack))
+
+
+def smallest_p(seeds: int) -> float:
+    """Returns the smallest p-value that `sign_flip` can give.
+
+    Example:
+      >>> smallest_p(8)
+      0.0078125
+    """
+    whole("seeds", seeds, least=1, most=2**63 - 1)
+    return 2 / 2**seeds if seeds <= EXACT_SEEDS else 1 / (RANDOM_PATTERNS + 1)
+
+
+@functools.lru_cache(maxsize=8)
+def _patterns(count: int, seed: int) -> np.ndarray:
+    """Returns patterns of signs, `(patterns, count)`: all, or the observed and random ones."""
+    if count <= EXACT_SEEDS:
+        # Half of the patterns: the other half are their opposites.
+        numbers = np.arange(2 ** (count - 1))
+        return 1 - 2.0 * (numbers[:, None] >> np.arange(count) & 1)
+    drawn = np.random.default_rng(seed).choice([-1.0, 1.0], (RANDOM_PATTERNS, count))
+    return np.concatenate([np.ones((1, count)), drawn])
+
+
+def false_discovery(p: ArrayLike) -> np.ndarray:
+    """Returns q-values that control the false discovery rate (Benjamini and Hochberg 1995).
+
+    Args:
+      p: p-values of one family of tests, any shape; what is missing is no test.
+
+    Returns:
+      q of the same shape: calling those up to 5 % keeps the expected share of false ones among
+      them below 5 %.
+
+    Raises:
+      InputError: numbers that are no p-values.
+
+    Example:
+      >>> false_discovery([0.01, 0.02, 0.5, np.nan]).round(2).tolist()
+      [0.03, 0.03, 0.5, nan]
+    """
+    values = numbers("p", p)
+    there = np.isfinite(values)
+    if ((values[there] < 0) | (values[there] > 1)).any():
+        raise InputError("p", f"array {values.shape}", "must lie in [0, 1]")
+    adjusted = np.full(values.shape, np.nan)
+    if there.any():
+        adjusted[there] = scipy.stats.false_discovery_control(values[there])
+    return adjusted
+
+
+def _bca(
+    values: np.ndarray, statistic: Callable[..., Any], confidence: float, seed: int
+) -> tuple[float, float]:
+    seeded(seed)
+    if not 0 < real("confidence", confidence) < 1:
+        raise InputError("confidence", confidence, "must lie between 0 and 1")
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    if np.ptp(values) == 0:  # BCa divides by the spread
+        return float(values[0]), float(values[0])
+    with warnings.catch_warnings():
+        # Of few values BCa may be degenerate: then the percentile interval stands.
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
+        warnings.simplefilter("ignore", RuntimeWarning)
+        for method in ("BCa", "percentile"):
+            drawn = scipy.stats.bootstrap(
+                (values,),
+                statistic,
+                n_resamples=RESAMPLES,
+                confidence_level=confidence,
+                method=method,
+                rng=np.random.default_rng(seed),
+            )
+            low, high = drawn.confidence_interval
+            if np.isfinite([low, high]).all():
+                break
+    return float(low), float(high)
+
+
+def _present(values: ArrayLike, *, field: str = "values") -> np.ndarray:
+    flat = numbers(field, values).ravel()
+    return flat[np.isfinite(flat)]

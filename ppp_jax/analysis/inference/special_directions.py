@@ -1,0 +1,149 @@
+"""Where directions stand relative to the orbits of a basis's symmetry group.
+
+Four sets of special directions: the basis vectors (vertices), their opposites, the normalised
+sums of two (edges), and the corners Σ ±b_k. On an orthonormal basis these are orbits of its group,
+and disjoint. On other frames corners are many orbits: of a simplex, whose vectors sum to 0, they
+are the sums of any of them, vertices and edges included.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from ppp_jax import bases
+from ppp_jax.analysis.inference.rotation_test import MOST_ROTATIONS, ROTATIONS, pool, verdict
+from ppp_jax.analysis.io.sources import numbers
+from ppp_jax.errors import InputError, seeded, whole
+
+ISOTROPIC = 4096  # vectors that say how near an orbit is by chance
+ANTIPODAL = 1e-6  # a sum of two unit vectors shorter than this has no direction
+
+
+def vertices(x: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """Returns the largest cosine of unit vectors, `(..., units)`, with the basis vectors."""
+    found: np.ndarray = (x @ basis.T).max(axis=-1)
+    return found
+
+
+def opposites(x: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """Returns the largest cosine with the basis vectors' opposites."""
+    return vertices(-x, basis)
+
+
+def edges(x: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """Returns the largest cosine with the normalised sums of two basis vectors."""
+    i, j = np.triu_indices(len(basis), 1)
+    sums = basis[i] + basis[j]
+    length = np.linalg.norm(sums, axis=1)
+    there = length > ANTIPODAL
+    found: np.ndarray = (x @ (sums[there] / length[there, None]).T).max(axis=-1)
+    return found
+
+
+def corners(x: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """Returns the cosine with the corner Σ ±b_k of the same signs.
+
+    On an orthonormal basis that is the nearest corner; on other frames another may be nearer.
+    """
+    corner = np.sign(x @ basis.T) @ basis
+    length = np.linalg.norm(corner, axis=-1)
+    found: np.ndarray = np.vecdot(x, corner) / np.where(length > 0, length, 1)
+    return found
+
+
+ORBITS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "vertices": vertices,
+    "opposites": opposites,
+    "edges": edges,
+    "corners": corners,
+}
+
+
+def nearest(vectors: np.ndarray, basis: np.ndarray, *, seed: int = 0) -> np.ndarray:
+    """Returns which orbit each vector is nearest to, compared with isotropic vectors.
+
+    Orbits have very different numbers of elements, and some corner of 2ⁿ is always near: so each
+    cosine is counted from its mean over isotropic vectors, in their standard deviations.
+
+    Args:
+      vectors: `(vectors, units)`, of any length but 0.
+      basis: unit rows, `(basis vectors, units)`.
+      seed: of 4,096 isotropic vectors.
+
+    Returns:
+      `(vectors,)`, places in `ORBITS`.
+
+    Raises:
+      InputError: vectors or a basis that are none.
+    """
+    unit, basis = _unit(vectors, 2), _checked_basis(vectors, basis)
+    null = np.random.default_rng(seeded(seed)).normal(size=(ISOTROPIC, unit.shape[1]))
+    null /= np.linalg.norm(null, axis=1, keepdims=True)
+    found = []
+    for cosine in ORBITS.values():
+        usual = cosine(null, basis)
+        found.append((cosine(unit, basis) - usual.mean()) / usual.std())
+    place: np.ndarray = np.argmax(found, axis=0)
+    return place
+
+
+def _unit(vectors: Any, dimensions: int) -> np.ndarray:
+    x = numbers("vectors", vectors, dimensions=dimensions)
+    length = np.linalg.norm(x, axis=-1, keepdims=True)
+    if not x.size or not (np.isfinite(length) & (length > 0)).all():
+        raise InputError("vectors", f"array {x.shape}", "is empty, or has a zero or non-finite row")
+    unit: np.ndarray = x / length
+    return unit
+
+
+def _checked_basis(vectors: Any, basis: Any) -> np.ndarray:
+    x, units = numbers("basis", basis, dimensions=2), np.shape(vectors)[-1]
+    if len(x) < 2 or x.shape[1] != units or not np.isfinite(x).all():
+        raise InputError("basis", f"array {x.shape}", f"must be finite, (two or more, {units})")
+    return x
+
+
+class Position(NamedTuple):
+    """The mean cosine with an orbit, over seeds and vectors, and its test (see `pool`)."""
+
+    cosine: float
+    z: float
+    p: float
+
+
+def positions(
+    vectors: np.ndarray, basis: np.ndarray, *, rotations: int = ROTATIONS, seed: int = 0
+) -> dict[str, Position]:
+    """Holds directions, such as those of cluster centres, against every orbit.
+
+    Args:
+      vectors: `(seeds, vectors, units)`, of any length but 0; each seed gets rotations of its own.
+      basis: unit rows, `(basis vectors, units)`.
+      rotations: K.
+      seed: of the rotations.
+
+    Returns:
+      Orbit to its `Position`; p is missing of fewer than 6 seeds.
+
+    Raises:
+      InputError: fewer than one rotation, vectors or a basis that are none.
+    """
+    turns = whole("rotations", rotations, least=1, most=MOST_ROTATIONS)
+    seeded(seed)
+    unit, basis = _unit(vectors, 3), _checked_basis(vectors, basis)
+    units = unit.shape[-1]
+    table = {name: np.empty((len(unit), turns + 1)) for name in ORBITS}
+    for k, own in enumerate(unit):
+        drawn = bases.rotations(units, turns, np.random.default_rng([seed, k]))
+        for turn, q in enumerate([np.eye(units), *drawn]):
+            for name, cosine in ORBITS.items():
+                table[name][k, turn] = cosine(own @ q, basis).mean()
+    found = {}
+    for name, values in table.items():
+        each = xr.Dataset({"value": ("seed", values[:, 0]),
+                           "null": (("seed", "rotation"), values[:, 1:])})  # fmt: skip
+        tested = pool(verdict(each))
+        found[name] = Position(*(tested[part].item() for part in ("value", "z", "p")))
+    return found

@@ -1,0 +1,267 @@
+"""Opens latents: of a run folder, of a file, or an array in memory."""
+
+import functools
+import os
+import pathlib
+import stat
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+import zarr
+
+from ppp_jax.analysis.io.headers import Array, check_entries, check_store
+from ppp_jax.analysis.io.runs import BOTTLENECK, STORE, load_run
+from ppp_jax.analysis.io.sources import SAMPLE, UNIT, open_source, ordered_axes
+from ppp_jax.errors import InputError
+from ppp_jax.files import archives, ledger
+from ppp_jax.files.paths import located
+
+KNOWN = "a run folder, .npy, .npz, or zarr"
+# Attributes by which xarray's files say that numbers are packed or missing.
+PACKED = frozenset({"scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned"})
+
+
+def load(
+    latents: Any,
+    *,
+    name: str | None = None,
+    latent_width: int | None = None,
+    architecture: str | None = None,
+    layer: str = BOTTLENECK,
+    units: int | None = None,
+    vectors: int | None = None,
+    max_bytes: int | None = None,
+) -> xr.Dataset | xr.DataArray:
+    """Opens latents, with every axis named; large ones are read only where they are looked at.
+
+    Args:
+      latents: a run folder, or the `latents.zarr` in it; the path of an `.npy` or `.npz` file or of
+        a zarr array or group; or any array, `(..., samples, units)`.
+      name: which array, if there are several; `pre` or `post` of a run folder.
+      latent_width: which latents of a run folder, if the grid has several widths.
+      architecture: likewise, if it has several.
+      layer: of which layer, if others than the bottleneck were captured.
+      units: of this layer, if it comes in several sizes.
+      vectors: per sample, likewise: a convolution has one at every position.
+      max_bytes: that an array of a file may claim; by default what memory is free, and any size of
+        an array on disk that is all there, for it is read in parts.
+
+    Returns:
+      Of a run folder the Dataset with `pre` and `post` (the bottleneck before and after its
+      activation) over `(activation, depth, width, optimizer, initializer, rate, seed, step,
+      sample, unit)`, with `dose` before `seed` if the grid has doses, `train_mse`,
+      `validation_mse`, `test_mse`, `diverged_step`, and the probe `inputs` (and
+      `labels`, where the data has any); snapshots that not every run has are left out. Of anything
+      else, and if a `name` is given, a DataArray over `(..., sample, unit)`.
+
+    Raises:
+      InputError: nothing is there, it does not open, it holds no array of vectors or several and
+        none was named, it claims more than may be used, it could run its author's code or holds
+        another type than numbers, there is no snapshot that every run has, or something else
+        than a run folder is chosen from as if it were one.
+
+    Example:
+      >>> load(np.zeros((2, 5, 4))).dims
+      ('axis_0', 'sample', 'unit')
+    """
+    given = {"architecture": architecture, "latent_width": latent_width, "units": units,
+             "vectors": vectors}  # fmt: skip
+    which = {key: value for key, value in given.items() if value is not None}
+    if not isinstance(latents, str | os.PathLike):
+        _refuse_choices(layer, which)
+        if name is not None:
+            raise InputError("name", name, "chooses in files, and this is one array; leave it out")
+        return _labelled(latents)
+    path = located("path", latents)
+    if _is_run(path):
+        check_entries(path if path.name == STORE else path / STORE)  # before its ledger is read
+        dataset = load_run(path, layer=layer, **which)
+        return dataset if name is None else _choose(_of_run(dataset), name, path)
+    _refuse_choices(layer, which)
+    if not path.exists():
+        raise InputError("path", path, f"is not there; give {KNOWN}")
+    try:
+        return _labelled(_choose(_look(path, max_bytes), name, path))
+    except InputError:
+        raise
+    except archives.ReadError as error:
+        raise InputError("path", path, str(error)) from None
+    except Exception as error:  # of any codec of any file: whatever it is, it does not open
+        why = " ".join(f"{error or type(error).__name__}".split())
+        raise InputError("path", path, f"does not open ({why}); give {KNOWN}") from error
+
+
+def _refuse_choices(layer: str, which: Mapping[str, Any]) -> None:
+    for key, value in ({"layer": layer} if layer != BOTTLENECK else which).items():
+        raise InputError(key, value, "chooses in run folders, and this is none; leave it out")
+
+
+def _is_run(path: pathlib.Path) -> bool:
+    """Tells our store from somebody's array that has its name."""
+    if (path / STORE).is_dir() or (path.name == STORE and (path / ledger.FILE).exists()):
+        return True
+    if path.name != STORE or not (path / ".zgroup").exists():
+        return False
+    check_store(path)
+    return "manifest" in zarr.open_group(path, mode="r", zarr_format=2).attrs
+
+
+def _labelled(latents: Any) -> xr.DataArray:
+    source = open_source(latents)
+    if not isinstance(latents, xr.DataArray):
+        dims = (*source.dims, UNIT)
+        if not source.lazy:
+            return xr.DataArray(source.array.reshape(source.shape), dims=dims)
+        # Without the outer wrapper xarray would read it whole at the first selection.
+        lazy = xr.core.indexing.LazilyIndexedArray(_Lazy(source.array.array))
+        return xr.DataArray(xr.Variable(dims, lazy))
+    if {SAMPLE, UNIT} <= set(latents.dims) or not {SAMPLE, UNIT} & set(latents.dims):
+        return latents
+    ordered, _ = ordered_axes(latents)  # one of the two has another name
+    named = dict(zip(ordered.dims[-2:], (SAMPLE, UNIT), strict=True))
+    there = {old: new for old, new in named.items() if old != new}
+    return ordered.drop_vars(there.values(), errors="ignore").rename(there)
+
+
+class _Named(NamedTuple):
+    """An array of a file that has not been read.
+
+    Attributes:
+      dimensions: how many it has, or 0 where it cannot be read.
+      read: opens it.
+      problem: why it cannot be read; empty where it can.
+    """
+
+    dimensions: int
+    read: Callable[[], Any]
+    problem: str
+
+
+def _look(path: pathlib.Path, max_bytes: int | None) -> Any:
+    """Returns an array, or what arrays there are by name, of a file or a zarr folder."""
+    if path.is_dir():
+        if not any((path / n).exists() for n in (".zarray", ".zgroup", "zarr.json")):
+            raise InputError("path", path, f"holds no {STORE}; give {KNOWN}")
+        return _look_into_store(path, max_bytes)
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise InputError("path", path, f"is no regular file; give {KNOWN}")
+    if path.suffix not in (".npy", ".npz"):
+        raise InputError(
+            "path", path, f"is of no known kind; give {KNOWN} (numpy.save writes .npy)"
+        )
+    if archives.is_npy(path):  # by its content: files get renamed
+        return archives.map_npy(path, max_bytes=max_bytes)
+    if path.suffix == ".npy" and not archives.is_zip(path):
+        raise InputError(
+            "path", path, f"does not open (it is no .npy by its content); give {KNOWN}"
+        )
+    return _members(archives.open_archive(path, field="path", max_bytes=max_bytes))
+
+
+def _members(archive: archives.Archive) -> dict[str, _Named]:
+    return {
+        name: _Named(len(member.header.shape) if member.header else 0,
+                     functools.partial(archive.__getitem__, name), member.problem)
+        for name, member in archive.members.items()
+    }  # fmt: skip
+
+
+def _look_into_store(path: pathlib.Path, max_bytes: int | None) -> Any:
+    arrays = check_store(path, max_bytes=max_bytes)
+    opened = zarr.open(path, mode="r")
+    if isinstance(opened, zarr.Array):
+        return _unpacked(opened)
+    others = {
+        name: array for name, array in arrays.items()
+        if name and "/" not in name and (path / name).is_dir()
+    }  # fmt: skip
+    return {
+        name: _Named(len(array.shape), functools.partial(_from_group, path, name, others), "")
+        for name, array in others.items()
+    }
+
+
+def _from_group(path: pathlib.Path, name: str, arrays: Mapping[str, Array]) -> Any:
+    """Opens one array of a group: labelled, where the group has labels, and as it is elsewhere.
+
+    Format 2 has a fill value for what was never written, which xarray takes for "missing" although
+    most writers mean nothing by it. It is that only where the array says so itself, or is packed.
+    """
+    group = zarr.open_group(path, mode="r", use_consolidated=False)
+    array = group[name]
+    dims: Any = array.attrs.get("_ARRAY_DIMENSIONS")  # format 2; format 3 has a place for them
+    dims = getattr(array.metadata, "dimension_names", None) or dims
+    if not isinstance(dims, list | tuple) or not all(isinstance(dim, str) for dim in dims):
+        return _unpacked(array)
+    others = [other for other, found in arrays.items() if other != name and len(found.shape) > 1]
+    packed = {each: bool(PACKED & set(group[each].attrs)) for each in arrays if each not in others}
+    return xr.open_dataset(
+        path, engine="zarr", consolidated=False, drop_variables=others, mask_and_scale=packed,
+        cache=False,
+    )[name]  # fmt: skip
+
+
+def _unpacked(array: Any) -> Any:
+    """Returns an array whose axes have no names with the numbers that its attributes mean.
+
+    So it is the same, whether opened by its own path or, with names, in its group.
+    """
+    attrs = dict(array.attrs)
+    if not PACKED & set(attrs) or array.ndim < 2:
+        return array
+    missing = attrs.get("_FillValue")
+    if array.metadata.zarr_format == 2:
+        missing = array.fill_value
+    elif isinstance(missing, str | list):  # how xarray writes numbers in format 3
+        missing = xr.backends.zarr.FillValueCoder.decode(missing, array.dtype)
+    if missing is not None:
+        attrs["_FillValue"] = missing
+    dims = (*(f"axis_{k}" for k in range(array.ndim - 2)), SAMPLE, UNIT)
+    lazy = xr.core.indexing.LazilyIndexedArray(_Lazy(array))
+    packed = xr.Variable(dims, lazy, attrs)
+    return xr.DataArray(
+        xr.conventions.decode_cf_variable("latents", packed, decode_times=False)
+    )  # fmt: skip
+
+
+def _of_run(dataset: xr.Dataset) -> dict[str, _Named]:
+    return {
+        str(name): _Named(array.ndim, functools.partial(dataset.__getitem__, name), "")
+        for name, array in dataset.items()
+    }
+
+
+def _choose(found: Any, name: str | None, path: pathlib.Path) -> Any:
+    """Returns the array asked for, or the only one that could be meant."""
+    if not isinstance(found, Mapping):
+        if name is not None:
+            raise InputError("name", name, f"{path} is one array without names")
+        return found
+    arrays = sorted(key for key, value in found.items() if value.dimensions >= 2)
+    unread = sorted(key for key, value in found.items() if value.problem)
+    beside = f"; not readable: {unread} ({found[unread[0]].problem})" if unread else ""
+    if name is None and len(arrays) != 1:
+        which = f"one of {arrays}" if arrays else "none is an array of vectors"
+        raise InputError("name", None, f"{path} has {len(arrays)} arrays; name {which}{beside}")
+    if name is not None and (not isinstance(name, str) or name not in arrays):
+        problem = found[name].problem if isinstance(name, str) and name in found else ""
+        why = problem or f"is no array of vectors in {path}"
+        raise InputError("name", name, f"{why}: {arrays}")
+    return found[arrays[0] if name is None else name].read()
+
+
+class _Lazy(xr.backends.BackendArray):
+    """An array on disk that xarray reads slice by slice."""
+
+    def __init__(self, array: Any):
+        self.array, self.shape, self.dtype = array, tuple(array.shape), np.dtype(array.dtype)
+
+    def __getitem__(self, key: Any) -> Any:
+        return xr.core.indexing.explicit_indexing_adapter(
+            key, self.shape, xr.core.indexing.IndexingSupport.BASIC, self._slice
+        )
+
+    def _slice(self, key: tuple[Any, ...]) -> np.ndarray:
+        return np.asarray(self.array[key])

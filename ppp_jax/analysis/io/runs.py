@@ -1,0 +1,209 @@
+"""Opens the latents that a sweep saved in its run folder, and checks what it reads of them.
+
+Metadata, coordinates and the probe are checked when a store is opened, latents and errors when they
+are read (`ppp_jax.files.ledger`): whoever reads gets what was written, or an error that names the
+file.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from xarray.core import indexing
+
+from ppp_jax.analysis.io.headers import check_store
+from ppp_jax.errors import InputError, printable, shortened
+from ppp_jax.files import ledger
+
+STORE = "latents.zarr"
+BOTTLENECK = "bottleneck"
+
+
+def load_run(path: str | pathlib.Path, *, layer: str = BOTTLENECK, **which: Any) -> xr.Dataset:
+    """Opens the latents that a sweep saved.
+
+    Args:
+      path: a run folder, or the `latents.zarr` in it.
+      layer: whose vectors.
+      **which: `architecture`, `latent_width`, `units`, `vectors`, where the grid has several.
+
+    Returns:
+      The Dataset that `load` describes.
+
+    Raises:
+      InputError: nothing is there, there is no snapshot that every run has, the first is not of
+        untrained networks, several groups fit or none, or a file is damaged or missing. Of latents
+        and errors that is noticed, and raised, when they are read.
+    """
+    store = _store(path)
+    tree, kept = _open(store)
+    node = _chosen(tree, layer, which)
+    group = _checked(node, store, kept)
+    saved = group[ledger.SAVED]
+    complete = saved.all([dim for dim in saved.dims if dim != "step"]).values
+    if not complete.any():
+        raise InputError("path", path, "has no snapshot that every run has; train it first")
+    dataset = group.drop_vars(ledger.SAVED).isel(step=complete)
+    first = int(dataset["epoch"][0])
+    if first != 0:  # everything that says "untrained" means the first snapshot
+        problem = f"its untrained networks are lost: the first snapshot in {STORE} that every run "
+        raise InputError("path", path, f"{problem}has is of epoch {first}; train it anew with "
+                         "overwrite")  # fmt: skip
+    each = int(group.attrs["vectors_per_sample"])
+    probe = {name: array.variable for name, array in tree.data_vars.items()}
+    if each > 1:  # a label for every vector; the inputs belong to whole samples
+        dataset = dataset.rename(vector="sample")
+        labels = {"labels": probe["labels"].values.repeat(each)} if "labels" in probe else {}
+        probe = {name: xr.Variable(("sample",), values) for name, values in labels.items()}
+    about = {key: value for key, value in tree.attrs.items() if key != ledger.MARK}
+    return dataset.assign(probe).assign_attrs(about)
+
+
+def _checked(node: xr.DataTree, store: pathlib.Path, kept: ledger.Ledger | None) -> xr.Dataset:
+    """Returns a group whose latents and errors are checked as they are read."""
+    group, name = node.to_dataset(), str(node.name)
+    table = None if kept is None else kept.groups[name]
+    parts = _parts(node.root.attrs, store)
+    axes = tuple(str(dim) for dim in group[ledger.SAVED].dims)
+    labels = {axis: group[axis].values.tolist() for axis in axes}
+    labels |= {key: [group.attrs[key]] for key in ("architecture", "latent_width")}
+    found = {}
+    for key in map(str, group.data_vars):
+        array = group[key]
+        if key == ledger.SAVED and table is not None:
+            found[key] = array.copy(data=table[ledger.SAVED])
+            continue
+        inner = array.variable
+        chunks = inner.encoding.get("chunks") or inner.shape
+
+        def read(at: ledger.Key, inner: xr.Variable = inner) -> np.ndarray:
+            return np.asarray(inner[at].values)
+
+        blocks = ledger.Blocks(store, f"{name}/{key}", chunks, labels, axes, table, parts, read)
+        lazy: Any = indexing.LazilyIndexedArray(_Checked(blocks, inner))
+        data: Any = indexing.MemoryCachedArray(indexing.CopyOnWriteArray(lazy))  # as xarray's own
+        found[key] = array.copy(data=data)
+    return group.assign(found)
+
+
+class _Checked(xr.backends.BackendArray):
+    """A variable of a group on disk that is checked as it is read, run by run."""
+
+    def __init__(self, blocks: ledger.Blocks, inner: xr.Variable):
+        self.blocks, self.shape, self.dtype = blocks, inner.shape, inner.dtype
+
+    def __getitem__(self, key: Any) -> Any:
+        support = indexing.IndexingSupport.OUTER
+        return indexing.explicit_indexing_adapter(key, self.shape, support, self._read)
+
+    def _read(self, key: tuple[Any, ...]) -> np.ndarray:
+        leading = len(self.blocks.axes)
+        values = ledger.checked(self.blocks, tuple(map(ledger.span, key[:leading])))
+        # Vectors come whole, since what is checked is all of a run's.
+        inside = xr.Variable([f"axis_{i}" for i in range(values.ndim)], values)
+        return np.asarray(inside[(..., *key[leading:])].values)
+
+
+def _chosen(tree: xr.DataTree, layer: str, which: Mapping[str, Any]) -> xr.DataTree:
+    """Returns the one group that fits."""
+    found = [group for group in contents(tree) if group["layer"] == layer]
+    if not found:
+        known = sorted({group["layer"] for group in contents(tree)})
+        raise InputError("layer", layer, f"not in this grid, which has {known}")
+    for name in ("architecture", "latent_width", "units", "vectors"):
+        values = sorted({group[name] for group in found})
+        value = which.get(name)
+        if value is None and len(values) > 1:
+            raise InputError(name, None, f"name one of {values}")
+        if value is not None and value not in values:
+            raise InputError(name, value, f"not in this grid, which has {values}")
+        found = [group for group in found if value in (None, group[name])]
+    return tree.children[found[0]["name"]]
+
+
+def _parts(attributes: Mapping[Any, Any], store: pathlib.Path) -> list[Mapping[str, Any]]:
+    """Returns the configurations of the parts that a store's copy of the manifest names."""
+    try:
+        manifest: Any = json.loads(attributes["manifest"])
+        parts: list[Mapping[str, Any]] = manifest.get("parts", [])
+        if all(isinstance(part, Mapping) for part in (manifest["config"], *parts)):
+            return parts
+        told = "other entries than a run's"
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        told = f"{type(error).__name__} {error}"
+    problem = f"its attribute manifest is damaged ({shortened(printable(told))})"
+    raise InputError("path", store, f"{problem}; {ledger.ANEW}; {ledger.UNCHECKED}")
+
+
+def contents(tree: xr.DataTree) -> list[dict[str, Any]]:
+    """Returns what every group of a store holds: its name, layer, architecture and sizes.
+
+    Raises:
+      InputError: the store is not one that a grid wrote.
+    """
+    found = []
+    for name, group in tree.children.items():
+        attrs = group.attrs
+        try:
+            found.append({
+                "name": name,
+                "layer": str(attrs["layer"]),
+                "architecture": str(attrs["architecture"]),
+                "latent_width": int(attrs["latent_width"]),
+                "units": int(group.sizes["unit"]),
+                "vectors": int(attrs["vectors_per_sample"]),
+            })  # fmt: skip
+        except (KeyError, TypeError, ValueError, OverflowError):
+            problem = (
+                f"has a group, {name}, that no grid wrote, for it does not say of which layer and "
+                f"sizes it is; give the folder of a trained grid, or open your own {STORE} by "
+                "another name"
+            )
+            raise InputError("path", tree.encoding.get("source", STORE), problem) from None
+    return found
+
+
+def saved_groups(
+    path: str | pathlib.Path, *, layer: str | None = BOTTLENECK
+) -> list[dict[str, Any]]:
+    """Returns the arguments with which `load_run` opens each group of a run folder.
+
+    Args:
+      path: a run folder, or the `latents.zarr` in it.
+      layer: of which layer, or None for all.
+
+    Raises:
+      InputError: nothing is there, or it is damaged.
+    """
+    found = contents(_open(_store(path))[0])
+    return [
+        {key: value for key, value in group.items() if key != "name"}
+        for group in sorted(found, key=lambda group: (group["latent_width"], group["name"]))
+        if layer in (None, group["layer"])
+    ]
+
+
+def _store(path: str | pathlib.Path) -> pathlib.Path:
+    path = pathlib.Path(path).expanduser()
+    store = path if path.name == STORE else path / STORE
+    if not store.is_dir():
+        raise InputError("path", path, f"holds no {STORE}; give the folder of a trained grid")
+    return store
+
+
+def _open(store: pathlib.Path) -> tuple[xr.DataTree, ledger.Ledger | None]:
+    """Opens a store whose files are what they were, with its ledger if it has one."""
+    kept = ledger.read(store)
+    if kept is not None:
+        ledger.check_files(store, kept)
+    check_store(store)
+    try:
+        return xr.open_datatree(store, engine="zarr", zarr_format=2, consolidated=True), kept
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a decoder makes of damaged bytes, without a ledger
+        why = " ".join(str(error).split())
+        raise InputError("path", store, f"does not open ({why}); {ledger.ANEW}") from error

@@ -1,0 +1,200 @@
+"""Figures of evidence: forests of differences, the plane of alignment and discreteness, nulls."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from ppp_jax.analysis.inference.seeds import bootstrap_interval, interquartile_mean
+from ppp_jax.analysis.results.measure import TEXT, cells
+from ppp_jax.analysis.results.verdicts import LEVEL, PAIRED
+from ppp_jax.analysis.texts import drawn
+
+NAMES = {"test_mse": "held-out MSE", "c4_pre": "C4 before activation, above null",
+         "c4_post": "C4 after activation, above null",
+         "discreteness_pre": "discreteness before activation",
+         "elliptical_pre": "the same, beyond lengths"}  # fmt: skip
+Z_TICKS = (-100, -50, -20, -10, -5, -2, 0, 2, 5, 10, 20, 50, 100)
+
+
+def plot_forest(rows: list[dict[str, Any]], *, labels: list[str]) -> Figure:
+    """Draws paired differences with their intervals, a panel per quantity.
+
+    Args:
+      rows: what `difference_table` returns, at least one.
+      labels: which entries of a row name a comparison, such as `activation`, `optimizer`.
+
+    Returns:
+      The figure: filled where the false discovery rate is at most 5 %, hollow elsewhere.
+    """
+    names = list(dict.fromkeys(_comparison(row, labels) for row in rows))
+    figure = Figure(
+        figsize=(3.1 * len(PAIRED), 1.3 + 0.22 * len(names)), dpi=110, layout="constrained"
+    )
+    panels = figure.subplots(1, len(PAIRED), sharey=True, squeeze=False)[0]
+    for axes, quantity in zip(panels, PAIRED, strict=True):
+        axes.axvline(0, color="0.6", linewidth=0.8)
+        for row in rows:
+            if row["quantity"] != quantity or np.isnan(row["difference"]):
+                continue
+            y = names.index(_comparison(row, labels))
+            known = row["q"] <= LEVEL
+            colour = ("C3" if row["difference"] > 0 else "C0") if known else "0.45"
+            axes.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=1.2)
+            face = colour if known else "white"
+            axes.plot(row["difference"], y, "o", color=colour, markerfacecolor=face, markersize=4)
+        axes.set_title(NAMES[quantity], fontsize=8)
+        axes.tick_params(labelsize=6)
+        axes.margins(y=0.5 / max(1, len(names)))
+    panels[0].set_yticks(range(len(names)), names, fontsize=6)
+    panels[0].invert_yaxis()
+    figure.supxlabel("paired difference, mean over seeds and 95 % BCa interval; "
+                     "filled: false discovery rate ≤ 5 %", fontsize=7)  # fmt: skip
+    return figure
+
+
+def _comparison(row: dict[str, Any], labels: list[str]) -> str:
+    text = ", ".join(f"{row[name]:g}" if isinstance(row[name], float) else str(row[name])
+                     for name in labels)  # fmt: skip
+    return drawn(f"{text} − {row['against']}")
+
+
+def plot_plane(runs: xr.Dataset, *, kind: str, labels: list[str]) -> Figure:
+    """Draws every cell's path through training in the plane of alignment and discreteness.
+
+    Args:
+      runs: the runs that `measure` measured.
+      kind: `pre` or `post`.
+      labels: which names of a cell stand in the legend.
+
+    Returns:
+      The figure: a line from the untrained network (hollow) to the trained one, medians over
+      seeds; single seeds at the end as points.
+    """
+    figure = Figure(figsize=(9.5, 4.8), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    axes.axvline(0, color="0.8", linewidth=0.8)
+    colours = {name: f"C{i % 10}" for i, name in enumerate(runs["activation"].values)}
+    styles = ["-", "--", ":", "-."]
+    counted: dict[Any, int] = {}
+    for names, at in cells(runs):
+        part = runs[[f"c4_{kind}", f"discreteness_{kind}"]].isel(at)
+        part = part.transpose("step", "seed")
+        x, y = (part[name].values for name in part)
+        if not np.isfinite(x[-1]).any():
+            continue
+        colour = colours[names["activation"]]
+        number = counted[names["activation"]] = counted.get(names["activation"], -1) + 1
+        path = [np.array([_median(row) for row in values]) for values in (x, y)]
+        label = ", ".join(f"{names[n]:g}" if isinstance(names[n], float) else str(names[n])
+                          for n in labels)  # fmt: skip
+        axes.plot(*path, styles[number % 4], color=colour, linewidth=1.1, label=drawn(label))
+        axes.plot(path[0][0], path[1][0], "o", color=colour, markerfacecolor="white", markersize=4)
+        axes.plot(x[-1], y[-1], ".", color=colour, markersize=3, alpha=0.5)
+    axes.set(xlabel=f"{TEXT['c4']}, {kind}-activation (−1 diagonals, +1 axes)",
+             ylabel="discreteness")  # fmt: skip
+    figure.legend(loc="outside right upper", fontsize=6)
+    return figure
+
+
+def _median(values: np.ndarray) -> float:
+    there = values[np.isfinite(values)]
+    return float(np.median(there)) if len(there) else np.nan
+
+
+def plot_p_values(p: xr.DataArray, *, ax: Axes) -> Axes:
+    """Draws the distribution of p-values on isotropic clouds, which should be the diagonal.
+
+    Args:
+      p: what `calibration.null_p_values` returns.
+      ax: where to draw.
+    """
+    ax.plot([0, 1], [0, 1], "k--", linewidth=0.8)
+    for i, law in enumerate(p["law"].values):
+        for statistic in p["statistic"].values:
+            values = p.sel(law=law, statistic=statistic).values
+            values = np.sort(values[np.isfinite(values)])
+            if len(values):
+                share = np.arange(1, len(values) + 1) / len(values)
+                ax.step(values, share, where="post", color=f"C{i}", linewidth=0.6, alpha=0.6)
+        ax.plot([], [], color=f"C{i}", label=drawn(law))
+    ax.set(xlabel="p-value", ylabel="share of clouds below", xlim=(0, 1), ylim=(0, 1))
+    ax.legend(fontsize=6)
+    return ax
+
+
+def plot_power(found: xr.Dataset, *, kind: str, ax: Axes) -> Axes:
+    """Draws how often graded mixtures are called aligned, against the share of aligned samples.
+
+    Args:
+      found: what `calibration.power` returns.
+      kind: `axes` or `corners`.
+      ax: where to draw.
+    """
+    for statistic in found["statistic"].values:
+        curve = found["power"].sel(kind=kind, statistic=statistic)
+        ax.plot(
+            found["share"], curve, "o-", markersize=3, label=drawn(TEXT.get(statistic, statistic))
+        )
+    ax.axhline(LEVEL, color="k", linestyle="--", linewidth=0.8)
+    ax.set(xlabel=f"share of samples on the {kind}", ylabel="share of clouds with p ≤ .05",
+           ylim=(0, 1.03))  # fmt: skip
+    ax.legend(fontsize=6)
+    return ax
+
+
+def plot_seeds(columns: dict[str, np.ndarray], *, ax: Axes, colour: str = "C0",
+               shift: float = 0.0, label: str | None = None,
+               at: Sequence[float] | None = None) -> Axes:  # fmt: skip
+    """Draws every seed as a point, and over them the interquartile mean with its 95 % interval.
+
+    Args:
+      columns: a name along the horizontal axis to one value per seed.
+      ax: where to draw.
+      colour: of this group.
+      shift: moves it sideways, so that several groups stand beside each other.
+      label: for the legend.
+      at: where the columns stand, ascending; None: side by side.
+    """
+    places = np.arange(len(columns)) if at is None else np.asarray(at, float)
+    closest = np.diff(places).min(initial=1.0)
+    for place, values in zip(places + shift * closest, columns.values(), strict=True):
+        spread = closest * np.linspace(-0.06, 0.06, len(values)) if len(values) > 1 else np.zeros(1)
+        ax.plot(place + spread, values, ".", color=colour, markersize=2.5, alpha=0.45)
+        low, high = bootstrap_interval(values)
+        ax.plot([place, place], [low, high], color=colour, linewidth=2)
+        ax.plot(place, interquartile_mean(values), "_", color=colour, markersize=9,
+                markeredgewidth=2, label=label and drawn(label))  # fmt: skip
+        label = None  # once in the legend
+    ax.set_xticks(places, [drawn(name) for name in columns], fontsize=7)
+    ax.tick_params(labelsize=7)
+    return ax
+
+
+def plot_z(series: dict[str, dict[str, float]], *, ax: Axes) -> Axes:
+    """Draws z of several series over the same names, linear to ±3 and logarithmic beyond.
+
+    Args:
+      series: a label of the legend to a name along the horizontal axis to its z.
+      ax: where to draw; |z| ≤ 2 is shaded.
+    """
+    ax.axhspan(-2, 2, color="0.9")
+    for k, (label, points) in enumerate(series.items()):
+        shift = 0.1 * (k - (len(series) - 1) / 2)
+        places = np.arange(len(points)) + shift
+        ax.vlines(places, 0, list(points.values()), color=f"C{k}", linewidth=0.8)
+        ax.plot(places, list(points.values()), "o", color=f"C{k}", markersize=4,
+                label=drawn(label))  # fmt: skip
+    names = list(next(iter(series.values())))
+    ax.set_xticks(range(len(names)), [drawn(name) for name in names], fontsize=7)
+    ax.set_yscale("symlog", linthresh=3)
+    ax.yaxis.set_major_locator(FixedLocator(Z_TICKS))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.margins(y=0.08)
+    ax.tick_params(labelsize=7)
+    return ax

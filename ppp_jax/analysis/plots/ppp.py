@@ -1,0 +1,306 @@
+"""Drawing: axes in, axes out. Nothing is computed here."""
+
+import textwrap
+from collections.abc import Iterable
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib import colors
+from matplotlib.axes import Axes
+from matplotlib.colorbar import Colorbar
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.projections.polar import PolarAxes
+from matplotlib.ticker import MaxNLocator
+
+from ppp_jax.analysis.io.sources import is_real
+from ppp_jax.analysis.texts import drawn
+from ppp_jax.errors import InputError, choice, truth
+
+# Blue: fewer than isotropic, white: as many, red: more; grey: too few expected to tell.
+COLORMAP = matplotlib.colormaps["RdBu_r"].with_extremes(bad="0.8")
+MIN_RATIO_RANGE = 4.0
+PANEL_INCHES = 1.15
+LEGEND = (
+    "u to the right, v upwards, each panel to ± its half-width in latent units; "
+    "colour: density / isotropic null, clipped at the ends of the bar; grey: too few expected"
+)
+
+
+def ratio_scale(ratios: Iterable[np.ndarray]) -> colors.LogNorm:
+    """Returns the one colour scale of a set of ratios: logarithmic, 1 in the middle.
+
+    It reaches the 99.9 % quantile of all ratios together, and at least from 1/4 to 4, so that
+    noise around 1 does not look like structure. Ratios beyond either end take the end's colour.
+    """
+    present = np.concatenate([ratio[np.isfinite(ratio)] for ratio in ratios])
+    high = max(MIN_RATIO_RANGE, float(np.quantile(present, 0.999)) if len(present) else 0)
+    return colors.LogNorm(1 / high, high, clip=True)
+
+
+def plot_ppp(
+    picture: xr.Dataset,
+    *,
+    ax: Axes | None = None,
+    norm: colors.LogNorm | None = None,
+    colorbar: bool = True,
+) -> Axes:
+    """Draws a PPP density over its isotropic null.
+
+    Args:
+      picture: what `ppp` returns.
+      ax: where to draw; by default a new figure.
+      norm: colour scale; by default `ratio_scale` of this picture.
+      colorbar: draw the scale beside the axes.
+
+    Returns:
+      The axes. White is as many as isotropic latents would have, red more, blue fewer; grey is
+      where too few are expected to tell. A picture of nothing says so.
+
+    Raises:
+      InputError: several pictures, or none.
+    """
+    _check_dims(picture, "ratio", ("v", "u"), "picture")
+    _check_axes(ax)
+    truth("colorbar", colorbar)
+    if norm is not None and not isinstance(norm, colors.LogNorm):
+        raise InputError(
+            "norm", type(norm).__name__, "must be a LogNorm, as ratio_scale returns it"
+        )
+    axes = plt.figure(figsize=(4.2, 3.6), layout="constrained").add_subplot() if ax is None else ax
+    norm = norm or ratio_scale([picture["ratio"].values])
+    half = _half_width(picture)
+    image = _draw_ratio(axes, picture, norm, (-half, half, -half, half))
+    axes.set(xlabel="u (latent units)", ylabel="v (latent units)", title=_acceptance(picture))
+    if colorbar:
+        bar = axes.figure.colorbar(image, ax=axes, label="density / isotropic null")
+        _tick_ratio(bar, norm)
+    return axes
+
+
+def _half_width(picture: xr.Dataset) -> float:
+    u = picture["u"].values
+    return float(u[-1] + (u[1] - u[0]) / 2)
+
+
+def _acceptance(picture: xr.Dataset) -> str:
+    none = "" if picture["accepted"].item() else " (none)"
+    ratio = picture["acceptance_ratio"].item()
+    if np.isinf(ratio):  # beyond what a number holds: wide layers
+        return f"A/A0 = 10^{picture['log10_acceptance_ratio'].item():.0f}"
+    return f"A/A0 = {ratio:.3g}{none}"
+
+
+def _draw_ratio(
+    axes: Axes,
+    picture: xr.Dataset,
+    norm: colors.LogNorm,
+    extent: tuple[float, float, float, float],
+) -> AxesImage:
+    image = axes.imshow(
+        np.maximum(picture["ratio"].values, norm.vmin or 0),  # a logarithm has no place for 0
+        origin="lower",
+        extent=extent,
+        cmap=COLORMAP,
+        norm=norm,
+        interpolation="nearest",
+    )
+    if not picture["accepted"].item():
+        x, y = (extent[0] + extent[1]) / 2, (extent[2] + extent[3]) / 2
+        axes.text(x, y, "nothing\naccepted", ha="center", va="center", fontsize=7)
+    elif not np.isfinite(picture["ratio"].values).any():
+        _draw_density(axes, picture, extent)
+    return image
+
+
+def _draw_density(
+    axes: Axes, picture: xr.Dataset, extent: tuple[float, float, float, float]
+) -> None:
+    """Draws the density where isotropic latents would put nothing to divide by, and says so."""
+    density = picture["density"].values
+    top = max(density.max(), np.finfo(float).tiny)
+    norm = colors.LogNorm(1e-4 * top, top, clip=True)
+    axes.imshow(density, origin="lower", extent=extent, cmap="Greys", norm=norm)
+    x, y = (extent[0] + extent[1]) / 2, extent[3] - 0.02 * (extent[3] - extent[2])
+    axes.text(x, y, "density (no null)", ha="center", va="top", fontsize=6)
+
+
+def _check_axes(ax: Any) -> None:
+    if ax is not None and not isinstance(ax, Axes):
+        raise InputError("ax", type(ax).__name__, "must be axes of matplotlib, or None")
+
+
+def _check_dims(made: xr.Dataset, name: str, wanted: tuple[str, ...], field: str) -> None:
+    if name not in getattr(made, "data_vars", ()):
+        source = "ppp" if name == "ratio" else "srm"
+        raise InputError(field, type(made).__name__, f"must be what {source}(…) returns")
+    dims = made[name].dims
+    if dims != wanted:
+        more = ", ".join(str(dim) for dim in dims if dim not in wanted)
+        problem = (
+            f"must be over {wanted}; select one along {more}, say .isel({more.split(',')[0]}=0)"
+        )
+        raise InputError(field, dims, problem)
+
+
+def plot_srm(curves: xr.Dataset, *, ax: Axes | None = None, planes: bool = True) -> Axes:
+    """Draws Spotlight Resonance around the circle of a plane.
+
+    Args:
+      curves: what `srm` returns, at one ε.
+      ax: polar axes to draw in; by default a new figure.
+      planes: draw every plane that the curves hold, thin, behind the mean of all.
+
+    Returns:
+      The axes. The angle is that of the probe: 0° along a plane's first basis vector. The thick
+      line is the mean over all planes, dashed what isotropic latents would have.
+
+    Raises:
+      InputError: curves at several ε, or no curves, or axes that are not polar.
+    """
+    _check_dims(curves, "pooled", ("angle",), "curves")
+    _check_axes(ax)
+    truth("planes", planes)
+    axes = (
+        plt.figure(figsize=(4, 4), layout="constrained").add_subplot(projection="polar")
+        if ax is None
+        else ax
+    )
+    if not isinstance(axes, PolarAxes):
+        raise InputError("ax", type(axes).__name__, "must be polar: subplot(projection='polar')")
+    # A circle is closed, whatever the angles are.
+    order = np.argsort(curves["angle"].values % (2 * np.pi), kind="stable")
+    order = np.append(order, order[0])
+    turn = curves["angle"].values[order] % (2 * np.pi)
+    turn[-1] += 2 * np.pi
+    own = curves["srm"].values[:, order]
+    if planes and len(own) > 1:
+        axes.plot(turn, own.T, color="C0", linewidth=0.4, alpha=max(0.03, min(0.5, 8 / len(own))))
+    axes.plot(turn, np.full(len(turn), curves["null"].item()), "k--", linewidth=0.8)
+    axes.plot(turn, curves["pooled"].values[order], color="C3", linewidth=1.8)
+    count, epsilon = curves.attrs["frame_planes"], curves["epsilon"].item()
+    axes.set_title(f"mean of {count:,} planes, ε = {epsilon:g}", fontsize=8)
+    axes.tick_params(labelsize=6)
+    axes.yaxis.set_major_locator(MaxNLocator(3))  # shares; more would cover the curves
+    axes.set_rlabel_position(22.5)
+    return axes
+
+
+def _tick_ratio(bar: Colorbar, norm: colors.LogNorm) -> None:
+    ticks = [x for x in (norm.vmin, 1.0, norm.vmax) if x is not None]
+    bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
+    bar.minorticks_off()
+
+
+def plot_strip(
+    panels: list[list[xr.Dataset]], *, rows: list[str], columns: list[str], title: str
+) -> Figure:
+    """Draws PPP pictures as a table, say a row per activation and a column per training epoch.
+
+    Args:
+      panels: `panels[row][column]`, each what `ppp` returns.
+      rows: a name for each row.
+      columns: a name for each column.
+      title: heading of the figure.
+
+    Returns:
+      The figure. Each row (strip) has one colour scale, drawn at its end; each panel has its own
+      half-width, written in its corner in latent units.
+
+    Raises:
+      InputError: no pictures, or not one for each row and column.
+    """
+    _check_table(panels, rows, columns)
+    if not isinstance(title, str):
+        raise InputError("title", title, "must be a text")
+    names = [drawn(name).replace("isotropic_", "isotropic\n") for name in rows]
+    longest = max(len(line) for name in names for line in name.split("\n"))
+    left = max(1.2, 0.2 + 0.072 * longest)  # inches, for the names
+    size = (left + PANEL_INCHES * len(columns) + 0.6, 1.14 * PANEL_INCHES * len(rows) + 0.7)
+    legend = textwrap.wrap(LEGEND, int(20 * size[0]))
+    size = (size[0], size[1] + 0.1 * (len(legend) - 1))
+    figure = Figure(figsize=size, dpi=110)
+    figure.suptitle(drawn(title), fontsize=9, y=1 - 0.08 / size[1], va="top")
+    stack = figure.subplots(len(rows), 1, squeeze=False, gridspec_kw={
+        "left": left / size[0], "right": 1 - 0.6 / size[0], "top": 1 - 0.5 / size[1],
+        "bottom": (0.1 + 0.1 * len(legend)) / size[1], "hspace": 0,
+    })  # fmt: skip
+    figure.text(0.5, 0.06 / size[1], "\n".join(legend), ha="center", va="bottom", fontsize=6)
+    for axes, name, strip in zip(stack.flat, names, panels, strict=True):
+        norm = ratio_scale([picture["ratio"].values for picture in strip])
+        _draw_strip(axes, strip, norm)
+        axes.text(-0.05, 0.5, name, ha="right", va="center", fontsize=8)
+        place = axes.inset_axes((len(columns) + 0.05, 0.1, 0.06, 0.8), transform=axes.transData)
+        bar = figure.colorbar(axes.images[0], cax=place)
+        _tick_ratio(bar, norm)
+        bar.ax.tick_params(labelsize=6, pad=1, length=2)
+    for c, column in enumerate(columns):
+        stack[0, 0].text(c + 0.5, 1.13, drawn(column), ha="center", va="bottom", fontsize=7)
+    return figure
+
+
+def _check_table(panels: Any, rows: Any, columns: Any) -> None:
+    for field, names in (("rows", rows), ("columns", columns)):
+        texts = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+        if not texts or not names:
+            raise InputError(field, names, "must be names, one or more")
+    strips = panels if isinstance(panels, list | tuple) else ()
+    if len(strips) != len(rows) or any(len(strip) != len(columns) for strip in strips):
+        problem = f"must be {len(rows)} rows of {len(columns)} pictures each"
+        raise InputError("panels", type(panels).__name__, problem)
+    for picture in (picture for strip in strips for picture in strip):
+        _check_dims(picture, "ratio", ("v", "u"), "panels")
+
+
+def _draw_strip(axes: Axes, strip: list[xr.Dataset], norm: colors.LogNorm) -> None:
+    """Draws panels side by side in one axes, a unit square each: far faster than an axes each."""
+    for c, picture in enumerate(strip):
+        _draw_ratio(axes, picture, norm, (c + 0.02, c + 0.98, 0.02, 0.98))
+        axes.text(c + 0.5, 1.0, _acceptance(picture), ha="center", va="bottom", fontsize=6)
+        half = f"±{_half_width(picture):.2g}"
+        axes.text(c + 0.96, 0.04, half, ha="right", va="bottom", fontsize=5)
+    axes.set(xlim=(0, len(strip)), ylim=(0, 1.14), aspect="equal")
+    axes.set_axis_off()
+
+
+def plot_curves(values: xr.DataArray, *, ax: Axes | None = None, yscale: str = "linear") -> Axes:
+    """Draws a quantity against training epochs: every seed thin, each activation's median thick.
+
+    Args:
+      values: over `(activation, seed, step)`, with a coordinate `epoch` along `step`.
+      ax: where to draw; by default a new figure.
+      yscale: `linear` or `log`.
+
+    Returns:
+      The axes; elementwise activations are solid, isotropic ones dashed. The epoch axis is
+      logarithmic from 1 on, with epoch 0 at its left edge.
+
+    Raises:
+      InputError: values over other axes, axes that are none, or another scale.
+    """
+    wanted = {"activation", "seed", "step"}
+    labelled = isinstance(values, xr.DataArray) and {"epoch", "activation"} <= set(values.coords)
+    if not labelled or set(values.dims) != wanted or not is_real(values.dtype):
+        found = getattr(values, "dims", type(values).__name__)
+        raise InputError("values", found, f"must be numbers over {sorted(wanted)}, with an epoch")
+    choice("yscale", yscale, ("linear", "log"))
+    _check_axes(ax)
+    axes = plt.figure(figsize=(5, 3.5), layout="constrained").add_subplot() if ax is None else ax
+    epochs = values["epoch"].values
+    for i, name in enumerate(values["activation"].values):
+        curves = values.sel(activation=name).transpose("step", "seed").values
+        curves = np.where(np.isfinite(curves), curves, np.nan)
+        isotropic = str(name).startswith("isotropic_")
+        style: dict[str, Any] = {"color": f"C{i}", "linestyle": "--" if isotropic else "-"}
+        axes.plot(epochs, curves, linewidth=0.5, alpha=0.35, **style)
+        median = [np.median(row[~np.isnan(row)]) if (~np.isnan(row)).any() else np.nan
+                  for row in curves]  # fmt: skip
+        axes.plot(epochs, median, linewidth=1.6, label=drawn(name), **style)
+    axes.set_xscale("symlog", linthresh=1)
+    axes.set(yscale=yscale, xlabel="epoch",
+             ylabel=drawn(values.attrs.get("long_name", values.name)))  # fmt: skip
+    axes.set_xlim(left=0)
+    return axes

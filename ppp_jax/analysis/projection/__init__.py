@@ -1,0 +1,1 @@
+"""The projection onto privileged planes: PPP densities, SRM curves, and their exact nulls."""

@@ -1,0 +1,219 @@
+"""PPP densities over their exact null (METHOD §2, §4)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ppp_jax.analysis.io.sources import axis_names, groups
+from ppp_jax.analysis.projection import density
+from ppp_jax.analysis.projection.kernel import Prepared, accepted, prepare
+from ppp_jax.analysis.projection.points import (
+    add_counts,
+    levels,
+    null_acceptance,
+    over_null,
+    provenance,
+    warn_if_empty,
+)
+from ppp_jax.errors import InputError, real, whole
+
+EXTENT_QUANTILE = 0.995
+BANDWIDTHS_PER_EXTENT = 32
+MAX_BINS = 2**26  # of all pictures together
+
+
+def ppp(
+    latents: Any,
+    *,
+    basis: Any = None,
+    epsilon: Any = 0.85,
+    planes: str = "combinations",
+    max_planes: int | None = None,
+    seed: int = 0,
+    nonfinite: str = "raise",
+    by: str | Sequence[str] = (),
+    extent: float | None = None,
+    bins: int = 128,
+    bandwidth: float | None = None,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Returns the PPP density of latents, and the density that isotropic ones would have.
+
+    Accepted points of all planes are pooled, binned, and smoothed by a Gaussian through the FFT.
+    The null is exact for the samples' own lengths (METHOD §4), binned and smoothed alike, so
+    their ratio is 1 everywhere in expectation if no direction is preferred.
+
+    Args:
+      latents: as `project`.
+      basis: as `project`.
+      epsilon: one acceptance cosine, or several (an ε-sweep, in one pass over the latents).
+      planes: as `project`.
+      max_planes: as `project`.
+      seed: as `project`.
+      nonfinite: as `project`.
+      by: axes of the latents to keep apart, say `("seed", "step")` for a picture of every seed at
+        every snapshot; all others are pooled. Axes without names are `axis_0`, `axis_1`, ….
+      extent: half-width of the picture in latent units; by default 1.05 times the 99.5 % quantile
+        of all samples' lengths (or, where isotropic latents would hardly give a point, of those
+        that may lie near a plane).
+      bins: bins along each axis.
+      bandwidth: standard deviation of the Gaussian in latent units; by default `extent`/32.
+      progress: show a progress bar on stderr.
+
+    Returns:
+      Dataset over the axes in `by`, `epsilon` if there are several, and `v` and `u` (bin centres,
+      latent units): `density`, the share of all (plane, sample) pairs per unit area, which
+      integrates to the accepted share; `null`, the same for isotropic latents; `ratio`, missing
+      where isotropic latents would put fewer than 5 points under the Gaussian (over its effective
+      area of 4π bandwidth²); and `log_ratio`, its logarithm to base 2, no less than of half a
+      point. Beside them `accepted`, the number of points, `acceptance`, their share of all pairs,
+      `acceptance_null` A0, `acceptance_ratio` A/A0 and its decimal logarithm, which holds what no
+      number does (in wide layers A0 may be 10⁻¹⁰⁰⁰). Attributes say what it was made with.
+
+    Raises:
+      InputError: an argument out of its range, naming it.
+
+    Warns:
+      EmptyPPPWarning: nothing was accepted.
+
+    Example:
+      >>> import numpy as np
+      >>> latents = np.random.default_rng(0).normal(size=(5000, 8))
+      >>> bool(abs(ppp(latents).acceptance_ratio - 1) < 0.1)
+      True
+    """
+    whole("bins", bins, least=2)
+    by = axis_names(by)
+    prepared = prepare(latents, basis, epsilon, planes=planes, max_planes=max_planes, seed=seed,
+                       nonfinite=nonfinite, progress=progress)  # fmt: skip
+    group, shape = groups(prepared.source, by)
+    _check_size(bins, int(np.prod(shape)) * len(prepared.epsilons))
+    there = prepared.survey.lengths > 0
+    lengths = prepared.survey.lengths[there]
+    extent = _check_extent(extent, default=_default_extent(prepared, lengths))
+    bandwidth = _bandwidth(bandwidth, extent)
+    edges = np.linspace(-extent, extent, bins + 1)
+    counts, number = _bin_points(prepared, edges, group, int(np.prod(shape)))
+    warn_if_empty(prepared, number)
+    members = _split(lengths, group[there], len(counts))
+    pairs = np.array([len(x) for x in members]) * len(prepared.frame.planes)
+    mass = counts / np.maximum(pairs, 1)[:, None, None, None]
+    null = density.null_masses(members, prepared.source.units, prepared.epsilons, edges)
+    pictures = density.picture(mass, null, pairs, edges, bandwidth)
+    made = {"bandwidth": bandwidth, "plane_order": planes, **provenance(prepared)}
+    result = xr.Dataset(pictures | _shares(prepared, number, pairs), attrs=made)
+    result = result.assign_coords(epsilon=prepared.epsilons)
+    result = result if np.ndim(epsilon) else result.squeeze("epsilon")
+    return _unfold(result, prepared, by, shape)
+
+
+def _split(values: np.ndarray, group: np.ndarray, count: int) -> list[np.ndarray]:
+    """Returns the values of each group."""
+    if count == 1:
+        return [values]
+    order = np.argsort(group, kind="stable")
+    ends = np.cumsum(np.bincount(group, minlength=count))
+    return np.split(values[order], ends[:-1])
+
+
+def _shares(prepared: Prepared, number: np.ndarray, pairs: np.ndarray) -> dict[str, xr.Variable]:
+    """Returns how many points each group has at each ε, and what share that is."""
+    share = np.divide(number, pairs[:, None], out=np.full(number.shape, np.nan),
+                      where=pairs[:, None] > 0)  # fmt: skip
+    ratio, log_ratio = over_null(prepared, share)
+    dims = ("group", "epsilon")
+    return {
+        "accepted": xr.Variable(dims, number, {"long_name": "accepted points"}),
+        "acceptance": xr.Variable(dims, share, {"long_name": "accepted share of pairs"}),
+        "acceptance_null": xr.Variable("epsilon", null_acceptance(prepared), {"long_name": "A0"}),
+        "acceptance_ratio": xr.Variable(dims, ratio, {"long_name": "A/A0"}),
+        "log10_acceptance_ratio": xr.Variable(dims, log_ratio, {"long_name": "log10 of A/A0"}),
+    }
+
+
+def _unfold(
+    result: xr.Dataset, prepared: Prepared, by: tuple[str, ...], shape: tuple[int, ...]
+) -> xr.Dataset:
+    """Turns the groups back into the axes that were kept apart, with their coordinates."""
+    if not by:
+        return result.squeeze("group")
+    unfolded = {}
+    for name, variable in result.variables.items():
+        if "group" in variable.dims:
+            apart = variable.unstack(group=dict(zip(by, shape, strict=True)))
+            unfolded[name] = apart.transpose(*by, ...)
+    coords = {k: x for k, x in prepared.source.coords.items() if set(x.dims) <= set(by)}
+    counted = {name: np.arange(length) for name, length in zip(by, shape, strict=True)}
+    return result.drop_vars(list(unfolded)).assign(unfolded).assign_coords(counted | coords)
+
+
+def _default_extent(prepared: Prepared, lengths: np.ndarray) -> float:
+    """Returns 1.05 times the 99.5 % quantile of the lengths of what can be seen.
+
+    Those are all samples, unless isotropic ones would hardly be: in a wide layer, a few short
+    samples near the planes would vanish before the length of all others.
+    """
+    pairs = len(lengths) * len(prepared.frame.planes)
+    if pairs * null_acceptance(prepared)[0] < density.MIN_EXPECTED:
+        lengths = prepared.survey.lengths[prepared.survey.candidates]
+    return 1.05 * float(np.quantile(lengths, EXTENT_QUANTILE)) if len(lengths) else 1.0
+
+
+def _positive(name: str, value: Any, *, default: float) -> float:
+    if value is None:
+        return default
+    try:
+        return real(name, value, least=np.finfo(float).tiny)
+    except InputError:
+        raise InputError(name, value, "must be a positive length, in latent units") from None
+
+
+def _check_extent(value: Any, *, default: float) -> float:
+    extent = _positive("extent", value, default=default)
+    if not 1e-100 < extent < 1e100:
+        raise InputError("extent", extent, "no area holds its square; rescale the latents")
+    return extent
+
+
+def _bandwidth(value: Any, extent: float) -> float:
+    bandwidth = _positive("bandwidth", value, default=extent / BANDWIDTHS_PER_EXTENT)
+    if bandwidth > extent:
+        raise InputError("bandwidth", bandwidth, f"must be at most the extent, {extent:g}")
+    return bandwidth
+
+
+def _check_size(bins: int, pictures: int) -> None:
+    """Refuses what would not fit into memory, before anything is counted."""
+    if pictures * bins**2 > MAX_BINS:
+        most = int(np.sqrt(MAX_BINS / pictures))
+        raise InputError("bins", bins, f"too many for {pictures} pictures; at most {most}")
+
+
+def _bin_points(
+    prepared: Prepared, edges: np.ndarray, group: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Counts accepted points per bin, never holding them all.
+
+    Returns:
+      `(counts, accepted)`: `(groups, epsilons, v bins, u bins)` and `(groups, epsilons)`.
+    """
+    bins, several = len(edges) - 1, len(prepared.epsilons)
+    counts = np.zeros(count * several * bins * bins, np.int64)
+    number = np.zeros(count * several, np.int64)
+    for block in accepted(prepared):
+        panel = levels(block, prepared)
+        if count > 1:
+            panel += several * group[block.sample]
+        number += np.bincount(panel, minlength=len(number))
+        place, inside = density.bin_number(block.u, block.v, edges)
+        add_counts(counts, panel[inside] * (bins * bins) + place)
+    shape = (count, several)
+    # What a larger ε accepts a smaller one accepts too.
+    counts = _from_the_right(counts.reshape(*shape, bins, bins))
+    return counts, _from_the_right(number.reshape(shape))
+
+
+def _from_the_right(counts: np.ndarray) -> np.ndarray:
+    return np.cumsum(counts[:, ::-1], axis=1)[:, ::-1]

@@ -1,0 +1,1 @@
+"""Pages: a run folder's, and that of anyone's arrays."""

@@ -1,0 +1,169 @@
+"""Everything about an array of latents, as a folder of figures and tables."""
+
+import json
+import os
+import pathlib
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.figure import Figure
+
+from ppp_jax.analysis.io.load import load
+from ppp_jax.analysis.plots.ppp import plot_srm, plot_strip
+from ppp_jax.analysis.projection.kernel import check_epsilon
+from ppp_jax.analysis.projection.points import EmptyPPPWarning, count_planes, top_planes
+from ppp_jax.analysis.projection.ppp import ppp
+from ppp_jax.analysis.projection.srm import srm
+from ppp_jax.analysis.texts import drawn, write_csv, write_markdown
+from ppp_jax.errors import InputError
+from ppp_jax.files import atomic
+
+RECORD = "analysis.json"
+TOP, MAX_GROUPS = 100, 64
+COLUMNS = ["accepted", "acceptance", "acceptance_null", "acceptance_ratio",
+           "log10_acceptance_ratio"]  # fmt: skip
+
+
+def write_analysis(
+    latents: Any,
+    out: str | pathlib.Path,
+    *,
+    by: Sequence[str] = (),
+    epsilon: Any = 0.85,
+    angles: Any = 360,
+    signed: bool = False,
+    **options: Any,
+) -> pathlib.Path:
+    """Writes pictures, curves and tables of latents into a folder, all of it or nothing.
+
+    `ppp.png` and `srm.png` have a row per group and a column per ε; `shares.csv` and `shares.md`
+    hold A/A0, `srm.csv` the mean curves, `planes.csv` the 100 planes of each group with the most
+    samples at the largest ε, `analysis.json` how all was made.
+
+    Args:
+      latents: what `load` takes or returns, but a single array.
+      out: the folder; an earlier analysis there is replaced, and what others have put into it is
+        kept.
+      by: axes to keep apart; all others are pooled.
+      epsilon: one acceptance cosine or several.
+      angles: as `srm`.
+      signed: as `srm`.
+      **options: `basis`, `planes`, `max_planes`, `seed`, `nonfinite` and `progress`, as `ppp`.
+
+    Returns:
+      The folder.
+
+    Raises:
+      InputError: an argument out of its range, or `out` is taken or cannot be written, or another
+        analysis is about to write it.
+    """
+    out = pathlib.Path(os.path.abspath(pathlib.Path(out).expanduser()))
+    atomic.check(out, field="out", value=out, kind=atomic.ANALYSIS)
+    epsilons = np.unique(check_epsilon(epsilon))
+    array = latents if isinstance(latents, xr.DataArray) else load(latents)
+    if isinstance(array, xr.Dataset):
+        raise InputError("latents", "run folder", "name one array of it, say load(…, name='pre')")
+    names, groups = _groups(array, by)
+    lock = atomic.hidden(out, "lock")
+    with (
+        atomic.locked(out.parent, name=lock, field="out", value=out),
+        atomic.replacing(out, field="out", value=out, kind=atomic.ANALYSIS) as folder,
+    ):
+        _analyse(names, groups, folder, epsilons=epsilons, angles=angles, signed=signed, **options)
+    return out
+
+
+def _analyse(
+    names: list[dict[str, Any]],
+    groups: Iterator[xr.DataArray],
+    folder: pathlib.Path,
+    *,
+    epsilons: np.ndarray,
+    angles: Any,
+    signed: bool,
+    **options: Any,
+) -> None:
+    """Computes everything of one group after another, then writes it."""
+    pictures, curves, top = [], [], []
+    for group in groups:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EmptyPPPWarning)  # the panels and tables say so
+            pictures.append(ppp(group, epsilon=epsilons, **options))
+            curves.append(srm(group, epsilon=epsilons, angles=angles, signed=signed, **options))
+        top.append(top_planes(count_planes(group, epsilon=epsilons, **options), TOP))
+    made = {"by": list(names[0]), "groups": names, **curves[0].attrs, "epsilon": epsilons.tolist()}
+    _draw(pictures, curves, [_title(name) for name in names], folder)
+    _write_tables(names, pictures, curves, top, folder)
+    (folder / RECORD).write_text(json.dumps(made, indent=1, default=str), encoding="utf-8")
+
+
+def _groups(
+    array: xr.DataArray, by: Sequence[str]
+) -> tuple[list[dict[str, Any]], Iterator[xr.DataArray]]:
+    """Returns the names of all groups, and the groups one after another."""
+    known = [dim for dim in array.dims if dim not in ("sample", "unit")]
+    for axis in by:
+        if axis not in known:
+            raise InputError("by", axis, f"is no axis to keep apart; these are: {known}")
+    sizes = [array.sizes[axis] for axis in by]
+    if np.prod(sizes) > MAX_GROUPS:
+        raise InputError("by", list(by), f"makes {np.prod(sizes)} groups; at most {MAX_GROUPS}")
+    places = [dict(zip(by, place, strict=True)) for place in np.ndindex(*sizes)]
+    labels = {axis: array[axis].values.tolist() for axis in by}  # positions, where unlabelled
+    names = [{axis: labels[axis][k] for axis, k in at.items()} for at in places]
+    return names, (array.isel(at) for at in places)
+
+
+def _title(name: dict[str, Any]) -> str:
+    return "\n".join(
+        value if isinstance(value, str) else f"{axis} {value}" for axis, value in name.items()
+    )
+
+
+def _draw(
+    pictures: list[xr.Dataset], curves: list[xr.Dataset], rows: list[str], folder: pathlib.Path
+) -> None:
+    epsilons = pictures[0]["epsilon"].values
+    columns = [f"ε = {epsilon:g}" for epsilon in epsilons]
+    panels = [[picture.isel(epsilon=k) for k in range(len(epsilons))] for picture in pictures]
+    plot_strip(panels, rows=rows, columns=columns, title="").savefig(folder / "ppp.png")
+    size = (0.8 + 2.8 * len(epsilons), 3.0 * len(rows))
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    grid = figure.subplots(len(rows), len(epsilons), squeeze=False,
+                           subplot_kw={"projection": "polar"})  # fmt: skip
+    for line, name, curve in zip(grid, rows, curves, strict=True):
+        for k, axes in enumerate(line):
+            plot_srm(curve.isel(epsilon=k), ax=axes)
+        line[0].set_ylabel(drawn(name), labelpad=28, fontsize=8)
+    figure.savefig(folder / "srm.png")
+
+
+def _write_tables(
+    names: list[dict[str, Any]],
+    pictures: list[xr.Dataset],
+    curves: list[xr.Dataset],
+    top: list[xr.Dataset],
+    folder: pathlib.Path,
+) -> None:
+    shares, turns, planes = [], [], []
+    for name, picture, curve, best in zip(names, pictures, curves, top, strict=True):
+        at_epsilon = picture[COLUMNS].to_dataframe()[COLUMNS].reset_index()
+        counted = {k: picture.attrs[k] for k in ("samples", "zero_rows", "dropped_rows")}
+        shares.append(at_epsilon.assign(**counted, **name))
+        turns.append(curve[["pooled", "null"]].to_dataframe().reset_index().assign(**name))
+        table = best.isel(epsilon=-1).to_dataframe().reset_index(drop=True)
+        planes.append(table[["first", "second", "counts", "acceptance_ratio"]].assign(**name))
+    axes = list(names[0])
+    for tables, file in ((shares, "shares"), (turns, "srm"), (planes, "planes")):
+        table = pd.concat(tables, ignore_index=True)
+        table = table[axes + [column for column in table if column not in axes]]
+        write_csv(table, folder / f"{file}.csv")
+        if file == "shares":
+            body = [[f"{x:.4g}" if isinstance(x, float) else str(x) for x in row]
+                    for row in table.itertuples(index=False)]  # fmt: skip
+            header = [str(column).replace("_", " ") for column in table]
+            write_markdown(header, body, folder / "shares.md")

@@ -1,0 +1,247 @@
+"""The report's evidence: verdicts, differences, certificates, calibration, confounds."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from ppp_jax.analysis.inference import calibration
+from ppp_jax.analysis.inference.seeds import MIN_SEEDS, smallest_p
+from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.report.pages import fragment, html_table, render
+from ppp_jax.analysis.results.measure import KINDS, cells
+from ppp_jax.analysis.results.tables import number, varying
+from ppp_jax.analysis.results.verdicts import difference_table, rate_table
+from ppp_jax.analysis.statistics.neighbours import discreteness
+from ppp_jax.analysis.texts import write_csv, write_markdown
+from ppp_jax.files.integrity import SEAL, is_intact
+
+DRAWS, ROTATIONS = 100, 99  # of the calibration that the report makes at its own sizes
+PART = 4096  # samples of the data centred at once
+MOST_CALIBRATED = 4096  # samples of a cloud of that calibration
+CERTIFICATES, SUBJECT = "certificates.json", "subject"
+CERTIFIED = ("activations", "optimizers", "initializers")
+COLUMNS = {
+    "C4 untrained → trained": lambda r: f"{number(r['c4_first'], 2)} → {number(r['c4'], 2)}",
+    "z": lambda r: number(r["c4_z"], 1),
+    "q": lambda r: number(r["c4_q"], 3),
+    "seeds with p ≤ .05": lambda r: f"{r['c4_seeds']}/{r['seeds']}",
+    "unit kurtosis (z, q)": lambda r: (
+        f"{number(r['unit_kurtosis'], 2)} ({number(r['unit_kurtosis_z'], 1)}, "
+        f"{number(r['unit_kurtosis_q'], 3)})"
+    ),
+    "C4 trained − untrained": lambda r: _change(r, "c4"),
+    "unit kurtosis trained − untrained": lambda r: _change(r, "unit_kurtosis"),
+    "discreteness": lambda r: _clustering(r, "discreteness"),
+    "discreteness trained − untrained": lambda r: _change(r, "discreteness"),
+    "beyond lengths": lambda r: _clustering(r, "elliptical"),
+    "beyond lengths, trained − untrained": lambda r: _change(r, "elliptical"),
+    "verdict": lambda r: "; ".join(dict.fromkeys((r["alignment"], r["training"], r["clusters"]))),
+}
+
+
+def _clustering(row: dict[str, Any], name: str) -> str:
+    low, high = number(row[f"{name}_low"], 2), number(row[f"{name}_high"], 2)
+    return f"{number(row[f'{name}_first'], 2)} → {number(row[name], 2)} [{low}, {high}]"
+
+
+def _change(row: dict[str, Any], name: str) -> str:
+    low, high = (number(row[f"{name}_change_{end}"], 2) for end in ("low", "high"))
+    change, q = number(row[f"{name}_change"], 2), number(row[f"{name}_change_q"], 3)
+    return f"{change} [{low}, {high}] (q {q})"
+
+
+def format_verdicts(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Lays a verdict table out as text: header and rows, axes that do not vary left out.
+
+    Args:
+      rows: a table of `verdict_table`.
+    """
+    axes = [*varying(rows), "latents"]
+    header = [*(axis.replace("_", " ") for axis in axes), "clean", *COLUMNS]
+    body = [
+        [*(str(row[axis]) for axis in axes), "yes" if row["clean"] else "no",
+         *(column(row) for column in COLUMNS.values())]
+        for row in rows
+    ]  # fmt: skip
+    return header, body
+
+
+def plain_words(rows: list[dict[str, Any]], *, claim: str) -> Markup:
+    """Says in sentences what the verdict table says, evidence or not.
+
+    Args:
+      rows: a table of `verdict_table`.
+      claim: which entry to report: `alignment`, `training` or `clusters`.
+
+    Returns:
+      One HTML list item per distinct verdict, naming the cells it holds for.
+    """
+    axes = varying(rows)
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        name = " ".join(str(row[axis]) for axis in axes)
+        star = "" if row["clean"] else "*"
+        found.setdefault(row[claim], []).append(f"{name}{star} ({row['latents']})")
+    return render("claims", claims={text: ", ".join(names) for text, names in found.items()})
+
+
+def verdict_block(
+    rows: list[dict[str, Any]], folder: pathlib.Path, name: str, *, rotations: int
+) -> Markup:
+    """Writes `verdicts_<name>` as CSV and Markdown, and returns them for the page.
+
+    Args:
+      rows: a table of `verdict_table`.
+      folder: where to write.
+      name: what tells this table from others there.
+      rotations: K, for the text.
+    """
+    write_csv(rows, folder / f"verdicts_{name}.csv")
+    table = format_verdicts(rows)
+    write_markdown(*table, folder / f"verdicts_{name}.md")
+    claims = [plain_words(rows, claim=claim) for claim in ("alignment", "training", "clusters")]
+    judged = [row["seeds"] for row in rows if row["seeds"] >= MIN_SEEDS]
+    fewest = min(judged, default=MIN_SEEDS)
+    return render(
+        "verdict", items=Markup("").join(claims), clean=all(row["clean"] for row in rows),
+        table=html_table(*table), rotations=rotations, least=MIN_SEEDS, fewest=fewest,
+        smallest=f"{smallest_p(fewest):.1g}", name=name,
+    )  # fmt: skip
+
+
+def difference_figure(runs: xr.Dataset, folder: pathlib.Path, name: str) -> Figure | None:
+    """Writes `differences_<name>.csv` and draws the forest; None if there is nothing to compare."""
+    rows = difference_table(runs)
+    if not rows:
+        return None
+    write_csv(rows, folder / f"differences_{name}.csv")
+    return evidence.plot_forest(rows, labels=varying(rows))
+
+
+def plane_figures(runs: xr.Dataset) -> dict[str, Figure]:
+    """Draws the plane of alignment and discreteness, by kind of latents."""
+    labels = varying([names for names, _ in cells(runs)])
+    return {kind: evidence.plot_plane(runs, kind=kind, labels=labels) for kind in KINDS}
+
+
+def data_block(inputs: np.ndarray, units: int) -> Markup:
+    """Says how discrete the data are by themselves, in as many principal components as units."""
+    components = _principal_components(inputs, units)
+    own = float(discreteness(components, max_samples=1024))
+    return fragment("<p>The data's own discreteness, in their {{ count }} principal components: "
+                    "{{ own }}.</p>", count=components.shape[1], own=number(own, 2))  # fmt: skip
+
+
+def _principal_components(inputs: np.ndarray, count: int) -> np.ndarray:
+    """Returns `(sample, component)`, the first components, in double precision.
+
+    From the second moments, some samples at a time: a decomposition of all the samples of MNIST
+    would take ten times their memory.
+    """
+    mean = inputs.mean(axis=0, dtype=np.float64)
+    parts = [inputs[i : i + PART] for i in range(0, len(inputs), PART)]
+    moments = np.zeros((inputs.shape[1],) * 2)
+    for part in parts:
+        centred = part - mean
+        moments += centred.T @ centred
+    directions = np.linalg.eigh(moments)[1][:, ::-1][:, : min(count, len(inputs))]
+    return np.concatenate([(part - mean) @ directions for part in parts])
+
+
+def rate_block(runs: xr.Dataset, folder: pathlib.Path, name: str) -> Markup:
+    """Writes `rates_<name>` as CSV and Markdown, and returns the table for the page."""
+    rows = rate_table(runs)
+    plain = [{key: value for key, value in row.items() if not key.endswith("_seeds")}
+             for row in rows]  # fmt: skip
+    write_csv(plain, folder / f"rates_{name}.csv")
+    axes = varying(rows)
+    header = [*axes, "fixed rate", "held-out MSE", "best rate", "held-out MSE there"]
+    body = [
+        [*(str(row[axis]) for axis in axes)]
+        + [text for label in ("fixed", "best") for text in (
+            f"{row[f'{label}_rate']:g}"
+            + (" (end)" if label == "best" and row["best_at_end"] else ""),
+            f"{number(row[label], 3)} [{number(row[f'{label}_low'], 3)}, "
+            f"{number(row[f'{label}_high'], 3)}]")]
+        for row in rows
+    ]  # fmt: skip
+    write_markdown(header, body, folder / f"rates_{name}.md")
+    several = rows[0]["rates"] > 1
+    note = ("the best of the rates tried has the smallest error on the validation samples, which "
+            "are not those of the error shown; “end”: the smallest or largest tried, so that a "
+            "better one may lie beyond" if several else
+            "only one rate was tried, so nothing here is tuned")  # fmt: skip
+    return fragment("<h3>Reconstruction and learning rate</h3>{{ table }}<p>{{ note }}.</p>",
+                    table=html_table(header, body), note=note)  # fmt: skip
+
+
+def certificate_block(workdir: pathlib.Path, config: Mapping[str, Any]) -> Markup:
+    """Returns the certificates that the run folder holds, as tables.
+
+    Args:
+      workdir: the run folder.
+      config: of the grid, as its manifest holds it; certificates of another one are not shown.
+    """
+    path = workdir / CERTIFICATES
+    if not path.exists():
+        return fragment("<h2>Certificates</h2><p>None yet: they are kept when training is "
+                        "done.</p>")  # fmt: skip
+    tables = _certificates(path, config)
+    if tables is None:
+        return fragment("<h2>Certificates</h2><p>Not shown: {{ name }} is damaged, of another "
+                        "grid, or was changed since they were computed.</p>",
+                        name=CERTIFICATES)  # fmt: skip
+    return render("certificates", tables=[html_table(*table) for table in tables])
+
+
+def _certificates(
+    path: pathlib.Path, config: Mapping[str, Any]
+) -> list[tuple[list[str], list[list[str]]]] | None:
+    """Lays certificates out, a table per kind; None if they are not what was computed of a grid."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not is_intact(found) or any(
+            found[kind].keys() != set(config[kind]) for kind in CERTIFIED
+        ):
+            return None
+        return [
+            ([kind, *next(iter(rows.values()), {})],
+             [[name, *(_text(value) for value in row.values())] for name, row in rows.items()])
+            for kind, rows in found.items() if kind not in (SUBJECT, SEAL)
+        ]  # fmt: skip
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):  # another shape
+        return None
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.1e}" if isinstance(value, float) else str(value)
+
+
+def calibration_figure(samples: int, units: int) -> tuple[Markup, Figure]:
+    """Tests clouds without a privileged basis, of the grid's own size, and says what came out.
+
+    Of more than 4,096 samples that many: 400 clouds take a second each at 60,000, and the test is
+    exact at any number.
+    """
+    samples = min(samples, MOST_CALIBRATED)
+    p = calibration.null_p_values(samples=samples, units=units, draws=DRAWS, rotations=ROTATIONS)
+    rates = calibration.false_positives(p)
+    header = ["clouds", *(str(s) for s in rates["statistic"].values)]
+    body = [[str(law), *(f"{value:.1%}" for value in rates.sel(law=law).values)]
+            for law in rates["law"].values]  # fmt: skip
+    figure = Figure(figsize=(4.6, 3.6), dpi=110, layout="constrained")
+    evidence.plot_p_values(p, ax=figure.add_subplot())
+    error = np.sqrt(0.05 * 0.95 / DRAWS)
+    text = fragment("<p>Share of {{ draws }} isotropic clouds, of {{ samples }} samples in "
+                    "{{ units }} units, with p ≤ .05: should be 5 % within {{ error }}.</p>"
+                    "{{ table }}", draws=DRAWS, samples=samples, units=units,
+                    error=f"{2 * error:.1%}", table=html_table(header, body))  # fmt: skip
+    return text, figure

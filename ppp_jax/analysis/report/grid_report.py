@@ -1,0 +1,250 @@
+"""The page: pictures, curves and tables of a run folder, in one self-contained HTML file."""
+
+import json
+import pathlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from ppp_jax.analysis.inference.rotation_test import ROTATIONS
+from ppp_jax.analysis.io.runs import load_run, saved_groups
+from ppp_jax.analysis.io.sources import LOAD_BYTES
+from ppp_jax.analysis.plots.ppp import plot_curves, plot_strip
+from ppp_jax.analysis.projection.kernel import check_epsilon, progress_bar
+from ppp_jax.analysis.projection.points import EmptyPPPWarning
+from ppp_jax.analysis.projection.ppp import ppp
+from ppp_jax.analysis.report import evidence
+from ppp_jax.analysis.report.pages import fragment, html_figure, html_table, render
+from ppp_jax.analysis.results import tables
+from ppp_jax.analysis.results.measure import (
+    HELD_BYTES,
+    KINDS,
+    Measured,
+    cell_dims,
+    measure,
+    own_basis,
+)
+from ppp_jax.analysis.results.verdicts import verdict_table
+from ppp_jax.analysis.texts import file_stem
+from ppp_jax.errors import whole
+from ppp_jax.files import atomic
+
+REPORT = "report"
+BINS = 64
+LEAST_ROTATIONS = 19
+
+
+class _Section(NamedTuple):
+    """What is shown together: every activation, all else fixed."""
+
+    title: str
+    slug: str
+    latents: xr.Dataset
+    statistics: xr.Dataset
+
+
+def write_report(
+    workdir: str | pathlib.Path,
+    *,
+    epsilon: float = 0.85,
+    rotations: int = ROTATIONS,
+    progress: bool = True,
+) -> pathlib.Path:
+    """Writes `report/` in a run folder: `index.html`, the figures as PNG, the tables as CSV.
+
+    The folder is replaced once the new one is complete, whatever others have put there is kept,
+    and no other run is at work in the run folder meanwhile. Latents are read in parts: at any
+    time a few snapshots of a cell are held.
+
+    Args:
+      workdir: the run folder of a grid that has at least one snapshot.
+      epsilon: acceptance cosine, in [0, 1].
+      rotations: K of the rotation null; at least 19, or no p-value reaches 5 %.
+      progress: show a progress bar on stderr.
+
+    Returns:
+      The path of `index.html`.
+
+    Raises:
+      InputError: `epsilon` outside [0, 1], too few rotations, no latents there, another run at
+        work there, or no `report/` can be written.
+    """
+    workdir = pathlib.Path(workdir).expanduser()
+    check_epsilon(epsilon)
+    whole("rotations", rotations, least=LEAST_ROTATIONS)
+    groups = saved_groups(workdir)
+    final = workdir / REPORT
+    with (
+        atomic.locked(workdir),
+        atomic.replacing(final, field="workdir", value=workdir, kind=atomic.REPORT) as folder,
+    ):
+        how = _How(folder, epsilon, rotations, progress)
+        datasets = [load_run(workdir, **group) for group in groups]
+        measured = [measure(dataset, epsilon=epsilon, rotations=rotations, progress=progress)
+                    for dataset in datasets]  # fmt: skip
+        blocks: list[Markup] = []
+        for rest in zip(groups, datasets, measured, verdict_table(measured), strict=True):
+            blocks += _group_blocks(how, *rest)
+        config = json.loads(datasets[0].attrs["manifest"])["config"]
+        blocks.append(evidence.certificate_block(workdir, config))
+        page = _page(blocks, datasets[0].attrs, epsilon)
+        (folder / "index.html").write_text(page, encoding="utf-8")
+    return final / "index.html"
+
+
+class _How(NamedTuple):
+    """How a report is made."""
+
+    folder: pathlib.Path
+    epsilon: float
+    rotations: int
+    progress: bool
+
+
+def _group_blocks(
+    how: _How,
+    group: dict[str, Any],
+    dataset: xr.Dataset,
+    measured: Measured,
+    rows: list[dict[str, Any]],
+) -> list[Markup]:
+    """Returns everything about one architecture's latents of one width: evidence, then pictures."""
+    width, kind = group["latent_width"], group["architecture"]
+    name = file_stem(("" if kind == "mlp" else f"{kind}_") + f"latent_{width}")
+    heading = fragment("<h2>{{ kind }}, {{ width }} latent units</h2>", kind=kind, width=width)
+    verdicts = evidence.verdict_block(rows, how.folder, name, rotations=how.rotations)
+    figures = {"differences": evidence.difference_figure(measured.runs, how.folder, name)}
+    figures |= {f"plane-{kind}": figure
+                for kind, figure in evidence.plane_figures(measured.runs).items()}  # fmt: skip
+    text, figures["calibration"] = evidence.calibration_figure(dataset.sizes["sample"], width)
+    pictures = {
+        label: html_figure(figure, how.folder / f"{name}-{label}.png", label)
+        for label, figure in figures.items() if figure is not None
+    }  # fmt: skip
+    none = Markup("<p>There is one activation: nothing to compare.</p>")
+    blocks = [render(
+        "group", heading=heading, verdicts=verdicts, text=text,
+        differences=pictures.get("differences", none),
+        data=evidence.data_block(dataset["inputs"].values, width),
+        planes=[pictures[f"plane-{kind}"] for kind in KINDS],
+        rates=evidence.rate_block(measured.runs, how.folder, name),
+        calibration=pictures["calibration"], name=name,
+        table=html_table(*tables.format_table(
+            tables.write_tables(measured.runs, how.folder, name))),
+    )]  # fmt: skip
+    sections = list(_sections(dataset, measured.runs))
+    for section in progress_bar(sections, "report") if how.progress else sections:
+        blocks.append(_section_block(section, how.folder, name, how.epsilon))
+    return blocks
+
+
+def _sections(dataset: xr.Dataset, statistics: xr.Dataset) -> Iterator[_Section]:
+    dims = [dim for dim in cell_dims(statistics) if dim != "activation"]
+    for place in np.ndindex(*(dataset.sizes[dim] for dim in dims)):
+        at = dict(zip(dims, place, strict=True))
+        part = dataset.isel(at)
+        rate = f"learning rate {part['learning_rate'].item():g}"
+        names = [_with_symmetry(part, "optimizer"), rate]
+        sizes = ("depth", "width", "dose")
+        names += [f"{dim} {part[dim].item()}" for dim in sizes if dataset.sizes.get(dim, 1) > 1]
+        names.append(_with_symmetry(part, "initializer"))
+        slug = file_stem("-".join(str(part[dim].item()) for dim in dims))
+        yield _Section(", ".join(names), slug, part, statistics.isel(at))
+
+
+def _seeds(count: int) -> str:
+    return "1 seed" if count == 1 else f"{count} seeds pooled"
+
+
+def _with_symmetry(part: xr.Dataset, axis: str) -> str:
+    """Names an optimiser or initialiser, and says if it prefers a basis by itself (METHOD §7)."""
+    respects = part[f"{axis}_respects_rotations"].item()
+    return f"{part[axis].item()} ({'respects rotations' if respects else 'prefers the axes'})"
+
+
+def _section_block(section: _Section, folder: pathlib.Path, prefix: str, epsilon: float) -> Markup:
+    """Draws one section: strips pooled over seeds, curves, strips of single seeds."""
+
+    def picture(figure: Figure, name: str) -> Markup:
+        path = folder / f"{prefix}-{section.slug}-{file_stem(name)}.png"
+        return html_figure(figure, path, f"{section.title}: {name}")
+
+    seeds = section.latents["seed"].values
+    epochs = [f"epoch {epoch}" for epoch in section.latents["epoch"].values]
+    names = [str(name) for name in section.latents["activation"].values]
+    last, first, every = len(epochs) - 1, slice(1), slice(None)
+    pooled: list[Markup] = []
+    single: list[Markup] = []
+    for kind in KINDS:
+        strips: dict[str, list[list[xr.Dataset]]] = {"pooled": [], "first": [], "seeds": []}
+        for name in names:
+            panel = _panels(section, kind, name, epsilon)
+            strips["pooled"].append([panel(every, i) for i in range(len(epochs))])
+            strips["first"].append([panel(first, i) for i in range(len(epochs))])
+            strips["seeds"].append([panel(slice(k, k + 1), last) for k in range(len(seeds))])
+        title = f"{section.title} · {kind}-activation"
+        for target, key, columns, about, file in (
+            (pooled, "pooled", epochs, _seeds(len(seeds)), f"{kind}-pooled"),
+            (single, "first", epochs, f"seed {seeds[0]} alone", f"{kind}-seed{seeds[0]}"),
+            (single, "seeds", [f"seed {k}" for k in seeds], f"every seed alone, {epochs[-1]}",
+             f"{kind}-every-seed"),
+        ):  # fmt: skip
+            strip = plot_strip(strips[key], rows=names, columns=columns, title=f"{title} · {about}")
+            target.append(picture(strip, file))
+    curves = picture(_curves(section.statistics), "curves")
+    return render("section", title=section.title, pooled=pooled, curves=curves, single=single)
+
+
+def _panels(
+    section: _Section, kind: str, name: str, epsilon: float
+) -> Callable[[slice, int], xr.Dataset]:
+    """Returns what draws one activation's panels: of some seeds, pooled, at one snapshot.
+
+    Latents are missing where a run has diverged. Those of a small cell are read once; of a large
+    one, what a panel shows.
+    """
+    latents = section.latents[kind].sel(activation=name)
+    latents = latents.load() if latents.nbytes <= HELD_BYTES else latents
+    healthy: Any = section.latents["diverged_step"].sel(activation=name).load() < 0
+    healthy = healthy.transpose("seed", "step").values
+
+    def panel(seeds: slice, step: int) -> xr.Dataset:
+        cloud: Any = latents.isel(seed=seeds, step=step).transpose("seed", "sample", "unit")
+        there = healthy[seeds, step]
+        if cloud.nbytes > LOAD_BYTES and there.any():  # read in parts
+            cloud = cloud.isel(seed=np.flatnonzero(there))
+        else:
+            cloud = np.where(there[:, None, None], cloud.values, np.float32(np.nan))
+        with warnings.catch_warnings():
+            # An empty panel says so itself, and the page explains it.
+            warnings.simplefilter("ignore", EmptyPPPWarning)
+            return ppp(cloud, basis=own_basis(name), epsilon=epsilon, bins=BINS, nonfinite="drop")
+
+    return panel
+
+
+def _curves(statistics: xr.Dataset) -> Figure:
+    """Draws errors and alignment against training, every seed visible."""
+    figure = Figure(figsize=(11.5, 6.2), dpi=110, layout="constrained")
+    names = ("train_mse", "acceptance_ratio_pre", "c4_pre",
+             "test_mse", "acceptance_ratio_post", "c4_post")  # fmt: skip
+    for axes, name in zip(figure.subplots(2, 3).flat, names, strict=True):
+        plot_curves(statistics[name], ax=axes, yscale="log" if name.endswith("_mse") else "linear")
+        axes.yaxis.label.set_size(8)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=6, fontsize=8)
+    return figure
+
+
+def _page(blocks: list[Markup], attributes: dict[str, Any], epsilon: float) -> Markup:
+    manifest = json.loads(attributes["manifest"])
+    return render(
+        "report", title="ppp_jax report", data=manifest["config"]["data"],
+        created=manifest["created"], epsilon=f"{epsilon:g}", blocks=blocks,
+        manifest=json.dumps(manifest, indent=1, ensure_ascii=False),
+    )  # fmt: skip

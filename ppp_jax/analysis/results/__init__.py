@@ -1,0 +1,1 @@
+"""A grid in numbers: every run measured, judged and put into tables."""

@@ -1,0 +1,201 @@
+"""Alignment and discreteness layer by layer, and how they change along an axis of the grid."""
+
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ppp_jax.analysis.inference.rotation_test import ROTATIONS, pool, rotation_test
+from ppp_jax.analysis.inference.seeds import Difference, interquartile_mean, paired_difference
+from ppp_jax.analysis.io.runs import BOTTLENECK, load_run, saved_groups
+from ppp_jax.analysis.projection.kernel import progress_bar
+from ppp_jax.analysis.results.measure import KINDS, STATISTICS, cells, own_basis, usable
+from ppp_jax.analysis.results.verdicts import CLUSTERING, partner
+from ppp_jax.analysis.statistics.neighbours import discreteness
+
+MOST_VECTORS = 2048  # of a run, drawn from all: a convolution has one at every position
+THINNING_SEED = 0
+NEIGHBOURS = 1024  # for discreteness
+QUANTITIES = ("c4_excess", *CLUSTERING)
+NAMES = ("architecture", "activation", "depth", "width", "latent_width", "optimizer",
+         "initializer", "learning_rate", "dose", "latents")  # fmt: skip
+ALWAYS = ("architecture", "activation", "optimizer", "latents")  # of these, in every table
+
+
+def measure_layers(
+    path: str | pathlib.Path,
+    *,
+    layer: str | None = None,
+    rotations: int = ROTATIONS,
+    seed: int = 0,
+    progress: bool = False,
+) -> list[dict[str, Any]]:
+    """Measures every layer that a run folder keeps, untrained and trained.
+
+    Args:
+      path: the run folder.
+      layer: this one alone; None: all.
+      rotations: K of the rotation null.
+      seed: of the rotations.
+      progress: show a progress bar on stderr.
+
+    Returns:
+      A row per layer, cell and kind of latents: the cell's names, `architecture`, `latent_width`,
+      `layer`, `units`, `latents` (`pre` or `post`); `seeds`, how many neither diverged nor died;
+      `c4` (mean over seeds), its test `c4_z` and `c4_p`, the same of `unit_kurtosis`; `c4_first` of
+      the untrained networks; `discreteness` and `discreteness_first`, and `elliptical` likewise,
+      which is beyond lengths; `test_mse`; and per seed `test_mse_seeds`, `c4_excess_seeds` (over
+      the mean of its rotation null), `discreteness_seeds` and `elliptical_seeds`, NaN for those
+      left out. `c4_excess` is the mean over seeds.
+    """
+    groups = saved_groups(path, layer=layer)
+    places = [(group, kind) for group in groups for kind in KINDS]
+    rows: list[dict[str, Any]] = []
+    for group, kind in progress_bar(places, "layers") if progress else places:
+        dataset = load_run(path, **group).isel(step=[0, -1])
+        runs = dataset[["test_mse", "diverged_step"]].load()
+        for names, at in cells(runs):
+            clouds = usable(_thinned(dataset[kind].isel(at)), runs.isel(at))
+            chosen = {key: names[key] for key in names if not key.endswith("_rotations")}
+            where = {name: group[name] for name in ("architecture", "latent_width", "layer")}
+            found = _row(clouds, names["activation"], rotations, seed)
+            last = runs.isel(at).isel(step=-1)
+            errors = last["test_mse"].where(last["diverged_step"] < 0).values
+            rows.append({**where, **chosen, "units": group["units"], "latents": kind,
+                         "test_mse": interquartile_mean(errors), "test_mse_seeds": errors,
+                         **found})  # fmt: skip
+    return rows
+
+
+def _thinned(clouds: xr.DataArray) -> xr.DataArray:
+    """Draws vectors, the same of every run: a stride would keep the same positions of all images.
+
+    They stay in their order.
+    """
+    count = clouds.sizes["sample"]
+    if count <= MOST_VECTORS:
+        return clouds
+    drawn = np.random.default_rng(THINNING_SEED).choice(count, MOST_VECTORS, replace=False)
+    return clouds.isel(sample=np.sort(drawn))
+
+
+def _row(clouds: xr.DataArray, activation: str, rotations: int, seed: int) -> dict[str, Any]:
+    tested = rotation_test(clouds, basis=own_basis(activation), rotations=rotations, seed=seed)
+    pooled = pool(tested).isel(step=-1)
+    found: dict[str, Any] = {}
+    for name in STATISTICS:
+        one = pooled.sel(statistic=name)
+        found |= {name: float(one["value"]), f"{name}_z": float(one["z"]),
+                  f"{name}_p": float(one["p"])}  # fmt: skip
+    c4 = tested.sel(statistic="c4")
+    excess = (c4["value"] - c4["mean"]).isel(step=-1)
+    found |= {"seeds": int(excess.notnull().sum()), "c4_excess_seeds": excess.values,
+              "c4_excess": float(excess.mean()),
+              "c4_first": float(c4["value"].isel(step=0).mean())}  # fmt: skip
+    ordered = clouds.transpose("step", "seed", ...)
+    for name in CLUSTERING:
+        first, last = discreteness(ordered, elliptical=name == "elliptical",
+                                   max_samples=NEIGHBOURS)  # fmt: skip
+        found |= {f"{name}_first": interquartile_mean(first), name: interquartile_mean(last),
+                  f"{name}_seeds": last}  # fmt: skip
+    return found
+
+
+def trend(values: list[np.ndarray], along: list[float]) -> Difference:
+    """Tests whether something rises or falls along an axis of the grid.
+
+    Each seed has a slope of its own, by least squares, and the slopes are tested as paired
+    differences are: exact sign flips and a BCa interval over seeds.
+
+    Args:
+      values: `(seeds,)` for every point of the axis, the same seeds in the same order.
+      along: the points, at least two different ones.
+
+    Returns:
+      The mean slope, its interval and p; seeds with a missing value are left out.
+    """
+    table, x = np.asarray(values, np.float64), np.asarray(along, np.float64)
+    centred = x - x.mean()
+    slopes = centred @ table / (centred @ centred)
+    return paired_difference(slopes, np.zeros_like(slopes))
+
+
+def trends(
+    rows: list[dict[str, Any]], *, axis: str, layer: str = BOTTLENECK, doublings: bool = False
+) -> list[dict[str, Any]]:
+    """Tests how alignment and discreteness of one layer change along an axis of the grid.
+
+    Args:
+      rows: what `measure_layers` returns.
+      axis: `depth`, `width`, `latent_width` or another number of a cell.
+      layer: whose vectors.
+      doublings: slopes per doubling of the axis rather than per unit.
+
+    Returns:
+      A row per architecture, activation, optimiser, kind of latents, quantity and whatever else
+      of a cell's names varies: slope, 95 % interval, p, how many seeds are there at every point.
+      None of cells that are one point of the axis.
+    """
+    found = []
+    for key, cell in _by_names([row for row in rows if row["layer"] == layer], axis).items():
+        cell = sorted(cell, key=lambda row: row[axis])
+        along = [float(row[axis]) for row in cell]
+        if len(set(along)) < 2:
+            continue
+        for quantity in QUANTITIES:
+            slope = trend([row[f"{quantity}_seeds"] for row in cell],
+                          [math.log2(x) for x in along] if doublings else along)  # fmt: skip
+            found.append({**dict(key), "quantity": quantity, "slope": slope.mean,
+                          "low": slope.low, "high": slope.high, "p": slope.p,
+                          "seeds": slope.seeds})  # fmt: skip
+    return found
+
+
+def _by_names(
+    rows: list[dict[str, Any]], axis: str
+) -> dict[tuple[tuple[str, Any], ...], list[dict[str, Any]]]:
+    """Groups rows by what names their cells, but for one axis: names that vary, and the usual."""
+    varying = [name for name in NAMES if len({row.get(name) for row in rows}) > 1]
+    names = [name for name in NAMES if name in {*ALWAYS, *varying} and name != axis]
+    groups: dict[tuple[tuple[str, Any], ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        key = tuple((name, row[name]) for name in names if name in row)
+        groups.setdefault(key, []).append(row)
+    return groups
+
+
+def differences(
+    rows: list[dict[str, Any]], *, layer: str = BOTTLENECK, quantities: Sequence[str] = QUANTITIES
+) -> list[dict[str, Any]]:
+    """Compares elementwise activations with their isotropic partners, paired by seed.
+
+    Args:
+      rows: what `measure_layers` returns.
+      layer: whose vectors.
+      quantities: of which the rows have one value per seed.
+
+    Returns:
+      A row per architecture, optimiser, elementwise activation, kind of latents, quantity and
+      whatever else of a cell's names varies: the mean difference, its 95 % interval, p, the number
+      of pairs.
+    """
+    here = [row for row in rows if row["layer"] == layer]
+    names = list(dict.fromkeys(row["activation"] for row in here))
+    found = []
+    for key, cells_alike in _by_names(here, "activation").items():
+        by_name = {row["activation"]: row for row in cells_alike}
+        for name, row in by_name.items():
+            other = partner(name, names)
+            if name.startswith("isotropic_") or other not in by_name:
+                continue
+            for quantity in quantities:
+                pair = (one[f"{quantity}_seeds"] for one in (row, by_name[other]))
+                change = paired_difference(*pair)
+                found.append({**dict(key), "activation": name, "against": other,
+                              "quantity": quantity, "difference": change.mean, "low": change.low,
+                              "high": change.high, "p": change.p,
+                              "seeds": change.seeds})  # fmt: skip
+    return found

@@ -1,0 +1,121 @@
+"""Numbers of a whole grid: one row per run and snapshot, and one per cell."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ppp_jax.analysis.inference.seeds import bootstrap_interval, interquartile_mean
+from ppp_jax.analysis.results.measure import ERRORS, KINDS, cells
+from ppp_jax.analysis.texts import write_csv, write_markdown
+
+SUMMARISED = (
+    *ERRORS,
+    *(f"{name}_{kind}" for kind in KINDS
+      for name in ("acceptance_ratio", "c4", "unit_kurtosis", "discreteness")),
+)  # fmt: skip
+
+
+def cell_table(runs: xr.Dataset) -> list[dict[str, Any]]:
+    """Summarises each cell over its seeds.
+
+    Args:
+      runs: the runs that `measure` measured.
+
+    Returns:
+      A row per cell, learning rate and dose. Every quantity is an interquartile mean over the seeds
+      that did not diverge, with a 95 % bootstrap interval (`…_low`, `…_high`); `…_first` is of the
+      untrained network, the others are of the last snapshot.
+    """
+    rows = []
+    for names, at in cells(runs):
+        part = runs.isel(at)
+        last = part.isel(step=-1)
+        row = {
+            **names,
+            "epoch": last["epoch"].item(),
+            "seeds": last.sizes["seed"],
+            "diverged": int((last["diverged_step"] >= 0).sum()),
+        }
+        for name in SUMMARISED:
+            if name not in ERRORS:
+                row |= _summary(f"{name}_first", part[name].isel(step=0).values)
+            row |= _summary(name, last[name].values)
+        rows.append(row)
+    return rows
+
+
+def _summary(name: str, values: np.ndarray) -> dict[str, float]:
+    low, high = bootstrap_interval(values)
+    return {name: interquartile_mean(values), f"{name}_low": low, f"{name}_high": high}
+
+
+def write_tables(runs: xr.Dataset, folder: pathlib.Path, name: str) -> list[dict[str, Any]]:
+    """Writes `cells_<name>` as CSV and Markdown, and every run and snapshot as `runs_<name>.csv`.
+
+    Args:
+      runs: the runs that `measure` measured.
+      folder: where to write.
+      name: what tells these tables from others there.
+
+    Returns:
+      The rows of `cell_table`.
+    """
+    rows = cell_table(runs)
+    write_csv(rows, folder / f"cells_{name}.csv")
+    write_markdown(*format_table(rows), folder / f"cells_{name}.md")
+    table = runs.to_dataframe().reset_index().drop(columns="rate")
+    write_csv(table, folder / f"runs_{name}.csv")
+    return rows
+
+
+COLUMNS = {
+    "train MSE": ("train_mse", None),
+    "held-out MSE": ("test_mse", None),
+    "A/A0 pre": ("acceptance_ratio_pre", "acceptance_ratio_pre_first"),
+    "A/A0 post": ("acceptance_ratio_post", "acceptance_ratio_post_first"),
+    "C4 pre": ("c4_pre", "c4_pre_first"),
+    "C4 post": ("c4_post", "c4_post_first"),
+    "discreteness pre": ("discreteness_pre", "discreteness_pre_first"),
+}
+
+
+def varying(rows: list[dict[str, Any]]) -> list[str]:
+    """Returns the axes along which rows differ, or the activation if they do not."""
+    names = ("activation", "depth", "width", "optimizer", "initializer", "learning_rate", "dose")
+    there = [name for name in names if name in rows[0]]
+    return [name for name in there if len({row[name] for row in rows}) > 1] or ["activation"]
+
+
+def format_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Lays a cell table out as text: header and rows, axes that do not vary left out.
+
+    Errors are written with their interval, the others as untrained → trained.
+    """
+    axes = varying(rows)
+    header = [axis.replace("_", " ") for axis in axes] + list(COLUMNS) + ["diverged"]
+    body = [
+        [str(row[axis]) for axis in axes]
+        + [_format_cell(row, *columns) for columns in COLUMNS.values()]
+        + [f"{row['diverged']}/{row['seeds']}"]
+        for row in rows
+    ]
+    return header, body
+
+
+def _format_cell(row: Mapping[str, Any], name: str, first: str | None) -> str:
+    if first is not None:
+        return f"{number(row[first], 2)} → {number(row[name], 2)}"
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    interval = "" if np.isnan(low) else f" [{number(low, 3)}, {number(high, 3)}]"
+    return number(row[name], 3) + interval
+
+
+def number(value: float, digits: int) -> str:
+    """Writes a number for a table: a dash if it is missing, short if it is large."""
+    if np.isnan(value):
+        return "–"
+    rounded = round(value, digits) + 0.0  # no minus before a zero
+    return f"{rounded:.{digits}f}" if abs(value) < 1000 else f"{value:.3g}"

@@ -1,0 +1,257 @@
+"""What the numbers allow to say of each cell of a grid, and of differences between cells.
+
+Seeds are the unit of replication. A claim needs 6 of them, and a q-value (false discovery rate over
+the whole grid) of at most 5 %; otherwise the verdict is that there is no evidence.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ppp_jax.analysis.inference.rotation_test import ANGLES
+from ppp_jax.analysis.inference.seeds import (
+    MIN_SEEDS,
+    bootstrap_interval,
+    false_discovery,
+    interquartile_mean,
+    paired_difference,
+)
+from ppp_jax.analysis.results.measure import KINDS, STATISTICS, Measured, cells, own_basis
+from ppp_jax.errors import InputError
+
+LEVEL = 0.05
+BEYOND_LENGTHS = 0.5  # share of a change in discreteness that equal lengths must leave
+PAIRED = ("test_mse", "c4_pre", "c4_post", "discreteness_pre", "elliptical_pre")
+CLUSTERING = ("discreteness", "elliptical")
+ORTHONORMAL = ("standard", "rotated", "haar")
+_BUILT = re.compile(r"^(block|pnorm|intrinsic|dose)_")
+CHANGES = (*STATISTICS, *ANGLES, *CLUSTERING)
+SIDES = {
+    "c4": ("aligned with the diagonals", "aligned with the axes"),
+    "unit_kurtosis": (
+        "units flatter than other directions",
+        "units more peaked than other directions",
+    ),
+}
+MOVES = {
+    "c4": ("training moved it towards the diagonals", "training moved it towards the axes"),
+    "unit_kurtosis": ("training made units flatter", "training made units more peaked"),
+    "discreteness": ("less discrete than untrained", "more discrete than untrained"),
+}
+
+
+def verdict_table(grid: Sequence[Measured]) -> list[list[dict[str, Any]]]:
+    """Judges every cell, before and after the activation, at the last snapshot.
+
+    Args:
+      grid: what `measure` returns of every group of latents (architecture and width) of a grid.
+
+    Returns:
+      For each group a row per cell and kind of latents: its names; `seeds`, how many neither
+      diverged nor died; for C4 and unit kurtosis the mean over seeds, untrained (`…_first`) and
+      trained, the rotation null's mean (`…_null`), `…_z`, `…_p`, `…_rank` and `…_q` of all seeds
+      (see `pool`), and how many seeds have p ≤ .05 alone (`…_seeds`); the same without q for the
+      angles' statistics; of these, over the null's mean, and of both kinds of discreteness the
+      change by training paired by seed, `…_change` with `…_change_low`, `…_change_high`,
+      `…_change_p`, and q of those that verdicts rest on; discreteness with its interval, and
+      untrained; and the verdict in words: `alignment`, `training`, `clusters`. Each q is the false
+      discovery rate over the whole grid: alignments are one family, changes of alignment another,
+      changes of each discreteness two more.
+    """
+    tables = [
+        [{**names, "latents": kind, **_cell(measured, at, kind)}
+         for names, at in cells(measured.runs) for kind in KINDS]
+        for measured in grid
+    ]  # fmt: skip
+    rows = [row for table in tables for row in table]
+    changes = tuple(f"{name}_change" for name in STATISTICS)
+    for family in (STATISTICS, changes, *((f"{name}_change",) for name in CLUSTERING)):
+        q = false_discovery([[row[f"{name}_p"] for name in family] for row in rows])
+        for row, values in zip(rows, q, strict=True):
+            row |= {f"{name}_q": value for name, value in zip(family, values, strict=True)}
+    for row in rows:
+        row |= _words(row)
+    return tables
+
+
+def _cell(measured: Measured, at: dict[str, int], kind: str) -> dict[str, Any]:
+    runs, pooled = measured.runs.isel(at), measured.pooled.isel(at)
+    first, last = runs.isel(step=0), runs.isel(step=-1)
+    row: dict[str, Any] = {
+        "seeds": int(last[f"unit_kurtosis_{kind}"].notnull().sum()),
+        "snapshots": runs.sizes["step"],
+        "epoch": last["epoch"].item(),
+    }
+    for name in (*STATISTICS, *ANGLES):
+        key = f"{name}_{kind}"
+        row |= {f"{name}_first": pooled[key].isel(step=0).item()}
+        row |= {name: pooled[key].isel(step=-1).item()}
+        row |= {
+            f"{name}_{end}": pooled[f"{key}_{end}"].isel(step=-1).item()
+            for end in ("null", "z", "p", "rank")
+        }
+        row[f"{name}_seeds"] = int((last[f"{key}_p"] <= LEVEL).sum())
+    for name in CLUSTERING:
+        values = last[f"{name}_{kind}"].values
+        low, high = bootstrap_interval(values)
+        row |= {name: interquartile_mean(values), f"{name}_low": low, f"{name}_high": high}
+        row[f"{name}_first"] = interquartile_mean(first[f"{name}_{kind}"].values)
+    for name in CHANGES:
+        found = paired_difference(*(excess(end, f"{name}_{kind}") for end in (last, first)))
+        row |= {f"{name}_change": found.mean, f"{name}_change_low": found.low,
+                f"{name}_change_high": found.high, f"{name}_change_p": found.p}  # fmt: skip
+    return row
+
+
+def excess(runs: xr.Dataset, quantity: str) -> xr.DataArray:
+    """Returns a quantity per seed, over the mean of its rotation null if it has one.
+
+    A change of the latents' shape alike in all directions is none of their alignment.
+    """
+    value, null = runs[quantity], f"{quantity}_null"
+    return value - runs[null] if null in runs else value
+
+
+def _words(row: dict[str, Any]) -> dict[str, str]:
+    if row["seeds"] < MIN_SEEDS:
+        few = f"not judged: {row['seeds']} seeds whose latents vary, {MIN_SEEDS} are needed"
+        return {"alignment": few, "training": few, "clusters": few}
+    # On vectors that are not orthogonal C4 has no axes and diagonals: the other number decides.
+    judged = STATISTICS if orthonormal(row["activation"]) else ("unit_kurtosis",)
+    found = [_side(row, name) for name in judged if row[f"{name}_q"] <= LEVEL]
+    alignment = ", ".join(found) or "no evidence of alignment"
+    if row["snapshots"] == 1:
+        alone = "not judged: there is one snapshot"
+        return {"alignment": alignment, "training": alone, "clusters": alone}
+    moves = [_move(row, name) for name in judged if row[f"{name}_change_q"] <= LEVEL]
+    clusters = "no evidence that training made it more or less discrete"
+    if row["discreteness_change_q"] <= LEVEL:
+        beyond = row["elliptical_change"] / row["discreteness_change"] > BEYOND_LENGTHS
+        clusters = _move(row, "discreteness") + ("" if beyond else ", mostly by its lengths")
+    training = ", ".join(moves) or "no evidence of a change by training"
+    return {"alignment": alignment, "training": training, "clusters": clusters}
+
+
+def _side(row: dict[str, Any], name: str) -> str:
+    """Returns where most seeds lie, and whether some lie far on the other side."""
+    side = SIDES[name][int(row[f"{name}_rank"] > 0)]
+    return side if row[f"{name}_rank"] * row[f"{name}_z"] > 0 else f"{side}, a few seeds far off"
+
+
+def _move(row: dict[str, Any], name: str) -> str:
+    return MOVES[name][int(row[f"{name}_change"] > 0)]
+
+
+def orthonormal(activation: str) -> bool:
+    """Returns whether an activation's own basis is orthonormal.
+
+    Example:
+      >>> orthonormal("tanh"), orthonormal("tanh@haar:3"), orthonormal("tanh@simplex")
+      (True, True, False)
+    """
+    return (own_basis(activation) or "standard").partition(":")[0] in ORTHONORMAL
+
+
+def partner(activation: str, activations: list[str]) -> str | None:
+    """Returns the activation that another one is compared with.
+
+    An elementwise activation, or what is built from one, is compared with its isotropic kind if the
+    grid has it, everything else with the grid's first isotropic activation, or with its first one
+    if there is none.
+
+    Example:
+      >>> names = ["tanh", "relu@rotated", "isotropic_tanh", "isotropic_relu"]
+      >>> partner("relu@rotated", names), partner("block_relu:4", names)
+      ('isotropic_relu', 'isotropic_relu')
+    """
+    isotropic = [name for name in activations if name.startswith("isotropic_")]
+    own = f"isotropic_{_BUILT.sub('', activation.partition('@')[0].partition(':')[0])}"
+    found = own if own in activations else (isotropic or activations)[0]
+    return None if found == activation else found
+
+
+def difference_table(
+    runs: xr.Dataset, *, axis: str = "activation", quantities: Sequence[str] = PAIRED
+) -> list[dict[str, Any]]:
+    """Compares cells that differ along one axis only, paired by seed, at the last snapshot.
+
+    Args:
+      runs: the runs that `measure` measured.
+      axis: `activation`, each against its `partner`; or another axis of the grid, each value
+        against the first.
+      quantities: variables of `runs`.
+
+    Returns:
+      A row per comparison and quantity: names, `against`, `quantity`, `difference` with `low`,
+      `high`, `p` and `q`, the false discovery rate over the rows of the same quantity. What has a
+      rotation null is compared above the null's mean.
+
+    Raises:
+      InputError: the grid has no such axis.
+    """
+    if axis not in runs["test_mse"].dims or axis in ("seed", "step"):
+        raise InputError("axis", axis, "is no axis of the grid")
+    above = {quantity: excess(runs.isel(step=-1), quantity) for quantity in quantities}
+    rows, values = [], [x.item() for x in runs[axis].values]
+    for names, at in cells(runs):
+        value = values[at[axis]]
+        other = partner(str(value), [str(x) for x in values]) if axis == "activation" else values[0]
+        if other is None or other == value:
+            continue
+        there = {**at, axis: values.index(other)}
+        for quantity, values_above in above.items():
+            found = paired_difference(values_above.isel(at), values_above.isel(there))
+            rows.append({**names, "against": other, "quantity": quantity,
+                         "difference": found.mean, **found._asdict()})  # fmt: skip
+    for quantity in quantities:
+        chosen = [row for row in rows if row["quantity"] == quantity]
+        for row, q in zip(chosen, false_discovery([row["p"] for row in chosen]), strict=True):
+            row["q"] = q
+            del row["mean"]
+    return rows
+
+
+def rate_table(runs: xr.Dataset) -> list[dict[str, Any]]:
+    """Shows held-out error at a fixed learning rate and at the best one, for every cell.
+
+    The fixed rate is the grid's first. The best one has the smallest interquartile mean of the
+    validation error over seeds, which is not the error reported; a rate at which a seed diverged
+    is not eligible, and if there is no other, `best` is missing.
+
+    Args:
+      runs: the runs that `measure` measured.
+
+    Returns:
+      A row per cell: its names, `rates` (how many were tried), `fixed_rate`, `best_rate`, and
+      `fixed` and `best`, the interquartile mean of the held-out error, each with `…_low` and
+      `…_high`, and one value per seed in `fixed_seeds` and `best_seeds`; `best_at_end` says that
+      the best rate is the smallest or the largest of several, so that a better one may lie beyond.
+    """
+    last = runs[["test_mse", "validation_mse"]].isel(step=-1)
+    rows = []
+    for names, at in cells(runs):
+        if at["rate"]:
+            continue
+        alone = {dim: place for dim, place in at.items() if dim != "rate"}
+        cell = last.isel(alone).transpose("rate", "seed")
+        shown = cell["validation_mse"].values
+        score = [interquartile_mean(x) if np.isfinite(x).all() else np.inf for x in shown]
+        best = int(np.argmin(score)) if np.isfinite(score).any() else None
+        row = {name: value for name, value in names.items() if name != "learning_rate"}
+        rates = cell["learning_rate"].values.tolist()
+        row["rates"] = len(rates)
+        for label, k in (("fixed", 0), ("best", best)):
+            errors = (
+                np.full(cell.sizes["seed"], np.nan) if k is None else cell["test_mse"].values[k]
+            )
+            rate = np.nan if k is None else rates[k]
+            low, high = bootstrap_interval(errors)
+            row |= {f"{label}_rate": rate,
+                    label: interquartile_mean(errors), f"{label}_low": low,
+                    f"{label}_high": high, f"{label}_seeds": errors}  # fmt: skip
+        row["best_at_end"] = len(rates) > 1 and row["best_rate"] in (min(rates), max(rates))
+        rows.append(row)
+    return rows

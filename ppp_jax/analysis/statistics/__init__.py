@@ -1,0 +1,1 @@
+"""Numbers of a cloud of latents against a basis."""

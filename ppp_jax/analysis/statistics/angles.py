@@ -1,0 +1,128 @@
+"""The angles at which samples stand in the privileged planes, in a few numbers (METHOD §5)."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.special
+
+from ppp_jax.analysis.projection import isotropic_null
+from ppp_jax.analysis.projection.kernel import Prepared, accepted, prepare
+from ppp_jax.errors import InputError
+
+SECTORS = 32
+MODES = 4
+
+
+def acceptance_ratio(latents: Any, *, basis: Any = None, epsilon: float = 0.85) -> np.ndarray:
+    """Returns A/A0: the share of (plane, sample) pairs accepted, over the isotropic share.
+
+    1 for isotropic latents, larger if they crowd the privileged planes, 0 if they avoid them; the
+    corners of the cube do, so 0 does not mean that there is no structure (METHOD §2).
+
+    Args:
+      latents: `(..., samples, units)`; leading axes are separate clouds.
+      basis: privileged vectors, `(vectors, units)`; None for the standard basis.
+      epsilon: acceptance cosine, in [0, 1].
+
+    Returns:
+      Array of the leading shape; NaN for a cloud that is not finite or has nothing but zeros.
+
+    Raises:
+      InputError: an argument out of its range, naming it.
+
+    Example:
+      >>> round(float(acceptance_ratio(np.eye(4))), 3)  # each axis lies in half of the planes
+      1.802
+    """
+    prepared = _prepare(latents, basis, epsilon)
+    per_cloud = prepared.source.shape[-2]
+    clouds = prepared.source.rows // per_cloud
+    count = np.zeros(clouds, np.int64)
+    for block in accepted(prepared):
+        count += np.bincount(block.sample // per_cloud, minlength=clouds)
+    return _over_null(prepared, count)
+
+
+class Angles(NamedTuple):
+    """What the angles φ of the accepted samples, all planes pooled, say of a cloud.
+
+    Attributes:
+      acceptance_ratio: see `acceptance_ratio`.
+      entropy_deficit: Kullback–Leibler divergence from the uniform law of 32 equal sectors, in
+        bits: 0 if uniform, 5 if all are in one sector. Few samples look less uniform than they
+        are, which the rotation null shares.
+      modes: |mean of exp(imφ)| for m = 1, 2, 3, 4, on a last axis: 4 are four-fold patterns, on
+        the axes or the diagonals, 1 a preferred quadrant. Taken absolutely, they do not depend on
+        the order of a plane's two vectors if those are orthogonal.
+    """
+
+    acceptance_ratio: np.ndarray
+    entropy_deficit: np.ndarray
+    modes: np.ndarray
+
+
+def angles(latents: Any, *, basis: Any = None, epsilon: float = 0.85) -> Angles:
+    """Measures the angles of accepted samples (METHOD §5).
+
+    Args:
+      latents: `(..., samples, units)`; leading axes are separate clouds.
+      basis: privileged vectors, `(vectors, units)`; None for the standard basis.
+      epsilon: acceptance cosine, in [0, 1].
+
+    Returns:
+      `Angles` of the leading shape; NaN for a cloud that is not finite, or of which no sample was
+      accepted.
+
+    Raises:
+      InputError: an argument out of its range, naming it.
+
+    Example:
+      >>> found = angles(np.eye(4))  # φ is 0 or π/2, half of the samples each
+      >>> float(found.entropy_deficit), found.modes.round(3).tolist()
+      (4.0, [0.707, 0.0, 0.707, 1.0])
+    """
+    prepared = _prepare(latents, basis, epsilon)
+    per_cloud = prepared.source.shape[-2]
+    clouds = prepared.source.rows // per_cloud
+    count, histogram = np.zeros(clouds, np.int64), np.zeros(clouds * SECTORS, np.int64)
+    modes = np.zeros((clouds, MODES), np.complex128)
+    for block in accepted(prepared):
+        cloud = block.sample // per_cloud
+        count += np.bincount(cloud, minlength=clouds)
+        there = block.share > 0  # across the plane there is no angle
+        cloud, point = cloud[there], block.u[there] + 1j * block.v[there]
+        # Rounded to the nearest sector, so that the axes are centres and not edges.
+        sector = np.rint(np.angle(point) * (SECTORS / 2 / np.pi)).astype(np.int64) % SECTORS
+        histogram += np.bincount(cloud * SECTORS + sector, minlength=len(histogram))
+        power = direction = point / np.abs(point)
+        for m in range(MODES):
+            modes[:, m] += np.bincount(cloud, power.real, clouds)
+            modes[:, m] += 1j * np.bincount(cloud, power.imag, clouds)
+            power = power * direction
+    ratio, shape = _over_null(prepared, count), prepared.source.shape[:-2]
+    histogram = histogram.reshape(*shape, SECTORS)
+    seen = histogram.sum(axis=-1)
+    known = np.isfinite(ratio) & (seen > 0)
+    share = histogram / np.maximum(seen, 1)[..., None]
+    deficit = np.log2(SECTORS) + scipy.special.xlogy(share, share).sum(axis=-1) / np.log(2)
+    sizes = np.abs(modes.reshape(*shape, MODES)) / np.maximum(seen, 1)[..., None]
+    return Angles(
+        ratio, np.where(known, deficit, np.nan), np.where(known[..., None], sizes, np.nan)
+    )
+
+
+def _prepare(latents: Any, basis: Any, epsilon: float) -> Prepared:
+    prepared = prepare(latents, basis, epsilon, nonfinite="drop")
+    if len(prepared.epsilons) != 1:
+        raise InputError("epsilon", epsilon, "must be one number")
+    return prepared
+
+
+def _over_null(prepared: Prepared, count: np.ndarray) -> np.ndarray:
+    """Returns A/A0 of each cloud, given how many (plane, sample) pairs were accepted."""
+    lengths = prepared.survey.lengths.reshape(len(count), -1)
+    pairs = np.sum(lengths > 0, axis=1) * len(prepared.frame.planes)
+    expected = pairs * isotropic_null.acceptance(prepared.source.units, float(prepared.epsilons[0]))
+    usable = (expected > 0) & ~np.isnan(lengths).any(axis=1)
+    ratio = np.divide(count, expected, out=np.full(len(count), np.nan), where=usable)
+    return ratio.reshape(prepared.source.shape[:-2])

@@ -1,0 +1,1 @@
+"""Command lines: flags, the processes they start, and what all studies share."""

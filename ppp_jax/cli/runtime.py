@@ -1,0 +1,267 @@
+"""The process before its first computation: its devices, its cache, the other processes.
+
+Only mains come here: importing the library changes no setting of JAX.
+"""
+
+import contextlib
+import os
+import pathlib
+import sys
+import textwrap
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import jax
+from absl import flags
+
+from ppp_jax.cli import rendezvous
+from ppp_jax.engine import devices, interrupts
+from ppp_jax.errors import InputError
+from ppp_jax.sweep import agreement
+
+GRACE_SECONDS = 2.0
+LONGEST_WAIT = 7 * 24 * 3600  # seconds
+MOST_PROCESSES = 100_000
+OF_ONE_PROCESS = {"compilation_cache", "coordinator", "process_id", "wait_seconds"}
+SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision")
+ALL_WORKERS = "gcloud compute tpus tpu-vm ssh NAME --worker=all --command='…'"
+
+flags.DEFINE_string(
+    "compilation_cache",
+    "auto",
+    "folder in which compiled programs are kept for the next launch; auto: in the user's cache "
+    "folder; none: keep nothing",
+)
+flags.DEFINE_bool("distributed", False, "this is one of several processes that train together")
+flags.DEFINE_string("coordinator", None, "host:port of process 0; found by itself on TPU VMs")
+flags.DEFINE_integer("num_processes", None, "how many there are; found by itself on TPU VMs")
+flags.DEFINE_integer("process_id", None, "which one this is, from 0; found by itself on TPU VMs")
+flags.DEFINE_float("wait_seconds", 300, "how long to wait for the other processes to start")
+
+
+def start() -> None:
+    """Sets up JAX as the flags say; call it before anything is computed.
+
+    Raises:
+      InputError: the flags cannot be used together, or the other processes cannot be found.
+    """
+    use_all_cores()
+    _keep_compiled_programs(flags.FLAGS.compilation_cache)
+    _join_processes()
+
+
+def use_all_cores() -> None:
+    """Makes every core of a CPU a device, unless the environment says how many there are."""
+    named = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if jax.config.values["jax_num_cpu_devices"] != -1 or named:
+        return
+    # Something may have been computed before, in a notebook: then the devices stay what they are.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", core_count())
+
+
+def core_count() -> int:
+    """Returns the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cache_folder(setting: str) -> pathlib.Path | None:
+    """Returns where compiled programs are kept, or None."""
+    if setting == "none":
+        return None
+    if setting != "auto":
+        return pathlib.Path(setting).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(base) / "ppp_jax" / "compiled"
+
+
+def _keep_compiled_programs(setting: str) -> None:
+    if setting == "auto" and jax.config.values["jax_compilation_cache_dir"]:
+        return  # the environment has named one
+    folder = cache_folder(setting)
+    if folder is None:
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = f"cannot be created ({error.strerror}); name another folder, or none"
+        raise InputError("compilation_cache", folder, problem) from None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # Our many small programs are worth keeping too.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _join_processes() -> None:
+    values = flags.FLAGS
+    if not 0 < values.wait_seconds <= LONGEST_WAIT:  # nor is nan
+        problem = f"must be a number of seconds above 0 and at most {LONGEST_WAIT:,}"
+        raise InputError("wait_seconds", values.wait_seconds, problem)
+    named = {
+        "coordinator": values.coordinator,
+        "num_processes": values.num_processes,
+        "process_id": values.process_id,
+    }
+    given = {name: value for name, value in named.items() if value is not None}
+    if not values.distributed:
+        if given:
+            name, value = next(iter(given.items()))
+            raise InputError(name, value, "needs --distributed beside it")
+        _refuse_a_lonely_tpu_worker()
+        return
+    if given and len(given) < len(named):
+        missing = ", ".join(f"--{name}" for name in named if name not in given)
+        raise InputError("distributed", True, f"needs {missing} too")
+    if given and not 1 <= values.num_processes <= MOST_PROCESSES:
+        problem = f"must be at least 1 and at most {MOST_PROCESSES:,}"
+        raise InputError("num_processes", values.num_processes, problem)
+    if given and not 0 <= values.process_id < values.num_processes:
+        problem = f"must be from 0 to {values.num_processes - 1}, one below --num_processes"
+        raise InputError("process_id", values.process_id, problem)
+    if given:
+        rendezvous.address(values.coordinator)
+    _connect(values.coordinator, values.num_processes, values.process_id, values.wait_seconds)
+
+
+def told() -> dict[str, Any]:
+    """Returns what this process was told, as far as it must be the same in all of them.
+
+    Every flag counts but those of absl and those that speak of one process, so a new one does.
+    """
+    values = flags.FLAGS
+    defined = {
+        flag.name: flag
+        for module, defined in values.flags_by_module_dict().items()
+        if not module.startswith("absl.")
+        for flag in defined
+    }
+    return {  # first of all what brings other flags with it
+        "main": _main_name(),
+        **agreement.versions(),
+        **{
+            name: flag.value if isinstance(flag.value, bool | int | str) else str(flag.value)
+            for name, flag in sorted(defined.items())
+            if name not in OF_ONE_PROCESS
+        },
+        **{name: str(jax.config.values[name]) for name in SETTINGS},
+    }
+
+
+def _main_name() -> str:
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    return spec.name if spec else pathlib.Path(getattr(main, "__file__", "") or "python").name
+
+
+def _connect(
+    coordinator: str | None, count: int | None, process_id: int | None, wait_seconds: float
+) -> None:
+    interrupts.end_waits()
+    if coordinator is not None and count is not None and process_id is not None:
+        me = rendezvous.Member(process_id, count, told())
+        rendezvous.roll_call(coordinator, me, wait_seconds=wait_seconds)
+    _initialize(coordinator, count, process_id, wait_seconds)
+    with _stdout_to_stderr():  # Gloo, in C++, prints a line per connection
+        devices.meet()
+        if coordinator is None:
+            agreement.check(devices.exchange(told()))
+
+
+def _initialize(
+    coordinator: str | None, count: int | None, process_id: int | None, wait_seconds: float
+) -> None:
+    def give_up() -> None:
+        # JAX itself would abort the process with a C++ stack trace.
+        text = (
+            f"error: --distributed: this process has waited {wait_seconds:g} s in vain for the "
+            f"others; start the same command on every machine; on a TPU slice: {ALL_WORKERS}"
+        )
+        print(text, file=sys.stderr, flush=True)
+        os._exit(1)
+
+    if "jax_enable_preemption_service" in jax.config.values:
+        # It would catch SIGTERM, and do nothing.
+        jax.config.update("jax_enable_preemption_service", False)
+    timer = threading.Timer(wait_seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        with interrupts.waiting():
+            jax.distributed.initialize(
+                coordinator_address=coordinator,
+                num_processes=count,
+                process_id=process_id,
+                initialization_timeout=int(wait_seconds) + 60,
+            )
+    except (ValueError, RuntimeError) as error:
+        problem = (
+            f"no other processes were found ({' '.join(str(error).split())}); "
+            "name --coordinator, --num_processes and --process_id"
+        )
+        raise InputError("distributed", True, problem) from None
+    finally:
+        timer.cancel()
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def explain_failure(error: Exception) -> None:
+    """Says on stderr why one of several processes ends, which is mostly that another one has."""
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        reason = textwrap.shorten(str(error), 160)
+    else:
+        traceback.print_exc()
+        reason = type(error).__name__
+    print(
+        f"error: --distributed: this process or another one has ended ({reason}); what is saved "
+        "is kept, and the same command, started on all machines, continues from there",
+        file=sys.stderr,
+    )
+
+
+def leave(status: int, *, together: bool = False) -> NoReturn:
+    """Ends the process with `status`, and with it a job of several processes.
+
+    Args:
+      status: of the exit.
+      together: all processes leave, so that each can wait for the others. If not, they may be
+        waiting for this one.
+    """
+    if not jax.distributed.is_initialized():
+        sys.exit(status)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if together:
+        with interrupts.waiting():
+            jax.distributed.shutdown()
+    elif devices.is_main():
+        # JAX aborts the others as soon as process 0 is gone: first they may say what they know.
+        time.sleep(GRACE_SECONDS)
+    os._exit(status)
+
+
+def _refuse_a_lonely_tpu_worker() -> None:
+    """On a slice of several TPU machines, one process alone would hang."""
+    workers = [name for name in os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if name]
+    if len(workers) > 1:
+        problem = (
+            f"this machine is one of the {len(workers)} workers of a TPU slice; start the same "
+            f"command with --distributed on all of them: {ALL_WORKERS}"
+        )
+        raise InputError("distributed", False, problem)

@@ -1,0 +1,1 @@
+"""Datasets: the registry of them, images on disk, downloads."""

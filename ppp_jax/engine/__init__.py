@@ -1,0 +1,1 @@
+"""The jitted program that trains a grid: pure JAX, without files."""

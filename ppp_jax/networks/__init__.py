@@ -1,0 +1,1 @@
+"""Networks as pure functions: activations, architectures, initialisers, optimisers."""

@@ -1,0 +1,317 @@
+"""The networks by name, all behind one pair of pure functions (`models.Model`).
+
+Each says what a *vector* is, the thing that an isotropic activation acts on: of `mlp`,
+`classifier` and `sparse` a layer's units, of `conv` the channels at one position, of the
+transformers the hidden units of the MLP block at one token.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from ppp_jax.data.datasets import Shape
+from ppp_jax.errors import InputError, lookup
+from ppp_jax.networks import functional
+from ppp_jax.networks.functional import BOTTLENECK, Activate, Initializer, Model, Output, Sizes
+
+KERNEL, STRIDE = 3, 2  # of convolutions; a hidden layer halves both sides of the image
+HEADS = 2  # of attention
+HIDDEN = 2  # units of a transformer's MLP block over its width
+CONVOLVES = (0, 8, 0)  # the first JAX that can vmap the gradient of a convolution
+SPARSITY = 0.01  # weight of the sparse autoencoder's penalty
+
+
+def _names(count: int, *stems: str) -> list[str]:
+    return [stem.format(i) for i in range(count) for stem in stems]
+
+
+class _Convolutional(nnx.Module):
+    """Strided convolutions, a dense bottleneck, and transposed convolutions back."""
+
+    def __init__(self, shape: Shape, sizes: Sizes, initializer: Initializer, rngs: nnx.Rngs):
+        self.image, self.width, self.depth = shape.image, sizes.width, sizes.depth
+        height, width, channels = shape.image or (0, 0, 0)
+        stride = STRIDE**sizes.depth
+        self.small = (-(-height // stride), -(-width // stride))
+        flat = math.prod(self.small) * sizes.width
+        options: dict[str, Any] = {
+            "kernel_size": (KERNEL, KERNEL), "strides": (STRIDE, STRIDE), "padding": "SAME",
+            "kernel_init": initializer, "rngs": rngs,
+        }  # fmt: skip
+        ins = [channels, *[sizes.width] * (sizes.depth - 1)]
+        for i, n_in in enumerate(ins):
+            setattr(self, f"encoder_{i}", nnx.Conv(n_in, sizes.width, **options))
+        self.bottleneck = functional.linear(flat, sizes.latent_width, initializer, rngs)
+        self.decoder_0 = functional.linear(sizes.latent_width, flat, initializer, rngs)
+        for i, n_out in enumerate([*[sizes.width] * (sizes.depth - 1), channels]):
+            name = "output" if i == sizes.depth - 1 else f"decoder_{i + 1}"
+            setattr(self, name, nnx.ConvTranspose(sizes.width, n_out, **options))
+
+    def encode(self, x: jax.Array, activate: Activate) -> jax.Array:
+        x = x.reshape(-1, *(self.image or ()))
+        for name in _names(self.depth, "encoder_{}"):
+            x = activate(name, getattr(self, name)(x))
+        return activate(BOTTLENECK, self.bottleneck(x.reshape(len(x), -1)))
+
+    def decode(self, x: jax.Array, activate: Activate) -> jax.Array:
+        x = activate("decoder_0", self.decoder_0(x).reshape(-1, *self.small, self.width))
+        for name in _names(self.depth, "decoder_{}")[1:]:
+            x = activate(name, getattr(self, name)(x))
+        height, width, channels = self.image or (0, 0, 0)
+        images = getattr(self, "output")(x)  # noqa: B009
+        flat: jax.Array = images[:, :height, :width].reshape(-1, height * width * channels)
+        return flat
+
+
+def _attention(query: jax.Array, key: jax.Array, value: jax.Array, **_: Any) -> jax.Array:
+    """Mixes values by the softmax of scaled products, `nnx.dot_product_attention` to rounding.
+
+    It multiplies by a reciprocal where `jax.nn.softmax` divides: one device and several would
+    round the division differently (see `numerics._scaled`).
+
+    Args:
+      query: `(samples, tokens, heads, units)`.
+      key: likewise.
+      value: likewise.
+
+    Returns:
+      The mixed values, `(samples, tokens, heads, units)`.
+    """
+    scores = jnp.einsum("sqhu,skhu->shqk", query, key) * query.shape[-1] ** -0.5
+    # The softmax does not change with what is subtracted.
+    largest = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
+    weights = jnp.exp(scores - largest)
+    weights = weights * (1 / weights.sum(axis=-1, keepdims=True))
+    return jnp.einsum("shqk,skhu->sqhu", weights, value)
+
+
+class _Block(nnx.Module):
+    """Attention and an MLP, each added to the residual stream, each after a norm."""
+
+    def __init__(self, width: int, norm: Callable[..., Any], initializer: Initializer,
+                 rngs: nnx.Rngs):  # fmt: skip
+        self.norm_attention, self.norm_mlp = norm(width, rngs=rngs), norm(width, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(HEADS, width, kernel_init=initializer, rngs=rngs,
+                                                attention_fn=_attention, decode=False)  # fmt: skip
+        self.hidden = functional.linear(width, HIDDEN * width, initializer, rngs)
+        self.back = functional.linear(HIDDEN * width, width, initializer, rngs)
+
+    def __call__(self, x: jax.Array, name: str, activate: Activate) -> jax.Array:
+        x = x + self.attention(self.norm_attention(x))
+        x = x + self.back(activate(f"{name}_mlp", self.hidden(self.norm_mlp(x))))
+        activate.keep(f"{name}_residual", x, x)
+        return x
+
+
+def _rms(width: int, *, rngs: nnx.Rngs) -> nnx.RMSNorm:
+    """RMSNorm without a scale per unit, which would be a diagonal map: it respects rotations."""
+    return nnx.RMSNorm(width, use_scale=False, rngs=rngs)
+
+
+class _Transformer(nnx.Module):
+    """Patches as tokens, blocks, a dense bottleneck, blocks, patches again."""
+
+    norm: Any = staticmethod(_rms)
+
+    def __init__(self, shape: Shape, sizes: Sizes, initializer: Initializer, rngs: nnx.Rngs):
+        height, width, channels = self.image = shape.image or (0, 0, 0)
+        self.patch, self.depth, self.width = patch_side(height, width), sizes.depth, sizes.width
+        self.grid = (height // self.patch, width // self.patch)
+        pixels, tokens = self.patch**2 * channels, math.prod(self.grid)
+        self.embedding = functional.linear(pixels, sizes.width, initializer, rngs)
+        self.position = nnx.Param(initializer(rngs.params(), (tokens, sizes.width), jnp.float32))
+        for name in _names(sizes.depth, "encoder_{}", "decoder_{}"):
+            setattr(self, name, _Block(sizes.width, self.norm, initializer, rngs))
+        flat = tokens * sizes.width
+        self.bottleneck = functional.linear(flat, sizes.latent_width, initializer, rngs)
+        self.expand = functional.linear(sizes.latent_width, flat, initializer, rngs)
+        self.output = functional.linear(sizes.width, pixels, initializer, rngs)
+
+    def encode(self, x: jax.Array, activate: Activate) -> jax.Array:
+        (rows, columns), side, channels = self.grid, self.patch, self.image[2]
+        x = x.reshape(-1, rows, side, columns, side, channels).swapaxes(2, 3)
+        x = self.embedding(x.reshape(len(x), rows * columns, -1)) + self.position[...][None]
+        for name in _names(self.depth, "encoder_{}"):
+            x = getattr(self, name)(x, name, activate)
+        return activate(BOTTLENECK, self.bottleneck(x.reshape(len(x), -1)))
+
+    def decode(self, x: jax.Array, activate: Activate) -> jax.Array:
+        (rows, columns), side, channels = self.grid, self.patch, self.image[2]
+        x = self.expand(x).reshape(-1, rows * columns, self.width) + self.position[...][None]
+        for name in _names(self.depth, "decoder_{}"):
+            x = getattr(self, name)(x, name, activate)
+        x = self.output(x).reshape(-1, rows, columns, side, side, channels).swapaxes(2, 3)
+        return x.reshape(len(x), -1)
+
+
+class _LayerNormTransformer(_Transformer):
+    """The same with LayerNorm, as usual, which prefers (1, …, 1) and, by its scales, the axes."""
+
+    norm = nnx.LayerNorm
+
+
+class _Classifier(functional.Autoencoder):
+    """features → width × depth → latent_width → classes."""
+
+    def outputs(self, shape: Shape) -> int:
+        """Returns the width of the output."""
+        return shape.classes
+
+    def decoder_names(self) -> list[str]:
+        """None: logits follow the bottleneck."""
+        return []
+
+
+class _Sparse(functional.Autoencoder):
+    """features → latent_width → features, with a penalty on the latents."""
+
+    def encoder_names(self) -> list[str]:
+        """None: there is the one layer."""
+        return []
+
+    decoder_names = encoder_names
+
+
+def patch_side(height: int, width: int) -> int:
+    """Returns the side of a transformer's patches: the largest that gives 16 tokens or more.
+
+    Example:
+      >>> patch_side(8, 8), patch_side(28, 28), patch_side(32, 32)
+      (2, 7, 8)
+    """
+    sides = [s for s in range(1, min(height, width) + 1) if height % s == width % s == 0]
+    return max([s for s in sides if height * width >= 16 * s * s], default=1)
+
+
+def cross_entropy(output: Output, _x: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns the mean cross-entropy of a classifier's logits."""
+    return optax.softmax_cross_entropy_with_integer_labels(output.prediction, labels).mean()
+
+
+def brier(output: Output, _x: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns the mean squared error of a classifier's probabilities, per class (Brier score)."""
+    wanted = jax.nn.one_hot(labels, output.prediction.shape[-1])
+    return jnp.mean(jnp.square(jax.nn.softmax(output.prediction) - wanted))
+
+
+def _sparse_loss(output: Output, x: jax.Array, labels: jax.Array) -> jax.Array:
+    """Adds the mean absolute value of the latents, which itself prefers the axes."""
+    return (
+        functional.mean_squared(output, x, labels) + SPARSITY * jnp.abs(output.latents.post).mean()
+    )
+
+
+class Architecture(NamedTuple):
+    """A kind of network.
+
+    Attributes:
+      module: flax module, `(shape, sizes, initializer, rngs)`.
+      needs: what its data must have beside features: `""`, `image` or `labels`.
+      respects_rotations: whether nothing in it but the activation prefers a basis of its hidden
+        layers (METHOD §7).
+      names: hidden layers to the names of all layers whose vectors can be kept.
+      loss: what training lowers.
+      error: what is reported as MSE.
+    """
+
+    module: Callable[..., Any]
+    needs: str
+    respects_rotations: bool
+    names: Callable[[int], list[str]]
+    loss: Callable[[Output, jax.Array, jax.Array], jax.Array] = functional.mean_squared
+    error: Callable[[Output, jax.Array, jax.Array], jax.Array] = functional.mean_squared
+
+
+def _encoder_and_decoder(depth: int) -> list[str]:
+    return [*_names(depth, "encoder_{}"), BOTTLENECK, *_names(depth, "decoder_{}")]
+
+
+def _block_names(depth: int) -> list[str]:
+    encoder = _names(depth, "encoder_{}_mlp", "encoder_{}_residual")
+    decoder = [name.replace("encoder", "decoder") for name in encoder]
+    return [*encoder, BOTTLENECK, *decoder]
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "mlp": Architecture(functional.Autoencoder, "", True, _encoder_and_decoder),
+    "conv": Architecture(_Convolutional, "image", True, _encoder_and_decoder),
+    "transformer": Architecture(_Transformer, "image", True, _block_names),
+    "transformer_layernorm": Architecture(_LayerNormTransformer, "image", False, _block_names),
+    "classifier": Architecture(
+        _Classifier, "labels", True, lambda depth: [*_names(depth, "encoder_{}"), BOTTLENECK],
+        cross_entropy, brier,
+    ),
+    "sparse": Architecture(_Sparse, "", False, lambda _: [BOTTLENECK], _sparse_loss),
+}  # fmt: skip
+
+
+def get(name: str) -> Architecture:
+    """Returns the registered architecture `name`.
+
+    Raises:
+      InputError: no such architecture; the nearest names are suggested.
+    """
+    return lookup(ARCHITECTURES, name, field="architectures")
+
+
+def check(name: str, shape: Shape, *, width: int, data: str) -> None:
+    """Refuses data or sizes that an architecture cannot take, or a JAX that cannot train it.
+
+    Raises:
+      InputError: it needs images or labels, which the data has not, or a width of whole heads, or
+        a newer JAX.
+    """
+    needs = get(name).needs
+    if needs == "image" and shape.image is None:
+        problem = f"has no images, which {name} needs; an .npz has them as (samples, height, "
+        raise InputError("data", data, f"{problem}width, channels)")
+    if needs == "labels" and not shape.classes:
+        problem = f"has no labels 0, 1, …, which {name} needs; an .npz has them as y_train, y_test"
+        raise InputError("data", data, problem)
+    if "transformer" in name and width % HEADS:
+        raise InputError("widths", width, f"must be a multiple of {HEADS}, the heads of {name}")
+    if name == "conv" and jax.__version_info__ < CONVOLVES:
+        least = ".".join(map(str, CONVOLVES))
+        problem = f"is trained by jax {least} or later, which can vmap gradients of convolutions"
+        raise InputError("architectures", name, f"{problem}; this is {jax.__version__}")
+
+
+def build(
+    name: str,
+    shape: Shape,
+    sizes: Sizes,
+    *,
+    activation: Callable[..., jax.Array],
+    initializer: Initializer,
+) -> Model:
+    """Builds a network.
+
+    Args:
+      name: of the architecture.
+      shape: of the data.
+      sizes: of the network.
+      activation: see `models.functional`.
+      initializer: see `models.functional`.
+
+    Returns:
+      The `Model`.
+
+    Raises:
+      InputError: no such architecture.
+
+    Example:
+      >>> model = build("conv", Shape(64, (8, 8, 1)), Sizes(width=4, depth=1, latent_width=3),
+      ...               activation=jnp.tanh, initializer=models.get_initializer("orthogonal").make)
+      >>> output = model.apply(model.init(jax.random.key(0)), jnp.ones((5, 64)))
+      >>> output.prediction.shape, output.layers["encoder_0"].pre.shape
+      ((5, 64), (80, 4))
+    """
+    entry = get(name)
+    return functional.functional(
+        entry.module, shape, sizes, activation, initializer, loss=entry.loss, error=entry.error
+    )

@@ -1,0 +1,302 @@
+"""The autoencoder: a flax NNX network behind a pair of pure functions."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import ArrayLike
+
+from ppp_jax.data.datasets import Shape
+from ppp_jax.errors import lookup
+
+Params = Any  # a nested dict of arrays
+BOTTLENECK = "bottleneck"  # the layer whose vectors are the latents
+ACTIVATION = "activation"  # the entry of an activation's own parameter, `(activated layers,)`
+Initializer = Callable[..., jax.Array]
+
+
+class Latents(NamedTuple):
+    """Vectors of a layer, `(vectors, units)` each: before and after its activation."""
+
+    pre: jax.Array
+    post: jax.Array
+
+
+class Output(NamedTuple):
+    """What a network gives.
+
+    Attributes:
+      prediction: `(samples, features)`, the reconstruction; of a classifier `(samples, classes)`.
+      layers: the vectors of every named layer; `bottleneck`, one vector per sample, is among them.
+    """
+
+    prediction: jax.Array
+    layers: dict[str, Latents]
+
+    @property
+    def latents(self) -> Latents:
+        """The bottleneck's vectors, `(samples, latent_width)`."""
+        return self.layers[BOTTLENECK]
+
+
+class Model(NamedTuple):
+    """A network as pure functions.
+
+    Attributes:
+      init: PRNG key to parameters, a nested dict of arrays.
+      apply: `(params, x)` to `Output`, with `x` of shape `(samples, features)`.
+      decode: `(params, post)` to the prediction, from the bottleneck's vectors after activation.
+      loss: `(Output, x, labels)` to the scalar that training lowers.
+      error: `(Output, x, labels)` to the mean squared error that is reported.
+      activated: how many layers have an activation, each with its own parameter if it takes one.
+    """
+
+    init: Callable[[jax.Array], Params]
+    apply: Callable[[Params, ArrayLike], Output]
+    decode: Callable[[Params, jax.Array], jax.Array]
+    loss: Callable[[Output, jax.Array, jax.Array], jax.Array]
+    error: Callable[[Output, jax.Array, jax.Array], jax.Array]
+    activated: int
+
+
+class Sizes(NamedTuple):
+    """What a network's size depends on, of the grid: see `Grid`."""
+
+    width: int
+    depth: int
+    latent_width: int
+
+
+class Activate:
+    """Applies an activation layer by layer, and keeps the vectors that it saw.
+
+    Lives while a network is traced, and no longer.
+    """
+
+    def __init__(
+        self, function: Callable[..., jax.Array], parameter: jax.Array | None, *, first: int = 0
+    ):
+        """Takes the activation, its parameters `(activated layers,)` if any, and where to start."""
+        self.function, self.parameter, self.count = function, parameter, first
+        self.layers: dict[str, Latents] = {}
+
+    def __call__(self, name: str, pre: jax.Array) -> jax.Array:
+        """Returns the activation of `(..., units)`, and keeps both under a name."""
+        own = () if self.parameter is None else (self.parameter[self.count],)
+        self.count += 1
+        post = self.function(pre, *own)
+        self.keep(name, pre, post)
+        return post
+
+    def keep(self, name: str, pre: jax.Array, post: jax.Array) -> None:
+        """Keeps vectors under a name, one per row."""
+        units = pre.shape[-1]
+        self.layers[name] = Latents(pre.reshape(-1, units), post.reshape(-1, units))
+
+
+class InitializerEntry(NamedTuple):
+    """A weight initialiser, and whether its law is unchanged by rotations of the weights."""
+
+    make: Initializer
+    respects_rotations: bool
+
+
+INITIALIZERS: dict[str, InitializerEntry] = {
+    # Not `nnx.initializers.glorot_normal`, which truncates each entry at two standard deviations:
+    # a cube-shaped cut, so its law prefers the axes (METHOD §7 wants one that does not).
+    "glorot_normal": InitializerEntry(
+        nnx.initializers.variance_scaling(1.0, "fan_avg", "normal"), respects_rotations=True
+    ),
+    "orthogonal": InitializerEntry(nnx.initializers.orthogonal(), respects_rotations=True),
+    "glorot_uniform": InitializerEntry(nnx.initializers.glorot_uniform(), respects_rotations=False),
+}
+
+
+def get_initializer(name: str) -> InitializerEntry:
+    """Returns the registered initialiser `name`.
+
+    Raises:
+      InputError: no such initialiser; the nearest names are suggested.
+    """
+    return lookup(INITIALIZERS, name, field="initializers")
+
+
+@jax.custom_vjp
+def dense_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns `x @ kernel`, with a weight gradient that XLA computes fast on CPU.
+
+    The gradient xᵀg of a batch of networks misses XLA:CPU's fast path unless the transpose is
+    made beforehand, which the optimisation barrier enforces; other platforms need no such help.
+
+    Args:
+      x: `(samples, inputs)`.
+      kernel: `(inputs, outputs)`.
+
+    Returns:
+      `(samples, outputs)`.
+    """
+    return x @ kernel
+
+
+def _dense_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    return x @ kernel, (x, kernel)
+
+
+def _dense_backward(
+    kept: tuple[jax.Array, ...], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = kept
+    kernel_gradient = jax.lax.platform_dependent(
+        x,
+        gradient,
+        cpu=lambda x, gradient: jax.lax.optimization_barrier(x.T) @ gradient,
+        default=lambda x, gradient: x.T @ gradient,
+    )
+    return gradient @ kernel.T, kernel_gradient
+
+
+dense_product.defvjp(_dense_forward, _dense_backward)
+
+
+def _dot_general(x: ArrayLike, kernel: jax.Array, _dimensions: Any, **_: Any) -> jax.Array:
+    """What `nnx.Linear` asks for, at the default precision."""
+    x = jnp.asarray(x)
+    product: jax.Array = dense_product(x.reshape(-1, x.shape[-1]), kernel)
+    return product.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def mean_squared(output: Output, x: jax.Array, _labels: jax.Array) -> jax.Array:
+    """Returns the mean squared error of a reconstruction, per feature."""
+    return jnp.mean(jnp.square(output.prediction - x))
+
+
+def linear(n_in: int, n_out: int, initializer: Initializer, rngs: nnx.Rngs) -> nnx.Linear:
+    """Returns a dense layer, biases zero at first, with `dense_product` inside."""
+    return nnx.Linear(n_in, n_out, kernel_init=initializer, dot_general=_dot_general, rngs=rngs)
+
+
+class Autoencoder(nnx.Module):
+    """features → width × depth → latent_width → width × depth → features.
+
+    The activation follows every hidden layer and the bottleneck; the output is linear. Latents
+    are the bottleneck's vectors before and after its activation: the author's published radii
+    exceed every bounded output, so his pictures show the former (METHOD §8).
+    """
+
+    def __init__(self, shape: Shape, sizes: Sizes, initializer: Initializer, rngs: nnx.Rngs):
+        """Draws the weights."""
+        self.depth = sizes.depth
+        names = [*self.encoder_names(), BOTTLENECK, *self.decoder_names(), "output"]
+        hidden = {BOTTLENECK: sizes.latent_width, "output": self.outputs(shape)}
+        widths = [shape.features, *(hidden.get(name, sizes.width) for name in names)]
+        for name, (n_in, n_out) in zip(names, itertools.pairwise(widths), strict=True):
+            setattr(self, name, linear(n_in, n_out, initializer, rngs))
+
+    def outputs(self, shape: Shape) -> int:
+        """Returns the width of the output."""
+        return shape.features
+
+    def encoder_names(self) -> list[str]:
+        """Names of the layers before the bottleneck."""
+        return [f"encoder_{i}" for i in range(self.depth)]
+
+    def decoder_names(self) -> list[str]:
+        """Names of the layers after the bottleneck, without the output."""
+        return [f"decoder_{i}" for i in range(self.depth)]
+
+    def encode(self, x: jax.Array, activate: Activate) -> jax.Array:
+        """Returns the bottleneck's vectors after its activation."""
+        for name in (*self.encoder_names(), BOTTLENECK):
+            x = activate(name, getattr(self, name)(x))
+        return x
+
+    def decode(self, x: jax.Array, activate: Activate) -> jax.Array:
+        """Returns the prediction."""
+        for name in self.decoder_names():
+            x = activate(name, getattr(self, name)(x))
+        prediction: jax.Array = getattr(self, "output")(x)  # noqa: B009
+        return prediction
+
+
+def functional(
+    module: Callable[..., Any],
+    shape: Shape,
+    sizes: Sizes,
+    activation: Callable[..., jax.Array],
+    initializer: Initializer,
+    *,
+    loss: Callable[[Output, jax.Array, jax.Array], jax.Array] = mean_squared,
+    error: Callable[[Output, jax.Array, jax.Array], jax.Array] = mean_squared,
+) -> Model:
+    """Turns a flax module with `encode` and `decode` into pure functions.
+
+    Args:
+      module: `(shape, sizes, initializer, rngs)` to the module.
+      shape: of the data.
+      sizes: of the network.
+      activation: `(..., units) -> (..., units)`, see `ppp_jax.networks.activations`; if it takes a
+        parameter, that is one number per activated layer in the parameters' entry `ACTIVATION`,
+        which `init` leaves to the caller.
+      initializer: draws the kernels; biases start at zero.
+      loss: what training lowers.
+      error: what is reported.
+
+    Returns:
+      The `Model`. Two models of equal shapes have equal initial parameters for equal keys,
+      whatever their activation.
+
+    Example:
+      >>> model = functional(Autoencoder, Shape(4), Sizes(width=3, depth=1, latent_width=2),
+      ...                    jnp.tanh, get_initializer("glorot_normal").make)
+      >>> params = model.init(jax.random.key(0))
+      >>> model.apply(params, jnp.ones((5, 4))).latents.post.shape
+      (5, 2)
+    """
+
+    def build(key: jax.Array) -> Any:
+        return module(shape, sizes, initializer, nnx.Rngs(key))
+
+    graph = nnx.graphdef(nnx.eval_shape(build, jax.random.key(0)))
+
+    def init(key: jax.Array) -> Params:
+        return nnx.to_pure_dict(nnx.state(build(key)))
+
+    def merged(params: Params) -> tuple[Any, jax.Array | None]:
+        weights = {name: value for name, value in params.items() if name != ACTIVATION}
+        return nnx.merge(graph, nnx.State(weights)), params.get(ACTIVATION)
+
+    def apply(params: Params, x: ArrayLike) -> Output:
+        network, parameter = merged(params)
+        activate = Activate(activation, parameter)
+        prediction = network.decode(network.encode(jnp.asarray(x), activate), activate)
+        return Output(prediction, activate.layers)
+
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    before, after = _count_activated(lambda params: merged(params)[0], shapes, shape, sizes)
+
+    def decode(params: Params, post: jax.Array) -> jax.Array:
+        network, parameter = merged(params)
+        prediction: jax.Array = network.decode(post, Activate(activation, parameter, first=before))
+        return prediction
+
+    return Model(init, apply, decode, loss, error, before + after)
+
+
+def _count_activated(
+    network: Callable[[Params], Any], params: Params, shape: Shape, sizes: Sizes
+) -> tuple[int, int]:
+    """Returns how many activations a network applies up to the bottleneck, and after it."""
+    counts = []
+
+    def run(params: Params) -> int:
+        for part, width in (("encode", shape.features), ("decode", sizes.latent_width)):
+            activate = Activate(lambda pre, *_: pre, None)
+            getattr(network(params), part)(jnp.zeros((1, width)), activate)
+            counts.append(activate.count)
+        return 0
+
+    jax.eval_shape(run, params)
+    return counts[0], counts[1]

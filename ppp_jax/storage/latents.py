@@ -1,0 +1,681 @@
+"""`latents.zarr`: labelled latents and errors of every run, written snapshot by snapshot.
+
+One xarray group per architecture and latent width, with a dimension for every other axis of the
+grid, one more for every captured layer, and beside them the probe inputs and labels.
+`xarray.open_datatree(path)` opens it with nothing of ours, and `ppp_jax.analysis.load` does so
+leaving out snapshots that not every run has. Every chunk carries a CRC-32 that zarr checks, and
+`ppp_jax.files.ledger` knows what else there should be.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numcodecs
+import numpy as np
+import xarray as xr
+import zarr
+
+from ppp_jax.data.datasets import Dataset, Shape
+from ppp_jax.engine import devices
+from ppp_jax.engine.training import NEVER, Observation, build_model
+from ppp_jax.errors import InputError, printable, shortened
+from ppp_jax.files import atomic, ledger
+from ppp_jax.grid.extension import positions, run_places
+from ppp_jax.grid.grid import CELL_AXES, Cell, Grid
+from ppp_jax.networks import architectures, functional, optimizers
+from ppp_jax.storage import strangers
+from ppp_jax.storage.manifest import Manifest, identity
+
+LATENTS = ("pre", "post")
+GROUPED = ("latent_width", "architecture")  # the axes that are groups, not dimensions
+SCALARS = ("train_mse", "validation_mse", "test_mse", "diverged_step")
+SAVED = ledger.SAVED
+_CHECKED = {"filters": [numcodecs.CRC32()]}  # of the bytes before they are compressed
+_WHOLE = {**_CHECKED, "write_empty_chunks": True}
+_NEW, _OLD = "new", "old"  # stores that stand aside while one takes the other's place
+_OVERWRITE = "put it back from a copy, or overwrite the run, which trains it anew"
+
+
+def run_dims(grid: Grid) -> tuple[str, ...]:
+    """Names of the axes that every number of a run has."""
+    return (*CELL_AXES, *grid.run_axes, "step")
+
+
+class Group(NamedTuple):
+    """Vectors of one layer, of the runs in which it has one size.
+
+    Attributes:
+      name: of the group in the store.
+      layer: `bottleneck`, or a captured one.
+      grid: the runs.
+      vectors: per sample.
+      units: of a vector.
+    """
+
+    name: str
+    layer: str
+    grid: Grid
+    vectors: int
+    units: int
+
+    def holds(self, cell: Cell) -> bool:
+        """Returns whether the cell's layer is kept here."""
+        axes = [*CELL_AXES, *GROUPED]
+        return all(getattr(cell, axis) in getattr(self.grid, f"{axis}s") for axis in axes)
+
+
+def groups(grid: Grid, shape: Shape) -> tuple[Group, ...]:
+    """Returns what a grid's store holds.
+
+    Args:
+      grid: what is trained.
+      shape: of the data.
+    """
+    found = []
+    for architecture, width in itertools.product(grid.architectures, grid.latent_widths):
+        one = dataclasses.replace(grid, architectures=[architecture], latent_widths=[width])
+        name = ("" if architecture == "mlp" else f"{architecture}_") + f"latent_{width}"
+        found.append(Group(name, functional.BOTTLENECK, one, 1, width))
+        found += _captured(one, name, shape) if grid.capture else []
+    return tuple(found)
+
+
+def _captured(grid: Grid, prefix: str, shape: Shape) -> list[Group]:
+    """Returns the groups of captured layers: the same layer of other sizes is another group."""
+    places: dict[tuple[str, int, int], set[tuple[int, int]]] = {}
+    first = grid.cells[0]
+    for depth, width in itertools.product(grid.depths, grid.widths):
+        cell = first._replace(depth=depth, width=width)
+        model, chosen = build_model(cell, shape), grid.captured(cell)
+        params = jax.eval_shape(model.init, jax.random.key(0))
+        seen = jax.eval_shape(model.apply, params, np.zeros((1, shape.features), np.float32))
+        for layer in chosen:
+            vectors, units = seen.layers[layer].pre.shape
+            places.setdefault((layer, vectors, units), set()).add((depth, width))
+    found = []
+    for (layer, vectors, units), where in places.items():
+        depths, widths = (sorted(set(values)) for values in zip(*where, strict=True))
+        size = f"{units}" if vectors == 1 else f"{vectors}x{units}"
+        name, own = (
+            f"{prefix}_{layer}_{size}",
+            dataclasses.replace(grid, depths=depths, widths=widths),
+        )
+        found.append(Group(name, layer, own, vectors, units))
+    return found
+
+
+def fit(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> None:
+    """Makes the store one of `grid`, whatever was there before.
+
+    A new store is laid out with latents and errors missing (NaN). Of a store of a smaller grid, or
+    of before there were ledgers, all is kept, under its names. The new store takes the old one's
+    place once it is complete.
+
+    Args:
+      path: the store.
+      grid: what the store is for.
+      dataset: what the grid is trained on.
+      manifest: text of the run's manifest, kept as an attribute.
+
+    Raises:
+      InputError: what is there is damaged; it is left as it is.
+    """
+    _recover(path)
+    kept, stored = check(path), _stored_manifest(path)
+    before = None if stored is None else Grid.from_json(json.loads(stored)["config"])
+    if kept is not None and before is not None and before.to_json() == grid.to_json():
+        _mend_numbers(path, kept, groups(grid, dataset.shape))
+        unsettled = any(len(digests) > 1 for digests in kept.files.values())  # killed in that
+        if stored != manifest or unsettled:
+            _replace_manifest(path, kept, manifest)
+        return
+    aside = atomic.open_aside(path)
+    partial = aside / _NEW
+    made = _create(partial, grid, dataset, manifest)
+    if before is not None:
+        after = groups(grid, dataset.shape)
+        _copy(path, groups(before, dataset.shape), kept, partial, after, made)
+        path.rename(aside / _OLD)
+    partial.rename(path)
+    atomic.close_aside(path)
+
+
+def is_there(path: pathlib.Path) -> bool:
+    """Returns whether there is a store, or one that a killed process had no time to put back.
+
+    Args:
+      path: the store.
+    """
+    return path.exists() or (atomic.has_aside(path) and (atomic.aside(path) / _OLD).exists())
+
+
+def _recover(path: pathlib.Path) -> None:
+    """Puts a store back that a killed process had moved, and removes what else it left."""
+    if is_there(path) and not path.exists():  # killed between the two renames of `fit`
+        new, old = (atomic.aside(path) / name for name in (_NEW, _OLD))
+        (new if new.exists() else old).rename(path)
+    atomic.close_aside(path)
+    atomic.remove_partial(path, strangers.REPLACED)
+
+
+def check(path: pathlib.Path) -> ledger.Ledger | None:
+    """Returns the ledger of a store, or None if there is none, once the store's files agree.
+
+    Latents are not read.
+
+    Args:
+      path: the store, there or not.
+
+    Raises:
+      InputError: metadata, a coordinate, the probe or the ledger itself is damaged or missing.
+    """
+    if not path.exists():
+        return None
+    with _of_the_run(path):
+        kept = ledger.read(path)
+        if kept is not None:
+            ledger.check_files(path, kept)
+    return kept
+
+
+def check_run(path: pathlib.Path, stored: Manifest) -> None:
+    """Refuses the store of another run.
+
+    Args:
+      path: the store, there or not.
+      stored: the manifest of the run whose folder it is in.
+
+    Raises:
+      InputError: the store holds runs that are not of that manifest, or of other data.
+    """
+    text = _stored_manifest(path)
+    if text is None:
+        return
+    theirs = _identities(path, text)
+    if theirs != list(stored.identities[: len(theirs)]):
+        problem = f"its {path.name} is of another run than its manifest; put back the one that was "
+        raise InputError("workdir", path.parent, f"{problem}here, or overwrite the run")
+
+
+def _identities(path: pathlib.Path, text: str) -> list[str]:
+    """Returns the identities of the parts that a store's copy of a manifest names."""
+    try:
+        entries = json.loads(text)
+        data = str(entries["data"]["sha256"])
+        return [identity(Grid.from_json(part), data) for part in entries["parts"]]
+    except (ValueError, KeyError, TypeError, InputError) as error:
+        problem = f"its {path.name}/.zattrs is damaged ({shortened(printable(str(error)))})"
+        raise InputError("workdir", path.parent, f"{problem}; {_OVERWRITE}") from None
+
+
+def check_saved(
+    path: pathlib.Path, stored: Manifest, dataset: Dataset, *, reached: Sequence[int | None]
+) -> None:
+    """Refuses a store that lacks a snapshot which the checkpoint of a part is past.
+
+    It is an older copy, or its ledger is: going on would never write that snapshot again.
+
+    Args:
+      path: the store, there or not.
+      stored: the run's manifest.
+      dataset: what it is trained on.
+      reached: of each of its parts, the step of the checkpoint that counts; may be shorter.
+
+    Raises:
+      InputError: a snapshot is not saved.
+    """
+    with _of_the_run(path):
+        kept = ledger.read(path)  # its files are looked at before and after this
+    text = _stored_manifest(path)
+    if kept is None or text is None:
+        return
+    grid, per_epoch = Grid.from_json(json.loads(text)["config"]), stored.steps_per_epoch
+    there = groups(grid, dataset.shape)
+    for number, step in enumerate(reached):
+        if step is None:  # nothing of this part is trained, or it is to be trained anew
+            continue
+        part = stored.parts[number]
+        passed = [k for k, epoch in enumerate(grid.snapshot_epochs) if epoch * per_epoch <= step]
+        for name, saved in _saved_of(kept, there, part):
+            missing = [k for k in passed if not saved[..., k].all()]
+            if missing:
+                raise InputError(
+                    "workdir",
+                    path.parent,
+                    f"its {path.name}/{name} lacks the snapshot of epoch "
+                    f"{grid.snapshot_epochs[missing[0]]}, which checkpoints/{number} is past; put "
+                    f"back the {path.name} that was here, or remove checkpoints/{number} to train "
+                    "its runs again",
+                )
+
+
+def _saved_of(
+    kept: ledger.Ledger, wanted: tuple[Group, ...], part: Grid
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields of each group whether the runs of a part are saved: the last axis is of snapshots."""
+    for group in wanted:
+        inside = _inside(part, group)
+        if inside is not None and group.name in kept.groups:
+            saved = kept.groups[group.name][SAVED]
+            yield group.name, saved[np.ix_(*_positions(group.grid, inside), range(saved.shape[-1]))]
+
+
+def check_growth(path: pathlib.Path, grid: Grid, dataset: Dataset) -> None:
+    """Refuses to make a store one of `grid` if latents that would be copied are damaged.
+
+    Or if it is a link, or somebody else has put something into it, which would not be copied.
+
+    Args:
+      path: the store, there or not.
+      grid: what it is to be for.
+      dataset: what the grid is trained on.
+
+    Raises:
+      InputError: something is damaged, missing or not of a run.
+    """
+    kept, stored = check(path), _stored_manifest(path)
+    if stored is None or json.loads(stored)["config"] == grid.to_json():
+        return
+    strangers.refuse(path, what="growing")
+    before = Grid.from_json(json.loads(stored)["config"])
+    store = zarr.open_group(path, mode="r", zarr_format=2)
+    with _of_the_run(path):
+        for group in groups(before, dataset.shape):
+            if group.name not in store:
+                raise InputError("path", path / group.name, f"is missing; {_OVERWRITE}")
+            table = None if kept is None else kept.groups[group.name]
+            for blocks in (_blocks(path, store, group, name, table, stored) for name in LATENTS):
+                for place in _cell_places(group.grid, group.grid):
+                    ledger.checked(blocks, (*place, slice(None)))
+
+
+@contextlib.contextmanager
+def _of_the_run(path: pathlib.Path) -> Iterator[None]:
+    """Says of damage which run folder has it, as everything does that trains."""
+    try:
+        yield
+    except InputError as error:
+        name = pathlib.Path(str(error.value)).relative_to(path.parent)
+        raise InputError("workdir", path.parent, f"its {name} {error.problem}") from error
+
+
+def _blocks(
+    path: pathlib.Path,
+    store: Any,
+    group: Group,
+    name: str,
+    table: ledger.Table | None,
+    manifest: str,
+) -> ledger.Blocks:
+    """Returns one variable of a group as it is read and checked."""
+    array, grid = _array(store[group.name], name), group.grid
+    axes = run_dims(grid)
+    values = {"rate": range(grid.rate_count), "step": grid.snapshot_epochs}
+    names = [*axes, *GROUPED]
+    labels = {n: values[n] if n in values else getattr(grid, f"{n}s") for n in names}
+    parts = json.loads(manifest)["parts"]
+    read = lambda key: np.asarray(array.oindex[key])  # noqa: E731
+    return ledger.Blocks(path, f"{group.name}/{name}", array.chunks, labels, axes, table, parts,
+                         read)  # fmt: skip
+
+
+def _stored_manifest(path: pathlib.Path) -> str | None:
+    if not path.exists():
+        return None
+    try:
+        entries = json.loads((path / ".zmetadata").read_text(encoding="utf-8"))
+        return str(entries["metadata"][".zattrs"]["manifest"])
+    except (OSError, ValueError, KeyError, TypeError) as error:  # a store without a ledger
+        problem = f"its {path.name}/.zmetadata is damaged ({error}); {_OVERWRITE}"
+        raise InputError("workdir", path.parent, problem) from error
+
+
+def _replace_manifest(path: pathlib.Path, kept: ledger.Ledger, manifest: str) -> None:
+    """Replaces the attribute; killed in between, the ledger vouches for the old and the new."""
+    texts = {}
+    for name in (".zattrs", ".zmetadata"):
+        entries = json.loads((path / name).read_text(encoding="utf-8"))
+        attributes = entries if name == ".zattrs" else entries["metadata"][".zattrs"]
+        attributes["manifest"] = manifest
+        texts[name] = json.dumps(entries, indent=2)
+    new = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    both = {name: [ledger.sha256(path / name), new[name]] for name in texts}
+    ledger.write(path, kept._replace(files=kept.files | both))
+    for name, text in texts.items():
+        atomic.write_text(path / name, text)
+    ledger.write(path, kept._replace(files=kept.files | {name: [new[name]] for name in texts}))
+
+
+def _copy(
+    source: pathlib.Path,
+    before: tuple[Group, ...],
+    kept: ledger.Ledger | None,
+    target: pathlib.Path,
+    after: tuple[Group, ...],
+    made: ledger.Ledger,
+) -> None:
+    """Copies what a smaller grid has to its places in a larger one."""
+    old, new = (zarr.open_group(path, mode="r+", zarr_format=2) for path in (source, target))
+    larger = {group.name: group.grid for group in after}
+    for group in before:
+        small, large = group.grid, larger[group.name]
+        steps = positions(large.snapshot_epochs, small.snapshot_epochs)
+        table = _table_of_numbers(old[group.name]) if kept is None else kept.groups[group.name]
+        places = zip(_cell_places(small, small), _cell_places(large, small), strict=True)
+        for (here, there), name in itertools.product(places, LATENTS):
+            values = _array(old[group.name], name).oindex[(*here, slice(None))]
+            if kept is None:
+                values = ledger.canonical(values)
+                table[name][(*here, slice(None))] = ledger.checksums(values, values.ndim - 2)
+            _array(new[group.name], name).oindex[(*there, steps)] = values
+        at = np.ix_(*_positions(large, small), steps)
+        for name, marks in table.items():
+            made.groups[group.name][name][at] = marks
+    _write_numbers(target, after, made)
+    ledger.write(target, made)
+
+
+def _table_of_numbers(group: Any) -> ledger.Table:
+    """Returns what a ledger would say of a group without one, but for the latents."""
+    saved = np.asarray(_array(group, SAVED)[...])
+    numbers = {name: np.asarray(_array(group, name)[...]) for name in SCALARS}
+    marks = {name: ledger.checksums(x, x.ndim) for name, x in numbers.items()}
+    return {**ledger.unsaved(saved.shape, LATENTS), **marks, SAVED: saved}
+
+
+def _positions(grid: Grid, part: Grid) -> tuple[list[int], ...]:
+    """Returns where a part stands along each axis of the whole grid but `step`."""
+    cells = [positions(getattr(grid, f"{a}s"), getattr(part, f"{a}s")) for a in CELL_AXES]
+    return (*cells, *run_places(grid, part))
+
+
+def _cell_places(grid: Grid, part: Grid) -> Iterator[tuple[Any, ...]]:
+    """Yields where each of a part's cells stands, and its runs, in the order of `part.cells`."""
+    axes = _positions(grid, part)
+    runs = [ledger.span(places) for places in axes[len(CELL_AXES) :]]
+    for cell in itertools.product(*axes[: len(CELL_AXES)]):
+        yield (*cell, *runs)
+
+
+def _array(group: Any, name: str) -> Any:
+    # A chunk without a file is a lost one.
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        return group[name]
+
+
+def _create(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> ledger.Ledger:
+    """Lays out a store, latents and errors missing (NaN), and returns its ledger."""
+    probe = slice(0, grid.probe_samples)
+    root = xr.Dataset(
+        {"inputs": (("sample", "feature"), dataset.train[probe], {"long_name": "probe inputs"})},
+        attrs={
+            "title": "Latents of a grid of autoencoders, recorded as training went",
+            "manifest": manifest,
+            "batch_size": grid.batch_size,
+            ledger.MARK: ledger.FILE,
+        },
+    )
+    if dataset.train_labels is not None:
+        root["labels"] = ("sample", dataset.train_labels[probe], {"long_name": "probe labels"})
+    steps_per_epoch = len(dataset.train) // grid.batch_size
+    tree = {"/": root}
+    encoding = {"/": dict.fromkeys(root.variables, _WHOLE)}
+    tables = {}
+    for group in groups(grid, dataset.shape):
+        empty = _empty_group(group, root.sizes["sample"], steps_per_epoch)
+        tree[f"/{group.name}"] = empty
+        chunks = tuple(
+            size if dim in ("seed", "sample", "vector", "unit") else 1
+            for dim, size in empty["pre"].sizes.items()
+        )
+        encoding[f"/{group.name}"] = {
+            **dict.fromkeys(empty.variables, _WHOLE),
+            **{name: {**_CHECKED, "chunks": chunks} for name in LATENTS},
+        }
+        tables[group.name] = ledger.unsaved(empty[SAVED].shape, (*LATENTS, *SCALARS))
+    xr.DataTree.from_dict(tree).to_zarr(path, zarr_format=2, encoding=encoding)
+    made = ledger.Ledger(_written_once(path), tables)
+    ledger.write(path, made)
+    return made
+
+
+def _written_once(path: pathlib.Path) -> dict[str, list[str]]:
+    """Returns the digest of every file of a new store but the chunks that training writes."""
+    changing = {*LATENTS, *SCALARS, SAVED}
+    return {
+        file.relative_to(path).as_posix(): [ledger.sha256(file)]
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and (file.name.startswith(".") or file.parent.name not in changing)
+    }
+
+
+def _empty_group(group: Group, samples: int, steps_per_epoch: int) -> xr.Dataset:
+    """Returns the layout of one group: all names and axes, nothing measured yet."""
+    grid = group.grid
+    coords = _coordinates(grid, steps_per_epoch)
+    shape = tuple(len(coords[dim][1]) for dim in run_dims(grid))
+    # A broadcast scalar: the store is laid out without ever being held in memory.
+    missing = np.broadcast_to(np.float32(np.nan), (*shape, samples * group.vectors, group.units))
+    variables = {
+        "pre": (missing, f"{group.layer} before its activation"),
+        "post": (missing, f"{group.layer} after its activation"),
+        "train_mse": (missing[..., 0, 0], "training MSE, per feature"),
+        "validation_mse": (missing[..., 0, 0], "validation MSE, per feature"),
+        "test_mse": (missing[..., 0, 0], "held-out MSE, per feature"),
+        "diverged_step": (
+            np.full(shape, NEVER, np.int32),
+            f"first step whose loss was not finite, {NEVER} for none",
+        ),
+    }
+    # Several vectors per sample are an axis of another length than the samples'.
+    dims = (*run_dims(grid), "sample" if group.vectors == 1 else "vector", "unit")
+    empty = xr.Dataset(
+        {
+            name: (dims[: values.ndim], values, {"long_name": text})
+            for name, (values, text) in variables.items()
+        },
+        coords=coords,
+        attrs=_attributes(group),
+    )
+    return empty.assign(
+        saved=(
+            run_dims(grid),
+            np.zeros(shape, bool),
+            {"long_name": "snapshot of this run is complete"},
+        )
+    )
+
+
+def _attributes(group: Group) -> dict[str, Any]:
+    (architecture,), (latent_width,) = group.grid.architectures, group.grid.latent_widths
+    respects = architectures.get(architecture).respects_rotations
+    return {
+        "layer": group.layer,
+        "architecture": architecture,
+        "latent_width": latent_width,
+        "vectors_per_sample": group.vectors,
+        "architecture_respects_rotations": int(respects),
+    }
+
+
+def _coordinates(grid: Grid, steps_per_epoch: int) -> dict[str, tuple[Any, Any]]:
+    axes: dict[str, list[Any]] = {
+        "activation": list(grid.activations),
+        "depth": list(grid.depths),
+        "width": list(grid.widths),
+        "optimizer": list(grid.optimizers),
+        "initializer": list(grid.initializers),
+        "rate": list(range(grid.rate_count)),
+        **({"dose": list(grid.doses)} if grid.doses else {}),
+        "seed": list(grid.seeds),
+        "step": [epoch * steps_per_epoch for epoch in grid.snapshot_epochs],
+    }
+    rates = np.array([grid.rates(name) for name in grid.optimizers])
+    # METHOD §7: what, besides the activation, prefers a basis.
+    rotation = {
+        "optimizer": [optimizers.get(name).respects_rotations for name in grid.optimizers],
+        "initializer": [
+            functional.get_initializer(name).respects_rotations for name in grid.initializers
+        ],
+    }
+    return {
+        **{dim: (dim, values) for dim, values in axes.items()},
+        "epoch": ("step", list(grid.snapshot_epochs)),
+        "learning_rate": (("optimizer", "rate"), rates),
+        **{f"{dim}_respects_rotations": (dim, values) for dim, values in rotation.items()},
+    }
+
+
+def write_snapshot(
+    path: pathlib.Path,
+    wanted: tuple[Group, ...],
+    part: Grid,
+    epoch: int,
+    observations: Mapping[str, Observation],
+) -> None:
+    """Writes one snapshot of a part's runs, and marks it saved once all of it is there.
+
+    Processes share the work: each writes the latents of some cells, no two in the same files.
+
+    Args:
+      path: the store.
+      wanted: its groups.
+      part: the runs, a part of the grid.
+      epoch: one of `grid.snapshot_epochs`.
+      observations: per cell of the part, NumPy arrays with a leading axis over its runs.
+    """
+    step = positions(wanted[0].grid.snapshot_epochs, [epoch])[0]
+    shares = [(group, inside) for group in wanted if (inside := _inside(part, group)) is not None]
+    devices.on_main(lambda: _unmark(path, shares, step))
+    store = zarr.open_group(path, mode="r+", zarr_format=2)
+    for group, inside in shares:
+        places = zip(inside.cells, _cell_places(group.grid, inside), strict=True)
+        for cell, place in list(places)[jax.process_index() :: jax.process_count()]:
+            vectors = _vectors(observations[cell.name], group, inside)
+            for name, values in vectors.items():
+                _write_chunks(path, store, group, name, (*place, slice(step, step + 1)), values)
+    devices.barrier("latents")
+    if devices.is_main():
+        _mark(path, shares, step, observations)
+
+
+def _inside(part: Grid, group: Group) -> Grid | None:
+    """Returns the runs of a part whose vectors a group keeps, if any."""
+    axes: dict[str, Any] = {}
+    for axis in ("depths", "widths", *(f"{axis}s" for axis in GROUPED)):
+        kept = set(getattr(group.grid, axis))
+        axes[axis] = [value for value in getattr(part, axis) if value in kept]
+    return dataclasses.replace(part, **axes) if all(axes.values()) else None
+
+
+def _vectors(seen: Observation, group: Group, part: Grid) -> dict[str, np.ndarray]:
+    """Returns what is written of a cell's runs: `(runs…, 1, vectors, units)`."""
+    vectors = seen.captured.get(group.layer, seen.latents)
+    both = {name: np.asarray(getattr(vectors, name), np.float32) for name in LATENTS}
+    shape = (*part.run_shape, 1)
+    return {name: ledger.canonical(x.reshape(*shape, *x.shape[1:])) for name, x in both.items()}
+
+
+def _write_chunks(
+    path: pathlib.Path, store: Any, group: Group, name: str, place: Any, values: np.ndarray
+) -> None:
+    """Writes latents beside those of runs trained at other times, which must be readable."""
+    try:
+        _array(store[group.name], name).oindex[place] = values
+    except (OSError, MemoryError):  # not the data's fault
+        raise
+    except Exception as error:
+        manifest = _stored_manifest(path) or ""
+        blocks = _blocks(path, store, group, name, None, manifest)
+        starts = [np.atleast_1d(np.r_[one])[0] for one in place]
+        with _of_the_run(path):
+            raise ledger.damaged_chunk(blocks, starts, error) from error
+
+
+def _unmark(path: pathlib.Path, shares: list[tuple[Group, Grid]], step: int) -> None:
+    """Takes back that a snapshot is saved, before it is written once more."""
+    kept = _ledger(path)
+    marks = [
+        (kept.groups[group.name][SAVED], np.ix_(*_positions(group.grid, inside), [step]))
+        for group, inside in shares
+    ]
+    if any(saved[at].any() for saved, at in marks):
+        for saved, at in marks:
+            saved[at] = False
+        ledger.write(path, kept)
+        _write_numbers(path, [group for group, _ in shares], kept)
+
+
+def _mark(
+    path: pathlib.Path,
+    shares: list[tuple[Group, Grid]],
+    step: int,
+    observations: Mapping[str, Observation],
+) -> None:
+    """Writes a snapshot's numbers, and that all of it is there."""
+    kept = _ledger(path)
+    for group, inside in shares:
+        table, places = kept.groups[group.name], _positions(group.grid, inside)
+        at, shape = np.ix_(*places, [step]), [*map(len, places), 1]
+        cells = [observations[cell.name] for cell in inside.cells]
+        for name in SCALARS:
+            values = ledger.canonical(np.stack([getattr(one, name) for one in cells]))
+            number = values.astype(_dtype(name), copy=False)
+            table[name][at] = ledger.checksums(number, number.ndim).reshape(shape)
+        rows = [_vectors(one, group, inside) for one in cells]
+        for name in LATENTS:
+            marks = [ledger.checksums(row[name], row[name].ndim - 2) for row in rows]
+            table[name][at] = np.stack(marks).reshape(shape)
+        table[SAVED][at] = True
+    _write_numbers(path, [group for group, _ in shares], kept)
+    ledger.write(path, kept)
+
+
+def _ledger(path: pathlib.Path) -> ledger.Ledger:
+    with _of_the_run(path):
+        kept = ledger.read(path)
+        if kept is None:
+            raise InputError("path", path / ledger.FILE, f"is missing; {_OVERWRITE}")
+    return kept
+
+
+def _dtype(name: str) -> Any:
+    return np.int32 if name == "diverged_step" else np.float32
+
+
+def _numbers(table: ledger.Table, name: str) -> np.ndarray:
+    """Returns the numbers of all runs and snapshots, which a ledger holds too."""
+    if name == SAVED:
+        return table[SAVED]
+    missing = _dtype(name)(NEVER if name == "diverged_step" else np.nan)
+    return np.where(table[SAVED], table[name].view(_dtype(name)), missing)
+
+
+def _write_numbers(path: pathlib.Path, wanted: Sequence[Group], kept: ledger.Ledger) -> None:
+    """Writes the numbers of all runs from the ledger, and last which are saved."""
+    store = zarr.open_group(path, mode="r+", zarr_format=2)
+    for name, group in itertools.product((*SCALARS, SAVED), wanted):
+        _array(store[group.name], name)[...] = _numbers(kept.groups[group.name], name)
+
+
+def _mend_numbers(path: pathlib.Path, kept: ledger.Ledger, wanted: Sequence[Group]) -> None:
+    """Writes numbers that are lost or damaged anew from the ledger."""
+    store = zarr.open_group(path, mode="r+", zarr_format=2)
+    for name, group in itertools.product((*SCALARS, SAVED), wanted):
+        array, numbers = _array(store[group.name], name), _numbers(kept.groups[group.name], name)
+        if not _holds(array, numbers):
+            array[...] = numbers
+
+
+def _holds(array: zarr.Array, numbers: np.ndarray) -> bool:
+    try:
+        return np.asarray(array[...]).tobytes() == numbers.tobytes()
+    except Exception:  # whatever a decoder makes of damaged bytes
+        return False

@@ -1,0 +1,491 @@
+"""`manifest.json`: what a run folder holds, and under which conditions it was trained.
+
+A manifest names the whole grid, the *parts* in which it was trained (one, unless the grid was
+extended later), the data, and the conditions that the bits of a run depend on.
+"""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import re
+import subprocess
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ppp_jax import __version__
+from ppp_jax.data.datasets import Dataset
+from ppp_jax.errors import InputError, printable, shortened
+from ppp_jax.files.integrity import digest, is_intact, sealed
+from ppp_jax.grid.extension import AXES, FIXED, extend, obstacles
+from ppp_jax.grid.fingerprints import KINDS, Fingerprints, fingerprints
+from ppp_jax.grid.grid import Grid
+
+MANIFEST = "manifest.json"
+SCHEMA = 5
+LARGEST = 2**26  # characters
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "xarray", "zarr")
+
+
+class Manifest(NamedTuple):
+    """What a run folder holds.
+
+    Attributes:
+      grid: everything that is or will be trained.
+      parts: disjoint grids that together are `grid`, each trained by its own program.
+      dataset_sha256: of the data.
+      conditions: what bits depend on, beside the grid: see `conditions`.
+      fingerprints: of the functions behind the grid's names: see `ppp_jax.grid.fingerprints`.
+      record: the file's other entries, which are for readers.
+    """
+
+    grid: Grid
+    parts: tuple[Grid, ...]
+    dataset_sha256: str
+    conditions: dict[str, Any]
+    fingerprints: Fingerprints
+    record: dict[str, Any]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Gradient steps of an epoch, whose last, incomplete batch is left out."""
+        samples: int = self.record["data"]["train"][0]
+        return samples // self.grid.batch_size
+
+    @property
+    def steps(self) -> int:
+        """Gradient steps of every run."""
+        return self.grid.epochs * self.steps_per_epoch
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """The `identity` of every part."""
+        return tuple(identity(part, self.dataset_sha256) for part in self.parts)
+
+    def to_text(self) -> str:
+        """The file's content."""
+        entries = {
+            "schema": SCHEMA,
+            **self.record,
+            "config": self.grid.to_json(),
+            "parts": [part.to_json() for part in self.parts],
+            "conditions": self.conditions,
+            "fingerprints": self.fingerprints,
+        }
+        return json.dumps(sealed(entries), indent=2) + "\n"
+
+
+def conditions(seed_batch: dict[str, int]) -> dict[str, Any]:
+    """Returns what the bits of a run depend on, beside its configuration (DESIGN §2).
+
+    The numbers of runs, devices and processes are not among them.
+
+    Args:
+      seed_batch: `Cell.shape` to the number of runs vmapped together.
+    """
+    device = jax.devices()[0]
+    values = {
+        "platform": device.platform,
+        "device": _cpu_model() if device.platform == "cpu" else device.device_kind,
+        **{name: importlib.metadata.version(name) for name in _VERSIONS},
+        "ppp_jax": __version__,
+        "XLA_FLAGS": " ".join(_compiler_flags()),
+        "matmul_precision": str(jax.config.values["jax_default_matmul_precision"]),
+        "x64": bool(jax.config.values["jax_enable_x64"]),
+        **{name: str(jax.config.values[f"jax_{name}"]) for name in _RANDOMNESS},
+        "seed_batch": seed_batch,
+    }
+    if device.platform == "cpu":  # large matrix products are cut up by the number of threads
+        values["cpu_threads"] = len(os.sched_getaffinity(0)) if _HAS_AFFINITY else os.cpu_count()
+    return values
+
+
+_RANDOMNESS = ("default_prng_impl", "threefry_partitionable", "random_seed_offset")
+_VERSIONS = ("jax", "jaxlib", "flax", "optax")
+# What the texts behind fingerprints depend on, beside the functions.
+_OF_FINGERPRINTS = (*_VERSIONS, "x64", "matmul_precision", *_RANDOMNESS)
+_TEXTS = ("platform", "device", *_VERSIONS, "ppp_jax", "XLA_FLAGS", "matmul_precision",
+          *_RANDOMNESS)  # fmt: skip
+_FLAGS_WITHOUT_EFFECT = ("--xla_force_host_platform_device_count", "--xla_dump")
+_HAS_AFFINITY = hasattr(os, "sched_getaffinity")  # not on macOS
+
+
+def identity(part: Grid, dataset_sha256: str) -> str:
+    """Returns a digest of what a part is, which its checkpoints, metrics and latents carry.
+
+    So files of another run, or of another part, are told from its own. What may grow later has no
+    say, nor have conditions: files of two runs that have the same one are as good as each other.
+
+    Args:
+      part: what is trained.
+      dataset_sha256: of the data.
+    """
+    config = {name: value for name, value in part.to_json().items() if name not in _GROWS}
+    return digest({"config": config, "data": dataset_sha256})
+
+
+_GROWS = ("epochs", "snapshots")
+
+
+def _compiler_flags() -> list[str]:
+    """Returns the flags that numbers may depend on; JAX's own switch stands for two of them."""
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    if jax.config.values["jax_disable_most_optimizations"]:
+        flags += ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
+    return [flag for flag in flags if not flag.startswith(_FLAGS_WITHOUT_EFFECT)]
+
+
+def _cpu_model() -> str:
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def create(grid: Grid, dataset: Dataset, conditions: dict[str, Any]) -> Manifest:
+    """Returns the manifest of a run that begins now."""
+    record = {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "ppp_jax": __version__,
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
+        "processes": jax.process_count(),
+        "data": {
+            "name": grid.data,
+            "sha256": dataset.sha256,
+            "train": list(dataset.train.shape),
+            "validation": list(dataset.validation.shape),
+            "test": list(dataset.test.shape),
+        },
+        "inexact_resumes": [],
+    }
+    return Manifest(grid, (grid,), dataset.sha256, conditions, fingerprints(grid), record)
+
+
+def _git_commit() -> str | None:
+    """Returns the commit of the source tree, marked if there are uncommitted changes."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    folder = pathlib.Path(__file__).parent
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # git is not installed: the versions alone must do
+        return None
+    return done.stdout.strip() or None
+
+
+def read(workdir: pathlib.Path) -> Manifest | None:
+    """Returns the manifest of a run folder, or None if there is none.
+
+    Raises:
+      InputError: the file cannot be read, is of another schema, was changed since it was written,
+        or holds what no run writes.
+    """
+    try:
+        if (workdir / MANIFEST).exists() and not (workdir / MANIFEST).is_file():
+            raise _damaged(workdir, "it is not a regular file")
+        with (workdir / MANIFEST).open(encoding="utf-8") as file:
+            text = file.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise _damaged(workdir, f"it is longer than {LARGEST} characters")
+        entries: Any = json.loads(text)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror}); choose another folder"
+        raise InputError("workdir", workdir, problem) from None
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise _damaged(workdir, str(error)) from None
+    if not isinstance(entries, dict) or entries.get("schema") != SCHEMA:
+        problem = f"its {MANIFEST} is not of schema {SCHEMA}, which this version reads"
+        raise InputError("workdir", workdir, f"{problem}; choose another folder")
+    if not is_intact(entries):
+        raise _damaged(workdir, "it is not what was written, its digest says")
+    try:
+        return _parsed(entries)
+    except _ViolationError as violation:
+        raise _damaged(workdir, str(violation)) from None
+
+
+def _damaged(workdir: pathlib.Path, what: str) -> InputError:
+    told = shortened(printable(what))
+    return InputError(
+        "workdir",
+        workdir,
+        f"its {MANIFEST} is damaged ({told}); put it back from a copy: the attribute `manifest` of "
+        "latents.zarr holds one; or choose another folder",
+    )
+
+
+class _ViolationError(ValueError):
+    """An entry that no run writes."""
+
+
+def _parsed(entries: dict[str, Any]) -> Manifest:
+    """Returns what a file's entries say, all of them looked at."""
+    known = {*_RECORD, "schema", "config", "parts", "conditions", "fingerprints", "sha256"}
+    _require(entries.keys() == known, _difference(entries.keys(), known))
+    for name, is_right in _RECORD.items():
+        _require(is_right(entries[name]), f"{name} is {entries[name]!r}")
+    grid = _grid(entries["config"], "config")
+    _require(_is_list(entries["parts"], lambda _: True) and entries["parts"], "parts is empty")
+    parts = tuple(_grid(part, f"parts[{i}]") for i, part in enumerate(entries["parts"]))
+    _check_parts(grid, parts)
+    _check_data(entries["data"], grid)
+    _check_conditions(entries["conditions"], grid)
+    _check_fingerprints(entries["fingerprints"], grid)
+    return Manifest(
+        grid=grid,
+        parts=parts,
+        dataset_sha256=entries["data"]["sha256"],
+        conditions=entries["conditions"],
+        fingerprints=entries["fingerprints"],
+        record={name: entries[name] for name in _RECORD},
+    )
+
+
+def _require(holds: Any, otherwise: str) -> None:
+    if not holds:
+        raise _ViolationError(otherwise)
+
+
+def _difference(there: Any, known: set[str]) -> str:
+    lacking, unknown = sorted(known - set(there)), sorted(set(there) - known)
+    return "; ".join(
+        f"{what} {', '.join(names)}"
+        for what, names in (("lacks", lacking), ("has an unknown", unknown))
+        if names
+    )
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_list(value: Any, is_right: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and all(map(is_right, value))
+
+
+def _is_dict(value: Any, is_right: Callable[[Any], bool]) -> bool:
+    return isinstance(value, dict) and all(map(is_right, value.values()))
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
+
+
+def _is_resume(value: Any) -> bool:
+    if not isinstance(value, dict) or value.keys() != {"time", "changed"}:
+        return False
+    return _is_text(value["time"]) and _is_dict(
+        value["changed"], lambda pair: isinstance(pair, list) and len(pair) == 2
+    )
+
+
+_RECORD: dict[str, Callable[[Any], bool]] = {
+    "created": _is_text,
+    "ppp_jax": _is_text,
+    "git_commit": lambda value: value is None or _is_text(value),
+    "python": _is_text,
+    "packages": lambda value: _is_dict(value, _is_text),
+    "devices": lambda value: _is_list(value, _is_text),
+    "processes": _is_count,
+    "data": lambda value: isinstance(value, dict),
+    "inexact_resumes": lambda value: _is_list(value, _is_resume),
+}
+
+
+def _grid(config: Any, name: str) -> Grid:
+    """Returns a grid that is written exactly so."""
+    try:
+        grid = Grid.from_json(config)
+    except InputError as error:
+        raise _ViolationError(f"{name}: {error}") from None
+    there = json.loads(json.dumps(grid.to_json()))
+    wrong = [key for key in there if config[key] != there[key]]
+    _require(not wrong, f"{name}: {', '.join(wrong)} is not as a run writes it")
+    return grid
+
+
+def _check_parts(grid: Grid, parts: tuple[Grid, ...]) -> None:
+    """Parts are trained alike, and together are the configuration, every run once."""
+    axes = {axis: getattr(grid, axis) or (None,) for axis in AXES}
+    seen = np.zeros([len(values) for values in axes.values()], bool)
+    for i, part in enumerate(parts):
+        for name in (*FIXED, "epochs", "snapshot_epochs"):
+            alike = getattr(part, name) == getattr(grid, name)
+            _require(alike, f"parts[{i}]: {name} is not that of config")
+        places = []
+        for axis, values in axes.items():
+            own = getattr(part, axis) or (None,)
+            _require(set(own) <= set(values), f"parts[{i}]: {axis} has what config has not")
+            places.append([values.index(value) for value in own])
+        here = np.ix_(*places)
+        _require(not seen[here].any(), f"parts[{i}] has runs of an earlier part")
+        seen[here] = True
+    _require(seen.all(), "parts are not all of config")
+
+
+def _check_data(data: dict[str, Any], grid: Grid) -> None:
+    known = {"name", "sha256", "train", "validation", "test"}
+    _require(data.keys() == known, f"data {_difference(data.keys(), known)}")
+    _require(data["name"] == grid.data, "data: name is not that of config")
+    _require(_is_digest(data["sha256"]), "data: sha256 is no digest")
+    for name in ("train", "validation", "test"):
+        shape = data[name]
+        right = _is_list(shape, lambda n: type(n) is int and n >= 0) and len(shape) == 2
+        _require(right, f"data: {name} is no shape")
+    _require(data["train"][0] >= grid.batch_size, "data: train is smaller than a batch")
+
+
+def _check_conditions(conditions: Any, grid: Grid) -> None:
+    _require(isinstance(conditions, dict), "conditions is no object")
+    known = {*_TEXTS, "x64", "seed_batch"}
+    there = conditions.keys() - {"cpu_threads"}
+    _require(there == known, f"conditions {_difference(there, known)}")
+    for name in _TEXTS:
+        _require(_is_text(conditions[name]), f"conditions: {name} is no text")
+    _require(isinstance(conditions["x64"], bool), "conditions: x64 is no truth value")
+    _require(_is_count(conditions.get("cpu_threads", 1)), "conditions: cpu_threads is no count")
+    widths, shapes = conditions["seed_batch"], {cell.shape for cell in grid.cells}
+    _require(_is_dict(widths, _is_count), "conditions: seed_batch is not of counts")
+    _require(widths.keys() == shapes, f"seed_batch {_difference(widths.keys(), shapes)}")
+
+
+def _check_fingerprints(found: Any, grid: Grid) -> None:
+    _require(isinstance(found, dict), "fingerprints is no object")
+    _require(found.keys() == set(KINDS), f"fingerprints {_difference(found.keys(), set(KINDS))}")
+    for kind in KINDS:
+        of_kind, names = found[kind], set(getattr(grid, kind))
+        _require(_is_dict(of_kind, _is_digest), f"fingerprints: {kind} is not of digests")
+        _require(of_kind.keys() == names, f"fingerprints: {kind} "
+                                          f"{_difference(of_kind.keys(), names)}")  # fmt: skip
+
+
+def extended(stored: Manifest, workdir: pathlib.Path, grid: Grid, dataset: Dataset) -> Manifest:
+    """Returns the manifest of a folder that is asked for `grid`: the stored one, or a larger one.
+
+    Raises:
+      InputError: the folder holds something that `grid` does not, or other data; the text shows
+        the difference.
+    """
+    differences = obstacles(stored.grid, grid)
+    if not differences and stored.dataset_sha256 != dataset.sha256:
+        differences = [f"sha256 of the data {stored.dataset_sha256} there, {dataset.sha256} now"]
+    if differences:
+        raise InputError(
+            "workdir",
+            workdir,
+            f"holds another configuration ({'; '.join(differences)}); to grow it, name what is "
+            "there too; or choose another workdir, or overwrite this one, which deletes it",
+        )
+    whole, missing = extend(stored.grid, grid)
+    if whole.to_json() == stored.grid.to_json():
+        return stored
+    longer = {"epochs": whole.epochs, "snapshots": whole.snapshots}
+    parts = [Grid.from_json({**part.to_json(), **longer}) for part in stored.parts]
+    return stored._replace(grid=whole, parts=(*parts, *missing))
+
+
+def under(
+    stored: Manifest, workdir: pathlib.Path, now: dict[str, Any], *, allow_inexact: bool
+) -> Manifest:
+    """Returns the manifest of a run that goes on under the conditions `now`.
+
+    Raises:
+      InputError: they differ from those so far and `allow_inexact` is not set; or a name means
+        another function than so far.
+    """
+    changed = {
+        name: [stored.conditions.get(name), now.get(name)]
+        for name in sorted(stored.conditions.keys() | now.keys() - {"seed_batch"})
+        if name != "seed_batch" and stored.conditions.get(name) != now.get(name)
+    }
+    before, after = stored.conditions["seed_batch"], now["seed_batch"]
+    for shape in sorted(before.keys() & after.keys()):
+        if before[shape] != after[shape]:
+            changed[f"seed_batch of {shape}"] = [before[shape], after[shape]]
+    if changed and not allow_inexact:
+        texts = [f"{name} {old!r} there, {new!r} now" for name, (old, new) in changed.items()]
+        raise InputError(
+            "workdir",
+            workdir,
+            f"was trained under other conditions ({'; '.join(texts)}), so going on would not give "
+            "the same bits; restore them, or say --allow_inexact_resume",
+        )
+    if not any(name in changed for name in _OF_FINGERPRINTS):
+        check_functions(stored, workdir)
+    now_meant = fingerprints(stored.grid)
+    going_on = stored._replace(
+        conditions={**now, "seed_batch": before | after}, fingerprints=now_meant
+    )
+    return _recorded(going_on, changed) if changed else going_on
+
+
+def same_programs(stored: Manifest) -> bool:
+    """Returns whether JAX makes the same program of a function now as when a run was trained.
+
+    Args:
+      stored: the run's manifest.
+    """
+    now = conditions({})
+    return all(stored.conditions[name] == now[name] for name in _OF_FINGERPRINTS)
+
+
+def check_functions(stored: Manifest, workdir: pathlib.Path) -> None:
+    """Refuses to go on with another function under a name than was trained.
+
+    Under other versions or settings of JAX, of which other texts are no surprise, nothing can be
+    said of it.
+
+    Raises:
+      InputError: a name means another function now.
+    """
+    if not same_programs(stored):
+        return
+    found = fingerprints(stored.grid)
+    changed = [
+        f"{kind.removesuffix('s')} {name}"
+        for kind in KINDS
+        for name, before in stored.fingerprints[kind].items()
+        if found[kind][name] != before
+    ]
+    if changed:
+        raise InputError(
+            "workdir",
+            workdir,
+            f"was trained with another function under the name of {', '.join(changed)}; restore "
+            "it, or give the new function a name of its own and train that too",
+        )
+
+
+def noted(going_on: Manifest, what: str, problem: str) -> Manifest:
+    """Returns the manifest with a note that something was lost and training went on without it.
+
+    Args:
+      going_on: the manifest.
+      what: was lost.
+      problem: what was wrong with it.
+    """
+    return _recorded(going_on, {what: [problem, None]})
+
+
+def _recorded(going_on: Manifest, changed: dict[str, Any]) -> Manifest:
+    when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    record = going_on.record
+    resumes = [*record["inexact_resumes"], {"time": when, "changed": changed}]
+    return going_on._replace(record={**record, "inexact_resumes": resumes})

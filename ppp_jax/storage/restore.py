@@ -1,0 +1,118 @@
+"""Trained networks, taken out of a run folder to be looked at."""
+
+import pathlib
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from ppp_jax.data.datasets import Dataset
+from ppp_jax.engine import devices, program, training
+from ppp_jax.errors import InputError, printable, shortened
+from ppp_jax.grid.extension import run_places
+from ppp_jax.grid.grid import Cell, Grid
+from ppp_jax.networks.functional import Model, Params
+from ppp_jax.storage import manifest, run_dir
+from ppp_jax.storage.manifest import Manifest
+
+
+class Trained(NamedTuple):
+    """The trained networks of one cell.
+
+    Attributes:
+      cell: what they are.
+      grid: everything that the folder holds; the axes of the cell's runs are `grid.run_axes`.
+      model: the network as pure functions.
+      params: every leaf with a leading axis over the runs, in the order of `grid.run_axes`.
+    """
+
+    cell: Cell
+    grid: Grid
+    model: Model
+    params: Params
+
+
+def restore(workdir: str | pathlib.Path, dataset: Dataset) -> list[Trained]:
+    """Restores the newest parameters of every run of a folder.
+
+    Args:
+      workdir: the run folder.
+      dataset: what it was trained on, as `data.load` gives it.
+
+    Returns:
+      One entry per cell of the whole grid, however often the folder was grown.
+
+    Raises:
+      InputError: nothing trained is there, or it was trained on other data or with other
+        functions, or its newest checkpoint is damaged.
+    """
+    workdir = run_dir.folder(workdir)
+    stored = manifest.read(workdir)
+    if stored is None:
+        raise InputError("workdir", workdir, "holds no run; train one first")
+    if stored.dataset_sha256 != dataset.sha256:
+        raise InputError("workdir", workdir, f"was trained on other data than {dataset.name}")
+    manifest.check_functions(stored, workdir)
+    whole, found = stored.grid, dict[str, Params]()
+    reached = run_dir.examine(workdir, stored)
+    for number, part in enumerate(stored.parts):
+        _refuse_damaged(workdir, number, reached[number])
+        step = reached[number].step
+        for name, params in _restore_part(workdir, stored, number, step, dataset).items():
+            found[name] = _placed(found.get(name), params, whole, part)
+    return [
+        Trained(cell, whole, training.build_model(cell, dataset.shape), found[cell.name])
+        for cell in whole.cells
+    ]
+
+
+def _refuse_damaged(workdir: pathlib.Path, number: int, reached: run_dir.Reached) -> None:
+    """An older network in the place of the newest would be another one, in silence."""
+    for step, problem in reached.damaged.items():
+        where = f"{run_dir.CHECKPOINTS}/{number}/{step}"
+        told = f" ({shortened(printable(problem))})" if problem else ""
+        raise InputError("workdir", workdir, f"{where} is damaged{told}; the command that trained "
+                         "it, said again, mends it from an older one")  # fmt: skip
+
+
+def _restore_part(
+    workdir: pathlib.Path, stored: Manifest, number: int, step: int | None, dataset: Dataset
+) -> dict[str, Params]:
+    """Returns the parameters of one part after a step by cell, in every process."""
+    if step is None:
+        raise InputError("workdir", workdir, "is not trained yet; train it first")
+    grid, widths = stored.parts[number], stored.conditions["seed_batch"]
+    shapes = program.outline(grid, dataset)
+    built = program.build(grid, dataset, seed_batch=widths, arrays=shapes)
+    with run_dir.checkpoint_manager(
+        workdir, number, runs=grid.runs_per_cell, identity=stored.identities[number]
+    ) as checkpoints:
+        states = run_dir.restore_checkpoint(checkpoints, step, program.abstract_states(built))
+    gathered: dict[str, Params] = devices.gather(
+        {name: state.params for name, state in states.items()}
+    )
+    return gathered
+
+
+def _placed(there: Params | None, params: Params, whole: Grid, part: Grid) -> Params:
+    """Puts a part's parameters to the places that its runs have in the whole grid.
+
+    Args:
+      there: a cell's parameters so far, or None.
+      params: those of the part, padding behind its runs.
+      whole: the grid.
+      part: a part of it.
+    """
+    places = np.arange(whole.runs_per_cell).reshape(whole.run_shape)
+    rows = places[np.ix_(*run_places(whole, part))].ravel()
+    if there is None:
+        there = jax.tree.map(
+            lambda leaf: np.zeros((whole.runs_per_cell, *leaf.shape[1:]), leaf.dtype), params
+        )
+
+    def put(target: np.ndarray, leaf: np.ndarray) -> np.ndarray:
+        target[rows] = leaf[: len(rows)]
+        return target
+
+    merged: Params = jax.tree.map(put, there, params)
+    return merged

@@ -1,0 +1,1 @@
+"""What commutes with what: groups, and the certificates of everything that has one."""

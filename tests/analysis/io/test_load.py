@@ -1,0 +1,125 @@
+"""Latents from anywhere: files, run folders, arrays that do not fit into memory."""
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+from ppp_jax.analysis import load, ppp, project, srm
+from ppp_jax.analysis.io import sources
+from ppp_jax.errors import InputError
+
+VALUES = np.random.default_rng(0).standard_t(2, size=(3, 40, 5)).astype(np.float32)
+
+
+def write(kind, folder):
+    """Writes the values in one of the ways to keep them, and returns what `load` takes."""
+    path = folder / f"latents.{kind.split('_')[0]}"
+    if kind == "npy":
+        np.save(path, VALUES)
+    elif kind == "npz":
+        np.savez(path, latents=VALUES, labels=np.arange(40))
+    elif kind == "zarr_array":
+        zarr.save_array(str(path), VALUES, zarr_format=2)
+    elif kind == "zarr_group":
+        dataset = xr.Dataset({"latents": (("seed", "sample", "unit"), VALUES)})
+        dataset.to_zarr(path, zarr_format=2)
+    return path
+
+
+KINDS = ["npy", "npz", "zarr_array", "zarr_group"]
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_file_gives_the_same(kind, lazy, tmp_path, monkeypatch):
+    if lazy:
+        monkeypatch.setattr(sources, "LOAD_BYTES", 0)
+        monkeypatch.setattr("ppp_jax.analysis.projection.kernel.WINDOW_ELEMENTS", 5 * 17)
+    latents = load(write(kind, tmp_path))
+    assert latents.dims[1:] == ("sample", "unit")
+    np.testing.assert_array_equal(latents.values, VALUES)
+    expected = project(VALUES, epsilon=0.8)
+    got = project(latents, epsilon=0.8)
+    for name in ("points", "sample", "plane"):
+        np.testing.assert_array_equal(got[name], expected[name])
+
+
+@pytest.mark.parametrize("make", ["zarr", "memmap", "lazy_xarray"])
+def test_arrays_on_disk_are_read_in_parts(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "LOAD_BYTES", 0)
+    monkeypatch.setattr("ppp_jax.analysis.projection.kernel.WINDOW_ELEMENTS", 5 * 17)
+    path = tmp_path / "latents"
+    if make == "memmap":
+        np.save(f"{path}.npy", VALUES)
+        latents = np.load(f"{path}.npy", mmap_mode="r")
+    elif make == "zarr":
+        zarr.save_array(str(path), VALUES, zarr_format=2)
+        latents = zarr.open_array(str(path), mode="r")
+    else:
+        xr.Dataset({"x": (("a", "sample", "unit"), VALUES)}).to_zarr(path, zarr_format=2)
+        latents = xr.open_zarr(path, chunks=None)["x"]
+    read, most = sources.read, []
+
+    def spy(source, start, stop):
+        most.append(stop - start)
+        return read(source, start, stop)
+
+    monkeypatch.setattr("ppp_jax.analysis.projection.kernel.read", spy)
+    got = ppp(latents, epsilon=0.7, by="a" if make == "lazy_xarray" else "axis_0")
+    expected = ppp(VALUES, epsilon=0.7, by="axis_0")
+    np.testing.assert_array_equal(got.density, expected.density)
+    assert max(most) == 17
+    np.testing.assert_array_equal(srm(latents).pooled, srm(VALUES).pooled)
+
+
+def test_arrays_in_memory_are_labelled():
+    assert load(VALUES).dims == ("axis_0", "sample", "unit")
+    named = xr.DataArray(VALUES, dims=("seed", "sample", "unit"))
+    assert load(named) is named
+
+
+def test_one_of_several_is_chosen_by_name(tmp_path):
+    np.savez(tmp_path / "two.npz", a=VALUES, b=2 * VALUES, c=np.arange(3))
+    with pytest.raises(InputError, match=r"name=None: .* has 2 arrays; name one of \['a', 'b'\]"):
+        load(tmp_path / "two.npz")
+    with pytest.raises(InputError, match=r"name=c: is no array of vectors in .*\['a', 'b'\]"):
+        load(tmp_path / "two.npz", name="c")
+    np.testing.assert_array_equal(load(tmp_path / "two.npz", name="b").values, 2 * VALUES)
+    np.save(tmp_path / "one.npy", VALUES)
+    with pytest.raises(InputError, match=r"name=a: .* is one array without names"):
+        load(tmp_path / "one.npy", name="a")
+
+
+def test_what_does_not_open_is_named_with_the_remedy(tmp_path):
+    (tmp_path / "text.npy").write_text("no array")
+    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and nothing more")
+    (tmp_path / "table.csv").write_text("1,2")
+    np.save(tmp_path / "flat.npy", np.arange(4.0))
+    np.save(tmp_path / "objects.npy", np.array([{}, {}], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "none.npz", a=np.arange(3))
+    wrong = {
+        "missing.npy": "is not there; give a run folder",
+        "text.npy": "does not open",
+        "cut.npz": r"cannot be read as \.npz",
+        "table.csv": "is of no known kind; give a run folder",
+        "objects.npy": "holds Python objects, which only pickle could read",
+        ".": r"holds no latents\.zarr; give a run folder",
+    }
+    for name, text in wrong.items():
+        with pytest.raises(InputError, match=text) as caught:
+            load(tmp_path / name)
+        assert caught.value.field == "path"
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"must be real, \(samples, units\)"):
+        load(tmp_path / "flat.npy")
+    with pytest.raises(InputError, match="0 arrays; name none is an array of vectors"):
+        load(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize("which", [{"layer": "encoder_0"}, {"units": 3}, {"architecture": "mlp"}])
+def test_what_chooses_in_run_folders_is_refused_of_anything_else(which, tmp_path):
+    ((name, value),) = which.items()
+    for latents in (VALUES, write("npy", tmp_path)):
+        with pytest.raises(InputError, match=f"{name}={value}: chooses in run folders, and this"):
+            load(latents, **which)

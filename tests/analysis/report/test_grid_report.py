@@ -1,0 +1,136 @@
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.figure import Figure
+
+from ppp_jax.analysis import load, plot_curves, plot_ppp, ppp, write_report
+from ppp_jax.analysis.results.measure import measure
+from ppp_jax.analysis.texts import as_markdown
+from ppp_jax.errors import InputError
+from ppp_jax.grid import Grid
+from ppp_jax.sweep import sweep
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+GRID = Grid(
+    activations=["relu", "isotropic_relu"],
+    widths=[6],
+    latent_widths=[3, 4],
+    optimizers=["sgd"],
+    # The second rate makes relu diverge: an infinite loss, with a report all the same.
+    learning_rates=[0.1, 1e12],
+    seeds=[0, 1],
+    epochs=2,
+    probe_samples=100,
+)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return sweep.train(GRID, tmp_path_factory.mktemp("run"), progress=False)
+
+
+@pytest.fixture(scope="module")
+def page(workdir):
+    return write_report(workdir, epsilon=0.8, rotations=19, progress=False)
+
+
+def test_page_is_complete_and_self_contained(page):
+    text = page.read_text(encoding="utf-8")
+    assert not re.findall(r'(?:src|href)="(?!data:)', text)
+    # Per section: two strips pooled, curves, and for both kinds one seed and every seed; per width
+    # differences, two planes and the calibration.
+    assert text.count("data:image/png;base64") == (7 * 2 + 4) * 2
+    assert "3 latent units" in text
+    assert "ε = 0.8" in text
+    assert len(list(page.parent.glob("*.png"))) == (7 * 2 + 4) * 2
+    assert not list(page.parent.parent.glob(".report.*"))
+    # Two seeds claim nothing, and the page says why.
+    assert "not judged: 2 seeds whose latents vary, 6 are needed" in text
+    assert "Elementwise Adam" in text
+    certified = json.loads((page.parent.parent / "certificates.json").read_text())
+    assert all(
+        row["holds"]
+        for kind in (certified[k] for k in ("activations", "optimizers", "initializers"))
+        for row in kind.values()
+    )
+    assert "O(n)" in text
+
+
+def test_tables_say_what_the_run_says(page, workdir):
+    with (page.parent / "cells_latent_3.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4
+    row = next(r for r in rows if r["activation"] == "relu" and float(r["learning_rate"]) == 0.1)
+    errors = load(workdir, latent_width=3)["test_mse"].isel(step=-1)
+    errors = errors.sel(activation="relu", rate=0).values.ravel()
+    np.testing.assert_allclose(float(row["test_mse"]), errors.mean(), rtol=1e-5)
+    assert float(row["test_mse_low"]) <= errors.mean() <= float(row["test_mse_high"])
+    assert row["diverged"] == "0"
+    wild = next(r for r in rows if r["activation"] == "relu" and float(r["learning_rate"]) > 1)
+    assert wild["diverged"] == "2"
+    assert wild["test_mse"] == ""
+
+
+def test_runs_table_has_a_row_per_run_and_snapshot(page):
+    with (page.parent / "runs_latent_4.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 2 * 2 * 3
+    assert {row["epoch"] for row in rows} == {"0", "1", "2"}
+
+
+def test_statistics_are_of_the_right_run(workdir):
+    dataset = load(workdir, latent_width=4)
+    statistics = measure(dataset, epsilon=0.8, rotations=19).runs
+    one = dataset["pre"].isel(activation=1, rate=0, seed=1, step=2).squeeze()
+    expected = ppp(one, epsilon=0.8).acceptance_ratio
+    got = statistics["acceptance_ratio_pre"].isel(activation=1, rate=0, seed=1, step=2).item()
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_report_can_be_made_again(page, workdir):
+    before = page.read_bytes()
+    assert write_report(workdir, epsilon=0.8, rotations=19, progress=False).read_bytes() == before
+
+
+def test_load_names_what_is_missing(workdir, tmp_path):
+    with pytest.raises(InputError, match=r"path=.*holds no latents\.zarr"):
+        load(tmp_path)
+    with pytest.raises(InputError, match=r"latent_width=None: name one of \[3, 4\]"):
+        load(workdir)
+    with pytest.raises(InputError, match="latent_width=5: not in this grid"):
+        load(workdir, latent_width=5)
+    with pytest.raises(InputError, match="epsilon=2"):
+        write_report(workdir, epsilon=2)
+    with pytest.raises(InputError, match="rotations=18: must be at least 19"):
+        write_report(workdir, rotations=18)
+
+
+def test_plots_take_axes_and_give_them_back():
+    picture = ppp(np.random.default_rng(0).normal(size=(3000, 4)), bins=32)
+    axes = Figure().add_subplot()
+    assert plot_ppp(picture, ax=axes) is axes
+    drawn = axes.images[0].get_array()
+    seen = np.isfinite(picture["ratio"].values)
+    np.testing.assert_allclose(drawn[seen], np.maximum(picture["ratio"].values[seen], 0.25))
+    np.testing.assert_array_equal(~np.ma.getmaskarray(drawn), seen)
+    values = xr.DataArray(
+        np.arange(12.0).reshape(2, 2, 3),
+        dims=("activation", "seed", "step"),
+        coords={"activation": ["tanh", "isotropic_tanh"], "epoch": ("step", [0, 1, 2])},
+        name="error",
+    )
+    axes = Figure().add_subplot()
+    assert plot_curves(values, ax=axes) is axes
+    assert len(axes.lines) == 2 * (2 + 1)
+
+
+def test_a_pipe_in_a_header_is_no_new_column():
+    lines = as_markdown(["|C4|", "q"], [["0.1", "0.2"]]).splitlines()
+    assert {len(re.split(r"(?<!\\)\|", line)) for line in lines} == {4}
+    assert {len(line) for line in lines} == {len(lines[0])}

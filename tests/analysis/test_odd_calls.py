@@ -1,0 +1,307 @@
+"""Odd calls: what cannot be used is one line that names the argument, before anything is written.
+
+The calls are data, `tests/data/odd_calls.json`: rows of a function, an argument, odd values by name
+(the table below), and the name that the error must give.
+"""
+
+import contextlib
+import json
+import pathlib
+import warnings
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import xarray as xr
+
+import ppp_jax.analysis as pa
+from ppp_jax import bases
+from ppp_jax.analysis import embeddings, synthetic
+from ppp_jax.analysis.inference import (
+    calibration,
+    dose_response,
+    downstream,
+    seeds,
+    special_directions,
+    unit_matching,
+)
+from ppp_jax.data import datasets
+from ppp_jax.errors import InputError
+from tests import ROOT
+
+RNG = np.random.default_rng(0)
+X = RNG.laplace(size=(24, 4))
+SEEDS = xr.DataArray(RNG.normal(size=(6, 24, 4)), dims=("seed", "sample", "unit"))
+TABLE = RNG.normal(size=(3, 8))
+TESTED = pa.rotation_test(SEEDS, rotations=9)
+COUNTED = pa.count_planes(X, epsilon=[0.5, 0.8])
+PICTURE = pa.ppp(X, epsilon=0.3, bins=8)
+PICTURES = pa.ppp(SEEDS, epsilon=0.3, bins=8, by="seed")
+CURVES = pa.srm(X, epsilon=0.3, angles=8)
+FOUND = xr.DataArray(
+    RNG.normal(size=(1, 2, 3)),
+    dims=("activation", "seed", "step"),
+    coords={"activation": ["tanh"], "epoch": ("step", [0, 1, 2])},
+)
+P = calibration.null_p_values(samples=12, units=3, draws=6, rotations=9)
+PLANES = np.array([0, 0, 1, 1, 2, 2])
+CLASSES = np.arange(24) % 2
+
+
+class Refuses:
+    """Becomes no array."""
+
+    def __array__(self, *_, **__):
+        raise RuntimeError("not I")
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", PendingDeprecationWarning)
+    MATRIX = np.matrix(X)
+
+ODD = {
+    "none": None,
+    "true": True,
+    "numpy_false": np.False_,
+    "nan": float("nan"),
+    "inf": float("inf"),
+    "numpy_nan": np.float32("nan"),
+    "minus_one": -1,
+    "zero": 0,
+    "one": 1,
+    "half": 0.5,
+    "two": 2,
+    "three_halves": 1.5,
+    "minus_half": -0.5,
+    "tiny": 1e-320,
+    "hundred_million": 10**8,
+    "digits_25": 10**25 - 1,
+    "digits_400": 10**400,
+    "digits_5000": 10**5000,
+    "two_to_63": 2**63,
+    "text": "text",
+    "text_number": "3",
+    "empty_text": "",
+    "control_text": "a\x1b[31m\nb",
+    "arabic_digits": "haar:\u0663",
+    "bytes": b"text",
+    "complex_number": 1 + 2j,
+    "empty_list": [],
+    "list_of_none": [None, None],
+    "list_of_texts": ["a", "b"],
+    "list_of_huge": [10**25, 1],
+    "nested_epsilon": [[0.5, 0.8]],
+    "ragged": [[1.0, 2.0], [3.0]],
+    "ragged_arrays": [X[:10], X[:7]],
+    "ragged_widths": [X, X[:, :3]],
+    "one_dim": X[:, 0],
+    "zero_dim": np.array(1.0),
+    "three_dim": np.ones((2, 3, 4)),
+    "empty_array": np.zeros((0, 4)),
+    "no_units": np.zeros((4, 0)),
+    "one_unit": np.ones((24, 1)),
+    "object_array": np.array([[{}, None], [1, 2]], dtype=object),
+    "complex": X + 1j,
+    "texts_array": np.full((24, 4), "a"),
+    "bytes_array": np.full((24, 4), b"a"),
+    "structured": np.zeros(24, [("a", "f4"), ("b", "f4")]),
+    "timedelta": np.ones((24, 4), "m8[s]"),
+    "datetime": np.ones((24, 4), "i8").astype("M8[s]"),
+    "void": np.zeros((24, 4), "V2"),
+    "masked_texts": np.ma.array(np.full((24, 4), "a")),
+    "masked_times": np.ma.array(np.ones((24, 4), "m8[s]")),
+    "not_finite": np.full((24, 4), np.nan),
+    "one_nan": np.where(np.arange(96).reshape(24, 4) == 5, np.nan, X),
+    "zeros": np.zeros((24, 4)),
+    "other_width": np.ones((24, 5)),
+    "mapping": {"layer": X},
+    "set": {1.0, 2.0},
+    "generator": (x for x in X),
+    "iterator": iter([1, 2]),
+    "callable": len,
+    "type": np.float64,
+    "object": object(),
+    "refuses": Refuses(),
+    "path": pathlib.Path("somewhere.npy"),
+    "path_text": "somewhere.npy",
+    "missing_npy": pathlib.Path("nowhere") / "x.npy",
+    "long_name": "n" * 300 + ".npz",
+    "long_path": pathlib.Path("n" * 300) / "x.npz",
+    "zero_byte": "a\0b.npz",
+    "no_user": "~nosuchuser/x.npz",
+    "dataset": xr.Dataset({"a": (("sample", "unit"), X)}),
+    "tree": xr.DataTree(xr.Dataset({"a": (("sample", "unit"), X)})),
+    "labelled_vector": xr.DataArray(X[:, 0], dims="sample"),
+    "labelled_scalar": xr.DataArray(1.0),
+    "labelled_texts": xr.DataArray(np.full((24, 4), "a"), dims=("sample", "unit")),
+    "sample_first": xr.DataArray(np.ones((5, 3, 4)), dims=("sample", "layer", "neuron")),
+    "unit_first": xr.DataArray(np.ones((4, 3, 5)), dims=("unit", "layer", "time")),
+    "picture": PICTURE,
+    "counted": COUNTED,
+    "curves": CURVES,
+    "range": range(3),
+    "slice": slice(3),
+    "ellipsis": ...,
+    "decimal_text": "0.85",
+    "thomson_huge": "thomson:9999999",
+    "thomson_digits": "thomson:" + "9" * 25,
+    "thomson_5000": "thomson:" + "9" * 5000,
+    "thomson_seed": "thomson:20:99999999999",
+    "thomson_one": "thomson:1",
+    "haar_huge": "haar:" + "9" * 23,
+    "haar_negative": "haar:-1",
+    "haar_underscore": "haar:1_0",
+    "haar_plus": "haar:+1",
+    "haar_space": "haar: 1",
+    "simplex_number": "simplex:3",
+    "standard_number": "standard:1",
+    "colons": "::::",
+    "tuple": (1, 2),
+    "duplicate": ("seed", "seed"),
+    "by_sample": "sample",
+    "by_unit": ["unit"],
+    "by_number": [1],
+    "by_none": [None],
+    "by_nested": [["seed"]],
+    "share_above": [0.1, 1.5],
+    "labels_floats": np.linspace(0, 1, 24),
+    "labels_short": np.arange(3),
+    "labels_one": np.zeros(24, int),
+    "three_doses": [0.0, 1.0, 2.0],
+    "descending": [3.0, 2.0, 1.0, 0.0],
+    "p_above": [0.5, 1.5],
+    "axes_plain": plt.figure().add_subplot(),
+}
+plt.close("all")
+
+CALLS = {
+    "alignment_c4": (pa.alignment_c4, {"latents": X}),
+    "alignment_kurtosis": (pa.alignment_kurtosis, {"latents": X}),
+    "unit_kurtosis": (pa.unit_kurtosis, {"latents": X}),
+    "acceptance_ratio": (pa.acceptance_ratio, {"latents": X}),
+    "angles": (pa.angles, {"latents": X}),
+    "discreteness": (pa.discreteness, {"latents": X}),
+    "project": (pa.project, {"latents": X}),
+    "count_planes": (pa.count_planes, {"latents": X}),
+    "ppp": (pa.ppp, {"latents": SEEDS, "bins": 8}),
+    "srm": (pa.srm, {"latents": X}),
+    "rotation_test": (pa.rotation_test, {"latents": X, "rotations": 5}),
+    "pool": (pa.pool, {"tested": TESTED}),
+    "top_planes": (pa.top_planes, {"counted": COUNTED, "number": 2}),
+    "check_epsilon": (pa.check_epsilon, {"epsilon": 0.8}),
+    "known_clouds": (pa.known_clouds, {"samples": 20, "units": 3}),
+    "load": (pa.load, {"latents": X}),
+    "interquartile_mean": (pa.interquartile_mean, {"values": [1.0, 2.0]}),
+    "bootstrap_interval": (pa.bootstrap_interval, {"values": [1.0, 2.0, 3.0]}),
+    "plot_ppp": (pa.plot_ppp, {"picture": PICTURE}),
+    "plot_srm": (pa.plot_srm, {"curves": CURVES}),
+    "plot_curves": (pa.plot_curves, {"values": FOUND}),
+    "plot_strip": (
+        pa.plot_strip, {"panels": [[PICTURE]], "rows": ["a"], "columns": ["b"], "title": ""}
+    ),
+    "animate": (pa.animate, {"pictures": PICTURES, "path": "film.gif", "over": "seed"}),
+    "embed": (embeddings.embed, {"latents": X, "method": "pca"}),
+    "find_clusters": (embeddings.find_clusters, {"points": X}),
+    "agreement": (embeddings.agreement, {"a": PLANES, "b": PLANES}),
+    "difference": (embeddings.difference, {"a": X[:, :2], "b": X[:, :2]}),
+    "fullest_plane": (embeddings.fullest_plane, {"latents": X}),
+    "paired_difference": (seeds.paired_difference, {"first": [1.0, 2], "second": [0.0, 0]}),
+    "sign_flip": (seeds.sign_flip, {"differences": np.arange(8.0)}),
+    "smallest_p": (seeds.smallest_p, {"seeds": 6}),
+    "false_discovery": (seeds.false_discovery, {"p": [0.5, 0.1]}),
+    "mixture": (synthetic.mixture, {"rng": np.random.default_rng(0), "share": 0.5, "samples": 9}),
+    "isotropic_clouds": (synthetic.isotropic_clouds, {"rng": np.random.default_rng(0)}),
+    "null_p_values": (
+        calibration.null_p_values, {"samples": 9, "units": 3, "draws": 1, "rotations": 3}
+    ),
+    "false_positives": (calibration.false_positives, {"p": P}),
+    "power": (calibration.power, {"samples": 9, "units": 3, "draws": 1, "rotations": 3}),
+    "interval_coverage": (calibration.interval_coverage, {"seeds": 6, "draws": 2}),
+    "kink": (dose_response.kink, {"doses": [0.0, 1, 2, 3], "values": TABLE[[0, 1, 2, 0]]}),
+    "match": (unit_matching.match, {"a": X, "b": X}),
+    "convergence": (unit_matching.convergence, {"latents": SEEDS.values, "rotations": 3}),
+    "quantise": (downstream.quantise, {"latents": X, "bits": 3}),
+    "add_noise": (downstream.add_noise, {"latents": X, "share": 0.1}),
+    "probe_accuracy": (
+        downstream.probe_accuracy,
+        {"train": X, "train_labels": CLASSES, "test": X, "test_labels": CLASSES},
+    ),
+    "rank_correlation": (
+        downstream.rank_correlation, {"first": TABLE, "second": TABLE, "permutations": 9}
+    ),
+    "nearest": (special_directions.nearest, {"vectors": X, "basis": np.eye(4)}),
+    "positions": (
+        special_directions.positions, {"vectors": SEEDS.values, "basis": np.eye(4), "rotations": 2}
+    ),
+    "build": (bases.build, {"name": "standard", "units": 4}),
+    "standard": (bases.standard, {"units": 4}),
+    "haar": (bases.haar, {"units": 4}),
+    "rotations": (bases.rotations, {"units": 4, "count": 1, "rng": np.random.default_rng(0)}),
+    "simplex": (bases.simplex, {"units": 4}),
+    "cross_polytope": (bases.cross_polytope, {"units": 4}),
+    "thomson": (bases.thomson, {"vectors": 5, "units": 4}),
+    "data": (datasets.load, {"name": "digits"}),
+}  # fmt: skip
+
+ROWS = [
+    pytest.param(function, argument, value, row.get("field", argument),
+                 id=f"{function}-{argument}-{value}")
+    for row in json.loads((ROOT / "tests" / "data" / "odd_calls.json").read_text())
+    for function in row["functions"]
+    for argument in row["arguments"]
+    for value in row["values"]
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory):
+    """One folder for all calls, in which they run: a folder each would take most of the time."""
+    folder = tmp_path_factory.mktemp("empty")
+    with contextlib.chdir(folder):
+        yield folder
+
+
+@pytest.mark.parametrize(("function", "argument", "value", "field"), ROWS)
+def test_an_odd_call_is_one_line_that_names_the_argument(function, argument, value, field, empty):
+    call, arguments = CALLS[function]
+    with pytest.raises(InputError) as caught:
+        call(**arguments | {argument: ODD[value]})
+    text = str(caught.value)
+    assert caught.value.field == field
+    assert text.startswith(f"{field}=")
+    assert text.isprintable()
+    assert len(text) < 1000
+    assert not list(empty.iterdir())
+
+
+def test_there_are_five_hundred_of_them():
+    assert len({param.id for param in ROWS}) == len(ROWS) >= 500
+
+
+def test_the_same_calls_without_the_odd_value_are_good(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for call, arguments in CALLS.values():
+        call(**arguments)
+    plt.close("all")
+
+
+RIGHT = {
+    "matrix": MATRIX,
+    "list": X.tolist(),
+    "tuple_of_rows": tuple(map(tuple, X)),
+    "other_names": xr.DataArray(X, dims=("sample", "neuron")),
+    "other_sample_name": xr.DataArray(X.T, dims=("unit", "token")),
+    "no_names_known": xr.DataArray(X, dims=("token", "neuron")),
+    "fortran": np.asfortranarray(X),
+    "reversed_view": X[::-1],
+    "long_double": X.astype(np.longdouble),
+    "unmasked": np.ma.array(X),
+}
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
+@pytest.mark.parametrize("kind", sorted(RIGHT))
+def test_what_is_the_same_array_gives_the_same_number(kind):
+    assert float(pa.alignment_c4(RIGHT[kind])) == pytest.approx(float(pa.alignment_c4(X)), 1e-6)
+    assert pa.ppp(RIGHT[kind], epsilon=0.3, bins=8).attrs["units"] == 4
+    assert pa.load(RIGHT[kind]).shape == X.shape

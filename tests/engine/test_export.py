@@ -1,0 +1,67 @@
+"""The default experiment's program lowers for TPU and for CUDA, which need not be there."""
+
+import dataclasses
+import re
+
+import jax
+import numpy as np
+import pytest
+from jax import export
+
+from experiments.ablation import DEFAULTS
+from ppp_jax.data import datasets
+from ppp_jax.engine import devices, program
+from ppp_jax.networks import activations, functional, optimizers
+
+
+def others(registry, known):
+    return sorted(set(registry) - set(known)) or known
+
+
+GRIDS = {
+    "default": DEFAULTS,
+    "the rest of the registries": dataclasses.replace(
+        DEFAULTS,
+        activations=others(activations.ACTIVATIONS, DEFAULTS.activations),
+        optimizers=others(optimizers.OPTIMIZERS, DEFAULTS.optimizers),
+        initializers=sorted(functional.INITIALIZERS),
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=GRIDS)
+def calls(request):
+    """Each function of a program on one device, with the arguments of a call."""
+    mesh = devices.runs_mesh(over=jax.devices()[:1])
+    built = program.build(GRIDS[request.param], datasets.load("digits"), seed_batch=16, mesh=mesh)
+    states, number = jax.eval_shape(built.init, built.hypers), np.int32(0)
+    return {
+        "init": (built.init, (built.hypers,)),
+        "chunk": (built.chunk, (states, built.hypers, built.arrays, number, number)),
+        "observe": (built.observe, (states, built.arrays, number)),
+    }
+
+
+def exported(calls, name, platform):
+    function, arguments = calls[name]
+    return export.export(function, platforms=[platform])(*arguments)
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@pytest.mark.parametrize("name", ["init", "chunk", "observe"])
+def test_every_function_lowers(calls, name, platform):
+    """In single precision, donating what is donated, without the detour that CPUs need."""
+    module = exported(calls, name, platform)
+    assert module.platforms == (platform,)
+    text = module.mlir_module()
+    assert "optimization_barrier" not in text
+    assert not re.search(r"\bf64>|xf64>", text)
+    states = jax.tree.leaves(calls["chunk"][1][0])
+    assert text.count("tf.aliasing_output") == (len(states) if name == "chunk" else 0)
+    if name != "observe":
+        kept = module.out_avals[: len(states)]
+        assert [(x.shape, x.dtype) for x in kept] == [(x.shape, x.dtype) for x in states]
+
+
+def test_the_detour_is_there_on_a_cpu(calls):
+    assert "optimization_barrier" in exported(calls, "chunk", "cpu").mlir_module()

@@ -1,0 +1,82 @@
+"""SIGKILL, again and again: in training, in saving a checkpoint, in writing latents."""
+
+import itertools
+import random
+import time
+
+import numpy as np
+import xarray as xr
+import zarr
+
+from ppp_jax.analysis import load
+from ppp_jax.grid import Grid
+from ppp_jax.storage import run_dir
+from ppp_jax.sweep import sweep
+from tests import commands
+
+AXES = {
+    "activations": ["relu", "isotropic_tanh"],
+    "optimizers": ["adam"],
+    "widths": [6],
+    "latent_widths": [3],
+    "seeds": [0, 1, 2],
+    "snapshots": list(range(1, 30)),
+    "epochs": 30,
+    "probe_samples": 1000,
+}
+FLAGS = ["--seed_batch=2", *commands.flags(AXES)]
+CELLS = 2
+LANDED = 1  # kills wanted of each kind, each seen from what it left behind
+
+
+def snapshots_begun(workdir):
+    """Returns how many snapshots the first cell's latents have been written of."""
+    return len(list((workdir / "latents.zarr" / "latent_3" / "pre").glob("0.0.0.0.0.0.0.*.0.0")))
+
+
+def half_written(workdir):
+    """Returns whether some snapshot's latents are there without the mark that all are."""
+    saved = np.asarray(zarr.open_group(workdir / "latents.zarr", mode="r")["latent_3/saved"])
+    return snapshots_begun(workdir) > saved.reshape(-1, saved.shape[-1]).all(axis=0).sum()
+
+
+def half_saved(workdir):
+    """Returns whether a checkpoint is there that was begun and not finished."""
+    return any((workdir / "checkpoints" / "0").glob("*.orbax-checkpoint-tmp*"))
+
+
+def kill(workdir, kind, rng):
+    """Runs the command, kills it at a random moment of a kind, returns whether it was one."""
+    process = commands.start(workdir, FLAGS)
+    begun, written = snapshots_begun(workdir), commands.lines(workdir)
+    moment = {
+        "training": lambda: commands.lines(workdir) > written + CELLS * rng.randint(1, 3),
+        "checkpoint": lambda: commands.lines(workdir) > written + CELLS and half_saved(workdir),
+        "latents": lambda: snapshots_begun(workdir) > begun + 2,
+    }[kind]
+    alive = commands.wait_until(moment, process, pause=0.0005)
+    assert alive, process.communicate()
+    if kind == "training":
+        time.sleep(rng.uniform(0, 0.2))
+    process.kill()
+    process.communicate()
+    seen = {"training": True, "checkpoint": half_saved(workdir), "latents": half_written(workdir)}
+    return seen[kind]
+
+
+def test_killed_at_random_moments_the_result_is_the_same(tmp_path):
+    undisturbed = sweep.train(Grid(**AXES), tmp_path / "whole", seed_batch=2, progress=False)
+    whole, workdir, rng = load(undisturbed).load(), tmp_path / "killed", random.Random(0)
+    landed = dict.fromkeys(("training", "checkpoint", "latents"), 0)
+    for kind in itertools.cycle(landed):
+        if min(landed.values()) == LANDED:
+            break
+        if landed[kind] < LANDED:
+            landed[kind] += kill(workdir, kind, rng)
+            # Nothing half-written is read: what there is to read is what it should be.
+            kept = load(workdir).load()
+            same = whole.isel(step=slice(len(kept["step"])))
+            xr.testing.assert_identical(kept.drop_attrs(), same.drop_attrs())
+    assert run_dir.last_step(workdir, 0) < AXES["epochs"] * (1438 // 24)
+    sweep.train(Grid(**AXES), workdir, seed_batch=2, progress=False)
+    commands.assert_same(undisturbed, workdir, runs=3)

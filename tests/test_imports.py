@@ -1,0 +1,120 @@
+"""Imports point one way, and the analysis needs nothing of the training side."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+
+from tests import ROOT
+
+# What each room of the house may import of the others. Nothing else may, whatever it needs.
+BASIS = {"errors", "numerics", "resources", "bases", "files"}
+NETWORKS = BASIS | {"data", "networks"}
+IO = BASIS | {"analysis.texts", "analysis.io"}
+CLOUDS = IO | {"analysis.projection", "analysis.synthetic", "analysis.statistics"}
+EVIDENCE = CLOUDS | {"analysis.inference", "analysis.results"}
+MAY_IMPORT = {
+    "errors": set(),
+    "numerics": set(),
+    "resources": {"errors"},
+    "bases": {"errors", "resources"},
+    "files": {"errors", "resources"},
+    "data": BASIS,
+    "networks": BASIS | {"data"},
+    "grid": NETWORKS,
+    "symmetry": NETWORKS | {"grid"},
+    "engine": NETWORKS | {"grid"},
+    "storage": NETWORKS | {"grid", "engine"},
+    "sweep": NETWORKS | {"grid", "engine", "symmetry", "storage"},
+    "analysis.texts": BASIS,
+    "analysis.synthetic": BASIS,
+    "analysis.io": BASIS,
+    "analysis.projection": IO,
+    "analysis.statistics": IO | {"analysis.projection"},
+    "analysis.embeddings": IO | {"analysis.projection"},
+    "analysis.inference": CLOUDS,
+    "analysis.results": CLOUDS | {"analysis.inference"},
+    "analysis.plots": EVIDENCE,
+    "analysis.report": EVIDENCE | {"analysis.plots"},
+    "cli": NETWORKS | EVIDENCE | {"grid", "engine", "symmetry", "storage", "sweep"}
+    | {"analysis", "analysis.plots", "analysis.report"},
+}  # fmt: skip
+# What the analysis may use of the rest: nothing of it needs more than the analysis does.
+SHARED = ("bases", "errors", "files", "numerics", "resources")
+ABSENT = ("flax", "optax", "orbax", "absl", "sklearn", "tqdm", "dask")
+
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted((ROOT / "ppp_jax").rglob("*.py"))
+}
+
+
+def imported(path):
+    """Modules of this package that a file imports, wherever in it, also inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports are not read here"
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= (inside & MODULES.keys()) or {node.module}
+    return names & MODULES.keys()
+
+
+def room(module):
+    """The room that a module stands in: a package, or a module that is one by itself."""
+    parts = module.split(".")[1:]
+    return ".".join(parts[: 2 if parts[:1] == ["analysis"] else 1])
+
+
+def test_every_room_imports_only_what_stands_below_it():
+    for module, path in MODULES.items():
+        rooms = {room(name) for name in imported(path)} - {room(module), ""}
+        assert rooms <= MAY_IMPORT.get(room(module), set()), module
+
+
+def test_every_room_is_on_the_plan():
+    assert {room(module) for module in MODULES} - {"", "analysis"} == MAY_IMPORT.keys()
+
+
+def test_no_imports_go_in_a_circle():
+    graph = {module: imported(path) - {module} for module, path in MODULES.items()}
+    # A package is imported before what is in it, and lists it.
+    graph = {module: {name for name in names if not name.startswith(f"{module}.")}
+             if module in ("ppp_jax.grid", "ppp_jax.sweep") else names
+             for module, names in graph.items()}  # fmt: skip
+    order = list(graphlib.TopologicalSorter(graph).static_order())
+    assert len(order) == len(MODULES)
+
+
+def test_analysis_works_where_the_training_stack_is_not_installed():
+    program = f"""
+import sys
+for name in {ABSENT!r}:
+    sys.modules[name] = None  # importing it raises ImportError
+import numpy as np
+import ppp_jax.analysis as pa
+picture = pa.ppp(np.random.default_rng(0).normal(size=(500, 6)))
+assert abs(picture.acceptance_ratio - 1) < 0.3
+assert [getattr(pa, name) for name in pa.__all__]
+loaded = [n for n in sys.modules if n.split(".")[0] in {ABSENT!r}
+          and sys.modules[n] is not None]
+assert not loaded, loaded
+ours = {{n for n in sys.modules if n.startswith("ppp_jax.")}}
+rest = {{name.split(".")[1] for name in ours}} - {{*{SHARED!r}, "analysis"}}
+assert not rest, rest
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_library_starts_no_backend():
+    """The mains choose devices before any computation; an import must not do it for them."""
+    program = """
+import ppp_jax.sweep, ppp_jax.analysis
+from jax._src import xla_bridge
+assert not xla_bridge.backends_are_initialized()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
