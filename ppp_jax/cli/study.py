@@ -20,7 +20,7 @@ from ppp_jax.analysis.inference.seeds import MIN_SEEDS, false_discovery
 from ppp_jax.analysis.io.runs import BOTTLENECK, load_run, saved_groups
 from ppp_jax.analysis.report.pages import html_image, html_table, render
 from ppp_jax.analysis.results import layers
-from ppp_jax.analysis.results.measure import KINDS, STATISTICS, cells, own_basis
+from ppp_jax.analysis.results.measure import KINDS, STATISTICS, cells
 from ppp_jax.analysis.results.verdicts import CLUSTERING
 from ppp_jax.analysis.texts import write_csv, write_markdown
 from ppp_jax.cli import flags as experiment_flags
@@ -29,6 +29,7 @@ from ppp_jax.errors import InputError, printable, whole
 from ppp_jax.files import atomic
 from ppp_jax.grid import Grid
 from ppp_jax.grid.extension import AXES
+from ppp_jax.networks import interpolated
 from ppp_jax.storage import manifest, run_dir
 from ppp_jax.sweep import plan, sweep
 
@@ -163,7 +164,7 @@ def check_standard(grid: Grid) -> None:
       InputError: naming the first one.
     """
     for name in grid.activations:
-        if own_basis(name):
+        if interpolated.get(name).basis != "standard":
             problem = "this experiment looks at the standard basis alone: leave out the part from @"
             raise InputError("activations", name, problem)
 

@@ -27,7 +27,6 @@ from ppp_jax.analysis.results.measure import (
     Measured,
     cell_dims,
     measure,
-    own_basis,
 )
 from ppp_jax.analysis.results.verdicts import verdict_table
 from ppp_jax.analysis.texts import file_stem
@@ -209,6 +208,7 @@ def _panels(
     one, what a panel shows.
     """
     latents = section.latents[kind].sel(activation=name)
+    basis = str(latents["activation_basis"].values)
     latents = latents.load() if latents.nbytes <= HELD_BYTES else latents
     healthy: Any = section.latents["diverged_step"].sel(activation=name).load() < 0
     healthy = healthy.transpose("seed", "step").values
@@ -223,7 +223,7 @@ def _panels(
         with warnings.catch_warnings():
             # An empty panel says so itself, and the page explains it.
             warnings.simplefilter("ignore", EmptyPPPWarning)
-            return ppp(cloud, basis=own_basis(name), epsilon=epsilon, bins=BINS, nonfinite="drop")
+            return ppp(cloud, basis=basis, epsilon=epsilon, bins=BINS, nonfinite="drop")
 
     return panel
 

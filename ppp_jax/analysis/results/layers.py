@@ -10,10 +10,11 @@ import xarray as xr
 
 from ppp_jax.analysis.inference.rotation_test import ROTATIONS, pool, rotation_test
 from ppp_jax.analysis.inference.seeds import Difference, interquartile_mean, paired_difference
+from ppp_jax.analysis.io.facts import Facts, facts_of, partner_of
 from ppp_jax.analysis.io.runs import BOTTLENECK, load_run, saved_groups
 from ppp_jax.analysis.projection.kernel import progress_bar
-from ppp_jax.analysis.results.measure import KINDS, STATISTICS, cells, own_basis, usable
-from ppp_jax.analysis.results.verdicts import CLUSTERING, partner
+from ppp_jax.analysis.results.measure import KINDS, STATISTICS, cells, usable
+from ppp_jax.analysis.results.verdicts import CLUSTERING
 from ppp_jax.analysis.statistics.neighbours import discreteness
 
 MOST_VECTORS = 2048  # of a run, drawn from all: a convolution has one at every position
@@ -43,28 +44,30 @@ def measure_layers(
       progress: show a progress bar on stderr.
 
     Returns:
-      A row per layer, cell and kind of latents: the cell's names, `architecture`, `latent_width`,
-      `layer`, `units`, `latents` (`pre` or `post`); `seeds`, how many neither diverged nor died;
-      `c4` (mean over seeds), its test `c4_z` and `c4_p`, the same of `unit_kurtosis`; `c4_first` of
-      the untrained networks; `discreteness` and `discreteness_first`, and `elliptical` likewise,
-      which is beyond lengths; `test_mse`; and per seed `test_mse_seeds`, `c4_excess_seeds` (over
-      the mean of its rotation null), `discreteness_seeds` and `elliptical_seeds`, NaN for those
-      left out. `c4_excess` is the mean over seeds.
+      A row per layer, cell and kind of latents: the cell's names, the `facts` of its activation,
+      `architecture`, `latent_width`, `layer`, `units`, `latents` (`pre` or `post`); `seeds`, how
+      many neither diverged nor died; `c4` (mean over seeds), its test `c4_z` and `c4_p`, the same
+      of `unit_kurtosis`; `c4_first` of the untrained networks; `discreteness` and
+      `discreteness_first`, and `elliptical` likewise, which is beyond lengths; `test_mse`; and per
+      seed `test_mse_seeds`, `c4_excess_seeds` (over the mean of its rotation null),
+      `discreteness_seeds` and `elliptical_seeds`, NaN for those left out. `c4_excess` is the mean
+      over seeds.
     """
     groups = saved_groups(path, layer=layer)
     places = [(group, kind) for group in groups for kind in KINDS]
     rows: list[dict[str, Any]] = []
     for group, kind in progress_bar(places, "layers") if progress else places:
         dataset = load_run(path, **group).isel(step=[0, -1])
-        runs = dataset[["test_mse", "diverged_step"]].load()
+        runs, known = dataset[["test_mse", "diverged_step"]].load(), facts_of(dataset)
         for names, at in cells(runs):
             clouds = usable(_thinned(dataset[kind].isel(at)), runs.isel(at))
             chosen = {key: names[key] for key in names if not key.endswith("_rotations")}
             where = {name: group[name] for name in ("architecture", "latent_width", "layer")}
-            found = _row(clouds, names["activation"], rotations, seed)
+            own = known[names["activation"]]
+            found = _row(clouds, own.basis, rotations, seed)
             last = runs.isel(at).isel(step=-1)
             errors = last["test_mse"].where(last["diverged_step"] < 0).values
-            rows.append({**where, **chosen, "units": group["units"], "latents": kind,
+            rows.append({**where, **chosen, "facts": own, "units": group["units"], "latents": kind,
                          "test_mse": interquartile_mean(errors), "test_mse_seeds": errors,
                          **found})  # fmt: skip
     return rows
@@ -82,8 +85,8 @@ def _thinned(clouds: xr.DataArray) -> xr.DataArray:
     return clouds.isel(sample=np.sort(drawn))
 
 
-def _row(clouds: xr.DataArray, activation: str, rotations: int, seed: int) -> dict[str, Any]:
-    tested = rotation_test(clouds, basis=own_basis(activation), rotations=rotations, seed=seed)
+def _row(clouds: xr.DataArray, basis: str, rotations: int, seed: int) -> dict[str, Any]:
+    tested = rotation_test(clouds, basis=basis, rotations=rotations, seed=seed)
     pooled = pool(tested).isel(step=-1)
     found: dict[str, Any] = {}
     for name in STATISTICS:
@@ -183,13 +186,13 @@ def differences(
       of pairs.
     """
     here = [row for row in rows if row["layer"] == layer]
-    names = list(dict.fromkeys(row["activation"] for row in here))
+    known: dict[str, Facts] = {row["activation"]: row["facts"] for row in here}
     found = []
     for key, cells_alike in _by_names(here, "activation").items():
         by_name = {row["activation"]: row for row in cells_alike}
         for name, row in by_name.items():
-            other = partner(name, names)
-            if name.startswith("isotropic_") or other not in by_name:
+            other = partner_of(name, known)
+            if known[name].isotropic or other not in by_name:
                 continue
             for quantity in quantities:
                 pair = (one[f"{quantity}_seeds"] for one in (row, by_name[other]))

@@ -51,11 +51,6 @@ class Measured(NamedTuple):
     pooled: xr.Dataset
 
 
-def own_basis(activation: str) -> str | None:
-    """Returns the basis that an activation's name gives after `@`, or None for the standard one."""
-    return activation.partition("@")[2] or None
-
-
 def usable(clouds: xr.DataArray, runs: xr.Dataset) -> xr.DataArray:
     """Loads clouds, missing where a run has diverged, at whatever time, or its units have died.
 
@@ -105,7 +100,7 @@ def measure(
     # In parts: the latents of a grid need not fit into memory.
     for kind, i in progress_bar(places, "rotations") if progress else places:
         here = {"activation": [i]}
-        one = _Test(own_basis(str(dataset["activation"].values[i])), epsilon, rotations, seed)
+        one = _Test(str(dataset["activation_basis"].values[i]), epsilon, rotations, seed)
         tests = _measure(dataset[kind].isel(here), runs.isel(here), one)
         angles = _at_all_steps(_columns(tests.angles), dataset["step"])
         columns[kind].append(_columns(tests.everywhere).assign(angles).assign(tests.numbers))

@@ -4,13 +4,13 @@ Seeds are the unit of replication. A claim needs 6 of them, and a q-value (false
 the whole grid) of at most 5 %; otherwise the verdict is that there is no evidence.
 """
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from ppp_jax import bases
 from ppp_jax.analysis.inference.rotation_test import ANGLES
 from ppp_jax.analysis.inference.seeds import (
     MIN_SEEDS,
@@ -19,15 +19,14 @@ from ppp_jax.analysis.inference.seeds import (
     interquartile_mean,
     paired_difference,
 )
-from ppp_jax.analysis.results.measure import KINDS, STATISTICS, Measured, cells, own_basis
+from ppp_jax.analysis.io.facts import Facts, facts_of, partner_of
+from ppp_jax.analysis.results.measure import KINDS, STATISTICS, Measured, cells
 from ppp_jax.errors import InputError
 
 LEVEL = 0.05
 BEYOND_LENGTHS = 0.5  # share of a change in discreteness that equal lengths must leave
 PAIRED = ("test_mse", "c4_pre", "c4_post", "discreteness_pre", "elliptical_pre")
 CLUSTERING = ("discreteness", "elliptical")
-ORTHONORMAL = ("standard", "rotated", "haar")
-_BUILT = re.compile(r"^(block|pnorm|intrinsic|dose)_")
 CHANGES = (*STATISTICS, *ANGLES, *CLUSTERING)
 SIDES = {
     "c4": ("aligned with the diagonals", "aligned with the axes"),
@@ -61,20 +60,26 @@ def verdict_table(grid: Sequence[Measured]) -> list[list[dict[str, Any]]]:
       discovery rate over the whole grid: alignments are one family, changes of alignment another,
       changes of each discreteness two more.
     """
-    tables = [
-        [{**names, "latents": kind, **_cell(measured, at, kind)}
-         for names, at in cells(measured.runs) for kind in KINDS]
-        for measured in grid
-    ]  # fmt: skip
+    tables = [_group(measured) for measured in grid]
     rows = [row for table in tables for row in table]
     changes = tuple(f"{name}_change" for name in STATISTICS)
     for family in (STATISTICS, changes, *((f"{name}_change",) for name in CLUSTERING)):
         q = false_discovery([[row[f"{name}_p"] for name in family] for row in rows])
         for row, values in zip(rows, q, strict=True):
             row |= {f"{name}_q": value for name, value in zip(family, values, strict=True)}
-    for row in rows:
-        row |= _words(row)
+    for measured, table in zip(grid, tables, strict=True):
+        known = facts_of(measured.runs)
+        for row in table:
+            row |= _words(row, known[row["activation"]])
     return tables
+
+
+def _group(measured: Measured) -> list[dict[str, Any]]:
+    return [
+        {**names, "latents": kind, **_cell(measured, at, kind)}
+        for names, at in cells(measured.runs)
+        for kind in KINDS
+    ]
 
 
 def _cell(measured: Measured, at: dict[str, int], kind: str) -> dict[str, Any]:
@@ -115,12 +120,12 @@ def excess(runs: xr.Dataset, quantity: str) -> xr.DataArray:
     return value - runs[null] if null in runs else value
 
 
-def _words(row: dict[str, Any]) -> dict[str, str]:
+def _words(row: dict[str, Any], known: Facts) -> dict[str, str]:
     if row["seeds"] < MIN_SEEDS:
         few = f"not judged: {row['seeds']} seeds whose latents vary, {MIN_SEEDS} are needed"
         return {"alignment": few, "training": few, "clusters": few}
     # On vectors that are not orthogonal C4 has no axes and diagonals: the other number decides.
-    judged = STATISTICS if orthonormal(row["activation"]) else ("unit_kurtosis",)
+    judged = STATISTICS if bases.is_orthonormal(known.basis) else ("unit_kurtosis",)
     found = [_side(row, name) for name in judged if row[f"{name}_q"] <= LEVEL]
     alignment = ", ".join(found) or "no evidence of alignment"
     if row["snapshots"] == 1:
@@ -145,34 +150,6 @@ def _move(row: dict[str, Any], name: str) -> str:
     return MOVES[name][int(row[f"{name}_change"] > 0)]
 
 
-def orthonormal(activation: str) -> bool:
-    """Returns whether an activation's own basis is orthonormal.
-
-    Example:
-      >>> orthonormal("tanh"), orthonormal("tanh@haar:3"), orthonormal("tanh@simplex")
-      (True, True, False)
-    """
-    return (own_basis(activation) or "standard").partition(":")[0] in ORTHONORMAL
-
-
-def partner(activation: str, activations: list[str]) -> str | None:
-    """Returns the activation that another one is compared with.
-
-    An elementwise activation, or what is built from one, is compared with its isotropic kind if the
-    grid has it, everything else with the grid's first isotropic activation, or with its first one
-    if there is none.
-
-    Example:
-      >>> names = ["tanh", "relu@rotated", "isotropic_tanh", "isotropic_relu"]
-      >>> partner("relu@rotated", names), partner("block_relu:4", names)
-      ('isotropic_relu', 'isotropic_relu')
-    """
-    isotropic = [name for name in activations if name.startswith("isotropic_")]
-    own = f"isotropic_{_BUILT.sub('', activation.partition('@')[0].partition(':')[0])}"
-    found = own if own in activations else (isotropic or activations)[0]
-    return None if found == activation else found
-
-
 def difference_table(
     runs: xr.Dataset, *, axis: str = "activation", quantities: Sequence[str] = PAIRED
 ) -> list[dict[str, Any]]:
@@ -180,8 +157,8 @@ def difference_table(
 
     Args:
       runs: the runs that `measure` measured.
-      axis: `activation`, each against its `partner`; or another axis of the grid, each value
-        against the first.
+      axis: `activation`, each against its partner (`partner_of`); or another axis of the grid, each
+        value against the first.
       quantities: variables of `runs`.
 
     Returns:
@@ -195,10 +172,10 @@ def difference_table(
     if axis not in runs["test_mse"].dims or axis in ("seed", "step"):
         raise InputError("axis", axis, "is no axis of the grid")
     above = {quantity: excess(runs.isel(step=-1), quantity) for quantity in quantities}
-    rows, values = [], [x.item() for x in runs[axis].values]
+    rows, values, known = [], [x.item() for x in runs[axis].values], facts_of(runs)
     for names, at in cells(runs):
         value = values[at[axis]]
-        other = partner(str(value), [str(x) for x in values]) if axis == "activation" else values[0]
+        other = partner_of(str(value), known) if axis == "activation" else values[0]
         if other is None or other == value:
             continue
         there = {**at, axis: values.index(other)}
