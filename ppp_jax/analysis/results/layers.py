@@ -13,14 +13,11 @@ from ppp_jax.analysis.inference.seeds import Difference, interquartile_mean, pai
 from ppp_jax.analysis.io.facts import Facts, facts_of, partner_of
 from ppp_jax.analysis.io.runs import BOTTLENECK, load_run, saved_groups
 from ppp_jax.analysis.projection.kernel import progress_bar
-from ppp_jax.analysis.results.measure import KINDS, STATISTICS, cells, usable
-from ppp_jax.analysis.results.verdicts import CLUSTERING
-from ppp_jax.analysis.statistics.neighbours import discreteness
+from ppp_jax.analysis.results.measure import KINDS, cells, usable
+from ppp_jax.analysis.statistics import registry
 
 MOST_VECTORS = 2048  # of a run, drawn from all: a convolution has one at every position
 THINNING_SEED = 0
-NEIGHBOURS = 1024  # for discreteness
-QUANTITIES = ("c4_excess", *CLUSTERING)
 NAMES = ("architecture", "activation", "depth", "width", "latent_width", "optimizer",
          "initializer", "learning_rate", "dose", "latents")  # fmt: skip
 ALWAYS = ("architecture", "activation", "optimizer", "latents")  # of these, in every table
@@ -89,7 +86,7 @@ def _row(clouds: xr.DataArray, basis: str, rotations: int, seed: int) -> dict[st
     tested = rotation_test(clouds, basis=basis, rotations=rotations, seed=seed)
     pooled = pool(tested).isel(step=-1)
     found: dict[str, Any] = {}
-    for name in STATISTICS:
+    for name in registry.names(family=registry.ALIGNMENT):
         one = pooled.sel(statistic=name)
         found |= {name: float(one["value"]), f"{name}_z": float(one["z"]),
                   f"{name}_p": float(one["p"])}  # fmt: skip
@@ -99,9 +96,11 @@ def _row(clouds: xr.DataArray, basis: str, rotations: int, seed: int) -> dict[st
               "c4_excess": float(excess.mean()),
               "c4_first": float(c4["value"].isel(step=0).mean())}  # fmt: skip
     ordered = clouds.transpose("step", "seed", ...)
-    for name in CLUSTERING:
-        first, last = discreteness(ordered, elliptical=name == "elliptical",
-                                   max_samples=NEIGHBOURS)  # fmt: skip
+    numbers = registry.measured(
+        registry.chosen(of=[registry.CLOUD]), ordered.values.reshape(-1, *ordered.shape[-2:])
+    )
+    for name, values in numbers.items():
+        first, last = values.reshape(ordered.shape[:2])
         found |= {f"{name}_first": interquartile_mean(first), name: interquartile_mean(last),
                   f"{name}_seeds": last}  # fmt: skip
     return found
@@ -126,6 +125,11 @@ def trend(values: list[np.ndarray], along: list[float]) -> Difference:
     return paired_difference(slopes, np.zeros_like(slopes))
 
 
+def compared() -> tuple[str, ...]:
+    """Returns what is compared of layers: C4 above its null, and what no rotation changes."""
+    return ("c4_excess", *registry.names(of=[registry.CLOUD]))
+
+
 def trends(
     rows: list[dict[str, Any]], *, axis: str, layer: str = BOTTLENECK, doublings: bool = False
 ) -> list[dict[str, Any]]:
@@ -148,7 +152,7 @@ def trends(
         along = [float(row[axis]) for row in cell]
         if len(set(along)) < 2:
             continue
-        for quantity in QUANTITIES:
+        for quantity in compared():
             slope = trend([row[f"{quantity}_seeds"] for row in cell],
                           [math.log2(x) for x in along] if doublings else along)  # fmt: skip
             found.append({**dict(key), "quantity": quantity, "slope": slope.mean,
@@ -171,14 +175,14 @@ def _by_names(
 
 
 def differences(
-    rows: list[dict[str, Any]], *, layer: str = BOTTLENECK, quantities: Sequence[str] = QUANTITIES
+    rows: list[dict[str, Any]], *, layer: str = BOTTLENECK, quantities: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
     """Compares elementwise activations with their isotropic partners, paired by seed.
 
     Args:
       rows: what `measure_layers` returns.
       layer: whose vectors.
-      quantities: of which the rows have one value per seed.
+      quantities: of which the rows have one value per seed; None: those of `compared`.
 
     Returns:
       A row per architecture, optimiser, elementwise activation, kind of latents, quantity and
@@ -187,6 +191,7 @@ def differences(
     """
     here = [row for row in rows if row["layer"] == layer]
     known: dict[str, Facts] = {row["activation"]: row["facts"] for row in here}
+    asked = compared() if quantities is None else quantities
     found = []
     for key, cells_alike in _by_names(here, "activation").items():
         by_name = {row["activation"]: row for row in cells_alike}
@@ -194,7 +199,7 @@ def differences(
             other = partner_of(name, known)
             if known[name].isotropic or other not in by_name:
                 continue
-            for quantity in quantities:
+            for quantity in asked:
                 pair = (one[f"{quantity}_seeds"] for one in (row, by_name[other]))
                 change = paired_difference(*pair)
                 found.append({**dict(key), "activation": name, "against": other,

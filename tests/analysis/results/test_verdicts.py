@@ -231,7 +231,8 @@ def test_differences_are_paired_and_against_the_partner(measured):
     last = (measured.runs["c4_pre"] - measured.runs["c4_pre_null"]).isel(step=-1).squeeze()
     apart = last.sel(activation="relu") - last.sel(activation="isotropic_tanh")
     np.testing.assert_allclose(c4["difference"], apart.mean())
-    assert {row["quantity"] for row in found} == set(verdicts.PAIRED) == set(evidence.NAMES)
+    assert {row["quantity"] for row in found} == set(verdicts.paired())
+    assert evidence.quantity_title("c4_pre") == "C4 before activation, above null"
     assert all(np.isfinite(row["difference"]) for row in found)
     p = [row["p"] for row in errors]
     np.testing.assert_allclose([row["q"] for row in errors], scipy.stats.false_discovery_control(p))
