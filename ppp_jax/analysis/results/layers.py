@@ -13,7 +13,7 @@ from ppp_jax.analysis.inference.seeds import Difference, interquartile_mean, pai
 from ppp_jax.analysis.io.facts import Facts, facts_of, partner_of
 from ppp_jax.analysis.io.runs import BOTTLENECK, load_run, saved_groups
 from ppp_jax.analysis.projection.kernel import progress_bar
-from ppp_jax.analysis.results.measure import KINDS, cells, usable
+from ppp_jax.analysis.results.measure import KINDS, cells, healthy, usable
 from ppp_jax.analysis.statistics import registry
 
 MOST_VECTORS = 2048  # of a run, drawn from all: a convolution has one at every position
@@ -63,7 +63,7 @@ def measure_layers(
             own = known[names["activation"]]
             found = _row(clouds, own.basis, rotations, seed)
             last = runs.isel(at).isel(step=-1)
-            errors = last["test_mse"].where(last["diverged_step"] < 0).values
+            errors = last["test_mse"].where(healthy(runs.isel(at))).values
             rows.append({**where, **chosen, "facts": own, "units": group["units"], "latents": kind,
                          "test_mse": interquartile_mean(errors), "test_mse_seeds": errors,
                          **found})  # fmt: skip

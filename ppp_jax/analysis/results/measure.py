@@ -16,6 +16,7 @@ KINDS = ("pre", "post")
 ENDS = ("z", "p", "null", "clouds", "rank")
 ROUNDING = 1e-6  # a range below this share of the largest number is none
 ERRORS = ("train_mse", "validation_mse", "test_mse")
+COUNTED = "counted"  # whether a cloud is one of those that tables and pictures show
 NETWORK = "architecture_respects_rotations"  # the attribute of a run folder's Dataset
 HELD_BYTES = 2**26  # of one activation's latents held at once, unless a snapshot has more
 
@@ -31,7 +32,8 @@ class Measured(NamedTuple):
         (`entropy_deficit`, `mode_1` to `mode_4`), the acceptance ratio's tests and `elliptical`
         (discreteness against the elliptical reference) are there at the first and the last
         snapshot, and missing in between. Numbers of a run that diverged, at whatever time, and of
-        latents that do not vary, are missing.
+        latents that do not vary, are missing; `counted_pre` and `counted_post` are 1 where latents
+        are looked at, in tables and pictures alike, and 0 where not.
       pooled: the same tests of the seeds together (`pool`), over the axes of the grid and `step`:
         `c4_pre`, `c4_pre_null` (the null's mean), `c4_pre_z`, `c4_pre_p`, `c4_pre_rank` (above 0
         if most seeds lie above their null), `c4_pre_clouds` (how many seeds) and so on.
@@ -50,7 +52,16 @@ def usable(clouds: xr.DataArray, runs: xr.Dataset) -> xr.DataArray:
       clouds: `(..., sample, unit)`.
       runs: with `diverged_step` of the same runs, over `step` and the clouds' other axes.
     """
-    return living(clouds.load().where(runs["diverged_step"].isel(step=-1, drop=True) < 0))
+    return living(clouds.load().where(healthy(runs)))
+
+
+def healthy(runs: xr.Dataset) -> xr.DataArray:
+    """Returns which runs are looked at: those that have not diverged by the last snapshot.
+
+    Args:
+      runs: with `diverged_step`, over `step` and the axes of the runs.
+    """
+    return runs["diverged_step"].isel(step=-1, drop=True) < 0
 
 
 def living(clouds: xr.DataArray) -> xr.DataArray:
@@ -98,8 +109,7 @@ def measure(
         columns[kind].append(_columns(tests.everywhere).assign(angles).assign(tests.numbers))
         ends = _at_all_steps(_columns(pool(tests.at_ends)), dataset["step"])
         pooled[kind].append(_columns(pool(tests.everywhere)).assign(ends))
-    healthy = runs["diverged_step"].isel(step=-1, drop=True) < 0
-    errors = {name: runs[name].where(healthy) for name in ERRORS}
+    errors = {name: runs[name].where(healthy(runs)) for name in ERRORS}
     numbers, whole = _joined(columns), _joined(pooled)
     runs = _described(runs.assign(errors).assign(numbers)).assign_attrs(rotations=rotations)
     return Measured(runs, xr.Dataset(whole))
@@ -182,6 +192,8 @@ def _numbers(clouds: xr.DataArray, how: _Test, *, everywhere: bool) -> xr.Datase
         **registry.measured(of_planes, values, how.frame, how.epsilon),
         **registry.measured(of_clouds, values),
     }
+    if everywhere:
+        found[COUNTED] = np.isfinite(values).all(axis=(1, 2))
     shape, dims = clouds.shape[:-2], clouds.dims[:-2]
     return xr.Dataset({name: (dims, one.reshape(shape)) for name, one in found.items()})
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from ppp_jax import bases
 from ppp_jax.analysis.io.facts import COORDINATES, facts_of, partner_of, with_facts
 from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.report import grid_report
 from ppp_jax.analysis.report.evidence import format_verdicts, plain_words
 from ppp_jax.analysis.results import layers, verdicts
 from ppp_jax.analysis.results.measure import cells, measure
@@ -339,3 +340,24 @@ def test_columns_of_seeds_stand_where_they_are_told(at):
         np.testing.assert_array_equal(bar.get_xdata(), [place, place])
         assert (mean.get_xdata()[0], mean.get_ydata()[0]) == (place, values.mean())
     assert axes.get_legend_handles_labels()[1] == ["seeds"]
+
+
+def test_pictures_leave_out_the_runs_that_tables_leave_out():
+    """A run that diverges later is in neither, nor is the snapshot of one whose units have died."""
+    dataset = made_up(("relu", "isotropic_tanh"))
+    stopped, latents = dataset["diverged_step"].values.copy(), dataset["pre"].values.copy()
+    stopped[..., 2, 1] = 7
+    latents[..., 4, 1, :, :] = 1.0
+    dataset = dataset.assign(
+        diverged_step=(dataset["diverged_step"].dims, stopped),
+        pre=(dataset["pre"].dims, latents),
+    )
+    measured = measure(dataset, epsilon=0.6, rotations=19)
+    at = dict.fromkeys(("depth", "width", "optimizer", "initializer", "rate"), 0)
+    section = grid_report._Section("", "", dataset.isel(at), measured.runs.isel(at))
+    panel = grid_report._panels(section, "pre", "relu", 0.6)
+    numbers = measured.runs["c4_pre"].isel(at).sel(activation="relu")
+    for step, count in ((0, SEEDS - 1), (1, SEEDS - 2)):
+        assert numbers.isel(step=step).notnull().sum() == count
+        picture = panel(slice(None), step)
+        assert picture.attrs["samples"] == count * SAMPLES
