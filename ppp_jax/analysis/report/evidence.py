@@ -18,7 +18,7 @@ from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.report.pages import fragment, html_table, render
 from ppp_jax.analysis.results.measure import KINDS, cells
 from ppp_jax.analysis.results.tables import number, varying
-from ppp_jax.analysis.results.verdicts import difference_table, rate_table
+from ppp_jax.analysis.results.verdicts import CLAIMS, difference_table, rate_table
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.statistics.neighbours import discreteness
 from ppp_jax.analysis.texts import write_csv, write_markdown
@@ -28,7 +28,6 @@ DRAWS, ROTATIONS = 100, 99  # of the calibration that the report makes at its ow
 PART = 4096  # samples of the data centred at once
 MOST_CALIBRATED = 4096  # samples of a cloud of that calibration
 CERTIFICATES, SUBJECT = "certificates.json", "subject"
-CLAIMS = ("alignment", "training", "clusters")
 Row = Mapping[str, Any]
 Column = Callable[[Row], str]
 CERTIFIED = ("activations", "optimizers", "initializers")

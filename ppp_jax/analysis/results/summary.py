@@ -12,11 +12,9 @@ from ppp_jax.analysis.io.load import load
 from ppp_jax.analysis.io.runs import load_run, saved_groups
 from ppp_jax.analysis.io.sources import Latents
 from ppp_jax.analysis.results.measure import measure
-from ppp_jax.analysis.results.verdicts import verdict_table
+from ppp_jax.analysis.results.verdicts import CLAIMS, verdict_table
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.errors import InputError
-
-CLAIMS = ("alignment", "training", "clusters")
 
 
 def summary(
@@ -54,37 +52,40 @@ def summary(
       >>> table[["statistic", "p"]].values.tolist()
       [['c4', 0.01], ['kurtosis', 0.01], ['unit_kurtosis', 0.01]]
     """
-    named = isinstance(latents, str | os.PathLike)
-    found = load(latents) if named else latents
-    if not isinstance(found, xr.Dataset):
-        tested = rotation_test(
-            found, basis=basis, rotations=rotations, seed=seed, progress=progress
-        )
-        columns = ["value", "mean", "sd", "z", "p"]
-        table = tested[columns].to_dataframe().reset_index()
-        return table[[*(name for name in table if name not in columns), *columns]]
-    if not named:
-        raise InputError("latents", "Dataset", "must be the path of its run folder")
-    if basis is not None:
-        problem = "is not taken for a run folder, whose activations have bases of their own"
-        raise InputError("basis", basis, problem)
-    path = pathlib.Path(os.fspath(latents)).expanduser()
+    options = {"rotations": rotations, "seed": seed, "progress": progress}
+    if isinstance(latents, str | os.PathLike):
+        path = pathlib.Path(os.fspath(latents)).expanduser()
+        found = load(path)
+        if not isinstance(found, xr.Dataset):
+            return _of_clouds(found, basis, **options)
+        if basis is not None:
+            problem = "is not taken for a run folder, whose activations have bases of their own"
+            raise InputError("basis", basis, problem)
+        return _of_run(path, epsilon, **options)
+    if isinstance(latents, xr.Dataset):
+        raise InputError("latents", "Dataset", "must be the path of its run folder, or one array")
+    return _of_clouds(latents, basis, **options)
+
+
+def _of_clouds(latents: Latents, basis: Any, **options: Any) -> pd.DataFrame:
+    tested = rotation_test(latents, basis=basis, **options)
+    columns = ["value", "mean", "sd", "z", "p"]
+    table = tested[columns].to_dataframe().reset_index()
+    return table[[*(name for name in table if name not in columns), *columns]]
+
+
+def _of_run(path: pathlib.Path, epsilon: float, **options: Any) -> pd.DataFrame:
     groups = saved_groups(path)
-    measured = [
-        measure(load_run(path, **group), epsilon=epsilon, rotations=rotations, seed=seed,
-                progress=progress)
-        for group in groups
-    ]  # fmt: skip
-    tables = [
-        _headline(table).assign(
-            architecture=group["architecture"], latent_width=group["latent_width"]
-        )
-        for group, table in zip(groups, verdict_table(measured), strict=True)
-    ]
+    measured = [measure(load_run(path, **group), epsilon=epsilon, **options) for group in groups]
+    tables = []
+    for group, table in zip(groups, verdict_table(measured), strict=True):
+        where = {name: group[name] for name in ("architecture", "latent_width")}
+        tables.append(_headline(table).assign(**where))
     return pd.concat(tables, ignore_index=True)
 
 
 def _headline(table: pd.DataFrame) -> pd.DataFrame:
+    """Keeps what names a row, its statistics of alignment, and its verdicts."""
     names = list(table.columns[: table.columns.get_loc("seeds") + 1])
     numbers = [
         f"{name}{end}"

@@ -27,6 +27,7 @@ from ppp_jax.analysis.statistics.registry import CLOUD, TESTED, Statistic
 from ppp_jax.errors import InputError
 
 LEVEL = 0.05
+CLAIMS = ("alignment", "training", "clusters")  # of which a verdict speaks
 BEYOND_LENGTHS = 0.5  # share of a change in discreteness that equal lengths must leave
 ERROR = "test_mse"  # what is compared beside the statistics
 
