@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from ppp_jax.errors import enter
 from ppp_jax.numerics import polar
 
 LEAKY_SLOPE = 0.01
@@ -233,3 +234,19 @@ ACTIVATIONS: dict[str, Activation] = {
         isotropic=True,
     ),
 }
+
+
+def register_activation(name: str, entry: Activation) -> Activation:
+    """Adds an activation: grids, flags, certificates and tables know it from then on.
+
+    Args:
+      name: of the activation.
+      entry: the function and what is claimed of it; `certificates` holds the claim against it.
+
+    Returns:
+      The entry.
+
+    Raises:
+      InputError: the name is none, or is taken.
+    """
+    return enter(ACTIVATIONS, name, entry, field="activations")

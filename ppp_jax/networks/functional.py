@@ -10,7 +10,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from ppp_jax.data.datasets import Shape
-from ppp_jax.errors import lookup
+from ppp_jax.errors import enter, lookup
 
 Params = Any  # a nested dict of arrays
 BOTTLENECK = "bottleneck"  # the layer whose vectors are the latents
@@ -113,6 +113,22 @@ INITIALIZERS: dict[str, InitializerEntry] = {
     "orthogonal": InitializerEntry(nnx.initializers.orthogonal(), respects_rotations=True),
     "glorot_uniform": InitializerEntry(nnx.initializers.glorot_uniform(), respects_rotations=False),
 }
+
+
+def register_initializer(name: str, entry: InitializerEntry) -> InitializerEntry:
+    """Adds an initialiser: grids, flags, certificates and tables know it from then on.
+
+    Args:
+      name: of the initialiser.
+      entry: how it is made, and what is claimed of it.
+
+    Returns:
+      The entry.
+
+    Raises:
+      InputError: the name is none, or is taken.
+    """
+    return enter(INITIALIZERS, name, entry, field="initializers")
 
 
 def get_initializer(name: str) -> InitializerEntry:
