@@ -1,4 +1,4 @@
-"""Alignment with a basis in one number per cloud: C4 and two kurtoses (METHOD §5).
+"""Alignment with a basis in one number per cloud: C4 and two kurtoses (docs/method.md §6).
 
 One jitted kernel measures a cloud against a basis; `rotations` runs the same kernel against the
 basis turned at random, so that the observed value and its null are computed alike.
@@ -52,8 +52,8 @@ def alignment_c4(latents: Any, *, basis: Any = None) -> np.ndarray:
 
     +1 on the axes of the planes, −1 on their diagonals, 0 for isotropic latents; it needs no ε.
     Samples are first brought to unit length, so that a few long ones do not decide for all (and
-    the table of METHOD §5 is reproduced, which the bare formula does not). In an orthonormal basis
-    both sums are closed forms in Σx⁴ and Σx² of each sample.
+    the table of docs/method.md §13 is reproduced, which the bare formula does not). In an
+    orthonormal basis both sums are closed forms in Σx⁴ and Σx² of each sample.
 
     Args:
       latents: `(..., samples, units)`; leading axes are separate clouds.
