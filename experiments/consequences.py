@@ -27,14 +27,15 @@ from matplotlib.figure import Figure
 import ppp_jax.analysis as pa
 from ppp_jax.analysis.inference import downstream
 from ppp_jax.analysis.inference.seeds import interquartile_mean, paired_difference
+from ppp_jax.analysis.io.facts import partner_of
 from ppp_jax.analysis.projection.kernel import progress_bar
-from ppp_jax.analysis.results.measure import living, own_basis
-from ppp_jax.analysis.results.verdicts import partner
+from ppp_jax.analysis.results.measure import living
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.cli import study
 from ppp_jax.data import datasets
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
+from ppp_jax.networks import interpolated
 from ppp_jax.networks.architectures import ARCHITECTURES
 from ppp_jax.networks.functional import Model, Params
 from ppp_jax.storage import restore
@@ -100,7 +101,7 @@ def measure(one: restore.Trained, dataset: datasets.Dataset) -> dict[str, np.nda
     healthy = np.asarray(finite.all(axis=(1, 2))) & varied
     if not healthy.any():
         return {}
-    basis = own_basis(one.cell.activation)
+    basis = interpolated.get(one.cell.activation).basis
     params = jax.tree.map(lambda leaf: leaf[healthy], one.params)
     found = _measure(params, one.model, dataset, basis)
     spread = {name: np.full(len(healthy), np.nan) for name in found}
@@ -153,11 +154,11 @@ def cell_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> list[dict[
 
 def difference_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> list[dict[str, Any]]:
     """Returns elementwise − isotropic, paired by seed, for every quantity."""
-    names = list(dict.fromkeys(activation for activation, _ in found))
+    known = {activation: interpolated.get(activation) for activation, _ in found}
     rows = []
     for (activation, optimizer), cell in found.items():
-        other = partner(activation, names)
-        if other is None or activation.startswith("isotropic_"):
+        other = partner_of(activation, known)
+        if other is None or known[activation].isotropic:
             continue
         for quantity, values in cell.items():
             change = paired_difference(values, found[other, optimizer][quantity])

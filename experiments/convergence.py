@@ -20,15 +20,17 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
+from ppp_jax import bases
 from ppp_jax.analysis.inference.seeds import paired_difference
 from ppp_jax.analysis.inference.unit_matching import Convergence, convergence
+from ppp_jax.analysis.io.facts import facts_of
 from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.results.measure import KINDS, cells, own_basis, usable
-from ppp_jax.analysis.results.verdicts import orthonormal
+from ppp_jax.analysis.results.measure import KINDS, cells, usable
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.cli import study
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
+from ppp_jax.networks import interpolated
 
 DEFAULTS = Grid(
     activations=("relu", "leaky_relu", "tanh", "tanh@rotated", "isotropic_relu",
@@ -52,7 +54,7 @@ def check(grid: Grid) -> None:
     if len(grid.seeds) < 2:
         raise InputError("seeds", grid.seeds[0], "name two or more: networks are held in pairs")
     for activation in grid.activations:
-        if not orthonormal(activation):
+        if not bases.is_orthonormal(interpolated.get(activation).basis):
             problem = "its basis must be orthonormal here: units are matched one to one"
             raise InputError("activations", activation, problem)
 
@@ -60,14 +62,14 @@ def check(grid: Grid) -> None:
 def analyse(workdirs: list[pathlib.Path]) -> None:
     """Matches disjoint pairs of seeds, untrained and trained."""
     latents = study.load(workdirs[0])
-    runs = latents[["test_mse", "diverged_step"]].load()
+    runs, known = latents[["test_mse", "diverged_step"]].load(), facts_of(latents)
     rows: list[dict[str, Any]] = []
     pairs: dict[str, np.ndarray] = {}
     for kind in KINDS:
         for names, at in cells(runs):
             both = usable(latents[kind].isel(at).isel(step=[0, -1]), runs.isel(at))
             clouds = both.values[np.isfinite(both.values).all(axis=(1, 2, 3))]
-            basis, few = own_basis(names["activation"]), len(clouds) < 2
+            basis, few = known[names["activation"]].basis, len(clouds) < 2
             first, last = (
                 NOTHING if few else
                 convergence(clouds[:, step], basis=basis, rotations=flags.FLAGS.rotations)

@@ -26,9 +26,10 @@ from sklearn.cluster import KMeans
 
 from ppp_jax import bases
 from ppp_jax.analysis.inference import special_directions
+from ppp_jax.analysis.io.facts import facts_of
 from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.projection.kernel import progress_bar
-from ppp_jax.analysis.results.measure import KINDS, cells, own_basis, usable
+from ppp_jax.analysis.results.measure import KINDS, cells, usable
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.cli import study
 from ppp_jax.grid import Grid
@@ -54,7 +55,7 @@ def main() -> None:
 def analyse(workdirs: list[pathlib.Path]) -> None:
     """Finds cluster centres and holds them against the orbits."""
     latents = study.load(workdirs[0])
-    runs = latents[["test_mse", "diverged_step"]].load()
+    runs, known = latents[["test_mse", "diverged_step"]].load(), facts_of(latents)
     places = [(kind, names, at) for kind in KINDS for names, at in cells(runs)]
     rows: list[dict[str, Any]] = []
     for kind, names, at in progress_bar(places, "clusters"):
@@ -62,7 +63,7 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
         alive = clouds[np.isfinite(clouds).all(axis=(1, 2))]
         if not len(alive):
             continue
-        basis = bases.build(own_basis(names["activation"]) or "standard", alive.shape[-1])
+        basis = bases.build(known[names["activation"]].basis, alive.shape[-1])
         centres = np.stack([centres_of(cloud) for cloud in alive])
         found = special_directions.positions(centres, basis, rotations=flags.FLAGS.rotations)
         for orbit, (value, z, p) in found.items():

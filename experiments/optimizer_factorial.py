@@ -23,8 +23,9 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.results.measure import KINDS, STATISTICS, cells, measure
+from ppp_jax.analysis.results.measure import KINDS, cells, measure
 from ppp_jax.analysis.results.verdicts import LEVEL, difference_table, excess, verdict_table
+from ppp_jax.analysis.statistics import registry
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.cli import study
 from ppp_jax.errors import InputError
@@ -86,8 +87,11 @@ def effects(runs: xr.Dataset) -> list[dict[str, Any]]:
     Returns:
       Rows of differences of alignment above its rotation null's mean, q over all of them.
     """
-    alignment = {f"{statistic}_{kind}": (statistic, kind)
-                 for statistic in STATISTICS for kind in KINDS}  # fmt: skip
+    alignment = {
+        f"{statistic}_{kind}": (statistic, kind)
+        for statistic in registry.names(family=registry.ALIGNMENT)
+        for kind in KINDS
+    }
     rows = []
     for axis in ("activation", "optimizer"):
         for row in difference_table(runs, axis=axis, quantities=tuple(alignment)):

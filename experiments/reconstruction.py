@@ -21,9 +21,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from ppp_jax.analysis.inference.seeds import paired_difference
+from ppp_jax.analysis.io.facts import Facts, facts_of, partner_of
 from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.results.measure import cells
-from ppp_jax.analysis.results.verdicts import partner, rate_table
+from ppp_jax.analysis.results.verdicts import rate_table
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.cli import study
 from ppp_jax.grid import Grid
@@ -59,22 +60,22 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
              and not key.endswith("_seeds"))}
             for row in rows
         ])  # fmt: skip
-        study.keep_table(folder, "differences", differences(rows))
+        study.keep_table(folder, "differences", differences(rows, facts_of(latents)))
         study.keep_figure(folder, "rates", draw(runs))
 
 
-def differences(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def differences(rows: list[dict[str, Any]], known: dict[str, Facts]) -> list[dict[str, Any]]:
     """Returns elementwise − isotropic held-out error, at the fixed and at each one's best rate.
 
     Args:
       rows: what `rate_table` returns.
+      known: the facts of every activation.
     """
-    names = list(dict.fromkeys(row["activation"] for row in rows))
     cell = {(row["activation"], row["optimizer"]): row for row in rows}
     found = []
     for (name, optimizer), row in cell.items():
-        other = partner(name, names)
-        if other is None or name.startswith("isotropic_"):
+        other = partner_of(name, known)
+        if other is None or known[name].isotropic:
             continue
         for label in ("fixed", "best"):
             there = cell[other, optimizer]

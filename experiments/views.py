@@ -38,9 +38,9 @@ from ppp_jax.analysis.inference.seeds import (
     interquartile_mean,
     paired_difference,
 )
+from ppp_jax.analysis.io.facts import facts_of, partner_of
 from ppp_jax.analysis.projection.kernel import progress_bar
 from ppp_jax.analysis.results.measure import cells, usable
-from ppp_jax.analysis.results.verdicts import partner
 from ppp_jax.analysis.synthetic import known_clouds
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.cli import study
@@ -182,11 +182,11 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def difference_rows(rows: list[dict[str, Any]], saved: xr.Dataset) -> list[dict[str, Any]]:
     """Returns elementwise − isotropic agreement of every view, paired by seed."""
-    names = saved["activation"].values.tolist()
+    known = facts_of(saved)
     found, table = _grouped(rows), []
-    for name in names:
-        other = partner(name, names)
-        if other is None or other == name or name.startswith("isotropic_"):
+    for name in known:
+        other = partner_of(name, known)
+        if other is None or known[name].isotropic:
             continue
         for view in VIEWS:
             ends = [{one["seed"]: one for one in found.get((_trained(each), view), [])}

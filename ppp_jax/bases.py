@@ -18,6 +18,7 @@ THOMSON_STARTS, THOMSON_STEPS = 8, 3000
 MOST_DISTANCES = 2**26  # components of distances at every step: minutes, and a gigabyte
 LONGEST_NUMBER = 18  # digits in a basis's name
 ALIASES = {"rotated": "haar:0"}
+ORTHONORMAL = ("standard", "haar")  # the kinds of bases that have as many vectors as axes
 FORMS = ("standard", "haar:SEED", "simplex", "cross_polytope", "thomson:VECTORS[:SEED]")
 
 
@@ -224,6 +225,19 @@ def build(name: str, units: int) -> np.ndarray:
         return maker(*(int(text) for text in texts))
     except InputError as error:  # the number is a part of the name, which is the setting
         raise InputError("basis", name, f"{error.field} {error.problem}") from None
+
+
+def is_orthonormal(name: str) -> bool:
+    """Returns whether a basis is orthonormal, whatever the number of units.
+
+    Args:
+      name: as `build` reads it.
+
+    Example:
+      >>> is_orthonormal("rotated"), is_orthonormal("haar:3"), is_orthonormal("simplex")
+      (True, True, False)
+    """
+    return ALIASES.get(name, name).partition(":")[0] in ORTHONORMAL
 
 
 def _is_number(text: str) -> bool:

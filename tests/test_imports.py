@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "sweep": NETWORKS | {"grid", "engine", "symmetry", "storage"},
     "analysis.texts": BASIS,
     "analysis.synthetic": BASIS,
-    "analysis.io": BASIS,
+    "analysis.io": BASIS | {"networks"},  # the facts of activations in folders of old
     "analysis.projection": IO,
     "analysis.statistics": IO | {"analysis.projection"},
     "analysis.embeddings": IO | {"analysis.projection"},
@@ -40,7 +40,7 @@ MAY_IMPORT = {
     | {"analysis", "analysis.plots", "analysis.report"},
 }  # fmt: skip
 # What the analysis may use of the rest: nothing of it needs more than the analysis does.
-SHARED = ("bases", "errors", "files", "numerics", "resources")
+SHARED = ("bases", "errors", "files", "networks", "numerics", "resources")
 ABSENT = ("flax", "optax", "orbax", "absl", "sklearn", "tqdm", "dask")
 
 MODULES = {

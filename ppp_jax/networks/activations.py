@@ -46,7 +46,11 @@ class Activation(NamedTuple):
       group: name of the largest subgroup of O(n) it commutes with, as
         `ppp_jax.symmetry.groups.get_group` reads it.
       profile: the scalar function it is built from, σ of a coordinate or ρ of a length.
+      profile_name: what that scalar function is called: `isotropic_tanh` is made from `tanh`.
       isotropic: whether it prefers no direction.
+      basis: name of the basis that it singles out, as `ppp_jax.bases.build` reads it; of an
+        isotropic activation the one that its latents are compared with.
+      partner: name of the isotropic activation that it is compared with, if there is one.
       multiple_of: the widths that it takes are multiples of this.
       parameter: what `apply` takes beside the vector, if anything.
     """
@@ -56,7 +60,10 @@ class Activation(NamedTuple):
     slope_at_zero: float
     group: str
     profile: Profile
+    profile_name: str
     isotropic: bool
+    basis: str = "standard"
+    partner: str | None = None
     multiple_of: int = 1
     parameter: Parameter | None = None
 
@@ -140,27 +147,89 @@ def _gelu(x: jax.Array) -> jax.Array:
     return jax.nn.gelu(x, approximate=False)
 
 
-def _elementwise(sigma: Profile, formula: str, slope: float, group: str) -> Activation:
-    return Activation(elementwise(sigma), formula, slope, group, sigma, isotropic=False)
-
-
-def _radial(rho: Profile, formula: str, slope: float) -> Activation:
-    apply = radial(rho, slope_at_zero=slope)
-    return Activation(apply, formula, slope, "O(n)", rho, isotropic=True)
-
-
 ACTIVATIONS: dict[str, Activation] = {
-    "relu": _elementwise(jax.nn.relu, "max(x_i, 0)", 0.0, "S_n"),
-    "leaky_relu": _elementwise(_leaky_relu, f"x_i if x_i >= 0 else {LEAKY_SLOPE} x_i", 1.0, "S_n"),
-    "tanh": _elementwise(jnp.tanh, "tanh(x_i)", 1.0, "B_n"),
-    "gelu": _elementwise(_gelu, "x_i Φ(x_i)", 0.5, "S_n"),
-    "identity": Activation(elementwise(_identity), "x", 1.0, "O(n)", _identity, isotropic=True),
-    "isotropic_relu": _radial(_shrink_profile, "max(‖x‖ - 1, 0) x/‖x‖", 0.0),
-    "isotropic_leaky_relu": _radial(
-        _leaky_profile,
-        f"ρ(‖x‖) x/‖x‖, ρ of slope {LEAKY_SLOPE} up to 1, then 1",
-        LEAKY_SLOPE,
+    "relu": Activation(
+        apply=elementwise(jax.nn.relu),
+        formula="max(x_i, 0)",
+        slope_at_zero=0.0,
+        group="S_n",
+        profile=jax.nn.relu,
+        profile_name="relu",
+        isotropic=False,
+        partner="isotropic_relu",
     ),
-    "isotropic_tanh": _radial(jnp.tanh, "tanh(‖x‖) x/‖x‖", 1.0),
-    "isotropic_softplus": _radial(_softplus_profile, "log((1 + exp ‖x‖)/2) x/‖x‖", 0.5),
+    "leaky_relu": Activation(
+        apply=elementwise(_leaky_relu),
+        formula=f"x_i if x_i >= 0 else {LEAKY_SLOPE} x_i",
+        slope_at_zero=1.0,
+        group="S_n",
+        profile=_leaky_relu,
+        profile_name="leaky_relu",
+        isotropic=False,
+        partner="isotropic_leaky_relu",
+    ),
+    "tanh": Activation(
+        apply=elementwise(jnp.tanh),
+        formula="tanh(x_i)",
+        slope_at_zero=1.0,
+        group="B_n",
+        profile=jnp.tanh,
+        profile_name="tanh",
+        isotropic=False,
+        partner="isotropic_tanh",
+    ),
+    "gelu": Activation(
+        apply=elementwise(_gelu),
+        formula="x_i Φ(x_i)",
+        slope_at_zero=0.5,
+        group="S_n",
+        profile=_gelu,
+        profile_name="gelu",
+        isotropic=False,
+    ),
+    "identity": Activation(
+        apply=elementwise(_identity),
+        formula="x",
+        slope_at_zero=1.0,
+        group="O(n)",
+        profile=_identity,
+        profile_name="identity",
+        isotropic=True,
+    ),
+    "isotropic_relu": Activation(
+        apply=radial(_shrink_profile, slope_at_zero=0.0),
+        formula="max(‖x‖ - 1, 0) x/‖x‖",
+        slope_at_zero=0.0,
+        group="O(n)",
+        profile=_shrink_profile,
+        profile_name="relu",
+        isotropic=True,
+    ),
+    "isotropic_leaky_relu": Activation(
+        apply=radial(_leaky_profile, slope_at_zero=LEAKY_SLOPE),
+        formula=f"ρ(‖x‖) x/‖x‖, ρ of slope {LEAKY_SLOPE} up to 1, then 1",
+        slope_at_zero=LEAKY_SLOPE,
+        group="O(n)",
+        profile=_leaky_profile,
+        profile_name="leaky_relu",
+        isotropic=True,
+    ),
+    "isotropic_tanh": Activation(
+        apply=radial(jnp.tanh, slope_at_zero=1.0),
+        formula="tanh(‖x‖) x/‖x‖",
+        slope_at_zero=1.0,
+        group="O(n)",
+        profile=jnp.tanh,
+        profile_name="tanh",
+        isotropic=True,
+    ),
+    "isotropic_softplus": Activation(
+        apply=radial(_softplus_profile, slope_at_zero=0.5),
+        formula="log((1 + exp ‖x‖)/2) x/‖x‖",
+        slope_at_zero=0.5,
+        group="O(n)",
+        profile=_softplus_profile,
+        profile_name="softplus",
+        isotropic=True,
+    ),
 }

@@ -169,9 +169,12 @@ def _number(text: str, name: str, *, least: float, most: float, whole: bool = Fa
 
 
 def _isotropic(base: str, name: str) -> Activation:
-    """Returns the radial activation named after an elementwise one."""
-    there = {key.removeprefix("isotropic_"): entry for key, entry in ACTIVATIONS.items()
-             if key.startswith("isotropic_")}  # fmt: skip
+    """Returns the radial activation made from a scalar function, as the partner of a new one."""
+    there = {
+        entry.profile_name: entry._replace(partner=key)
+        for key, entry in ACTIVATIONS.items()
+        if entry.isotropic and key != entry.profile_name  # the identity is both kinds at once
+    }
     if base not in there:
         known = ", ".join(sorted(there))
         raise InputError(FIELD, name, f"{base or 'nothing'} has no isotropic kind (known: {known})")
@@ -312,8 +315,9 @@ def _over(entry: Activation, basis: str, name: str) -> Activation:
         return over_basis(lambda onto: entry.apply(onto, *value), basis)(x)
 
     return entry._replace(
-        apply=apply, formula=formula, group=group, slope_at_zero=slope, isotropic=group == "O(n)"
-    )
+        apply=apply, formula=formula, group=group, slope_at_zero=slope, basis=basis,
+        isotropic=group == "O(n)",
+    )  # fmt: skip
 
 
 def check_width(name: str, units: int, *, field: str) -> None:
@@ -324,10 +328,9 @@ def check_width(name: str, units: int, *, field: str) -> None:
       units: the width.
       field: the setting that names the width.
     """
-    multiple = get(name).multiple_of
-    if units % multiple:
-        raise InputError(field, units, f"must be a multiple of {multiple} for {name}")
-    over = name.partition("@")[2]
-    if over not in ("", "standard") and units > MAX_VECTORS:
+    entry = get(name)
+    if units % entry.multiple_of:
+        raise InputError(field, units, f"must be a multiple of {entry.multiple_of} for {name}")
+    if entry.basis != "standard" and units > MAX_VECTORS:
         raise InputError(field, units, f"must be at most {MAX_VECTORS} for {name}, whose basis is "
                          "computed")  # fmt: skip

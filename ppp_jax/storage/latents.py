@@ -29,7 +29,7 @@ from ppp_jax.errors import InputError, printable, shortened
 from ppp_jax.files import atomic, ledger
 from ppp_jax.grid.extension import positions, run_places
 from ppp_jax.grid.grid import CELL_AXES, Cell, Grid
-from ppp_jax.networks import architectures, functional, optimizers
+from ppp_jax.networks import architectures, functional, interpolated, optimizers
 from ppp_jax.storage import strangers
 from ppp_jax.storage.manifest import Manifest, identity
 
@@ -525,8 +525,13 @@ def _coordinates(grid: Grid, steps_per_epoch: int) -> dict[str, tuple[Any, Any]]
             functional.get_initializer(name).respects_rotations for name in grid.initializers
         ],
     }
+    facts = [interpolated.get(name) for name in grid.activations]
     return {
         **{dim: (dim, values) for dim, values in axes.items()},
+        "activation_isotropic": ("activation", [one.isotropic for one in facts]),
+        "activation_group": ("activation", [one.group for one in facts]),
+        "activation_basis": ("activation", [one.basis for one in facts]),
+        "activation_partner": ("activation", [one.partner or "" for one in facts]),
         "epoch": ("step", list(grid.snapshot_epochs)),
         "learning_rate": (("optimizer", "rate"), rates),
         **{f"{dim}_respects_rotations": (dim, values) for dim, values in rotation.items()},

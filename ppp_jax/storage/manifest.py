@@ -27,7 +27,8 @@ from ppp_jax.grid.fingerprints import KINDS, Fingerprints, fingerprints
 from ppp_jax.grid.grid import Grid
 
 MANIFEST = "manifest.json"
-SCHEMA = 5
+SCHEMA = 6
+READABLE = (5, 6)  # of 5 the latents do not carry their activations' facts: `io.facts`
 LARGEST = 2**26  # characters
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "xarray", "zarr")
 
@@ -206,7 +207,7 @@ def read(workdir: pathlib.Path) -> Manifest | None:
         raise
     except (ValueError, RecursionError) as error:
         raise _damaged(workdir, str(error)) from None
-    if not isinstance(entries, dict) or entries.get("schema") != SCHEMA:
+    if not isinstance(entries, dict) or entries.get("schema") not in READABLE:
         problem = f"its {MANIFEST} is not of schema {SCHEMA}, which this version reads"
         raise InputError("workdir", workdir, f"{problem}; choose another folder")
     if not is_intact(entries):

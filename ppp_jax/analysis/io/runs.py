@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 from xarray.core import indexing
 
+from ppp_jax.analysis.io.facts import with_facts
 from ppp_jax.analysis.io.headers import check_store
 from ppp_jax.errors import InputError, printable, shortened
 from ppp_jax.files import ledger
@@ -59,7 +60,7 @@ def load_run(path: str | pathlib.Path, *, layer: str = BOTTLENECK, **which: Any)
         labels = {"labels": probe["labels"].values.repeat(each)} if "labels" in probe else {}
         probe = {name: xr.Variable(("sample",), values) for name, values in labels.items()}
     about = {key: value for key, value in tree.attrs.items() if key != ledger.MARK}
-    return dataset.assign(probe).assign_attrs(about)
+    return with_facts(dataset.assign(probe).assign_attrs(about))
 
 
 def _checked(node: xr.DataTree, store: pathlib.Path, kept: ledger.Ledger | None) -> xr.Dataset:

@@ -24,6 +24,7 @@ from ppp_jax.errors import InputError, choice, truth
 COLORMAP = matplotlib.colormaps["RdBu_r"].with_extremes(bad="0.8")
 MIN_RATIO_RANGE = 4.0
 PANEL_INCHES = 1.15
+LONGEST_NAME = 12  # of an activation, on one line beside its strip
 LEGEND = (
     "u to the right, v upwards, each panel to ± its half-width in latent units; "
     "colour: density / isotropic null, clipped at the ends of the bar; grey: too few expected"
@@ -216,7 +217,7 @@ def plot_strip(
     _check_table(panels, rows, columns)
     if not isinstance(title, str):
         raise InputError("title", title, "must be a text")
-    names = [drawn(name).replace("isotropic_", "isotropic\n") for name in rows]
+    names = [_wrapped(drawn(name)) for name in rows]
     longest = max(len(line) for name in names for line in name.split("\n"))
     left = max(1.2, 0.2 + 0.072 * longest)  # inches, for the names
     size = (left + PANEL_INCHES * len(columns) + 0.6, 1.14 * PANEL_INCHES * len(rows) + 0.7)
@@ -240,6 +241,11 @@ def plot_strip(
     for c, column in enumerate(columns):
         stack[0, 0].text(c + 0.5, 1.13, drawn(column), ha="center", va="bottom", fontsize=7)
     return figure
+
+
+def _wrapped(name: str) -> str:
+    """Returns a name on two lines if one is too long to stand beside a strip."""
+    return name.replace("_", "\n", 1) if len(name) > LONGEST_NAME else name
 
 
 def _check_table(panels: Any, rows: Any, columns: Any) -> None:
@@ -270,7 +276,8 @@ def plot_curves(values: xr.DataArray, *, ax: Axes | None = None, yscale: str = "
     """Draws a quantity against training epochs: every seed thin, each activation's median thick.
 
     Args:
-      values: over `(activation, seed, step)`, with a coordinate `epoch` along `step`.
+      values: over `(activation, seed, step)`, with a coordinate `epoch` along `step`, and one
+        `activation_isotropic` along `activation` if that is known.
       ax: where to draw; by default a new figure.
       yscale: `linear` or `log`.
 
@@ -289,12 +296,13 @@ def plot_curves(values: xr.DataArray, *, ax: Axes | None = None, yscale: str = "
     choice("yscale", yscale, ("linear", "log"))
     _check_axes(ax)
     axes = plt.figure(figsize=(5, 3.5), layout="constrained").add_subplot() if ax is None else ax
-    epochs = values["epoch"].values
+    epochs, count = values["epoch"].values, values.sizes["activation"]
+    facts = values.coords.get("activation_isotropic")
+    isotropic = np.zeros(count, bool) if facts is None else facts.values
     for i, name in enumerate(values["activation"].values):
         curves = values.sel(activation=name).transpose("step", "seed").values
         curves = np.where(np.isfinite(curves), curves, np.nan)
-        isotropic = str(name).startswith("isotropic_")
-        style: dict[str, Any] = {"color": f"C{i}", "linestyle": "--" if isotropic else "-"}
+        style: dict[str, Any] = {"color": f"C{i}", "linestyle": "--" if isotropic[i] else "-"}
         axes.plot(epochs, curves, linewidth=0.5, alpha=0.35, **style)
         median = [np.median(row[~np.isnan(row)]) if (~np.isnan(row)).any() else np.nan
                   for row in curves]  # fmt: skip

@@ -2,7 +2,8 @@
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from ppp_jax.analysis.report.pages import fragment, html_table, render
 from ppp_jax.analysis.results.measure import KINDS, cells
 from ppp_jax.analysis.results.tables import number, varying
 from ppp_jax.analysis.results.verdicts import difference_table, rate_table
+from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.statistics.neighbours import discreteness
 from ppp_jax.analysis.texts import write_csv, write_markdown
 from ppp_jax.files.integrity import SEAL, is_intact
@@ -25,34 +27,50 @@ DRAWS, ROTATIONS = 100, 99  # of the calibration that the report makes at its ow
 PART = 4096  # samples of the data centred at once
 MOST_CALIBRATED = 4096  # samples of a cloud of that calibration
 CERTIFICATES, SUBJECT = "certificates.json", "subject"
+CLAIMS = ("alignment", "training", "clusters")
+Row = Mapping[str, Any]
+Column = Callable[[Row], str]
 CERTIFIED = ("activations", "optimizers", "initializers")
-COLUMNS = {
-    "C4 untrained → trained": lambda r: f"{number(r['c4_first'], 2)} → {number(r['c4'], 2)}",
-    "z": lambda r: number(r["c4_z"], 1),
-    "q": lambda r: number(r["c4_q"], 3),
-    "seeds with p ≤ .05": lambda r: f"{r['c4_seeds']}/{r['seeds']}",
-    "unit kurtosis (z, q)": lambda r: (
-        f"{number(r['unit_kurtosis'], 2)} ({number(r['unit_kurtosis_z'], 1)}, "
-        f"{number(r['unit_kurtosis_q'], 3)})"
-    ),
-    "C4 trained − untrained": lambda r: _change(r, "c4"),
-    "unit kurtosis trained − untrained": lambda r: _change(r, "unit_kurtosis"),
-    "discreteness": lambda r: _clustering(r, "discreteness"),
-    "discreteness trained − untrained": lambda r: _change(r, "discreteness"),
-    "beyond lengths": lambda r: _clustering(r, "elliptical"),
-    "beyond lengths, trained − untrained": lambda r: _change(r, "elliptical"),
-    "verdict": lambda r: "; ".join(dict.fromkeys((r["alignment"], r["training"], r["clusters"]))),
-}
 
 
-def _clustering(row: dict[str, Any], name: str) -> str:
+def _columns() -> dict[str, Column]:
+    """Returns the columns of a verdict table, by what stands above them."""
+    found: dict[str, Column] = {}
+    of_basis = registry.chosen(family=registry.ALIGNMENT)
+    of_clouds = registry.chosen(of=[registry.CLOUD])
+    for one in of_basis:
+        found[f"{one.short} untrained → trained"] = partial(_first_and_last, name=one.name)
+        found[f"{one.short}: z, q"] = partial(_test, name=one.name)
+        found[f"{one.short}: seeds with p ≤ .05"] = partial(_seeds, name=one.name)
+    for one in of_basis:
+        found[f"{one.short} trained − untrained"] = partial(_change, name=one.name)
+    for one in of_clouds:
+        found[one.short] = partial(_clustering, name=one.name)
+        found[f"{one.short} trained − untrained"] = partial(_change, name=one.name)
+    found["verdict"] = lambda row: "; ".join(dict.fromkeys(row[claim] for claim in CLAIMS))
+    return found
+
+
+def _first_and_last(row: Row, *, name: str) -> str:
+    return f"{number(row[f'{name}_first'], 2)} → {number(row[name], 2)}"
+
+
+def _test(row: Row, *, name: str) -> str:
+    return f"{number(row[f'{name}_z'], 1)}, {number(row[f'{name}_q'], 3)}"
+
+
+def _seeds(row: Row, *, name: str) -> str:
+    return f"{row[f'{name}_seeds']}/{row['seeds']}"
+
+
+def _clustering(row: Row, *, name: str) -> str:
     low, high = number(row[f"{name}_low"], 2), number(row[f"{name}_high"], 2)
     return f"{number(row[f'{name}_first'], 2)} → {number(row[name], 2)} [{low}, {high}]"
 
 
-def _change(row: dict[str, Any], name: str) -> str:
+def _change(row: Row, *, name: str) -> str:
     low, high = (number(row[f"{name}_change_{end}"], 2) for end in ("low", "high"))
-    change, q = number(row[f"{name}_change"], 2), number(row[f"{name}_change_q"], 3)
+    change, q = number(row[f"{name}_change"], 2), number(row.get(f"{name}_change_q", np.nan), 3)
     return f"{change} [{low}, {high}] (q {q})"
 
 
@@ -63,10 +81,11 @@ def format_verdicts(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[st
       rows: a table of `verdict_table`.
     """
     axes = [*varying(rows), "latents"]
-    header = [*(axis.replace("_", " ") for axis in axes), "clean", *COLUMNS]
+    columns = _columns()
+    header = [*(axis.replace("_", " ") for axis in axes), "clean", *columns]
     body = [
         [*(str(row[axis]) for axis in axes), "yes" if row["clean"] else "no",
-         *(column(row) for column in COLUMNS.values())]
+         *(column(row) for column in columns.values())]
         for row in rows
     ]  # fmt: skip
     return header, body
@@ -105,7 +124,7 @@ def verdict_block(
     write_csv(rows, folder / f"verdicts_{name}.csv")
     table = format_verdicts(rows)
     write_markdown(*table, folder / f"verdicts_{name}.md")
-    claims = [plain_words(rows, claim=claim) for claim in ("alignment", "training", "clusters")]
+    claims = [plain_words(rows, claim=claim) for claim in CLAIMS]
     judged = [row["seeds"] for row in rows if row["seeds"] >= MIN_SEEDS]
     fewest = min(judged, default=MIN_SEEDS)
     return render(

@@ -22,12 +22,12 @@ from ppp_jax.analysis.report import evidence
 from ppp_jax.analysis.report.pages import fragment, html_figure, html_table, render
 from ppp_jax.analysis.results import tables
 from ppp_jax.analysis.results.measure import (
+    COUNTED,
     HELD_BYTES,
     KINDS,
     Measured,
     cell_dims,
     measure,
-    own_basis,
 )
 from ppp_jax.analysis.results.verdicts import verdict_table
 from ppp_jax.analysis.texts import file_stem
@@ -205,17 +205,18 @@ def _panels(
 ) -> Callable[[slice, int], xr.Dataset]:
     """Returns what draws one activation's panels: of some seeds, pooled, at one snapshot.
 
-    Latents are missing where a run has diverged. Those of a small cell are read once; of a large
-    one, what a panel shows.
+    Latents are missing where the tables leave them out. Those of a small cell are read once; of a
+    large one, what a panel shows.
     """
     latents = section.latents[kind].sel(activation=name)
+    basis = str(latents["activation_basis"].values)
     latents = latents.load() if latents.nbytes <= HELD_BYTES else latents
-    healthy: Any = section.latents["diverged_step"].sel(activation=name).load() < 0
-    healthy = healthy.transpose("seed", "step").values
+    counted: Any = section.statistics[f"{COUNTED}_{kind}"].sel(activation=name) > 0
+    counted = counted.transpose("seed", "step").values
 
     def panel(seeds: slice, step: int) -> xr.Dataset:
         cloud: Any = latents.isel(seed=seeds, step=step).transpose("seed", "sample", "unit")
-        there = healthy[seeds, step]
+        there = counted[seeds, step]
         if cloud.nbytes > LOAD_BYTES and there.any():  # read in parts
             cloud = cloud.isel(seed=np.flatnonzero(there))
         else:
@@ -223,7 +224,7 @@ def _panels(
         with warnings.catch_warnings():
             # An empty panel says so itself, and the page explains it.
             warnings.simplefilter("ignore", EmptyPPPWarning)
-            return ppp(cloud, basis=own_basis(name), epsilon=epsilon, bins=BINS, nonfinite="drop")
+            return ppp(cloud, basis=basis, epsilon=epsilon, bins=BINS, nonfinite="drop")
 
     return panel
 

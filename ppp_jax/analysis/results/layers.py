@@ -10,16 +10,14 @@ import xarray as xr
 
 from ppp_jax.analysis.inference.rotation_test import ROTATIONS, pool, rotation_test
 from ppp_jax.analysis.inference.seeds import Difference, interquartile_mean, paired_difference
+from ppp_jax.analysis.io.facts import Facts, facts_of, partner_of
 from ppp_jax.analysis.io.runs import BOTTLENECK, load_run, saved_groups
 from ppp_jax.analysis.projection.kernel import progress_bar
-from ppp_jax.analysis.results.measure import KINDS, STATISTICS, cells, own_basis, usable
-from ppp_jax.analysis.results.verdicts import CLUSTERING, partner
-from ppp_jax.analysis.statistics.neighbours import discreteness
+from ppp_jax.analysis.results.measure import KINDS, cells, healthy, usable
+from ppp_jax.analysis.statistics import registry
 
 MOST_VECTORS = 2048  # of a run, drawn from all: a convolution has one at every position
 THINNING_SEED = 0
-NEIGHBOURS = 1024  # for discreteness
-QUANTITIES = ("c4_excess", *CLUSTERING)
 NAMES = ("architecture", "activation", "depth", "width", "latent_width", "optimizer",
          "initializer", "learning_rate", "dose", "latents")  # fmt: skip
 ALWAYS = ("architecture", "activation", "optimizer", "latents")  # of these, in every table
@@ -43,28 +41,30 @@ def measure_layers(
       progress: show a progress bar on stderr.
 
     Returns:
-      A row per layer, cell and kind of latents: the cell's names, `architecture`, `latent_width`,
-      `layer`, `units`, `latents` (`pre` or `post`); `seeds`, how many neither diverged nor died;
-      `c4` (mean over seeds), its test `c4_z` and `c4_p`, the same of `unit_kurtosis`; `c4_first` of
-      the untrained networks; `discreteness` and `discreteness_first`, and `elliptical` likewise,
-      which is beyond lengths; `test_mse`; and per seed `test_mse_seeds`, `c4_excess_seeds` (over
-      the mean of its rotation null), `discreteness_seeds` and `elliptical_seeds`, NaN for those
-      left out. `c4_excess` is the mean over seeds.
+      A row per layer, cell and kind of latents: the cell's names, the `facts` of its activation,
+      `architecture`, `latent_width`, `layer`, `units`, `latents` (`pre` or `post`); `seeds`, how
+      many neither diverged nor died; `c4` (mean over seeds), its test `c4_z` and `c4_p`, the same
+      of `unit_kurtosis`; `c4_first` of the untrained networks; `discreteness` and
+      `discreteness_first`, and `elliptical` likewise, which is beyond lengths; `test_mse`; and per
+      seed `test_mse_seeds`, `c4_excess_seeds` (over the mean of its rotation null),
+      `discreteness_seeds` and `elliptical_seeds`, NaN for those left out. `c4_excess` is the mean
+      over seeds.
     """
     groups = saved_groups(path, layer=layer)
     places = [(group, kind) for group in groups for kind in KINDS]
     rows: list[dict[str, Any]] = []
     for group, kind in progress_bar(places, "layers") if progress else places:
         dataset = load_run(path, **group).isel(step=[0, -1])
-        runs = dataset[["test_mse", "diverged_step"]].load()
+        runs, known = dataset[["test_mse", "diverged_step"]].load(), facts_of(dataset)
         for names, at in cells(runs):
             clouds = usable(_thinned(dataset[kind].isel(at)), runs.isel(at))
             chosen = {key: names[key] for key in names if not key.endswith("_rotations")}
             where = {name: group[name] for name in ("architecture", "latent_width", "layer")}
-            found = _row(clouds, names["activation"], rotations, seed)
+            own = known[names["activation"]]
+            found = _row(clouds, own.basis, rotations, seed)
             last = runs.isel(at).isel(step=-1)
-            errors = last["test_mse"].where(last["diverged_step"] < 0).values
-            rows.append({**where, **chosen, "units": group["units"], "latents": kind,
+            errors = last["test_mse"].where(healthy(runs.isel(at))).values
+            rows.append({**where, **chosen, "facts": own, "units": group["units"], "latents": kind,
                          "test_mse": interquartile_mean(errors), "test_mse_seeds": errors,
                          **found})  # fmt: skip
     return rows
@@ -82,11 +82,11 @@ def _thinned(clouds: xr.DataArray) -> xr.DataArray:
     return clouds.isel(sample=np.sort(drawn))
 
 
-def _row(clouds: xr.DataArray, activation: str, rotations: int, seed: int) -> dict[str, Any]:
-    tested = rotation_test(clouds, basis=own_basis(activation), rotations=rotations, seed=seed)
+def _row(clouds: xr.DataArray, basis: str, rotations: int, seed: int) -> dict[str, Any]:
+    tested = rotation_test(clouds, basis=basis, rotations=rotations, seed=seed)
     pooled = pool(tested).isel(step=-1)
     found: dict[str, Any] = {}
-    for name in STATISTICS:
+    for name in registry.names(family=registry.ALIGNMENT):
         one = pooled.sel(statistic=name)
         found |= {name: float(one["value"]), f"{name}_z": float(one["z"]),
                   f"{name}_p": float(one["p"])}  # fmt: skip
@@ -96,9 +96,11 @@ def _row(clouds: xr.DataArray, activation: str, rotations: int, seed: int) -> di
               "c4_excess": float(excess.mean()),
               "c4_first": float(c4["value"].isel(step=0).mean())}  # fmt: skip
     ordered = clouds.transpose("step", "seed", ...)
-    for name in CLUSTERING:
-        first, last = discreteness(ordered, elliptical=name == "elliptical",
-                                   max_samples=NEIGHBOURS)  # fmt: skip
+    numbers = registry.measured(
+        registry.chosen(of=[registry.CLOUD]), ordered.values.reshape(-1, *ordered.shape[-2:])
+    )
+    for name, values in numbers.items():
+        first, last = values.reshape(ordered.shape[:2])
         found |= {f"{name}_first": interquartile_mean(first), name: interquartile_mean(last),
                   f"{name}_seeds": last}  # fmt: skip
     return found
@@ -123,6 +125,11 @@ def trend(values: list[np.ndarray], along: list[float]) -> Difference:
     return paired_difference(slopes, np.zeros_like(slopes))
 
 
+def compared() -> tuple[str, ...]:
+    """Returns what is compared of layers: C4 above its null, and what no rotation changes."""
+    return ("c4_excess", *registry.names(of=[registry.CLOUD]))
+
+
 def trends(
     rows: list[dict[str, Any]], *, axis: str, layer: str = BOTTLENECK, doublings: bool = False
 ) -> list[dict[str, Any]]:
@@ -145,7 +152,7 @@ def trends(
         along = [float(row[axis]) for row in cell]
         if len(set(along)) < 2:
             continue
-        for quantity in QUANTITIES:
+        for quantity in compared():
             slope = trend([row[f"{quantity}_seeds"] for row in cell],
                           [math.log2(x) for x in along] if doublings else along)  # fmt: skip
             found.append({**dict(key), "quantity": quantity, "slope": slope.mean,
@@ -168,14 +175,14 @@ def _by_names(
 
 
 def differences(
-    rows: list[dict[str, Any]], *, layer: str = BOTTLENECK, quantities: Sequence[str] = QUANTITIES
+    rows: list[dict[str, Any]], *, layer: str = BOTTLENECK, quantities: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
     """Compares elementwise activations with their isotropic partners, paired by seed.
 
     Args:
       rows: what `measure_layers` returns.
       layer: whose vectors.
-      quantities: of which the rows have one value per seed.
+      quantities: of which the rows have one value per seed; None: those of `compared`.
 
     Returns:
       A row per architecture, optimiser, elementwise activation, kind of latents, quantity and
@@ -183,15 +190,16 @@ def differences(
       of pairs.
     """
     here = [row for row in rows if row["layer"] == layer]
-    names = list(dict.fromkeys(row["activation"] for row in here))
+    known: dict[str, Facts] = {row["activation"]: row["facts"] for row in here}
+    asked = compared() if quantities is None else quantities
     found = []
     for key, cells_alike in _by_names(here, "activation").items():
         by_name = {row["activation"]: row for row in cells_alike}
         for name, row in by_name.items():
-            other = partner(name, names)
-            if name.startswith("isotropic_") or other not in by_name:
+            other = partner_of(name, known)
+            if known[name].isotropic or other not in by_name:
                 continue
-            for quantity in quantities:
+            for quantity in asked:
                 pair = (one[f"{quantity}_seeds"] for one in (row, by_name[other]))
                 change = paired_difference(*pair)
                 found.append({**dict(key), "activation": name, "against": other,

@@ -9,13 +9,14 @@ import xarray as xr
 
 from ppp_jax.analysis.inference.seeds import bootstrap_interval, interquartile_mean
 from ppp_jax.analysis.results.measure import ERRORS, KINDS, cells
+from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import write_csv, write_markdown
 
-SUMMARISED = (
-    *ERRORS,
-    *(f"{name}_{kind}" for kind in KINDS
-      for name in ("acceptance_ratio", "c4", "unit_kurtosis", "discreteness")),
-)  # fmt: skip
+
+def summarised() -> tuple[str, ...]:
+    """Returns the variables of a measured grid that a cell's row holds."""
+    numbers = [one.name for one in registry.STATISTICS.values() if one.everywhere and one.reported]
+    return (*ERRORS, *(f"{name}_{kind}" for kind in KINDS for name in numbers))
 
 
 def cell_table(runs: xr.Dataset) -> list[dict[str, Any]]:
@@ -39,7 +40,7 @@ def cell_table(runs: xr.Dataset) -> list[dict[str, Any]]:
             "seeds": last.sizes["seed"],
             "diverged": int((last["diverged_step"] >= 0).sum()),
         }
-        for name in SUMMARISED:
+        for name in summarised():
             if name not in ERRORS:
                 row |= _summary(f"{name}_first", part[name].isel(step=0).values)
             row |= _summary(name, last[name].values)

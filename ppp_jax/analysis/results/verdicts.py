@@ -4,14 +4,13 @@ Seeds are the unit of replication. A claim needs 6 of them, and a q-value (false
 the whole grid) of at most 5 %; otherwise the verdict is that there is no evidence.
 """
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from ppp_jax.analysis.inference.rotation_test import ANGLES
+from ppp_jax import bases
 from ppp_jax.analysis.inference.seeds import (
     MIN_SEEDS,
     bootstrap_interval,
@@ -19,28 +18,20 @@ from ppp_jax.analysis.inference.seeds import (
     interquartile_mean,
     paired_difference,
 )
-from ppp_jax.analysis.results.measure import KINDS, STATISTICS, Measured, cells, own_basis
+from ppp_jax.analysis.io.facts import Facts, facts_of, partner_of
+from ppp_jax.analysis.results.measure import KINDS, Measured, cells
+from ppp_jax.analysis.statistics import registry
+from ppp_jax.analysis.statistics.registry import CLOUD, TESTED, Statistic
 from ppp_jax.errors import InputError
 
 LEVEL = 0.05
 BEYOND_LENGTHS = 0.5  # share of a change in discreteness that equal lengths must leave
-PAIRED = ("test_mse", "c4_pre", "c4_post", "discreteness_pre", "elliptical_pre")
-CLUSTERING = ("discreteness", "elliptical")
-ORTHONORMAL = ("standard", "rotated", "haar")
-_BUILT = re.compile(r"^(block|pnorm|intrinsic|dose)_")
-CHANGES = (*STATISTICS, *ANGLES, *CLUSTERING)
-SIDES = {
-    "c4": ("aligned with the diagonals", "aligned with the axes"),
-    "unit_kurtosis": (
-        "units flatter than other directions",
-        "units more peaked than other directions",
-    ),
-}
-MOVES = {
-    "c4": ("training moved it towards the diagonals", "training moved it towards the axes"),
-    "unit_kurtosis": ("training made units flatter", "training made units more peaked"),
-    "discreteness": ("less discrete than untrained", "more discrete than untrained"),
-}
+ERROR = "test_mse"  # what is compared beside the statistics
+
+
+def paired() -> tuple[str, ...]:
+    """Returns the variables of which differences are shown: the error, and what statistics ask."""
+    return (ERROR, *(f"{one.name}_{kind}" for one in registry.chosen() for kind in one.compared))
 
 
 def verdict_table(grid: Sequence[Measured]) -> list[list[dict[str, Any]]]:
@@ -61,20 +52,34 @@ def verdict_table(grid: Sequence[Measured]) -> list[list[dict[str, Any]]]:
       discovery rate over the whole grid: alignments are one family, changes of alignment another,
       changes of each discreteness two more.
     """
-    tables = [
-        [{**names, "latents": kind, **_cell(measured, at, kind)}
-         for names, at in cells(measured.runs) for kind in KINDS]
-        for measured in grid
-    ]  # fmt: skip
+    tables = [_group(measured) for measured in grid]
     rows = [row for table in tables for row in table]
-    changes = tuple(f"{name}_change" for name in STATISTICS)
-    for family in (STATISTICS, changes, *((f"{name}_change",) for name in CLUSTERING)):
+    for family in _families():
         q = false_discovery([[row[f"{name}_p"] for name in family] for row in rows])
         for row, values in zip(rows, q, strict=True):
             row |= {f"{name}_q": value for name, value in zip(family, values, strict=True)}
-    for row in rows:
-        row |= _words(row)
+    for measured, table in zip(grid, tables, strict=True):
+        known = facts_of(measured.runs)
+        for row in table:
+            row |= _words(row, known[row["activation"]])
     return tables
+
+
+def _families() -> Iterator[list[str]]:
+    """Yields the hypotheses that are tested together: of each family, then of its changes."""
+    families = dict.fromkeys(one.family for one in registry.chosen() if one.family)
+    for family in families:
+        if tested := [one.name for one in registry.chosen(of=TESTED, family=family)]:
+            yield tested
+        yield [f"{one.name}_change" for one in registry.chosen(family=family)]
+
+
+def _group(measured: Measured) -> list[dict[str, Any]]:
+    return [
+        {**names, "latents": kind, **_cell(measured, at, kind)}
+        for names, at in cells(measured.runs)
+        for kind in KINDS
+    ]
 
 
 def _cell(measured: Measured, at: dict[str, int], kind: str) -> dict[str, Any]:
@@ -85,8 +90,8 @@ def _cell(measured: Measured, at: dict[str, int], kind: str) -> dict[str, Any]:
         "snapshots": runs.sizes["step"],
         "epoch": last["epoch"].item(),
     }
-    for name in (*STATISTICS, *ANGLES):
-        key = f"{name}_{kind}"
+    for one in registry.chosen(of=TESTED):
+        name, key = one.name, f"{one.name}_{kind}"
         row |= {f"{name}_first": pooled[key].isel(step=0).item()}
         row |= {name: pooled[key].isel(step=-1).item()}
         row |= {
@@ -94,15 +99,16 @@ def _cell(measured: Measured, at: dict[str, int], kind: str) -> dict[str, Any]:
             for end in ("null", "z", "p", "rank")
         }
         row[f"{name}_seeds"] = int((last[f"{key}_p"] <= LEVEL).sum())
-    for name in CLUSTERING:
-        values = last[f"{name}_{kind}"].values
+    for one in registry.chosen(of=[CLOUD]):
+        values = last[f"{one.name}_{kind}"].values
         low, high = bootstrap_interval(values)
-        row |= {name: interquartile_mean(values), f"{name}_low": low, f"{name}_high": high}
-        row[f"{name}_first"] = interquartile_mean(first[f"{name}_{kind}"].values)
-    for name in CHANGES:
-        found = paired_difference(*(excess(end, f"{name}_{kind}") for end in (last, first)))
-        row |= {f"{name}_change": found.mean, f"{name}_change_low": found.low,
-                f"{name}_change_high": found.high, f"{name}_change_p": found.p}  # fmt: skip
+        row |= {one.name: interquartile_mean(values)}
+        row |= {f"{one.name}_low": low, f"{one.name}_high": high}
+        row[f"{one.name}_first"] = interquartile_mean(first[f"{one.name}_{kind}"].values)
+    for one in registry.chosen():
+        found = paired_difference(*(excess(end, f"{one.name}_{kind}") for end in (last, first)))
+        ends = {"": found.mean, "_low": found.low, "_high": found.high, "_p": found.p}
+        row |= {f"{one.name}_change{end}": value for end, value in ends.items()}
     return row
 
 
@@ -115,74 +121,57 @@ def excess(runs: xr.Dataset, quantity: str) -> xr.DataArray:
     return value - runs[null] if null in runs else value
 
 
-def _words(row: dict[str, Any]) -> dict[str, str]:
+def _words(row: dict[str, Any], known: Facts) -> dict[str, str]:
     if row["seeds"] < MIN_SEEDS:
         few = f"not judged: {row['seeds']} seeds whose latents vary, {MIN_SEEDS} are needed"
         return {"alignment": few, "training": few, "clusters": few}
-    # On vectors that are not orthogonal C4 has no axes and diagonals: the other number decides.
-    judged = STATISTICS if orthonormal(row["activation"]) else ("unit_kurtosis",)
-    found = [_side(row, name) for name in judged if row[f"{name}_q"] <= LEVEL]
+    # On vectors that are not orthogonal C4 has no axes and diagonals: the others decide.
+    judged = [
+        one
+        for one in registry.chosen(family=registry.ALIGNMENT)
+        if bases.is_orthonormal(known.basis) or not one.orthonormal
+    ]
+    found = [_side(row, one) for one in judged if row[f"{one.name}_q"] <= LEVEL]
     alignment = ", ".join(found) or "no evidence of alignment"
     if row["snapshots"] == 1:
         alone = "not judged: there is one snapshot"
         return {"alignment": alignment, "training": alone, "clusters": alone}
-    moves = [_move(row, name) for name in judged if row[f"{name}_change_q"] <= LEVEL]
+    moves = [_move(row, one) for one in judged if row[f"{one.name}_change_q"] <= LEVEL]
     clusters = "no evidence that training made it more or less discrete"
     if row["discreteness_change_q"] <= LEVEL:
         beyond = row["elliptical_change"] / row["discreteness_change"] > BEYOND_LENGTHS
-        clusters = _move(row, "discreteness") + ("" if beyond else ", mostly by its lengths")
+        moved = _move(row, registry.STATISTICS["discreteness"])
+        clusters = moved if beyond else f"{moved}, mostly by its lengths"
     training = ", ".join(moves) or "no evidence of a change by training"
     return {"alignment": alignment, "training": training, "clusters": clusters}
 
 
-def _side(row: dict[str, Any], name: str) -> str:
+def _side(row: dict[str, Any], one: Statistic) -> str:
     """Returns where most seeds lie, and whether some lie far on the other side."""
-    side = SIDES[name][int(row[f"{name}_rank"] > 0)]
-    return side if row[f"{name}_rank"] * row[f"{name}_z"] > 0 else f"{side}, a few seeds far off"
+    rank, z = row[f"{one.name}_rank"], row[f"{one.name}_z"]
+    side = _of_two(one.sides, one, above=rank > 0)
+    return side if rank * z > 0 else f"{side}, a few seeds far off"
 
 
-def _move(row: dict[str, Any], name: str) -> str:
-    return MOVES[name][int(row[f"{name}_change"] > 0)]
+def _move(row: dict[str, Any], one: Statistic) -> str:
+    return _of_two(one.moves, one, above=row[f"{one.name}_change"] > 0)
 
 
-def orthonormal(activation: str) -> bool:
-    """Returns whether an activation's own basis is orthonormal.
-
-    Example:
-      >>> orthonormal("tanh"), orthonormal("tanh@haar:3"), orthonormal("tanh@simplex")
-      (True, True, False)
-    """
-    return (own_basis(activation) or "standard").partition(":")[0] in ORTHONORMAL
-
-
-def partner(activation: str, activations: list[str]) -> str | None:
-    """Returns the activation that another one is compared with.
-
-    An elementwise activation, or what is built from one, is compared with its isotropic kind if the
-    grid has it, everything else with the grid's first isotropic activation, or with its first one
-    if there is none.
-
-    Example:
-      >>> names = ["tanh", "relu@rotated", "isotropic_tanh", "isotropic_relu"]
-      >>> partner("relu@rotated", names), partner("block_relu:4", names)
-      ('isotropic_relu', 'isotropic_relu')
-    """
-    isotropic = [name for name in activations if name.startswith("isotropic_")]
-    own = f"isotropic_{_BUILT.sub('', activation.partition('@')[0].partition(':')[0])}"
-    found = own if own in activations else (isotropic or activations)[0]
-    return None if found == activation else found
+def _of_two(words: tuple[str, str] | None, one: Statistic, *, above: bool) -> str:
+    low, high = words or (f"{one.short} below its null", f"{one.short} above its null")
+    return high if above else low
 
 
 def difference_table(
-    runs: xr.Dataset, *, axis: str = "activation", quantities: Sequence[str] = PAIRED
+    runs: xr.Dataset, *, axis: str = "activation", quantities: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
     """Compares cells that differ along one axis only, paired by seed, at the last snapshot.
 
     Args:
       runs: the runs that `measure` measured.
-      axis: `activation`, each against its `partner`; or another axis of the grid, each value
-        against the first.
-      quantities: variables of `runs`.
+      axis: `activation`, each against its partner (`partner_of`); or another axis of the grid, each
+        value against the first.
+      quantities: variables of `runs`; None: those of `paired`.
 
     Returns:
       A row per comparison and quantity: names, `against`, `quantity`, `difference` with `low`,
@@ -194,11 +183,12 @@ def difference_table(
     """
     if axis not in runs["test_mse"].dims or axis in ("seed", "step"):
         raise InputError("axis", axis, "is no axis of the grid")
+    quantities = paired() if quantities is None else quantities
     above = {quantity: excess(runs.isel(step=-1), quantity) for quantity in quantities}
-    rows, values = [], [x.item() for x in runs[axis].values]
+    rows, values, known = [], [x.item() for x in runs[axis].values], facts_of(runs)
     for names, at in cells(runs):
         value = values[at[axis]]
-        other = partner(str(value), [str(x) for x in values]) if axis == "activation" else values[0]
+        other = partner_of(str(value), known) if axis == "activation" else values[0]
         if other is None or other == value:
             continue
         there = {**at, axis: values.index(other)}

@@ -12,6 +12,7 @@ from ppp_jax.analysis.inference import downstream, unit_matching
 from ppp_jax.analysis.results import layers
 from ppp_jax.analysis.synthetic import known_clouds
 from ppp_jax.errors import InputError
+from ppp_jax.networks import interpolated
 
 RNG = np.random.default_rng(0)
 
@@ -272,7 +273,9 @@ def made_rows(**axes):
     for values in itertools.product(*axes.values()):
         names = dict(zip(axes, values, strict=True))
         c4 = 10.0 * names["depth"] + len(rows) * 1e-3 + np.arange(8.0)
+        facts = interpolated.get(names.get("activation", "tanh"))
         rows.append({"architecture": "mlp", "activation": "tanh", "optimizer": "sgd",
+                     "facts": facts,
                      "latents": "pre", "layer": "bottleneck", "latent_width": 3, **names,
                      "c4_excess_seeds": c4, "discreteness_seeds": -c4,
                      "elliptical_seeds": -c4})  # fmt: skip

@@ -7,13 +7,17 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from ppp_jax import bases
+from ppp_jax.analysis.io.facts import COORDINATES, facts_of, partner_of, with_facts
 from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.report import grid_report
 from ppp_jax.analysis.report.evidence import format_verdicts, plain_words
-from ppp_jax.analysis.results import verdicts
+from ppp_jax.analysis.results import layers, verdicts
 from ppp_jax.analysis.results.measure import cells, measure
 from ppp_jax.analysis.synthetic import mixture
 from ppp_jax.errors import InputError
+from ppp_jax.networks import interpolated
 
+FACTS = [f"activation_{fact}" for fact in COORDINATES]
 UNITS, SAMPLES, SEEDS = 6, 250, 8
 TURN = bases.haar(UNITS, seed=3)
 
@@ -43,7 +47,7 @@ def made_up(names=("tanh", "relu", "tanh@haar:3", "isotropic_tanh"), *, seeds=SE
     stopped = np.full(shape, -1)
     for seed in diverged:
         stopped[..., seed, :] = 7
-    return xr.Dataset(
+    made = xr.Dataset(
         {
             "pre": ((*dims, "sample", "unit"), latents),
             "post": ((*dims, "sample", "unit"), latents),
@@ -63,6 +67,7 @@ def made_up(names=("tanh", "relu", "tanh@haar:3", "isotropic_tanh"), *, seeds=SE
             "initializer_respects_rotations": ("initializer", [True]),
         },
     )
+    return with_facts(made)
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +232,8 @@ def test_differences_are_paired_and_against_the_partner(measured):
     last = (measured.runs["c4_pre"] - measured.runs["c4_pre_null"]).isel(step=-1).squeeze()
     apart = last.sel(activation="relu") - last.sel(activation="isotropic_tanh")
     np.testing.assert_allclose(c4["difference"], apart.mean())
-    assert {row["quantity"] for row in found} == set(verdicts.PAIRED) == set(evidence.NAMES)
+    assert {row["quantity"] for row in found} == set(verdicts.paired())
+    assert evidence.quantity_title("c4_pre") == "C4 before activation, above null"
     assert all(np.isfinite(row["difference"]) for row in found)
     p = [row["p"] for row in errors]
     np.testing.assert_allclose([row["q"] for row in errors], scipy.stats.false_discovery_control(p))
@@ -236,15 +242,37 @@ def test_differences_are_paired_and_against_the_partner(measured):
 
 
 def test_partners():
-    names = ["tanh", "relu", "identity", "isotropic_tanh", "isotropic_relu"]
-    assert [verdicts.partner(name, names) for name in names] == [
+    def partners(*names):
+        known = {name: interpolated.get(name) for name in names}
+        return [partner_of(name, known) for name in names]
+
+    assert partners("tanh", "relu", "identity", "isotropic_tanh", "isotropic_relu") == [
         "isotropic_tanh", "isotropic_relu", "isotropic_tanh", None, "isotropic_tanh",
     ]  # fmt: skip
-    assert verdicts.partner("relu", ["tanh", "relu"]) == "tanh"
-    built = ["tanh@rotated", "block_tanh:4", "pnorm_relu:4@haar:1", "dose_relu:0.5"]
-    assert [verdicts.partner(name, ["isotropic_relu", "isotropic_tanh"]) for name in built] == [
+    assert partners("gelu", "relu", "isotropic_relu") == ["isotropic_relu", "isotropic_relu", None]
+    assert partners("tanh", "relu") == [None, "tanh"]
+    built = ("tanh@rotated", "block_tanh:4", "pnorm_relu:4@haar:1", "dose_relu:0.5")
+    assert partners("isotropic_relu", "isotropic_tanh", *built) == [
+        None, "isotropic_relu",
         "isotropic_tanh", "isotropic_tanh", "isotropic_relu", "isotropic_relu",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", ["identity", "intrinsic_tanh:1", "pnorm_tanh:2", "relu@cross_polytope", "dose_tanh:0"]
+)
+def test_an_isotropic_activation_of_any_name_is_not_compared_as_an_elementwise_one(name):
+    """What says so is its entry, and not how it is called."""
+    dataset = with_facts(made_up(("tanh", name, "isotropic_tanh")).drop_vars(FACTS))
+    assert facts_of(dataset)[name].isotropic
+    seeds = np.arange(6.0)
+    rows = [
+        {"activation": one, "facts": facts_of(dataset)[one], "layer": "bottleneck",
+         "latents": "pre", "optimizer": "sgd", "architecture": "mlp", "c4_excess_seeds": seeds}
+        for one in dataset["activation"].values.tolist()
+    ]  # fmt: skip
+    found = layers.differences(rows, quantities=["c4_excess"])
+    assert [row["activation"] for row in found] == ["tanh"]
 
 
 def test_best_rate_is_chosen_on_validation_and_shown_on_test():
@@ -312,3 +340,24 @@ def test_columns_of_seeds_stand_where_they_are_told(at):
         np.testing.assert_array_equal(bar.get_xdata(), [place, place])
         assert (mean.get_xdata()[0], mean.get_ydata()[0]) == (place, values.mean())
     assert axes.get_legend_handles_labels()[1] == ["seeds"]
+
+
+def test_pictures_leave_out_the_runs_that_tables_leave_out():
+    """A run that diverges later is in neither, nor is the snapshot of one whose units have died."""
+    dataset = made_up(("relu", "isotropic_tanh"))
+    stopped, latents = dataset["diverged_step"].values.copy(), dataset["pre"].values.copy()
+    stopped[..., 2, 1] = 7
+    latents[..., 4, 1, :, :] = 1.0
+    dataset = dataset.assign(
+        diverged_step=(dataset["diverged_step"].dims, stopped),
+        pre=(dataset["pre"].dims, latents),
+    )
+    measured = measure(dataset, epsilon=0.6, rotations=19)
+    at = dict.fromkeys(("depth", "width", "optimizer", "initializer", "rate"), 0)
+    section = grid_report._Section("", "", dataset.isel(at), measured.runs.isel(at))
+    panel = grid_report._panels(section, "pre", "relu", 0.6)
+    numbers = measured.runs["c4_pre"].isel(at).sel(activation="relu")
+    for step, count in ((0, SEEDS - 1), (1, SEEDS - 2)):
+        assert numbers.isel(step=step).notnull().sum() == count
+        picture = panel(slice(None), step)
+        assert picture.attrs["samples"] == count * SAMPLES
