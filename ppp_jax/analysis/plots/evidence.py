@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -31,16 +32,17 @@ def quantity_title(quantity: str) -> str:
     return f"{one.short} {when} activation" + (", above null" if one.tested else "")
 
 
-def plot_forest(rows: list[dict[str, Any]], *, labels: list[str]) -> Figure:
+def plot_forest(differences: pd.DataFrame, *, labels: list[str]) -> Figure:
     """Draws paired differences with their intervals, a panel per quantity.
 
     Args:
-      rows: what `difference_table` returns, at least one.
+      differences: what `difference_table` returns, at least one row.
       labels: which entries of a row name a comparison, such as `activation`, `optimizer`.
 
     Returns:
       The figure: filled where the false discovery rate is at most 5 %, hollow elsewhere.
     """
+    rows = differences.to_dict("records")
     names = list(dict.fromkeys(_comparison(row, labels) for row in rows))
     quantities = list(dict.fromkeys(row["quantity"] for row in rows))
     figure = Figure(

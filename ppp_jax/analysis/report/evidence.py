@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -74,36 +75,36 @@ def _change(row: Row, *, name: str) -> str:
     return f"{change} [{low}, {high}] (q {q})"
 
 
-def format_verdicts(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def format_verdicts(verdicts: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Lays a verdict table out as text: header and rows, axes that do not vary left out.
 
     Args:
-      rows: a table of `verdict_table`.
+      verdicts: a table of `verdict_table`.
     """
-    axes = [*varying(rows), "latents"]
+    axes = [*varying(verdicts), "latents"]
     columns = _columns()
     header = [*(axis.replace("_", " ") for axis in axes), "clean", *columns]
     body = [
         [*(str(row[axis]) for axis in axes), "yes" if row["clean"] else "no",
          *(column(row) for column in columns.values())]
-        for row in rows
+        for row in verdicts.to_dict("records")
     ]  # fmt: skip
     return header, body
 
 
-def plain_words(rows: list[dict[str, Any]], *, claim: str) -> Markup:
+def plain_words(verdicts: pd.DataFrame, *, claim: str) -> Markup:
     """Says in sentences what the verdict table says, evidence or not.
 
     Args:
-      rows: a table of `verdict_table`.
+      verdicts: a table of `verdict_table`.
       claim: which entry to report: `alignment`, `training` or `clusters`.
 
     Returns:
       One HTML list item per distinct verdict, naming the cells it holds for.
     """
-    axes = varying(rows)
+    axes = varying(verdicts)
     found: dict[str, list[str]] = {}
-    for row in rows:
+    for row in verdicts.to_dict("records"):
         name = " ".join(str(row[axis]) for axis in axes)
         star = "" if row["clean"] else "*"
         found.setdefault(row[claim], []).append(f"{name}{star} ({row['latents']})")
@@ -111,24 +112,24 @@ def plain_words(rows: list[dict[str, Any]], *, claim: str) -> Markup:
 
 
 def verdict_block(
-    rows: list[dict[str, Any]], folder: pathlib.Path, name: str, *, rotations: int
+    verdicts: pd.DataFrame, folder: pathlib.Path, name: str, *, rotations: int
 ) -> Markup:
     """Writes `verdicts_<name>` as CSV and Markdown, and returns them for the page.
 
     Args:
-      rows: a table of `verdict_table`.
+      verdicts: a table of `verdict_table`.
       folder: where to write.
       name: what tells this table from others there.
       rotations: K, for the text.
     """
-    write_csv(rows, folder / f"verdicts_{name}.csv")
-    table = format_verdicts(rows)
+    write_csv(verdicts, folder / f"verdicts_{name}.csv")
+    table = format_verdicts(verdicts)
     write_markdown(*table, folder / f"verdicts_{name}.md")
-    claims = [plain_words(rows, claim=claim) for claim in CLAIMS]
-    judged = [row["seeds"] for row in rows if row["seeds"] >= MIN_SEEDS]
+    claims = [plain_words(verdicts, claim=claim) for claim in CLAIMS]
+    judged = [int(seeds) for seeds in verdicts["seeds"] if seeds >= MIN_SEEDS]
     fewest = min(judged, default=MIN_SEEDS)
     return render(
-        "verdict", items=Markup("").join(claims), clean=all(row["clean"] for row in rows),
+        "verdict", items=Markup("").join(claims), clean=bool(verdicts["clean"].all()),
         table=html_table(*table), rotations=rotations, least=MIN_SEEDS, fewest=fewest,
         smallest=f"{smallest_p(fewest):.1g}", name=name,
     )  # fmt: skip
@@ -136,16 +137,16 @@ def verdict_block(
 
 def difference_figure(runs: xr.Dataset, folder: pathlib.Path, name: str) -> Figure | None:
     """Writes `differences_<name>.csv` and draws the forest; None if there is nothing to compare."""
-    rows = difference_table(runs)
-    if not rows:
+    table = difference_table(runs)
+    if table.empty:
         return None
-    write_csv(rows, folder / f"differences_{name}.csv")
-    return evidence.plot_forest(rows, labels=varying(rows))
+    write_csv(table, folder / f"differences_{name}.csv")
+    return evidence.plot_forest(table, labels=varying(table))
 
 
 def plane_figures(runs: xr.Dataset) -> dict[str, Figure]:
     """Draws the plane of alignment and discreteness, by kind of latents."""
-    labels = varying([names for names, _ in cells(runs)])
+    labels = varying(pd.DataFrame([names for names, _ in cells(runs)]))
     return {kind: evidence.plot_plane(runs, kind=kind, labels=labels) for kind in KINDS}
 
 
@@ -175,11 +176,9 @@ def _principal_components(inputs: np.ndarray, count: int) -> np.ndarray:
 
 def rate_block(runs: xr.Dataset, folder: pathlib.Path, name: str) -> Markup:
     """Writes `rates_<name>` as CSV and Markdown, and returns the table for the page."""
-    rows = rate_table(runs)
-    plain = [{key: value for key, value in row.items() if not key.endswith("_seeds")}
-             for row in rows]  # fmt: skip
-    write_csv(plain, folder / f"rates_{name}.csv")
-    axes = varying(rows)
+    rates = rate_table(runs)
+    write_csv(rates.drop(columns=["fixed_seeds", "best_seeds"]), folder / f"rates_{name}.csv")
+    axes, rows = varying(rates), rates.to_dict("records")
     header = [*axes, "fixed rate", "held-out MSE", "best rate", "held-out MSE there"]
     body = [
         [*(str(row[axis]) for axis in axes)]

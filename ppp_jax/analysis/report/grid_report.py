@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -111,13 +112,13 @@ def _group_blocks(
     group: dict[str, Any],
     dataset: xr.Dataset,
     measured: Measured,
-    rows: list[dict[str, Any]],
+    judged: pd.DataFrame,
 ) -> list[Markup]:
     """Returns everything about one architecture's latents of one width: evidence, then pictures."""
     width, kind = group["latent_width"], group["architecture"]
     name = file_stem(("" if kind == "mlp" else f"{kind}_") + f"latent_{width}")
     heading = fragment("<h2>{{ kind }}, {{ width }} latent units</h2>", kind=kind, width=width)
-    verdicts = evidence.verdict_block(rows, how.folder, name, rotations=how.rotations)
+    verdicts = evidence.verdict_block(judged, how.folder, name, rotations=how.rotations)
     figures = {"differences": evidence.difference_figure(measured.runs, how.folder, name)}
     figures |= {f"plane-{kind}": figure
                 for kind, figure in evidence.plane_figures(measured.runs).items()}  # fmt: skip

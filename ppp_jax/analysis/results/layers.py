@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from ppp_jax.analysis.inference.rotation_test import ROTATIONS, pool, rotation_test
 from ppp_jax.analysis.inference.seeds import Difference, interquartile_mean, paired_difference
-from ppp_jax.analysis.io.facts import Facts, facts_of, partner_of
+from ppp_jax.analysis.io.facts import Facts, facts_of
 from ppp_jax.analysis.io.runs import BOTTLENECK, load_run, saved_groups
 from ppp_jax.analysis.projection.kernel import progress_bar
+from ppp_jax.analysis.results.comparisons import Cell, compare, partner_in
 from ppp_jax.analysis.results.measure import KINDS, cells, healthy, usable
 from ppp_jax.analysis.statistics import registry
 
@@ -132,7 +134,7 @@ def compared() -> tuple[str, ...]:
 
 def trends(
     rows: list[dict[str, Any]], *, axis: str, layer: str = BOTTLENECK, doublings: bool = False
-) -> list[dict[str, Any]]:
+) -> pd.DataFrame:
     """Tests how alignment and discreteness of one layer change along an axis of the grid.
 
     Args:
@@ -158,15 +160,20 @@ def trends(
             found.append({**dict(key), "quantity": quantity, "slope": slope.mean,
                           "low": slope.low, "high": slope.high, "p": slope.p,
                           "seeds": slope.seeds})  # fmt: skip
-    return found
+    return pd.DataFrame(found)
+
+
+def _names(rows: list[dict[str, Any]], axis: str) -> list[str]:
+    """Returns what names cells, but for one axis: names that vary, and the usual."""
+    varying = [name for name in NAMES if len({row.get(name) for row in rows}) > 1]
+    return [name for name in NAMES if name in {*ALWAYS, *varying} and name != axis]
 
 
 def _by_names(
     rows: list[dict[str, Any]], axis: str
 ) -> dict[tuple[tuple[str, Any], ...], list[dict[str, Any]]]:
     """Groups rows by what names their cells, but for one axis: names that vary, and the usual."""
-    varying = [name for name in NAMES if len({row.get(name) for row in rows}) > 1]
-    names = [name for name in NAMES if name in {*ALWAYS, *varying} and name != axis]
+    names = _names(rows, axis)
     groups: dict[tuple[tuple[str, Any], ...], list[dict[str, Any]]] = {}
     for row in rows:
         key = tuple((name, row[name]) for name in names if name in row)
@@ -176,7 +183,7 @@ def _by_names(
 
 def differences(
     rows: list[dict[str, Any]], *, layer: str = BOTTLENECK, quantities: Sequence[str] | None = None
-) -> list[dict[str, Any]]:
+) -> pd.DataFrame:
     """Compares elementwise activations with their isotropic partners, paired by seed.
 
     Args:
@@ -190,20 +197,11 @@ def differences(
       of pairs.
     """
     here = [row for row in rows if row["layer"] == layer]
-    known: dict[str, Facts] = {row["activation"]: row["facts"] for row in here}
     asked = compared() if quantities is None else quantities
-    found = []
-    for key, cells_alike in _by_names(here, "activation").items():
-        by_name = {row["activation"]: row for row in cells_alike}
-        for name, row in by_name.items():
-            other = partner_of(name, known)
-            if known[name].isotropic or other not in by_name:
-                continue
-            for quantity in asked:
-                pair = (one[f"{quantity}_seeds"] for one in (row, by_name[other]))
-                change = paired_difference(*pair)
-                found.append({**dict(key), "activation": name, "against": other,
-                              "quantity": quantity, "difference": change.mean, "low": change.low,
-                              "high": change.high, "p": change.p,
-                              "seeds": change.seeds})  # fmt: skip
-    return found
+    known: dict[str, Facts] = {row["activation"]: row["facts"] for row in here}
+    names = _names(here, "activation")
+    cells_here = []
+    for row in here:
+        at = {name: row[name] for name in (*names, "activation") if name in row}
+        cells_here.append(Cell(at, at, {one: row[f"{one}_seeds"] for one in asked}))
+    return compare(cells_here, axis="activation", against=partner_in(known, isotropic=False))

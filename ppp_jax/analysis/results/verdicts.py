@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from ppp_jax import bases
@@ -18,7 +19,8 @@ from ppp_jax.analysis.inference.seeds import (
     interquartile_mean,
     paired_difference,
 )
-from ppp_jax.analysis.io.facts import Facts, facts_of, partner_of
+from ppp_jax.analysis.io.facts import Facts, facts_of
+from ppp_jax.analysis.results.comparisons import Cell, compare, partner_in, with_q
 from ppp_jax.analysis.results.measure import KINDS, Measured, cells
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.statistics.registry import CLOUD, TESTED, Statistic
@@ -34,18 +36,18 @@ def paired() -> tuple[str, ...]:
     return (ERROR, *(f"{one.name}_{kind}" for one in registry.chosen() for kind in one.compared))
 
 
-def verdict_table(grid: Sequence[Measured]) -> list[list[dict[str, Any]]]:
+def verdict_table(grid: Sequence[Measured]) -> list[pd.DataFrame]:
     """Judges every cell, before and after the activation, at the last snapshot.
 
     Args:
       grid: what `measure` returns of every group of latents (architecture and width) of a grid.
 
     Returns:
-      For each group a row per cell and kind of latents: its names; `seeds`, how many neither
-      diverged nor died; for C4 and unit kurtosis the mean over seeds, untrained (`…_first`) and
-      trained, the rotation null's mean (`…_null`), `…_z`, `…_p`, `…_rank` and `…_q` of all seeds
-      (see `pool`), and how many seeds have p ≤ .05 alone (`…_seeds`); the same without q for the
-      angles' statistics; of these, over the null's mean, and of both kinds of discreteness the
+      For each group a table, a row per cell and kind of latents: its names; `seeds`, how many
+      neither diverged nor died; for C4 and unit kurtosis the mean over seeds, untrained (`…_first`)
+      and trained, the rotation null's mean (`…_null`), `…_z`, `…_p`, `…_rank` and `…_q` of all
+      seeds (see `pool`), and how many seeds have p ≤ .05 alone (`…_seeds`); the same without q for
+      the angles' statistics; of these, over the null's mean, and of both kinds of discreteness the
       change by training paired by seed, `…_change` with `…_change_low`, `…_change_high`,
       `…_change_p`, and q of those that verdicts rest on; discreteness with its interval, and
       untrained; and the verdict in words: `alignment`, `training`, `clusters`. Each q is the false
@@ -62,7 +64,7 @@ def verdict_table(grid: Sequence[Measured]) -> list[list[dict[str, Any]]]:
         known = facts_of(measured.runs)
         for row in table:
             row |= _words(row, known[row["activation"]])
-    return tables
+    return [pd.DataFrame(table) for table in tables]
 
 
 def _families() -> Iterator[list[str]]:
@@ -164,7 +166,7 @@ def _of_two(words: tuple[str, str] | None, one: Statistic, *, above: bool) -> st
 
 def difference_table(
     runs: xr.Dataset, *, axis: str = "activation", quantities: Sequence[str] | None = None
-) -> list[dict[str, Any]]:
+) -> pd.DataFrame:
     """Compares cells that differ along one axis only, paired by seed, at the last snapshot.
 
     Args:
@@ -185,26 +187,25 @@ def difference_table(
         raise InputError("axis", axis, "is no axis of the grid")
     quantities = paired() if quantities is None else quantities
     above = {quantity: excess(runs.isel(step=-1), quantity) for quantity in quantities}
-    rows, values, known = [], [x.item() for x in runs[axis].values], facts_of(runs)
-    for names, at in cells(runs):
-        value = values[at[axis]]
-        other = partner_of(str(value), known) if axis == "activation" else values[0]
-        if other is None or other == value:
-            continue
-        there = {**at, axis: values.index(other)}
-        for quantity, values_above in above.items():
-            found = paired_difference(values_above.isel(at), values_above.isel(there))
-            rows.append({**names, "against": other, "quantity": quantity,
-                         "difference": found.mean, **found._asdict()})  # fmt: skip
-    for quantity in quantities:
-        chosen = [row for row in rows if row["quantity"] == quantity]
-        for row, q in zip(chosen, false_discovery([row["p"] for row in chosen]), strict=True):
-            row["q"] = q
-            del row["mean"]
-    return rows
+    values = [x.item() for x in runs[axis].values]
+    found = compare(
+        (
+            Cell(
+                {**at, axis: values[at[axis]]},
+                names,
+                {quantity: one.isel(at) for quantity, one in above.items()},
+            )
+            for names, at in cells(runs)
+        ),
+        axis=axis,
+        against=partner_in(facts_of(runs), isotropic=True)
+        if axis == "activation"
+        else lambda _: values[0],
+    )
+    return with_q(found, by=["quantity"])
 
 
-def rate_table(runs: xr.Dataset) -> list[dict[str, Any]]:
+def rate_table(runs: xr.Dataset) -> pd.DataFrame:
     """Shows held-out error at a fixed learning rate and at the best one, for every cell.
 
     The fixed rate is the grid's first. The best one has the smallest interquartile mean of the
@@ -244,4 +245,4 @@ def rate_table(runs: xr.Dataset) -> list[dict[str, Any]]:
                     f"{label}_high": high, f"{label}_seeds": errors}  # fmt: skip
         row["best_at_end"] = len(rates) > 1 and row["best_rate"] in (min(rates), max(rates))
         rows.append(row)
-    return rows
+    return pd.DataFrame(rows)

@@ -285,7 +285,7 @@ def made_rows(**axes):
 def test_cells_that_differ_in_anything_are_apart_in_every_table():
     axes = {"activation": ["tanh", "isotropic_tanh"], "depth": [1, 2], "width": [4, 8],
             "initializer": ["a", "b"], "learning_rate": [0.1, 0.01]}  # fmt: skip
-    slopes = layers.trends(made_rows(**axes), axis="depth")
+    slopes = layers.trends(made_rows(**axes), axis="depth").to_dict("records")
     assert len(slopes) == 2 * 2**3 * 3  # activations; width, initialiser, rate; quantities
     names = [{k: v for k, v in row.items() if k in layers.NAMES} for row in slopes]
     assert len({tuple(name.items()) for name in names}) == 2 * 2**3
@@ -296,14 +296,14 @@ def test_cells_that_differ_in_anything_are_apart_in_every_table():
             10 if row["quantity"] == "c4_excess" else -10, rel=0.01
         )
         assert row["seeds"] == 8
-    apart = layers.differences(made_rows(**axes))
+    apart = layers.differences(made_rows(**axes)).to_dict("records")
     assert len(apart) == 2**4 * 3
     assert {(row["activation"], row["against"]) for row in apart} == {("tanh", "isotropic_tanh")}
 
 
 def test_one_point_has_no_trend():
-    assert layers.trends(made_rows(depth=[2]), axis="depth") == []
-    assert layers.differences(made_rows(depth=[2])) == []
+    assert layers.trends(made_rows(depth=[2]), axis="depth").empty
+    assert layers.differences(made_rows(depth=[2])).empty
 
 
 def test_vectors_are_thinned_at_all_positions(monkeypatch):

@@ -1,6 +1,7 @@
 """Verdicts on clouds whose structure is known: what must be claimed, and what must not."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 import xarray as xr
@@ -76,7 +77,7 @@ def measured():
 
 
 def table(measured):
-    return verdicts.verdict_table([measured])[0]
+    return verdicts.verdict_table([measured])[0].to_dict("records")
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,8 @@ def test_numbers_of_a_verdict_are_the_statistics_own(rows, measured):
 def test_false_discoveries_are_controlled_over_the_whole_grid(measured):
     """Not group by group: of a second group without effects, q rises."""
     nothing = measure(made_up(("isotropic_tanh",)), epsilon=0.6, rotations=99)
-    alone, (beside, _) = table(measured), verdicts.verdict_table([measured, nothing])
+    alone, (both, _) = table(measured), verdicts.verdict_table([measured, nothing])
+    beside = both.to_dict("records")
     for one, same in zip(alone, beside, strict=True):
         assert same["c4_p"] == one["c4_p"]
         assert same["c4_q"] >= one["c4_q"]
@@ -158,10 +160,11 @@ def test_one_network_of_sixteen_is_no_evidence():
 
 
 def test_words_say_the_same_and_the_table_has_a_line_per_verdict(rows):
-    header, body = format_verdicts(list(rows.values()))
+    judged = pd.DataFrame(rows.values())
+    header, body = format_verdicts(judged)
     assert len(body) == 8
     assert all(len(line) == len(header) for line in body)
-    text = plain_words(list(rows.values()), claim="alignment")
+    text = plain_words(judged, claim="alignment")
     assert "<b>no evidence of alignment</b>: isotropic_tanh (pre), isotropic_tanh (post)" in text
 
 
@@ -221,7 +224,7 @@ def test_lengths_alone_are_told_from_clusters():
 
 
 def test_differences_are_paired_and_against_the_partner(measured):
-    found = verdicts.difference_table(measured.runs)
+    found = verdicts.difference_table(measured.runs).to_dict("records")
     errors = [row for row in found if row["quantity"] == "test_mse"]
     assert [(row["activation"], row["against"]) for row in errors] == [
         ("tanh", "isotropic_tanh"), ("relu", "isotropic_tanh"), ("tanh@haar:3", "isotropic_tanh"),
@@ -272,7 +275,7 @@ def test_an_isotropic_activation_of_any_name_is_not_compared_as_an_elementwise_o
         for one in dataset["activation"].values.tolist()
     ]  # fmt: skip
     found = layers.differences(rows, quantities=["c4_excess"])
-    assert [row["activation"] for row in found] == ["tanh"]
+    assert found["activation"].tolist() == ["tanh"]
 
 
 def test_best_rate_is_chosen_on_validation_and_shown_on_test():
@@ -282,17 +285,17 @@ def test_best_rate_is_chosen_on_validation_and_shown_on_test():
     for name, offsets in (("validation_mse", [5, 1, 2]), ("test_mse", [5, 3, 2])):
         rates[name] = rates[name] * 0 + xr.DataArray(offsets, dims="rate")
     rates = rates.assign_coords(learning_rate=(("optimizer", "rate"), [[0.1, 0.2, 0.3]]))
-    (row,) = verdicts.rate_table(rates)
+    (row,) = verdicts.rate_table(rates).to_dict("records")
     assert (row["rates"], row["fixed_rate"], row["best_rate"]) == (3, 0.1, 0.2)
     assert not row["best_at_end"]
     assert (row["fixed"], row["best"]) == (5, 3)
     # A rate at which a seed has diverged is not eligible, however small the others' errors.
     rates["validation_mse"][{"rate": 1, "seed": 0}] = np.nan
-    (row,) = verdicts.rate_table(rates)
+    (row,) = verdicts.rate_table(rates).to_dict("records")
     assert (row["best_rate"], row["best"], row["best_at_end"]) == (0.3, 2, True)
     # If there is none left, none is best.
     rates["validation_mse"][{"seed": 0}] = np.nan
-    (row,) = verdicts.rate_table(rates)
+    (row,) = verdicts.rate_table(rates).to_dict("records")
     assert np.isnan([row["best_rate"], row["best"], *row["best_seeds"]]).all()
     assert not row["best_at_end"]
     assert row["fixed"] == 5
