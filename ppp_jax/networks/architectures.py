@@ -213,7 +213,7 @@ class Architecture(NamedTuple):
       module: flax module, `(shape, sizes, initializer, rngs)`.
       needs: what its data must have beside features: `""`, `image` or `labels`.
       respects_rotations: whether nothing in it but the activation prefers a basis of its hidden
-        layers (METHOD §7).
+        layers (docs/method.md §11).
       names: hidden layers to the names of all layers whose vectors can be kept.
       loss: what training lowers.
       error: what is reported as MSE.

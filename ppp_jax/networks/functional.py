@@ -106,7 +106,7 @@ class InitializerEntry(NamedTuple):
 
 INITIALIZERS: dict[str, InitializerEntry] = {
     # Not `nnx.initializers.glorot_normal`, which truncates each entry at two standard deviations:
-    # a cube-shaped cut, so its law prefers the axes (METHOD §7 wants one that does not).
+    # a cube-shaped cut, so its law prefers the axes (docs/method.md §11 wants one that does not).
     "glorot_normal": InitializerEntry(
         nnx.initializers.variance_scaling(1.0, "fan_avg", "normal"), respects_rotations=True
     ),
@@ -199,7 +199,7 @@ class Autoencoder(nnx.Module):
 
     The activation follows every hidden layer and the bottleneck; the output is linear. Latents
     are the bottleneck's vectors before and after its activation: the author's published radii
-    exceed every bounded output, so his pictures show the former (METHOD §8).
+    exceed every bounded output, so his pictures show the former (docs/method.md §14).
     """
 
     def __init__(self, shape: Shape, sizes: Sizes, initializer: Initializer, rngs: nnx.Rngs):

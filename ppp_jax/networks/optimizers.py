@@ -1,4 +1,4 @@
-"""Named optax optimisers, each stating whether its step respects rotations (METHOD §7)."""
+"""Named optax optimisers, each stating whether its step respects rotations (docs/method.md §11)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
