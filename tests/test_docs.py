@@ -8,6 +8,9 @@ import shlex
 
 import pytest
 
+from ppp_jax.analysis.statistics import registry
+from ppp_jax.data import datasets
+from ppp_jax.networks import activations, architectures, functional, optimizers
 from tests import ROOT, forks
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -32,6 +35,21 @@ EXAMPLES = {f"{name}-{number}": example for name, text in PAGE_TEXTS.items()
             for number, example in enumerate(blocks(text, "python"))}  # fmt: skip
 
 
+REGISTRIES = (activations.ACTIVATIONS, architectures.ARCHITECTURES, datasets.DATASETS,
+              functional.INITIALIZERS, optimizers.OPTIMIZERS, registry.STATISTICS)  # fmt: skip
+
+
+@pytest.fixture
+def registries():
+    """Takes out again what an example adds to a registry."""
+    before = [dict(table) for table in REGISTRIES]
+    yield
+    for table, entries in zip(REGISTRIES, before, strict=True):
+        table.clear()
+        table.update(entries)
+
+
+@pytest.mark.usefixtures("registries")
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_python_example_runs_as_written(name, tmp_path, monkeypatch):
     example = EXAMPLES[name]
