@@ -125,8 +125,12 @@ def thomson(vectors: int, units: int, *, seed: int = 0, starts: int = THOMSON_ST
     distances = starts * vectors * (vectors - 1) // 2 * units
     if distances > MOST_DISTANCES:
         most = math.isqrt(2 * MOST_DISTANCES // (starts * units))
-        raise InputError("vectors", vectors, f"so many would be spread for days; at most {most:,} "
-                         f"in {units:,} units from {starts:,} starts")  # fmt: skip
+        raise InputError(
+            "vectors",
+            vectors,
+            f"so many would be spread for days; at most {most:,} "
+            f"in {units:,} units from {starts:,} starts",
+        )
     return minimise_energy(vectors, units, seed, starts).copy()
 
 

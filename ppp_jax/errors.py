@@ -26,9 +26,9 @@ def printable(text: object) -> str:
       'a\\x1b[31mred\\nb'
     """
     return "".join(
-        character if unicodedata.category(character) not in _UNPRINTABLE else
-        ascii(character)[1:-1] for character in str(text)
-    )  # fmt: skip
+        character if unicodedata.category(character) not in _UNPRINTABLE else ascii(character)[1:-1]
+        for character in str(text)
+    )
 
 
 # Control, format, surrogate, private-use characters, and separators of lines and paragraphs.

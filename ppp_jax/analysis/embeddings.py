@@ -47,8 +47,9 @@ def embed(latents: Any, *, method: str, seed: int = 0) -> np.ndarray:
         from sklearn.manifold import TSNE  # the analysis works without scikit-learn until here
         from threadpoolctl import threadpool_limits
 
-        view = TSNE(perplexity=min(PERPLEXITY, (len(x) - 1) / 3), init=_pca_start(x),
-                    random_state=seed)  # fmt: skip
+        view = TSNE(
+            perplexity=min(PERPLEXITY, (len(x) - 1) / 3), init=_pca_start(x), random_state=seed
+        )
         with threadpool_limits(limits=1):  # threads add in any order, and wait for each other
             return np.asarray(view.fit_transform(x), np.float64)
     return _umap(x, seed)

@@ -94,8 +94,14 @@ def isotropic_clouds(
     }
 
 
-def mixture(rng: np.random.Generator, share: float, *, samples: int = 500, units: int = 8,
-            kind: str = "axes") -> np.ndarray:  # fmt: skip
+def mixture(
+    rng: np.random.Generator,
+    share: float,
+    *,
+    samples: int = 500,
+    units: int = 8,
+    kind: str = "axes",
+) -> np.ndarray:
     """Draws normal samples, of which a share is replaced by clusters on the axes or the corners.
 
     Args:

@@ -170,8 +170,9 @@ def _flat(load_images: Callable[[], images.Images]) -> Raw:
     found = load_images()
     order = np.random.default_rng(SPLIT_SEED).permutation(len(found.train))
     train, test = (x.reshape(len(x), -1) for x in (found.train, found.test))
-    return Raw(train[order], test, found.train_labels[order], found.test_labels,
-                found.train.shape[1:])  # fmt: skip
+    return Raw(
+        train[order], test, found.train_labels[order], found.test_labels, found.train.shape[1:]
+    )
 
 
 OFFLINE: dict[str, Callable[[], Raw]] = {
@@ -239,8 +240,9 @@ def load(name: str | os.PathLike[str]) -> Dataset:
     for x in (train, test):
         digest.update(repr(x.shape).encode())
         digest.update(np.ascontiguousarray(x).tobytes())
-    return Dataset(name, train, test, raw.train_labels, raw.test_labels, digest.hexdigest(),
-                   raw.image)  # fmt: skip
+    return Dataset(
+        name, train, test, raw.train_labels, raw.test_labels, digest.hexdigest(), raw.image
+    )
 
 
 def _named(name: str) -> Raw:
@@ -318,8 +320,12 @@ def _check_samples(name: str, key: str, x: np.ndarray) -> None:
     if x.dtype.kind not in "iuf":  # neither complex numbers nor times, which NumPy counts to them
         raise InputError("data", name, f"{key} is of type {x.dtype}; convert it to real numbers")
     if key == "x_test" and len(x) < 2:
-        raise InputError("data", name, "x_test needs at least two samples: one half is for "
-                         "choosing learning rates, the other for the error reported")  # fmt: skip
+        raise InputError(
+            "data",
+            name,
+            "x_test needs at least two samples: one half is for "
+            "choosing learning rates, the other for the error reported",
+        )
     bad = x.size - np.count_nonzero(np.isfinite(x))
     if bad:
         raise InputError("data", name, f"{key} has {bad} non-finite values; remove them")
@@ -330,7 +336,8 @@ def _check_labels(name: str, arrays: dict[str, np.ndarray], split: str) -> np.nd
     samples = len(arrays[f"x_{split}"])
     if labels is not None and labels.shape != (samples,):
         raise InputError(
-            "data", name, f"y_{split} has shape {labels.shape}; it needs ({samples},), one label "
-            "per sample"
-        )  # fmt: skip
+            "data",
+            name,
+            f"y_{split} has shape {labels.shape}; it needs ({samples},), one label per sample",
+        )
     return labels

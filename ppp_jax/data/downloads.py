@@ -54,9 +54,12 @@ def fetch(remote: Remote, *, field: str, value: str) -> pathlib.Path:
     pooch.get_logger().setLevel(logging.WARNING)  # the bar says enough
     for url in remote.mirrors:
         keeper = pooch.create(
-            path=where, base_url="", registry={remote.name: f"sha256:{remote.sha256}"},
-            urls={remote.name: url}, retry_if_failed=RETRIES,
-        )  # fmt: skip
+            path=where,
+            base_url="",
+            registry={remote.name: f"sha256:{remote.sha256}"},
+            urls={remote.name: url},
+            retry_if_failed=RETRIES,
+        )
         loader = pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT_SECONDS)
         try:
             return pathlib.Path(keeper.fetch(remote.name, downloader=loader))
@@ -68,9 +71,11 @@ def fetch(remote: Remote, *, field: str, value: str) -> pathlib.Path:
             problem = f"{where} cannot be written ({error.strerror or error}); set {FOLDER} to a "
             raise InputError(field, value, problem + "folder that can") from error
     raise InputError(
-        field, value, f"{remote.name} could not be downloaded ({'; '.join(failures)}); put the "
-        f"file with sha256 {remote.sha256} at {where / remote.name}, or set {FOLDER} to where it is"
-    )  # fmt: skip
+        field,
+        value,
+        f"{remote.name} could not be downloaded ({'; '.join(failures)}); put the file with sha256 "
+        f"{remote.sha256} at {where / remote.name}, or set {FOLDER} to where it is",
+    )
 
 
 def _host(url: str) -> str:

@@ -112,8 +112,11 @@ _NUMERIC = {
 
 def _check_integer(field: str, value: Any, *, low: int, high: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        wanted = f"at least {low}" if isinstance(value, int) and value < low else (
-            f"from {low} to {high}")  # fmt: skip
+        wanted = (
+            f"at least {low}"
+            if isinstance(value, int) and value < low
+            else (f"from {low} to {high}")
+        )
         raise InputError(field, value, f"must be a whole number, {wanted}")
 
 
@@ -515,8 +518,9 @@ def _check_doses(grid: Grid) -> None:
         parameter = interpolated.get(name).parameter
         dosed = parameter is not None and parameter.initial is None
         if dosed and not grid.doses:
-            raise InputError("activations", name, f"needs a dose: {name}:0.25, or doses such as "
-                             "0,0.5,1")  # fmt: skip
+            raise InputError(
+                "activations", name, f"needs a dose: {name}:0.25, or doses such as 0,0.5,1"
+            )
         if grid.doses and not dosed:
             known = "dose_tanh, dose_relu or another dose_NAME without a number"
             raise InputError("activations", name, f"takes no dose; with doses, name {known}")

@@ -40,9 +40,12 @@ class _Convolutional(nnx.Module):
         self.small = (-(-height // stride), -(-width // stride))
         flat = math.prod(self.small) * sizes.width
         options: dict[str, Any] = {
-            "kernel_size": (KERNEL, KERNEL), "strides": (STRIDE, STRIDE), "padding": "SAME",
-            "kernel_init": initializer, "rngs": rngs,
-        }  # fmt: skip
+            "kernel_size": (KERNEL, KERNEL),
+            "strides": (STRIDE, STRIDE),
+            "padding": "SAME",
+            "kernel_init": initializer,
+            "rngs": rngs,
+        }
         ins = [channels, *[sizes.width] * (sizes.depth - 1)]
         for i, n_in in enumerate(ins):
             setattr(self, f"encoder_{i}", nnx.Conv(n_in, sizes.width, **options))
@@ -93,11 +96,13 @@ def _attention(query: jax.Array, key: jax.Array, value: jax.Array, **_: Any) -> 
 class _Block(nnx.Module):
     """Attention and an MLP, each added to the residual stream, each after a norm."""
 
-    def __init__(self, width: int, norm: Callable[..., Any], initializer: Initializer,
-                 rngs: nnx.Rngs):  # fmt: skip
+    def __init__(
+        self, width: int, norm: Callable[..., Any], initializer: Initializer, rngs: nnx.Rngs
+    ):
         self.norm_attention, self.norm_mlp = norm(width, rngs=rngs), norm(width, rngs=rngs)
-        self.attention = nnx.MultiHeadAttention(HEADS, width, kernel_init=initializer, rngs=rngs,
-                                                attention_fn=_attention, decode=False)  # fmt: skip
+        self.attention = nnx.MultiHeadAttention(
+            HEADS, width, kernel_init=initializer, rngs=rngs, attention_fn=_attention, decode=False
+        )
         self.hidden = functional.linear(width, HIDDEN * width, initializer, rngs)
         self.back = functional.linear(HIDDEN * width, width, initializer, rngs)
 
@@ -243,19 +248,21 @@ def _block_names(depth: int) -> list[str]:
 
 ARCHITECTURES: dict[str, Architecture] = {
     "mlp": Architecture(functional.Autoencoder, "", True, _encoder_and_decoder),
-    "conv": Architecture(
-        _Convolutional, "image", True, _encoder_and_decoder, oldest_jax=CONVOLVES
-    ),
+    "conv": Architecture(_Convolutional, "image", True, _encoder_and_decoder, oldest_jax=CONVOLVES),
     "transformer": Architecture(_Transformer, "image", True, _block_names, multiple_of=HEADS),
     "transformer_layernorm": Architecture(
         _LayerNormTransformer, "image", False, _block_names, multiple_of=HEADS
     ),
     "classifier": Architecture(
-        _Classifier, "labels", True, lambda depth: [*_names(depth, "encoder_{}"), BOTTLENECK],
-        cross_entropy, brier,
+        _Classifier,
+        "labels",
+        True,
+        lambda depth: [*_names(depth, "encoder_{}"), BOTTLENECK],
+        cross_entropy,
+        brier,
     ),
     "sparse": Architecture(_Sparse, "", False, lambda _: [BOTTLENECK], _sparse_loss),
-}  # fmt: skip
+}
 
 
 def register_architecture(name: str, entry: Architecture) -> Architecture:

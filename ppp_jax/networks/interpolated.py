@@ -26,9 +26,14 @@ from ppp_jax.networks.activations import ACTIVATIONS, Activation, Map, Parameter
 from ppp_jax.numerics import at_least_single, p_norm, polar
 
 FORMS = (
-    "block_NAME:UNITS", "pnorm_NAME:P", "intrinsic_NAME:LENGTH", "intrinsic_NAME:trained",
-    "dose_NAME:T", "dose_NAME", "NAME@BASIS",
-)  # fmt: skip
+    "block_NAME:UNITS",
+    "pnorm_NAME:P",
+    "intrinsic_NAME:LENGTH",
+    "intrinsic_NAME:trained",
+    "dose_NAME:T",
+    "dose_NAME",
+    "NAME@BASIS",
+)
 FIELD = "activations"
 _NUMBERED = r"haar:[0-9]+|thomson:[0-9]+(:[0-9]+)?"
 _PLAIN_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
@@ -231,9 +236,12 @@ def _dose(base: str, text: str, name: str) -> Activation:
 
         formula = f"(1 - t) ({entry.formula}) + t ({end.formula}), t an axis of the grid"
         return end._replace(
-            apply=dosed, formula=formula, slope_at_zero=math.nan, isotropic=False,
+            apply=dosed,
+            formula=formula,
+            slope_at_zero=math.nan,
+            isotropic=False,
             parameter=Parameter(None),
-        )  # fmt: skip
+        )
     t = _number(text, name, least=0, most=1)
     if t in (0, 1):
         return entry if t == 0 else end
@@ -244,13 +252,29 @@ def _dose(base: str, text: str, name: str) -> Activation:
 
 
 EXAMPLES = (
-    "block_tanh:1", "block_tanh:2", "block_relu:4", "pnorm_tanh:4", "pnorm_relu:1", "pnorm_tanh:2",
-    "intrinsic_tanh:1", "intrinsic_leaky_relu:0.5", "intrinsic_tanh:trained", "dose_tanh:0.25",
+    "block_tanh:1",
+    "block_tanh:2",
+    "block_relu:4",
+    "pnorm_tanh:4",
+    "pnorm_relu:1",
+    "pnorm_tanh:2",
+    "intrinsic_tanh:1",
+    "intrinsic_leaky_relu:0.5",
+    "intrinsic_tanh:trained",
+    "dose_tanh:0.25",
     "dose_relu:0.5",
-    "tanh@rotated", "relu@haar:3", "relu@simplex", "tanh@simplex", "tanh@cross_polytope",
-    "gelu@cross_polytope", "tanh@thomson:12", "relu@thomson:5", "block_tanh:4@haar:1",
-    "pnorm_tanh:4@rotated", "isotropic_tanh@rotated",
-)  # fmt: skip
+    "tanh@rotated",
+    "relu@haar:3",
+    "relu@simplex",
+    "tanh@simplex",
+    "tanh@cross_polytope",
+    "gelu@cross_polytope",
+    "tanh@thomson:12",
+    "relu@thomson:5",
+    "block_tanh:4@haar:1",
+    "pnorm_tanh:4@rotated",
+    "isotropic_tanh@rotated",
+)
 KINDS: dict[str, Callable[[str, str, str], Activation]] = {
     "block": _block,
     "pnorm": _pnorm,
@@ -315,9 +339,13 @@ def _over(entry: Activation, basis: str, name: str) -> Activation:
         return over_basis(lambda onto: entry.apply(onto, *value), basis)(x)
 
     return entry._replace(
-        apply=apply, formula=formula, group=group, slope_at_zero=slope, basis=basis,
+        apply=apply,
+        formula=formula,
+        group=group,
+        slope_at_zero=slope,
+        basis=basis,
         isotropic=group == "O(n)",
-    )  # fmt: skip
+    )
 
 
 def check_width(name: str, units: int, *, field: str) -> None:
@@ -332,5 +360,6 @@ def check_width(name: str, units: int, *, field: str) -> None:
     if units % entry.multiple_of:
         raise InputError(field, units, f"must be a multiple of {entry.multiple_of} for {name}")
     if entry.basis != "standard" and units > MAX_VECTORS:
-        raise InputError(field, units, f"must be at most {MAX_VECTORS} for {name}, whose basis is "
-                         "computed")  # fmt: skip
+        raise InputError(
+            field, units, f"must be at most {MAX_VECTORS} for {name}, whose basis is computed"
+        )

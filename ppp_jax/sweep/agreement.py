@@ -149,9 +149,14 @@ def check_call(
         for name, text in of_kind.items()
     }
     fields = {
-        **config, **functions, "sha256 of the data": dataset_sha256, **how, "workdir": str(workdir),
-        **versions(), **conditions,
-    }  # fmt: skip
+        **config,
+        **functions,
+        "sha256 of the data": dataset_sha256,
+        **how,
+        "workdir": str(workdir),
+        **versions(),
+        **conditions,
+    }
     check(devices.exchange(fields))
 
 

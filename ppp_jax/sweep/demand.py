@@ -117,12 +117,15 @@ def left(
       reached: each part's steps that are done already.
     """
     return [
-        (part, sum(
-            done is None or epoch * (len(dataset.train) // part.batch_size) > done
-            for epoch in part.snapshot_epochs
-        ))
+        (
+            part,
+            sum(
+                done is None or epoch * (len(dataset.train) // part.batch_size) > done
+                for epoch in part.snapshot_epochs
+            ),
+        )
         for part, done in zip(parts, reached, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def shortage(
@@ -255,8 +258,14 @@ def _known_rates() -> dict[str, float]:
 
 def _key(grid: Grid, cell: Cell, dataset: Dataset) -> str:
     """Returns a digest of what the time of a step depends on, of one run among others."""
-    question: list[Any] = [cell.architecture, cell.shape, cell.optimizer, grid.batch_size,
-                           dataset.train.shape[1], manifest.conditions({})]  # fmt: skip
+    question: list[Any] = [
+        cell.architecture,
+        cell.shape,
+        cell.optimizer,
+        grid.batch_size,
+        dataset.train.shape[1],
+        manifest.conditions({}),
+    ]
     return hashlib.sha256(json.dumps(question).encode()).hexdigest()
 
 

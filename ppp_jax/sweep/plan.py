@@ -72,9 +72,10 @@ class Plan(NamedTuple):
             "latents": f"{text(self.latents_bytes)} on disk, before compression, and "
             f"{text(self.checkpoint_bytes)} of checkpoints, {text(self.disk_free)} free"
             f"{f'  !! may not fit: name another --workdir, or {demand.LOWER}' if full else ''}",
-            "minutes": "unknown; --measure times a short chunk" if self.minutes is None else
-            f"{self.minutes:,.1f}, after compiling",
-        }  # fmt: skip
+            "minutes": "unknown; --measure times a short chunk"
+            if self.minutes is None
+            else f"{self.minutes:,.1f}, after compiling",
+        }
         return "\n".join(f"{name:<12}{line}" for name, line in lines.items())
 
 

@@ -61,8 +61,11 @@ def _check_networks(grid: Grid, dataset: Dataset) -> None:
     everywhere = {layer for cell in grid.cells for layer in all_layers.captured(cell)}
     for layer in grid.capture:
         if layer not in (ALL, functional.BOTTLENECK) and layer not in everywhere:
-            raise InputError("capture", layer, f"no network of this grid has it; known: "
-                             f"{', '.join(sorted(everywhere)) or 'none'}")  # fmt: skip
+            raise InputError(
+                "capture",
+                layer,
+                f"no network of this grid has it; known: {', '.join(sorted(everywhere)) or 'none'}",
+            )
 
 
 def train(
@@ -311,9 +314,13 @@ def _train_parts(wanted: Manifest, dataset: Dataset, workdir: pathlib.Path, show
                 part, before = _build_part(wanted, index, dataset, arrays, workdir), bar.seconds
                 _train_part(part, done, bar, stop_requested)
                 if devices.is_main():
-                    demand.remember_rate(grid, dataset, wanted.conditions["seed_batch"],
-                                         seconds=bar.seconds - before,
-                                         steps=total - (done or 0))  # fmt: skip
+                    demand.remember_rate(
+                        grid,
+                        dataset,
+                        wanted.conditions["seed_batch"],
+                        seconds=bar.seconds - before,
+                        steps=total - (done or 0),
+                    )
 
 
 class _Part(NamedTuple):
@@ -381,8 +388,8 @@ def _train_part(
             losses, step = _gathered(part.grid, trained), first + steps
             epoch = step / part.steps_per_epoch
             if devices.is_main():
-                run_dir.append_metrics(part.workdir, part.number, part.grid, step, epoch, losses,
-                                     identity=part.identity)  # fmt: skip
+                here, reached = (part.workdir, part.number, part.grid), (step, epoch, losses)
+                run_dir.append_metrics(*here, *reached, identity=part.identity)
             bar.advance(part.grid, losses, steps=steps, epoch=epoch, run_steps=snapshots[-1])
             stopping = devices.any_process(stop_requested())
             due = devices.any_process(time.monotonic() - saved > CHECKPOINT_SECONDS)

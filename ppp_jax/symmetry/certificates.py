@@ -49,13 +49,14 @@ def subject(grid: Grid) -> str:
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy")}
     units = {name: _units(name, min(grid.latent_widths)) for name in grid.activations}
     found = fingerprints(grid)
-    claims = [
-        [name, interpolated.get(name).group] for name in grid.activations
-    ] + [
-        [name, optimizers.get(name).respects_rotations] for name in grid.optimizers
-    ] + [
-        [name, functional.get_initializer(name).respects_rotations] for name in grid.initializers
-    ]  # fmt: skip
+    claims = (
+        [[name, interpolated.get(name).group] for name in grid.activations]
+        + [[name, optimizers.get(name).respects_rotations] for name in grid.optimizers]
+        + [
+            [name, functional.get_initializer(name).respects_rotations]
+            for name in grid.initializers
+        ]
+    )
     return digest([__version__, versions, units, {kind: found[kind] for kind in KINDS}, claims])
 
 

@@ -54,15 +54,19 @@ def null_p_values(
     places = list(range(0, draws, width))
     found = []
     for first in progress_bar(places, "draws") if progress else places:
-        drawn = [isotropic_clouds(rng, samples=samples, units=units)
-                 for _ in range(min(width, draws - first))]  # fmt: skip
+        drawn = [
+            isotropic_clouds(rng, samples=samples, units=units)
+            for _ in range(min(width, draws - first))
+        ]
         stacked = np.stack([np.stack(list(clouds.values())) for clouds in drawn])
         labelled = xr.DataArray(
-            stacked.astype(np.float32), dims=("seed", "law", "sample", "unit"),
+            stacked.astype(np.float32),
+            dims=("seed", "law", "sample", "unit"),
             coords={"law": list(drawn[0])},
-        )  # fmt: skip
-        tested = rotation_test(labelled, rotations=rotations, epsilon=epsilon, seed=seed,
-                               first_seed=first)  # fmt: skip
+        )
+        tested = rotation_test(
+            labelled, rotations=rotations, epsilon=epsilon, seed=seed, first_seed=first
+        )
         found.append(tested["p"])
     return xr.concat(found, "seed").transpose("law", "seed", "statistic")
 
@@ -127,12 +131,13 @@ def power(
     _check(draws, samples, units, laws=len(KINDS) * len(shares))
     rows = [
         [
-            np.stack([mixture(rng, share, samples=samples, units=units, kind=kind)
-                      for _ in range(draws)])
+            np.stack(
+                [mixture(rng, share, samples=samples, units=units, kind=kind) for _ in range(draws)]
+            )
             for share in shares
         ]
         for kind in KINDS
-    ]  # fmt: skip
+    ]
     found = []
     for kind in progress_bar(rows, "power") if progress else rows:
         labelled = xr.DataArray(

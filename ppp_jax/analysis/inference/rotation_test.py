@@ -285,7 +285,14 @@ def pool(tested: xr.Dataset, *, over: str = "seed") -> xr.Dataset:
     clouds = known.sum(over)
     spread = np.sqrt((sd * sd).sum(over)) / clouds.where(clouds > 0)
     p = xr.apply_ufunc(sign_flip, tested["rank"], input_core_dims=[[over]], vectorize=True)
-    return xr.Dataset({
-        "value": value.mean(over), "mean": mean.mean(over), "rank": tested["rank"].mean(over),
-        "sd": spread, "z": (value - mean).mean(over) / spread, "p": p, "clouds": clouds,
-    })  # fmt: skip
+    return xr.Dataset(
+        {
+            "value": value.mean(over),
+            "mean": mean.mean(over),
+            "rank": tested["rank"].mean(over),
+            "sd": spread,
+            "z": (value - mean).mean(over) / spread,
+            "p": p,
+            "clouds": clouds,
+        }
+    )

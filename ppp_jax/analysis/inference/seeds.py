@@ -61,9 +61,11 @@ def bootstrap_interval(
       True
     """
     return _bca(
-        _present(values, field="values"), lambda x, axis: scipy.stats.trim_mean(x, 0.25, axis=axis),
-        confidence, seed,
-    )  # fmt: skip
+        _present(values, field="values"),
+        lambda x, axis: scipy.stats.trim_mean(x, 0.25, axis=axis),
+        confidence,
+        seed,
+    )
 
 
 class Difference(NamedTuple):
@@ -86,8 +88,13 @@ class Difference(NamedTuple):
 
     def row(self) -> dict[str, float]:
         """Returns it as the columns that every table of differences has."""
-        return {"difference": self.mean, "low": self.low, "high": self.high, "p": self.p,
-                "seeds": self.seeds}  # fmt: skip
+        return {
+            "difference": self.mean,
+            "low": self.low,
+            "high": self.high,
+            "p": self.p,
+            "seeds": self.seeds,
+        }
 
 
 def paired_difference(

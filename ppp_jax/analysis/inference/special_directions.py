@@ -144,9 +144,12 @@ def positions(
     tested = pool(
         under_rotations(
             {name: mean_of(cosine) for name, cosine in ORBITS.items()},
-            clouds=len(unit), units=unit.shape[-1], rotations=rotations, seed=seed,
+            clouds=len(unit),
+            units=unit.shape[-1],
+            rotations=rotations,
+            seed=seed,
         )
-    )  # fmt: skip
+    )
     parts = ("value", "z", "p")
     return {
         name: Position(*(tested[part].sel(statistic=name).item() for part in parts))

@@ -134,8 +134,12 @@ def convergence(
     pairs = [(axes @ cross_product(x[k], x[k + 1]) @ axes.T) for k in range(0, len(x) - 1, 2)]
     each = under_rotations(
         {"units": lambda k, q: _assigned(pairs[k] @ q)},
-        clouds=len(pairs), units=units, rotations=rotations, seed=seed, axis="pair",
-    ).isel(statistic=0)  # fmt: skip
+        clouds=len(pairs),
+        units=units,
+        rotations=rotations,
+        seed=seed,
+        axis="pair",
+    ).isel(statistic=0)
     tested = pool(each, over="pair")
     orthogonal = np.array([np.linalg.norm(product, "nuc") for product in pairs])
     z, p = (tested[name].item() for name in ("z", "p"))

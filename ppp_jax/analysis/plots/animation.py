@@ -50,8 +50,9 @@ def animate(
         raise InputError("over", over, "must be the name of an axis")
     others = set(pictures["ratio"].dims) - {over, "u", "v"}
     if over not in pictures["ratio"].dims or others:
-        raise InputError("over", over, f"pictures are over {pictures['ratio'].dims}; need (over, "
-                         "v, u)")  # fmt: skip
+        raise InputError(
+            "over", over, f"pictures are over {pictures['ratio'].dims}; need (over, v, u)"
+        )
     label = label if label is not None else ("epoch" if "epoch" in pictures.coords else over)
     if not isinstance(label, str) or label not in pictures.coords:
         raise InputError("label", label, f"is none of {sorted(map(str, pictures.coords))}")
@@ -72,13 +73,15 @@ def _write(
         picture = pictures.isel({over: k})
         figure = Figure(figsize=(4.4, 3.7), dpi=DPI, layout="constrained")
         axes = plot_ppp(picture, ax=figure.add_subplot(), norm=norm)
-        axes.set_title(f"{drawn(label)} {drawn(picture[label].item())}, {axes.get_title()}",
-                       fontsize=9)  # fmt: skip
+        axes.set_title(
+            f"{drawn(label)} {drawn(picture[label].item())}, {axes.get_title()}", fontsize=9
+        )
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
         frames.append(Image.open(buffer).convert("RGB"))
     durations = [1000 // frames_per_second] * len(frames)
     durations[-1] += 2000
     # The path has another ending until all is written.
-    frames[0].save(path, format="GIF", save_all=True, append_images=frames[1:],
-                   duration=durations, loop=0)  # fmt: skip
+    frames[0].save(
+        path, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0
+    )

@@ -65,14 +65,18 @@ def plot_forest(differences: pd.DataFrame, *, labels: list[str]) -> Figure:
         axes.margins(y=0.5 / max(1, len(names)))
     panels[0].set_yticks(range(len(names)), names, fontsize=6)
     panels[0].invert_yaxis()
-    figure.supxlabel("paired difference, mean over seeds and 95 % BCa interval; "
-                     "filled: false discovery rate ≤ 5 %", fontsize=7)  # fmt: skip
+    figure.supxlabel(
+        "paired difference, mean over seeds and 95 % BCa interval; "
+        "filled: false discovery rate ≤ 5 %",
+        fontsize=7,
+    )
     return figure
 
 
 def _comparison(row: dict[str, Any], labels: list[str]) -> str:
-    text = ", ".join(f"{row[name]:g}" if isinstance(row[name], float) else str(row[name])
-                     for name in labels)  # fmt: skip
+    text = ", ".join(
+        f"{row[name]:g}" if isinstance(row[name], float) else str(row[name]) for name in labels
+    )
     return drawn(f"{text} − {row['against']}")
 
 
@@ -103,13 +107,16 @@ def plot_plane(runs: xr.Dataset, *, kind: str, labels: list[str]) -> Figure:
         colour = colours[names["activation"]]
         number = counted[names["activation"]] = counted.get(names["activation"], -1) + 1
         path = [np.array([_median(row) for row in values]) for values in (x, y)]
-        label = ", ".join(f"{names[n]:g}" if isinstance(names[n], float) else str(names[n])
-                          for n in labels)  # fmt: skip
+        label = ", ".join(
+            f"{names[n]:g}" if isinstance(names[n], float) else str(names[n]) for n in labels
+        )
         axes.plot(*path, styles[number % 4], color=colour, linewidth=1.1, label=drawn(label))
         axes.plot(path[0][0], path[1][0], "o", color=colour, markerfacecolor="white", markersize=4)
         axes.plot(x[-1], y[-1], ".", color=colour, markersize=3, alpha=0.5)
-    axes.set(xlabel=f"{registry.label_of('c4')}, {kind}-activation (−1 diagonals, +1 axes)",
-             ylabel="discreteness")  # fmt: skip
+    axes.set(
+        xlabel=f"{registry.label_of('c4')}, {kind}-activation (−1 diagonals, +1 axes)",
+        ylabel="discreteness",
+    )
     figure.legend(loc="outside right upper", fontsize=6)
     return figure
 
@@ -158,15 +165,24 @@ def plot_power(found: xr.Dataset, *, kind: str, ax: Axes) -> Axes:
             label=drawn(registry.label_of(str(statistic))),
         )
     ax.axhline(LEVEL, color="k", linestyle="--", linewidth=0.8)
-    ax.set(xlabel=f"share of samples on the {kind}", ylabel="share of clouds with p ≤ .05",
-           ylim=(0, 1.03))  # fmt: skip
+    ax.set(
+        xlabel=f"share of samples on the {kind}",
+        ylabel="share of clouds with p ≤ .05",
+        ylim=(0, 1.03),
+    )
     ax.legend(fontsize=6)
     return ax
 
 
-def plot_seeds(columns: dict[str, np.ndarray], *, ax: Axes, colour: str = "C0",
-               shift: float = 0.0, label: str | None = None,
-               at: Sequence[float] | None = None) -> Axes:  # fmt: skip
+def plot_seeds(
+    columns: dict[str, np.ndarray],
+    *,
+    ax: Axes,
+    colour: str = "C0",
+    shift: float = 0.0,
+    label: str | None = None,
+    at: Sequence[float] | None = None,
+) -> Axes:
     """Draws every seed as a point, and over them the interquartile mean with its 95 % interval.
 
     Args:
@@ -184,8 +200,15 @@ def plot_seeds(columns: dict[str, np.ndarray], *, ax: Axes, colour: str = "C0",
         ax.plot(place + spread, values, ".", color=colour, markersize=2.5, alpha=0.45)
         low, high = bootstrap_interval(values)
         ax.plot([place, place], [low, high], color=colour, linewidth=2)
-        ax.plot(place, interquartile_mean(values), "_", color=colour, markersize=9,
-                markeredgewidth=2, label=label and drawn(label))  # fmt: skip
+        ax.plot(
+            place,
+            interquartile_mean(values),
+            "_",
+            color=colour,
+            markersize=9,
+            markeredgewidth=2,
+            label=label and drawn(label),
+        )
         label = None  # once in the legend
     ax.set_xticks(places, [drawn(name) for name in columns], fontsize=7)
     ax.tick_params(labelsize=7)
@@ -204,8 +227,7 @@ def plot_z(series: dict[str, dict[str, float]], *, ax: Axes) -> Axes:
         shift = 0.1 * (k - (len(series) - 1) / 2)
         places = np.arange(len(points)) + shift
         ax.vlines(places, 0, list(points.values()), color=f"C{k}", linewidth=0.8)
-        ax.plot(places, list(points.values()), "o", color=f"C{k}", markersize=4,
-                label=drawn(label))  # fmt: skip
+        ax.plot(places, list(points.values()), "o", color=f"C{k}", markersize=4, label=drawn(label))
     names = list(next(iter(series.values())))
     ax.set_xticks(range(len(names)), [drawn(name) for name in names], fontsize=7)
     ax.set_yscale("symlog", linthresh=3)

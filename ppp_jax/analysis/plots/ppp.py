@@ -225,10 +225,18 @@ def plot_strip(
     size = (size[0], size[1] + 0.1 * (len(legend) - 1))
     figure = Figure(figsize=size, dpi=110)
     figure.suptitle(drawn(title), fontsize=9, y=1 - 0.08 / size[1], va="top")
-    stack = figure.subplots(len(rows), 1, squeeze=False, gridspec_kw={
-        "left": left / size[0], "right": 1 - 0.6 / size[0], "top": 1 - 0.5 / size[1],
-        "bottom": (0.1 + 0.1 * len(legend)) / size[1], "hspace": 0,
-    })  # fmt: skip
+    stack = figure.subplots(
+        len(rows),
+        1,
+        squeeze=False,
+        gridspec_kw={
+            "left": left / size[0],
+            "right": 1 - 0.6 / size[0],
+            "top": 1 - 0.5 / size[1],
+            "bottom": (0.1 + 0.1 * len(legend)) / size[1],
+            "hspace": 0,
+        },
+    )
     figure.text(0.5, 0.06 / size[1], "\n".join(legend), ha="center", va="bottom", fontsize=6)
     for axes, name, strip in zip(stack.flat, names, panels, strict=True):
         norm = ratio_scale([picture["ratio"].values for picture in strip])
@@ -304,11 +312,13 @@ def plot_curves(values: xr.DataArray, *, ax: Axes | None = None, yscale: str = "
         curves = np.where(np.isfinite(curves), curves, np.nan)
         style: dict[str, Any] = {"color": f"C{i}", "linestyle": "--" if isotropic[i] else "-"}
         axes.plot(epochs, curves, linewidth=0.5, alpha=0.35, **style)
-        median = [np.median(row[~np.isnan(row)]) if (~np.isnan(row)).any() else np.nan
-                  for row in curves]  # fmt: skip
+        median = [
+            np.median(row[~np.isnan(row)]) if (~np.isnan(row)).any() else np.nan for row in curves
+        ]
         axes.plot(epochs, median, linewidth=1.6, label=drawn(name), **style)
     axes.set_xscale("symlog", linthresh=1)
-    axes.set(yscale=yscale, xlabel="epoch",
-             ylabel=drawn(values.attrs.get("long_name", values.name)))  # fmt: skip
+    axes.set(
+        yscale=yscale, xlabel="epoch", ylabel=drawn(values.attrs.get("long_name", values.name))
+    )
     axes.set_xlim(left=0)
     return axes

@@ -63,8 +63,16 @@ def project(
       >>> points.values.round(3).tolist()
       [[3.0, 1.0], [3.0, 0.0]]
     """
-    prepared = prepare(latents, basis, _single(epsilon), planes=planes, max_planes=max_planes,
-                       seed=seed, nonfinite=nonfinite, progress=progress)  # fmt: skip
+    prepared = prepare(
+        latents,
+        basis,
+        _single(epsilon),
+        planes=planes,
+        max_planes=max_planes,
+        seed=seed,
+        nonfinite=nonfinite,
+        progress=progress,
+    )
     points, plane, sample, counts = _sorted(prepared)
     warn_if_empty(prepared, np.array([len(plane)]))
     return xr.Dataset(
@@ -173,8 +181,13 @@ def count_planes(
       >>> top_planes(counted, 1).counts.values.tolist()
       [[3]]
     """
-    prepared = prepare(latents, basis, epsilon, planes=planes, max_planes=max_planes, seed=seed,
-                       nonfinite=nonfinite, progress=progress)  # fmt: skip
+    options: dict[str, Any] = {
+        "planes": planes,
+        "max_planes": max_planes,
+        "seed": seed,
+        "nonfinite": nonfinite,
+    }
+    prepared = prepare(latents, basis, epsilon, progress=progress, **options)
     count = count_accepted(prepared)
     share = count / prepared.samples if prepared.samples else np.full(count.shape, np.nan)
     ratio, log_ratio = over_null(prepared, share.T)
@@ -185,10 +198,13 @@ def count_planes(
             "acceptance_ratio": (("epsilon", "plane"), ratio.T, {"long_name": "A/A0"}),
             "log10_acceptance_ratio": (("epsilon", "plane"), log_ratio.T),
         },
-        coords={"epsilon": prepared.epsilons, "first": ("plane", first),
-                "second": ("plane", second)},
+        coords={
+            "epsilon": prepared.epsilons,
+            "first": ("plane", first),
+            "second": ("plane", second),
+        },
         attrs=provenance(prepared),
-    )  # fmt: skip
+    )
 
 
 def count_accepted(prepared: Prepared) -> np.ndarray:

@@ -86,8 +86,13 @@ def ppp(
     """
     whole("bins", bins, least=2)
     by = axis_names(by)
-    prepared = prepare(latents, basis, epsilon, planes=planes, max_planes=max_planes, seed=seed,
-                       nonfinite=nonfinite, progress=progress)  # fmt: skip
+    options: dict[str, Any] = {
+        "planes": planes,
+        "max_planes": max_planes,
+        "seed": seed,
+        "nonfinite": nonfinite,
+    }
+    prepared = prepare(latents, basis, epsilon, progress=progress, **options)
     group, shape = groups(prepared.source, by)
     _check_size(bins, int(np.prod(shape)) * len(prepared.epsilons))
     there = prepared.survey.lengths > 0
@@ -98,15 +103,26 @@ def ppp(
     counts, number = _bin_points(prepared, edges, group, int(np.prod(shape)))
     warn_if_empty(prepared, number)
     members = _split(lengths, group[there], len(counts))
-    pairs = np.array([len(x) for x in members]) * len(prepared.frame.planes)
-    mass = counts / np.maximum(pairs, 1)[:, None, None, None]
-    null = density.null_masses(members, prepared.source.units, prepared.epsilons, edges)
-    pictures = density.picture(mass, null, pairs, edges, bandwidth)
+    pictures, pairs = _pictures(prepared, counts, members, edges, bandwidth)
     made = {"bandwidth": bandwidth, "plane_order": planes, **provenance(prepared)}
     result = xr.Dataset(pictures | _shares(prepared, number, pairs), attrs=made)
     result = result.assign_coords(epsilon=prepared.epsilons)
     result = result if np.ndim(epsilon) else result.squeeze("epsilon")
     return _unfold(result, prepared, by, shape)
+
+
+def _pictures(
+    prepared: Prepared,
+    counts: np.ndarray,
+    members: list[np.ndarray],
+    edges: np.ndarray,
+    bandwidth: float,
+) -> tuple[dict[str, xr.Variable], np.ndarray]:
+    """Returns density, null and ratio of each group, and how many (plane, sample) pairs it has."""
+    pairs = np.array([len(x) for x in members]) * len(prepared.frame.planes)
+    mass = counts / np.maximum(pairs, 1)[:, None, None, None]
+    null = density.null_masses(members, prepared.source.units, prepared.epsilons, edges)
+    return density.picture(mass, null, pairs, edges, bandwidth), pairs
 
 
 def _split(values: np.ndarray, group: np.ndarray, count: int) -> list[np.ndarray]:
@@ -120,8 +136,9 @@ def _split(values: np.ndarray, group: np.ndarray, count: int) -> list[np.ndarray
 
 def _shares(prepared: Prepared, number: np.ndarray, pairs: np.ndarray) -> dict[str, xr.Variable]:
     """Returns how many points each group has at each ε, and what share that is."""
-    share = np.divide(number, pairs[:, None], out=np.full(number.shape, np.nan),
-                      where=pairs[:, None] > 0)  # fmt: skip
+    share = np.divide(
+        number, pairs[:, None], out=np.full(number.shape, np.nan), where=pairs[:, None] > 0
+    )
     ratio, log_ratio = over_null(prepared, share)
     dims = ("group", "epsilon")
     return {

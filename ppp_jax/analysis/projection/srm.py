@@ -79,8 +79,13 @@ def srm(
     probe = _angles(angles)
     if top is not None:
         whole("top", top, least=1)
-    prepared = prepare(latents, basis, epsilon, planes=planes, max_planes=max_planes, seed=seed,
-                       nonfinite=nonfinite, progress=progress)  # fmt: skip
+    options: dict[str, Any] = {
+        "planes": planes,
+        "max_planes": max_planes,
+        "seed": seed,
+        "nonfinite": nonfinite,
+    }
+    prepared = prepare(latents, basis, epsilon, progress=progress, **options)
     kept = _kept_planes(prepared, top, len(probe))
     own, pooled, number = _count(prepared, turns[orientation] * probe, kept, signed)
     warn_if_empty(prepared, number)

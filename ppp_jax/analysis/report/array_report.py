@@ -24,8 +24,13 @@ from ppp_jax.files import atomic
 
 RECORD = "analysis.json"
 TOP, MAX_GROUPS = 100, 64
-COLUMNS = ["accepted", "acceptance", "acceptance_null", "acceptance_ratio",
-           "log10_acceptance_ratio"]  # fmt: skip
+COLUMNS = [
+    "accepted",
+    "acceptance",
+    "acceptance_null",
+    "acceptance_ratio",
+    "log10_acceptance_ratio",
+]
 
 
 def write_analysis(
@@ -133,8 +138,9 @@ def _draw(
     plot_strip(panels, rows=rows, columns=columns, title="").savefig(folder / "ppp.png")
     size = (0.8 + 2.8 * len(epsilons), 3.0 * len(rows))
     figure = Figure(figsize=size, dpi=110, layout="constrained")
-    grid = figure.subplots(len(rows), len(epsilons), squeeze=False,
-                           subplot_kw={"projection": "polar"})  # fmt: skip
+    grid = figure.subplots(
+        len(rows), len(epsilons), squeeze=False, subplot_kw={"projection": "polar"}
+    )
     for line, name, curve in zip(grid, rows, curves, strict=True):
         for k, axes in enumerate(line):
             plot_srm(curve.isel(epsilon=k), ax=axes)
@@ -163,7 +169,9 @@ def _write_tables(
         table = table[axes + [column for column in table if column not in axes]]
         write_csv(table, folder / f"{file}.csv")
         if file == "shares":
-            body = [[f"{x:.4g}" if isinstance(x, float) else str(x) for x in row]
-                    for row in table.itertuples(index=False)]  # fmt: skip
+            body = [
+                [f"{x:.4g}" if isinstance(x, float) else str(x) for x in row]
+                for row in table.itertuples(index=False)
+            ]
             header = [str(column).replace("_", " ") for column in table]
             write_markdown(header, body, folder / "shares.md")

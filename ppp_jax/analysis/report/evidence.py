@@ -84,10 +84,13 @@ def format_verdicts(verdicts: pd.DataFrame) -> tuple[list[str], list[list[str]]]
     columns = _columns()
     header = [*(axis.replace("_", " ") for axis in axes), "clean", *columns]
     body = [
-        [*(str(row[axis]) for axis in axes), "yes" if row["clean"] else "no",
-         *(column(row) for column in columns.values())]
+        [
+            *(str(row[axis]) for axis in axes),
+            "yes" if row["clean"] else "no",
+            *(column(row) for column in columns.values()),
+        ]
         for row in verdicts.to_dict("records")
-    ]  # fmt: skip
+    ]
     return header, body
 
 
@@ -128,10 +131,16 @@ def verdict_block(
     judged = [int(seeds) for seeds in verdicts["seeds"] if seeds >= MIN_SEEDS]
     fewest = min(judged, default=MIN_SEEDS)
     return render(
-        "verdict", items=Markup("").join(claims), clean=bool(verdicts["clean"].all()),
-        table=html_table(*table), rotations=rotations, least=MIN_SEEDS, fewest=fewest,
-        smallest=f"{smallest_p(fewest):.1g}", name=name,
-    )  # fmt: skip
+        "verdict",
+        items=Markup("").join(claims),
+        clean=bool(verdicts["clean"].all()),
+        table=html_table(*table),
+        rotations=rotations,
+        least=MIN_SEEDS,
+        fewest=fewest,
+        smallest=f"{smallest_p(fewest):.1g}",
+        name=name,
+    )
 
 
 def difference_figure(runs: xr.Dataset, folder: pathlib.Path, name: str) -> Figure | None:
@@ -153,8 +162,11 @@ def data_block(inputs: np.ndarray, units: int) -> Markup:
     """Says how discrete the data are by themselves, in as many principal components as units."""
     components = _principal_components(inputs, units)
     own = float(discreteness(components, max_samples=1024))
-    return fragment("<p>The data's own discreteness, in their {{ count }} principal components: "
-                    "{{ own }}.</p>", count=components.shape[1], own=number(own, 2))  # fmt: skip
+    return fragment(
+        "<p>The data's own discreteness, in their {{ count }} principal components: {{ own }}.</p>",
+        count=components.shape[1],
+        own=number(own, 2),
+    )
 
 
 def _principal_components(inputs: np.ndarray, count: int) -> np.ndarray:
@@ -181,21 +193,32 @@ def rate_block(runs: xr.Dataset, folder: pathlib.Path, name: str) -> Markup:
     header = [*axes, "fixed rate", "held-out MSE", "best rate", "held-out MSE there"]
     body = [
         [*(str(row[axis]) for axis in axes)]
-        + [text for label in ("fixed", "best") for text in (
-            f"{row[f'{label}_rate']:g}"
-            + (" (end)" if label == "best" and row["best_at_end"] else ""),
-            f"{number(row[label], 3)} [{number(row[f'{label}_low'], 3)}, "
-            f"{number(row[f'{label}_high'], 3)}]")]
+        + [
+            text
+            for label in ("fixed", "best")
+            for text in (
+                f"{row[f'{label}_rate']:g}"
+                + (" (end)" if label == "best" and row["best_at_end"] else ""),
+                f"{number(row[label], 3)} [{number(row[f'{label}_low'], 3)}, "
+                f"{number(row[f'{label}_high'], 3)}]",
+            )
+        ]
         for row in rows
-    ]  # fmt: skip
+    ]
     write_markdown(header, body, folder / f"rates_{name}.md")
     several = rows[0]["rates"] > 1
-    note = ("the best of the rates tried has the smallest error on the validation samples, which "
-            "are not those of the error shown; “end”: the smallest or largest tried, so that a "
-            "better one may lie beyond" if several else
-            "only one rate was tried, so nothing here is tuned")  # fmt: skip
-    return fragment("<h3>Reconstruction and learning rate</h3>{{ table }}<p>{{ note }}.</p>",
-                    table=html_table(header, body), note=note)  # fmt: skip
+    note = (
+        "the best of the rates tried has the smallest error on the validation samples, which "
+        "are not those of the error shown; “end”: the smallest or largest tried, so that a "
+        "better one may lie beyond"
+        if several
+        else "only one rate was tried, so nothing here is tuned"
+    )
+    return fragment(
+        "<h3>Reconstruction and learning rate</h3>{{ table }}<p>{{ note }}.</p>",
+        table=html_table(header, body),
+        note=note,
+    )
 
 
 def certificate_block(workdir: pathlib.Path, config: Mapping[str, Any]) -> Markup:
@@ -207,13 +230,16 @@ def certificate_block(workdir: pathlib.Path, config: Mapping[str, Any]) -> Marku
     """
     path = workdir / CERTIFICATES
     if not path.exists():
-        return fragment("<h2>Certificates</h2><p>None yet: they are kept when training is "
-                        "done.</p>")  # fmt: skip
+        return fragment(
+            "<h2>Certificates</h2><p>None yet: they are kept when training is done.</p>"
+        )
     tables = _certificates(path, config)
     if tables is None:
-        return fragment("<h2>Certificates</h2><p>Not shown: {{ name }} is damaged, of another "
-                        "grid, or was changed since they were computed.</p>",
-                        name=CERTIFICATES)  # fmt: skip
+        return fragment(
+            "<h2>Certificates</h2><p>Not shown: {{ name }} is damaged, of another "
+            "grid, or was changed since they were computed.</p>",
+            name=CERTIFICATES,
+        )
     return render("certificates", tables=[html_table(*table) for table in tables])
 
 
@@ -228,10 +254,13 @@ def _certificates(
         ):
             return None
         return [
-            ([kind, *next(iter(rows.values()), {})],
-             [[name, *(_text(value) for value in row.values())] for name, row in rows.items()])
-            for kind, rows in found.items() if kind not in (SUBJECT, SEAL)
-        ]  # fmt: skip
+            (
+                [kind, *next(iter(rows.values()), {})],
+                [[name, *(_text(value) for value in row.values())] for name, row in rows.items()],
+            )
+            for kind, rows in found.items()
+            if kind not in (SUBJECT, SEAL)
+        ]
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError):  # another shape
         return None
 
@@ -252,13 +281,21 @@ def calibration_figure(samples: int, units: int) -> tuple[Markup, Figure]:
     p = calibration.null_p_values(samples=samples, units=units, draws=DRAWS, rotations=ROTATIONS)
     rates = calibration.false_positives(p)
     header = ["clouds", *(str(s) for s in rates["statistic"].values)]
-    body = [[str(law), *(f"{value:.1%}" for value in rates.sel(law=law).values)]
-            for law in rates["law"].values]  # fmt: skip
+    body = [
+        [str(law), *(f"{value:.1%}" for value in rates.sel(law=law).values)]
+        for law in rates["law"].values
+    ]
     figure = Figure(figsize=(4.6, 3.6), dpi=110, layout="constrained")
     evidence.plot_p_values(p, ax=figure.add_subplot())
     error = np.sqrt(0.05 * 0.95 / DRAWS)
-    text = fragment("<p>Share of {{ draws }} isotropic clouds, of {{ samples }} samples in "
-                    "{{ units }} units, with p ≤ .05: should be 5 % within {{ error }}.</p>"
-                    "{{ table }}", draws=DRAWS, samples=samples, units=units,
-                    error=f"{2 * error:.1%}", table=html_table(header, body))  # fmt: skip
+    text = fragment(
+        "<p>Share of {{ draws }} isotropic clouds, of {{ samples }} samples in "
+        "{{ units }} units, with p ≤ .05: should be 5 % within {{ error }}.</p>"
+        "{{ table }}",
+        draws=DRAWS,
+        samples=samples,
+        units=units,
+        error=f"{2 * error:.1%}",
+        table=html_table(header, body),
+    )
     return text, figure

@@ -86,8 +86,10 @@ def write_report(
     ):
         how = _How(folder, epsilon, rotations, progress)
         datasets = [load_run(workdir, **group) for group in groups]
-        measured = [measure(dataset, epsilon=epsilon, rotations=rotations, progress=progress)
-                    for dataset in datasets]  # fmt: skip
+        measured = [
+            measure(dataset, epsilon=epsilon, rotations=rotations, progress=progress)
+            for dataset in datasets
+        ]
         blocks: list[Markup] = []
         for rest in zip(groups, datasets, measured, verdict_table(measured), strict=True):
             blocks += _group_blocks(how, *rest)
@@ -119,29 +121,45 @@ def _group_blocks(
     name = file_stem(("" if kind == "mlp" else f"{kind}_") + f"latent_{width}")
     heading = fragment("<h2>{{ kind }}, {{ width }} latent units</h2>", kind=kind, width=width)
     verdicts = evidence.verdict_block(judged, how.folder, name, rotations=how.rotations)
-    figures = {"differences": evidence.difference_figure(measured.runs, how.folder, name)}
-    figures |= {f"plane-{kind}": figure
-                for kind, figure in evidence.plane_figures(measured.runs).items()}  # fmt: skip
-    text, figures["calibration"] = evidence.calibration_figure(dataset.sizes["sample"], width)
-    pictures = {
-        label: html_figure(figure, how.folder / f"{name}-{label}.png", label)
-        for label, figure in figures.items() if figure is not None
-    }  # fmt: skip
+    text, calibration = evidence.calibration_figure(dataset.sizes["sample"], width)
+    pictures = _pictures(how, measured, name, calibration)
     none = Markup("<p>There is one activation: nothing to compare.</p>")
-    blocks = [render(
-        "group", heading=heading, verdicts=verdicts, text=text,
-        differences=pictures.get("differences", none),
-        data=evidence.data_block(dataset["inputs"].values, width),
-        planes=[pictures[f"plane-{kind}"] for kind in KINDS],
-        rates=evidence.rate_block(measured.runs, how.folder, name),
-        calibration=pictures["calibration"], name=name,
-        table=html_table(*tables.format_table(
-            tables.write_tables(measured.runs, how.folder, name))),
-    )]  # fmt: skip
+    blocks = [
+        render(
+            "group",
+            heading=heading,
+            verdicts=verdicts,
+            text=text,
+            differences=pictures.get("differences", none),
+            data=evidence.data_block(dataset["inputs"].values, width),
+            planes=[pictures[f"plane-{kind}"] for kind in KINDS],
+            rates=evidence.rate_block(measured.runs, how.folder, name),
+            calibration=pictures["calibration"],
+            name=name,
+            table=html_table(
+                *tables.format_table(tables.write_tables(measured.runs, how.folder, name))
+            ),
+        )
+    ]
     sections = list(_sections(dataset, measured.runs))
     for section in progress_bar(sections, "report") if how.progress else sections:
         blocks.append(_section_block(section, how.folder, name, how.epsilon))
     return blocks
+
+
+def _pictures(how: _How, measured: Measured, name: str, calibration: Figure) -> dict[str, Markup]:
+    """Returns the figures of evidence by what they show; what cannot be drawn is not there."""
+    figures: dict[str, Figure | None] = {
+        "differences": evidence.difference_figure(measured.runs, how.folder, name),
+        "calibration": calibration,
+    }
+    for kind, figure in evidence.plane_figures(measured.runs).items():
+        figures[f"plane-{kind}"] = figure
+    return {
+        label: html_figure(figure, how.folder / f"{name}-{label}.png", label)
+        for label, figure in figures.items()
+        if figure is not None
+    }
 
 
 def _sections(dataset: xr.Dataset, statistics: xr.Dataset) -> Iterator[_Section]:
@@ -192,9 +210,14 @@ def _section_block(section: _Section, folder: pathlib.Path, prefix: str, epsilon
         for target, key, columns, about, file in (
             (pooled, "pooled", epochs, _seeds(len(seeds)), f"{kind}-pooled"),
             (single, "first", epochs, f"seed {seeds[0]} alone", f"{kind}-seed{seeds[0]}"),
-            (single, "seeds", [f"seed {k}" for k in seeds], f"every seed alone, {epochs[-1]}",
-             f"{kind}-every-seed"),
-        ):  # fmt: skip
+            (
+                single,
+                "seeds",
+                [f"seed {k}" for k in seeds],
+                f"every seed alone, {epochs[-1]}",
+                f"{kind}-every-seed",
+            ),
+        ):
             strip = plot_strip(strips[key], rows=names, columns=columns, title=f"{title} · {about}")
             target.append(picture(strip, file))
     curves = picture(_curves(section.statistics), "curves")
@@ -233,8 +256,14 @@ def _panels(
 def _curves(statistics: xr.Dataset) -> Figure:
     """Draws errors and alignment against training, every seed visible."""
     figure = Figure(figsize=(11.5, 6.2), dpi=110, layout="constrained")
-    names = ("train_mse", "acceptance_ratio_pre", "c4_pre",
-             "test_mse", "acceptance_ratio_post", "c4_post")  # fmt: skip
+    names = (
+        "train_mse",
+        "acceptance_ratio_pre",
+        "c4_pre",
+        "test_mse",
+        "acceptance_ratio_post",
+        "c4_post",
+    )
     for axes, name in zip(figure.subplots(2, 3).flat, names, strict=True):
         plot_curves(statistics[name], ax=axes, yscale="log" if name.endswith("_mse") else "linear")
         axes.yaxis.label.set_size(8)
@@ -246,7 +275,11 @@ def _curves(statistics: xr.Dataset) -> Figure:
 def _page(blocks: list[Markup], attributes: dict[str, Any], epsilon: float) -> Markup:
     manifest = json.loads(attributes["manifest"])
     return render(
-        "report", title="ppp_jax report", data=manifest["config"]["data"],
-        created=manifest["created"], epsilon=f"{epsilon:g}", blocks=blocks,
+        "report",
+        title="ppp_jax report",
+        data=manifest["config"]["data"],
+        created=manifest["created"],
+        epsilon=f"{epsilon:g}",
+        blocks=blocks,
         manifest=json.dumps(manifest, indent=1, ensure_ascii=False),
-    )  # fmt: skip
+    )

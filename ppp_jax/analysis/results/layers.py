@@ -20,8 +20,18 @@ from ppp_jax.analysis.statistics import registry
 
 MOST_VECTORS = 2048  # of a run, drawn from all: a convolution has one at every position
 THINNING_SEED = 0
-NAMES = ("architecture", "activation", "depth", "width", "latent_width", "optimizer",
-         "initializer", "learning_rate", "dose", "latents")  # fmt: skip
+NAMES = (
+    "architecture",
+    "activation",
+    "depth",
+    "width",
+    "latent_width",
+    "optimizer",
+    "initializer",
+    "learning_rate",
+    "dose",
+    "latents",
+)
 ALWAYS = ("architecture", "activation", "optimizer", "latents")  # of these, in every table
 
 
@@ -66,9 +76,18 @@ def measure_layers(
             found = _row(clouds, own.basis, rotations, seed)
             last = runs.isel(at).isel(step=-1)
             errors = last["test_mse"].where(healthy(runs.isel(at))).values
-            rows.append({**where, **chosen, "facts": own, "units": group["units"], "latents": kind,
-                         "test_mse": interquartile_mean(errors), "test_mse_seeds": errors,
-                         **found})  # fmt: skip
+            rows.append(
+                {
+                    **where,
+                    **chosen,
+                    "facts": own,
+                    "units": group["units"],
+                    "latents": kind,
+                    "test_mse": interquartile_mean(errors),
+                    "test_mse_seeds": errors,
+                    **found,
+                }
+            )
     return rows
 
 
@@ -90,21 +109,30 @@ def _row(clouds: xr.DataArray, basis: str, rotations: int, seed: int) -> dict[st
     found: dict[str, Any] = {}
     for name in registry.names(family=registry.ALIGNMENT):
         one = pooled.sel(statistic=name)
-        found |= {name: float(one["value"]), f"{name}_z": float(one["z"]),
-                  f"{name}_p": float(one["p"])}  # fmt: skip
+        found |= {
+            name: float(one["value"]),
+            f"{name}_z": float(one["z"]),
+            f"{name}_p": float(one["p"]),
+        }
     c4 = tested.sel(statistic="c4")
     excess = (c4["value"] - c4["mean"]).isel(step=-1)
-    found |= {"seeds": int(excess.notnull().sum()), "c4_excess_seeds": excess.values,
-              "c4_excess": float(excess.mean()),
-              "c4_first": float(c4["value"].isel(step=0).mean())}  # fmt: skip
+    found |= {
+        "seeds": int(excess.notnull().sum()),
+        "c4_excess_seeds": excess.values,
+        "c4_excess": float(excess.mean()),
+        "c4_first": float(c4["value"].isel(step=0).mean()),
+    }
     ordered = clouds.transpose("step", "seed", ...)
     numbers = registry.measured(
         registry.chosen(of=[registry.CLOUD]), ordered.values.reshape(-1, *ordered.shape[-2:])
     )
     for name, values in numbers.items():
         first, last = values.reshape(ordered.shape[:2])
-        found |= {f"{name}_first": interquartile_mean(first), name: interquartile_mean(last),
-                  f"{name}_seeds": last}  # fmt: skip
+        found |= {
+            f"{name}_first": interquartile_mean(first),
+            name: interquartile_mean(last),
+            f"{name}_seeds": last,
+        }
     return found
 
 
@@ -155,11 +183,21 @@ def trends(
         if len(set(along)) < 2:
             continue
         for quantity in compared():
-            slope = trend([row[f"{quantity}_seeds"] for row in cell],
-                          [math.log2(x) for x in along] if doublings else along)  # fmt: skip
-            found.append({**dict(key), "quantity": quantity, "slope": slope.mean,
-                          "low": slope.low, "high": slope.high, "p": slope.p,
-                          "seeds": slope.seeds})  # fmt: skip
+            slope = trend(
+                [row[f"{quantity}_seeds"] for row in cell],
+                [math.log2(x) for x in along] if doublings else along,
+            )
+            found.append(
+                {
+                    **dict(key),
+                    "quantity": quantity,
+                    "slope": slope.mean,
+                    "low": slope.low,
+                    "high": slope.high,
+                    "p": slope.p,
+                    "seeds": slope.seeds,
+                }
+            )
     return pd.DataFrame(found)
 
 

@@ -137,9 +137,14 @@ class _Test(NamedTuple):
     ) -> xr.Dataset:
         """Tests statistics, and lets the rotated values go, which have told what they tell."""
         return rotation_test(
-            clouds, basis=self.frame, statistics=statistics, epsilon=self.epsilon,
-            rotations=self.rotations, seed=self.seed, first_seed=first_seed,
-        ).drop_vars("null")  # fmt: skip
+            clouds,
+            basis=self.frame,
+            statistics=statistics,
+            epsilon=self.epsilon,
+            rotations=self.rotations,
+            seed=self.seed,
+            first_seed=first_seed,
+        ).drop_vars("null")
 
 
 class _Tests(NamedTuple):
@@ -201,8 +206,11 @@ def _numbers(clouds: xr.DataArray, how: _Test, *, everywhere: bool) -> xr.Datase
 def _nothing(latents: xr.DataArray) -> xr.Dataset:
     """Returns the axes and labels of clouds, of which nothing is measured yet."""
     dims = latents.dims[:-2]
-    coords = {name: coord.variable for name, coord in latents.coords.items()
-              if coord.dims and set(coord.dims) <= set(dims)}  # fmt: skip
+    coords = {
+        name: coord.variable
+        for name, coord in latents.coords.items()
+        if coord.dims and set(coord.dims) <= set(dims)
+    }
     return xr.Dataset(coords=coords, attrs={"shape": latents.shape[:-2]})
 
 
@@ -245,11 +253,13 @@ def _columns(tested: xr.Dataset) -> xr.Dataset:
     parts = {"": "value", "_null": "mean", "_z": "z", "_p": "p"}
     if "clouds" in tested:
         parts |= {"_clouds": "clouds", "_rank": "rank"}
-    return xr.Dataset({
-        f"{statistic}{end}": tested[part].sel(statistic=statistic, drop=True)
-        for statistic in tested["statistic"].values.tolist()
-        for end, part in parts.items()
-    })  # fmt: skip
+    return xr.Dataset(
+        {
+            f"{statistic}{end}": tested[part].sel(statistic=statistic, drop=True)
+            for statistic in tested["statistic"].values.tolist()
+            for end, part in parts.items()
+        }
+    )
 
 
 def _named(name: str, kind: str) -> str:

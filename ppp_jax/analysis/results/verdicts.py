@@ -241,9 +241,13 @@ def rate_table(runs: xr.Dataset) -> pd.DataFrame:
             )
             rate = np.nan if k is None else rates[k]
             low, high = bootstrap_interval(errors)
-            row |= {f"{label}_rate": rate,
-                    label: interquartile_mean(errors), f"{label}_low": low,
-                    f"{label}_high": high, f"{label}_seeds": errors}  # fmt: skip
+            row |= {
+                f"{label}_rate": rate,
+                label: interquartile_mean(errors),
+                f"{label}_low": low,
+                f"{label}_high": high,
+                f"{label}_seeds": errors,
+            }
         row["best_at_end"] = len(rates) > 1 and row["best_rate"] in (min(rates), max(rates))
         rows.append(row)
     return pd.DataFrame(rows)

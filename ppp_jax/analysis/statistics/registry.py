@@ -90,16 +90,30 @@ def _elliptical(clouds: np.ndarray) -> Any:
 for _entry in (
     Statistic("acceptance_ratio", "A/A0", "A/A0", PLANES, angles.angles_of),
     Statistic(
-        "entropy_deficit", "angular entropy deficit, bits", "entropy deficit", PLANES,
-        angles.angles_of, everywhere=False,
+        "entropy_deficit",
+        "angular entropy deficit, bits",
+        "entropy deficit",
+        PLANES,
+        angles.angles_of,
+        everywhere=False,
     ),
     *(
-        Statistic(f"mode_{m}", f"angular mode {m}", f"mode {m}", PLANES, angles.angles_of,
-                  everywhere=False)
+        Statistic(
+            f"mode_{m}",
+            f"angular mode {m}",
+            f"mode {m}",
+            PLANES,
+            angles.angles_of,
+            everywhere=False,
+        )
         for m in range(1, angles.MODES + 1)
     ),
     Statistic(
-        "c4", "alignment C4", "C4", BASIS, alignment.c4_of,
+        "c4",
+        "alignment C4",
+        "C4",
+        BASIS,
+        alignment.c4_of,
         family=ALIGNMENT,
         sides=("aligned with the diagonals", "aligned with the axes"),
         moves=("training moved it towards the diagonals", "training moved it towards the axes"),
@@ -107,27 +121,40 @@ for _entry in (
         compared=("pre", "post"),
     ),
     # On orthonormal bases it is C4 once more, so that reports leave it out.
-    Statistic("kurtosis", "alignment kurtosis", "kurtosis", BASIS, alignment.kurtosis_of,
-              reported=False),
     Statistic(
-        "unit_kurtosis", "unit kurtosis", "unit kurtosis", BASIS, alignment.unit_kurtosis_of,
+        "kurtosis", "alignment kurtosis", "kurtosis", BASIS, alignment.kurtosis_of, reported=False
+    ),
+    Statistic(
+        "unit_kurtosis",
+        "unit kurtosis",
+        "unit kurtosis",
+        BASIS,
+        alignment.unit_kurtosis_of,
         family=ALIGNMENT,
         sides=("units flatter than other directions", "units more peaked than other directions"),
         moves=("training made units flatter", "training made units more peaked"),
     ),
     Statistic(
-        "discreteness", "discreteness", "discreteness", CLOUD, _discreteness,
+        "discreteness",
+        "discreteness",
+        "discreteness",
+        CLOUD,
+        _discreteness,
         family="discreteness",
         moves=("less discrete than untrained", "more discrete than untrained"),
         compared=("pre",),
     ),
     Statistic(
-        "elliptical", "discreteness beyond its lengths", "beyond lengths", CLOUD, _elliptical,
+        "elliptical",
+        "discreteness beyond its lengths",
+        "beyond lengths",
+        CLOUD,
+        _elliptical,
         family="elliptical",
         everywhere=False,
         compared=("pre",),
     ),
-):  # fmt: skip
+):
     register_statistic(_entry)
 
 
@@ -150,11 +177,12 @@ def chosen(
         one
         for kind in (BASIS, PLANES, CLOUD)
         for one in STATISTICS.values()
-        if one.of == kind and kind in of
+        if one.of == kind
+        and kind in of
         and everywhere in (None, one.everywhere)
         and family in (None, one.family)
         and (one.reported or not only_reported)
-    )  # fmt: skip
+    )
 
 
 def names(**which: Any) -> tuple[str, ...]:
