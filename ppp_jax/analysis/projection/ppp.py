@@ -95,8 +95,8 @@ def ppp(
     prepared = prepare(latents, basis, epsilon, progress=progress, **options)
     group, shape = groups(prepared.source, by)
     _check_size(bins, int(np.prod(shape)) * len(prepared.epsilons))
-    there = prepared.survey.lengths > 0
-    lengths = prepared.survey.lengths[there]
+    lengths = prepared.survey.lengths
+    there, lengths = lengths > 0, lengths[lengths > 0]
     extent = _check_extent(extent, default=_default_extent(prepared, lengths))
     bandwidth = _bandwidth(bandwidth, extent)
     edges = np.linspace(-extent, extent, bins + 1)
@@ -105,8 +105,8 @@ def ppp(
     members = _split(lengths, group[there], len(counts))
     pictures, pairs = _pictures(prepared, counts, members, edges, bandwidth)
     made = {"bandwidth": bandwidth, "plane_order": planes, **provenance(prepared)}
-    result = xr.Dataset(pictures | _shares(prepared, number, pairs), attrs=made)
-    result = result.assign_coords(epsilon=prepared.epsilons)
+    values = pictures | _shares(prepared, number, pairs)
+    result = xr.Dataset(values, {"epsilon": prepared.epsilons}, made)
     result = result if np.ndim(epsilon) else result.squeeze("epsilon")
     return _unfold(result, prepared, by, shape)
 
