@@ -195,9 +195,7 @@ def read(workdir: pathlib.Path) -> Manifest | None:
             raise _damaged(workdir, "it is not a regular file")
         with (workdir / MANIFEST).open(encoding="utf-8") as file:
             text = file.read(LARGEST + 1)
-        if len(text) > LARGEST:
-            raise _damaged(workdir, f"it is longer than {LARGEST} characters")
-        entries: Any = json.loads(text)
+        return parsed(text)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -205,17 +203,11 @@ def read(workdir: pathlib.Path) -> Manifest | None:
         raise InputError("workdir", workdir, problem) from None
     except InputError:
         raise
-    except (ValueError, RecursionError) as error:
+    except SchemaError as error:
+        problem = f"its {MANIFEST} {error}; choose another folder"
+        raise InputError("workdir", workdir, problem) from None
+    except ValueError as error:
         raise _damaged(workdir, str(error)) from None
-    if not isinstance(entries, dict) or entries.get("schema") not in READABLE:
-        problem = f"its {MANIFEST} is not of schema {SCHEMA}, which this version reads"
-        raise InputError("workdir", workdir, f"{problem}; choose another folder")
-    if not is_intact(entries):
-        raise _damaged(workdir, "it is not what was written, its digest says")
-    try:
-        return _parsed(entries)
-    except _ViolationError as violation:
-        raise _damaged(workdir, str(violation)) from None
 
 
 def _damaged(workdir: pathlib.Path, what: str) -> InputError:
@@ -228,8 +220,35 @@ def _damaged(workdir: pathlib.Path, what: str) -> InputError:
     )
 
 
+class SchemaError(ValueError):
+    """A manifest of another version of this package, or of something else."""
+
+
 class _ViolationError(ValueError):
     """An entry that no run writes."""
+
+
+def parsed(text: str) -> Manifest:
+    """Returns what the text of a manifest says, all of it looked at.
+
+    Args:
+      text: the file's content, or a store's copy of it.
+
+    Raises:
+      SchemaError: it is of another schema.
+      ValueError: it was changed since it was written, or holds what no run writes.
+    """
+    if len(text) > LARGEST:
+        raise ValueError(f"it is longer than {LARGEST} characters")
+    try:
+        entries: Any = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+    if not isinstance(entries, dict) or entries.get("schema") not in READABLE:
+        raise SchemaError(f"is not of schema {SCHEMA}, which this version reads")
+    if not is_intact(entries):
+        raise ValueError("it is not what was written, its digest says")
+    return _parsed(entries)
 
 
 def _parsed(entries: dict[str, Any]) -> Manifest:

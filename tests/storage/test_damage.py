@@ -401,7 +401,8 @@ def own(monkeypatch):
     """Puts an activation into the registry by hand, and again another of the same name."""
 
     def put(sigma):
-        entry = activations._elementwise(sigma, "mine", 1.0, "S_n")
+        apply, tanh = activations.elementwise(sigma), activations.ACTIVATIONS["tanh"]
+        entry = tanh._replace(apply=apply, profile=sigma, profile_name="mine", group="S_n")
         monkeypatch.setitem(activations.ACTIVATIONS, "mine", entry)
 
     return put
@@ -526,6 +527,52 @@ def test_an_older_ledger_than_the_checkpoint_is_refused(whole, workdir):
     shutil.rmtree(workdir / "checkpoints" / "0")  # as the line says
     train(workdir)
     commands.assert_same(workdir, whole, runs=2)
+
+
+def test_older_latents_than_the_checkpoint_are_refused(whole, grown, tmp_path):
+    """Those of before the epochs and seeds grew, which say nothing of what came later."""
+    workdir, larger = (
+        shutil.copytree(grown, tmp_path / "run"),
+        dataclasses.replace(LONGER, seeds=[0, 1, 2]),
+    )
+    put("latents.zarr", whole, workdir)
+    for part, epoch in ((0, 3), (1, 0)):
+        before = content(workdir)
+        for grid in (larger, dataclasses.replace(larger, epochs=4)):
+            lacks = rf"/latent_3 lacks the snapshot of epoch {epoch}, which checkpoints/{part} is"
+            with pytest.raises(InputError, match=lacks) as caught:
+                train(workdir, grid)
+            one_line(caught)
+        assert content(workdir) == before
+        shutil.rmtree(workdir / "checkpoints" / str(part))  # as the line says
+    train(workdir, larger)
+    commands.assert_same(workdir, grown, runs=3)
+
+
+def test_older_latents_without_a_group_are_refused(whole, tmp_path):
+    """Of a width or an architecture that came later."""
+    workdir, wider = (
+        shutil.copytree(whole, tmp_path / "run"),
+        dataclasses.replace(GRID, latent_widths=[3, 4]),
+    )
+    train(workdir, wider)
+    put("latents.zarr", whole, workdir)
+    before = content(workdir)
+    with pytest.raises(InputError, match=r"latents.zarr/latent_4 lacks .* which checkpoints/1 is"):
+        train(workdir, wider)
+    assert content(workdir) == before
+
+
+def test_newer_latents_than_the_manifest_are_refused(whole, grown, workdir, tmp_path):
+    longer = train(shutil.copytree(whole, tmp_path / "longer"), LONGER)
+    for newer, problem in ((grown, "of another run than"), (longer, "newer than its manifest")):
+        put("latents.zarr", newer, workdir)
+        before = content(workdir)
+        for grid in (GRID, LONGER, dataclasses.replace(GRID, seeds=[0, 1, 2])):
+            with pytest.raises(InputError, match=rf"its latents.zarr is {problem}") as caught:
+                train(workdir, grid)
+            one_line(caught)
+        assert content(workdir) == before
 
 
 def test_a_manifest_of_other_seeds_is_not_that_of_the_latents(workdir):
