@@ -28,7 +28,8 @@ from ppp_jax.grid.grid import Grid
 
 MANIFEST = "manifest.json"
 SCHEMA = 6
-READABLE = (5, 6)  # of 5 the latents do not carry their activations' facts: `io.facts`
+# Of 5 the latents do not carry their activations' facts (`io.facts`), nor parts their functions.
+READABLE = (5, 6)
 LARGEST = 2**26  # characters
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "xarray", "zarr")
 
@@ -39,6 +40,8 @@ class Manifest(NamedTuple):
     Attributes:
       grid: everything that is or will be trained.
       parts: disjoint grids that together are `grid`, each trained by its own program.
+      functions: of each part, what `functions` said when it was begun, whatever versions of JAX it
+        went on with; None of a part of schema 5, of which nobody wrote it down.
       dataset_sha256: of the data.
       conditions: what bits depend on, beside the grid: see `conditions`.
       fingerprints: of the functions behind the grid's names: see `ppp_jax.grid.fingerprints`.
@@ -47,6 +50,7 @@ class Manifest(NamedTuple):
 
     grid: Grid
     parts: tuple[Grid, ...]
+    functions: tuple[str | None, ...]
     dataset_sha256: str
     conditions: dict[str, Any]
     fingerprints: Fingerprints
@@ -66,7 +70,8 @@ class Manifest(NamedTuple):
     @property
     def identities(self) -> tuple[str, ...]:
         """The `identity` of every part."""
-        return tuple(identity(part, self.dataset_sha256) for part in self.parts)
+        pairs = zip(self.parts, self.functions, strict=True)
+        return tuple(identity(part, self.dataset_sha256, meant) for part, meant in pairs)
 
     def to_text(self) -> str:
         """The file's content."""
@@ -75,6 +80,7 @@ class Manifest(NamedTuple):
             **self.record,
             "config": self.grid.to_json(),
             "parts": [part.to_json() for part in self.parts],
+            "functions": list(self.functions),
             "conditions": self.conditions,
             "fingerprints": self.fingerprints,
         }
@@ -116,7 +122,7 @@ _FLAGS_WITHOUT_EFFECT = ("--xla_force_host_platform_device_count", "--xla_dump")
 _HAS_AFFINITY = hasattr(os, "sched_getaffinity")  # not on macOS
 
 
-def identity(part: Grid, dataset_sha256: str) -> str:
+def identity(part: Grid, dataset_sha256: str, meant: str | None) -> str:
     """Returns a digest of what a part is, which its checkpoints, metrics and latents carry.
 
     So files of another run, or of another part, are told from its own. What may grow later has no
@@ -125,9 +131,20 @@ def identity(part: Grid, dataset_sha256: str) -> str:
     Args:
       part: what is trained.
       dataset_sha256: of the data.
+      meant: the digest of its functions, see `Manifest.functions`.
     """
     config = {name: value for name, value in part.to_json().items() if name not in _GROWS}
-    return digest({"config": config, "data": dataset_sha256})
+    of_functions = {} if meant is None else {"functions": meant}
+    return digest({"config": config, "data": dataset_sha256, **of_functions})
+
+
+def functions(part: Grid) -> str:
+    """Returns a digest of the functions that a part's names stand for now.
+
+    Args:
+      part: what is to be trained.
+    """
+    return digest(fingerprints(part))
 
 
 _GROWS = ("epochs", "snapshots")
@@ -169,7 +186,15 @@ def create(grid: Grid, dataset: Dataset, conditions: dict[str, Any]) -> Manifest
         },
         "inexact_resumes": [],
     }
-    return Manifest(grid, (grid,), dataset.sha256, conditions, fingerprints(grid), record)
+    return Manifest(
+        grid=grid,
+        parts=(grid,),
+        functions=(functions(grid),),
+        dataset_sha256=dataset.sha256,
+        conditions=conditions,
+        fingerprints=fingerprints(grid),
+        record=record,
+    )
 
 
 def _git_commit() -> str | None:
@@ -254,6 +279,7 @@ def parsed(text: str) -> Manifest:
 def _parsed(entries: dict[str, Any]) -> Manifest:
     """Returns what a file's entries say, all of them looked at."""
     known = {*_RECORD, "schema", "config", "parts", "conditions", "fingerprints", "sha256"}
+    known |= {"functions"} if entries["schema"] > 5 else set()
     _require(entries.keys() == known, _difference(entries.keys(), known))
     for name, is_right in _RECORD.items():
         _require(is_right(entries[name]), f"{name} is {entries[name]!r}")
@@ -261,12 +287,16 @@ def _parsed(entries: dict[str, Any]) -> Manifest:
     _require(_is_list(entries["parts"], lambda _: True) and entries["parts"], "parts is empty")
     parts = tuple(_grid(part, f"parts[{i}]") for i, part in enumerate(entries["parts"]))
     _check_parts(grid, parts)
+    meant = entries.get("functions", [None] * len(parts))
+    right = _is_list(meant, lambda one: one is None or _is_digest(one)) and len(meant) == len(parts)
+    _require(right, "functions are not digests, one of each part")
     _check_data(entries["data"], grid)
     _check_conditions(entries["conditions"], grid)
     _check_fingerprints(entries["fingerprints"], grid)
     return Manifest(
         grid=grid,
         parts=parts,
+        functions=tuple(meant),
         dataset_sha256=entries["data"]["sha256"],
         conditions=entries["conditions"],
         fingerprints=entries["fingerprints"],
@@ -418,7 +448,11 @@ def extended(stored: Manifest, workdir: pathlib.Path, grid: Grid, dataset: Datas
         return stored
     longer = {"epochs": whole.epochs, "snapshots": whole.snapshots}
     parts = [Grid.from_json({**part.to_json(), **longer}) for part in stored.parts]
-    return stored._replace(grid=whole, parts=(*parts, *missing))
+    return stored._replace(
+        grid=whole,
+        parts=(*parts, *missing),
+        functions=(*stored.functions, *map(functions, missing)),
+    )
 
 
 def under(

@@ -44,7 +44,8 @@ CONFIG = GRID.to_json()
 
 
 def identity(grid=GRID):
-    return manifest.identity(grid, datasets.load(GRID.data).sha256)
+    meant = manifest.functions(grid)
+    return manifest.identity(grid, datasets.load(GRID.data).sha256, meant)
 
 
 def train(workdir, grid=GRID, **options):
@@ -247,6 +248,10 @@ VIOLATIONS = {
     "seed_batch lacks 1x6-3": lambda m: m["conditions"].update(seed_batch={}),
     "processes is 0": lambda m: m.update(processes=0),
     "inexact_resumes is": lambda m: m.update(inexact_resumes=[{}]),
+    "lacks functions": lambda m: m.pop("functions"),
+    "functions are not digests": lambda m: m.update(functions=["0"]),
+    "functions .* one of each part": lambda m: m.update(functions=[]),
+    "has an unknown functions": lambda m: m.update(schema=5),
     "fingerprints lacks activations": lambda m: m["fingerprints"].pop("activations"),
     "activations lacks tanh": lambda m: m["fingerprints"].update(activations={}),
 }
@@ -502,6 +507,63 @@ def test_latents_of_another_batch_size_or_of_other_data_are_of_another_run(workd
         put("latents.zarr", train(tmp_path / str(grid.batch_size) / "run", grid), workdir)
         with pytest.raises(InputError, match="is of another run"):
             train(workdir)
+
+
+def test_files_of_a_run_with_another_function_of_that_name_are_not_its_own(own, tmp_path):
+    runs = []
+    for scale in (3.0, 2.0):
+        own(lambda x, scale=scale: jnp.tanh(scale * x))
+        grid = dataclasses.replace(GRID, activations=["mine"], epochs=1)
+        runs.append(train(tmp_path / str(scale), grid))
+    other, mine = runs
+    for name, problem in (
+        ("latents.zarr", "of another run"),
+        ("checkpoints", "of another run"),
+        ("metrics.jsonl", "damaged at line 1"),
+    ):
+        workdir = shutil.copytree(mine, tmp_path / name)
+        put(name, other, workdir)
+        before = content(workdir)
+        for more in (grid, dataclasses.replace(grid, epochs=2)):
+            with pytest.raises(InputError, match=problem):
+                train(workdir, more)
+        assert content(workdir) == before
+
+
+def test_a_part_keeps_the_functions_it_was_begun_with(workdir, monkeypatch):
+    """Another version of JAX makes other texts of the same functions: the files stay its own."""
+    (begun,) = manifest.read(workdir).functions
+    conditions, found = manifest.conditions, manifest.fingerprints
+
+    def other_texts(grid):
+        return {kind: dict.fromkeys(names, "0" * 64) for kind, names in found(grid).items()}
+
+    monkeypatch.setattr(manifest, "conditions", lambda w: {**conditions(w), "jax": "9.9"})
+    monkeypatch.setattr(manifest, "fingerprints", other_texts)
+    for grid in (LONGER, dataclasses.replace(LONGER, seeds=[0, 1, 2])):
+        train(workdir, grid, allow_inexact_resume=True)
+    stored = manifest.read(workdir)
+    assert stored.functions == (begun, manifest.functions(GRID))
+    assert set(stored.fingerprints["activations"].values()) == {"0" * 64}
+    assert run_dir.last_steps(workdir, stored) == [3 * PER_EPOCH] * 2
+
+
+def test_a_folder_of_schema_5_goes_on_without_the_functions_of_its_first_part(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(manifest, "functions", lambda _: None)  # as it was
+    workdir = train(tmp_path / "run", dataclasses.replace(GRID, epochs=1))
+    monkeypatch.undo()
+
+    def of_schema_5(entries):
+        entries.update(schema=5)
+        assert entries.pop("functions") == [None]
+
+    reseal(workdir, of_schema_5)
+    train(workdir, dataclasses.replace(GRID, seeds=[0, 1, 2]))
+    entries = json.loads((workdir / "manifest.json").read_text())
+    last = manifest.functions(dataclasses.replace(GRID, seeds=[2]))
+    assert (entries["schema"], entries["functions"]) == (6, [None, last])
 
 
 def test_checkpoints_of_two_parts_are_not_exchanged(grown, tmp_path):
