@@ -12,13 +12,12 @@ killed between writing a chunk and writing the ledger has changed nothing that t
 for. The ledger is replaced in one move, and a snapshot counts from that moment.
 """
 
-import errno
+import functools
 import hashlib
 import itertools
 import json
 import math
 import pathlib
-import stat
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -26,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ppp_jax.errors import InputError, printable, shortened
+from ppp_jax.files import regular
 from ppp_jax.files.atomic import write_text
 from ppp_jax.files.integrity import is_intact, sealed
 
@@ -33,6 +33,8 @@ FILE = "checksums.json"
 MARK = "checksums"  # the store's attribute that names the file: without it, a store of before
 FORMAT = 1
 SAVED = "saved"
+LARGEST = 2**31  # bytes of a ledger, of a hundred million runs and snapshots
+LARGEST_METADATA = 2**26  # bytes of one of zarr's files
 ANEW = "put it back from a copy, or train the folder anew with overwrite"
 UNCHECKED = "xarray.open_datatree opens what is left, unchecked"
 
@@ -140,9 +142,7 @@ def read(store: pathlib.Path) -> Ledger | None:
       InputError: the ledger is damaged or lost.
     """
     try:
-        if (store / FILE).exists() and not (store / FILE).is_file():
-            raise OSError("not a regular file")
-        entries = json.loads((store / FILE).read_bytes())
+        entries = json.loads(regular.read(store / FILE, most=LARGEST))
     except FileNotFoundError:
         if _has_mark(store):
             raise _damage(store, FILE, "is missing", f"{ANEW}; {UNCHECKED}") from None
@@ -200,7 +200,8 @@ def _unhex(text: str, shape: list[int], truths: bool) -> np.ndarray:
 def _has_mark(store: pathlib.Path) -> bool:
     """Returns whether either of the two files with the store's attributes says it has a ledger."""
     texts = [store / name for name in (".zattrs", ".zmetadata")]
-    return any(f'"{MARK}"'.encode() in path.read_bytes() for path in texts if path.is_file())
+    there = [path for path in texts if regular.problem(path, most=LARGEST_METADATA) is None]
+    return any(f'"{MARK}"'.encode() in path.read_bytes() for path in there if path.exists())
 
 
 # --------------------------------------------------------------------- files written once
@@ -212,10 +213,44 @@ def sha256(path: pathlib.Path) -> str:
     Args:
       path: the file.
     """
-    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, a device has no end
-        raise OSError(errno.EINVAL, "not a regular file")
+    wrong = regular.problem(path)
+    if wrong is not None:
+        raise OSError(wrong)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_entries(store: pathlib.Path) -> None:
+    """Refuses a store in which something else stands in the place of a file, or a larger file.
+
+    Nothing is opened but the small files that say how large a chunk is.
+
+    Args:
+      store: its folder.
+
+    Raises:
+      InputError: naming a pipe, a device, a folder among chunks, or a file that is too large.
+    """
+    limit = functools.lru_cache(maxsize=None)(_largest_chunk)  # asked once per array
+
+    def most(path: pathlib.Path) -> int | None:
+        if path.name.startswith("."):
+            return LARGEST_METADATA
+        return LARGEST if path == store / FILE else limit(path.parent)
+
+    for name, wrong in regular.odd(store, most=most, leaf=".zarray"):
+        raise _damage(store, name, wrong, "remove it, or put back the file that was there")
+
+
+def _largest_chunk(folder: pathlib.Path) -> int | None:
+    """Returns how many bytes a chunk of an array can have; None where nothing tells."""
+    try:
+        entries = json.loads(regular.read(folder / ".zarray", most=LARGEST_METADATA))
+        size, dtype = math.prod(map(int, entries["chunks"])), np.dtype(entries["dtype"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # found out elsewhere
+        return None
+    # What cannot be compressed takes a little more; texts have any length.
+    return None if dtype.hasobject else 2 * size * dtype.itemsize + 2**16
 
 
 def check_files(store: pathlib.Path, ledger: Ledger) -> None:

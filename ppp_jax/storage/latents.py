@@ -179,6 +179,7 @@ def check(path: pathlib.Path) -> ledger.Ledger | None:
     if not path.exists():
         return None
     with _of_the_run(path):
+        ledger.check_entries(path)
         kept = ledger.read(path)
         if kept is not None:
             ledger.check_files(path, kept)

@@ -21,6 +21,7 @@ import numpy as np
 from ppp_jax import __version__
 from ppp_jax.data.datasets import Dataset
 from ppp_jax.errors import InputError, printable, shortened
+from ppp_jax.files import regular
 from ppp_jax.files.integrity import digest, is_intact, sealed
 from ppp_jax.grid.extension import AXES, FIXED, extend, obstacles
 from ppp_jax.grid.fingerprints import KINDS, Fingerprints, fingerprints
@@ -30,7 +31,7 @@ MANIFEST = "manifest.json"
 SCHEMA = 6
 # Of 5 the latents do not carry their activations' facts (`io.facts`), nor parts their functions.
 READABLE = (5, 6)
-LARGEST = 2**26  # characters
+LARGEST = 2**26  # bytes
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "xarray", "zarr")
 
 
@@ -216,11 +217,10 @@ def read(workdir: pathlib.Path) -> Manifest | None:
         or holds what no run writes.
     """
     try:
-        if (workdir / MANIFEST).exists() and not (workdir / MANIFEST).is_file():
-            raise _damaged(workdir, "it is not a regular file")
-        with (workdir / MANIFEST).open(encoding="utf-8") as file:
-            text = file.read(LARGEST + 1)
-        return parsed(text)
+        wrong = regular.problem(workdir / MANIFEST, most=LARGEST)
+        if wrong is not None:
+            raise _damaged(workdir, f"it {wrong}")
+        return parsed((workdir / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -263,8 +263,6 @@ def parsed(text: str) -> Manifest:
       SchemaError: it is of another schema.
       ValueError: it was changed since it was written, or holds what no run writes.
     """
-    if len(text) > LARGEST:
-        raise ValueError(f"it is longer than {LARGEST} characters")
     try:
         entries: Any = json.loads(text)
     except RecursionError as error:

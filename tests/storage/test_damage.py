@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -12,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ppp_jax.analysis import load
 from ppp_jax.analysis.report.evidence import certificate_block
 from ppp_jax.data import datasets
 from ppp_jax.engine import states
 from ppp_jax.errors import InputError
-from ppp_jax.files import integrity, ledger
+from ppp_jax.files import atomic, integrity, ledger
 from ppp_jax.grid import Grid, fingerprints
 from ppp_jax.networks import activations
 from ppp_jax.storage import checkpoints, manifest, metrics, restore, run_dir
@@ -643,6 +645,88 @@ def test_a_manifest_of_other_seeds_is_not_that_of_the_latents(workdir):
     (workdir / "manifest.json").write_text(json.dumps(integrity.sealed(entries)))
     with pytest.raises(InputError, match=r"latents\.zarr is of another run than its manifest"):
         train(workdir, dataclasses.replace(GRID, seeds=[0, 7]))
+
+
+# ------------------------------------------------------------------- what is no file, or too large
+
+
+def pipe(path):
+    os.mkfifo(path)
+
+
+def endless(path):
+    path.symlink_to("/dev/zero")
+
+
+def filled(path):
+    path.mkdir()
+    (path / "mine.txt").write_text("mine")
+
+
+def ring(path):
+    path.symlink_to(path.name)
+
+
+def huge(path):
+    path.touch()
+    os.truncate(path, 2**40)  # which takes no room
+
+
+ODD = (pipe, endless, filled, ring, huge)
+OPENED = ("manifest.json", "metrics.jsonl", "certificates.json", "latents.zarr/checksums.json",
+          "latents.zarr/.zmetadata", "latents.zarr/latent_3/.zattrs",
+          "latents.zarr/latent_3/seed/0",
+          "latents.zarr/latent_3/pre/0.0.0.0.0.0.0.0.0.0",
+          "latents.zarr/latent_3/test_mse/0.0.0.0.0.0.0.0")  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("name", OPENED)
+def test_what_is_no_file_is_named_and_not_waited_for(name, odd, workdir):
+    (workdir / name).unlink()
+    odd(workdir / name)
+    before = sorted(workdir.rglob("*"))
+    for call in (train, lambda folder: train(folder, LONGER), load)[: 3 if "zarr" in name else 2]:
+        with pytest.raises(InputError, match=name.rpartition("/")[-1]) as caught:
+            call(workdir)
+        one_line(caught)
+    assert sorted(workdir.rglob("*")) == before
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("name", ["meta/metadata", "state/_METADATA", "_CHECKPOINT_METADATA"])
+def test_what_is_no_file_of_a_checkpoint_is_not_waited_for(name, odd, whole, tmp_path):
+    copy = shutil.copytree(whole / "checkpoints" / "0" / str(STEPS), tmp_path / str(STEPS))
+    (copy / name).unlink()
+    odd(copy / name)
+    if not checkpoints.steps(tmp_path):
+        assert name == "_CHECKPOINT_METADATA"
+        return
+    problem = checkpoints.problem(copy, runs=2, identity=identity())
+    assert problem.startswith(name) or (odd is filled and "cannot be read" in problem)
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_is_no_record_of_a_report_is_not_waited_for(odd, tmp_path):
+    target = tmp_path / "report"
+    with atomic.replacing(target, field="workdir", value=tmp_path) as folder:
+        (folder / "index.html").write_text("ours")
+    (target / atomic.RECORD).unlink()
+    odd(target / atomic.RECORD)
+    with pytest.raises(InputError, match=r"report is there and not ours \(.written.json") as caught:
+        atomic.check(target, field="workdir", value=tmp_path)
+    one_line(caught)
+
+
+def test_metrics_are_not_appended_to_where_a_link_leads(workdir, tmp_path):
+    precious = (workdir / "metrics.jsonl").rename(tmp_path / "precious")
+    (workdir / "metrics.jsonl").symlink_to(precious)
+    before = content(workdir)
+    for options in ({}, {"grid": LONGER}, {"overwrite": True}):
+        with pytest.raises(InputError, match=r"its metrics.jsonl is a link") as caught:
+            train(workdir, **options)
+        one_line(caught)
+    assert content(workdir) == before
 
 
 # -------------------------------------------------------------------------------- strangers
