@@ -186,7 +186,7 @@ def check(path: pathlib.Path) -> ledger.Ledger | None:
     return kept
 
 
-def check_run(path: pathlib.Path, stored: Manifest) -> None:
+def check_run(path: pathlib.Path, stored: Manifest, dataset: Dataset) -> None:
     """Refuses the store of another run, or of a newer state of this one.
 
     An older one may be honest: a process was killed after it had written the larger manifest.
@@ -194,6 +194,7 @@ def check_run(path: pathlib.Path, stored: Manifest) -> None:
     Args:
       path: the store, there or not.
       stored: the manifest of the run whose folder it is in.
+      dataset: what it is trained on.
 
     Raises:
       InputError: the store holds runs or snapshots that are not of that manifest, or other data.
@@ -211,6 +212,17 @@ def check_run(path: pathlib.Path, stored: Manifest) -> None:
     if more:
         problem = f"its {path.name} is newer than its manifest ({'; '.join(more)}); {back}"
         raise InputError("workdir", path.parent, problem)
+    with _of_the_run(path):
+        kept = ledger.read(path)
+    if kept is None:
+        return
+    for group in groups(theirs.grid, dataset.shape):
+        grid, table = group.grid, kept.groups.get(group.name, {})
+        cells = (len(getattr(grid, f"{axis}s")) for axis in CELL_AXES)
+        shape = (*cells, *grid.run_shape, len(grid.snapshot_epochs))
+        if SAVED not in table or table[SAVED].shape != shape:
+            problem = f"its {path.name} has no {group.name} of the runs in its own manifest; {back}"
+            raise InputError("workdir", path.parent, problem)
 
 
 def _manifest_of(path: pathlib.Path) -> Manifest | None:

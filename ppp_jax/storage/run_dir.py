@@ -90,20 +90,20 @@ def check(
     for name in (CHECKPOINTS, LATENTS):
         atomic.check_aside(workdir / name, field="workdir", value=workdir)
     stored = manifest.read(workdir)
-    _check_entries(workdir)
     if stored is None:
         foreign = [name for name in OURS if os.path.lexists(workdir / name)]
         if foreign:
             problem = f"holds {', '.join(foreign)} of something else; choose another folder"
             raise InputError("workdir", workdir, problem)
         return None
+    _check_entries(workdir)
     if overwrite:
         for name in (CHECKPOINTS, LATENTS):
             strangers.refuse(workdir / name, what="overwriting")
         return None
     wanted = manifest.extended(stored, workdir, grid, dataset)
     latents.check(workdir / LATENTS)
-    latents.check_run(workdir / LATENTS, stored)
+    latents.check_run(workdir / LATENTS, stored, dataset)
     lost = not latents.is_there(workdir / LATENTS)
     done = last_steps(workdir, stored)
     if lost and any(step is not None for step in done):

@@ -639,6 +639,22 @@ def test_newer_latents_than_the_manifest_are_refused(whole, grown, workdir, tmp_
         assert content(workdir) == before
 
 
+def test_latents_renamed_throughout_are_not_those_of_the_manifest(workdir):
+    """Their metadata, files and ledger agree; what the manifest names is another group."""
+    path = workdir / "latents.zarr"
+    (path / "latent_3").rename(path / "latent_4")
+    metadata = (path / ".zmetadata").read_text().replace("latent_3/", "latent_4/")
+    (path / ".zmetadata").write_text(metadata)
+    entries = json.loads((path / ledger.FILE).read_text().replace("latent_3", "latent_4"))
+    entries["files"][".zmetadata"] = [ledger.sha256(path / ".zmetadata")]
+    (path / ledger.FILE).write_text(json.dumps(integrity.sealed(entries)))
+    before = content(workdir)
+    for grid in (GRID, LONGER):
+        with pytest.raises(InputError, match="has no latent_3 of the runs in its own manifest"):
+            train(workdir, grid)
+    assert content(workdir) == before
+
+
 def test_a_manifest_of_other_seeds_is_not_that_of_the_latents(workdir):
     entries = json.loads((workdir / "manifest.json").read_text())
     entries["config"]["seeds"] = entries["parts"][0]["seeds"] = [0, 7]
