@@ -181,9 +181,7 @@ def create(grid: Grid, dataset: Dataset, conditions: dict[str, Any]) -> Manifest
         "data": {
             "name": grid.data,
             "sha256": dataset.sha256,
-            "train": list(dataset.train.shape),
-            "validation": list(dataset.validation.shape),
-            "test": list(dataset.test.shape),
+            **_shapes(dataset),
         },
         "inexact_resumes": [],
     }
@@ -196,6 +194,29 @@ def create(grid: Grid, dataset: Dataset, conditions: dict[str, Any]) -> Manifest
         fingerprints=fingerprints(grid),
         record=record,
     )
+
+
+def _shapes(dataset: Dataset) -> dict[str, list[int]]:
+    return {name: list(getattr(dataset, name).shape) for name in ("train", "validation", "test")}
+
+
+def check_data(stored: Manifest, workdir: pathlib.Path, dataset: Dataset) -> None:
+    """Refuses a manifest that says of the data it was trained on what is not so.
+
+    From the number of samples follow the steps of every epoch, and so which checkpoints count.
+
+    Args:
+      stored: the manifest.
+      workdir: the run folder.
+      dataset: data of the digest that the manifest names.
+
+    Raises:
+      InputError: the samples of a part of the data are others.
+    """
+    for name, shape in _shapes(dataset).items():
+        there = stored.record["data"][name]
+        if there != shape:
+            raise _damaged(workdir, f"data: {name} is {there} there, and {shape} in {dataset.name}")
 
 
 def _git_commit() -> str | None:
@@ -428,8 +449,8 @@ def extended(stored: Manifest, workdir: pathlib.Path, grid: Grid, dataset: Datas
     """Returns the manifest of a folder that is asked for `grid`: the stored one, or a larger one.
 
     Raises:
-      InputError: the folder holds something that `grid` does not, or other data; the text shows
-        the difference.
+      InputError: the folder holds something that `grid` does not, or other data, or says what is
+        not so of the data; the text shows the difference.
     """
     differences = obstacles(stored.grid, grid)
     if not differences and stored.dataset_sha256 != dataset.sha256:
@@ -441,6 +462,7 @@ def extended(stored: Manifest, workdir: pathlib.Path, grid: Grid, dataset: Datas
             f"holds another configuration ({'; '.join(differences)}); to grow it, name what is "
             "there too; or choose another workdir, or overwrite this one, which deletes it",
         )
+    check_data(stored, workdir, dataset)
     whole, missing = extend(stored.grid, grid)
     if whole.to_json() == stored.grid.to_json():
         return stored

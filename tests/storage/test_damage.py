@@ -268,6 +268,22 @@ def test_a_manifest_that_no_run_writes_is_refused_by_the_field(problem, whole, t
     assert "manifest.json is damaged" in one_line(caught)
 
 
+@pytest.mark.parametrize("name", ["train", "validation", "test"])
+def test_a_manifest_of_other_samples_than_the_data_has_is_refused(name, workdir):
+    def fewer(entries):
+        entries["data"][name] = [700, 64]
+
+    reseal(workdir, fewer)
+    before = content(workdir)
+    calls = (train, lambda folder: train(folder, LONGER),
+             lambda folder: restore.restore(folder, datasets.load("digits")))  # fmt: skip
+    for call in calls:
+        with pytest.raises(InputError, match=rf"data: {name} is \[700, 64\] there, and") as caught:
+            call(workdir)
+        assert "manifest.json is damaged" in one_line(caught)
+    assert content(workdir) == before
+
+
 @pytest.mark.parametrize(
     "junk", [b"", b"\0\0\0", b"\xff\xfe", b"[" * 100_000, b"null", b'{"schema": 5}', b"1" * 5000]
 )
@@ -398,6 +414,35 @@ def test_certificates_that_are_not_of_this_run_are_computed_anew(damage, whole, 
     train(workdir)
     assert path.read_bytes() == good
     assert "<table" in certificate_block(whole, CONFIG)
+
+
+FORGED = {
+    "a residual": lambda c: c["activations"]["tanh"].update(residual=0.5),
+    "what does not hold": lambda c: c["activations"]["tanh"].update(residual=0.5, holds=False),
+    "another group": lambda c: c["activations"]["tanh"].update(group="O(n)"),
+    "rotations": lambda c: c["activations"]["tanh"].update(rotations=3),
+    "a claim": lambda c: c["optimizers"]["sgd"].update(respects_rotations=False, residual=0.5),
+    "a number of a text": lambda c: c["optimizers"]["sgd"].update(residual="0"),
+    "a deviation": lambda c: c["initializers"]["glorot_normal"].update(deviations=1e3),
+    "an entry more": lambda c: c["initializers"]["glorot_normal"].update(other=1),
+    "a kind of junk": lambda c: c.update(activations=5),
+    "a kind less": lambda c: c.pop("activations"),
+    "a row of junk": lambda c: c["optimizers"].update(sgd=[]),
+    "another name": lambda c: c["optimizers"].update(adam=c["optimizers"]["sgd"]),
+}
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_certificates_edited_and_sealed_again_are_computed_anew(kind, workdir):
+    path = workdir / "certificates.json"
+    good = path.read_bytes()
+    entries = json.loads(good)
+    assert certificates.fits(entries, GRID)
+    FORGED[kind](entries)
+    run_dir.keep_certificates(workdir, entries)
+    assert path.read_bytes() != good
+    train(workdir)
+    assert path.read_bytes() == good
 
 
 # ------------------------------------------------------------------------------ fingerprints
