@@ -20,11 +20,13 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from ppp_jax.errors import InputError
+from ppp_jax.files import regular
 from ppp_jax.files.integrity import is_intact, sealed
 
 LOCK = ".lock"
 LOCKED = b"a run of ppp_jax is at work here, or was killed\n"  # what a lock file holds
 RECORD = ".written.json"
+LARGEST_RECORD = 2**26  # bytes
 REPORT, STUDY, ANALYSIS = KINDS = ("report", "study", "analysis")  # of folders
 KEPT = ".kept"  # added to the name of somebody's file where a new one of ours has that name
 OURS = ".ours"  # stands in every folder of `open_aside`
@@ -457,9 +459,11 @@ def _kind(folder: pathlib.Path) -> str | None:
 
 
 def _read_record(folder: pathlib.Path) -> dict[str, Any]:
+    if regular.problem(folder / RECORD, most=LARGEST_RECORD) is not None:
+        return {}
     try:
         found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
     return found if is_intact(found) else {}
 

@@ -12,27 +12,31 @@ killed between writing a chunk and writing the ledger has changed nothing that t
 for. The ledger is replaced in one move, and a snapshot counts from that moment.
 """
 
-import errno
+import functools
 import hashlib
 import itertools
 import json
 import math
+import os
 import pathlib
-import stat
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ppp_jax.errors import InputError, printable, shortened
+from ppp_jax.files import regular
 from ppp_jax.files.atomic import write_text
-from ppp_jax.files.integrity import is_intact, sealed
+from ppp_jax.files.integrity import SEAL, is_intact, sealed
 
 FILE = "checksums.json"
 MARK = "checksums"  # the store's attribute that names the file: without it, a store of before
+METADATA = ".zmetadata"
 FORMAT = 1
 SAVED = "saved"
+LARGEST = 2**31  # bytes of a ledger, of a hundred million runs and snapshots
+LARGEST_METADATA = 2**26  # bytes of one of zarr's files
 ANEW = "put it back from a copy, or train the folder anew with overwrite"
 UNCHECKED = "xarray.open_datatree opens what is left, unchecked"
 
@@ -140,9 +144,7 @@ def read(store: pathlib.Path) -> Ledger | None:
       InputError: the ledger is damaged or lost.
     """
     try:
-        if (store / FILE).exists() and not (store / FILE).is_file():
-            raise OSError("not a regular file")
-        entries = json.loads((store / FILE).read_bytes())
+        entries = json.loads(regular.read(store / FILE, most=LARGEST))
     except FileNotFoundError:
         if _has_mark(store):
             raise _damage(store, FILE, "is missing", f"{ANEW}; {UNCHECKED}") from None
@@ -151,7 +153,7 @@ def read(store: pathlib.Path) -> Ledger | None:
         raise _damage(store, FILE, f"is damaged ({error})", f"{ANEW}; {UNCHECKED}") from None
     if not is_intact(entries):
         raise _damage(store, FILE, "is damaged (its seal is broken)", f"{ANEW}; {UNCHECKED}")
-    if entries.get("format") != FORMAT:
+    if type(entries.get("format")) is not int or entries["format"] != FORMAT:
         raise _damage(store, FILE, f"is of format {entries.get('format')}", "update this package")
     try:
         return _parsed(entries)
@@ -166,10 +168,13 @@ def _parsed(entries: dict[str, Any]) -> Ledger:
     Raises:
       KeyError, TypeError, ValueError, AttributeError: no run wrote them.
     """
+    if entries.keys() != {"format", "files", "groups", SEAL}:
+        raise KeyError(", ".join(sorted(entries.keys() ^ {"format", "files", "groups", SEAL})))
     for name, digests in entries["files"].items():
         inside = pathlib.PurePosixPath(name)
-        if inside.is_absolute() or ".." in inside.parts:
-            raise ValueError(f"{name} is not in the store")
+        os.fsencode(name)  # what no file system can hold is a ValueError
+        if inside.is_absolute() or ".." in inside.parts or not inside.parts or "\0" in name:
+            raise ValueError(f"{name!r} is not in the store")
         if not isinstance(digests, list) or not all(isinstance(one, str) for one in digests):
             raise TypeError(f"{name} has no digests")
     groups = {
@@ -200,7 +205,8 @@ def _unhex(text: str, shape: list[int], truths: bool) -> np.ndarray:
 def _has_mark(store: pathlib.Path) -> bool:
     """Returns whether either of the two files with the store's attributes says it has a ledger."""
     texts = [store / name for name in (".zattrs", ".zmetadata")]
-    return any(f'"{MARK}"'.encode() in path.read_bytes() for path in texts if path.is_file())
+    there = [path for path in texts if regular.problem(path, most=LARGEST_METADATA) is None]
+    return any(f'"{MARK}"'.encode() in path.read_bytes() for path in there if path.exists())
 
 
 # --------------------------------------------------------------------- files written once
@@ -212,21 +218,58 @@ def sha256(path: pathlib.Path) -> str:
     Args:
       path: the file.
     """
-    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, a device has no end
-        raise OSError(errno.EINVAL, "not a regular file")
+    wrong = regular.problem(path)
+    if wrong is not None:
+        raise OSError(wrong)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_entries(store: pathlib.Path) -> None:
+    """Refuses a store in which something else stands in the place of a file, or a larger file.
+
+    Nothing is opened but the small files that say how large a chunk is.
+
+    Args:
+      store: its folder.
+
+    Raises:
+      InputError: naming a pipe, a device, a folder among chunks, or a file that is too large.
+    """
+    limit = functools.lru_cache(maxsize=None)(_largest_chunk)  # asked once per array
+
+    def most(path: pathlib.Path) -> int | None:
+        if path.name.startswith("."):
+            return LARGEST_METADATA
+        return LARGEST if path == store / FILE else limit(path.parent)
+
+    for name, wrong in regular.odd(store, most=most, leaf=".zarray"):
+        raise _damage(store, name, wrong, "remove it, or put back the file that was there")
+
+
+def _largest_chunk(folder: pathlib.Path) -> int | None:
+    """Returns how many bytes a chunk of an array can have; None where nothing tells."""
+    try:
+        entries = json.loads(regular.read(folder / ".zarray", most=LARGEST_METADATA))
+        size, dtype = math.prod(map(int, entries["chunks"])), np.dtype(entries["dtype"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # found out elsewhere
+        return None
+    # What cannot be compressed takes a little more; texts have any length.
+    return None if dtype.hasobject else 2 * size * dtype.itemsize + 2**16
+
+
 def check_files(store: pathlib.Path, ledger: Ledger) -> None:
     """Refuses a store in which one of the files that are written once has changed.
+
+    The ledger is held against the store too: one that names less, or groups and axes that are not
+    there, was never written by a run, whatever its seal says.
 
     Args:
       store: its folder.
       ledger: what it should hold.
 
     Raises:
-      InputError: one is damaged or missing.
+      InputError: one is damaged or missing, or the ledger is not of this store.
     """
     for name, wanted in ledger.files.items():
         try:
@@ -238,6 +281,65 @@ def check_files(store: pathlib.Path, ledger: Ledger) -> None:
             raise _damage(store, name, what, f"mend that, or {ANEW}") from None
         if not intact:
             raise _damage(store, name, "is damaged (not what was written)", f"{ANEW}; {UNCHECKED}")
+    try:
+        entries = json.loads(regular.read(store / METADATA, most=LARGEST_METADATA))
+        wrong = _difference(ledger, entries["metadata"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        told = shortened(printable(f"{type(error).__name__} {error}"))
+        raise _damage(store, METADATA, f"is damaged ({told})", f"{ANEW}; {UNCHECKED}") from None
+    if wrong is not None:
+        what = f"is no ledger of this store (it lacks, or has wrongly, {wrong})"
+        raise _damage(store, FILE, what, f"{ANEW}; {UNCHECKED}")
+
+
+def _difference(ledger: Ledger, metadata: Mapping[str, Any]) -> str | None:
+    """Returns the first file, group or variable that is not in a ledger as a store's metadata say.
+
+    Raises:
+      KeyError, TypeError, ValueError, AttributeError: no store has such metadata.
+    """
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    arrays = [key.removesuffix("/.zarray") for key in metadata if key.endswith("/.zarray")]
+    dims = {name: metadata[f"{name}/.zattrs"]["_ARRAY_DIMENSIONS"] for name in arrays}
+    for group in (name.removesuffix(f"/{SAVED}") for name in arrays if name.endswith(f"/{SAVED}")):
+        axes = dims[f"{group}/{SAVED}"]
+        shapes[group] = {
+            name.rpartition("/")[2]: tuple(metadata[f"{name}/.zarray"]["shape"][: len(axes)])
+            for name in arrays
+            if name.rpartition("/")[0] == group and dims[name][: len(axes)] == axes
+        }
+    for name in itertools.chain([METADATA], metadata, _once(metadata, arrays, shapes)):
+        if name not in ledger.files:
+            return name
+    for group in sorted({*shapes, *ledger.groups}):
+        found, wanted = ledger.groups.get(group, {}), shapes.get(group, {})
+        for name in sorted({*found, *wanted}):
+            if name not in found or found[name].shape != wanted.get(name):
+                return f"{group}/{name}"
+    return None
+
+
+def _once(
+    metadata: Mapping[str, Any], arrays: Sequence[str], changing: Mapping[str, Mapping[str, Any]]
+) -> Iterator[str]:
+    """Yields the chunks of the arrays that no training writes to: coordinates and the probe."""
+    for name in arrays:
+        group, _, variable = name.rpartition("/")
+        if variable not in changing.get(group, {}):
+            entries = metadata[f"{name}/.zarray"]
+            pairs = zip(entries["shape"], entries["chunks"], strict=True)
+            counts = [range(-(-length // size)) for length, size in pairs]
+            for place in _places(counts):
+                yield f"{name}/{'.'.join(map(str, place)) or '0'}"
+
+
+def _places(counts: Sequence[range]) -> Iterator[tuple[int, ...]]:
+    """Yields one after the other what `itertools.product` would first hold all of."""
+    if not counts:
+        yield ()
+        return
+    for first in counts[0]:
+        yield from ((first, *rest) for rest in _places(counts[1:]))
 
 
 def _damage(store: pathlib.Path, name: str, what: str, remedy: str) -> InputError:

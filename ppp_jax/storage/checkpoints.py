@@ -14,10 +14,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from ppp_jax.engine import states
+from ppp_jax.files import regular
 from ppp_jax.files.integrity import is_intact, sealed
 
 STATE, META, COMMITTED = "state", "meta", "_CHECKPOINT_METADATA"
-LARGEST_META = 2**20  # characters
+LARGEST_META = 2**20  # bytes
+AROUND = 2**26  # bytes of a file beside the numbers that it holds
 MAX_DIGITS = 18
 
 
@@ -75,14 +77,19 @@ def problem(folder: pathlib.Path, *, runs: int, identity: str) -> str | None:
       identity: of the part, see `manifest.identity`.
     """
     try:
-        with (folder / META / "metadata").open(encoding="utf-8") as file:
-            about: Any = json.loads(file.read(LARGEST_META))
+        wrong = regular.problem(folder / META / "metadata", most=LARGEST_META)
+        if wrong is not None:
+            return f"{META}/metadata {wrong}"
+        about: Any = json.loads((folder / META / "metadata").read_bytes())
         if not is_intact(about):
             return f"{META} is not what was saved"
         if about.get("part") != identity:
             return "it is of another run, or of another part of this one"
         if (about.get("step"), about.get("runs")) != (int(folder.name), runs):
             return f"{META} is of another step, or of other runs"
+        largest = 2 * about["bytes"] + AROUND
+        for name, wrong in regular.odd(folder, most=lambda _: largest):
+            return f"{name} {wrong}"  # before a library opens it
         with _quiet():
             found = _read((folder / STATE).absolute(), about["bytes"])
             same = found is not None and states.digest(found, runs=runs) == about[STATE]

@@ -27,11 +27,11 @@ from ppp_jax.engine import devices
 from ppp_jax.engine.training import NEVER, Observation, build_model
 from ppp_jax.errors import InputError, printable, shortened
 from ppp_jax.files import atomic, ledger
-from ppp_jax.grid.extension import positions, run_places
+from ppp_jax.grid.extension import AXES, obstacles, positions, run_places
 from ppp_jax.grid.grid import Cell, Grid, cell_axes, grouped_axes
 from ppp_jax.networks import architectures, functional, interpolated, optimizers
 from ppp_jax.storage import strangers
-from ppp_jax.storage.manifest import Manifest, identity
+from ppp_jax.storage.manifest import Manifest, parsed
 
 LATENTS = ("pre", "post")
 CELL_AXES, GROUPED = cell_axes(), grouped_axes()  # dimensions of the latents, and groups
@@ -179,38 +179,58 @@ def check(path: pathlib.Path) -> ledger.Ledger | None:
     if not path.exists():
         return None
     with _of_the_run(path):
+        ledger.check_entries(path)
         kept = ledger.read(path)
         if kept is not None:
             ledger.check_files(path, kept)
     return kept
 
 
-def check_run(path: pathlib.Path, stored: Manifest) -> None:
-    """Refuses the store of another run.
+def check_run(path: pathlib.Path, stored: Manifest, dataset: Dataset) -> None:
+    """Refuses the store of another run, or of a newer state of this one.
+
+    An older one may be honest: a process was killed after it had written the larger manifest.
 
     Args:
       path: the store, there or not.
       stored: the manifest of the run whose folder it is in.
+      dataset: what it is trained on.
 
     Raises:
-      InputError: the store holds runs that are not of that manifest, or of other data.
+      InputError: the store holds runs or snapshots that are not of that manifest, or other data.
     """
-    text = _stored_manifest(path)
-    if text is None:
+    theirs = _manifest_of(path)
+    if theirs is None:
         return
-    theirs = _identities(path, text)
-    if theirs != list(stored.identities[: len(theirs)]):
-        problem = f"its {path.name} is of another run than its manifest; put back the one that was "
-        raise InputError("workdir", path.parent, f"{problem}here, or overwrite the run")
+    back = "put back the one that was here, or overwrite the run"
+    if theirs.identities != stored.identities[: len(theirs.parts)]:
+        problem = f"its {path.name} is of another run than its manifest; {back}"
+        raise InputError("workdir", path.parent, problem)
+    more = obstacles(theirs.grid, stored.grid)
+    if not more and not set(theirs.grid.snapshot_epochs) <= set(stored.grid.snapshot_epochs):
+        more = ["snapshots"]
+    if more:
+        problem = f"its {path.name} is newer than its manifest ({'; '.join(more)}); {back}"
+        raise InputError("workdir", path.parent, problem)
+    with _of_the_run(path):
+        kept = ledger.read(path)
+    if kept is None:
+        return
+    for group in groups(theirs.grid, dataset.shape):
+        grid, table = group.grid, kept.groups.get(group.name, {})
+        cells = (len(getattr(grid, f"{axis}s")) for axis in CELL_AXES)
+        shape = (*cells, *grid.run_shape, len(grid.snapshot_epochs))
+        if SAVED not in table or table[SAVED].shape != shape:
+            problem = f"its {path.name} has no {group.name} of the runs in its own manifest; {back}"
+            raise InputError("workdir", path.parent, problem)
 
 
-def _identities(path: pathlib.Path, text: str) -> list[str]:
-    """Returns the identities of the parts that a store's copy of a manifest names."""
+def _manifest_of(path: pathlib.Path) -> Manifest | None:
+    """Returns what a store's copy of a manifest says, or None if there is no store."""
+    text = _stored_manifest(path)
     try:
-        entries = json.loads(text)
-        data = str(entries["data"]["sha256"])
-        return [identity(Grid.from_json(part), data) for part in entries["parts"]]
-    except (ValueError, KeyError, TypeError, InputError) as error:
+        return None if text is None else parsed(text)
+    except ValueError as error:
         problem = f"its {path.name}/.zattrs is damaged ({shortened(printable(str(error)))})"
         raise InputError("workdir", path.parent, f"{problem}; {_OVERWRITE}") from None
 
@@ -220,7 +240,8 @@ def check_saved(
 ) -> None:
     """Refuses a store that lacks a snapshot which the checkpoint of a part is past.
 
-    It is an older copy, or its ledger is: going on would never write that snapshot again.
+    It is an older copy, or its ledger is: going on would never write that snapshot again. So the
+    run's own manifest says which should be there, whatever the store says of itself.
 
     Args:
       path: the store, there or not.
@@ -233,38 +254,44 @@ def check_saved(
     """
     with _of_the_run(path):
         kept = ledger.read(path)  # its files are looked at before and after this
-    text = _stored_manifest(path)
-    if kept is None or text is None:
+    theirs = _manifest_of(path)
+    if kept is None or theirs is None:
         return
-    grid, per_epoch = Grid.from_json(json.loads(text)["config"]), stored.steps_per_epoch
-    there = groups(grid, dataset.shape)
+    there = {group.name: group for group in groups(theirs.grid, dataset.shape)}
     for number, step in enumerate(reached):
         if step is None:  # nothing of this part is trained, or it is to be trained anew
             continue
-        part = stored.parts[number]
-        passed = [k for k, epoch in enumerate(grid.snapshot_epochs) if epoch * per_epoch <= step]
-        for name, saved in _saved_of(kept, there, part):
-            missing = [k for k in passed if not saved[..., k].all()]
+        epochs, part = stored.grid.snapshot_epochs, stored.parts[number]
+        passed = [epoch for epoch in epochs if epoch * stored.steps_per_epoch <= step]
+        for group in groups(stored.grid, dataset.shape):
+            inside = _inside(part, group)
+            if inside is None:
+                continue
+            missing = _unsaved(kept, there.get(group.name), inside, passed)
             if missing:
                 raise InputError(
                     "workdir",
                     path.parent,
-                    f"its {path.name}/{name} lacks the snapshot of epoch "
-                    f"{grid.snapshot_epochs[missing[0]]}, which checkpoints/{number} is past; put "
-                    f"back the {path.name} that was here, or remove checkpoints/{number} to train "
-                    "its runs again",
+                    f"its {path.name}/{group.name} lacks the snapshot of epoch {missing[0]}, which "
+                    f"checkpoints/{number} is past; put back the {path.name} that was here, or "
+                    f"remove checkpoints/{number} to train its runs again",
                 )
 
 
-def _saved_of(
-    kept: ledger.Ledger, wanted: tuple[Group, ...], part: Grid
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields of each group whether the runs of a part are saved: the last axis is of snapshots."""
-    for group in wanted:
-        inside = _inside(part, group)
-        if inside is not None and group.name in kept.groups:
-            saved = kept.groups[group.name][SAVED]
-            yield group.name, saved[np.ix_(*_positions(group.grid, inside), range(saved.shape[-1]))]
+def _unsaved(
+    kept: ledger.Ledger, group: Group | None, runs: Grid, epochs: Sequence[int]
+) -> list[int]:
+    """Returns of which epochs a group of a store, which may be too small, lacks some runs."""
+    if group is None or not _is_within(runs, group.grid):
+        return list(epochs)
+    saved = kept.groups[group.name][SAVED]
+    saved = saved[np.ix_(*_positions(group.grid, runs), range(saved.shape[-1]))]
+    places = {epoch: k for k, epoch in enumerate(group.grid.snapshot_epochs)}
+    return [epoch for epoch in epochs if epoch not in places or not saved[..., places[epoch]].all()]
+
+
+def _is_within(part: Grid, grid: Grid) -> bool:
+    return all(set(getattr(part, axis)) <= set(getattr(grid, axis)) for axis in AXES)
 
 
 def check_growth(path: pathlib.Path, grid: Grid, dataset: Dataset) -> None:

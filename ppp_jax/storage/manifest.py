@@ -21,6 +21,7 @@ import numpy as np
 from ppp_jax import __version__
 from ppp_jax.data.datasets import Dataset
 from ppp_jax.errors import InputError, printable, shortened
+from ppp_jax.files import regular
 from ppp_jax.files.integrity import digest, is_intact, sealed
 from ppp_jax.grid.extension import AXES, FIXED, extend, obstacles
 from ppp_jax.grid.fingerprints import KINDS, Fingerprints, fingerprints
@@ -28,8 +29,9 @@ from ppp_jax.grid.grid import Grid
 
 MANIFEST = "manifest.json"
 SCHEMA = 6
-READABLE = (5, 6)  # of 5 the latents do not carry their activations' facts: `io.facts`
-LARGEST = 2**26  # characters
+# Of 5 the latents do not carry their activations' facts (`io.facts`), nor parts their functions.
+READABLE = (5, 6)
+LARGEST = 2**26  # bytes
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "xarray", "zarr")
 
 
@@ -39,6 +41,8 @@ class Manifest(NamedTuple):
     Attributes:
       grid: everything that is or will be trained.
       parts: disjoint grids that together are `grid`, each trained by its own program.
+      functions: of each part, what `functions` said when it was begun, whatever versions of JAX it
+        went on with; None of a part of schema 5, of which nobody wrote it down.
       dataset_sha256: of the data.
       conditions: what bits depend on, beside the grid: see `conditions`.
       fingerprints: of the functions behind the grid's names: see `ppp_jax.grid.fingerprints`.
@@ -47,6 +51,7 @@ class Manifest(NamedTuple):
 
     grid: Grid
     parts: tuple[Grid, ...]
+    functions: tuple[str | None, ...]
     dataset_sha256: str
     conditions: dict[str, Any]
     fingerprints: Fingerprints
@@ -66,7 +71,8 @@ class Manifest(NamedTuple):
     @property
     def identities(self) -> tuple[str, ...]:
         """The `identity` of every part."""
-        return tuple(identity(part, self.dataset_sha256) for part in self.parts)
+        pairs = zip(self.parts, self.functions, strict=True)
+        return tuple(identity(part, self.dataset_sha256, meant) for part, meant in pairs)
 
     def to_text(self) -> str:
         """The file's content."""
@@ -75,6 +81,7 @@ class Manifest(NamedTuple):
             **self.record,
             "config": self.grid.to_json(),
             "parts": [part.to_json() for part in self.parts],
+            "functions": list(self.functions),
             "conditions": self.conditions,
             "fingerprints": self.fingerprints,
         }
@@ -116,7 +123,7 @@ _FLAGS_WITHOUT_EFFECT = ("--xla_force_host_platform_device_count", "--xla_dump")
 _HAS_AFFINITY = hasattr(os, "sched_getaffinity")  # not on macOS
 
 
-def identity(part: Grid, dataset_sha256: str) -> str:
+def identity(part: Grid, dataset_sha256: str, meant: str | None) -> str:
     """Returns a digest of what a part is, which its checkpoints, metrics and latents carry.
 
     So files of another run, or of another part, are told from its own. What may grow later has no
@@ -125,9 +132,20 @@ def identity(part: Grid, dataset_sha256: str) -> str:
     Args:
       part: what is trained.
       dataset_sha256: of the data.
+      meant: the digest of its functions, see `Manifest.functions`.
     """
     config = {name: value for name, value in part.to_json().items() if name not in _GROWS}
-    return digest({"config": config, "data": dataset_sha256})
+    of_functions = {} if meant is None else {"functions": meant}
+    return digest({"config": config, "data": dataset_sha256, **of_functions})
+
+
+def functions(part: Grid) -> str:
+    """Returns a digest of the functions that a part's names stand for now.
+
+    Args:
+      part: what is to be trained.
+    """
+    return digest(fingerprints(part))
 
 
 _GROWS = ("epochs", "snapshots")
@@ -163,13 +181,42 @@ def create(grid: Grid, dataset: Dataset, conditions: dict[str, Any]) -> Manifest
         "data": {
             "name": grid.data,
             "sha256": dataset.sha256,
-            "train": list(dataset.train.shape),
-            "validation": list(dataset.validation.shape),
-            "test": list(dataset.test.shape),
+            **_shapes(dataset),
         },
         "inexact_resumes": [],
     }
-    return Manifest(grid, (grid,), dataset.sha256, conditions, fingerprints(grid), record)
+    return Manifest(
+        grid=grid,
+        parts=(grid,),
+        functions=(functions(grid),),
+        dataset_sha256=dataset.sha256,
+        conditions=conditions,
+        fingerprints=fingerprints(grid),
+        record=record,
+    )
+
+
+def _shapes(dataset: Dataset) -> dict[str, list[int]]:
+    return {name: list(getattr(dataset, name).shape) for name in ("train", "validation", "test")}
+
+
+def check_data(stored: Manifest, workdir: pathlib.Path, dataset: Dataset) -> None:
+    """Refuses a manifest that says of the data it was trained on what is not so.
+
+    From the number of samples follow the steps of every epoch, and so which checkpoints count.
+
+    Args:
+      stored: the manifest.
+      workdir: the run folder.
+      dataset: data of the digest that the manifest names.
+
+    Raises:
+      InputError: the samples of a part of the data are others.
+    """
+    for name, shape in _shapes(dataset).items():
+        there = stored.record["data"][name]
+        if there != shape:
+            raise _damaged(workdir, f"data: {name} is {there} there, and {shape} in {dataset.name}")
 
 
 def _git_commit() -> str | None:
@@ -191,13 +238,10 @@ def read(workdir: pathlib.Path) -> Manifest | None:
         or holds what no run writes.
     """
     try:
-        if (workdir / MANIFEST).exists() and not (workdir / MANIFEST).is_file():
-            raise _damaged(workdir, "it is not a regular file")
-        with (workdir / MANIFEST).open(encoding="utf-8") as file:
-            text = file.read(LARGEST + 1)
-        if len(text) > LARGEST:
-            raise _damaged(workdir, f"it is longer than {LARGEST} characters")
-        entries: Any = json.loads(text)
+        wrong = regular.problem(workdir / MANIFEST, most=LARGEST)
+        if wrong is not None:
+            raise _damaged(workdir, f"it {wrong}")
+        return parsed((workdir / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -205,17 +249,11 @@ def read(workdir: pathlib.Path) -> Manifest | None:
         raise InputError("workdir", workdir, problem) from None
     except InputError:
         raise
-    except (ValueError, RecursionError) as error:
+    except SchemaError as error:
+        problem = f"its {MANIFEST} {error}; choose another folder"
+        raise InputError("workdir", workdir, problem) from None
+    except ValueError as error:
         raise _damaged(workdir, str(error)) from None
-    if not isinstance(entries, dict) or entries.get("schema") not in READABLE:
-        problem = f"its {MANIFEST} is not of schema {SCHEMA}, which this version reads"
-        raise InputError("workdir", workdir, f"{problem}; choose another folder")
-    if not is_intact(entries):
-        raise _damaged(workdir, "it is not what was written, its digest says")
-    try:
-        return _parsed(entries)
-    except _ViolationError as violation:
-        raise _damaged(workdir, str(violation)) from None
 
 
 def _damaged(workdir: pathlib.Path, what: str) -> InputError:
@@ -228,13 +266,39 @@ def _damaged(workdir: pathlib.Path, what: str) -> InputError:
     )
 
 
+class SchemaError(ValueError):
+    """A manifest of another version of this package, or of something else."""
+
+
 class _ViolationError(ValueError):
     """An entry that no run writes."""
+
+
+def parsed(text: str) -> Manifest:
+    """Returns what the text of a manifest says, all of it looked at.
+
+    Args:
+      text: the file's content, or a store's copy of it.
+
+    Raises:
+      SchemaError: it is of another schema.
+      ValueError: it was changed since it was written, or holds what no run writes.
+    """
+    try:
+        entries: Any = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+    if not isinstance(entries, dict) or entries.get("schema") not in READABLE:
+        raise SchemaError(f"is not of schema {SCHEMA}, which this version reads")
+    if not is_intact(entries):
+        raise ValueError("it is not what was written, its digest says")
+    return _parsed(entries)
 
 
 def _parsed(entries: dict[str, Any]) -> Manifest:
     """Returns what a file's entries say, all of them looked at."""
     known = {*_RECORD, "schema", "config", "parts", "conditions", "fingerprints", "sha256"}
+    known |= {"functions"} if entries["schema"] > 5 else set()
     _require(entries.keys() == known, _difference(entries.keys(), known))
     for name, is_right in _RECORD.items():
         _require(is_right(entries[name]), f"{name} is {entries[name]!r}")
@@ -242,12 +306,16 @@ def _parsed(entries: dict[str, Any]) -> Manifest:
     _require(_is_list(entries["parts"], lambda _: True) and entries["parts"], "parts is empty")
     parts = tuple(_grid(part, f"parts[{i}]") for i, part in enumerate(entries["parts"]))
     _check_parts(grid, parts)
+    meant = entries.get("functions", [None] * len(parts))
+    right = _is_list(meant, lambda one: one is None or _is_digest(one)) and len(meant) == len(parts)
+    _require(right, "functions are not digests, one of each part")
     _check_data(entries["data"], grid)
     _check_conditions(entries["conditions"], grid)
     _check_fingerprints(entries["fingerprints"], grid)
     return Manifest(
         grid=grid,
         parts=parts,
+        functions=tuple(meant),
         dataset_sha256=entries["data"]["sha256"],
         conditions=entries["conditions"],
         fingerprints=entries["fingerprints"],
@@ -381,8 +449,8 @@ def extended(stored: Manifest, workdir: pathlib.Path, grid: Grid, dataset: Datas
     """Returns the manifest of a folder that is asked for `grid`: the stored one, or a larger one.
 
     Raises:
-      InputError: the folder holds something that `grid` does not, or other data; the text shows
-        the difference.
+      InputError: the folder holds something that `grid` does not, or other data, or says what is
+        not so of the data; the text shows the difference.
     """
     differences = obstacles(stored.grid, grid)
     if not differences and stored.dataset_sha256 != dataset.sha256:
@@ -394,12 +462,17 @@ def extended(stored: Manifest, workdir: pathlib.Path, grid: Grid, dataset: Datas
             f"holds another configuration ({'; '.join(differences)}); to grow it, name what is "
             "there too; or choose another workdir, or overwrite this one, which deletes it",
         )
+    check_data(stored, workdir, dataset)
     whole, missing = extend(stored.grid, grid)
     if whole.to_json() == stored.grid.to_json():
         return stored
     longer = {"epochs": whole.epochs, "snapshots": whole.snapshots}
     parts = [Grid.from_json({**part.to_json(), **longer}) for part in stored.parts]
-    return stored._replace(grid=whole, parts=(*parts, *missing))
+    return stored._replace(
+        grid=whole,
+        parts=(*parts, *missing),
+        functions=(*stored.functions, *map(functions, missing)),
+    )
 
 
 def under(

@@ -52,6 +52,7 @@ def restore(workdir: str | pathlib.Path, dataset: Dataset) -> list[Trained]:
         raise InputError("workdir", workdir, "holds no run; train one first")
     if stored.dataset_sha256 != dataset.sha256:
         raise InputError("workdir", workdir, f"was trained on other data than {dataset.name}")
+    manifest.check_data(stored, workdir, dataset)
     manifest.check_functions(stored, workdir)
     whole, found = stored.grid, dict[str, Params]()
     reached = run_dir.examine(workdir, stored)

@@ -31,7 +31,7 @@ from ppp_jax.data.datasets import Dataset
 from ppp_jax.engine import devices
 from ppp_jax.engine.interrupts import waiting
 from ppp_jax.errors import InputError, printable, shortened
-from ppp_jax.files import atomic
+from ppp_jax.files import atomic, regular
 from ppp_jax.files.atomic import write_text as _write_atomically
 from ppp_jax.files.integrity import is_intact, sealed
 from ppp_jax.grid.grid import Grid
@@ -44,7 +44,9 @@ CERTIFICATES = "certificates.json"
 OURS = (METRICS, CHECKPOINTS, LATENTS, REPORT, CERTIFICATES)
 LOCK = atomic.LOCK
 KEPT_CHECKPOINTS = 2
-LARGEST_CERTIFICATES = 2**26  # characters
+LARGEST_CERTIFICATES = 2**26  # bytes
+# Of metrics, whatever a line for every chunk and millions of runs may take.
+LARGEST = {MANIFEST: manifest.LARGEST, METRICS: 2**36, CERTIFICATES: LARGEST_CERTIFICATES}
 
 
 @contextlib.contextmanager
@@ -89,18 +91,19 @@ def check(
         atomic.check_aside(workdir / name, field="workdir", value=workdir)
     stored = manifest.read(workdir)
     if stored is None:
-        foreign = [name for name in OURS if (workdir / name).exists()]
+        foreign = [name for name in OURS if os.path.lexists(workdir / name)]
         if foreign:
             problem = f"holds {', '.join(foreign)} of something else; choose another folder"
             raise InputError("workdir", workdir, problem)
         return None
+    _check_entries(workdir)
     if overwrite:
         for name in (CHECKPOINTS, LATENTS):
             strangers.refuse(workdir / name, what="overwriting")
         return None
     wanted = manifest.extended(stored, workdir, grid, dataset)
     latents.check(workdir / LATENTS)
-    latents.check_run(workdir / LATENTS, stored)
+    latents.check_run(workdir / LATENTS, stored, dataset)
     lost = not latents.is_there(workdir / LATENTS)
     done = last_steps(workdir, stored)
     if lost and any(step is not None for step in done):
@@ -111,6 +114,21 @@ def check(
     if grows or any(step != wanted.steps for step in done):
         strangers.refuse_saved(workdir / CHECKPOINTS)
     return wanted
+
+
+def _check_entries(workdir: pathlib.Path) -> None:
+    """Refuses a run folder in which something else stands in the place of a file or folder."""
+    for name, most in LARGEST.items():
+        problem = regular.problem(workdir / name, most=most)
+        if name == METRICS and problem is None and (workdir / name).is_symlink():
+            problem = "is a link, and what is appended would be written where it leads"
+        if problem is not None:
+            remedy = "put back the file that was here, or move this elsewhere"
+            raise InputError("workdir", workdir, f"its {name} {problem}; {remedy}")
+    for name in (CHECKPOINTS, LATENTS):
+        if os.path.lexists(workdir / name) and not (workdir / name).is_dir():
+            problem = f"its {name} is no folder; put back the one that was here, or move it away"
+            raise InputError("workdir", workdir, problem)
 
 
 class Reached(NamedTuple):
@@ -269,8 +287,7 @@ def _remove_run(workdir: pathlib.Path) -> None:
 def certified(workdir: pathlib.Path) -> dict[str, Any] | None:
     """Returns the certificates that a run folder holds; None if there are none that are intact."""
     try:
-        with (workdir / CERTIFICATES).open(encoding="utf-8") as file:
-            found: Any = json.loads(file.read(LARGEST_CERTIFICATES))
+        found: Any = json.loads(regular.read(workdir / CERTIFICATES, most=LARGEST_CERTIFICATES))
     except (FileNotFoundError, ValueError, RecursionError):
         return None
     return found if is_intact(found) else None

@@ -19,13 +19,14 @@ from ppp_jax import resources
 from ppp_jax.data.datasets import Dataset
 from ppp_jax.engine import program
 from ppp_jax.errors import InputError
-from ppp_jax.files import atomic
+from ppp_jax.files import atomic, regular
 from ppp_jax.grid.grid import Cell, Grid
 from ppp_jax.storage import latents, manifest
 from ppp_jax.sweep import seed_batches
 from ppp_jax.sweep.seed_batches import Needs
 
 RATES = "seconds_per_step.json"
+LARGEST = 2**24  # bytes of that file
 CHECKPOINTS = 2  # held at a time, the newest and the one before
 LOWER = "lower --seeds, --seed_batch, --widths, --latent_widths, --probe_samples or --capture"
 
@@ -249,7 +250,7 @@ def _known_rates() -> dict[str, float]:
     """Returns what is remembered: nothing, where it is not there or damaged."""
     folder = jax.config.values["jax_compilation_cache_dir"]
     try:
-        found = json.loads((pathlib.Path(folder or "") / RATES).read_text(encoding="utf-8"))
+        found = json.loads(regular.read(pathlib.Path(folder or "") / RATES, most=LARGEST))
     except (OSError, ValueError):
         return {}
     pairs = found.items() if isinstance(found, dict) else ()

@@ -24,7 +24,7 @@ import numpy as np
 from ppp_jax.data.datasets import Dataset, Shape
 from ppp_jax.engine import devices, program, training
 from ppp_jax.engine.training import Arrays, Hyper, RunState
-from ppp_jax.files import atomic
+from ppp_jax.files import atomic, regular
 from ppp_jax.grid.grid import Cell, Grid
 from ppp_jax.networks import architectures, functional, interpolated
 from ppp_jax.storage import manifest
@@ -36,6 +36,7 @@ ROUNDS = 3
 CLEARLY_FASTER = 0.8  # a timing overrules the cache rule only if it takes less than this share
 WORTH_TIMING = 2e12  # floating-point operations; below, the choice costs more than it saves
 REMEMBERED = "seed_batch.json"
+LARGEST = 2**24  # bytes of that file
 NUMBER = np.dtype(np.float32).itemsize
 
 
@@ -264,7 +265,7 @@ def _remembered(key: str) -> int | None:
 def _known(path: pathlib.Path) -> dict[str, int]:
     """Returns what a file remembers: nothing, if it is not there or damaged."""
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = json.loads(regular.read(path, most=LARGEST))
     except (OSError, ValueError):
         return {}
     pairs = known.items() if isinstance(known, dict) else ()

@@ -184,9 +184,10 @@ def _certify(workdir: pathlib.Path, wanted: Manifest) -> None:
       InputError: they are not, and a name stands for another function than was trained.
     """
     there, subject = run_dir.certified(workdir), certificates.subject(wanted.grid)
-    if there is not None and not manifest.same_programs(wanted):
+    fits = there is not None and certificates.fits(there, wanted.grid)
+    if fits and not manifest.same_programs(wanted):
         return  # computed where the run was trained, and nothing is trained here
-    if there is None or there.get("subject") != subject:
+    if there is None or not fits or there.get("subject") != subject:
         manifest.check_functions(wanted, workdir)
         found = certificates.certify_grid(wanted.grid)
         run_dir.keep_certificates(workdir, {**found, "subject": subject})

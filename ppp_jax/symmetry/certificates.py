@@ -60,6 +60,71 @@ def subject(grid: Grid) -> str:
     return digest([__version__, versions, units, {kind: found[kind] for kind in KINDS}, claims])
 
 
+def fits(found: Any, grid: Grid) -> bool:
+    """Returns whether what a file holds can be what `certify_grid` found, and all of it holds.
+
+    Digests cannot tell who computed the numbers. So claims must be the registry's and follow from
+    the numbers, and what is said not to hold, which is rare, is to be computed again.
+
+    Args:
+      found: rows by kind and name, and what else the file holds.
+      grid: what is trained.
+    """
+    rows = {
+        "activations": lambda name, row: _is_activation(
+            name, row, _units(name, min(grid.latent_widths))
+        ),
+        "optimizers": _is_optimizer,
+        "initializers": _is_initializer,
+    }
+    for kind, is_right in rows.items():
+        of_kind = found.get(kind) if isinstance(found, dict) else None
+        if not isinstance(of_kind, dict) or of_kind.keys() != set(getattr(grid, kind)):
+            return False
+        if not all(isinstance(row, dict) and is_right(name, row) for name, row in of_kind.items()):
+            return False
+    return True
+
+
+def _has(row: dict[str, Any], kinds: dict[str, type], claims: dict[str, Any]) -> bool:
+    """Returns whether a row has these entries and no others, of these kinds or with these values.
+
+    A truth value is no number, and of whole numbers JSON makes no others.
+    """
+    if row.keys() != {*kinds, *claims}:
+        return False
+    said = all(type(row[key]) is type(value) and row[key] == value for key, value in claims.items())
+    return said and all(type(row[key]) is kind for key, kind in kinds.items())
+
+
+def _is_activation(name: str, row: dict[str, Any], units: int) -> bool:
+    claimed = interpolated.get(name).group
+    under = {f"residual under {group}": float for group in groups.COMMON}
+    claims = {
+        "units": units,
+        "group": claimed,
+        "rotations": groups.get_group(claimed).rotations(units),
+        "holds": True,
+    }
+    if not _has(row, {"residual": float, "algebra": int, **under}, claims):
+        return False
+    return bool(0 <= row["residual"] < groups.COMMUTES and row["algebra"] >= row["rotations"])
+
+
+def _is_optimizer(name: str, row: dict[str, Any]) -> bool:
+    respects = optimizers.get(name).respects_rotations
+    if not _has(row, {"residual": float}, {"respects_rotations": respects, "holds": True}):
+        return False
+    return bool((row["residual"] < confounds.TOLERANCE) == respects and row["residual"] >= 0)
+
+
+def _is_initializer(name: str, row: dict[str, Any]) -> bool:
+    respects = functional.get_initializer(name).respects_rotations
+    if not _has(row, {"deviations": float}, {"respects_rotations": respects, "holds": True}):
+        return False
+    return bool((abs(row["deviations"]) < confounds.DEVIATIONS) == respects)
+
+
 def _units(name: str, width: int) -> int:
     multiple = interpolated.get(name).multiple_of
     return width if width <= MOST_UNITS else multiple * max(1, USUAL_UNITS // multiple)

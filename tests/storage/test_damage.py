@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -12,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ppp_jax.analysis import load
 from ppp_jax.analysis.report.evidence import certificate_block
 from ppp_jax.data import datasets
 from ppp_jax.engine import states
 from ppp_jax.errors import InputError
-from ppp_jax.files import integrity, ledger
+from ppp_jax.files import atomic, integrity, ledger
 from ppp_jax.grid import Grid, fingerprints
 from ppp_jax.networks import activations
 from ppp_jax.storage import checkpoints, manifest, metrics, restore, run_dir
@@ -44,7 +46,8 @@ CONFIG = GRID.to_json()
 
 
 def identity(grid=GRID):
-    return manifest.identity(grid, datasets.load(GRID.data).sha256)
+    meant = manifest.functions(grid)
+    return manifest.identity(grid, datasets.load(GRID.data).sha256, meant)
 
 
 def train(workdir, grid=GRID, **options):
@@ -247,6 +250,10 @@ VIOLATIONS = {
     "seed_batch lacks 1x6-3": lambda m: m["conditions"].update(seed_batch={}),
     "processes is 0": lambda m: m.update(processes=0),
     "inexact_resumes is": lambda m: m.update(inexact_resumes=[{}]),
+    "lacks functions": lambda m: m.pop("functions"),
+    "functions are not digests": lambda m: m.update(functions=["0"]),
+    "functions .* one of each part": lambda m: m.update(functions=[]),
+    "has an unknown functions": lambda m: m.update(schema=5),
     "fingerprints lacks activations": lambda m: m["fingerprints"].pop("activations"),
     "activations lacks tanh": lambda m: m["fingerprints"].update(activations={}),
 }
@@ -259,6 +266,22 @@ def test_a_manifest_that_no_run_writes_is_refused_by_the_field(problem, whole, t
     with pytest.raises(InputError, match=problem) as caught:
         manifest.read(tmp_path)
     assert "manifest.json is damaged" in one_line(caught)
+
+
+@pytest.mark.parametrize("name", ["train", "validation", "test"])
+def test_a_manifest_of_other_samples_than_the_data_has_is_refused(name, workdir):
+    def fewer(entries):
+        entries["data"][name] = [700, 64]
+
+    reseal(workdir, fewer)
+    before = content(workdir)
+    calls = (train, lambda folder: train(folder, LONGER),
+             lambda folder: restore.restore(folder, datasets.load("digits")))  # fmt: skip
+    for call in calls:
+        with pytest.raises(InputError, match=rf"data: {name} is \[700, 64\] there, and") as caught:
+            call(workdir)
+        assert "manifest.json is damaged" in one_line(caught)
+    assert content(workdir) == before
 
 
 @pytest.mark.parametrize(
@@ -393,6 +416,35 @@ def test_certificates_that_are_not_of_this_run_are_computed_anew(damage, whole, 
     assert "<table" in certificate_block(whole, CONFIG)
 
 
+FORGED = {
+    "a residual": lambda c: c["activations"]["tanh"].update(residual=0.5),
+    "what does not hold": lambda c: c["activations"]["tanh"].update(residual=0.5, holds=False),
+    "another group": lambda c: c["activations"]["tanh"].update(group="O(n)"),
+    "rotations": lambda c: c["activations"]["tanh"].update(rotations=3),
+    "a claim": lambda c: c["optimizers"]["sgd"].update(respects_rotations=False, residual=0.5),
+    "a number of a text": lambda c: c["optimizers"]["sgd"].update(residual="0"),
+    "a deviation": lambda c: c["initializers"]["glorot_normal"].update(deviations=1e3),
+    "an entry more": lambda c: c["initializers"]["glorot_normal"].update(other=1),
+    "a kind of junk": lambda c: c.update(activations=5),
+    "a kind less": lambda c: c.pop("activations"),
+    "a row of junk": lambda c: c["optimizers"].update(sgd=[]),
+    "another name": lambda c: c["optimizers"].update(adam=c["optimizers"]["sgd"]),
+}
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_certificates_edited_and_sealed_again_are_computed_anew(kind, workdir):
+    path = workdir / "certificates.json"
+    good = path.read_bytes()
+    entries = json.loads(good)
+    assert certificates.fits(entries, GRID)
+    FORGED[kind](entries)
+    run_dir.keep_certificates(workdir, entries)
+    assert path.read_bytes() != good
+    train(workdir)
+    assert path.read_bytes() == good
+
+
 # ------------------------------------------------------------------------------ fingerprints
 
 
@@ -401,7 +453,8 @@ def own(monkeypatch):
     """Puts an activation into the registry by hand, and again another of the same name."""
 
     def put(sigma):
-        entry = activations._elementwise(sigma, "mine", 1.0, "S_n")
+        apply, tanh = activations.elementwise(sigma), activations.ACTIVATIONS["tanh"]
+        entry = tanh._replace(apply=apply, profile=sigma, profile_name="mine", group="S_n")
         monkeypatch.setitem(activations.ACTIVATIONS, "mine", entry)
 
     return put
@@ -503,6 +556,63 @@ def test_latents_of_another_batch_size_or_of_other_data_are_of_another_run(workd
             train(workdir)
 
 
+def test_files_of_a_run_with_another_function_of_that_name_are_not_its_own(own, tmp_path):
+    runs = []
+    for scale in (3.0, 2.0):
+        own(lambda x, scale=scale: jnp.tanh(scale * x))
+        grid = dataclasses.replace(GRID, activations=["mine"], epochs=1)
+        runs.append(train(tmp_path / str(scale), grid))
+    other, mine = runs
+    for name, problem in (
+        ("latents.zarr", "of another run"),
+        ("checkpoints", "of another run"),
+        ("metrics.jsonl", "damaged at line 1"),
+    ):
+        workdir = shutil.copytree(mine, tmp_path / name)
+        put(name, other, workdir)
+        before = content(workdir)
+        for more in (grid, dataclasses.replace(grid, epochs=2)):
+            with pytest.raises(InputError, match=problem):
+                train(workdir, more)
+        assert content(workdir) == before
+
+
+def test_a_part_keeps_the_functions_it_was_begun_with(workdir, monkeypatch):
+    """Another version of JAX makes other texts of the same functions: the files stay its own."""
+    (begun,) = manifest.read(workdir).functions
+    conditions, found = manifest.conditions, manifest.fingerprints
+
+    def other_texts(grid):
+        return {kind: dict.fromkeys(names, "0" * 64) for kind, names in found(grid).items()}
+
+    monkeypatch.setattr(manifest, "conditions", lambda w: {**conditions(w), "jax": "9.9"})
+    monkeypatch.setattr(manifest, "fingerprints", other_texts)
+    for grid in (LONGER, dataclasses.replace(LONGER, seeds=[0, 1, 2])):
+        train(workdir, grid, allow_inexact_resume=True)
+    stored = manifest.read(workdir)
+    assert stored.functions == (begun, manifest.functions(GRID))
+    assert set(stored.fingerprints["activations"].values()) == {"0" * 64}
+    assert run_dir.last_steps(workdir, stored) == [3 * PER_EPOCH] * 2
+
+
+def test_a_folder_of_schema_5_goes_on_without_the_functions_of_its_first_part(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(manifest, "functions", lambda _: None)  # as it was
+    workdir = train(tmp_path / "run", dataclasses.replace(GRID, epochs=1))
+    monkeypatch.undo()
+
+    def of_schema_5(entries):
+        entries.update(schema=5)
+        assert entries.pop("functions") == [None]
+
+    reseal(workdir, of_schema_5)
+    train(workdir, dataclasses.replace(GRID, seeds=[0, 1, 2]))
+    entries = json.loads((workdir / "manifest.json").read_text())
+    last = manifest.functions(dataclasses.replace(GRID, seeds=[2]))
+    assert (entries["schema"], entries["functions"]) == (6, [None, last])
+
+
 def test_checkpoints_of_two_parts_are_not_exchanged(grown, tmp_path):
     workdir = shutil.copytree(grown, tmp_path / "run")
     folders = [workdir / "checkpoints" / name for name in ("0", "1", "between")]
@@ -528,12 +638,156 @@ def test_an_older_ledger_than_the_checkpoint_is_refused(whole, workdir):
     commands.assert_same(workdir, whole, runs=2)
 
 
+def test_older_latents_than_the_checkpoint_are_refused(whole, grown, tmp_path):
+    """Those of before the epochs and seeds grew, which say nothing of what came later."""
+    workdir, larger = (
+        shutil.copytree(grown, tmp_path / "run"),
+        dataclasses.replace(LONGER, seeds=[0, 1, 2]),
+    )
+    put("latents.zarr", whole, workdir)
+    for part, epoch in ((0, 3), (1, 0)):
+        before = content(workdir)
+        for grid in (larger, dataclasses.replace(larger, epochs=4)):
+            lacks = rf"/latent_3 lacks the snapshot of epoch {epoch}, which checkpoints/{part} is"
+            with pytest.raises(InputError, match=lacks) as caught:
+                train(workdir, grid)
+            one_line(caught)
+        assert content(workdir) == before
+        shutil.rmtree(workdir / "checkpoints" / str(part))  # as the line says
+    train(workdir, larger)
+    commands.assert_same(workdir, grown, runs=3)
+
+
+def test_older_latents_without_a_group_are_refused(whole, tmp_path):
+    """Of a width or an architecture that came later."""
+    workdir, wider = (
+        shutil.copytree(whole, tmp_path / "run"),
+        dataclasses.replace(GRID, latent_widths=[3, 4]),
+    )
+    train(workdir, wider)
+    put("latents.zarr", whole, workdir)
+    before = content(workdir)
+    with pytest.raises(InputError, match=r"latents.zarr/latent_4 lacks .* which checkpoints/1 is"):
+        train(workdir, wider)
+    assert content(workdir) == before
+
+
+def test_newer_latents_than_the_manifest_are_refused(whole, grown, workdir, tmp_path):
+    longer = train(shutil.copytree(whole, tmp_path / "longer"), LONGER)
+    for newer, problem in ((grown, "of another run than"), (longer, "newer than its manifest")):
+        put("latents.zarr", newer, workdir)
+        before = content(workdir)
+        for grid in (GRID, LONGER, dataclasses.replace(GRID, seeds=[0, 1, 2])):
+            with pytest.raises(InputError, match=rf"its latents.zarr is {problem}") as caught:
+                train(workdir, grid)
+            one_line(caught)
+        assert content(workdir) == before
+
+
+def test_latents_renamed_throughout_are_not_those_of_the_manifest(workdir):
+    """Their metadata, files and ledger agree; what the manifest names is another group."""
+    path = workdir / "latents.zarr"
+    (path / "latent_3").rename(path / "latent_4")
+    metadata = (path / ".zmetadata").read_text().replace("latent_3/", "latent_4/")
+    (path / ".zmetadata").write_text(metadata)
+    entries = json.loads((path / ledger.FILE).read_text().replace("latent_3", "latent_4"))
+    entries["files"][".zmetadata"] = [ledger.sha256(path / ".zmetadata")]
+    (path / ledger.FILE).write_text(json.dumps(integrity.sealed(entries)))
+    before = content(workdir)
+    for grid in (GRID, LONGER):
+        with pytest.raises(InputError, match="has no latent_3 of the runs in its own manifest"):
+            train(workdir, grid)
+    assert content(workdir) == before
+
+
 def test_a_manifest_of_other_seeds_is_not_that_of_the_latents(workdir):
     entries = json.loads((workdir / "manifest.json").read_text())
     entries["config"]["seeds"] = entries["parts"][0]["seeds"] = [0, 7]
     (workdir / "manifest.json").write_text(json.dumps(integrity.sealed(entries)))
     with pytest.raises(InputError, match=r"latents\.zarr is of another run than its manifest"):
         train(workdir, dataclasses.replace(GRID, seeds=[0, 7]))
+
+
+# ------------------------------------------------------------------- what is no file, or too large
+
+
+def pipe(path):
+    os.mkfifo(path)
+
+
+def endless(path):
+    path.symlink_to("/dev/zero")
+
+
+def filled(path):
+    path.mkdir()
+    (path / "mine.txt").write_text("mine")
+
+
+def ring(path):
+    path.symlink_to(path.name)
+
+
+def huge(path):
+    path.touch()
+    os.truncate(path, 2**40)  # which takes no room
+
+
+ODD = (pipe, endless, filled, ring, huge)
+OPENED = ("manifest.json", "metrics.jsonl", "certificates.json", "latents.zarr/checksums.json",
+          "latents.zarr/.zmetadata", "latents.zarr/latent_3/.zattrs",
+          "latents.zarr/latent_3/seed/0",
+          "latents.zarr/latent_3/pre/0.0.0.0.0.0.0.0.0.0",
+          "latents.zarr/latent_3/test_mse/0.0.0.0.0.0.0.0")  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("name", OPENED)
+def test_what_is_no_file_is_named_and_not_waited_for(name, odd, workdir):
+    (workdir / name).unlink()
+    odd(workdir / name)
+    before = sorted(workdir.rglob("*"))
+    for call in (train, lambda folder: train(folder, LONGER), load)[: 3 if "zarr" in name else 2]:
+        with pytest.raises(InputError, match=name.rpartition("/")[-1]) as caught:
+            call(workdir)
+        one_line(caught)
+    assert sorted(workdir.rglob("*")) == before
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("name", ["meta/metadata", "state/_METADATA", "_CHECKPOINT_METADATA"])
+def test_what_is_no_file_of_a_checkpoint_is_not_waited_for(name, odd, whole, tmp_path):
+    copy = shutil.copytree(whole / "checkpoints" / "0" / str(STEPS), tmp_path / str(STEPS))
+    (copy / name).unlink()
+    odd(copy / name)
+    if not checkpoints.steps(tmp_path):
+        assert name == "_CHECKPOINT_METADATA"
+        return
+    problem = checkpoints.problem(copy, runs=2, identity=identity())
+    assert problem.startswith(name) or (odd is filled and "cannot be read" in problem)
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_is_no_record_of_a_report_is_not_waited_for(odd, tmp_path):
+    target = tmp_path / "report"
+    with atomic.replacing(target, field="workdir", value=tmp_path) as folder:
+        (folder / "index.html").write_text("ours")
+    (target / atomic.RECORD).unlink()
+    odd(target / atomic.RECORD)
+    with pytest.raises(InputError, match=r"report is there and not ours \(.written.json") as caught:
+        atomic.check(target, field="workdir", value=tmp_path)
+    one_line(caught)
+
+
+def test_metrics_are_not_appended_to_where_a_link_leads(workdir, tmp_path):
+    precious = (workdir / "metrics.jsonl").rename(tmp_path / "precious")
+    (workdir / "metrics.jsonl").symlink_to(precious)
+    before = content(workdir)
+    for options in ({}, {"grid": LONGER}, {"overwrite": True}):
+        with pytest.raises(InputError, match=r"its metrics.jsonl is a link") as caught:
+            train(workdir, **options)
+        one_line(caught)
+    assert content(workdir) == before
 
 
 # -------------------------------------------------------------------------------- strangers

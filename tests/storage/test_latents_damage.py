@@ -255,6 +255,65 @@ def test_a_sealed_ledger_that_no_run_wrote_is_one_line(kind, copy):
         assert "\n" not in str(caught.value)
 
 
+def reshaped(change):
+    """Changes how the numbers of a group stand, of which there are as many before and after."""
+
+    def edit(entries):
+        entries["groups"]["latent_3"]["shape"] = change(entries["groups"]["latent_3"]["shape"])
+
+    return edit
+
+
+def emptied(entries):
+    table = entries["groups"]["latent_3"]
+    table.update(dict.fromkeys(table, ""), shape=[0, *table["shape"][1:]])
+
+
+def renamed(entries):
+    entries["groups"]["latent_4"] = entries["groups"].pop("latent_3")
+
+
+def doubled(entries):
+    entries["groups"]["latent_4"] = entries["groups"]["latent_3"]
+
+
+EDITS = {
+    **{f"no {name}": lambda e, name=name: e["groups"]["latent_3"].pop(name)
+       for name in ("pre", "test_mse", "diverged_step", "saved")},
+    "another variable": lambda e: e["groups"]["latent_3"].update(
+        other=e["groups"]["latent_3"]["pre"]
+    ),
+    "no group": lambda e: e["groups"].clear(),
+    "another group": renamed,
+    "one group more": doubled,
+    "permuted": reshaped(lambda shape: shape[::-1]),
+    "flat": reshaped(lambda shape: [int(np.prod(shape))]),
+    "one axis more": reshaped(lambda shape: [*shape, 1]),
+    "nothing": emptied,
+    "no files": lambda e: e["files"].clear(),
+    "no metadata": lambda e: e["files"].pop(".zmetadata"),
+    "no coordinate": lambda e: e["files"].pop("latent_3/seed/0"),
+    "no probe": lambda e: e["files"].pop("inputs/0.0"),
+    "a zero byte": lambda e: e["files"].update({"a\0b": ["0"]}),
+    "half a character": lambda e: e["files"].update({"a\ud800b": ["0"]}),
+    "no name": lambda e: e["files"].update({"": ["0"]}),
+    "another entry": lambda e: e.update(other=1),
+    "a truth value": lambda e: e.update(format=True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", EDITS)
+def test_a_ledger_edited_and_sealed_again_is_one_line(kind, copy):
+    path = copy / "latents.zarr" / ledger.FILE
+    entries = json.loads(path.read_text())
+    EDITS[kind](entries)
+    path.write_text(json.dumps(integrity.sealed(entries)))
+    for call in (lambda: load(copy), lambda: latents.check(path.parent)):
+        with pytest.raises(InputError, match=r"checksums\.json:? is ") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", [f"latents.zarr/{ledger.FILE}", "latents.zarr/.zattrs"])
 def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(name, copy):
     (copy / name).unlink()

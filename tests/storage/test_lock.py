@@ -21,8 +21,8 @@ TINY = Grid(
 )  # fmt: skip
 HOLDER = """
 import pathlib, sys, time
-from ppp_jax import store
-with store.locked(pathlib.Path(sys.argv[1])):
+from ppp_jax.storage import run_dir
+with run_dir.locked(pathlib.Path(sys.argv[1])):
     print("locked", flush=True)
     time.sleep(600)
 """

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from ppp_jax.analysis.io.unpacking import RATIO, Packing, Shards, find_bomb
 from ppp_jax.errors import InputError
+from ppp_jax.files import regular
 from ppp_jax.files.archives import most_bytes
 from ppp_jax.resources import size_text
 
@@ -149,15 +150,18 @@ def _walk(
     names, below = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_symlink() and not pathlib.Path(entry.path).resolve().is_relative_to(root):
+            where = pathlib.Path(os.path.realpath(folder), entry.name)
+            # Of links in a ring, which lead nowhere, this returns one of them.
+            if not pathlib.Path(os.path.realpath(where)).is_relative_to(root):
                 raise StoreError(
                     f"has a link that leads out of it, {entry.name}; copy what it means "
                     "into the store"
                 )
             if entry.is_dir(follow_symlinks=False):
                 below.append(pathlib.Path(entry.path))
-            elif not entry.is_file() and not entry.is_dir():
-                raise StoreError(f"has an entry that is neither file nor folder, {entry.name}")
+            elif not where.is_dir() and regular.problem(where) is not None:
+                name = where.relative_to(root).as_posix()
+                raise StoreError(f"has an entry that is neither file nor folder, {name}")
             elif entry.name.lower() in NAMES:  # some file systems ignore case
                 names.append(entry.name)
     yield folder, names

@@ -199,6 +199,7 @@ def _open(store: pathlib.Path) -> tuple[xr.DataTree, ledger.Ledger | None]:
     """Opens a store whose files are what they were, with its ledger if it has one."""
     kept = ledger.read(store)
     if kept is not None:
+        ledger.check_entries(store)
         ledger.check_files(store, kept)
     check_store(store)
     try:

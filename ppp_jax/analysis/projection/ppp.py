@@ -94,21 +94,21 @@ def ppp(
     }
     prepared = prepare(latents, basis, epsilon, progress=progress, **options)
     group, shape = groups(prepared.source, by)
-    _check_size(bins, int(np.prod(shape)) * len(prepared.epsilons))
+    count = int(np.prod(shape))
+    _check_size(bins, count * len(prepared.epsilons))
     lengths = prepared.survey.lengths
     there, lengths = lengths > 0, lengths[lengths > 0]
     extent = _check_extent(extent, default=_default_extent(prepared, lengths))
     bandwidth = _bandwidth(bandwidth, extent)
     edges = np.linspace(-extent, extent, bins + 1)
-    counts, number = _bin_points(prepared, edges, group, int(np.prod(shape)))
+    counts, number = _bin_points(prepared, edges, group, count)
     warn_if_empty(prepared, number)
     members = _split(lengths, group[there], len(counts))
     pictures, pairs = _pictures(prepared, counts, members, edges, bandwidth)
     made = {"bandwidth": bandwidth, "plane_order": planes, **provenance(prepared)}
     values = pictures | _shares(prepared, number, pairs)
     result = xr.Dataset(values, {"epsilon": prepared.epsilons}, made)
-    result = result if np.ndim(epsilon) else result.squeeze("epsilon")
-    return _unfold(result, prepared, by, shape)
+    return _unfold(result if np.ndim(epsilon) else result.squeeze(), prepared, by, shape)
 
 
 def _pictures(
