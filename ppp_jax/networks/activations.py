@@ -233,3 +233,4 @@ ACTIVATIONS: dict[str, Activation] = {
         isotropic=True,
     ),
 }
+OWN = tuple(ACTIVATIONS.values())  # before a user adds any

@@ -248,6 +248,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "sparse": Architecture(_Sparse, "", False, lambda _: [BOTTLENECK], _sparse_loss),
 }  # fmt: skip
+OWN = tuple(ARCHITECTURES.values())  # before a user adds any
 
 
 def get(name: str) -> Architecture:

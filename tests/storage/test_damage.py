@@ -401,7 +401,9 @@ def own(monkeypatch):
     """Puts an activation into the registry by hand, and again another of the same name."""
 
     def put(sigma):
-        entry = activations._elementwise(sigma, "mine", 1.0, "S_n")
+        entry = activations.ACTIVATIONS["tanh"]._replace(
+            apply=activations.elementwise(sigma), formula="mine", group="S_n", profile=sigma
+        )
         monkeypatch.setitem(activations.ACTIVATIONS, "mine", entry)
 
     return put
