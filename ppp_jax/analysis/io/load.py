@@ -172,7 +172,7 @@ def _look_into_store(path: pathlib.Path, max_bytes: int | None) -> Any:
     arrays = check_store(path, max_bytes=max_bytes)
     opened = zarr.open(path, mode="r")
     if isinstance(opened, zarr.Array):
-        return _unpacked(opened)
+        return _unpacked(opened, _axes(opened))
     others = {
         name: array for name, array in arrays.items()
         if name and "/" not in name and (path / name).is_dir()
@@ -190,35 +190,63 @@ def _from_group(path: pathlib.Path, name: str, arrays: Mapping[str, Array]) -> A
     most writers mean nothing by it. It is that only where the array says so itself, or is packed.
     """
     group = zarr.open_group(path, mode="r", use_consolidated=False)
-    array = group[name]
-    dims: Any = array.attrs.get("_ARRAY_DIMENSIONS")  # format 2; format 3 has a place for them
-    dims = getattr(array.metadata, "dimension_names", None) or dims
-    if not isinstance(dims, list | tuple) or not all(isinstance(dim, str) for dim in dims):
-        return _unpacked(array)
+    axes = _axes(group[name])
+    if axes is None or axes != _stated_axes(group[name]):  # xarray would not take them
+        return _unpacked(group[name], axes)
     others = [other for other, found in arrays.items() if other != name and len(found.shape) > 1]
     packed = {each: bool(PACKED & set(group[each].attrs)) for each in arrays if each not in others}
     return xr.open_dataset(
         path, engine="zarr", consolidated=False, drop_variables=others, mask_and_scale=packed,
-        cache=False,
+        decode_times={name: False}, cache=False,
     )[name]  # fmt: skip
 
 
-def _unpacked(array: Any) -> Any:
-    """Returns an array whose axes have no names with the numbers that its attributes mean.
+def _stated_axes(array: Any) -> Any:
+    """Returns what an array says of its axes in the place that its format has for that."""
+    if array.metadata.zarr_format == 2:
+        stated = array.attrs.get("_ARRAY_DIMENSIONS")
+    else:
+        stated = array.metadata.dimension_names
+    return list(stated) if isinstance(stated, tuple) else stated
 
-    So it is the same, whether opened by its own path or, with names, in its group.
+
+def _axes(array: Any) -> list[str] | None:
+    """Returns the names of an array's axes, None if it has none; by whatever path it is opened.
+
+    An axis without a name among named ones is called by its number.
+
+    Raises:
+      ReadError: what it says are no names of its axes, or two have one name.
+    """
+    stated = _stated_axes(array) or array.attrs.get("_ARRAY_DIMENSIONS")
+    if stated is None or stated == [None] * array.ndim:
+        return None
+    plain = isinstance(stated, list) and all(isinstance(name, str | None) for name in stated)
+    named = [name for name in stated if name is not None] if plain else []
+    if not plain or len(stated) != array.ndim or len(set(named)) < len(named):
+        raise archives.ReadError(
+            f"names its axes {stated}, and they are {array.ndim} that need different names; mend "
+            "_ARRAY_DIMENSIONS or dimension_names, or remove them"
+        )
+    return [f"axis_{k}" if name is None else name for k, name in enumerate(stated)]
+
+
+def _unpacked(array: Any, axes: list[str] | None) -> Any:
+    """Returns an array with the names of its axes and the numbers that its attributes mean.
+
+    So it is the same, whether opened by its own path or in its group.
     """
     attrs = dict(array.attrs)
-    if not PACKED & set(attrs) or array.ndim < 2:
+    if array.ndim < 2 or (axes is None and not PACKED & set(attrs)):
         return array
     missing = attrs.get("_FillValue")
     if array.metadata.zarr_format == 2:
         missing = array.fill_value
     elif isinstance(missing, str | list):  # how xarray writes numbers in format 3
         missing = xr.backends.zarr.FillValueCoder.decode(missing, array.dtype)
-    if missing is not None:
+    if missing is not None and PACKED & set(attrs):
         attrs["_FillValue"] = missing
-    dims = (*(f"axis_{k}" for k in range(array.ndim - 2)), SAMPLE, UNIT)
+    dims = axes or (*(f"axis_{k}" for k in range(array.ndim - 2)), SAMPLE, UNIT)
     lazy = xr.core.indexing.LazilyIndexedArray(_Lazy(array))
     packed = xr.Variable(dims, lazy, attrs)
     return xr.DataArray(
