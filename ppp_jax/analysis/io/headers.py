@@ -89,7 +89,7 @@ def check_entries(path: pathlib.Path, *, field: str = "path") -> None:
       InputError: naming a pipe, a device, or a link that leads out of it.
     """
     try:
-        for _ in _walk(path, path.resolve()):
+        for _ in _walk(path, os.path.realpath(path)):
             pass
     except StoreError as error:
         raise InputError(field, path, str(error)) from None
@@ -119,7 +119,7 @@ def check_store(
     try:
         found = [
             array
-            for folder, names in list(_walk(path, path.resolve()))
+            for folder, names in list(_walk(path, os.path.realpath(path)))
             for name in names
             for array in _described(_json(folder / name), name, _place(folder, path))
         ]
@@ -141,7 +141,7 @@ class StoreError(ValueError):
 
 
 def _walk(
-    folder: pathlib.Path, root: pathlib.Path, depth: int = 0
+    folder: pathlib.Path, root: str, depth: int = 0
 ) -> Iterator[tuple[pathlib.Path, list[str]]]:
     """Yields every folder of a store with the names of the metadata in it."""
     if depth > DEEPEST:
@@ -149,11 +149,8 @@ def _walk(
     names, below = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_symlink() and not pathlib.Path(entry.path).resolve().is_relative_to(root):
-                raise StoreError(
-                    f"has a link that leads out of it, {entry.name}; copy what it means "
-                    "into the store"
-                )
+            if entry.is_symlink():
+                _check_link(entry, root)
             if entry.is_dir(follow_symlinks=False):
                 below.append(pathlib.Path(entry.path))
             elif not entry.is_file() and not entry.is_dir():
@@ -163,6 +160,22 @@ def _walk(
     yield folder, names
     for each in below:
         yield from _walk(each, root, depth + 1)
+
+
+def _check_link(entry: os.DirEntry[str], root: str) -> None:
+    """Refuses a link that leads out of a store, or nowhere: to itself, or to what is gone."""
+    try:
+        # Not `Path.resolve`, which raises RuntimeError of a link to itself before Python 3.13.
+        target = pathlib.Path(os.path.realpath(entry.path, strict=True))
+    except OSError as error:
+        raise StoreError(
+            f"has a link that leads nowhere, {entry.name} ({error.strerror}); put back what it "
+            "means, or remove it"
+        ) from None
+    if not target.is_relative_to(root):
+        raise StoreError(
+            f"has a link that leads out of it, {entry.name}; copy what it means into the store"
+        )
 
 
 def _json(path: pathlib.Path) -> Any:

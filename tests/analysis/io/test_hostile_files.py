@@ -243,6 +243,21 @@ def test_links_out_of_a_store_and_pipes_in_it_are_refused(tmp_path):
         load(tmp_path / "pipe.npy")
 
 
+@pytest.mark.parametrize("name", ["0.0", ".zattrs", ".zgroup", "checksums.json"])
+@pytest.mark.parametrize("to", [None, "gone"])
+def test_links_that_lead_nowhere(name, to, tmp_path):
+    """`None`: to itself, of which `Path.resolve` raises other errors in other Pythons."""
+    store = tmp_path / "latents.zarr"
+    zarr.create_array(str(store), shape=VALUES.shape, dtype="f4", zarr_format=2)[:] = VALUES
+    (store / name).unlink(missing_ok=True)
+    (store / name).symlink_to(to or name)
+    for path in (store, tmp_path):
+        with pytest.raises(InputError, match=rf"a link that leads nowhere, {name} \(") as caught:
+            load(path)
+        assert caught.value.field == "path"
+        assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize("name", ["checksums.json", ".zattrs", ".zmetadata", "a/0.0"])
 @pytest.mark.parametrize("of", ["pipe", "device"])
 def test_pipes_and_devices_in_a_run_folder_are_not_read(of, name, tmp_path, monkeypatch):
