@@ -305,6 +305,18 @@ def test_an_npy_that_claims_more_than_it_holds(tmp_path):
         load(tmp_path / "a.npy")
 
 
+@pytest.mark.parametrize("shape", ["(True, 4)", "(4, False)", "(5.0, 4)", "[5, 4]", "5", "(-5, 4)"])
+def test_a_shape_of_anything_but_whole_numbers_is_refused_in_either_file(shape, tmp_path):
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    content = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(80)
+    (tmp_path / "a.npy").write_bytes(content)
+    zipped(tmp_path / "a.npz", {"x": content})
+    for path in (tmp_path / "a.npy", tmp_path / "a.npz"):
+        with pytest.raises(InputError, match="shape") as caught:
+            load(path)
+        assert str(caught.value).isprintable()
+
+
 def test_an_npz_whose_member_claims_more_than_it_holds(tmp_path):
     zipped(tmp_path / "a.npz", {"x": npy((50_000_000, 250)), "y": npy((2, 3), body=bytes(24))})
     with pytest.raises(InputError, match=r"name=x: claims 46\.6 GiB and holds 0 B"):
