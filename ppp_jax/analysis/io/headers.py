@@ -8,6 +8,7 @@ one of those listed here; the sizes it claims are compared with what is there an
 import itertools
 import json
 import math
+import operator
 import os
 import pathlib
 import re
@@ -503,3 +504,22 @@ def _files(folder: pathlib.Path) -> Iterator[os.DirEntry[str]]:
                 yield from _files(pathlib.Path(entry.path))
             elif entry.name.lower() not in NAMES:
                 yield entry
+
+
+def has_chunks(folder: pathlib.Path, array: Any) -> bool:
+    """Returns whether any file of an array's folder is a chunk of it, by its place and name.
+
+    Args:
+      folder: of the array, looked at before.
+      array: as zarr opens it.
+    """
+    stored = array.shards or array.chunks
+    most = [-(-length // of) for length, of in zip(array.shape, stored, strict=True)]
+
+    def is_chunk(name: str) -> bool:
+        at = tuple(int(number) for number in re.findall(r"[0-9]{1,19}", name))
+        inside = len(at) == len(most) and all(map(operator.lt, at, most))
+        return inside and bool(array.metadata.encode_chunk_key(at) == name)
+
+    paths = (pathlib.Path(file.path) for file in _files(folder))
+    return any(is_chunk(path.relative_to(folder).as_posix()) for path in paths)

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from ppp_jax.analysis.io.headers import Array, check_entries, check_store
+from ppp_jax.analysis.io.headers import Array, check_entries, check_store, has_chunks
 from ppp_jax.analysis.io.runs import BOTTLENECK, STORE, load_run
 from ppp_jax.analysis.io.sources import SAMPLE, UNIT, open_source, ordered_axes
 from ppp_jax.errors import InputError
@@ -35,6 +35,9 @@ def load(
     max_bytes: int | None = None,
 ) -> xr.Dataset | xr.DataArray:
     """Opens latents, with every axis named; large ones are read only where they are looked at.
+
+    Names that a zarr array has for its axes count by its own path as they do in its group. Chunks
+    of it that are not there are its fill value, as zarr has it; without any it is refused.
 
     Args:
       latents: a run folder, or the `latents.zarr` in it; the path of an `.npy` or `.npz` file or of
@@ -172,6 +175,7 @@ def _look_into_store(path: pathlib.Path, max_bytes: int | None) -> Any:
     arrays = check_store(path, max_bytes=max_bytes)
     opened = zarr.open(path, mode="r")
     if isinstance(opened, zarr.Array):
+        _check_there(path, opened)
         return _unpacked(opened, _axes(opened))
     others = {
         name: array for name, array in arrays.items()
@@ -190,6 +194,7 @@ def _from_group(path: pathlib.Path, name: str, arrays: Mapping[str, Array]) -> A
     most writers mean nothing by it. It is that only where the array says so itself, or is packed.
     """
     group = zarr.open_group(path, mode="r", use_consolidated=False)
+    _check_there(path / name, group[name])
     axes = _axes(group[name])
     if axes is None or axes != _stated_axes(group[name]):  # xarray would not take them
         return _unpacked(group[name], axes)
@@ -199,6 +204,19 @@ def _from_group(path: pathlib.Path, name: str, arrays: Mapping[str, Array]) -> A
         path, engine="zarr", consolidated=False, drop_variables=others, mask_and_scale=packed,
         decode_times={name: False}, cache=False,
     )[name]  # fmt: skip
+
+
+def _check_there(folder: pathlib.Path, array: Any) -> None:
+    """Refuses an array of which nothing is there: its files are lost, or have other names.
+
+    Where some chunks are not there they are the fill value, which is what zarr means by it.
+    """
+    if array.size and not has_chunks(folder, array):
+        first = array.metadata.encode_chunk_key((0,) * array.ndim)
+        raise archives.ReadError(
+            f"has none of its chunks, such as {first}, and would be {array.fill_value} throughout; "
+            "put them back, or mend how its metadata says that they are named"
+        )
 
 
 def _stated_axes(array: Any) -> Any:

@@ -645,6 +645,34 @@ def test_a_damaged_member_leaves_the_others_readable(tmp_path):
         load(path, name="x")
 
 
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("lost", ["all", "names", "one"])
+def test_an_array_without_any_chunk_is_refused(lost, version, labelled, tmp_path):
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=version)
+    path = tmp_path / "a.zarr" / "acts"
+    names = {"dimension_names": ["sample", "unit"]} if labelled and version == 3 else {}
+    array = group.create_array("acts", shape=VALUES.shape, dtype="f4", chunks=(10, 6), **names)
+    array[:] = VALUES
+    if labelled and version == 2:
+        array.attrs["_ARRAY_DIMENSIONS"] = ["sample", "unit"]
+    for file in [file for file in path.rglob("*[0-9]") if file.is_file()][
+        1 if lost == "one" else 0 :
+    ]:
+        if lost == "names":  # as they would be by another dimension_separator
+            file.rename(
+                path / file.relative_to(path).as_posix().replace(".", "_").replace("/", ".")
+            )
+        else:
+            file.unlink()
+    for given in (path, path.parent):
+        if lost == "one":  # what is not there is the fill value, as zarr means it
+            assert np.count_nonzero(load(given).values) == 60
+            continue
+        with pytest.raises(InputError, match=r"has none of its chunks, such as .* throughout; put"):
+            load(given)
+
+
 def test_zeros_of_format_2_are_values(tmp_path):
     x = np.maximum(VALUES, 0)
     group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=2)
