@@ -7,13 +7,21 @@ import stat
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import xarray as xr
 import zarr
 
 from ppp_jax.analysis.io.headers import Array, check_entries, check_store, has_chunks
 from ppp_jax.analysis.io.runs import BOTTLENECK, STORE, load_run
-from ppp_jax.analysis.io.sources import SAMPLE, UNIT, open_source, ordered_axes
+from ppp_jax.analysis.io.sources import (
+    SAMPLE,
+    UNIT,
+    Lazy,
+    labelled,
+    named_axes,
+    open_source,
+    ordered_axes,
+    stated_axes,
+)
 from ppp_jax.errors import InputError
 from ppp_jax.files import archives, ledger
 from ppp_jax.files.paths import located
@@ -76,7 +84,7 @@ def load(
         _refuse_choices(layer, which)
         if name is not None:
             raise InputError("name", name, "chooses in files, and this is one array; leave it out")
-        return _labelled(latents)
+        return _labelled(labelled(latents))
     path = located("path", latents)
     if _is_run(path):
         check_entries(path if path.name == STORE else path / STORE)  # before its ledger is read
@@ -118,7 +126,7 @@ def _labelled(latents: Any) -> xr.DataArray:
         if not source.lazy:
             return xr.DataArray(source.array.reshape(source.shape), dims=dims)
         # Without the outer wrapper xarray would read it whole at the first selection.
-        lazy = xr.core.indexing.LazilyIndexedArray(_Lazy(source.array.array))
+        lazy = xr.core.indexing.LazilyIndexedArray(Lazy(source.array.array))
         return xr.DataArray(xr.Variable(dims, lazy))
     if {SAMPLE, UNIT} <= set(latents.dims) or not {SAMPLE, UNIT} & set(latents.dims):
         return latents
@@ -176,7 +184,7 @@ def _look_into_store(path: pathlib.Path, max_bytes: int | None) -> Any:
     opened = zarr.open(path, mode="r")
     if isinstance(opened, zarr.Array):
         _check_there(path, opened)
-        return _unpacked(opened, _axes(opened))
+        return _unpacked(opened, named_axes(opened))
     others = {
         name: array for name, array in arrays.items()
         if name and "/" not in name and (path / name).is_dir()
@@ -195,8 +203,8 @@ def _from_group(path: pathlib.Path, name: str, arrays: Mapping[str, Array]) -> A
     """
     group = zarr.open_group(path, mode="r", use_consolidated=False)
     _check_there(path / name, group[name])
-    axes = _axes(group[name])
-    if axes is None or axes != _stated_axes(group[name]):  # xarray would not take them
+    axes = named_axes(group[name])
+    if axes is None or axes != stated_axes(group[name]):  # xarray would not take them
         return _unpacked(group[name], axes)
     others = [other for other, found in arrays.items() if other != name and len(found.shape) > 1]
     packed = {each: bool(PACKED & set(group[each].attrs)) for each in arrays if each not in others}
@@ -219,36 +227,6 @@ def _check_there(folder: pathlib.Path, array: Any) -> None:
         )
 
 
-def _stated_axes(array: Any) -> Any:
-    """Returns what an array says of its axes in the place that its format has for that."""
-    if array.metadata.zarr_format == 2:
-        stated = array.attrs.get("_ARRAY_DIMENSIONS")
-    else:
-        stated = array.metadata.dimension_names
-    return list(stated) if isinstance(stated, tuple) else stated
-
-
-def _axes(array: Any) -> list[str] | None:
-    """Returns the names of an array's axes, None if it has none; by whatever path it is opened.
-
-    An axis without a name among named ones is called by its number.
-
-    Raises:
-      ReadError: what it says are no names of its axes, or two have one name.
-    """
-    stated = _stated_axes(array) or array.attrs.get("_ARRAY_DIMENSIONS")
-    if stated is None or stated == [None] * array.ndim:
-        return None
-    plain = isinstance(stated, list) and all(isinstance(name, str | None) for name in stated)
-    named = [name for name in stated if name is not None] if plain else []
-    if not plain or len(stated) != array.ndim or len(set(named)) < len(named):
-        raise archives.ReadError(
-            f"names its axes {stated}, and they are {array.ndim} that need different names; mend "
-            "_ARRAY_DIMENSIONS or dimension_names, or remove them"
-        )
-    return [f"axis_{k}" if name is None else name for k, name in enumerate(stated)]
-
-
 def _unpacked(array: Any, axes: list[str] | None) -> Any:
     """Returns an array with the names of its axes and the numbers that its attributes mean.
 
@@ -265,7 +243,7 @@ def _unpacked(array: Any, axes: list[str] | None) -> Any:
     if missing is not None and PACKED & set(attrs):
         attrs["_FillValue"] = missing
     dims = axes or (*(f"axis_{k}" for k in range(array.ndim - 2)), SAMPLE, UNIT)
-    lazy = xr.core.indexing.LazilyIndexedArray(_Lazy(array))
+    lazy = xr.core.indexing.LazilyIndexedArray(Lazy(array))
     packed = xr.Variable(dims, lazy, attrs)
     return xr.DataArray(
         xr.conventions.decode_cf_variable("latents", packed, decode_times=False)
@@ -296,18 +274,3 @@ def _choose(found: Any, name: str | None, path: pathlib.Path) -> Any:
         why = problem or f"is no array of vectors in {path}"
         raise InputError("name", name, f"{why}: {arrays}")
     return found[arrays[0] if name is None else name].read()
-
-
-class _Lazy(xr.backends.BackendArray):
-    """An array on disk that xarray reads slice by slice."""
-
-    def __init__(self, array: Any):
-        self.array, self.shape, self.dtype = array, tuple(array.shape), np.dtype(array.dtype)
-
-    def __getitem__(self, key: Any) -> Any:
-        return xr.core.indexing.explicit_indexing_adapter(
-            key, self.shape, xr.core.indexing.IndexingSupport.BASIC, self._slice
-        )
-
-    def _slice(self, key: tuple[Any, ...]) -> np.ndarray:
-        return np.asarray(self.array[key])

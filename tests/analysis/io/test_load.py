@@ -166,3 +166,33 @@ def test_names_that_no_axes_can_have_are_one_line(stated, tmp_path):
             load(given)
         assert caught.value.field == "path"
         assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize("version", [2, 3])
+def test_names_of_an_opened_array_count_too(version, small, tmp_path, monkeypatch):
+    if not small:
+        monkeypatch.setattr(sources, "LOAD_BYTES", 0)
+    values = np.ascontiguousarray(VALUES[0].T)
+    path = write_zarr(tmp_path / "a.zarr", values, ["unit", "sample"], version,
+                      by_attribute=version == 2)  # fmt: skip
+    expected = ppp(load(path), epsilon=0.8).acceptance_ratio
+    opened = zarr.open_array(str(path / "acts"), mode="r")
+    for given in (
+        opened,
+        load(opened),
+        load(path / "acts"),
+        xr.Variable(("unit", "sample"), values),
+    ):
+        np.testing.assert_array_equal(ppp(given, epsilon=0.8).acceptance_ratio, expected)
+    assert load(opened).dims == ("unit", "sample")
+    plain = zarr.create_array(str(tmp_path / "b.zarr"), data=VALUES[0], zarr_format=version)
+    np.testing.assert_array_equal(ppp(plain, epsilon=0.8).acceptance_ratio, expected)
+
+
+def test_names_that_no_axes_of_an_opened_array_can_have_are_one_line(tmp_path):
+    path = write_zarr(tmp_path / "a.zarr", VALUES[0], ["a", "a"], 2, by_attribute=True)
+    for read in (load, ppp):
+        with pytest.raises(InputError, match="names its axes") as caught:
+            read(zarr.open_array(str(path / "acts"), mode="r"))
+        assert caught.value.field == "latents"
