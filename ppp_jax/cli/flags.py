@@ -406,6 +406,10 @@ def _parse(arguments: list[str]) -> list[str]:
         reason = error.__context__
         told = f"--{reason}" if isinstance(reason, InputError) else " ".join(str(error).split())
         _refuse(f"{shortened(printable(told))}; --help explains every flag")
+    except ValueError as error:  # of --noflag=value, and of absl's flags that refuse a value late
+        told = " ".join(str(error).split())
+        named = told if "--" in told else f"--logger_levels: {told}"  # the one that does not say
+        _refuse(f"{shortened(printable(named))}; --help explains every flag")
     if len(rest) > 1:
         _refuse(f"unexpected argument '{shortened(printable(rest[1]))}'; flags begin with --")
     return rest

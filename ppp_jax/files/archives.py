@@ -106,7 +106,9 @@ def read_header(file: IO[bytes], length: int) -> Header:
             f"is of NumPy's format {version}, for structured arrays; save one plain array"
         )
     shape, fortran, dtype = readers[version](file, max_header_size=LONGEST_HEADER)
-    header = Header(tuple(map(int, shape)), bool(fortran), dtype, file.tell())
+    if any(type(length) is not int for length in shape):  # True counts as one, for some readers
+        raise ReadError(f"states a shape of other things than whole numbers, {shape}")
+    header = Header(tuple(shape), bool(fortran), dtype, file.tell())
     if dtype.hasobject:
         raise ReadError(
             "holds Python objects, which only pickle could read, and pickle runs what "

@@ -6,8 +6,7 @@ constants included. It does not depend on the machine; it does on JAX's version 
 
 import functools
 import hashlib
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import jax
@@ -15,14 +14,15 @@ import jax.numpy as jnp
 
 from ppp_jax.data.datasets import Shape
 from ppp_jax.grid.grid import Grid
-from ppp_jax.networks import architectures, functional, interpolated, optimizers
+from ppp_jax.networks import activations, architectures, functional, interpolated, optimizers
+from ppp_jax.networks.activations import Activation
 
 SAMPLES, UNITS = 2, 4
 SHAPE = Shape(64, (8, 8, 1), 3)
 SIZES = functional.Sizes(width=4, depth=2, latent_width=3)
 KINDS = ("activations", "architectures", "optimizers", "initializers")
 Fingerprints = dict[str, dict[str, str]]
-PACKAGES = ("ppp_jax", "jax", "jaxlib", "flax", "optax", "numpy", "builtins")
+OURS = (*activations.OWN, *architectures.OWN, *optimizers.OWN, *functional.OWN)
 Of = TypeVar("Of", bound=Callable[..., Any])
 
 
@@ -37,62 +37,51 @@ def fingerprints(grid: Grid) -> Fingerprints:
       >>> list(found), list(found["activations"])
       (['activations', 'architectures', 'optimizers', 'initializers'], ['tanh'])
     """
+    entries: dict[str, dict[str, Any]] = {
+        "activations": {name: interpolated.get(name) for name in grid.activations},
+        "architectures": {name: architectures.get(name) for name in grid.architectures},
+        "optimizers": {name: optimizers.get(name) for name in grid.optimizers},
+        "initializers": {name: functional.get_initializer(name) for name in grid.initializers},
+    }
+    if not all(_is_ours(entry) for named in entries.values() for entry in named.values()):
+        jax.clear_caches()  # JAX keeps what it traced of a jitted function, and trains with that
+    compute = (_activation, _architecture, _optimizer, _initializer)
     return {
-        "activations": {
-            name: _activation(name, interpolated.get(name)) for name in grid.activations
-        },
-        "architectures": {
-            name: _architecture(architectures.get(name)) for name in grid.architectures
-        },
-        "optimizers": {name: _optimizer(optimizers.get(name).make) for name in grid.optimizers},
-        "initializers": {
-            name: _initializer(functional.get_initializer(name).make) for name in grid.initializers
-        },
+        kind: {name: of(entry) for name, entry in entries[kind].items()}
+        for kind, of in zip(KINDS, compute, strict=True)
     }
 
 
 def kept(compute: Of) -> Of:
-    """Keeps what was computed of functions of the packages; what a user defines may change.
+    """Keeps what was computed of our own entries; what a user registers may change.
 
-    A constant that a function of a notebook reads is another one after its cell was run again.
+    A constant that a function of a notebook reads is another one after its cell was run again, and
+    no look at a function tells all that it reads: it may be wrapped, bound, or held by an object.
 
     Args:
-      compute: of functions, entries of registries and constants, all of them hashable.
+      compute: of an entry of a registry, and of constants, all of them hashable.
     """
     known = functools.lru_cache(maxsize=256)(compute)
 
     @functools.wraps(compute)
-    def looked_up(*arguments: Any) -> Any:
-        fixed = all(map(_is_fixed, arguments))
-        return known(*arguments) if fixed else compute(*arguments)
+    def looked_up(entry: Any, *constants: Any) -> Any:
+        return known(entry, *constants) if _is_ours(entry) else compute(entry, *constants)
 
     return looked_up  # type: ignore[return-value]
 
 
-def _is_fixed(value: Any) -> bool:
-    """Returns whether only the packages have a say in a function, or in the functions of an entry.
+def _is_ours(entry: Any) -> bool:
+    """Returns whether only this package has a say in an entry of a registry.
 
-    Args:
-      value: a function, with all that it closes over; an entry of a registry; or a constant.
+    An activation that is composed of others is so while there are no others to compose it of.
     """
-    if isinstance(value, functools.partial):
-        return all(map(_is_fixed, (value.func, *value.args, *value.keywords.values())))
-    if isinstance(value, tuple):
-        return all(map(_is_fixed, value))
-    if not callable(value):
-        return True
-    if str(getattr(value, "__module__", "")).partition(".")[0] not in PACKAGES:
-        return False
-    return all(map(_is_fixed, _held(value)))
+    if _is_one_of(OURS, entry) or not isinstance(entry, Activation):
+        return _is_one_of(OURS, entry)
+    return all(_is_one_of(OURS, part) for part in activations.ACTIVATIONS.values())
 
 
-def _held(function: Any) -> Iterator[Any]:
-    """Yields what a Python function closes over, and what it wraps."""
-    if isinstance(function, types.FunctionType):
-        yield from (cell.cell_contents for cell in function.__closure__ or ())
-        yield from function.__defaults__ or ()
-    if hasattr(function, "__wrapped__"):
-        yield function.__wrapped__
+def _is_one_of(entries: Iterable[Any], entry: Any) -> bool:
+    return any(entry is one for one in entries)  # a user's function may equal whatever it likes
 
 
 def _hash(function: Callable[..., Any], *arguments: Any, about: str = "") -> str:
@@ -103,8 +92,7 @@ def _hash(function: Callable[..., Any], *arguments: Any, about: str = "") -> str
 
 
 @kept
-def _activation(name: str, entry: Any) -> str:
-    del name  # entries of equal functions may differ in what they close over
+def _activation(entry: Any) -> str:
     units = entry.multiple_of * -(-UNITS // entry.multiple_of)
     x = jnp.zeros((SAMPLES, units), jnp.float32)
     own = () if entry.parameter is None else (jnp.float32(0),)
@@ -139,21 +127,21 @@ def _zeros(_key: jax.Array, shape: Any, dtype: Any = jnp.float32, **_: Any) -> j
 
 
 @kept
-def _optimizer(make: Any) -> str:
+def _optimizer(entry: Any) -> str:
     params = {"kernel": jnp.zeros((3, UNITS), jnp.float32), "bias": jnp.zeros(UNITS, jnp.float32)}
 
     def start_and_step(rate: jax.Array, gradient: Any, params: Any) -> Any:
         with jax.numpy_dtype_promotion("standard"):  # as in training
-            state = make(rate).init(params)
-            return state, make(rate).update(gradient, state, params)
+            state = entry.make(rate).init(params)
+            return state, entry.make(rate).update(gradient, state, params)
 
     return _hash(start_and_step, jnp.float32(0), params, params)
 
 
 @kept
-def _initializer(make: Any) -> str:
+def _initializer(entry: Any) -> str:
     def draw(key: jax.Array) -> jax.Array:
-        drawn: jax.Array = make(key, (3, UNITS), jnp.float32)
+        drawn: jax.Array = entry.make(key, (3, UNITS), jnp.float32)
         return drawn
 
     return _hash(draw, jax.random.key(0))

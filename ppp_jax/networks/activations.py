@@ -234,6 +234,7 @@ ACTIVATIONS: dict[str, Activation] = {
         isotropic=True,
     ),
 }
+OWN = tuple(ACTIVATIONS.values())  # before a user adds any
 
 
 def register_activation(name: str, entry: Activation) -> Activation:

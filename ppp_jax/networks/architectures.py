@@ -263,6 +263,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "sparse": Architecture(_Sparse, "", False, lambda _: [BOTTLENECK], _sparse_loss),
 }
+OWN = tuple(ARCHITECTURES.values())  # before a user adds any
 
 
 def register_architecture(name: str, entry: Architecture) -> Architecture:

@@ -113,6 +113,7 @@ INITIALIZERS: dict[str, InitializerEntry] = {
     "orthogonal": InitializerEntry(nnx.initializers.orthogonal(), respects_rotations=True),
     "glorot_uniform": InitializerEntry(nnx.initializers.glorot_uniform(), respects_rotations=False),
 }
+OWN = tuple(INITIALIZERS.values())  # before a user adds any
 
 
 def register_initializer(name: str, entry: InitializerEntry) -> InitializerEntry:

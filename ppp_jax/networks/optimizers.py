@@ -127,6 +127,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         _muon, 0.02, True, "momentum, orthogonalised, on matrices; isotropic Adam on biases"
     ),
 }
+OWN = tuple(OPTIMIZERS.values())  # before a user adds any
 
 
 def register_optimizer(name: str, entry: Optimizer) -> Optimizer:

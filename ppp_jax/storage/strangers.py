@@ -4,9 +4,13 @@ Training anew replaces checkpoints and latents, a larger grid the latents. So wh
 that neither the ledger names nor is laid out as orbax and zarr do it is looked for before.
 """
 
+import functools
+import json
+import operator
 import os
 import pathlib
 import re
+import stat
 from collections.abc import Callable, Iterator
 
 from ppp_jax.errors import InputError, printable
@@ -14,16 +18,25 @@ from ppp_jax.files import atomic, ledger
 
 REPLACED = (ledger.FILE, ".zattrs", ".zmetadata")  # files of a store, each replaced in one move
 _METADATA = (".zgroup", ".zarray", ".zattrs", ".zmetadata")
-_CHUNK = re.compile(r"\d+(\.\d+)*")
-_ZARR_PARTIAL = re.compile(r".*\.[0-9a-f]{32}\.partial")  # of a writer that was killed
-_SAVED_STEP = re.compile(r"\d+/\d+/")
+_N = "(0|[1-9][0-9]*)"
+_CHUNK = re.compile(rf"{_N}(\.{_N})*")
+# Of a writer that was killed; zarr puts this in the place of what follows the last dot, if any.
+_ZARR_PARTIAL = re.compile(r"(.*)\.[0-9a-f]{32}\.partial")
+LARGEST_METADATA = 2**20  # bytes
 # Orbax writes below another name until a save is complete, and tensorstore locks files it writes.
-_SAVED = r"(_[^/]*|metadata|manifest\.ocdbt|array_metadatas/[^/]*|d/[0-9a-f]+)"
-_CHECKPOINT = re.compile(
-    r"\d+(\.damaged)?/\d+(\.[^/]*)?/"
-    r"((state|meta|descriptor)(\.[^/]*)?/(ocdbt\.process_[^/]*/)?)?"
-    rf"({_SAVED}(\.__lock)?|commit_success\.txt|descriptor\.pbtxt)"
+_SAVING = r"(\.orbax-checkpoint-tmp)?"
+_ARRAYS = r"(manifest\.ocdbt|d/[0-9a-f]{32})(\.__lock)?"
+_STATE = (
+    rf"(_METADATA|_sharding(\.__lock)?|array_metadatas/process_{_N}|(ocdbt\.process_{_N}/)?{_ARRAYS}"
+    r"|commit_success\.txt)"
 )
+_STEP = (
+    rf"(_CHECKPOINT_METADATA|commit_success\.txt|meta{_SAVING}/(metadata|commit_success\.txt)"
+    rf"|state{_SAVING}/{_STATE})"
+)
+_SAVED_STEP = re.compile(rf"{_N}/{_N}{_SAVING}/")
+# What was set aside as damaged has a number behind its name if that was taken.
+_CHECKPOINT = re.compile(rf"({_N}/{_N}{_SAVING}|{_N}\.damaged/{_N}(\.{_N})?)/{_STEP}")
 
 
 def refuse(folder: pathlib.Path, *, what: str) -> None:
@@ -89,17 +102,41 @@ def _of_latents(store: pathlib.Path) -> Callable[[str], bool]:
     except InputError:  # a damaged store may be overwritten
         kept = None
     known = None if kept is None else kept.files
+    counts = functools.cache(lambda folder: _chunk_counts(store / folder / ".zarray"))
+
+    def is_chunk(folder: str, numbers: list[int]) -> bool:
+        if known and f"{folder}/.zarray" not in known:
+            return False
+        if (most := counts(folder)) is None:  # of a damaged store, whose metadata may be lost
+            return not (store / folder / ".zgroup").exists()
+        return len(numbers) == len(most) and all(map(operator.lt, numbers, most))
 
     def is_ours(name: str) -> bool:
-        file = store / name
+        folder, slash, file = name.rpartition("/")
         if known is not None and name in known:
             return True
-        if _ZARR_PARTIAL.fullmatch(file.name) or atomic.is_partial(file, REPLACED):
+        if partial := _ZARR_PARTIAL.fullmatch(file):
+            return any(is_ours(folder + slash + partial[1] + end) for end in ("", ".0"))
+        if _CHUNK.fullmatch(file):
+            return is_chunk(folder, [int(number) for number in file.split(".")])
+        if atomic.is_partial(store / name, REPLACED):
             return True
-        if _CHUNK.fullmatch(file.name):
-            array = f"{name.rpartition('/')[0]}/.zarray"
-            # Of a damaged store, it may have no metadata any more.
-            return array in known if known else not (file.parent / ".zgroup").exists()
-        return name == ledger.FILE or (known is None and file.name in _METADATA)
+        return name == ledger.FILE or (known is None and file in _METADATA)
 
     return is_ours
+
+
+def _chunk_counts(metadata: pathlib.Path) -> list[int] | None:
+    """Returns how many chunks an array has along each axis; None if that cannot be read.
+
+    An array of no axes has one chunk, whose name is 0 too.
+    """
+    try:
+        if not stat.S_ISREG(metadata.stat().st_mode):
+            return None
+        with metadata.open("rb") as file:
+            about = json.loads(file.read(LARGEST_METADATA))
+        pairs = zip(about["shape"], about["chunks"], strict=True)
+        return [-(-length // chunk) for length, chunk in pairs] or [1]
+    except (OSError, ValueError, TypeError, KeyError, ZeroDivisionError, RecursionError):
+        return None

@@ -166,13 +166,13 @@ def _activation(name: str, units: int) -> dict[str, Any]:
 def certify_optimizer(name: str) -> dict[str, Any]:
     """Returns whether an optimiser's rotated start gives the rotated training, and is said to."""
     entry = optimizers.get(name)
-    residual = _optimizer_residual(name, entry)
+    residual = _optimizer_residual(entry, name)
     holds = (residual < confounds.TOLERANCE) == entry.respects_rotations
     return {"respects_rotations": entry.respects_rotations, "residual": residual, "holds": holds}
 
 
 @kept
-def _optimizer_residual(name: str, entry: Any) -> float:
+def _optimizer_residual(entry: Any, name: str) -> float:
     del entry  # behind the name
     return confounds.optimizer_residual(name)
 
@@ -180,12 +180,12 @@ def _optimizer_residual(name: str, entry: Any) -> float:
 def certify_initializer(name: str) -> dict[str, Any]:
     """Returns whether an initialiser's law is the same in all directions, and is said to be."""
     entry = functional.get_initializer(name)
-    deviation = _initializer_deviation(name, entry)
+    deviation = _initializer_deviation(entry, name)
     holds = (abs(deviation) < confounds.DEVIATIONS) == entry.respects_rotations
     return {"respects_rotations": entry.respects_rotations, "deviations": deviation, "holds": holds}
 
 
 @kept
-def _initializer_deviation(name: str, entry: Any) -> float:
+def _initializer_deviation(entry: Any, name: str) -> float:
     del entry  # behind the name
     return confounds.initializer_deviation(name)

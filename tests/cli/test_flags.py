@@ -212,3 +212,21 @@ def test_flag_files_are_read(tmp_path, capsys):
                              str(tmp_path / "b.flags"))  # fmt: skip
     assert not code, error
     assert re.search(r"cells +12\nruns +36\n", told)
+
+
+@pytest.mark.parametrize(
+    ("flag", "text"),
+    [
+        ("--nodry_run=true", "--nodry_run=true does not take an argument"),
+        ("--nooverwrite=", "--nooverwrite= does not take an argument"),
+        ("--nologtostderr=0", "--nologtostderr=0 does not take an argument"),
+        ("--stderrthreshold=x", "--stderrthreshold must be one of "),
+        ("--logger_levels=a:b", "--logger_levels: Unknown level: 'b'"),
+    ],
+)
+def test_what_absl_refuses_without_an_error_of_its_own_is_one_line(flag, text, capsys):
+    status, stdout, stderr = here(capsys, flag)
+    assert (status, stdout) == (2, "")
+    assert stderr.startswith(f"error: {text}")
+    assert stderr.endswith("--help explains every flag\n")
+    assert stderr.count("\n") == 1

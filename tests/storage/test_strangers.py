@@ -141,6 +141,9 @@ def test_what_killed_processes_left_of_files_is_removed(workdir):
 @pytest.mark.parametrize("name", [
     "latents.zarr/notes.txt", "latents.zarr/latent_3/notes.txt", "latents.zarr/latent_3/pre/a.txt",
     "latents.zarr/latent_3/2024", "latents.zarr/mine/.zgroup", "latents.zarr/mine/x/0.0",
+    "latents.zarr/latent_3/pre/2024", "latents.zarr/latent_3/pre/0.0", "latents.zarr/inputs/00.0",
+    "latents.zarr/latent_3/pre/0.0.0.0.0.0.0.0.9.0", "latents.zarr/latent_3/seed/2024",
+    f"latents.zarr/latent_3/pre/2024.{'0' * 32}.partial", f"latents.zarr/a.{'0' * 32}.partial",
 ])  # fmt: skip
 def test_what_no_run_wrote_into_the_latents_is_refused(way, name, workdir):
     (workdir / name).parent.mkdir(parents=True, exist_ok=True)
@@ -152,12 +155,63 @@ def test_what_no_run_wrote_into_the_latents_is_refused(way, name, workdir):
 
 
 @pytest.mark.parametrize("way", ["grown", "overwritten"])
-@pytest.mark.parametrize("name", ["59/notes.txt", "59/state/notes.txt", "59/state/d/notes.txt"])
+@pytest.mark.parametrize("name", [
+    "59/notes.txt", "59/state/notes.txt", "59/state/d/notes.txt", "59/_notes.txt",
+    "59/state/_notes.txt", "59/state/d/1234", "59/state/array_metadatas/notes", "59/meta/_METADATA",
+    "59/state.mine/_METADATA", "59/state/ocdbt.process_mine/manifest.ocdbt",
+    "59.orbax-checkpoint-tmp/notes.txt",
+])  # fmt: skip
 def test_what_no_run_wrote_into_the_checkpoints_is_refused(way, name, workdir):
+    (workdir / "checkpoints" / "0" / name).parent.mkdir(parents=True, exist_ok=True)
     (workdir / "checkpoints" / "0" / name).write_text("mine")
     assert_refused(workdir, way, f"checkpoints/0/{name} is not of a run, and .* would delete it")
     train(workdir, "again")  # which deletes nothing
     assert (workdir / "checkpoints" / "0" / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["59.backup", "59.thesis", "059", "0.old/59", "0.damaged/59.a"])
+def test_copies_of_checkpoints_are_refused(name, workdir):
+    checkpoints = workdir / "checkpoints"
+    copy = checkpoints / name if "/" in name else checkpoints / "0" / name
+    shutil.copytree(checkpoints / "0" / "59", copy)
+    assert_refused(workdir, "overwritten", f"{copy.name}/.* is not of a run, and overwriting")
+
+
+# What orbax was seen to write, with `<>` for 32 hexadecimal digits: 0.11.25 and 0.12.8.
+SAVED = [
+    "_CHECKPOINT_METADATA", "commit_success.txt", "meta/metadata", "meta/commit_success.txt",
+    "state/_METADATA", "state/_sharding", "state/array_metadatas/process_0", "state/d/<>",
+    "state/commit_success.txt", "state/manifest.ocdbt", "state/ocdbt.process_11/d/<>",
+    "state/ocdbt.process_0/manifest.ocdbt",
+]  # fmt: skip
+TMP = ".orbax-checkpoint-tmp"
+SAVING = [
+    f"meta{TMP}/metadata", f"state{TMP}/_METADATA", f"state{TMP}/_sharding.__lock",
+    f"state{TMP}/d/<>.__lock", f"state{TMP}/manifest.ocdbt.__lock",
+    f"state{TMP}/ocdbt.process_0/d/<>.__lock", f"state{TMP}/array_metadatas/process_0",
+]  # fmt: skip
+
+
+def test_what_a_killed_save_left_is_of_a_run(workdir):
+    checkpoints = workdir / "checkpoints"
+    folders = {"0/59": SAVED, f"0/118{TMP}": [*SAVED, *SAVING], "0.damaged/59.1": SAVED}
+    for folder, names in folders.items():
+        for name in names:
+            file = checkpoints / folder / name.replace("<>", 32 * "a")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    pre = workdir / "latents.zarr" / "latent_3" / "pre"
+    for killed in (pre / f"0.0.0.0.0.0.0.0.0.{32 * 'a'}.partial",
+                   pre.with_name("seed") / f"0.{32 * 'a'}.partial",
+                   workdir / "latents.zarr" / f".zattrs.{32 * 'a'}.partial"):  # fmt: skip
+        killed.touch()
+    train(workdir, "overwritten")
+
+
+def test_a_strangers_file_beside_damaged_metadata_is_refused(workdir):
+    (workdir / "latents.zarr" / "checksums.json").write_text("damaged")
+    (workdir / "latents.zarr" / "latent_3" / "pre" / "2024").write_text("mine")
+    assert_refused(workdir, "overwritten", "pre/2024 is not of a run")
 
 
 def test_a_damaged_store_can_be_overwritten(workdir):

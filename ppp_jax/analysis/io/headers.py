@@ -8,6 +8,7 @@ one of those listed here; the sizes it claims are compared with what is there an
 import itertools
 import json
 import math
+import operator
 import os
 import pathlib
 import re
@@ -90,7 +91,7 @@ def check_entries(path: pathlib.Path, *, field: str = "path") -> None:
       InputError: naming a pipe, a device, or a link that leads out of it.
     """
     try:
-        for _ in _walk(path, path.resolve()):
+        for _ in _walk(path, os.path.realpath(path)):
             pass
     except StoreError as error:
         raise InputError(field, path, str(error)) from None
@@ -120,7 +121,7 @@ def check_store(
     try:
         found = [
             array
-            for folder, names in list(_walk(path, path.resolve()))
+            for folder, names in list(_walk(path, os.path.realpath(path)))
             for name in names
             for array in _described(_json(folder / name), name, _place(folder, path))
         ]
@@ -142,7 +143,7 @@ class StoreError(ValueError):
 
 
 def _walk(
-    folder: pathlib.Path, root: pathlib.Path, depth: int = 0
+    folder: pathlib.Path, root: str, depth: int = 0
 ) -> Iterator[tuple[pathlib.Path, list[str]]]:
     """Yields every folder of a store with the names of the metadata in it."""
     if depth > DEEPEST:
@@ -151,12 +152,8 @@ def _walk(
     with os.scandir(folder) as entries:
         for entry in entries:
             where = pathlib.Path(os.path.realpath(folder), entry.name)
-            # Of links in a ring, which lead nowhere, this returns one of them.
-            if not pathlib.Path(os.path.realpath(where)).is_relative_to(root):
-                raise StoreError(
-                    f"has a link that leads out of it, {entry.name}; copy what it means "
-                    "into the store"
-                )
+            if entry.is_symlink():
+                _check_link(entry, root)
             if entry.is_dir(follow_symlinks=False):
                 below.append(pathlib.Path(entry.path))
             elif not where.is_dir() and regular.problem(where) is not None:
@@ -167,6 +164,22 @@ def _walk(
     yield folder, names
     for each in below:
         yield from _walk(each, root, depth + 1)
+
+
+def _check_link(entry: os.DirEntry[str], root: str) -> None:
+    """Refuses a link that leads out of a store, or nowhere: to itself, or to what is gone."""
+    try:
+        # Not `Path.resolve`, which raises RuntimeError of a link to itself before Python 3.13.
+        target = pathlib.Path(os.path.realpath(entry.path, strict=True))
+    except OSError as error:
+        raise StoreError(
+            f"has a link that leads nowhere, {entry.name} ({error.strerror}); put back what it "
+            "means, or remove it"
+        ) from None
+    if not target.is_relative_to(root):
+        raise StoreError(
+            f"has a link that leads out of it, {entry.name}; copy what it means into the store"
+        )
 
 
 def _json(path: pathlib.Path) -> Any:
@@ -494,3 +507,22 @@ def _files(folder: pathlib.Path) -> Iterator[os.DirEntry[str]]:
                 yield from _files(pathlib.Path(entry.path))
             elif entry.name.lower() not in NAMES:
                 yield entry
+
+
+def has_chunks(folder: pathlib.Path, array: Any) -> bool:
+    """Returns whether any file of an array's folder is a chunk of it, by its place and name.
+
+    Args:
+      folder: of the array, looked at before.
+      array: as zarr opens it.
+    """
+    stored = array.shards or array.chunks
+    most = [-(-length // of) for length, of in zip(array.shape, stored, strict=True)]
+
+    def is_chunk(name: str) -> bool:
+        at = tuple(int(number) for number in re.findall(r"[0-9]{1,19}", name))
+        inside = len(at) == len(most) and all(map(operator.lt, at, most))
+        return inside and bool(array.metadata.encode_chunk_key(at) == name)
+
+    paths = (pathlib.Path(file.path) for file in _files(folder))
+    return any(is_chunk(path.relative_to(folder).as_posix()) for path in paths)

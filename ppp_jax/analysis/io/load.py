@@ -7,13 +7,21 @@ import stat
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import xarray as xr
 import zarr
 
-from ppp_jax.analysis.io.headers import Array, check_entries, check_store
+from ppp_jax.analysis.io.headers import Array, check_entries, check_store, has_chunks
 from ppp_jax.analysis.io.runs import BOTTLENECK, STORE, load_run
-from ppp_jax.analysis.io.sources import SAMPLE, UNIT, open_source, ordered_axes
+from ppp_jax.analysis.io.sources import (
+    SAMPLE,
+    UNIT,
+    Lazy,
+    labelled,
+    named_axes,
+    open_source,
+    ordered_axes,
+    stated_axes,
+)
 from ppp_jax.errors import InputError
 from ppp_jax.files import archives, ledger
 from ppp_jax.files.paths import located
@@ -35,6 +43,9 @@ def load(
     max_bytes: int | None = None,
 ) -> xr.Dataset | xr.DataArray:
     """Opens latents, with every axis named; large ones are read only where they are looked at.
+
+    Names that a zarr array has for its axes count by its own path as they do in its group. Chunks
+    of it that are not there are its fill value, as zarr has it; without any it is refused.
 
     Args:
       latents: a run folder, or the `latents.zarr` in it; the path of an `.npy` or `.npz` file or of
@@ -73,7 +84,7 @@ def load(
         _refuse_choices(layer, which)
         if name is not None:
             raise InputError("name", name, "chooses in files, and this is one array; leave it out")
-        return _labelled(latents)
+        return _labelled(labelled(latents))
     path = located("path", latents)
     if _is_run(path):
         check_entries(path if path.name == STORE else path / STORE)  # before its ledger is read
@@ -115,7 +126,7 @@ def _labelled(latents: Any) -> xr.DataArray:
         if not source.lazy:
             return xr.DataArray(source.array.reshape(source.shape), dims=dims)
         # Without the outer wrapper xarray would read it whole at the first selection.
-        lazy = xr.core.indexing.LazilyIndexedArray(_Lazy(source.array.array))
+        lazy = xr.core.indexing.LazilyIndexedArray(Lazy(source.array.array))
         return xr.DataArray(xr.Variable(dims, lazy))
     if {SAMPLE, UNIT} <= set(latents.dims) or not {SAMPLE, UNIT} & set(latents.dims):
         return latents
@@ -172,7 +183,8 @@ def _look_into_store(path: pathlib.Path, max_bytes: int | None) -> Any:
     arrays = check_store(path, max_bytes=max_bytes)
     opened = zarr.open(path, mode="r")
     if isinstance(opened, zarr.Array):
-        return _unpacked(opened)
+        _check_there(path, opened)
+        return _unpacked(opened, named_axes(opened))
     others = {
         name: array for name, array in arrays.items()
         if name and "/" not in name and (path / name).is_dir()
@@ -190,36 +202,48 @@ def _from_group(path: pathlib.Path, name: str, arrays: Mapping[str, Array]) -> A
     most writers mean nothing by it. It is that only where the array says so itself, or is packed.
     """
     group = zarr.open_group(path, mode="r", use_consolidated=False)
-    array = group[name]
-    dims: Any = array.attrs.get("_ARRAY_DIMENSIONS")  # format 2; format 3 has a place for them
-    dims = getattr(array.metadata, "dimension_names", None) or dims
-    if not isinstance(dims, list | tuple) or not all(isinstance(dim, str) for dim in dims):
-        return _unpacked(array)
+    _check_there(path / name, group[name])
+    axes = named_axes(group[name])
+    if axes is None or axes != stated_axes(group[name]):  # xarray would not take them
+        return _unpacked(group[name], axes)
     others = [other for other, found in arrays.items() if other != name and len(found.shape) > 1]
     packed = {each: bool(PACKED & set(group[each].attrs)) for each in arrays if each not in others}
     return xr.open_dataset(
         path, engine="zarr", consolidated=False, drop_variables=others, mask_and_scale=packed,
-        cache=False,
+        decode_times={name: False}, cache=False,
     )[name]  # fmt: skip
 
 
-def _unpacked(array: Any) -> Any:
-    """Returns an array whose axes have no names with the numbers that its attributes mean.
+def _check_there(folder: pathlib.Path, array: Any) -> None:
+    """Refuses an array of which nothing is there: its files are lost, or have other names.
 
-    So it is the same, whether opened by its own path or, with names, in its group.
+    Where some chunks are not there they are the fill value, which is what zarr means by it.
+    """
+    if array.size and not has_chunks(folder, array):
+        first = array.metadata.encode_chunk_key((0,) * array.ndim)
+        raise archives.ReadError(
+            f"has none of its chunks, such as {first}, and would be {array.fill_value} throughout; "
+            "put them back, or mend how its metadata says that they are named"
+        )
+
+
+def _unpacked(array: Any, axes: list[str] | None) -> Any:
+    """Returns an array with the names of its axes and the numbers that its attributes mean.
+
+    So it is the same, whether opened by its own path or in its group.
     """
     attrs = dict(array.attrs)
-    if not PACKED & set(attrs) or array.ndim < 2:
+    if array.ndim < 2 or (axes is None and not PACKED & set(attrs)):
         return array
     missing = attrs.get("_FillValue")
     if array.metadata.zarr_format == 2:
         missing = array.fill_value
     elif isinstance(missing, str | list):  # how xarray writes numbers in format 3
         missing = xr.backends.zarr.FillValueCoder.decode(missing, array.dtype)
-    if missing is not None:
+    if missing is not None and PACKED & set(attrs):
         attrs["_FillValue"] = missing
-    dims = (*(f"axis_{k}" for k in range(array.ndim - 2)), SAMPLE, UNIT)
-    lazy = xr.core.indexing.LazilyIndexedArray(_Lazy(array))
+    dims = axes or (*(f"axis_{k}" for k in range(array.ndim - 2)), SAMPLE, UNIT)
+    lazy = xr.core.indexing.LazilyIndexedArray(Lazy(array))
     packed = xr.Variable(dims, lazy, attrs)
     return xr.DataArray(
         xr.conventions.decode_cf_variable("latents", packed, decode_times=False)
@@ -250,18 +274,3 @@ def _choose(found: Any, name: str | None, path: pathlib.Path) -> Any:
         why = problem or f"is no array of vectors in {path}"
         raise InputError("name", name, f"{why}: {arrays}")
     return found[arrays[0] if name is None else name].read()
-
-
-class _Lazy(xr.backends.BackendArray):
-    """An array on disk that xarray reads slice by slice."""
-
-    def __init__(self, array: Any):
-        self.array, self.shape, self.dtype = array, tuple(array.shape), np.dtype(array.dtype)
-
-    def __getitem__(self, key: Any) -> Any:
-        return xr.core.indexing.explicit_indexing_adapter(
-            key, self.shape, xr.core.indexing.IndexingSupport.BASIC, self._slice
-        )
-
-    def _slice(self, key: tuple[Any, ...]) -> np.ndarray:
-        return np.asarray(self.array[key])

@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from ppp_jax.errors import InputError
+from ppp_jax.files.archives import ReadError
 from ppp_jax.resources import check_fits
 
 LOAD_BYTES = 2**28  # lazy arrays up to this size are read once and kept
@@ -97,6 +98,84 @@ class Kept:
             raise InputError("latents", f"array {tuple(self.array.shape)}", problem) from error
 
 
+class Lazy(xr.backends.BackendArray):
+    """An array on disk that xarray reads slice by slice."""
+
+    def __init__(self, array: Any):
+        """Takes anything that can be sliced."""
+        self.array, self.shape, self.dtype = array, tuple(array.shape), np.dtype(array.dtype)
+
+    def __getitem__(self, key: Any) -> Any:
+        """Returns what xarray asks for, and reads no more."""
+        return xr.core.indexing.explicit_indexing_adapter(
+            key, self.shape, xr.core.indexing.IndexingSupport.BASIC, self._slice
+        )
+
+    def _slice(self, key: tuple[Any, ...]) -> np.ndarray:
+        return np.asarray(self.array[key])
+
+
+def stated_axes(array: Any) -> Any:
+    """Returns what an array of zarr says of its axes in the place that its format has for that.
+
+    Args:
+      array: of zarr.
+    """
+    if array.metadata.zarr_format == 2:
+        stated = array.attrs.get("_ARRAY_DIMENSIONS")
+    else:
+        stated = array.metadata.dimension_names
+    return list(stated) if isinstance(stated, tuple) else stated
+
+
+def named_axes(array: Any) -> list[str] | None:
+    """Returns the names of a zarr array's axes, None if it has none; by whatever path it is opened.
+
+    An axis without a name among named ones is called by its number.
+
+    Args:
+      array: of zarr.
+
+    Raises:
+      ReadError: what it says are no names of its axes, or two have one name.
+    """
+    stated = stated_axes(array) or array.attrs.get("_ARRAY_DIMENSIONS")
+    if stated is None or stated == [None] * array.ndim:
+        return None
+    plain = isinstance(stated, list) and all(isinstance(name, str | None) for name in stated)
+    named = [name for name in stated if name is not None] if plain else []
+    if not plain or len(stated) != array.ndim or len(set(named)) < len(named):
+        raise ReadError(
+            f"names its axes {stated}, and they are {array.ndim} that need different names; mend "
+            "_ARRAY_DIMENSIONS or dimension_names, or remove them"
+        )
+    return [f"axis_{k}" if name is None else name for k, name in enumerate(stated)]
+
+
+def labelled(latents: Any) -> Any:
+    """Returns an array with the names that it has for its axes, and as it is where it has none.
+
+    Arrays of zarr may have names, and variables of xarray always have.
+
+    Args:
+      latents: anything.
+
+    Raises:
+      InputError: what it says are no names of its axes.
+    """
+    if isinstance(latents, xr.Variable):
+        return xr.DataArray(latents)
+    names: list[str] | None = None
+    if hasattr(getattr(latents, "metadata", None), "zarr_format") and hasattr(latents, "shape"):
+        try:
+            names = named_axes(latents)
+        except ReadError as error:
+            raise InputError("latents", f"array {latents.shape}", str(error)) from None
+    if names is None:
+        return latents
+    return xr.DataArray(xr.Variable(names, xr.core.indexing.LazilyIndexedArray(Lazy(latents))))
+
+
 def open_source(latents: Any) -> Source:
     """Finds out what an array of latents is, without reading it if it is large and lies elsewhere.
 
@@ -113,6 +192,7 @@ def open_source(latents: Any) -> Source:
     """
     coords: Mapping[str, Any] = {}
     dims: tuple[str, ...] | None = None
+    latents = labelled(latents)
     lazy = hasattr(latents, "chunks") and hasattr(latents, "nbytes")  # zarr, dask, h5py; xarray
     if isinstance(latents, xr.DataArray):
         latents, dims = ordered_axes(latents)

@@ -108,7 +108,7 @@ def ppp(
     made = {"bandwidth": bandwidth, "plane_order": planes, **provenance(prepared)}
     values = pictures | _shares(prepared, number, pairs)
     result = xr.Dataset(values, {"epsilon": prepared.epsilons}, made)
-    return _unfold(result if np.ndim(epsilon) else result.squeeze(), prepared, by, shape)
+    return _unfold(result if np.ndim(epsilon) else result.squeeze("epsilon"), prepared, by, shape)
 
 
 def _pictures(

@@ -243,6 +243,21 @@ def test_links_out_of_a_store_and_pipes_in_it_are_refused(tmp_path):
         load(tmp_path / "pipe.npy")
 
 
+@pytest.mark.parametrize("name", ["0.0", ".zattrs", ".zgroup", "checksums.json"])
+@pytest.mark.parametrize("to", [None, "gone"])
+def test_links_that_lead_nowhere(name, to, tmp_path):
+    """`None`: to itself, of which `Path.resolve` raises other errors in other Pythons."""
+    store = tmp_path / "latents.zarr"
+    zarr.create_array(str(store), shape=VALUES.shape, dtype="f4", zarr_format=2)[:] = VALUES
+    (store / name).unlink(missing_ok=True)
+    (store / name).symlink_to(to or name)
+    for path in (store, tmp_path):
+        with pytest.raises(InputError, match=rf"a link that leads nowhere, {name} \(") as caught:
+            load(path)
+        assert caught.value.field == "path"
+        assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize("name", ["checksums.json", ".zattrs", ".zmetadata", "a/0.0"])
 @pytest.mark.parametrize("of", ["pipe", "device"])
 def test_pipes_and_devices_in_a_run_folder_are_not_read(of, name, tmp_path, monkeypatch):
@@ -288,6 +303,18 @@ def test_an_npy_that_claims_more_than_it_holds(tmp_path):
     (tmp_path / "a.npy").write_bytes(npy((50_000_000, 250)))
     with pytest.raises(InputError, match=r"claims 46\.6 GiB and holds 0 B: it is cut short"):
         load(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("shape", ["(True, 4)", "(4, False)", "(5.0, 4)", "[5, 4]", "5", "(-5, 4)"])
+def test_a_shape_of_anything_but_whole_numbers_is_refused_in_either_file(shape, tmp_path):
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    content = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(80)
+    (tmp_path / "a.npy").write_bytes(content)
+    zipped(tmp_path / "a.npz", {"x": content})
+    for path in (tmp_path / "a.npy", tmp_path / "a.npz"):
+        with pytest.raises(InputError, match="shape") as caught:
+            load(path)
+        assert str(caught.value).isprintable()
 
 
 def test_an_npz_whose_member_claims_more_than_it_holds(tmp_path):
@@ -616,6 +643,34 @@ def test_a_damaged_member_leaves_the_others_readable(tmp_path):
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"path=|name="):
         load(path, name="x")
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("lost", ["all", "names", "one"])
+def test_an_array_without_any_chunk_is_refused(lost, version, labelled, tmp_path):
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=version)
+    path = tmp_path / "a.zarr" / "acts"
+    names = {"dimension_names": ["sample", "unit"]} if labelled and version == 3 else {}
+    array = group.create_array("acts", shape=VALUES.shape, dtype="f4", chunks=(10, 6), **names)
+    array[:] = VALUES
+    if labelled and version == 2:
+        array.attrs["_ARRAY_DIMENSIONS"] = ["sample", "unit"]
+    for file in [file for file in path.rglob("*[0-9]") if file.is_file()][
+        1 if lost == "one" else 0 :
+    ]:
+        if lost == "names":  # as they would be by another dimension_separator
+            file.rename(
+                path / file.relative_to(path).as_posix().replace(".", "_").replace("/", ".")
+            )
+        else:
+            file.unlink()
+    for given in (path, path.parent):
+        if lost == "one":  # what is not there is the fill value, as zarr means it
+            assert np.count_nonzero(load(given).values) == 60
+            continue
+        with pytest.raises(InputError, match=r"has none of its chunks, such as .* throughout; put"):
+            load(given)
 
 
 def test_zeros_of_format_2_are_values(tmp_path):

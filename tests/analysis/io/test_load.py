@@ -123,3 +123,76 @@ def test_what_chooses_in_run_folders_is_refused_of_anything_else(which, tmp_path
     for latents in (VALUES, write("npy", tmp_path)):
         with pytest.raises(InputError, match=f"{name}={value}: chooses in run folders, and this"):
             load(latents, **which)
+
+
+NAMES = {  # as a file states them, and as they are taken
+    "the other way round": (["unit", "sample"], ("unit", "sample")),
+    "others": (["word", "feature"], ("word", "feature")),
+    "one of ours": (["unit", "word"], ("unit", "sample")),
+    "one": (["unit", None], ("unit", "sample")),
+    "none": (None, ("sample", "unit")),
+    "of nothing": ([None, None], ("sample", "unit")),
+}
+
+
+def write_zarr(path, values, axes, version, *, by_attribute, **attributes):
+    """Writes a group with one array whose axes have names, in either place that there is."""
+    group = zarr.open_group(str(path), mode="w", zarr_format=version)
+    named = {} if by_attribute else {"dimension_names": axes}
+    array = group.create_array("acts", data=values, fill_value=0, **named)
+    array.attrs.update({"_ARRAY_DIMENSIONS": axes} if by_attribute else {}, **attributes)
+    return path
+
+
+@pytest.mark.parametrize("attributes", [{}, {"scale_factor": 0.5}, {"units": "days since 2000"}])
+@pytest.mark.parametrize(("version", "by_attribute"), [(2, True), (3, False), (3, True)])
+@pytest.mark.parametrize("names", NAMES)
+def test_names_of_axes_count_by_any_path(names, version, by_attribute, attributes, tmp_path):
+    stated, dims = NAMES[names]
+    path = write_zarr(tmp_path / "a.zarr", VALUES[0], stated, version, by_attribute=by_attribute,
+                      **attributes)  # fmt: skip
+    in_group, alone = load(path), load(path / "acts")
+    assert in_group.dims == alone.dims
+    np.testing.assert_array_equal(alone.values, in_group.values)
+    expected = VALUES[0] * attributes.get("scale_factor", 1)
+    np.testing.assert_array_equal(alone.transpose(*dims).values, expected)
+
+
+@pytest.mark.parametrize("stated", [["unit"], ["a", "b", "c"], ["a", "a"], "ab", [1, 2], {"a": 1}])
+def test_names_that_no_axes_can_have_are_one_line(stated, tmp_path):
+    path = write_zarr(tmp_path / "a.zarr", VALUES[0], stated, 2, by_attribute=True)
+    for given in (path, path / "acts"):
+        with pytest.raises(InputError, match=r"names its axes .*; mend _ARRAY_DIM") as caught:
+            load(given)
+        assert caught.value.field == "path"
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize("version", [2, 3])
+def test_names_of_an_opened_array_count_too(version, small, tmp_path, monkeypatch):
+    if not small:
+        monkeypatch.setattr(sources, "LOAD_BYTES", 0)
+    values = np.ascontiguousarray(VALUES[0].T)
+    path = write_zarr(tmp_path / "a.zarr", values, ["unit", "sample"], version,
+                      by_attribute=version == 2)  # fmt: skip
+    expected = ppp(load(path), epsilon=0.8).acceptance_ratio
+    opened = zarr.open_array(str(path / "acts"), mode="r")
+    for given in (
+        opened,
+        load(opened),
+        load(path / "acts"),
+        xr.Variable(("unit", "sample"), values),
+    ):
+        np.testing.assert_array_equal(ppp(given, epsilon=0.8).acceptance_ratio, expected)
+    assert load(opened).dims == ("unit", "sample")
+    plain = zarr.create_array(str(tmp_path / "b.zarr"), data=VALUES[0], zarr_format=version)
+    np.testing.assert_array_equal(ppp(plain, epsilon=0.8).acceptance_ratio, expected)
+
+
+def test_names_that_no_axes_of_an_opened_array_can_have_are_one_line(tmp_path):
+    path = write_zarr(tmp_path / "a.zarr", VALUES[0], ["a", "a"], 2, by_attribute=True)
+    for read in (load, ppp):
+        with pytest.raises(InputError, match="names its axes") as caught:
+            read(zarr.open_array(str(path / "acts"), mode="r"))
+        assert caught.value.field == "latents"
