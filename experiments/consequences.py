@@ -1,18 +1,4 @@
-"""Does discreteness cost or help?
-
-Of every trained autoencoder: held-out error, the accuracy of a linear probe on its latents, and the
-held-out error after noise is added to the latents or these are rounded to 8 or 4 bits, each against
-how discrete and how aligned the latents are.
-
-  python -m experiments.consequences
-
-Cost: 192 networks, 40 s on two cores. Leaves runs/consequences/study.
-
-Outcome on digits: no evidence of either within cells. From seed to seed discreteness goes with none
-of them (rank correlations −0.14 to 0.01, all q ≥ 0.69, all intervals over seeds within ±0.31 and
-with 0 in them). Elementwise networks have less error and better probes (+1 to +3.5 points), and
-lose more by noise (×1.3 to 1.65 against ×1.2 at 30 %), but not more than they had less.
-"""
+"""What alignment and discreteness cost, and what they are good for."""
 
 import pathlib
 from typing import Any
@@ -21,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from absl import flags
 from matplotlib.figure import Figure
 
 import ppp_jax.analysis as pa
@@ -30,8 +15,7 @@ from ppp_jax.analysis.inference.seeds import interquartile_mean, paired_differen
 from ppp_jax.analysis.io.facts import partner_of
 from ppp_jax.analysis.projection.kernel import progress_bar
 from ppp_jax.analysis.results.measure import living
-from ppp_jax.cli import flags as experiment_flags
-from ppp_jax.cli import study
+from ppp_jax.cli import experiment, study
 from ppp_jax.data import datasets
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
@@ -39,6 +23,23 @@ from ppp_jax.networks import interpolated
 from ppp_jax.networks.architectures import ARCHITECTURES
 from ppp_jax.networks.functional import Model, Params
 from ppp_jax.storage import restore
+
+QUESTION = "Does discreteness cost or help?"
+ABOUT = """\
+Of every trained autoencoder: held-out error, the accuracy of a linear probe on its latents, and the
+held-out error after noise is added to the latents or these are rounded to 8 or 4 bits, each against
+how discrete and how aligned the latents are.
+
+  python -m experiments.consequences
+"""
+DOCUMENTED = """\
+Cost: 192 networks, 40 s on two cores. Leaves runs/consequences/study.
+
+Outcome on digits: no evidence of either within cells. From seed to seed discreteness goes with none
+of them (rank correlations −0.14 to 0.01, all q ≥ 0.69, all intervals over seeds within ±0.31 and
+with 0 in them). Elementwise networks have less error and better probes (+1 to +3.5 points), and
+lose more by noise (×1.3 to 1.65 against ×1.2 at 30 %), but not more than they had less.
+"""
 
 NOISE = (0.1, 0.3)
 BITS = (8, 4)
@@ -49,12 +50,6 @@ DEFAULTS = Grid(
     seeds=range(16),
     snapshots=(0,),
 )  # fmt: skip
-experiment_flags.define(DEFAULTS, workdir="runs/consequences")
-
-
-def main() -> None:
-    """Trains the grid, prints the tables."""
-    study.run(analyse, along=("activations", "optimizers"), check=check, prepare=restored)
 
 
 def check(grid: Grid) -> None:
@@ -62,29 +57,40 @@ def check(grid: Grid) -> None:
     study.check_architectures(grid, [name for name in ARCHITECTURES if name != "classifier"])
 
 
-def restored(workdir: pathlib.Path) -> list[restore.Trained]:
-    """Returns the trained networks."""
-    return restore.restore(workdir, datasets.load(flags.FLAGS.data))
+def restored(run: pathlib.Path, how: dict[str, Any] | None = None) -> list[restore.Trained]:
+    """Returns the trained networks.
+
+    Args:
+      run: The trained run folder.
+      how: How it was trained, which restoring does not ask.
+    """
+    del how
+    return restore.restore(run, datasets.load(study.trained_grid(run).data))
 
 
-def analyse(workdirs: list[pathlib.Path], networks: list[restore.Trained]) -> None:
-    """Measures what every network's latents are good for, and what goes with discreteness."""
-    dataset = datasets.load(flags.FLAGS.data)
+def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
+    """Measures what every network's latents are good for, and what goes with discreteness.
+
+    `options.prepared` are the trained networks; None: they are restored here.
+    """
+    networks = restored(run) if options.prepared is None else options.prepared
+    dataset = datasets.load(study.trained_grid(run).data)
     found = {}
-    for one in progress_bar(networks, "networks"):
+    for one in progress_bar(networks, "networks") if options.progress else networks:
         found[one.cell.activation, one.cell.optimizer] = measure(one, dataset)
     names = next((list(cell) for cell in found.values() if cell), [])
     if not names:
         problem = "no network of it stayed finite; lower learning_rates, and overwrite it"
-        raise InputError("workdir", workdirs[0], problem)
+        raise InputError("workdir", run, problem)
     seeds = len(networks[0].grid.seeds)
     found = {key: cell or {name: np.full(seeds, np.nan) for name in names}
              for key, cell in found.items()}  # fmt: skip
-    with study.writing(workdirs[0]) as folder:
-        study.keep_table(folder, "cells", cell_rows(found))
-        study.keep_table(folder, "differences", difference_rows(found))
-        study.keep_table(folder, "correlations", correlation_rows(found))
-        study.keep_figure(folder, "consequences", draw(found))
+    tables = study.frames(
+        cells=cell_rows(found),
+        differences=difference_rows(found),
+        correlations=correlation_rows(found),
+    )
+    return study.Results(tables, {"consequences": draw(found)})
 
 
 def measure(one: restore.Trained, dataset: datasets.Dataset) -> dict[str, np.ndarray]:
@@ -201,5 +207,26 @@ def draw(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> Figure:
     return figure
 
 
+EXPERIMENT = experiment.register(
+    experiment.Experiment(
+        name="consequences",
+        question=QUESTION,
+        about=ABOUT,
+        documented=DOCUMENTED,
+        defaults=DEFAULTS,
+        workdir="runs/consequences",
+        analyse=analyse,
+        along=("activations", "optimizers"),
+        check=check,
+        prepare=restored,
+    )
+)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the experiment as a command."""
+    experiment.main(EXPERIMENT, argv)
+
+
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    main()

@@ -1,11 +1,27 @@
-"""How much of the alignment is the activation's, and how much the optimiser's?
+"""Every activation under every optimiser, at the same learning rates."""
 
+import pathlib
+from typing import Any
+
+import xarray as xr
+from matplotlib.figure import Figure
+
+from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.results.measure import KINDS, STATISTICS, cells, measure
+from ppp_jax.analysis.results.verdicts import LEVEL, difference_table, excess, verdict_table
+from ppp_jax.cli import experiment, study
+from ppp_jax.errors import InputError
+from ppp_jax.grid import Grid
+
+QUESTION = "How much of the alignment is the activation's, and how much the optimiser's?"
+ABOUT = """\
 Every activation under every optimiser at the same three learning rates: elementwise Adam prefers
 the axes whatever the function does, the others do not (METHOD §7).
 
   python -m experiments.optimizer_factorial \
       [--data=patches --epochs=20 --workdir=runs/factorial_patches]
-
+"""
+DOCUMENTED = """\
 Cost: 960 networks, seven minutes on two cores. Leaves runs/factorial/study: C4 and unit kurtosis
 of every cell against the rotation null, the effect of the function under isotropic Adam and that of
 every optimiser on each function, paired by seed.
@@ -14,21 +30,6 @@ Outcome: at Adam's customary rate the alignment is the function's. At 0.01 Adam 
 isotropic networks with the axes (isotropic ReLU's C4 0.06, z 5, on digits and 0.41, z 9, on
 patches), which isotropic Adam, SGD, momentum and Muon do not.
 """
-
-import pathlib
-from typing import Any
-
-import xarray as xr
-from absl import flags
-from matplotlib.figure import Figure
-
-from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.results.measure import KINDS, STATISTICS, cells, measure
-from ppp_jax.analysis.results.verdicts import LEVEL, difference_table, excess, verdict_table
-from ppp_jax.cli import flags as experiment_flags
-from ppp_jax.cli import study
-from ppp_jax.errors import InputError
-from ppp_jax.grid import Grid
 
 REFERENCE = "isotropic_adam"
 DEFAULTS = Grid(
@@ -39,12 +40,6 @@ DEFAULTS = Grid(
     epochs=50,
     snapshots=(0, 5),
 )
-experiment_flags.define(DEFAULTS, workdir="runs/factorial")
-
-
-def main() -> None:
-    """Trains the grid, prints the tables."""
-    study.run(analyse, along=("activations", "optimizers", "learning_rates"), check=check)
 
 
 def check(grid: Grid) -> None:
@@ -54,17 +49,17 @@ def check(grid: Grid) -> None:
         raise InputError("optimizers", ",".join(grid.optimizers), problem)
 
 
-def analyse(workdirs: list[pathlib.Path]) -> None:
+def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     """Separates the function's effect from the optimiser's."""
-    values = flags.FLAGS
-    measured = measure(study.load(workdirs[0]), epsilon=values.epsilon,
-                       rotations=values.rotations, progress=True)  # fmt: skip
-    with study.writing(workdirs[0]) as folder:
-        (rows,) = verdict_table([measured])
-        study.keep_table(folder, "cells", [_row(row) for row in rows])
-        study.keep_table(folder, "effects", effects(measured.runs))
-        for kind in KINDS:
-            study.keep_figure(folder, f"c4_{kind}", draw(measured.runs, kind))
+    measured = measure(
+        study.load(run),
+        epsilon=options.epsilon,
+        rotations=options.rotations,
+        progress=options.progress,
+    )
+    (rows,) = verdict_table([measured])
+    tables = study.frames(cells=[_row(row) for row in rows], effects=effects(measured.runs))
+    return study.Results(tables, {f"c4_{kind}": draw(measured.runs, kind) for kind in KINDS})
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
@@ -127,5 +122,25 @@ def draw(runs: xr.Dataset, kind: str) -> Figure:
     return figure
 
 
+EXPERIMENT = experiment.register(
+    experiment.Experiment(
+        name="optimizer_factorial",
+        question=QUESTION,
+        about=ABOUT,
+        documented=DOCUMENTED,
+        defaults=DEFAULTS,
+        workdir="runs/factorial",
+        analyse=analyse,
+        along=("activations", "optimizers", "learning_rates"),
+        check=check,
+    )
+)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the experiment as a command."""
+    experiment.main(EXPERIMENT, argv)
+
+
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    main()

@@ -1,17 +1,4 @@
-"""Which activation reconstructs better, at a fixed learning rate and at the best one for each?
-
-The best rate has the smallest error on validation samples; the error shown is of other held-out
-samples. METHOD §7: the learning rate is a confound.
-
-  python -m experiments.reconstruction \
-      [--data=patches --epochs=20 --workdir=runs/reconstruction_patches]
-
-Cost: 1,728 networks, 150 s on two cores (155 s on patches). Leaves runs/reconstruction/study: the
-error of every activation at both rates, and elementwise − isotropic paired by seed.
-
-Outcome: elementwise ones on digits, by a third, tuned or not. On patches isotropic ones by 1 to 3 %
-at tuned rates, except against tanh under Adam.
-"""
+"""Held-out error of every activation, at a fixed learning rate and at the best one."""
 
 import pathlib
 from typing import Any
@@ -25,9 +12,26 @@ from ppp_jax.analysis.io.facts import Facts, facts_of, partner_of
 from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.results.measure import cells
 from ppp_jax.analysis.results.verdicts import rate_table
-from ppp_jax.cli import flags as experiment_flags
-from ppp_jax.cli import study
+from ppp_jax.cli import experiment, study
 from ppp_jax.grid import Grid
+
+QUESTION = (
+    "Which activation reconstructs better, at a fixed learning rate and at the best one for each?"
+)
+ABOUT = """\
+The best rate has the smallest error on validation samples; the error shown is of other held-out
+samples. METHOD §7: the learning rate is a confound.
+
+  python -m experiments.reconstruction \
+      [--data=patches --epochs=20 --workdir=runs/reconstruction_patches]
+"""
+DOCUMENTED = """\
+Cost: 1,728 networks, 150 s on two cores (155 s on patches). Leaves runs/reconstruction/study: the
+error of every activation at both rates, and elementwise − isotropic paired by seed.
+
+Outcome: elementwise ones on digits, by a third, tuned or not. On patches isotropic ones by 1 to 3 %
+at tuned rates, except against tanh under Adam.
+"""
 
 DEFAULTS = Grid(
     activations=("relu", "leaky_relu", "tanh", "isotropic_relu", "isotropic_leaky_relu",
@@ -39,29 +43,26 @@ DEFAULTS = Grid(
 )  # fmt: skip
 MOST = 2  # of what is drawn: an untrained network is near 1
 TICKS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1, 1.5, 2)
-experiment_flags.define(DEFAULTS, workdir="runs/reconstruction")
 
 
-def main() -> None:
-    """Trains the grid, prints the tables."""
-    study.run(analyse, along=("activations", "optimizers", "learning_rates"))
-
-
-def analyse(workdirs: list[pathlib.Path]) -> None:
+def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     """Compares errors at the fixed rate and at the best one."""
-    latents = study.load(workdirs[0])
+    del options  # nothing is drawn at random, and nothing takes long
+    latents = study.load(run)
     runs = latents[["test_mse", "validation_mse", "diverged_step"]].load()
     runs = runs.where(runs["diverged_step"] < 0)
     rows = rate_table(runs)
-    with study.writing(workdirs[0]) as folder:
-        study.keep_table(folder, "rates", [
-            {key: value for key, value in row.items() if (not key.endswith("_seeds")
-             and key in ("activation", "optimizer")) or (key.startswith(("fixed", "best"))
-             and not key.endswith("_seeds"))}
-            for row in rows
-        ])  # fmt: skip
-        study.keep_table(folder, "differences", differences(rows, facts_of(latents)))
-        study.keep_figure(folder, "rates", draw(runs))
+    tables = study.frames(
+        rates=[{name: value for name, value in row.items() if _is_shown(name)} for row in rows],
+        differences=differences(rows, facts_of(latents)),
+    )
+    return study.Results(tables, {"rates": draw(runs)})
+
+
+def _is_shown(name: str) -> bool:
+    """Returns whether a column of `rate_table` names a cell, or is one number of a rate."""
+    named = name in ("activation", "optimizer") or name.startswith(("fixed", "best"))
+    return named and not name.endswith("_seeds")
 
 
 def differences(rows: list[dict[str, Any]], known: dict[str, Facts]) -> list[dict[str, Any]]:
@@ -113,5 +114,24 @@ def draw(runs: xr.Dataset) -> Figure:
     return figure
 
 
+EXPERIMENT = experiment.register(
+    experiment.Experiment(
+        name="reconstruction",
+        question=QUESTION,
+        about=ABOUT,
+        documented=DOCUMENTED,
+        defaults=DEFAULTS,
+        workdir="runs/reconstruction",
+        analyse=analyse,
+        along=("activations", "optimizers", "learning_rates"),
+    )
+)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the experiment as a command."""
+    experiment.main(EXPERIMENT, argv)
+
+
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    main()

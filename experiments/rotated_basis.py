@@ -1,11 +1,27 @@
-"""Does alignment follow the basis? The activation R σ(Rᵀx) knows R's axes, not the standard ones.
+"""Activations over a rotated basis, held against that basis and against others."""
 
+import pathlib
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.results.measure import KINDS, cells, usable
+from ppp_jax.cli import experiment, study
+from ppp_jax.grid import Grid
+
+QUESTION = (
+    "Does alignment follow the basis? "
+    "The activation R σ(Rᵀx) knows R's axes, not the standard ones."
+)
+ABOUT = """\
 Latents are held against R, the standard basis and three random ones, under momentum, which has no
 basis of its own, and under Adam, which prefers the standard one.
 
   python -m experiments.rotated_basis --rotations=999 \
       [--data=patches --epochs=20 --workdir=runs/rotated_patches]
-
+"""
+DOCUMENTED = """\
 Cost: 192 networks, 56 s on two cores (74 s on patches). Leaves runs/rotated/study: C4 and unit
 kurtosis, z and q, against every basis.
 
@@ -13,18 +29,6 @@ Outcome: yes, of tanh, under every optimiser: tanh@rotated on digits is aligned 
 activation: z −29 to −32) and not with the standard basis (|z| < 1.2), Adam or not. ReLU's latents
 have a common direction, to which unrelated bases can be special too.
 """
-
-import pathlib
-from typing import Any
-
-from absl import flags
-from matplotlib.figure import Figure
-
-from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.results.measure import KINDS, cells, usable
-from ppp_jax.cli import flags as experiment_flags
-from ppp_jax.cli import study
-from ppp_jax.grid import Grid
 
 BASES = {"R": "rotated", "standard": "standard", "random 1": "haar:11", "random 2": "haar:12",
          "random 3": "haar:13"}  # fmt: skip
@@ -34,17 +38,11 @@ DEFAULTS = Grid(
     seeds=range(16),
     snapshots=(0,),
 )
-experiment_flags.define(DEFAULTS, workdir="runs/rotated")
 
 
-def main() -> None:
-    """Trains the grid, prints the table."""
-    study.run(analyse, along=("activations", "optimizers", "learning_rates"))
-
-
-def analyse(workdirs: list[pathlib.Path]) -> None:
+def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     """Tests every cell against every basis."""
-    latents = study.load(workdirs[0])
+    latents = study.load(run)
     runs = latents[["test_mse", "diverged_step"]].load()
     rows: list[dict[str, Any]] = []
     for kind in KINDS:
@@ -52,7 +50,7 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
             clouds = usable(latents[kind].isel(at).isel(step=-1), runs.isel(at))
             seeds = int(clouds.isel(sample=0, unit=0).notnull().sum())
             for label, basis in BASES.items():
-                found = study.against(clouds, basis, rotations=flags.FLAGS.rotations,
+                found = study.against(clouds, basis, rotations=options.rotations,
                                       statistics=("c4", "unit_kurtosis"))  # fmt: skip
                 for statistic, (value, z, p) in found.items():
                     rows.append({"activation": names["activation"], "optimizer":
@@ -61,9 +59,7 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
                                  "statistic": statistic, "value": value, "z": z,
                                  "p": p})  # fmt: skip
     rows = study.add_q(rows)
-    with study.writing(workdirs[0]) as folder:
-        study.keep_table(folder, "bases", rows)
-        study.keep_figure(folder, "bases", draw(rows))
+    return study.Results(study.frames(bases=rows), {"bases": draw(rows)})
 
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
@@ -88,5 +84,24 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
     return figure
 
 
+EXPERIMENT = experiment.register(
+    experiment.Experiment(
+        name="rotated_basis",
+        question=QUESTION,
+        about=ABOUT,
+        documented=DOCUMENTED,
+        defaults=DEFAULTS,
+        workdir="runs/rotated",
+        analyse=analyse,
+        along=("activations", "optimizers", "learning_rates"),
+    )
+)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the experiment as a command."""
+    experiment.main(EXPERIMENT, argv)
+
+
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    main()

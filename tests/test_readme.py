@@ -1,11 +1,13 @@
 """The README's Python runs as written, and its commands are the ones that CI runs."""
 
+import functools
 import re
-import subprocess
-import sys
 
 import pytest
+from absl import flags
 
+from experiments import ablation, analyze
+from ppp_jax.cli import flags as experiment_flags
 from tests import ROOT
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -40,8 +42,8 @@ def test_every_linked_file_exists():
 
 def test_every_flag_named_in_the_readme_exists():
     known = {"worker", "command", "help"}  # gcloud's, absl's
-    for main in ("ablation", "analyze"):  # each in its process: they share names
-        program = f"import experiments.{main}; from absl import flags; print(*flags.FLAGS)"
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-        known |= set(done.stdout.split())
+    grid = functools.partial(experiment_flags.define, ablation.DEFAULTS, workdir="runs/ablation")
+    for define in (grid, analyze.define):  # one after the other: they share names
+        with experiment_flags.bound(define):
+            known |= set(flags.FLAGS)
     assert set(re.findall(r"--([a-z_]+)[=` ]", README)) <= known
