@@ -83,7 +83,7 @@ def _place(layer: str) -> tuple[int, str]:
     return ("encoder", "bottleneck", "decoder").index(layer.partition("_")[0]), layer
 
 
-def sparse(run: pathlib.Path, how: dict[str, Any]) -> pathlib.Path | None:
+def sparse(run: pathlib.Path, grid: Grid, how: dict[str, Any]) -> pathlib.Path | None:
     """Trains sparse autoencoders on the latents that the MLP's first activation left.
 
     The latents are those of its first seed that neither diverged nor died; half of the probes'
@@ -93,12 +93,12 @@ def sparse(run: pathlib.Path, how: dict[str, Any]) -> pathlib.Path | None:
 
     Args:
       run: The trained run folder.
+      grid: The grid that was asked for; theirs has the same activations, seeds and snapshots.
       how: The keyword arguments of `sweep.train`.
 
     Returns:
       Their run folder, or None if there is no such MLP.
     """
-    grid = study.trained_grid(run)
     if "mlp" not in grid.architectures:
         return None
     saved = load_run(run, architecture="mlp").isel(activation=0)

@@ -57,15 +57,16 @@ def check(grid: Grid) -> None:
     study.check_architectures(grid, [name for name in ARCHITECTURES if name != "classifier"])
 
 
-def restored(run: pathlib.Path, how: dict[str, Any] | None = None) -> list[restore.Trained]:
+def restored(run: pathlib.Path, grid: Grid, how: dict[str, Any]) -> list[restore.Trained]:
     """Returns the trained networks.
 
     Args:
       run: The trained run folder.
+      grid: The grid that is trained there.
       how: How it was trained, which restoring does not ask.
     """
     del how
-    return restore.restore(run, datasets.load(study.trained_grid(run).data))
+    return restore.restore(run, datasets.load(grid.data))
 
 
 def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
@@ -73,8 +74,9 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
 
     `options.prepared` are the trained networks; None: they are restored here.
     """
-    networks = restored(run) if options.prepared is None else options.prepared
-    dataset = datasets.load(study.trained_grid(run).data)
+    grid = study.trained_grid(run)
+    networks = restored(run, grid, {}) if options.prepared is None else options.prepared
+    dataset = datasets.load(grid.data)
     found = {}
     for one in progress_bar(networks, "networks") if options.progress else networks:
         found[one.cell.activation, one.cell.optimizer] = measure(one, dataset)

@@ -59,9 +59,10 @@ class Experiment:
       check: It raises `InputError` for what the analysis cannot take, before training.
       more: It returns the grids that are trained beside, each in the folder that `study.beside`
         names.
-      prepare: It is called by every process with the trained run folder and the keyword arguments
-        of `sweep.train`, and its result becomes `Options.prepared`: what trains or restores
-        networks needs all processes, while the main process alone analyses.
+      prepare: It is called by every process with the trained run folder, the grid that was asked
+        for and the keyword arguments of `sweep.train`, and its result becomes `Options.prepared`:
+        what trains or restores networks needs all processes, while the main process alone
+        analyses.
       writes: The folder in the run folder that the analysis itself writes; `study.FOLDER`: the
         tables, figures and page that are made of its results.
       epsilon: The default acceptance cosine.
@@ -77,7 +78,7 @@ class Experiment:
     along: Collection[str] | None = None
     check: Callable[[Grid], Any] | None = None
     more: Callable[[Grid], list[Grid]] | None = None
-    prepare: Callable[[pathlib.Path, dict[str, Any]], Any] | None = None
+    prepare: Callable[[pathlib.Path, Grid, dict[str, Any]], Any] | None = None
     writes: str = study.FOLDER
     epsilon: float = experiment_flags.EPSILON
 
@@ -163,7 +164,7 @@ def _train_and_analyse(experiment: Experiment, given: str) -> None:
         return
     trained = [sweep.train(one, folder, **how) for one, folder in zip(grids, folders, strict=True)]
     devices.on_main(lambda: study.tell_diverged(trained))
-    prepared = experiment.prepare(trained[0], how) if experiment.prepare else None
+    prepared = experiment.prepare(trained[0], grid, how) if experiment.prepare else None
     options = Options(values.rotations, values.epsilon, prepared=prepared)
     devices.on_main(lambda: _analyse(experiment, trained[0], options, given))
 
