@@ -43,7 +43,12 @@ DEFAULTS = Grid(
 
 
 def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
-    """Writes the report of the whole grid, and returns its tables."""
+    """Writes the report of the whole grid, and returns its tables.
+
+    Args:
+      run: The trained run folder.
+      options: How it is analysed.
+    """
     page = write_report(
         run, epsilon=options.epsilon, rotations=options.rotations, progress=options.progress
     )

@@ -59,6 +59,10 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     """Measures every layer of every network.
 
     `options.prepared` is the run folder of the sparse autoencoders, if there are any.
+
+    Args:
+      run: The trained run folder.
+      options: How it is analysed.
     """
     rows: list[dict[str, Any]] = []
     for folder in (run, *([options.prepared] if options.prepared else [])):

@@ -73,6 +73,10 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     """Measures what every network's latents are good for, and what goes with discreteness.
 
     `options.prepared` are the trained networks; None: they are restored here.
+
+    Args:
+      run: The trained run folder.
+      options: How it is analysed.
     """
     grid = study.trained_grid(run)
     networks = restored(run, grid, {}) if options.prepared is None else options.prepared

@@ -57,7 +57,12 @@ def check(grid: Grid) -> None:
 
 
 def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
-    """Matches disjoint pairs of seeds, untrained and trained."""
+    """Matches disjoint pairs of seeds, untrained and trained.
+
+    Args:
+      run: The trained run folder.
+      options: How it is analysed.
+    """
     latents = study.load(run)
     runs, known = latents[["test_mse", "diverged_step"]].load(), facts_of(latents)
     rows: list[dict[str, Any]] = []

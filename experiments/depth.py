@@ -50,7 +50,12 @@ def check(grid: Grid) -> None:
 
 
 def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
-    """Measures every layer, and tests how the bottleneck changes with depth."""
+    """Measures every layer, and tests how the bottleneck changes with depth.
+
+    Args:
+      run: The trained run folder.
+      options: How it is analysed.
+    """
     rows = layers.measure_layers(run, rotations=options.rotations, progress=options.progress)
     rows = [{**row, "position": position(row["layer"], row["depth"])} for row in rows]
     rows.sort(key=lambda row: (row["activation"], row["latents"], row["depth"], row["position"]))

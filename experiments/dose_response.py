@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from ppp_jax.analysis.inference import dose_response
 from ppp_jax.analysis.inference.seeds import interquartile_mean, paired_difference
 from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.results.measure import KINDS, STATISTICS, TEXT, Measured, cells, measure
+from ppp_jax.analysis.results.measure import KINDS, Measured, cells, measure
 from ppp_jax.analysis.results.verdicts import excess
+from ppp_jax.analysis.statistics import registry
 from ppp_jax.cli import experiment, study
 from ppp_jax.grid import Grid
 
@@ -35,7 +36,8 @@ from t = 0.13 to 0.17 on; alignment with the diagonals is strongest at a fifth t
 p-norm's is with the axes instead.
 """
 
-QUANTITIES = [(kind, statistic) for kind in KINDS for statistic in STATISTICS]
+ALIGNED = registry.names(family=registry.ALIGNMENT)
+QUANTITIES = [(kind, statistic) for kind in KINDS for statistic in ALIGNED]
 POWERS = (2, 2.25, 2.5, 3, 4, 8)
 DEFAULTS = Grid(
     activations=("dose_tanh",),
@@ -69,7 +71,12 @@ def second_road(grid: Grid) -> list[Grid]:
 
 
 def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
-    """Measures both roads and asks whether a kink describes them better than a line."""
+    """Measures both roads and asks whether a kink describes them better than a line.
+
+    Args:
+      run: The trained run folder.
+      options: How it is analysed.
+    """
     roads: dict[str, Road] = {}
     for road, folder in (("t", run), ("1 − 2/p", study.beside(run))):
         measured = measure(
@@ -131,8 +138,12 @@ def _rows(name: str, road: Road) -> list[dict[str, Any]]:
 def draw(roads: dict[str, Road]) -> Figure:
     """Draws alignment before and after the activation, and error, against dose: every seed."""
     figure = Figure(figsize=(3.3 * len(roads), 12), dpi=110, layout="constrained")
-    quantities = {f"{statistic}_{kind}_excess": f"{TEXT[statistic]} above null,\n{kind}-activation"
-                  for kind, statistic in QUANTITIES} | {"test_mse": "held-out MSE"}  # fmt: skip
+    quantities = {
+        f"{statistic}_{kind}_excess": (
+            f"{registry.label_of(statistic)} above null,\n{kind}-activation"
+        )
+        for kind, statistic in QUANTITIES
+    } | {"test_mse": "held-out MSE"}
     panels = figure.subplots(len(quantities), len(roads), sharey="row", squeeze=False)
     for line, (quantity, text) in zip(panels, quantities.items(), strict=True):
         for axes, (name, road) in zip(line, roads.items(), strict=True):

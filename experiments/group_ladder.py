@@ -48,7 +48,12 @@ DEFAULTS = Grid(
 
 
 def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
-    """Finds cluster centres and holds them against the orbits."""
+    """Finds cluster centres and holds them against the orbits.
+
+    Args:
+      run: The trained run folder.
+      options: How it is analysed.
+    """
     latents = study.load(run)
     runs, known = latents[["test_mse", "diverged_step"]].load(), facts_of(latents)
     places = [(kind, names, at) for kind in KINDS for names, at in cells(runs)]

@@ -7,8 +7,9 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.results.measure import KINDS, STATISTICS, cells, measure
+from ppp_jax.analysis.results.measure import KINDS, cells, measure
 from ppp_jax.analysis.results.verdicts import LEVEL, difference_table, excess, verdict_table
+from ppp_jax.analysis.statistics import registry
 from ppp_jax.cli import experiment, study
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
@@ -50,7 +51,12 @@ def check(grid: Grid) -> None:
 
 
 def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
-    """Separates the function's effect from the optimiser's."""
+    """Separates the function's effect from the optimiser's.
+
+    Args:
+      run: The trained run folder.
+      options: How it is analysed.
+    """
     measured = measure(
         study.load(run),
         epsilon=options.epsilon,
@@ -81,8 +87,11 @@ def effects(runs: xr.Dataset) -> list[dict[str, Any]]:
     Returns:
       Rows of differences of alignment above its rotation null's mean, q over all of them.
     """
-    alignment = {f"{statistic}_{kind}": (statistic, kind)
-                 for statistic in STATISTICS for kind in KINDS}  # fmt: skip
+    alignment = {
+        f"{statistic}_{kind}": (statistic, kind)
+        for statistic in registry.names(family=registry.ALIGNMENT)
+        for kind in KINDS
+    }
     rows = []
     for axis in ("activation", "optimizer"):
         for row in difference_table(runs, axis=axis, quantities=tuple(alignment)):

@@ -46,7 +46,12 @@ TICKS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1, 1.5, 2)
 
 
 def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
-    """Compares errors at the fixed rate and at the best one."""
+    """Compares errors at the fixed rate and at the best one.
+
+    Args:
+      run: The trained run folder.
+      options: How it is analysed.
+    """
     del options  # nothing is drawn at random, and nothing takes long
     latents = study.load(run)
     runs = latents[["test_mse", "validation_mse", "diverged_step"]].load()

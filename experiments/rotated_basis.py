@@ -41,7 +41,12 @@ DEFAULTS = Grid(
 
 
 def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
-    """Tests every cell against every basis."""
+    """Tests every cell against every basis.
+
+    Args:
+      run: The trained run folder.
+      options: How it is analysed.
+    """
     latents = study.load(run)
     runs = latents[["test_mse", "diverged_step"]].load()
     rows: list[dict[str, Any]] = []

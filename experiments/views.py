@@ -81,7 +81,12 @@ def check(grid: Grid) -> None:
 
 
 def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
-    """Looks at every cloud of every seed in every way."""
+    """Looks at every cloud of every seed in every way.
+
+    Args:
+      run: The trained run folder.
+      options: How it is analysed.
+    """
     saved = study.load(run)
     seeds = saved["seed"].values.tolist()
     shown: dict[str, Cloud] = {}

@@ -40,7 +40,12 @@ DEFAULTS = Grid(
 
 
 def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
-    """Measures every bottleneck, and tests how they change as it widens."""
+    """Measures every bottleneck, and tests how they change as it widens.
+
+    Args:
+      run: The trained run folder.
+      options: How it is analysed.
+    """
     rows = layers.measure_layers(
         run, layer=BOTTLENECK, rotations=options.rotations, progress=options.progress
     )

@@ -8,11 +8,14 @@ __all__ = [
     "bootstrap_interval",
     "check_epsilon",
     "count_planes",
+    "difference_table",
     "discreteness",
     "interquartile_mean",
     "known_clouds",
     "load",
+    "measure",
     "plot_curves",
+    "plot_forest",
     "plot_ppp",
     "plot_srm",
     "plot_strip",
@@ -21,8 +24,10 @@ __all__ = [
     "project",
     "rotation_test",
     "srm",
+    "summary",
     "top_planes",
     "unit_kurtosis",
+    "verdict_table",
     "write_analysis",
     "write_report",
 ]
@@ -31,6 +36,7 @@ from .inference.rotation_test import pool, rotation_test
 from .inference.seeds import bootstrap_interval, interquartile_mean
 from .io.load import load
 from .plots.animation import animate
+from .plots.evidence import plot_forest
 from .plots.ppp import plot_curves, plot_ppp, plot_srm, plot_strip
 from .projection.kernel import check_epsilon
 from .projection.points import EmptyPPPWarning, count_planes, project, top_planes
@@ -38,6 +44,9 @@ from .projection.ppp import ppp
 from .projection.srm import srm
 from .report.array_report import write_analysis
 from .report.grid_report import write_report
+from .results.measure import measure
+from .results.summary import summary
+from .results.verdicts import difference_table, verdict_table
 from .statistics.alignment import alignment_c4, alignment_kurtosis, unit_kurtosis
 from .statistics.angles import acceptance_ratio, angles
 from .statistics.neighbours import discreteness

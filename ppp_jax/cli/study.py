@@ -18,8 +18,8 @@ from ppp_jax.analysis.inference.seeds import MIN_SEEDS, false_discovery
 from ppp_jax.analysis.io.runs import BOTTLENECK, load_run, saved_groups
 from ppp_jax.analysis.report.pages import html_image, html_table, render
 from ppp_jax.analysis.results import layers
-from ppp_jax.analysis.results.measure import KINDS, STATISTICS, cells
-from ppp_jax.analysis.results.verdicts import CLUSTERING
+from ppp_jax.analysis.results.measure import KINDS, cells
+from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import write_csv, write_markdown
 from ppp_jax.errors import InputError, printable
 from ppp_jax.files import atomic
@@ -301,14 +301,15 @@ def layer_table(rows: list[dict[str, Any]], names: Collection[str]) -> list[dict
       A row per layer, cell and kind of latents; `c4_q` and `unit_kurtosis_q` are of one family, all
       rows and both statistics.
     """
-    q = false_discovery([[row[f"{name}_p"] for name in STATISTICS] for row in rows])
+    aligned = registry.names(family=registry.ALIGNMENT)
+    q = false_discovery([[row[f"{name}_p"] for name in aligned] for row in rows])
     table = []
     for row, values in zip(rows, q, strict=True):
         shown = {name: row[name] for name in (*names, "latents", "seeds", "test_mse", "c4_first")}
-        for name, value in zip(STATISTICS, values, strict=True):
+        for name, value in zip(aligned, values, strict=True):
             shown |= {name: row[name], f"{name}_z": row[f"{name}_z"], f"{name}_p": row[f"{name}_p"],
                       f"{name}_q": float(value)}  # fmt: skip
-        for name in CLUSTERING:
+        for name in registry.names(of=[registry.CLOUD]):
             shown |= {f"{name}_first": row[f"{name}_first"], name: row[name]}
         table.append(shown)
     return table

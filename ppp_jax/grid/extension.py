@@ -4,21 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ppp_jax.grid.grid import Grid
+from ppp_jax.grid.grid import SETTING, STATIC, TRACED, Grid, axes_of
 
-AXES = (
-    "activations",
-    "depths",
-    "widths",
-    "latent_widths",
-    "optimizers",
-    "initializers",
-    "learning_rates",
-    "doses",
-    "seeds",
-    "architectures",
-)
-FIXED = ("data", "batch_size", "probe_samples", "capture")
+AXES = tuple(axes_of(STATIC, TRACED))
+FIXED = tuple(name for name, axis in axes_of(SETTING).items() if axis.fixed)
 
 
 class Extension(NamedTuple):
@@ -53,7 +42,7 @@ def obstacles(old: Grid, new: Grid) -> list[str]:
 def _contains(larger: Sequence[Any], smaller: Sequence[Any], axis: str) -> bool:
     # No learning rate means each optimiser's default, and no dose that there is no such axis:
     # neither is one more value beside others.
-    if axis in ("learning_rates", "doses") and not (larger and smaller):
+    if axes_of()[axis].optional and not (larger and smaller):
         return larger == smaller
     return set(smaller) <= set(larger)
 

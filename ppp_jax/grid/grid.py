@@ -10,15 +10,16 @@ import itertools
 import math
 import operator
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ppp_jax.data import datasets
 from ppp_jax.errors import InputError, lookup
 from ppp_jax.networks import architectures, functional, interpolated, optimizers
+from ppp_jax.networks.activations import ACTIVATIONS
 
-CELL_AXES = ("activation", "depth", "width", "optimizer", "initializer")
 MAX_SEED = 2**31 - 1
 ALL = "all"  # of the layers
 MAX_LAYERS = 256  # hidden ones on each side; the compiled program holds every layer of every cell
@@ -26,6 +27,105 @@ MAX_UNITS = 2**24  # of a layer
 MAX_COUNT = 2**31 - 1  # of what is counted in 32 bits: epochs, samples, steps
 MAX_VALUES = 100_000  # of an axis; more is a slip of the finger
 MAX_CELLS = 1_000  # each is unrolled in the compiled program
+
+
+STATIC, TRACED, SETTING = "static", "traced", "setting"
+
+
+class Axis(NamedTuple):
+    """What is declared of one field of a grid, once: cells, growth, flags and labels follow.
+
+    Attributes:
+      kind: of its values: `str`, `int` or `float`.
+      text: what the flag's help says of it; a function, since registries may have grown.
+      check: raises `InputError` of a value that can never be used, given the field's name.
+      role: `static` (each value is a cell of its own), `traced` (an array axis of the program), or
+        `setting` (the same for all runs).
+      several: whether it takes several values.
+      coordinate: what one of its values is called in cells, latents and tables.
+      grouped: whether the latents of its values stand in groups of their own, since sizes differ.
+      optional: whether it may be empty.
+      fixed: whether a finished grid keeps it as it grows.
+    """
+
+    kind: type
+    text: Callable[[], str]
+    check: Callable[[str, Any], None]
+    role: str = SETTING
+    several: bool = True
+    coordinate: str = ""
+    grouped: bool = False
+    optional: bool = False
+    fixed: bool = False
+
+
+def _declared(default: Any, **about: Any) -> Any:
+    """Returns a dataclass field that carries its `Axis`."""
+    return dataclasses.field(default=default, metadata={"axis": Axis(**about)})
+
+
+def axes_of(*roles: str) -> dict[str, Axis]:
+    """Returns the declarations of a grid's fields, in their order.
+
+    Args:
+      *roles: only those of these roles; none: all.
+    """
+    declared = {field.name: field.metadata["axis"] for field in dataclasses.fields(Grid)}
+    return {name: axis for name, axis in declared.items() if not roles or axis.role in roles}
+
+
+def cell_axes() -> tuple[str, ...]:
+    """Returns the coordinates of static axes that are dimensions of the latents."""
+    return tuple(axis.coordinate for axis in axes_of(STATIC).values() if not axis.grouped)
+
+
+def grouped_axes() -> tuple[str, ...]:
+    """Returns the coordinates of static axes whose latents stand in groups of their own."""
+    return tuple(axis.coordinate for axis in axes_of(STATIC).values() if axis.grouped)
+
+
+def _listed(registry: Mapping[str, Any], *, before: str = "of ", after: str = "") -> Any:
+    return lambda: f"{before}{', '.join(registry)}{after}"
+
+
+def _name_of(get: Callable[[str], Any]) -> Callable[[str, Any], None]:
+    def check(_field: str, value: Any) -> None:
+        get(value)
+
+    return check
+
+
+def _within(low: int, high: int) -> Callable[[str, Any], None]:
+    return lambda field, value: _check_integer(field, value, low=low, high=high)
+
+
+def _anything(_field: str, _value: Any) -> None:
+    """Accepts a value that only other fields, or the data, can tell to be wrong."""
+
+
+_SINGLE = np.finfo(np.float32)
+_NUMERIC = {
+    "learning_rates": "must be a positive, finite number",
+    "doses": "must be a number from 0 (isotropic) to 1 (elementwise)",
+}
+
+
+def _check_integer(field: str, value: Any, *, low: int, high: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        wanted = f"at least {low}" if isinstance(value, int) and value < low else (
+            f"from {low} to {high}")  # fmt: skip
+        raise InputError(field, value, f"must be a whole number, {wanted}")
+
+
+def _check_rate(field: str, rate: float) -> None:
+    # Trained with in single precision, where others would be zero or infinite.
+    if not float(_SINGLE.tiny) <= rate <= float(_SINGLE.max):
+        raise InputError(field, rate, _NUMERIC[field])
+
+
+def _check_dose(field: str, t: float) -> None:
+    if not 0 <= t <= 1:
+        raise InputError(field, t, _NUMERIC[field])
 
 
 class Cell(NamedTuple):
@@ -96,50 +196,160 @@ class Grid:
       (2, 4)
     """
 
-    activations: Sequence[str] = ("tanh", "isotropic_tanh")
-    depths: Sequence[int] = (1,)
-    widths: Sequence[int] = (48,)
-    latent_widths: Sequence[int] = (8,)
-    optimizers: Sequence[str] = ("adam",)
-    initializers: Sequence[str] = ("glorot_normal",)
-    learning_rates: Sequence[float] = ()
-    doses: Sequence[float] = ()
-    seeds: Sequence[int] = (0,)
-    architectures: Sequence[str] = ("mlp",)
-    data: str = "digits"
-    epochs: int = 100
-    batch_size: int = 24
-    snapshots: Sequence[int] = ()
-    probe_samples: int = 2048
-    capture: Sequence[str] = ()
+    activations: Sequence[str] = _declared(
+        ("tanh", "isotropic_tanh"),
+        kind=str,
+        role=STATIC,
+        coordinate="activation",
+        check=_name_of(interpolated.get),
+        text=_listed(
+            ACTIVATIONS,
+            before="one compiled cell each: ",
+            after=f", or {', '.join(interpolated.FORMS)}",
+        ),
+    )
+    depths: Sequence[int] = _declared(
+        (1,),
+        kind=int,
+        role=STATIC,
+        coordinate="depth",
+        check=_within(1, MAX_LAYERS),
+        text=lambda: "hidden layers on each side of the bottleneck",
+    )
+    widths: Sequence[int] = _declared(
+        (48,),
+        kind=int,
+        role=STATIC,
+        coordinate="width",
+        check=_within(1, MAX_UNITS),
+        text=lambda: "units of each hidden layer",
+    )
+    # Two units at least in the bottleneck: one spans no plane to look at.
+    latent_widths: Sequence[int] = _declared(
+        (8,),
+        kind=int,
+        role=STATIC,
+        coordinate="latent_width",
+        grouped=True,
+        check=_within(2, MAX_UNITS),
+        text=lambda: "units of the bottleneck",
+    )
+    optimizers: Sequence[str] = _declared(
+        ("adam",),
+        kind=str,
+        role=STATIC,
+        coordinate="optimizer",
+        check=_name_of(optimizers.get),
+        text=_listed(optimizers.OPTIMIZERS),
+    )
+    initializers: Sequence[str] = _declared(
+        ("glorot_normal",),
+        kind=str,
+        role=STATIC,
+        coordinate="initializer",
+        check=_name_of(functional.get_initializer),
+        text=_listed(functional.INITIALIZERS),
+    )
+    learning_rates: Sequence[float] = _declared(
+        (),
+        kind=float,
+        role=TRACED,
+        coordinate="learning_rate",
+        optional=True,
+        check=_check_rate,
+        text=lambda: "default: each optimizer's own",
+    )
+    doses: Sequence[float] = _declared(
+        (),
+        kind=float,
+        role=TRACED,
+        coordinate="dose",
+        optional=True,
+        check=_check_dose,
+        text=lambda: "t of activations such as dose_tanh, from 0 (isotropic) to 1",
+    )
+    seeds: Sequence[int] = _declared(
+        (0,),
+        kind=int,
+        role=TRACED,
+        coordinate="seed",
+        check=_within(0, MAX_SEED),
+        text=lambda: "of initial weights and batch order, such as 0:16",
+    )
+    architectures: Sequence[str] = _declared(
+        ("mlp",),
+        kind=str,
+        role=STATIC,
+        coordinate="architecture",
+        grouped=True,
+        check=_name_of(architectures.get),
+        text=_listed(architectures.ARCHITECTURES),
+    )
+    data: str = _declared(
+        "digits",
+        kind=str,
+        several=False,
+        fixed=True,
+        check=_anything,
+        text=_listed(datasets.DATASETS, before="", after=", or an .npz with x_train and x_test"),
+    )
+    epochs: int = _declared(
+        100,
+        kind=int,
+        several=False,
+        check=_within(1, MAX_COUNT),
+        text=lambda: "passes over the training set",
+    )
+    batch_size: int = _declared(
+        24,
+        kind=int,
+        several=False,
+        fixed=True,
+        check=_within(1, MAX_COUNT),
+        text=lambda: "samples per gradient step",
+    )
+    snapshots: Sequence[int] = _declared(
+        (),
+        kind=int,
+        optional=True,
+        check=_anything,
+        text=lambda: (
+            "epochs after which latents are kept, besides 0 and the last; "
+            "default: the powers of two"
+        ),
+    )
+    probe_samples: int = _declared(
+        2048,
+        kind=int,
+        several=False,
+        fixed=True,
+        check=_within(1, MAX_COUNT),
+        text=lambda: "samples whose latents are kept",
+    )
+    capture: Sequence[str] = _declared(
+        (),
+        kind=str,
+        optional=True,
+        fixed=True,
+        check=_anything,
+        text=lambda: "layers kept beside the bottleneck, such as encoder_0, or all",
+    )
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name == "data":
-                value = _as_data(value)
-            elif field.name in _SETTINGS:
-                value = _plain(value)
+        for name, axis in axes_of().items():
+            value = getattr(self, name)
+            if axis.several:
+                value = _as_tuple(name, value, axis)
             else:
-                value = _as_tuple(field.name, value)
-            object.__setattr__(self, field.name, value)
+                value = _as_data(value) if axis.kind is str else _plain(value)
+            object.__setattr__(self, name, value)
         _check_axes(self)
 
     @property
     def cells(self) -> tuple[Cell, ...]:
         """Every static configuration, activation slowest."""
-        return tuple(
-            Cell(*values)
-            for values in itertools.product(
-                self.activations,
-                self.depths,
-                self.widths,
-                self.latent_widths,
-                self.optimizers,
-                self.initializers,
-                self.architectures,
-            )
-        )
+        axes = (getattr(self, name) for name in axes_of(STATIC))
+        return tuple(Cell(*values) for values in itertools.product(*axes))
 
     def captured(self, cell: Cell) -> tuple[str, ...]:
         """Layers of a cell whose vectors are kept, beside the bottleneck."""
@@ -219,12 +429,6 @@ class Grid:
             raise InputError("config", config, f"is of no grid ({error})") from None
 
 
-_SINGLE = np.finfo(np.float32)
-_SETTINGS = ("data", "epochs", "batch_size", "probe_samples")
-_NAMES = ("activations", "optimizers", "initializers", "architectures", "capture")
-_NUMBERS = ("learning_rates", "doses")
-
-
 def _plain(value: Any) -> Any:
     """Returns a number of NumPy or JAX as Python's, which compare, print and serialise alike."""
     return value.item() if getattr(value, "ndim", None) == 0 else value
@@ -240,7 +444,7 @@ def _as_data(value: Any) -> str:
     return text
 
 
-def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:
+def _as_tuple(name: str, value: Any, axis: Axis) -> tuple[Any, ...]:
     if isinstance(value, set | frozenset):
         raise InputError(name, value, "has no order; give a list")
     try:
@@ -251,9 +455,9 @@ def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:
         raise InputError(name, value, "must be a sequence of values") from None
     if len(values) > MAX_VALUES:
         raise InputError(name, f"{values[0]}, …", f"has more than {MAX_VALUES:,} values")
-    if not values and name not in ("learning_rates", "doses", "snapshots", "capture"):
+    if not values and not axis.optional:
         raise InputError(name, "", "is empty; name at least one value")
-    values = tuple(_of_kind(name, x) for x in values)
+    values = tuple(_of_kind(name, x, axis.kind) for x in values)
     seen = set()
     for x in values:
         if x in seen:
@@ -262,13 +466,13 @@ def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:
     return values
 
 
-def _of_kind(name: str, value: Any) -> Any:
+def _of_kind(name: str, value: Any, kind: type) -> Any:
     """Returns one value of an axis, and raises `InputError` if it is not of the axis's kind."""
-    if name in _NAMES:
+    if kind is str:
         if not isinstance(value, str):
             raise InputError(name, value, "must be a name")
         return str(value)
-    if name in _NUMBERS:
+    if kind is float:
         # Zero has one sign: -0.0 and 0.0 would be one value under two names.
         return _number(name, value) + 0.0
     try:
@@ -289,50 +493,24 @@ def _number(name: str, value: Any) -> float:
     raise InputError(name, value, _NUMERIC[name])
 
 
-_NUMERIC = {
-    "learning_rates": "must be a positive, finite number",
-    "doses": "must be a number from 0 (isotropic) to 1 (elementwise)",
-}
-
-
 def _check_axes(grid: Grid) -> None:
-    for name in grid.activations:
-        interpolated.get(name)
-    for name in grid.optimizers:
-        optimizers.get(name)
-    for name in grid.initializers:
-        functional.get_initializer(name)
+    for name, axis in axes_of().items():
+        values = getattr(grid, name)
+        for value in values if axis.several else (values,):
+            axis.check(name, value)
     # Of any depth: which of them these networks have is the sweep's business.
     known = [x for name in grid.architectures for x in architectures.get(name).names(MAX_LAYERS)]
     for layer in grid.capture:
         lookup(dict.fromkeys([ALL, *known]), layer, field="capture")
-    # Two units at least in the bottleneck: one spans no plane to look at.
-    for field, low, high in (
-        ("depths", 1, MAX_LAYERS),
-        ("widths", 1, MAX_UNITS),
-        ("latent_widths", 2, MAX_UNITS),
-    ):
-        for value in getattr(grid, field):
-            _check_integer(field, value, low=low, high=high)
-            for name in grid.activations if field != "depths" else ():
-                interpolated.check_width(name, value, field=field)
-    for field in ("epochs", "batch_size", "probe_samples"):
-        _check_integer(field, getattr(grid, field), low=1, high=MAX_COUNT)
-    for seed in grid.seeds:
-        _check_integer("seeds", seed, low=0, high=MAX_SEED)
+    for field in ("widths", "latent_widths"):
+        for value, name in itertools.product(getattr(grid, field), grid.activations):
+            interpolated.check_width(name, value, field=field)
     for epoch in grid.snapshots:
         _check_integer("snapshots", epoch, low=0, high=grid.epochs)
-    for rate in grid.learning_rates:
-        # Trained with in single precision, where others would be zero or infinite.
-        if not float(_SINGLE.tiny) <= rate <= float(_SINGLE.max):
-            raise InputError("learning_rates", rate, _NUMERIC["learning_rates"])
     _check_doses(grid)
 
 
 def _check_doses(grid: Grid) -> None:
-    for t in grid.doses:
-        if not 0 <= t <= 1:
-            raise InputError("doses", t, _NUMERIC["doses"])
     for name in grid.activations:
         parameter = interpolated.get(name).parameter
         dosed = parameter is not None and parameter.initial is None
@@ -342,13 +520,6 @@ def _check_doses(grid: Grid) -> None:
         if grid.doses and not dosed:
             known = "dose_tanh, dose_relu or another dose_NAME without a number"
             raise InputError("activations", name, f"takes no dose; with doses, name {known}")
-
-
-def _check_integer(field: str, value: Any, *, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        wanted = f"at least {low}" if isinstance(value, int) and value < low else (
-            f"from {low} to {high}")  # fmt: skip
-        raise InputError(field, value, f"must be a whole number, {wanted}")
 
 
 def check_feasible(grid: Grid, samples: int) -> None:
@@ -361,9 +532,9 @@ def check_feasible(grid: Grid, samples: int) -> None:
     Raises:
       InputError: more cells than can be compiled together, or more steps than are counted.
     """
-    cells = math.prod(len(getattr(grid, axis)) for axis in _CELL_FIELDS)
+    cells = math.prod(len(getattr(grid, axis)) for axis in axes_of(STATIC))
     if cells > MAX_CELLS:
-        longest = max(_CELL_FIELDS, key=lambda axis: len(getattr(grid, axis)))
+        longest = max(axes_of(STATIC), key=lambda axis: len(getattr(grid, axis)))
         values = getattr(grid, longest)
         problem = f"makes {cells:,} cells, each compiled: at most {MAX_CELLS:,} in one grid"
         raise InputError(longest, f"{values[0]}, … ({len(values):,} values)", problem)
@@ -371,9 +542,3 @@ def check_feasible(grid: Grid, samples: int) -> None:
     if steps > MAX_COUNT:
         problem = f"is {steps:,} steps per run: at most {MAX_COUNT:,} can be counted"
         raise InputError("epochs", grid.epochs, problem)
-
-
-_CELL_FIELDS = (
-    *("activations", "depths", "widths", "latent_widths"),
-    *("optimizers", "initializers", "architectures"),
-)

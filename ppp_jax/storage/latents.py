@@ -28,13 +28,13 @@ from ppp_jax.engine.training import NEVER, Observation, build_model
 from ppp_jax.errors import InputError, printable, shortened
 from ppp_jax.files import atomic, ledger
 from ppp_jax.grid.extension import positions, run_places
-from ppp_jax.grid.grid import CELL_AXES, Cell, Grid
+from ppp_jax.grid.grid import Cell, Grid, cell_axes, grouped_axes
 from ppp_jax.networks import architectures, functional, interpolated, optimizers
 from ppp_jax.storage import strangers
 from ppp_jax.storage.manifest import Manifest, identity
 
 LATENTS = ("pre", "post")
-GROUPED = ("latent_width", "architecture")  # the axes that are groups, not dimensions
+CELL_AXES, GROUPED = cell_axes(), grouped_axes()  # dimensions of the latents, and groups
 SCALARS = ("train_mse", "validation_mse", "test_mse", "diverged_step")
 SAVED = ledger.SAVED
 _CHECKED = {"filters": [numcodecs.CRC32()]}  # of the bytes before they are compressed

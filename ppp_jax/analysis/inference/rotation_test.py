@@ -8,32 +8,33 @@ observed one is uniform, at any number of samples.
 import concurrent.futures
 import functools
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 
 from ppp_jax import bases
 from ppp_jax.analysis.inference.seeds import sign_flip
-from ppp_jax.analysis.io.sources import Source, check_made, open_source, read, rescale
+from ppp_jax.analysis.io.sources import Latents, Source, check_made, open_source, read, rescale
 from ppp_jax.analysis.projection.kernel import check_epsilon, progress_bar
-from ppp_jax.analysis.statistics.alignment import Alignment, build_target, measure_turned
-from ppp_jax.analysis.statistics.angles import MODES, Angles, angles
+from ppp_jax.analysis.projection.planes import Frame, build_frame
+from ppp_jax.analysis.statistics import registry
+from ppp_jax.analysis.statistics.alignment import build_target, measure_turned
+from ppp_jax.analysis.statistics.registry import Statistic
 from ppp_jax.errors import InputError, seeded, truth, whole
 
 ROTATIONS, MOST_ROTATIONS = 200, 10**6
 BLOCK_BYTES = 2**26  # of rotated latents held at once
 WORKERS = min(4, os.cpu_count() or 1)  # clouds tested at once; each takes a few blocks of memory
 ROUNDING = 1e-6  # differences below this share of the values are no differences
-ALIGNMENT = Alignment._fields
-ANGLES = ("acceptance_ratio", "entropy_deficit", *(f"mode_{m + 1}" for m in range(MODES)))
 
 
 def rotation_test(
-    latents: Any,
+    latents: Latents,
     *,
     basis: Any = None,
+    statistics: Sequence[str | Statistic] | None = None,
     epsilon: float | None = None,
     rotations: int = ROTATIONS,
     seed: int = 0,
@@ -49,10 +50,12 @@ def rotation_test(
     Args:
       latents: `(..., samples, units)`, of any kind; leading axes are separate clouds.
       basis: privileged vectors, `(vectors, units)`, or a name; None for the standard basis.
-      epsilon: if given, the statistics of `angles` at this acceptance cosine are tested too, which
-        takes several times as long.
+      statistics: what to test: names of `statistics.registry`, or entries of one's own. None: all
+        that are functions of a basis, and with an ε those of its planes.
+      epsilon: acceptance cosine of the statistics of planes (`angles`), which take several times
+        as long as the others.
       rotations: K.
-      seed: of the rotations.
+      seed: Seed of the random rotations.
       first_seed: place along `seed` of the first cloud, where these are a part of more: it gets
         the rotations that it has among all.
       progress: show a progress bar on stderr.
@@ -76,17 +79,18 @@ def rotation_test(
     truth("progress", progress)
     if epsilon is not None and len(check_epsilon(epsilon)) != 1:
         raise InputError("epsilon", epsilon, "must be one number")
+    asked = registry.resolve(statistics, epsilon)
     source = open_source(latents)
-    build_target(basis, source.units, source.dtype)  # a basis that is none is refused first
-    names = [*ALIGNMENT, *(ANGLES if epsilon is not None else ())]
+    test = _Test(asked, build_frame(basis, source.units), epsilon)
+    names = [one.name for one in asked]
     leading = source.shape[:-2]
     found = np.full((int(np.prod(leading)), len(names), rotations + 1), np.nan)
     small = source.shape[-2] * source.units * source.dtype.itemsize <= BLOCK_BYTES
     with concurrent.futures.ThreadPoolExecutor(WORKERS if small else 1) as workers:
         for members, start, turns in _groups(source, rotations, (seed, first_seed), progress):
             place = slice(start, start + len(turns))
-            test = functools.partial(_tested, source, basis, epsilon, turns)
-            for cloud, values in zip(members, workers.map(test, members), strict=True):
+            one = functools.partial(_tested, source, test, turns)
+            for cloud, values in zip(members, workers.map(one, members), strict=True):
                 found[cloud, :, place] = values
     dims = (*source.dims[:-1], "statistic")
     shaped = found.reshape(*leading, len(names), rotations + 1)
@@ -133,29 +137,84 @@ def _cloud(source: Source, cloud: int) -> np.ndarray:
     return rescale(read(source, cloud * samples, (cloud + 1) * samples))[0]
 
 
-def _tested(source: Source, basis: Any, epsilon: float | None, turns: np.ndarray,
-            cloud: int) -> np.ndarray:  # fmt: skip
+class _Test(NamedTuple):
+    """What is measured, against which basis, at which ε."""
+
+    statistics: tuple[Statistic, ...]
+    frame: Frame
+    epsilon: float | None
+
+    def of(self, kind: str) -> tuple[Statistic, ...]:
+        return tuple(one for one in self.statistics if one.of == kind)
+
+
+def _tested(source: Source, test: _Test, turns: np.ndarray, cloud: int) -> np.ndarray:
     """Returns all statistics of one cloud under many rotations, `(statistics, rotations)`."""
     values = _cloud(source, cloud)
-    found = [_alignment(values, basis, turns)]
-    if epsilon is not None:
-        found.append(_angles(values, basis, epsilon, turns))
-    return np.concatenate(found)
+    of_basis = test.of(registry.BASIS)
+    found: dict[str, np.ndarray] = {}
+    if of_basis:
+        target = build_target(test.frame, values.dtype)
+        functions = tuple(one.function for one in of_basis)
+        names = [one.name for one in of_basis]
+        found |= zip(names, measure_turned(functions, values, target, turns), strict=True)
+    if of_planes := test.of(registry.PLANES):
+        found |= _of_planes(values, of_planes, test, turns)
+    return np.stack([found[one.name] for one in test.statistics])
 
 
-def _alignment(values: np.ndarray, basis: Any, turns: np.ndarray) -> np.ndarray:
-    target = build_target(basis, values.shape[-1], values.dtype)
-    return np.concatenate(measure_turned(values[None], target, turns))
-
-
-def _angles(values: np.ndarray, basis: Any, epsilon: float, turns: np.ndarray) -> np.ndarray:
+def _of_planes(
+    values: np.ndarray, statistics: tuple[Statistic, ...], test: _Test, turns: np.ndarray
+) -> dict[str, np.ndarray]:
     width = max(1, BLOCK_BYTES // values.nbytes)
-    parts: list[Angles] = []
-    for start in range(0, len(turns), width):
-        turned = np.matmul(values, turns[start : start + width])
-        parts.append(angles(turned, basis=basis, epsilon=epsilon))
-    rows = [np.concatenate([getattr(part, name) for part in parts]) for name in Angles._fields]
-    return np.concatenate([np.stack(rows[:2]), rows[2].T])
+    parts = [
+        registry.measured(
+            statistics,
+            np.matmul(values, turns[start : start + width]),
+            test.frame,
+            test.epsilon,
+        )
+        for start in range(0, len(turns), width)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def under_rotations(
+    statistics: Mapping[str, Callable[[int, np.ndarray], float]],
+    *,
+    clouds: int,
+    units: int,
+    rotations: int,
+    seed: int,
+    axis: str = "seed",
+) -> xr.Dataset:
+    """Tests any numbers against the same null, each cloud by rotations of its own.
+
+    Args:
+      statistics: by name, a function of a cloud's number and a rotation Q, `(units, units)`.
+      clouds: how many there are.
+      units: n.
+      rotations: K.
+      seed: Seed of the random rotations.
+      axis: what the clouds are along.
+
+    Returns:
+      As `rotation_test`, over `axis` and `statistic`.
+    """
+    turns = whole("rotations", rotations, least=1, most=MOST_ROTATIONS)
+    seeded(seed)
+    found = np.empty((clouds, len(statistics), turns + 1))
+    for k in range(clouds):
+        drawn = bases.rotations(units, turns, np.random.default_rng([seed, k]))
+        for turn, q in enumerate([np.eye(units), *drawn]):
+            found[k, :, turn] = [measure(k, q) for measure in statistics.values()]
+    dims = (axis, "statistic")
+    return verdict(
+        xr.Dataset(
+            {"value": (dims, found[..., 0]), "null": ((*dims, "rotation"), found[..., 1:])},
+            coords={"statistic": list(statistics)},
+        )
+    )
 
 
 def verdict(tested: xr.Dataset) -> xr.Dataset:

@@ -84,6 +84,11 @@ class Difference(NamedTuple):
     p: float
     seeds: int
 
+    def row(self) -> dict[str, float]:
+        """Returns it as the columns that every table of differences has."""
+        return {"difference": self.mean, "low": self.low, "high": self.high, "p": self.p,
+                "seeds": self.seeds}  # fmt: skip
+
 
 def paired_difference(
     first: ArrayLike, second: ArrayLike, *, seed: int = BOOTSTRAP_SEED

@@ -10,10 +10,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import xarray as xr
 
-from ppp_jax import bases
-from ppp_jax.analysis.inference.rotation_test import MOST_ROTATIONS, ROTATIONS, pool, verdict
+from ppp_jax.analysis.inference.rotation_test import (
+    MOST_ROTATIONS,
+    ROTATIONS,
+    pool,
+    under_rotations,
+)
 from ppp_jax.analysis.io.sources import numbers
 from ppp_jax.errors import InputError, seeded, whole
 
@@ -53,7 +56,8 @@ def corners(x: np.ndarray, basis: np.ndarray) -> np.ndarray:
     return found
 
 
-ORBITS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+Cosine = Callable[[np.ndarray, np.ndarray], np.ndarray]
+ORBITS: dict[str, Cosine] = {
     "vertices": vertices,
     "opposites": opposites,
     "edges": edges,
@@ -130,20 +134,21 @@ def positions(
     Raises:
       InputError: fewer than one rotation, vectors or a basis that are none.
     """
-    turns = whole("rotations", rotations, least=1, most=MOST_ROTATIONS)
+    whole("rotations", rotations, least=1, most=MOST_ROTATIONS)  # before anything is computed
     seeded(seed)
-    unit, basis = _unit(vectors, 3), _checked_basis(vectors, basis)
-    units = unit.shape[-1]
-    table = {name: np.empty((len(unit), turns + 1)) for name in ORBITS}
-    for k, own in enumerate(unit):
-        drawn = bases.rotations(units, turns, np.random.default_rng([seed, k]))
-        for turn, q in enumerate([np.eye(units), *drawn]):
-            for name, cosine in ORBITS.items():
-                table[name][k, turn] = cosine(own @ q, basis).mean()
-    found = {}
-    for name, values in table.items():
-        each = xr.Dataset({"value": ("seed", values[:, 0]),
-                           "null": (("seed", "rotation"), values[:, 1:])})  # fmt: skip
-        tested = pool(verdict(each))
-        found[name] = Position(*(tested[part].item() for part in ("value", "z", "p")))
-    return found
+    unit, vectors_of = _unit(vectors, 3), _checked_basis(vectors, basis)
+
+    def mean_of(cosine: Cosine) -> Callable[[int, np.ndarray], float]:
+        return lambda k, q: float(cosine(unit[k] @ q, vectors_of).mean())
+
+    tested = pool(
+        under_rotations(
+            {name: mean_of(cosine) for name, cosine in ORBITS.items()},
+            clouds=len(unit), units=unit.shape[-1], rotations=rotations, seed=seed,
+        )
+    )  # fmt: skip
+    parts = ("value", "z", "p")
+    return {
+        name: Position(*(tested[part].sel(statistic=name).item() for part in parts))
+        for name in ORBITS
+    }

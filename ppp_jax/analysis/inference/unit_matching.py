@@ -8,11 +8,15 @@ with one it comes near the first. This sign of a privileged basis needs no angle
 from typing import Any, NamedTuple
 
 import numpy as np
-import xarray as xr
 from scipy.optimize import linear_sum_assignment
 
 from ppp_jax import bases
-from ppp_jax.analysis.inference.rotation_test import MOST_ROTATIONS, ROTATIONS, pool, verdict
+from ppp_jax.analysis.inference.rotation_test import (
+    MOST_ROTATIONS,
+    ROTATIONS,
+    pool,
+    under_rotations,
+)
 from ppp_jax.analysis.io.sources import numbers
 from ppp_jax.errors import InputError, seeded, whole
 
@@ -117,7 +121,7 @@ def convergence(
     Raises:
       InputError: fewer than two seeds, a basis that is not orthonormal, or see `cross_product`.
     """
-    turns = whole("rotations", rotations, least=1, most=MOST_ROTATIONS)
+    whole("rotations", rotations, least=1, most=MOST_ROTATIONS)  # before anything is computed
     seeded(seed)
     x = numbers("latents", latents)
     if x.ndim != 3 or len(x) < 2 or not x.size:
@@ -128,13 +132,11 @@ def convergence(
     if axes.shape != (units, units) or not np.allclose(axes @ axes.T, np.eye(units), atol=1e-6):
         raise InputError("basis", basis, "must be orthonormal here: units are matched one to one")
     pairs = [(axes @ cross_product(x[k], x[k + 1]) @ axes.T) for k in range(0, len(x) - 1, 2)]
-    null = np.empty((len(pairs), turns))
-    for k, product in enumerate(pairs):
-        drawn = bases.rotations(units, turns, np.random.default_rng([seed, k]))
-        null[k] = [_assigned(product @ q) for q in drawn]
-    observed = np.array([_assigned(product) for product in pairs])
-    each = xr.Dataset({"value": ("pair", observed), "null": (("pair", "rotation"), null)})
-    tested = pool(verdict(each), over="pair")
+    each = under_rotations(
+        {"units": lambda k, q: _assigned(pairs[k] @ q)},
+        clouds=len(pairs), units=units, rotations=rotations, seed=seed, axis="pair",
+    ).isel(statistic=0)  # fmt: skip
+    tested = pool(each, over="pair")
     orthogonal = np.array([np.linalg.norm(product, "nuc") for product in pairs])
     z, p = (tested[name].item() for name in ("z", "p"))
-    return Convergence(observed, orthogonal, null.mean(axis=1), z, p)
+    return Convergence(each["value"].values, orthogonal, each["mean"].values, z, p)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from numpy.typing import ArrayLike
 
 from ppp_jax.errors import InputError
 from ppp_jax.resources import check_fits
@@ -15,6 +16,8 @@ from ppp_jax.resources import check_fits
 LOAD_BYTES = 2**28  # lazy arrays up to this size are read once and kept
 KEPT_BYTES = 2**25  # of a lazy array read at once: its chunks are larger than the kernels' windows
 SAMPLE, UNIT = "sample", "unit"
+Latents = ArrayLike | xr.DataArray  # `(..., samples, units)`, of any library
+PerCloud = np.ndarray | xr.DataArray  # a number per cloud; labelled if the latents are
 
 
 class Source(NamedTuple):
@@ -282,6 +285,19 @@ def as_clouds(latents: Any) -> np.ndarray:
         size = math.prod(source.shape) * source.dtype.itemsize
         check_fits("latents", f"array {source.shape}", size)
     return read(source, 0, source.rows).reshape(source.shape)
+
+
+def labelled_like(latents: Any, values: np.ndarray) -> PerCloud:
+    """Returns one number per cloud, with the labels of the latents if these have some.
+
+    Args:
+      latents: what a public function was given, an array that `open_source` takes.
+      values: of the leading shape of the latents.
+    """
+    if not isinstance(latents, xr.DataArray):
+        return values
+    source = open_source(latents)
+    return xr.DataArray(values, source.coords, source.dims[:-1])
 
 
 def rescale(values: np.ndarray) -> tuple[np.ndarray, np.floating[Any]]:

@@ -4,39 +4,52 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from ppp_jax.analysis.inference.seeds import bootstrap_interval, interquartile_mean
-from ppp_jax.analysis.results.measure import TEXT, cells
-from ppp_jax.analysis.results.verdicts import LEVEL, PAIRED
+from ppp_jax.analysis.results.measure import cells
+from ppp_jax.analysis.results.verdicts import ERROR, LEVEL
+from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import drawn
 
-NAMES = {"test_mse": "held-out MSE", "c4_pre": "C4 before activation, above null",
-         "c4_post": "C4 after activation, above null",
-         "discreteness_pre": "discreteness before activation",
-         "elliptical_pre": "the same, beyond lengths"}  # fmt: skip
 Z_TICKS = (-100, -50, -20, -10, -5, -2, 0, 2, 5, 10, 20, 50, 100)
 
 
-def plot_forest(rows: list[dict[str, Any]], *, labels: list[str]) -> Figure:
+def quantity_title(quantity: str) -> str:
+    """Returns what a panel of differences calls a variable of a measured grid.
+
+    Args:
+      quantity: `test_mse`, or a statistic and the kind of latents, such as `c4_pre`.
+    """
+    name, _, kind = quantity.rpartition("_")
+    if name not in registry.STATISTICS:
+        return {ERROR: "held-out MSE"}.get(quantity, quantity)
+    one, when = registry.STATISTICS[name], {"pre": "before", "post": "after"}[kind]
+    return f"{one.short} {when} activation" + (", above null" if one.tested else "")
+
+
+def plot_forest(differences: pd.DataFrame, *, labels: list[str]) -> Figure:
     """Draws paired differences with their intervals, a panel per quantity.
 
     Args:
-      rows: what `difference_table` returns, at least one.
+      differences: what `difference_table` returns, at least one row.
       labels: which entries of a row name a comparison, such as `activation`, `optimizer`.
 
     Returns:
       The figure: filled where the false discovery rate is at most 5 %, hollow elsewhere.
     """
+    rows = differences.to_dict("records")
     names = list(dict.fromkeys(_comparison(row, labels) for row in rows))
+    quantities = list(dict.fromkeys(row["quantity"] for row in rows))
     figure = Figure(
-        figsize=(3.1 * len(PAIRED), 1.3 + 0.22 * len(names)), dpi=110, layout="constrained"
+        figsize=(3.1 * len(quantities), 1.3 + 0.22 * len(names)), dpi=110, layout="constrained"
     )
-    panels = figure.subplots(1, len(PAIRED), sharey=True, squeeze=False)[0]
-    for axes, quantity in zip(panels, PAIRED, strict=True):
+    panels = figure.subplots(1, len(quantities), sharey=True, squeeze=False)[0]
+    for axes, quantity in zip(panels, quantities, strict=True):
         axes.axvline(0, color="0.6", linewidth=0.8)
         for row in rows:
             if row["quantity"] != quantity or np.isnan(row["difference"]):
@@ -47,7 +60,7 @@ def plot_forest(rows: list[dict[str, Any]], *, labels: list[str]) -> Figure:
             axes.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=1.2)
             face = colour if known else "white"
             axes.plot(row["difference"], y, "o", color=colour, markerfacecolor=face, markersize=4)
-        axes.set_title(NAMES[quantity], fontsize=8)
+        axes.set_title(quantity_title(quantity), fontsize=8)
         axes.tick_params(labelsize=6)
         axes.margins(y=0.5 / max(1, len(names)))
     panels[0].set_yticks(range(len(names)), names, fontsize=6)
@@ -95,7 +108,7 @@ def plot_plane(runs: xr.Dataset, *, kind: str, labels: list[str]) -> Figure:
         axes.plot(*path, styles[number % 4], color=colour, linewidth=1.1, label=drawn(label))
         axes.plot(path[0][0], path[1][0], "o", color=colour, markerfacecolor="white", markersize=4)
         axes.plot(x[-1], y[-1], ".", color=colour, markersize=3, alpha=0.5)
-    axes.set(xlabel=f"{TEXT['c4']}, {kind}-activation (−1 diagonals, +1 axes)",
+    axes.set(xlabel=f"{registry.label_of('c4')}, {kind}-activation (−1 diagonals, +1 axes)",
              ylabel="discreteness")  # fmt: skip
     figure.legend(loc="outside right upper", fontsize=6)
     return figure
@@ -138,7 +151,11 @@ def plot_power(found: xr.Dataset, *, kind: str, ax: Axes) -> Axes:
     for statistic in found["statistic"].values:
         curve = found["power"].sel(kind=kind, statistic=statistic)
         ax.plot(
-            found["share"], curve, "o-", markersize=3, label=drawn(TEXT.get(statistic, statistic))
+            found["share"],
+            curve,
+            "o-",
+            markersize=3,
+            label=drawn(registry.label_of(str(statistic))),
         )
     ax.axhline(LEVEL, color="k", linestyle="--", linewidth=0.8)
     ax.set(xlabel=f"share of samples on the {kind}", ylabel="share of clouds with p ≤ .05",

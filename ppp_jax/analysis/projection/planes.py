@@ -56,7 +56,7 @@ def build_frame(
 
     Args:
       basis: `(vectors, units)`, rows of any length but 0; or a name that `bases.build` knows; None
-        for the standard basis.
+        for the standard basis. A `Frame` of these units is returned as it is.
       units: width of the latents.
       planes: `combinations` (i < j) or `permutations` (both orders, which adds only the
         reflections of the first; METHOD §2).
@@ -74,6 +74,8 @@ def build_frame(
       >>> build_frame(None, 4).planes.shape
       (6, 2)
     """
+    if isinstance(basis, Frame):  # built before
+        return basis
     if units < 2:
         raise InputError("latents", f"{units} unit", "must have at least 2 units to span a plane")
     choice("planes", planes, ("combinations", "permutations"))

@@ -2,10 +2,12 @@
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -16,7 +18,8 @@ from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.report.pages import fragment, html_table, render
 from ppp_jax.analysis.results.measure import KINDS, cells
 from ppp_jax.analysis.results.tables import number, varying
-from ppp_jax.analysis.results.verdicts import difference_table, rate_table
+from ppp_jax.analysis.results.verdicts import CLAIMS, difference_table, rate_table
+from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.statistics.neighbours import discreteness
 from ppp_jax.analysis.texts import write_csv, write_markdown
 from ppp_jax.files.integrity import SEAL, is_intact
@@ -25,66 +28,82 @@ DRAWS, ROTATIONS = 100, 99  # of the calibration that the report makes at its ow
 PART = 4096  # samples of the data centred at once
 MOST_CALIBRATED = 4096  # samples of a cloud of that calibration
 CERTIFICATES, SUBJECT = "certificates.json", "subject"
+Row = Mapping[str, Any]
+Column = Callable[[Row], str]
 CERTIFIED = ("activations", "optimizers", "initializers")
-COLUMNS = {
-    "C4 untrained → trained": lambda r: f"{number(r['c4_first'], 2)} → {number(r['c4'], 2)}",
-    "z": lambda r: number(r["c4_z"], 1),
-    "q": lambda r: number(r["c4_q"], 3),
-    "seeds with p ≤ .05": lambda r: f"{r['c4_seeds']}/{r['seeds']}",
-    "unit kurtosis (z, q)": lambda r: (
-        f"{number(r['unit_kurtosis'], 2)} ({number(r['unit_kurtosis_z'], 1)}, "
-        f"{number(r['unit_kurtosis_q'], 3)})"
-    ),
-    "C4 trained − untrained": lambda r: _change(r, "c4"),
-    "unit kurtosis trained − untrained": lambda r: _change(r, "unit_kurtosis"),
-    "discreteness": lambda r: _clustering(r, "discreteness"),
-    "discreteness trained − untrained": lambda r: _change(r, "discreteness"),
-    "beyond lengths": lambda r: _clustering(r, "elliptical"),
-    "beyond lengths, trained − untrained": lambda r: _change(r, "elliptical"),
-    "verdict": lambda r: "; ".join(dict.fromkeys((r["alignment"], r["training"], r["clusters"]))),
-}
 
 
-def _clustering(row: dict[str, Any], name: str) -> str:
+def _columns() -> dict[str, Column]:
+    """Returns the columns of a verdict table, by what stands above them."""
+    found: dict[str, Column] = {}
+    of_basis = registry.chosen(family=registry.ALIGNMENT)
+    of_clouds = registry.chosen(of=[registry.CLOUD])
+    for one in of_basis:
+        found[f"{one.short} untrained → trained"] = partial(_first_and_last, name=one.name)
+        found[f"{one.short}: z, q"] = partial(_test, name=one.name)
+        found[f"{one.short}: seeds with p ≤ .05"] = partial(_seeds, name=one.name)
+    for one in of_basis:
+        found[f"{one.short} trained − untrained"] = partial(_change, name=one.name)
+    for one in of_clouds:
+        found[one.short] = partial(_clustering, name=one.name)
+        found[f"{one.short} trained − untrained"] = partial(_change, name=one.name)
+    found["verdict"] = lambda row: "; ".join(dict.fromkeys(row[claim] for claim in CLAIMS))
+    return found
+
+
+def _first_and_last(row: Row, *, name: str) -> str:
+    return f"{number(row[f'{name}_first'], 2)} → {number(row[name], 2)}"
+
+
+def _test(row: Row, *, name: str) -> str:
+    return f"{number(row[f'{name}_z'], 1)}, {number(row[f'{name}_q'], 3)}"
+
+
+def _seeds(row: Row, *, name: str) -> str:
+    return f"{row[f'{name}_seeds']}/{row['seeds']}"
+
+
+def _clustering(row: Row, *, name: str) -> str:
     low, high = number(row[f"{name}_low"], 2), number(row[f"{name}_high"], 2)
     return f"{number(row[f'{name}_first'], 2)} → {number(row[name], 2)} [{low}, {high}]"
 
 
-def _change(row: dict[str, Any], name: str) -> str:
+def _change(row: Row, *, name: str) -> str:
     low, high = (number(row[f"{name}_change_{end}"], 2) for end in ("low", "high"))
-    change, q = number(row[f"{name}_change"], 2), number(row[f"{name}_change_q"], 3)
+    change, q = number(row[f"{name}_change"], 2), number(row.get(f"{name}_change_q", np.nan), 3)
     return f"{change} [{low}, {high}] (q {q})"
 
 
-def format_verdicts(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def format_verdicts(verdicts: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Lays a verdict table out as text: header and rows, axes that do not vary left out.
 
     Args:
-      rows: a table of `verdict_table`.
+      verdicts: a table of `verdict_table`.
     """
-    axes = [*varying(rows), "latents"]
-    header = [*(axis.replace("_", " ") for axis in axes), "clean", *COLUMNS]
+    axes = [*varying(verdicts), "latents"]
+    columns = _columns()
+    header = [*(axis.replace("_", " ") for axis in axes), "clean", *columns]
     body = [
         [*(str(row[axis]) for axis in axes), "yes" if row["clean"] else "no",
-         *(column(row) for column in COLUMNS.values())]
-        for row in rows
+         *(column(row) for column in columns.values())]
+        for row in verdicts.to_dict("records")
     ]  # fmt: skip
     return header, body
 
 
-def plain_words(rows: list[dict[str, Any]], *, claim: str) -> Markup:
+def plain_words(verdicts: pd.DataFrame, *, claim: str) -> Markup:
     """Says in sentences what the verdict table says, evidence or not.
 
     Args:
-      rows: a table of `verdict_table`.
+      verdicts: a table of `verdict_table`.
       claim: which entry to report: `alignment`, `training` or `clusters`.
 
     Returns:
       One HTML list item per distinct verdict, naming the cells it holds for.
     """
-    axes = varying(rows)
+    axes = varying(verdicts)
     found: dict[str, list[str]] = {}
-    for row in rows:
+    for row in verdicts.to_dict("records"):
         name = " ".join(str(row[axis]) for axis in axes)
         star = "" if row["clean"] else "*"
         found.setdefault(row[claim], []).append(f"{name}{star} ({row['latents']})")
@@ -92,24 +111,24 @@ def plain_words(rows: list[dict[str, Any]], *, claim: str) -> Markup:
 
 
 def verdict_block(
-    rows: list[dict[str, Any]], folder: pathlib.Path, name: str, *, rotations: int
+    verdicts: pd.DataFrame, folder: pathlib.Path, name: str, *, rotations: int
 ) -> Markup:
     """Writes `verdicts_<name>` as CSV and Markdown, and returns them for the page.
 
     Args:
-      rows: a table of `verdict_table`.
+      verdicts: a table of `verdict_table`.
       folder: where to write.
       name: what tells this table from others there.
       rotations: K, for the text.
     """
-    write_csv(rows, folder / f"verdicts_{name}.csv")
-    table = format_verdicts(rows)
+    write_csv(verdicts, folder / f"verdicts_{name}.csv")
+    table = format_verdicts(verdicts)
     write_markdown(*table, folder / f"verdicts_{name}.md")
-    claims = [plain_words(rows, claim=claim) for claim in ("alignment", "training", "clusters")]
-    judged = [row["seeds"] for row in rows if row["seeds"] >= MIN_SEEDS]
+    claims = [plain_words(verdicts, claim=claim) for claim in CLAIMS]
+    judged = [int(seeds) for seeds in verdicts["seeds"] if seeds >= MIN_SEEDS]
     fewest = min(judged, default=MIN_SEEDS)
     return render(
-        "verdict", items=Markup("").join(claims), clean=all(row["clean"] for row in rows),
+        "verdict", items=Markup("").join(claims), clean=bool(verdicts["clean"].all()),
         table=html_table(*table), rotations=rotations, least=MIN_SEEDS, fewest=fewest,
         smallest=f"{smallest_p(fewest):.1g}", name=name,
     )  # fmt: skip
@@ -117,16 +136,16 @@ def verdict_block(
 
 def difference_figure(runs: xr.Dataset, folder: pathlib.Path, name: str) -> Figure | None:
     """Writes `differences_<name>.csv` and draws the forest; None if there is nothing to compare."""
-    rows = difference_table(runs)
-    if not rows:
+    table = difference_table(runs)
+    if table.empty:
         return None
-    write_csv(rows, folder / f"differences_{name}.csv")
-    return evidence.plot_forest(rows, labels=varying(rows))
+    write_csv(table, folder / f"differences_{name}.csv")
+    return evidence.plot_forest(table, labels=varying(table))
 
 
 def plane_figures(runs: xr.Dataset) -> dict[str, Figure]:
     """Draws the plane of alignment and discreteness, by kind of latents."""
-    labels = varying([names for names, _ in cells(runs)])
+    labels = varying(pd.DataFrame([names for names, _ in cells(runs)]))
     return {kind: evidence.plot_plane(runs, kind=kind, labels=labels) for kind in KINDS}
 
 
@@ -156,11 +175,9 @@ def _principal_components(inputs: np.ndarray, count: int) -> np.ndarray:
 
 def rate_block(runs: xr.Dataset, folder: pathlib.Path, name: str) -> Markup:
     """Writes `rates_<name>` as CSV and Markdown, and returns the table for the page."""
-    rows = rate_table(runs)
-    plain = [{key: value for key, value in row.items() if not key.endswith("_seeds")}
-             for row in rows]  # fmt: skip
-    write_csv(plain, folder / f"rates_{name}.csv")
-    axes = varying(rows)
+    rates = rate_table(runs)
+    write_csv(rates.drop(columns=["fixed_seeds", "best_seeds"]), folder / f"rates_{name}.csv")
+    axes, rows = varying(rates), rates.to_dict("records")
     header = [*axes, "fixed rate", "held-out MSE", "best rate", "held-out MSE there"]
     body = [
         [*(str(row[axis]) for axis in axes)]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -22,6 +23,7 @@ from ppp_jax.analysis.report import evidence
 from ppp_jax.analysis.report.pages import fragment, html_figure, html_table, render
 from ppp_jax.analysis.results import tables
 from ppp_jax.analysis.results.measure import (
+    COUNTED,
     HELD_BYTES,
     KINDS,
     Measured,
@@ -110,13 +112,13 @@ def _group_blocks(
     group: dict[str, Any],
     dataset: xr.Dataset,
     measured: Measured,
-    rows: list[dict[str, Any]],
+    judged: pd.DataFrame,
 ) -> list[Markup]:
     """Returns everything about one architecture's latents of one width: evidence, then pictures."""
     width, kind = group["latent_width"], group["architecture"]
     name = file_stem(("" if kind == "mlp" else f"{kind}_") + f"latent_{width}")
     heading = fragment("<h2>{{ kind }}, {{ width }} latent units</h2>", kind=kind, width=width)
-    verdicts = evidence.verdict_block(rows, how.folder, name, rotations=how.rotations)
+    verdicts = evidence.verdict_block(judged, how.folder, name, rotations=how.rotations)
     figures = {"differences": evidence.difference_figure(measured.runs, how.folder, name)}
     figures |= {f"plane-{kind}": figure
                 for kind, figure in evidence.plane_figures(measured.runs).items()}  # fmt: skip
@@ -204,18 +206,18 @@ def _panels(
 ) -> Callable[[slice, int], xr.Dataset]:
     """Returns what draws one activation's panels: of some seeds, pooled, at one snapshot.
 
-    Latents are missing where a run has diverged. Those of a small cell are read once; of a large
-    one, what a panel shows.
+    Latents are missing where the tables leave them out. Those of a small cell are read once; of a
+    large one, what a panel shows.
     """
     latents = section.latents[kind].sel(activation=name)
     basis = str(latents["activation_basis"].values)
     latents = latents.load() if latents.nbytes <= HELD_BYTES else latents
-    healthy: Any = section.latents["diverged_step"].sel(activation=name).load() < 0
-    healthy = healthy.transpose("seed", "step").values
+    counted: Any = section.statistics[f"{COUNTED}_{kind}"].sel(activation=name) > 0
+    counted = counted.transpose("seed", "step").values
 
     def panel(seeds: slice, step: int) -> xr.Dataset:
         cloud: Any = latents.isel(seed=seeds, step=step).transpose("seed", "sample", "unit")
-        there = healthy[seeds, step]
+        there = counted[seeds, step]
         if cloud.nbytes > LOAD_BYTES and there.any():  # read in parts
             cloud = cloud.isel(seed=np.flatnonzero(there))
         else:

@@ -6,21 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from ppp_jax.analysis.inference.rotation_test import ROTATIONS, pool, rotation_test
 from ppp_jax.analysis.inference.seeds import Difference, interquartile_mean, paired_difference
-from ppp_jax.analysis.io.facts import Facts, facts_of, partner_of
+from ppp_jax.analysis.io.facts import Facts, facts_of
 from ppp_jax.analysis.io.runs import BOTTLENECK, load_run, saved_groups
 from ppp_jax.analysis.projection.kernel import progress_bar
-from ppp_jax.analysis.results.measure import KINDS, STATISTICS, cells, usable
-from ppp_jax.analysis.results.verdicts import CLUSTERING
-from ppp_jax.analysis.statistics.neighbours import discreteness
+from ppp_jax.analysis.results.comparisons import Cell, compare, partner_in
+from ppp_jax.analysis.results.measure import KINDS, cells, healthy, usable
+from ppp_jax.analysis.statistics import registry
 
 MOST_VECTORS = 2048  # of a run, drawn from all: a convolution has one at every position
 THINNING_SEED = 0
-NEIGHBOURS = 1024  # for discreteness
-QUANTITIES = ("c4_excess", *CLUSTERING)
 NAMES = ("architecture", "activation", "depth", "width", "latent_width", "optimizer",
          "initializer", "learning_rate", "dose", "latents")  # fmt: skip
 ALWAYS = ("architecture", "activation", "optimizer", "latents")  # of these, in every table
@@ -66,7 +65,7 @@ def measure_layers(
             own = known[names["activation"]]
             found = _row(clouds, own.basis, rotations, seed)
             last = runs.isel(at).isel(step=-1)
-            errors = last["test_mse"].where(last["diverged_step"] < 0).values
+            errors = last["test_mse"].where(healthy(runs.isel(at))).values
             rows.append({**where, **chosen, "facts": own, "units": group["units"], "latents": kind,
                          "test_mse": interquartile_mean(errors), "test_mse_seeds": errors,
                          **found})  # fmt: skip
@@ -89,7 +88,7 @@ def _row(clouds: xr.DataArray, basis: str, rotations: int, seed: int) -> dict[st
     tested = rotation_test(clouds, basis=basis, rotations=rotations, seed=seed)
     pooled = pool(tested).isel(step=-1)
     found: dict[str, Any] = {}
-    for name in STATISTICS:
+    for name in registry.names(family=registry.ALIGNMENT):
         one = pooled.sel(statistic=name)
         found |= {name: float(one["value"]), f"{name}_z": float(one["z"]),
                   f"{name}_p": float(one["p"])}  # fmt: skip
@@ -99,9 +98,11 @@ def _row(clouds: xr.DataArray, basis: str, rotations: int, seed: int) -> dict[st
               "c4_excess": float(excess.mean()),
               "c4_first": float(c4["value"].isel(step=0).mean())}  # fmt: skip
     ordered = clouds.transpose("step", "seed", ...)
-    for name in CLUSTERING:
-        first, last = discreteness(ordered, elliptical=name == "elliptical",
-                                   max_samples=NEIGHBOURS)  # fmt: skip
+    numbers = registry.measured(
+        registry.chosen(of=[registry.CLOUD]), ordered.values.reshape(-1, *ordered.shape[-2:])
+    )
+    for name, values in numbers.items():
+        first, last = values.reshape(ordered.shape[:2])
         found |= {f"{name}_first": interquartile_mean(first), name: interquartile_mean(last),
                   f"{name}_seeds": last}  # fmt: skip
     return found
@@ -126,9 +127,14 @@ def trend(values: list[np.ndarray], along: list[float]) -> Difference:
     return paired_difference(slopes, np.zeros_like(slopes))
 
 
+def compared() -> tuple[str, ...]:
+    """Returns what is compared of layers: C4 above its null, and what no rotation changes."""
+    return ("c4_excess", *registry.names(of=[registry.CLOUD]))
+
+
 def trends(
     rows: list[dict[str, Any]], *, axis: str, layer: str = BOTTLENECK, doublings: bool = False
-) -> list[dict[str, Any]]:
+) -> pd.DataFrame:
     """Tests how alignment and discreteness of one layer change along an axis of the grid.
 
     Args:
@@ -148,21 +154,26 @@ def trends(
         along = [float(row[axis]) for row in cell]
         if len(set(along)) < 2:
             continue
-        for quantity in QUANTITIES:
+        for quantity in compared():
             slope = trend([row[f"{quantity}_seeds"] for row in cell],
                           [math.log2(x) for x in along] if doublings else along)  # fmt: skip
             found.append({**dict(key), "quantity": quantity, "slope": slope.mean,
                           "low": slope.low, "high": slope.high, "p": slope.p,
                           "seeds": slope.seeds})  # fmt: skip
-    return found
+    return pd.DataFrame(found)
+
+
+def _names(rows: list[dict[str, Any]], axis: str) -> list[str]:
+    """Returns what names cells, but for one axis: names that vary, and the usual."""
+    varying = [name for name in NAMES if len({row.get(name) for row in rows}) > 1]
+    return [name for name in NAMES if name in {*ALWAYS, *varying} and name != axis]
 
 
 def _by_names(
     rows: list[dict[str, Any]], axis: str
 ) -> dict[tuple[tuple[str, Any], ...], list[dict[str, Any]]]:
     """Groups rows by what names their cells, but for one axis: names that vary, and the usual."""
-    varying = [name for name in NAMES if len({row.get(name) for row in rows}) > 1]
-    names = [name for name in NAMES if name in {*ALWAYS, *varying} and name != axis]
+    names = _names(rows, axis)
     groups: dict[tuple[tuple[str, Any], ...], list[dict[str, Any]]] = {}
     for row in rows:
         key = tuple((name, row[name]) for name in names if name in row)
@@ -171,14 +182,14 @@ def _by_names(
 
 
 def differences(
-    rows: list[dict[str, Any]], *, layer: str = BOTTLENECK, quantities: Sequence[str] = QUANTITIES
-) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]], *, layer: str = BOTTLENECK, quantities: Sequence[str] | None = None
+) -> pd.DataFrame:
     """Compares elementwise activations with their isotropic partners, paired by seed.
 
     Args:
       rows: what `measure_layers` returns.
       layer: whose vectors.
-      quantities: of which the rows have one value per seed.
+      quantities: of which the rows have one value per seed; None: those of `compared`.
 
     Returns:
       A row per architecture, optimiser, elementwise activation, kind of latents, quantity and
@@ -186,19 +197,11 @@ def differences(
       of pairs.
     """
     here = [row for row in rows if row["layer"] == layer]
+    asked = compared() if quantities is None else quantities
     known: dict[str, Facts] = {row["activation"]: row["facts"] for row in here}
-    found = []
-    for key, cells_alike in _by_names(here, "activation").items():
-        by_name = {row["activation"]: row for row in cells_alike}
-        for name, row in by_name.items():
-            other = partner_of(name, known)
-            if known[name].isotropic or other not in by_name:
-                continue
-            for quantity in quantities:
-                pair = (one[f"{quantity}_seeds"] for one in (row, by_name[other]))
-                change = paired_difference(*pair)
-                found.append({**dict(key), "activation": name, "against": other,
-                              "quantity": quantity, "difference": change.mean, "low": change.low,
-                              "high": change.high, "p": change.p,
-                              "seeds": change.seeds})  # fmt: skip
-    return found
+    names = _names(here, "activation")
+    cells_here = []
+    for row in here:
+        at = {name: row[name] for name in (*names, "activation") if name in row}
+        cells_here.append(Cell(at, at, {one: row[f"{one}_seeds"] for one in asked}))
+    return compare(cells_here, axis="activation", against=partner_in(known, isotropic=False))

@@ -1,33 +1,24 @@
 """Every number of METHOD §5, of every run of a grid, with its rotation null."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 
-from ppp_jax.analysis.inference.rotation_test import ANGLES, ROTATIONS, pool, rotation_test
+from ppp_jax.analysis.inference.rotation_test import ROTATIONS, pool, rotation_test
 from ppp_jax.analysis.projection.kernel import progress_bar
-from ppp_jax.analysis.statistics.angles import acceptance_ratio
-from ppp_jax.analysis.statistics.neighbours import discreteness
+from ppp_jax.analysis.projection.planes import Frame, build_frame
+from ppp_jax.analysis.statistics import registry
+from ppp_jax.analysis.statistics.registry import BASIS, CLOUD, PLANES, Statistic
 
 KINDS = ("pre", "post")
-STATISTICS = ("c4", "unit_kurtosis")  # on orthonormal bases `kurtosis` is C4 once more
 ENDS = ("z", "p", "null", "clouds", "rank")
 ROUNDING = 1e-6  # a range below this share of the largest number is none
 ERRORS = ("train_mse", "validation_mse", "test_mse")
+COUNTED = "counted"  # whether a cloud is one of those that tables and pictures show
 NETWORK = "architecture_respects_rotations"  # the attribute of a run folder's Dataset
 HELD_BYTES = 2**26  # of one activation's latents held at once, unless a snapshot has more
-NEIGHBOUR_SAMPLES = 1024  # of each cloud, for its discreteness at every snapshot
-TEXT = {
-    "c4": "alignment C4",
-    "unit_kurtosis": "unit kurtosis",
-    "acceptance_ratio": "A/A0",
-    "discreteness": "discreteness",
-    "elliptical": "discreteness beyond its lengths",
-    "entropy_deficit": "angular entropy deficit, bits",
-    **{f"mode_{m}": f"angular mode {m}" for m in (1, 2, 3, 4)},
-}
 
 
 class Measured(NamedTuple):
@@ -41,7 +32,8 @@ class Measured(NamedTuple):
         (`entropy_deficit`, `mode_1` to `mode_4`), the acceptance ratio's tests and `elliptical`
         (discreteness against the elliptical reference) are there at the first and the last
         snapshot, and missing in between. Numbers of a run that diverged, at whatever time, and of
-        latents that do not vary, are missing.
+        latents that do not vary, are missing; `counted_pre` and `counted_post` are 1 where latents
+        are looked at, in tables and pictures alike, and 0 where not.
       pooled: the same tests of the seeds together (`pool`), over the axes of the grid and `step`:
         `c4_pre`, `c4_pre_null` (the null's mean), `c4_pre_z`, `c4_pre_p`, `c4_pre_rank` (above 0
         if most seeds lie above their null), `c4_pre_clouds` (how many seeds) and so on.
@@ -60,7 +52,16 @@ def usable(clouds: xr.DataArray, runs: xr.Dataset) -> xr.DataArray:
       clouds: `(..., sample, unit)`.
       runs: with `diverged_step` of the same runs, over `step` and the clouds' other axes.
     """
-    return living(clouds.load().where(runs["diverged_step"].isel(step=-1, drop=True) < 0))
+    return living(clouds.load().where(healthy(runs)))
+
+
+def healthy(runs: xr.Dataset) -> xr.DataArray:
+    """Returns which runs are looked at: those that have not diverged by the last snapshot.
+
+    Args:
+      runs: with `diverged_step`, over `step` and the axes of the runs.
+    """
+    return runs["diverged_step"].isel(step=-1, drop=True) < 0
 
 
 def living(clouds: xr.DataArray) -> xr.DataArray:
@@ -100,14 +101,15 @@ def measure(
     # In parts: the latents of a grid need not fit into memory.
     for kind, i in progress_bar(places, "rotations") if progress else places:
         here = {"activation": [i]}
-        one = _Test(str(dataset["activation_basis"].values[i]), epsilon, rotations, seed)
+        basis = str(dataset["activation_basis"].values[i])
+        frame = build_frame(basis, dataset.sizes["unit"])
+        one = _Test(frame, epsilon, rotations, seed)
         tests = _measure(dataset[kind].isel(here), runs.isel(here), one)
-        angles = _at_all_steps(_columns(tests.angles), dataset["step"])
+        angles = _at_all_steps(_columns(tests.at_ends), dataset["step"])
         columns[kind].append(_columns(tests.everywhere).assign(angles).assign(tests.numbers))
-        ends = _at_all_steps(_columns(pool(tests.angles)), dataset["step"])
+        ends = _at_all_steps(_columns(pool(tests.at_ends)), dataset["step"])
         pooled[kind].append(_columns(pool(tests.everywhere)).assign(ends))
-    healthy = runs["diverged_step"].isel(step=-1, drop=True) < 0
-    errors = {name: runs[name].where(healthy) for name in ERRORS}
+    errors = {name: runs[name].where(healthy(runs)) for name in ERRORS}
     numbers, whole = _joined(columns), _joined(pooled)
     runs = _described(runs.assign(errors).assign(numbers)).assign_attrs(rotations=rotations)
     return Measured(runs, xr.Dataset(whole))
@@ -123,25 +125,34 @@ def _joined(columns: dict[str, list[xr.Dataset]]) -> dict[str, xr.DataArray]:
 
 
 class _Test(NamedTuple):
-    """How latents are tested."""
+    """How latents are tested: against which basis, at which ε, by which rotations."""
 
-    basis: Any
+    frame: Frame
     epsilon: float
     rotations: int
     seed: int
+
+    def rotated(
+        self, clouds: xr.DataArray, first_seed: int, statistics: tuple[Statistic, ...]
+    ) -> xr.Dataset:
+        """Tests statistics, and lets the rotated values go, which have told what they tell."""
+        return rotation_test(
+            clouds, basis=self.frame, statistics=statistics, epsilon=self.epsilon,
+            rotations=self.rotations, seed=self.seed, first_seed=first_seed,
+        ).drop_vars("null")  # fmt: skip
 
 
 class _Tests(NamedTuple):
     """What was found of one activation's latents, over the axes of the grid, `seed` and `step`.
 
     Attributes:
-      everywhere: the rotation test of alignment, without the rotated values.
-      angles: that of the angles' statistics, at the first and the last snapshot.
-      numbers: `acceptance_ratio`, `discreteness`, and at those two `elliptical`.
+      everywhere: the rotation test of what is a function of a basis, without rotated values.
+      at_ends: that of what is a function of its planes, at the first and the last snapshot.
+      numbers: what has no rotation null, or has none between those two snapshots.
     """
 
     everywhere: xr.Dataset
-    angles: xr.Dataset
+    at_ends: xr.Dataset
     numbers: xr.Dataset
 
 
@@ -149,39 +160,42 @@ def _measure(latents: xr.DataArray, runs: xr.Dataset, how: _Test) -> _Tests:
     """Measures one activation's latents, of one kind, part by part."""
     last = latents.sizes["step"] - 1
     found = _Tests(*(_nothing(latents) for _ in _Tests._fields))
+    of_basis, of_planes = registry.chosen(of=[BASIS]), registry.chosen(of=[PLANES])
     for at, part in _parts(latents):
         of_runs = {dim: where for dim, where in at.items() if dim != "step"}
         clouds = usable(part, runs.isel(of_runs))
         steps = np.arange(last + 1)[at["step"]]
-        at_end = np.isin(steps, [0, last])
-        options: dict[str, Any] = {"basis": how.basis, "rotations": how.rotations,
-                                   "seed": how.seed, "first_seed": at["seed"].start}  # fmt: skip
-        _put(found.numbers, at, _numbers(
-            clouds,
-            acceptance_ratio=acceptance_ratio(clouds, basis=how.basis, epsilon=how.epsilon),
-            discreteness=discreteness(clouds, max_samples=NEIGHBOUR_SAMPLES),
-        ))  # fmt: skip
+        at_end, first = np.isin(steps, [0, last]), at["seed"].start
+        _put(found.numbers, at, _numbers(clouds, how, everywhere=True))
         if not at_end.all():
-            tested = rotation_test(clouds.isel(step=~at_end), **options)
-            _put(found.everywhere, {**at, "step": steps[~at_end]}, _of(tested, STATISTICS))
+            tested = how.rotated(clouds.isel(step=~at_end), first, of_basis)
+            _put(found.everywhere, {**at, "step": steps[~at_end]}, tested)
         if at_end.any():
             there, ends = {**at, "step": steps[at_end]}, clouds.isel(step=at_end)
-            tested = rotation_test(ends, epsilon=how.epsilon, **options)
-            _put(found.everywhere, there, _of(tested, STATISTICS))
-            _put(found.angles, there, _of(tested, ANGLES))
-            _put(found.numbers, there, _numbers(ends, elliptical=discreteness(
-                ends, elliptical=True, max_samples=NEIGHBOUR_SAMPLES)))  # fmt: skip
-    return found._replace(angles=found.angles.isel(step=[0, -1] if last else [0]))
+            tested = how.rotated(ends, first, of_basis + of_planes)
+            _put(found.everywhere, there, tested.sel(statistic=_names(of_basis)))
+            _put(found.at_ends, there, tested.sel(statistic=_names(of_planes)))
+            _put(found.numbers, there, _numbers(ends, how, everywhere=False))
+    return found._replace(at_ends=found.at_ends.isel(step=[0, -1] if last else [0]))
 
 
-def _of(tested: xr.Dataset, statistics: Sequence[str]) -> xr.Dataset:
-    """Chooses statistics; the rotated values have told what they tell."""
-    return tested.drop_vars("null").sel(statistic=list(statistics))
+def _names(statistics: tuple[Statistic, ...]) -> list[str]:
+    return [one.name for one in statistics]
 
 
-def _numbers(clouds: xr.DataArray, **numbers: np.ndarray) -> xr.Dataset:
-    """Labels one number per cloud."""
-    return xr.Dataset({name: (clouds.dims[:-2], values) for name, values in numbers.items()})
+def _numbers(clouds: xr.DataArray, how: _Test, *, everywhere: bool) -> xr.Dataset:
+    """Measures what has no rotation null here: statistics of clouds alone, and A/A0."""
+    of_planes = registry.chosen(of=[PLANES], everywhere=True) if everywhere else ()
+    of_clouds = registry.chosen(of=[CLOUD], everywhere=everywhere)
+    values = clouds.values.reshape(-1, *clouds.shape[-2:])
+    found = {
+        **registry.measured(of_planes, values, how.frame, how.epsilon),
+        **registry.measured(of_clouds, values),
+    }
+    if everywhere:
+        found[COUNTED] = np.isfinite(values).all(axis=(1, 2))
+    shape, dims = clouds.shape[:-2], clouds.dims[:-2]
+    return xr.Dataset({name: (dims, one.reshape(shape)) for name, one in found.items()})
 
 
 def _nothing(latents: xr.DataArray) -> xr.Dataset:
@@ -246,9 +260,9 @@ def _named(name: str, kind: str) -> str:
 
 def _described(runs: xr.Dataset) -> xr.Dataset:
     for kind in KINDS:
-        for name, text in TEXT.items():
-            if f"{name}_{kind}" in runs:
-                runs[f"{name}_{kind}"].attrs["long_name"] = f"{text}, {kind}-activation"
+        for one in registry.chosen():
+            if f"{one.name}_{kind}" in runs:
+                runs[f"{one.name}_{kind}"].attrs["long_name"] = f"{one.label}, {kind}-activation"
     return runs
 
 

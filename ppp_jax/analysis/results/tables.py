@@ -5,20 +5,22 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from ppp_jax.analysis.inference.seeds import bootstrap_interval, interquartile_mean
 from ppp_jax.analysis.results.measure import ERRORS, KINDS, cells
+from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import write_csv, write_markdown
 
-SUMMARISED = (
-    *ERRORS,
-    *(f"{name}_{kind}" for kind in KINDS
-      for name in ("acceptance_ratio", "c4", "unit_kurtosis", "discreteness")),
-)  # fmt: skip
+
+def summarised() -> tuple[str, ...]:
+    """Returns the variables of a measured grid that a cell's row holds."""
+    numbers = [one.name for one in registry.STATISTICS.values() if one.everywhere and one.reported]
+    return (*ERRORS, *(f"{name}_{kind}" for kind in KINDS for name in numbers))
 
 
-def cell_table(runs: xr.Dataset) -> list[dict[str, Any]]:
+def cell_table(runs: xr.Dataset) -> pd.DataFrame:
     """Summarises each cell over its seeds.
 
     Args:
@@ -39,12 +41,12 @@ def cell_table(runs: xr.Dataset) -> list[dict[str, Any]]:
             "seeds": last.sizes["seed"],
             "diverged": int((last["diverged_step"] >= 0).sum()),
         }
-        for name in SUMMARISED:
+        for name in summarised():
             if name not in ERRORS:
                 row |= _summary(f"{name}_first", part[name].isel(step=0).values)
             row |= _summary(name, last[name].values)
         rows.append(row)
-    return rows
+    return pd.DataFrame(rows)
 
 
 def _summary(name: str, values: np.ndarray) -> dict[str, float]:
@@ -52,7 +54,7 @@ def _summary(name: str, values: np.ndarray) -> dict[str, float]:
     return {name: interquartile_mean(values), f"{name}_low": low, f"{name}_high": high}
 
 
-def write_tables(runs: xr.Dataset, folder: pathlib.Path, name: str) -> list[dict[str, Any]]:
+def write_tables(runs: xr.Dataset, folder: pathlib.Path, name: str) -> pd.DataFrame:
     """Writes `cells_<name>` as CSV and Markdown, and every run and snapshot as `runs_<name>.csv`.
 
     Args:
@@ -61,7 +63,7 @@ def write_tables(runs: xr.Dataset, folder: pathlib.Path, name: str) -> list[dict
       name: what tells these tables from others there.
 
     Returns:
-      The rows of `cell_table`.
+      What `cell_table` returns.
     """
     rows = cell_table(runs)
     write_csv(rows, folder / f"cells_{name}.csv")
@@ -82,25 +84,29 @@ COLUMNS = {
 }
 
 
-def varying(rows: list[dict[str, Any]]) -> list[str]:
-    """Returns the axes along which rows differ, or the activation if they do not."""
+def varying(table: pd.DataFrame) -> list[str]:
+    """Returns the axes along which the rows of a table differ, or the activation if none does.
+
+    Args:
+      table: with a column for every axis of a grid.
+    """
     names = ("activation", "depth", "width", "optimizer", "initializer", "learning_rate", "dose")
-    there = [name for name in names if name in rows[0]]
-    return [name for name in there if len({row[name] for row in rows}) > 1] or ["activation"]
+    there = [name for name in names if name in table]
+    return [name for name in there if table[name].nunique() > 1] or ["activation"]
 
 
-def format_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def format_table(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Lays a cell table out as text: header and rows, axes that do not vary left out.
 
     Errors are written with their interval, the others as untrained → trained.
     """
-    axes = varying(rows)
+    axes = varying(table)
     header = [axis.replace("_", " ") for axis in axes] + list(COLUMNS) + ["diverged"]
     body = [
         [str(row[axis]) for axis in axes]
         + [_format_cell(row, *columns) for columns in COLUMNS.values()]
         + [f"{row['diverged']}/{row['seeds']}"]
-        for row in rows
+        for row in table.to_dict("records")
     ]
     return header, body
 

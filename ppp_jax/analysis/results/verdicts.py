@@ -4,14 +4,14 @@ Seeds are the unit of replication. A claim needs 6 of them, and a q-value (false
 the whole grid) of at most 5 %; otherwise the verdict is that there is no evidence.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from ppp_jax import bases
-from ppp_jax.analysis.inference.rotation_test import ANGLES
 from ppp_jax.analysis.inference.seeds import (
     MIN_SEEDS,
     bootstrap_interval,
@@ -19,41 +19,36 @@ from ppp_jax.analysis.inference.seeds import (
     interquartile_mean,
     paired_difference,
 )
-from ppp_jax.analysis.io.facts import Facts, facts_of, partner_of
-from ppp_jax.analysis.results.measure import KINDS, STATISTICS, Measured, cells
+from ppp_jax.analysis.io.facts import Facts, facts_of
+from ppp_jax.analysis.results.comparisons import Cell, compare, partner_in, with_q
+from ppp_jax.analysis.results.measure import KINDS, Measured, cells
+from ppp_jax.analysis.statistics import registry
+from ppp_jax.analysis.statistics.registry import CLOUD, TESTED, Statistic
 from ppp_jax.errors import InputError
 
 LEVEL = 0.05
+CLAIMS = ("alignment", "training", "clusters")  # of which a verdict speaks
 BEYOND_LENGTHS = 0.5  # share of a change in discreteness that equal lengths must leave
-PAIRED = ("test_mse", "c4_pre", "c4_post", "discreteness_pre", "elliptical_pre")
-CLUSTERING = ("discreteness", "elliptical")
-CHANGES = (*STATISTICS, *ANGLES, *CLUSTERING)
-SIDES = {
-    "c4": ("aligned with the diagonals", "aligned with the axes"),
-    "unit_kurtosis": (
-        "units flatter than other directions",
-        "units more peaked than other directions",
-    ),
-}
-MOVES = {
-    "c4": ("training moved it towards the diagonals", "training moved it towards the axes"),
-    "unit_kurtosis": ("training made units flatter", "training made units more peaked"),
-    "discreteness": ("less discrete than untrained", "more discrete than untrained"),
-}
+ERROR = "test_mse"  # what is compared beside the statistics
 
 
-def verdict_table(grid: Sequence[Measured]) -> list[list[dict[str, Any]]]:
+def paired() -> tuple[str, ...]:
+    """Returns the variables of which differences are shown: the error, and what statistics ask."""
+    return (ERROR, *(f"{one.name}_{kind}" for one in registry.chosen() for kind in one.compared))
+
+
+def verdict_table(grid: Sequence[Measured]) -> list[pd.DataFrame]:
     """Judges every cell, before and after the activation, at the last snapshot.
 
     Args:
       grid: what `measure` returns of every group of latents (architecture and width) of a grid.
 
     Returns:
-      For each group a row per cell and kind of latents: its names; `seeds`, how many neither
-      diverged nor died; for C4 and unit kurtosis the mean over seeds, untrained (`…_first`) and
-      trained, the rotation null's mean (`…_null`), `…_z`, `…_p`, `…_rank` and `…_q` of all seeds
-      (see `pool`), and how many seeds have p ≤ .05 alone (`…_seeds`); the same without q for the
-      angles' statistics; of these, over the null's mean, and of both kinds of discreteness the
+      For each group a table, a row per cell and kind of latents: its names; `seeds`, how many
+      neither diverged nor died; for C4 and unit kurtosis the mean over seeds, untrained (`…_first`)
+      and trained, the rotation null's mean (`…_null`), `…_z`, `…_p`, `…_rank` and `…_q` of all
+      seeds (see `pool`), and how many seeds have p ≤ .05 alone (`…_seeds`); the same without q for
+      the angles' statistics; of these, over the null's mean, and of both kinds of discreteness the
       change by training paired by seed, `…_change` with `…_change_low`, `…_change_high`,
       `…_change_p`, and q of those that verdicts rest on; discreteness with its interval, and
       untrained; and the verdict in words: `alignment`, `training`, `clusters`. Each q is the false
@@ -62,8 +57,7 @@ def verdict_table(grid: Sequence[Measured]) -> list[list[dict[str, Any]]]:
     """
     tables = [_group(measured) for measured in grid]
     rows = [row for table in tables for row in table]
-    changes = tuple(f"{name}_change" for name in STATISTICS)
-    for family in (STATISTICS, changes, *((f"{name}_change",) for name in CLUSTERING)):
+    for family in _families():
         q = false_discovery([[row[f"{name}_p"] for name in family] for row in rows])
         for row, values in zip(rows, q, strict=True):
             row |= {f"{name}_q": value for name, value in zip(family, values, strict=True)}
@@ -71,7 +65,16 @@ def verdict_table(grid: Sequence[Measured]) -> list[list[dict[str, Any]]]:
         known = facts_of(measured.runs)
         for row in table:
             row |= _words(row, known[row["activation"]])
-    return tables
+    return [pd.DataFrame(table) for table in tables]
+
+
+def _families() -> Iterator[list[str]]:
+    """Yields the hypotheses that are tested together: of each family, then of its changes."""
+    families = dict.fromkeys(one.family for one in registry.chosen() if one.family)
+    for family in families:
+        if tested := [one.name for one in registry.chosen(of=TESTED, family=family)]:
+            yield tested
+        yield [f"{one.name}_change" for one in registry.chosen(family=family)]
 
 
 def _group(measured: Measured) -> list[dict[str, Any]]:
@@ -90,8 +93,8 @@ def _cell(measured: Measured, at: dict[str, int], kind: str) -> dict[str, Any]:
         "snapshots": runs.sizes["step"],
         "epoch": last["epoch"].item(),
     }
-    for name in (*STATISTICS, *ANGLES):
-        key = f"{name}_{kind}"
+    for one in registry.chosen(of=TESTED):
+        name, key = one.name, f"{one.name}_{kind}"
         row |= {f"{name}_first": pooled[key].isel(step=0).item()}
         row |= {name: pooled[key].isel(step=-1).item()}
         row |= {
@@ -99,15 +102,16 @@ def _cell(measured: Measured, at: dict[str, int], kind: str) -> dict[str, Any]:
             for end in ("null", "z", "p", "rank")
         }
         row[f"{name}_seeds"] = int((last[f"{key}_p"] <= LEVEL).sum())
-    for name in CLUSTERING:
-        values = last[f"{name}_{kind}"].values
+    for one in registry.chosen(of=[CLOUD]):
+        values = last[f"{one.name}_{kind}"].values
         low, high = bootstrap_interval(values)
-        row |= {name: interquartile_mean(values), f"{name}_low": low, f"{name}_high": high}
-        row[f"{name}_first"] = interquartile_mean(first[f"{name}_{kind}"].values)
-    for name in CHANGES:
-        found = paired_difference(*(excess(end, f"{name}_{kind}") for end in (last, first)))
-        row |= {f"{name}_change": found.mean, f"{name}_change_low": found.low,
-                f"{name}_change_high": found.high, f"{name}_change_p": found.p}  # fmt: skip
+        row |= {one.name: interquartile_mean(values)}
+        row |= {f"{one.name}_low": low, f"{one.name}_high": high}
+        row[f"{one.name}_first"] = interquartile_mean(first[f"{one.name}_{kind}"].values)
+    for one in registry.chosen():
+        found = paired_difference(*(excess(end, f"{one.name}_{kind}") for end in (last, first)))
+        ends = {"": found.mean, "_low": found.low, "_high": found.high, "_p": found.p}
+        row |= {f"{one.name}_change{end}": value for end, value in ends.items()}
     return row
 
 
@@ -124,42 +128,53 @@ def _words(row: dict[str, Any], known: Facts) -> dict[str, str]:
     if row["seeds"] < MIN_SEEDS:
         few = f"not judged: {row['seeds']} seeds whose latents vary, {MIN_SEEDS} are needed"
         return {"alignment": few, "training": few, "clusters": few}
-    # On vectors that are not orthogonal C4 has no axes and diagonals: the other number decides.
-    judged = STATISTICS if bases.is_orthonormal(known.basis) else ("unit_kurtosis",)
-    found = [_side(row, name) for name in judged if row[f"{name}_q"] <= LEVEL]
+    # On vectors that are not orthogonal C4 has no axes and diagonals: the others decide.
+    judged = [
+        one
+        for one in registry.chosen(family=registry.ALIGNMENT)
+        if bases.is_orthonormal(known.basis) or not one.orthonormal
+    ]
+    found = [_side(row, one) for one in judged if row[f"{one.name}_q"] <= LEVEL]
     alignment = ", ".join(found) or "no evidence of alignment"
     if row["snapshots"] == 1:
         alone = "not judged: there is one snapshot"
         return {"alignment": alignment, "training": alone, "clusters": alone}
-    moves = [_move(row, name) for name in judged if row[f"{name}_change_q"] <= LEVEL]
+    moves = [_move(row, one) for one in judged if row[f"{one.name}_change_q"] <= LEVEL]
     clusters = "no evidence that training made it more or less discrete"
     if row["discreteness_change_q"] <= LEVEL:
         beyond = row["elliptical_change"] / row["discreteness_change"] > BEYOND_LENGTHS
-        clusters = _move(row, "discreteness") + ("" if beyond else ", mostly by its lengths")
+        moved = _move(row, registry.STATISTICS["discreteness"])
+        clusters = moved if beyond else f"{moved}, mostly by its lengths"
     training = ", ".join(moves) or "no evidence of a change by training"
     return {"alignment": alignment, "training": training, "clusters": clusters}
 
 
-def _side(row: dict[str, Any], name: str) -> str:
+def _side(row: dict[str, Any], one: Statistic) -> str:
     """Returns where most seeds lie, and whether some lie far on the other side."""
-    side = SIDES[name][int(row[f"{name}_rank"] > 0)]
-    return side if row[f"{name}_rank"] * row[f"{name}_z"] > 0 else f"{side}, a few seeds far off"
+    rank, z = row[f"{one.name}_rank"], row[f"{one.name}_z"]
+    side = _of_two(one.sides, one, above=rank > 0)
+    return side if rank * z > 0 else f"{side}, a few seeds far off"
 
 
-def _move(row: dict[str, Any], name: str) -> str:
-    return MOVES[name][int(row[f"{name}_change"] > 0)]
+def _move(row: dict[str, Any], one: Statistic) -> str:
+    return _of_two(one.moves, one, above=row[f"{one.name}_change"] > 0)
+
+
+def _of_two(words: tuple[str, str] | None, one: Statistic, *, above: bool) -> str:
+    low, high = words or (f"{one.short} below its null", f"{one.short} above its null")
+    return high if above else low
 
 
 def difference_table(
-    runs: xr.Dataset, *, axis: str = "activation", quantities: Sequence[str] = PAIRED
-) -> list[dict[str, Any]]:
+    runs: xr.Dataset, *, axis: str = "activation", quantities: Sequence[str] | None = None
+) -> pd.DataFrame:
     """Compares cells that differ along one axis only, paired by seed, at the last snapshot.
 
     Args:
       runs: the runs that `measure` measured.
       axis: `activation`, each against its partner (`partner_of`); or another axis of the grid, each
         value against the first.
-      quantities: variables of `runs`.
+      quantities: variables of `runs`; None: those of `paired`.
 
     Returns:
       A row per comparison and quantity: names, `against`, `quantity`, `difference` with `low`,
@@ -171,27 +186,27 @@ def difference_table(
     """
     if axis not in runs["test_mse"].dims or axis in ("seed", "step"):
         raise InputError("axis", axis, "is no axis of the grid")
+    quantities = paired() if quantities is None else quantities
     above = {quantity: excess(runs.isel(step=-1), quantity) for quantity in quantities}
-    rows, values, known = [], [x.item() for x in runs[axis].values], facts_of(runs)
-    for names, at in cells(runs):
-        value = values[at[axis]]
-        other = partner_of(str(value), known) if axis == "activation" else values[0]
-        if other is None or other == value:
-            continue
-        there = {**at, axis: values.index(other)}
-        for quantity, values_above in above.items():
-            found = paired_difference(values_above.isel(at), values_above.isel(there))
-            rows.append({**names, "against": other, "quantity": quantity,
-                         "difference": found.mean, **found._asdict()})  # fmt: skip
-    for quantity in quantities:
-        chosen = [row for row in rows if row["quantity"] == quantity]
-        for row, q in zip(chosen, false_discovery([row["p"] for row in chosen]), strict=True):
-            row["q"] = q
-            del row["mean"]
-    return rows
+    values = [x.item() for x in runs[axis].values]
+    found = compare(
+        (
+            Cell(
+                {**at, axis: values[at[axis]]},
+                names,
+                {quantity: one.isel(at) for quantity, one in above.items()},
+            )
+            for names, at in cells(runs)
+        ),
+        axis=axis,
+        against=partner_in(facts_of(runs), isotropic=True)
+        if axis == "activation"
+        else lambda _: values[0],
+    )
+    return with_q(found, by=["quantity"])
 
 
-def rate_table(runs: xr.Dataset) -> list[dict[str, Any]]:
+def rate_table(runs: xr.Dataset) -> pd.DataFrame:
     """Shows held-out error at a fixed learning rate and at the best one, for every cell.
 
     The fixed rate is the grid's first. The best one has the smallest interquartile mean of the
@@ -231,4 +246,4 @@ def rate_table(runs: xr.Dataset) -> list[dict[str, Any]]:
                     f"{label}_high": high, f"{label}_seeds": errors}  # fmt: skip
         row["best_at_end"] = len(rates) > 1 and row["best_rate"] in (min(rates), max(rates))
         rows.append(row)
-    return rows
+    return pd.DataFrame(rows)

@@ -1,43 +1,33 @@
 """Alignment with a basis in one number per cloud: C4 and two kurtoses (METHOD §5).
 
-One jitted kernel measures a cloud against a basis; `rotations` runs the same kernel against the
-basis turned at random, so that the observed value and its null are computed alike.
+Each is a function of a cloud, the vectors of a basis and its planes, which JAX can trace. One
+jitted kernel measures several of them at once, and shares what they have in common; the rotation
+test runs the same kernel against the basis turned at random, so that the observed value and its
+null are computed alike.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ppp_jax.analysis.io.sources import as_clouds, rescale
-from ppp_jax.analysis.projection.planes import build_frame
+from ppp_jax.analysis.io.sources import Latents, PerCloud, as_clouds, labelled_like, rescale
+from ppp_jax.analysis.projection.planes import Frame, build_frame
 from ppp_jax.numerics import polar
 
 BATCH_ELEMENTS = 2**20  # projections held at once while many bases are measured
 ROUNDING = 1e-12  # a variance below this share of the largest square is rounding, not spread
 
 
-class Alignment(NamedTuple):
-    """Numbers of a cloud against a basis, each an array of the leading shape.
-
-    Attributes:
-      c4: see `alignment_c4`.
-      kurtosis: see `alignment_kurtosis`.
-      unit_kurtosis: see `unit_kurtosis`.
-    """
-
-    c4: Any
-    kurtosis: Any
-    unit_kurtosis: Any
-
-
 class Planes(NamedTuple):
     """The planes of a basis that is not orthonormal: their vectors, and the cosine between them."""
 
-    first: np.ndarray
-    second: np.ndarray
-    cosine: np.ndarray
+    first: Any
+    second: Any
+    cosine: Any
 
 
 class Target(NamedTuple):
@@ -47,7 +37,11 @@ class Target(NamedTuple):
     planes: Planes | None
 
 
-def alignment_c4(latents: Any, *, basis: Any = None) -> np.ndarray:
+OfBasis = Callable[[jax.Array, jax.Array, Planes | None], jax.Array]
+"""A statistic of a cloud, `(samples, units)`, against `(vectors, units)` and their planes."""
+
+
+def alignment_c4(latents: Latents, *, basis: Any = None) -> PerCloud:
     """Returns C4 = Σ Re(u + iv)⁴ / Σ |u + iv|⁴ over all privileged planes and samples.
 
     +1 on the axes of the planes, −1 on their diagonals, 0 for isotropic latents; it needs no ε.
@@ -57,10 +51,11 @@ def alignment_c4(latents: Any, *, basis: Any = None) -> np.ndarray:
 
     Args:
       latents: `(..., samples, units)`; leading axes are separate clouds.
-      basis: privileged vectors, `(vectors, units)`; None for the standard basis.
+      basis: privileged vectors, `(vectors, units)`, or a name; None for the standard basis.
 
     Returns:
-      Array of the leading shape; NaN for a cloud that is not finite or has nothing but zeros.
+      Array of the leading shape, labelled if the latents are; NaN for a cloud that is not finite
+      or has nothing but zeros.
 
     Raises:
       InputError: an argument out of its range, naming it.
@@ -69,11 +64,10 @@ def alignment_c4(latents: Any, *, basis: Any = None) -> np.ndarray:
       >>> float(alignment_c4(np.eye(4))), round(float(alignment_c4(np.ones((1, 2)))), 3)
       (1.0, -1.0)
     """
-    found: np.ndarray = alignment(latents, basis=basis).c4
-    return found
+    return _measured(c4_of, latents, basis)
 
 
-def alignment_kurtosis(latents: Any, *, basis: Any = None) -> np.ndarray:
+def alignment_kurtosis(latents: Latents, *, basis: Any = None) -> PerCloud:
     """Returns n(n+2)/3 · Σ_k (x·b_k)⁴/‖x‖⁴ / vectors, averaged over samples; 1 when isotropic.
 
     On an orthonormal basis C4, of samples of unit length, is a monotone function of it: with
@@ -82,10 +76,11 @@ def alignment_kurtosis(latents: Any, *, basis: Any = None) -> np.ndarray:
 
     Args:
       latents: `(..., samples, units)`; leading axes are separate clouds.
-      basis: privileged vectors, `(vectors, units)`; None for the standard basis.
+      basis: privileged vectors, `(vectors, units)`, or a name; None for the standard basis.
 
     Returns:
-      Array of the leading shape; NaN for a cloud that is not finite or has nothing but zeros.
+      Array of the leading shape, labelled if the latents are; NaN for a cloud that is not finite
+      or has nothing but zeros.
 
     Raises:
       InputError: an argument out of its range, naming it.
@@ -94,11 +89,10 @@ def alignment_kurtosis(latents: Any, *, basis: Any = None) -> np.ndarray:
       >>> float(alignment_kurtosis(np.eye(4)))  # on the axes: (n + 2)/3
       2.0
     """
-    found: np.ndarray = alignment(latents, basis=basis).kurtosis
-    return found
+    return _measured(kurtosis_of, latents, basis)
 
 
-def unit_kurtosis(latents: Any, *, basis: Any = None) -> np.ndarray:
+def unit_kurtosis(latents: Latents, *, basis: Any = None) -> PerCloud:
     """Returns the mean over basis vectors of the kurtosis of the projections, over a Gaussian's 3.
 
     Each vector's projections are centred and divided by their own deviation: a Gaussian gives 1
@@ -109,11 +103,11 @@ def unit_kurtosis(latents: Any, *, basis: Any = None) -> np.ndarray:
 
     Args:
       latents: `(..., samples, units)`; leading axes are separate clouds.
-      basis: privileged vectors, `(vectors, units)`; None for the standard basis.
+      basis: privileged vectors, `(vectors, units)`, or a name; None for the standard basis.
 
     Returns:
-      Array of the leading shape. Vectors along which nothing varies are left out; NaN where
-      nothing varies at all, and for a cloud that is not finite.
+      Array of the leading shape, labelled if the latents are. Vectors along which nothing varies
+      are left out; NaN where nothing varies at all, and for a cloud that is not finite.
 
     Raises:
       InputError: an argument out of its range, naming it.
@@ -123,95 +117,120 @@ def unit_kurtosis(latents: Any, *, basis: Any = None) -> np.ndarray:
       >>> round(float(unit_kurtosis(signs)), 3)
       0.333
     """
-    found: np.ndarray = alignment(latents, basis=basis).unit_kurtosis
-    return found
+    return _measured(unit_kurtosis_of, latents, basis)
 
 
-def alignment(latents: Any, *, basis: Any = None) -> Alignment:
-    """Returns all three numbers at the cost of one.
-
-    Args:
-      latents: `(..., samples, units)`; leading axes are separate clouds.
-      basis: privileged vectors, `(vectors, units)`; None for the standard basis.
-
-    Raises:
-      InputError: an argument out of its range, naming it.
-    """
+def _measured(function: OfBasis, latents: Latents, basis: Any) -> PerCloud:
     values, _ = rescale(as_clouds(latents))
-    target = build_target(basis, values.shape[-1], values.dtype)
-    found = _measure_clouds(values.reshape(-1, *values.shape[-2:]), target)
-    return Alignment(*(np.asarray(x).reshape(values.shape[:-2]) for x in found))
+    target = build_target(build_frame(basis, values.shape[-1]), values.dtype)
+    clouds = values.reshape(-1, *values.shape[-2:])
+    (found,) = _measure_clouds(clouds, target, functions=(function,))
+    return labelled_like(latents, np.asarray(found).reshape(values.shape[:-2]))
 
 
-def build_target(basis: Any, units: int, dtype: np.dtype) -> Target:
+def build_target(frame: Frame, dtype: np.dtype) -> Target:
     """Returns a basis as the kernel takes it.
 
     Args:
-      basis: `(vectors, units)`, a name, or None for the standard basis.
-      units: width of the latents.
+      frame: the basis.
       dtype: in which to compute.
-
-    Raises:
-      InputError: the basis is none, or spans no plane.
     """
-    frame = build_frame(basis, units)
-    vectors = np.eye(units) if frame.vectors is None else frame.vectors
-    if frame.gram is None and len(vectors) == units:
+    vectors = np.eye(frame.size) if frame.vectors is None else frame.vectors
+    if frame.gram is None and len(vectors) == vectors.shape[1]:
         return Target(vectors.astype(dtype), None)
     first, second = frame.planes.T
     cosine = np.zeros(len(first)) if frame.gram is None else frame.gram[first, second]
     return Target(vectors.astype(dtype), Planes(first, second, cosine.astype(dtype)))
 
 
-@jax.jit
-def _measure_clouds(clouds: jax.Array, target: Target) -> Alignment:
-    return jax.lax.map(lambda cloud: _measure(cloud, target.vectors, target.planes), clouds)
+@functools.partial(jax.jit, static_argnames="functions")
+def _measure_clouds(
+    clouds: jax.Array, target: Target, *, functions: tuple[OfBasis, ...]
+) -> tuple[jax.Array, ...]:
+    return jax.lax.map(
+        lambda cloud: tuple(f(cloud, target.vectors, target.planes) for f in functions), clouds
+    )
 
 
-def measure_turned(clouds: np.ndarray, target: Target, rotations: np.ndarray) -> Alignment:
-    """Measures clouds X·Q for many rotations Q, by turning the basis instead.
+def measure_turned(
+    functions: tuple[OfBasis, ...], cloud: np.ndarray, target: Target, rotations: np.ndarray
+) -> np.ndarray:
+    """Measures a cloud X·Q for many rotations Q, by turning the basis instead.
 
     Args:
-      clouds: `(clouds, samples, units)`.
+      functions: what to measure.
+      cloud: `(samples, units)`.
       target: the basis.
       rotations: Q, `(rotations, units, units)`.
 
     Returns:
-      Arrays `(clouds, rotations)`.
+      `(functions, rotations)`.
     """
     # (X Q) Bᵀ = X (B Qᵀ)ᵀ
     turned = np.einsum("vu,ktu->kvt", target.vectors, rotations).astype(target.vectors.dtype)
-    width = max(1, BATCH_ELEMENTS // (clouds.shape[1] * len(target.vectors)))
-    return Alignment(*map(np.asarray, _measure_bases(clouds, turned, target.planes, width)))
+    width = max(1, BATCH_ELEMENTS // (len(cloud) * len(target.vectors)))
+    found = _measure_bases(cloud[None], turned, target.planes, functions=functions, width=width)
+    return np.concatenate(found)
 
 
-def _measure_all_bases(
-    clouds: jax.Array, turned: jax.Array, planes: Planes | None, width: int
-) -> Alignment:
-    def of_cloud(cloud: jax.Array) -> Alignment:
-        return jax.lax.map(lambda v: _measure(cloud, v, planes), turned, batch_size=width)
+@functools.partial(jax.jit, static_argnames=("functions", "width"))
+def _measure_bases(
+    clouds: jax.Array,
+    turned: jax.Array,
+    planes: Planes | None,
+    *,
+    functions: tuple[OfBasis, ...],
+    width: int,
+) -> tuple[jax.Array, ...]:
+    def of_cloud(cloud: jax.Array) -> tuple[jax.Array, ...]:
+        return jax.lax.map(
+            lambda vectors: tuple(f(cloud, vectors, planes) for f in functions),
+            turned,
+            batch_size=width,
+        )
 
     return jax.lax.map(of_cloud, clouds)
 
 
-_measure_bases = jax.jit(_measure_all_bases, static_argnames="width")
+def c4_of(cloud: jax.Array, vectors: jax.Array, planes: Planes | None) -> jax.Array:
+    """Traces `alignment_c4` of one cloud.
 
-
-def _measure(cloud: jax.Array, vectors: jax.Array, planes: Planes | None) -> Alignment:
-    direction = polar(cloud)[1]
-    onto = _project(vectors, direction)
-    square = onto * onto
-    # A zero row has no direction: it counts in no mean.
-    samples = jnp.sum(jnp.any(direction != 0, axis=-1))
+    Args:
+      cloud: `(samples, units)`.
+      vectors: of the basis, `(vectors, units)`.
+      planes: of a basis that is not orthonormal.
+    """
+    onto, _ = _directions_onto(cloud, vectors)
+    if planes is not None:
+        return _c4_planes(onto, planes)
+    square, units = onto * onto, cloud.shape[-1]
     fourth = jnp.sum(square * square)
-    units = cloud.shape[-1]
-    kurtosis = units * (units + 2) / 3 / len(vectors) * fourth / samples.astype(cloud.dtype)
-    if planes is None:
-        whole = jnp.sum(jnp.square(jnp.sum(square, axis=0)))
-        c4 = ((units + 2) * fourth - 3 * whole) / ((units - 2) * fourth + whole)
-    else:
-        c4 = _c4_planes(onto, planes)
-    return Alignment(c4, kurtosis, _unit_kurtosis(cloud, vectors))
+    whole = jnp.sum(jnp.square(jnp.sum(square, axis=0)))
+    return ((units + 2) * fourth - 3 * whole) / ((units - 2) * fourth + whole)
+
+
+def kurtosis_of(cloud: jax.Array, vectors: jax.Array, planes: Planes | None) -> jax.Array:
+    """Traces `alignment_kurtosis` of one cloud.
+
+    Args:
+      cloud: `(samples, units)`.
+      vectors: of the basis, `(vectors, units)`.
+      planes: have no say.
+    """
+    del planes
+    onto, samples = _directions_onto(cloud, vectors)
+    square, units = onto * onto, cloud.shape[-1]
+    fourth = jnp.sum(square * square)
+    return units * (units + 2) / 3 / len(vectors) * fourth / samples.astype(cloud.dtype)
+
+
+def _directions_onto(cloud: jax.Array, vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns unit samples projected onto each vector, and how many samples have a direction.
+
+    A zero row has none: it counts in no mean.
+    """
+    direction = polar(cloud)[1]
+    return _project(vectors, direction), jnp.sum(jnp.any(direction != 0, axis=-1))
 
 
 def _project(vectors: jax.Array, values: jax.Array) -> jax.Array:
@@ -222,7 +241,15 @@ def _project(vectors: jax.Array, values: jax.Array) -> jax.Array:
     return jnp.matmul(vectors, values.T, precision=jax.lax.Precision.HIGHEST)
 
 
-def _unit_kurtosis(cloud: jax.Array, vectors: jax.Array) -> jax.Array:
+def unit_kurtosis_of(cloud: jax.Array, vectors: jax.Array, planes: Planes | None) -> jax.Array:
+    """Traces `unit_kurtosis` of one cloud.
+
+    Args:
+      cloud: `(samples, units)`.
+      vectors: of the basis, `(vectors, units)`.
+      planes: have no say.
+    """
+    del planes
     # Clouds that are measured together may differ in scale by more than a fourth power holds.
     largest = jnp.maximum(jnp.max(jnp.abs(cloud)), jnp.finfo(cloud.dtype).tiny)
     cloud = cloud / largest

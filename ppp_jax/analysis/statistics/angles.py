@@ -4,16 +4,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.special
+import xarray as xr
 
+from ppp_jax.analysis.io.sources import Latents, PerCloud, labelled_like
 from ppp_jax.analysis.projection import isotropic_null
 from ppp_jax.analysis.projection.kernel import Prepared, accepted, prepare
+from ppp_jax.analysis.projection.planes import Frame
 from ppp_jax.errors import InputError
 
 SECTORS = 32
 MODES = 4
 
 
-def acceptance_ratio(latents: Any, *, basis: Any = None, epsilon: float = 0.85) -> np.ndarray:
+def acceptance_ratio(latents: Latents, *, basis: Any = None, epsilon: float = 0.85) -> PerCloud:
     """Returns A/A0: the share of (plane, sample) pairs accepted, over the isotropic share.
 
     1 for isotropic latents, larger if they crowd the privileged planes, 0 if they avoid them; the
@@ -25,7 +28,8 @@ def acceptance_ratio(latents: Any, *, basis: Any = None, epsilon: float = 0.85) 
       epsilon: acceptance cosine, in [0, 1].
 
     Returns:
-      Array of the leading shape; NaN for a cloud that is not finite or has nothing but zeros.
+      Array of the leading shape, labelled if the latents are; NaN for a cloud that is not finite or
+      has nothing but zeros.
 
     Raises:
       InputError: an argument out of its range, naming it.
@@ -40,7 +44,7 @@ def acceptance_ratio(latents: Any, *, basis: Any = None, epsilon: float = 0.85) 
     count = np.zeros(clouds, np.int64)
     for block in accepted(prepared):
         count += np.bincount(block.sample // per_cloud, minlength=clouds)
-    return _over_null(prepared, count)
+    return labelled_like(latents, _over_null(prepared, count))
 
 
 class Angles(NamedTuple):
@@ -56,12 +60,12 @@ class Angles(NamedTuple):
         the order of a plane's two vectors if those are orthogonal.
     """
 
-    acceptance_ratio: np.ndarray
-    entropy_deficit: np.ndarray
-    modes: np.ndarray
+    acceptance_ratio: PerCloud
+    entropy_deficit: PerCloud
+    modes: PerCloud
 
 
-def angles(latents: Any, *, basis: Any = None, epsilon: float = 0.85) -> Angles:
+def angles(latents: Latents, *, basis: Any = None, epsilon: float = 0.85) -> Angles:
     """Measures the angles of accepted samples (METHOD §5).
 
     Args:
@@ -70,8 +74,8 @@ def angles(latents: Any, *, basis: Any = None, epsilon: float = 0.85) -> Angles:
       epsilon: acceptance cosine, in [0, 1].
 
     Returns:
-      `Angles` of the leading shape; NaN for a cloud that is not finite, or of which no sample was
-      accepted.
+      `Angles` of the leading shape, labelled if the latents are; NaN for a cloud that is not
+      finite, or of which no sample was accepted.
 
     Raises:
       InputError: an argument out of its range, naming it.
@@ -106,9 +110,36 @@ def angles(latents: Any, *, basis: Any = None, epsilon: float = 0.85) -> Angles:
     share = histogram / np.maximum(seen, 1)[..., None]
     deficit = np.log2(SECTORS) + scipy.special.xlogy(share, share).sum(axis=-1) / np.log(2)
     sizes = np.abs(modes.reshape(*shape, MODES)) / np.maximum(seen, 1)[..., None]
+    deficit = np.where(known, deficit, np.nan)
+    sizes = np.where(known[..., None], sizes, np.nan)
     return Angles(
-        ratio, np.where(known, deficit, np.nan), np.where(known[..., None], sizes, np.nan)
+        labelled_like(latents, ratio), labelled_like(latents, deficit), _labelled(latents, sizes)
     )
+
+
+def _labelled(latents: Latents, modes: np.ndarray) -> PerCloud:
+    first = labelled_like(latents, modes[..., 0])
+    if not isinstance(first, xr.DataArray):
+        return modes
+    numbers = xr.DataArray(np.arange(1, MODES + 1), dims="mode", name="mode")
+    return first.expand_dims(mode=numbers, axis=-1).copy(data=modes)
+
+
+def angles_of(clouds: np.ndarray, frame: Frame, epsilon: float) -> dict[str, np.ndarray]:
+    """Returns every statistic of `angles` by its name.
+
+    Args:
+      clouds: `(clouds, samples, units)`.
+      frame: the basis.
+      epsilon: acceptance cosine.
+    """
+    found = angles(clouds, basis=frame, epsilon=epsilon)
+    modes = {f"mode_{m + 1}": np.asarray(found.modes)[:, m] for m in range(MODES)}
+    return {
+        "acceptance_ratio": np.asarray(found.acceptance_ratio),
+        "entropy_deficit": np.asarray(found.entropy_deficit),
+        **modes,
+    }
 
 
 def _prepare(latents: Any, basis: Any, epsilon: float) -> Prepared:

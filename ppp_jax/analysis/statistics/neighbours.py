@@ -3,19 +3,18 @@
 import concurrent.futures
 import os
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from ppp_jax.analysis.io.sources import as_clouds, rescale
+from ppp_jax.analysis.io.sources import Latents, PerCloud, as_clouds, labelled_like, rescale
 from ppp_jax.errors import seeded, truth, whole
 
 NEIGHBOUR_ROWS = 512  # distances to all other samples held at once
 
 
 def discreteness(
-    latents: Any, *, elliptical: bool = False, max_samples: int = 6000, seed: int = 0
-) -> np.ndarray:
+    latents: Latents, *, elliptical: bool = False, max_samples: int = 6000, seed: int = 0
+) -> PerCloud:
     """Returns 1 − median nearest-neighbour distance over that of a reference of the same shape.
 
     The reference is METHOD §5's, a Gaussian with the latents' mean and covariance, drawn as often
@@ -32,7 +31,8 @@ def discreteness(
       seed: of the draws.
 
     Returns:
-      Array of the leading shape; NaN for a cloud that is not finite or a single point.
+      Array of the leading shape, labelled if the latents are; NaN for a cloud that is not finite or
+      a single point.
 
     Raises:
       InputError: an argument out of its range, naming it.
@@ -53,7 +53,8 @@ def discreteness(
         return _discreteness(cloud, draw, max_samples, np.random.default_rng(seed))
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        return np.array(list(pool.map(measure, clouds))).reshape(values.shape[:-2])
+        found = np.array(list(pool.map(measure, clouds))).reshape(values.shape[:-2])
+    return labelled_like(latents, found)
 
 
 def _discreteness(

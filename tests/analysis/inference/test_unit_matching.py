@@ -12,6 +12,7 @@ from ppp_jax.analysis.inference import downstream, unit_matching
 from ppp_jax.analysis.results import layers
 from ppp_jax.analysis.synthetic import known_clouds
 from ppp_jax.errors import InputError
+from ppp_jax.networks import interpolated
 
 RNG = np.random.default_rng(0)
 
@@ -272,7 +273,9 @@ def made_rows(**axes):
     for values in itertools.product(*axes.values()):
         names = dict(zip(axes, values, strict=True))
         c4 = 10.0 * names["depth"] + len(rows) * 1e-3 + np.arange(8.0)
+        facts = interpolated.get(names.get("activation", "tanh"))
         rows.append({"architecture": "mlp", "activation": "tanh", "optimizer": "sgd",
+                     "facts": facts,
                      "latents": "pre", "layer": "bottleneck", "latent_width": 3, **names,
                      "c4_excess_seeds": c4, "discreteness_seeds": -c4,
                      "elliptical_seeds": -c4})  # fmt: skip
@@ -282,7 +285,7 @@ def made_rows(**axes):
 def test_cells_that_differ_in_anything_are_apart_in_every_table():
     axes = {"activation": ["tanh", "isotropic_tanh"], "depth": [1, 2], "width": [4, 8],
             "initializer": ["a", "b"], "learning_rate": [0.1, 0.01]}  # fmt: skip
-    slopes = layers.trends(made_rows(**axes), axis="depth")
+    slopes = layers.trends(made_rows(**axes), axis="depth").to_dict("records")
     assert len(slopes) == 2 * 2**3 * 3  # activations; width, initialiser, rate; quantities
     names = [{k: v for k, v in row.items() if k in layers.NAMES} for row in slopes]
     assert len({tuple(name.items()) for name in names}) == 2 * 2**3
@@ -293,14 +296,14 @@ def test_cells_that_differ_in_anything_are_apart_in_every_table():
             10 if row["quantity"] == "c4_excess" else -10, rel=0.01
         )
         assert row["seeds"] == 8
-    apart = layers.differences(made_rows(**axes))
+    apart = layers.differences(made_rows(**axes)).to_dict("records")
     assert len(apart) == 2**4 * 3
     assert {(row["activation"], row["against"]) for row in apart} == {("tanh", "isotropic_tanh")}
 
 
 def test_one_point_has_no_trend():
-    assert layers.trends(made_rows(depth=[2]), axis="depth") == []
-    assert layers.differences(made_rows(depth=[2])) == []
+    assert layers.trends(made_rows(depth=[2]), axis="depth").empty
+    assert layers.differences(made_rows(depth=[2])).empty
 
 
 def test_vectors_are_thinned_at_all_positions(monkeypatch):

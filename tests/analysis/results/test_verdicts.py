@@ -1,6 +1,7 @@
 """Verdicts on clouds whose structure is known: what must be claimed, and what must not."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 import xarray as xr
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 from ppp_jax import bases
 from ppp_jax.analysis.io.facts import COORDINATES, facts_of, partner_of, with_facts
 from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.report import grid_report
 from ppp_jax.analysis.report.evidence import format_verdicts, plain_words
 from ppp_jax.analysis.results import layers, verdicts
 from ppp_jax.analysis.results.measure import cells, measure
@@ -75,7 +77,7 @@ def measured():
 
 
 def table(measured):
-    return verdicts.verdict_table([measured])[0]
+    return verdicts.verdict_table([measured])[0].to_dict("records")
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +126,8 @@ def test_numbers_of_a_verdict_are_the_statistics_own(rows, measured):
 def test_false_discoveries_are_controlled_over_the_whole_grid(measured):
     """Not group by group: of a second group without effects, q rises."""
     nothing = measure(made_up(("isotropic_tanh",)), epsilon=0.6, rotations=99)
-    alone, (beside, _) = table(measured), verdicts.verdict_table([measured, nothing])
+    alone, (both, _) = table(measured), verdicts.verdict_table([measured, nothing])
+    beside = both.to_dict("records")
     for one, same in zip(alone, beside, strict=True):
         assert same["c4_p"] == one["c4_p"]
         assert same["c4_q"] >= one["c4_q"]
@@ -157,10 +160,11 @@ def test_one_network_of_sixteen_is_no_evidence():
 
 
 def test_words_say_the_same_and_the_table_has_a_line_per_verdict(rows):
-    header, body = format_verdicts(list(rows.values()))
+    judged = pd.DataFrame(rows.values())
+    header, body = format_verdicts(judged)
     assert len(body) == 8
     assert all(len(line) == len(header) for line in body)
-    text = plain_words(list(rows.values()), claim="alignment")
+    text = plain_words(judged, claim="alignment")
     assert "<b>no evidence of alignment</b>: isotropic_tanh (pre), isotropic_tanh (post)" in text
 
 
@@ -220,7 +224,7 @@ def test_lengths_alone_are_told_from_clusters():
 
 
 def test_differences_are_paired_and_against_the_partner(measured):
-    found = verdicts.difference_table(measured.runs)
+    found = verdicts.difference_table(measured.runs).to_dict("records")
     errors = [row for row in found if row["quantity"] == "test_mse"]
     assert [(row["activation"], row["against"]) for row in errors] == [
         ("tanh", "isotropic_tanh"), ("relu", "isotropic_tanh"), ("tanh@haar:3", "isotropic_tanh"),
@@ -231,7 +235,8 @@ def test_differences_are_paired_and_against_the_partner(measured):
     last = (measured.runs["c4_pre"] - measured.runs["c4_pre_null"]).isel(step=-1).squeeze()
     apart = last.sel(activation="relu") - last.sel(activation="isotropic_tanh")
     np.testing.assert_allclose(c4["difference"], apart.mean())
-    assert {row["quantity"] for row in found} == set(verdicts.PAIRED) == set(evidence.NAMES)
+    assert {row["quantity"] for row in found} == set(verdicts.paired())
+    assert evidence.quantity_title("c4_pre") == "C4 before activation, above null"
     assert all(np.isfinite(row["difference"]) for row in found)
     p = [row["p"] for row in errors]
     np.testing.assert_allclose([row["q"] for row in errors], scipy.stats.false_discovery_control(p))
@@ -270,7 +275,7 @@ def test_an_isotropic_activation_of_any_name_is_not_compared_as_an_elementwise_o
         for one in dataset["activation"].values.tolist()
     ]  # fmt: skip
     found = layers.differences(rows, quantities=["c4_excess"])
-    assert [row["activation"] for row in found] == ["tanh"]
+    assert found["activation"].tolist() == ["tanh"]
 
 
 def test_best_rate_is_chosen_on_validation_and_shown_on_test():
@@ -280,17 +285,17 @@ def test_best_rate_is_chosen_on_validation_and_shown_on_test():
     for name, offsets in (("validation_mse", [5, 1, 2]), ("test_mse", [5, 3, 2])):
         rates[name] = rates[name] * 0 + xr.DataArray(offsets, dims="rate")
     rates = rates.assign_coords(learning_rate=(("optimizer", "rate"), [[0.1, 0.2, 0.3]]))
-    (row,) = verdicts.rate_table(rates)
+    (row,) = verdicts.rate_table(rates).to_dict("records")
     assert (row["rates"], row["fixed_rate"], row["best_rate"]) == (3, 0.1, 0.2)
     assert not row["best_at_end"]
     assert (row["fixed"], row["best"]) == (5, 3)
     # A rate at which a seed has diverged is not eligible, however small the others' errors.
     rates["validation_mse"][{"rate": 1, "seed": 0}] = np.nan
-    (row,) = verdicts.rate_table(rates)
+    (row,) = verdicts.rate_table(rates).to_dict("records")
     assert (row["best_rate"], row["best"], row["best_at_end"]) == (0.3, 2, True)
     # If there is none left, none is best.
     rates["validation_mse"][{"seed": 0}] = np.nan
-    (row,) = verdicts.rate_table(rates)
+    (row,) = verdicts.rate_table(rates).to_dict("records")
     assert np.isnan([row["best_rate"], row["best"], *row["best_seeds"]]).all()
     assert not row["best_at_end"]
     assert row["fixed"] == 5
@@ -338,3 +343,24 @@ def test_columns_of_seeds_stand_where_they_are_told(at):
         np.testing.assert_array_equal(bar.get_xdata(), [place, place])
         assert (mean.get_xdata()[0], mean.get_ydata()[0]) == (place, values.mean())
     assert axes.get_legend_handles_labels()[1] == ["seeds"]
+
+
+def test_pictures_leave_out_the_runs_that_tables_leave_out():
+    """A run that diverges later is in neither, nor is the snapshot of one whose units have died."""
+    dataset = made_up(("relu", "isotropic_tanh"))
+    stopped, latents = dataset["diverged_step"].values.copy(), dataset["pre"].values.copy()
+    stopped[..., 2, 1] = 7
+    latents[..., 4, 1, :, :] = 1.0
+    dataset = dataset.assign(
+        diverged_step=(dataset["diverged_step"].dims, stopped),
+        pre=(dataset["pre"].dims, latents),
+    )
+    measured = measure(dataset, epsilon=0.6, rotations=19)
+    at = dict.fromkeys(("depth", "width", "optimizer", "initializer", "rate"), 0)
+    section = grid_report._Section("", "", dataset.isel(at), measured.runs.isel(at))
+    panel = grid_report._panels(section, "pre", "relu", 0.6)
+    numbers = measured.runs["c4_pre"].isel(at).sel(activation="relu")
+    for step, count in ((0, SEEDS - 1), (1, SEEDS - 2)):
+        assert numbers.isel(step=step).notnull().sum() == count
+        picture = panel(slice(None), step)
+        assert picture.attrs["samples"] == count * SAMPLES

@@ -1,0 +1,95 @@
+"""The headline in one table: what a run folder, or anyone's latents, say about a basis."""
+
+import os
+import pathlib
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+
+from ppp_jax.analysis.inference.rotation_test import ROTATIONS, rotation_test
+from ppp_jax.analysis.io.load import load
+from ppp_jax.analysis.io.runs import load_run, saved_groups
+from ppp_jax.analysis.io.sources import Latents
+from ppp_jax.analysis.results.measure import measure
+from ppp_jax.analysis.results.verdicts import CLAIMS, verdict_table
+from ppp_jax.analysis.statistics import registry
+from ppp_jax.errors import InputError
+
+
+def summary(
+    latents: Latents | str | os.PathLike[str],
+    *,
+    basis: Any = None,
+    epsilon: float = 0.85,
+    rotations: int = ROTATIONS,
+    seed: int = 0,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Says of latents, in a row each, whether they are aligned with a basis.
+
+    Args:
+      latents: the run folder of a grid; or latents that `load` or `rotation_test` takes, whose
+        leading axes are separate clouds.
+      basis: privileged vectors, `(vectors, units)`, or a name; None for the standard basis. The
+        cells of a run folder are held against their activations' own bases.
+      epsilon: acceptance cosine of a run folder's angles.
+      rotations: K of the rotation null.
+      seed: Seed of the random rotations.
+      progress: show a progress bar on stderr.
+
+    Returns:
+      Of a run folder a row per cell and kind of latents: its names, of each statistic of
+      alignment the mean over seeds, `…_z` and `…_q`, and the verdicts in words. Of other latents
+      a row per cloud and statistic: `value`, the null's `mean` and `sd`, `z` and `p`.
+
+    Raises:
+      InputError: an argument that cannot be used, naming it.
+
+    Example:
+      >>> import numpy as np
+      >>> table = summary(np.random.default_rng(0).laplace(size=(2000, 8)), rotations=99)
+      >>> table[["statistic", "p"]].values.tolist()
+      [['c4', 0.01], ['kurtosis', 0.01], ['unit_kurtosis', 0.01]]
+    """
+    options = {"rotations": rotations, "seed": seed, "progress": progress}
+    if isinstance(latents, str | os.PathLike):
+        path = pathlib.Path(os.fspath(latents)).expanduser()
+        found = load(path)
+        if not isinstance(found, xr.Dataset):
+            return _of_clouds(found, basis, **options)
+        if basis is not None:
+            problem = "is not taken for a run folder, whose activations have bases of their own"
+            raise InputError("basis", basis, problem)
+        return _of_run(path, epsilon, **options)
+    if isinstance(latents, xr.Dataset):
+        raise InputError("latents", "Dataset", "must be the path of its run folder, or one array")
+    return _of_clouds(latents, basis, **options)
+
+
+def _of_clouds(latents: Latents, basis: Any, **options: Any) -> pd.DataFrame:
+    tested = rotation_test(latents, basis=basis, **options)
+    columns = ["value", "mean", "sd", "z", "p"]
+    table = tested[columns].to_dataframe().reset_index()
+    return table[[*(name for name in table if name not in columns), *columns]]
+
+
+def _of_run(path: pathlib.Path, epsilon: float, **options: Any) -> pd.DataFrame:
+    groups = saved_groups(path)
+    measured = [measure(load_run(path, **group), epsilon=epsilon, **options) for group in groups]
+    tables = []
+    for group, table in zip(groups, verdict_table(measured), strict=True):
+        where = {name: group[name] for name in ("architecture", "latent_width")}
+        tables.append(_headline(table).assign(**where))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _headline(table: pd.DataFrame) -> pd.DataFrame:
+    """Keeps what names a row, its statistics of alignment, and its verdicts."""
+    names = list(table.columns[: table.columns.get_loc("seeds") + 1])
+    numbers = [
+        f"{name}{end}"
+        for name in registry.names(family=registry.ALIGNMENT)
+        for end in ("", "_z", "_q")
+    ]
+    return table[[*names, *numbers, *CLAIMS]]

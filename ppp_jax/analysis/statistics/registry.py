@@ -1,0 +1,236 @@
+"""The statistics by name: one entry each, from which tests, tables, curves and pages follow.
+
+What is measured of latents, which null it is held against, and in which words a verdict is given,
+is said here and nowhere else. `register` adds a statistic of one's own.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ppp_jax.analysis.statistics import alignment, angles, neighbours
+from ppp_jax.errors import InputError, lookup
+
+BASIS, PLANES, CLOUD = "basis", "planes", "cloud"  # what a statistic is a function of
+TESTED = (BASIS, PLANES)  # there is a rotation null for it
+ALIGNMENT = "alignment"  # the family of hypotheses about a basis
+NEIGHBOUR_SAMPLES = 1024  # of each cloud, for how near samples stand to each other
+
+
+class Statistic(NamedTuple):
+    """A number of a cloud of latents, and what is said of it.
+
+    Attributes:
+      name: of its variable in datasets and of its columns in tables.
+      label: what figures call it.
+      short: what tables call it.
+      of: what `function` takes. `basis`: a cloud, the vectors of a basis and its planes, as JAX
+        traces them (`alignment.OfBasis`). `planes`: clouds, the basis as a `Frame`, and ε; it
+        returns the values of one or more statistics by name. `cloud`: clouds alone, because no
+        rotation changes it, so that there is no rotation null.
+      function: measures it.
+      family: the hypotheses among which its false discoveries are counted; None: it is described,
+        and no verdict rests on it.
+      sides: what is said of latents below, and above, the null.
+      moves: what is said of training that lowers, and raises, the excess over the null.
+      orthonormal: whether it means something on orthonormal bases only.
+      everywhere: whether it is measured at every snapshot, or at the first and the last.
+      reported: whether reports of run folders measure it.
+      compared: kinds of latents, `pre` or `post`, of which figures of differences show it.
+    """
+
+    name: str
+    label: str
+    short: str
+    of: str
+    function: Callable[..., Any]
+    family: str | None = None
+    sides: tuple[str, str] | None = None
+    moves: tuple[str, str] | None = None
+    orthonormal: bool = False
+    everywhere: bool = True
+    reported: bool = True
+    compared: tuple[str, ...] = ()
+
+    @property
+    def tested(self) -> bool:
+        """Whether there is a rotation null for it."""
+        return self.of in TESTED
+
+
+STATISTICS: dict[str, Statistic] = {}
+
+
+def register(statistic: Statistic) -> Statistic:
+    """Adds a statistic to the registry.
+
+    Args:
+      statistic: the entry.
+
+    Returns:
+      The entry.
+
+    Raises:
+      InputError: the name is taken, or no name of a variable; or `of` is none of the three kinds.
+    """
+    if not statistic.name.isidentifier():
+        raise InputError("statistic", statistic.name, "must be letters, digits and underscores")
+    if statistic.name in STATISTICS:
+        raise InputError("statistic", statistic.name, "is registered already; choose another name")
+    if statistic.of not in (BASIS, PLANES, CLOUD):
+        raise InputError("of", statistic.of, f"must be {BASIS}, {PLANES} or {CLOUD}")
+    STATISTICS[statistic.name] = statistic
+    return statistic
+
+
+def _discreteness(clouds: np.ndarray) -> Any:
+    return neighbours.discreteness(clouds, max_samples=NEIGHBOUR_SAMPLES)
+
+
+def _elliptical(clouds: np.ndarray) -> Any:
+    return neighbours.discreteness(clouds, elliptical=True, max_samples=NEIGHBOUR_SAMPLES)
+
+
+for _entry in (
+    Statistic("acceptance_ratio", "A/A0", "A/A0", PLANES, angles.angles_of),
+    Statistic(
+        "entropy_deficit", "angular entropy deficit, bits", "entropy deficit", PLANES,
+        angles.angles_of, everywhere=False,
+    ),
+    *(
+        Statistic(f"mode_{m}", f"angular mode {m}", f"mode {m}", PLANES, angles.angles_of,
+                  everywhere=False)
+        for m in range(1, angles.MODES + 1)
+    ),
+    Statistic(
+        "c4", "alignment C4", "C4", BASIS, alignment.c4_of,
+        family=ALIGNMENT,
+        sides=("aligned with the diagonals", "aligned with the axes"),
+        moves=("training moved it towards the diagonals", "training moved it towards the axes"),
+        orthonormal=True,
+        compared=("pre", "post"),
+    ),
+    # On orthonormal bases it is C4 once more, so that reports leave it out.
+    Statistic("kurtosis", "alignment kurtosis", "kurtosis", BASIS, alignment.kurtosis_of,
+              reported=False),
+    Statistic(
+        "unit_kurtosis", "unit kurtosis", "unit kurtosis", BASIS, alignment.unit_kurtosis_of,
+        family=ALIGNMENT,
+        sides=("units flatter than other directions", "units more peaked than other directions"),
+        moves=("training made units flatter", "training made units more peaked"),
+    ),
+    Statistic(
+        "discreteness", "discreteness", "discreteness", CLOUD, _discreteness,
+        family="discreteness",
+        moves=("less discrete than untrained", "more discrete than untrained"),
+        compared=("pre",),
+    ),
+    Statistic(
+        "elliptical", "discreteness beyond its lengths", "beyond lengths", CLOUD, _elliptical,
+        family="elliptical",
+        everywhere=False,
+        compared=("pre",),
+    ),
+):  # fmt: skip
+    register(_entry)
+
+
+def chosen(
+    *,
+    of: Collection[str] = (BASIS, PLANES, CLOUD),
+    everywhere: bool | None = None,
+    family: str | None = None,
+    only_reported: bool = True,
+) -> tuple[Statistic, ...]:
+    """Returns the registered statistics of some kind: of a basis first, then of planes, of clouds.
+
+    Args:
+      of: what they are functions of.
+      everywhere: only those that are measured at every snapshot, or only the others; None: all.
+      family: only those of a family of hypotheses.
+      only_reported: only those that reports of run folders measure.
+    """
+    return tuple(
+        one
+        for kind in (BASIS, PLANES, CLOUD)
+        for one in STATISTICS.values()
+        if one.of == kind and kind in of
+        and everywhere in (None, one.everywhere)
+        and family in (None, one.family)
+        and (one.reported or not only_reported)
+    )  # fmt: skip
+
+
+def names(**which: Any) -> tuple[str, ...]:
+    """Returns the names of statistics.
+
+    Args:
+      **which: as `chosen`.
+    """
+    return tuple(one.name for one in chosen(**which))
+
+
+def label_of(name: str) -> str:
+    """Returns what figures call a statistic, or the name of something else.
+
+    Args:
+      name: of a statistic, or anything.
+    """
+    return STATISTICS[name].label if name in STATISTICS else name
+
+
+def resolve(
+    statistics: Sequence[str | Statistic] | None, epsilon: float | None
+) -> tuple[Statistic, ...]:
+    """Returns what a rotation test measures.
+
+    Args:
+      statistics: names, or entries; None: all that are a function of a basis, and with an ε those
+        of its planes too.
+      epsilon: acceptance cosine, if one is given.
+
+    Raises:
+      InputError: an unknown name, one without a rotation null, one that needs an ε, or none.
+    """
+    if statistics is None:
+        kinds = (BASIS,) if epsilon is None else (BASIS, PLANES)
+        return chosen(of=kinds, only_reported=False)
+    if isinstance(statistics, str) or not isinstance(statistics, Sequence) or not statistics:
+        raise InputError("statistics", statistics, "must be names, one or more, in a list")
+    found = []
+    for given in statistics:
+        one = (
+            given if isinstance(given, Statistic) else lookup(STATISTICS, given, field="statistics")
+        )
+        if not one.tested:
+            problem = "does not change under rotations, so that there is no rotation null"
+            raise InputError("statistics", one.name, problem)
+        if one.of == PLANES and epsilon is None:
+            raise InputError("epsilon", None, f"is needed for {one.name}; give one, such as 0.85")
+        found.append(one)
+    given_names = [one.name for one in found]
+    if len(set(given_names)) < len(found):
+        raise InputError("statistics", given_names, "must be different")
+    return tuple(found)
+
+
+def measured(
+    functions: Sequence[Statistic], clouds: np.ndarray, *context: Any
+) -> Mapping[str, np.ndarray]:
+    """Returns the values of statistics that are computed outside of JAX, each function called once.
+
+    Args:
+      functions: statistics of planes, or of clouds.
+      clouds: `(clouds, samples, units)`.
+      *context: what their functions take beside.
+    """
+    results: dict[Callable[..., Any], Any] = {}
+    for one in functions:
+        if one.function not in results:
+            results[one.function] = one.function(clouds, *context)
+    found = {one.name: results[one.function] for one in functions}
+    return {
+        name: np.asarray(value[name] if isinstance(value, Mapping) else value)
+        for name, value in found.items()
+    }
