@@ -22,8 +22,16 @@ how far a rotated start is from the rotated training, and from the same law (MET
 """
 
 MOST_UNITS = 256  # the Lie algebra is found from equations in units² unknowns
-HEADER = ["activation", "claimed group", "holds", "own", *groups.COMMON, "−1", "algebra",
-          "rotations"]  # fmt: skip
+HEADER = [
+    "activation",
+    "claimed group",
+    "holds",
+    "own",
+    *groups.COMMON,
+    "−1",
+    "algebra",
+    "rotations",
+]
 
 
 def define() -> None:

@@ -44,12 +44,18 @@ lose more by noise (×1.3 to 1.65 against ×1.2 at 30 %), but not more than they
 NOISE = (0.1, 0.3)
 BITS = (8, 4)
 DEFAULTS = Grid(
-    activations=("relu", "leaky_relu", "tanh", "isotropic_relu", "isotropic_leaky_relu",
-                 "isotropic_tanh"),
+    activations=(
+        "relu",
+        "leaky_relu",
+        "tanh",
+        "isotropic_relu",
+        "isotropic_leaky_relu",
+        "isotropic_tanh",
+    ),
     optimizers=("momentum", "adam"),
     seeds=range(16),
     snapshots=(0,),
-)  # fmt: skip
+)
 
 
 def check(grid: Grid) -> None:
@@ -89,8 +95,9 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
         problem = "no network of it stayed finite; lower learning_rates, and overwrite it"
         raise InputError("workdir", run, problem)
     seeds = len(networks[0].grid.seeds)
-    found = {key: cell or {name: np.full(seeds, np.nan) for name in names}
-             for key, cell in found.items()}  # fmt: skip
+    found = {
+        key: cell or {name: np.full(seeds, np.nan) for name in names} for key, cell in found.items()
+    }
     tables = study.frames(
         cells=cell_rows(found),
         differences=difference_rows(found),
@@ -135,15 +142,19 @@ def _measure(
         return np.asarray(jnp.mean(jnp.square(apart), axis=(1, 2)))
 
     clean = error(test)
-    found = {"discreteness": np.asarray(pa.discreteness(test)),
-             "|C4|": np.abs(np.asarray(pa.alignment_c4(test, basis=basis))),
-             "error": clean}  # fmt: skip
+    found = {
+        "discreteness": np.asarray(pa.discreteness(test)),
+        "|C4|": np.abs(np.asarray(pa.alignment_c4(test, basis=basis))),
+        "error": clean,
+    }
     if dataset.shape.classes:
         (train_labels, _, test_labels) = dataset.labels
-        found["probe accuracy"] = np.array([
-            downstream.probe_accuracy(a, train_labels, b, test_labels)
-            for a, b in zip(train, test, strict=True)
-        ])  # fmt: skip
+        found["probe accuracy"] = np.array(
+            [
+                downstream.probe_accuracy(a, train_labels, b, test_labels)
+                for a, b in zip(train, test, strict=True)
+            ]
+        )
     for share in NOISE:
         noisy = error(downstream.add_noise(test, share=share))
         found[f"error with {share:.0%} noise"] = noisy
@@ -157,11 +168,14 @@ def _measure(
 def cell_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> list[dict[str, Any]]:
     """Returns interquartile means over seeds, a row per cell, and how many did not diverge."""
     return [
-        {"activation": activation, "optimizer": optimizer,
-         "seeds": int(np.isfinite(cell["error"]).sum()),
-         **{name: interquartile_mean(values) for name, values in cell.items()}}
+        {
+            "activation": activation,
+            "optimizer": optimizer,
+            "seeds": int(np.isfinite(cell["error"]).sum()),
+            **{name: interquartile_mean(values) for name, values in cell.items()},
+        }
         for (activation, optimizer), cell in found.items()
-    ]  # fmt: skip
+    ]
 
 
 def difference_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> list[dict[str, Any]]:
@@ -174,9 +188,19 @@ def difference_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> list
             continue
         for quantity, values in cell.items():
             change = paired_difference(values, found[other, optimizer][quantity])
-            rows.append({"activation": activation, "against": other, "optimizer": optimizer,
-                         "quantity": quantity, "difference": change.mean, "low": change.low,
-                         "high": change.high, "p": change.p, "seeds": change.seeds})  # fmt: skip
+            rows.append(
+                {
+                    "activation": activation,
+                    "against": other,
+                    "optimizer": optimizer,
+                    "quantity": quantity,
+                    "difference": change.mean,
+                    "low": change.low,
+                    "high": change.high,
+                    "p": change.p,
+                    "seeds": change.seeds,
+                }
+            )
     return study.add_q(rows)
 
 
@@ -188,9 +212,18 @@ def correlation_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> lis
         for quantity in list(cells[0])[2:]:
             table = [np.stack([cell[name] for cell in cells]) for name in (cause, quantity)]
             one = downstream.rank_correlation(*table)
-            rows.append({"of": cause, "with": quantity, "rank correlation": one.mean,
-                         "low": one.low, "high": one.high, "p": one.p, "seeds": one.seeds,
-                         "cells": one.cells})  # fmt: skip
+            rows.append(
+                {
+                    "of": cause,
+                    "with": quantity,
+                    "rank correlation": one.mean,
+                    "low": one.low,
+                    "high": one.high,
+                    "p": one.p,
+                    "seeds": one.seeds,
+                    "cells": one.cells,
+                }
+            )
     return study.add_q(rows)
 
 
@@ -202,9 +235,15 @@ def draw(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> Figure:
     for axes, quantity in zip(figure.subplots(1, len(quantities)), quantities, strict=True):
         for (activation, optimizer), cell in found.items():
             marker = "o" if optimizer == next(iter(found))[1] else "^"
-            axes.plot(cell["discreteness"], cell[quantity], marker, markersize=3, alpha=0.6,
-                      color=f"C{names.index(activation)}",
-                      label=f"{activation}, {optimizer}")  # fmt: skip
+            axes.plot(
+                cell["discreteness"],
+                cell[quantity],
+                marker,
+                markersize=3,
+                alpha=0.6,
+                color=f"C{names.index(activation)}",
+                label=f"{activation}, {optimizer}",
+            )
         axes.set(xlabel="discreteness", title=quantity)
         if "noise" in quantity or "bits" in quantity:  # one network in a hundred is far off
             shown = np.concatenate([cell[quantity] for cell in found.values()])

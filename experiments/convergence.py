@@ -36,12 +36,19 @@ though as wholes they agree best. On patches ReLUs share axes under Adam, as doe
 """
 
 DEFAULTS = Grid(
-    activations=("relu", "leaky_relu", "tanh", "tanh@rotated", "isotropic_relu",
-                 "isotropic_leaky_relu", "isotropic_tanh"),
+    activations=(
+        "relu",
+        "leaky_relu",
+        "tanh",
+        "tanh@rotated",
+        "isotropic_relu",
+        "isotropic_leaky_relu",
+        "isotropic_tanh",
+    ),
     optimizers=("momentum", "adam"),
     seeds=range(32),
     snapshots=(0,),
-)  # fmt: skip
+)
 _NAN = np.full(1, np.nan)
 NOTHING = Convergence(_NAN, _NAN, _NAN, np.nan, np.nan)  # of fewer than two networks
 
@@ -73,13 +80,21 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
             clouds = both.values[np.isfinite(both.values).all(axis=(1, 2, 3))]
             basis, few = known[names["activation"]].basis, len(clouds) < 2
             first, last = (
-                NOTHING if few else
-                convergence(clouds[:, step], basis=basis, rotations=options.rotations)
+                NOTHING
+                if few
+                else convergence(clouds[:, step], basis=basis, rotations=options.rotations)
                 for step in (0, 1)
-            )  # fmt: skip
-            rows.append({"activation": names["activation"], "optimizer": names["optimizer"],
-                         "latents": kind, "clean": names["clean"],
-                         "pairs": len(clouds) // 2, **_described(first, last)})  # fmt: skip
+            )
+            rows.append(
+                {
+                    "activation": names["activation"],
+                    "optimizer": names["optimizer"],
+                    "latents": kind,
+                    "clean": names["clean"],
+                    "pairs": len(clouds) // 2,
+                    **_described(first, last),
+                }
+            )
             pairs[f"{names['activation']}\n{names['optimizer']}, {kind}"] = last.units - last.null
     return study.Results(study.frames(matches=study.add_q(rows)), {"matches": draw(pairs)})
 
@@ -88,12 +103,17 @@ def _described(first: Convergence, last: Convergence) -> dict[str, float]:
     """Returns a row: means over pairs; of the match above rotated ones the 95 % interval."""
     above = paired_difference(last.units, last.null)
     return {
-        "orthogonal": float(last.orthogonal.mean()), "units": float(last.units.mean()),
+        "orthogonal": float(last.orthogonal.mean()),
+        "units": float(last.units.mean()),
         "rotated": float(last.null.mean()),
-        "above rotated": above.mean, "low": above.low, "high": above.high,
+        "above rotated": above.mean,
+        "low": above.low,
+        "high": above.high,
         "above rotated, untrained": float((first.units - first.null).mean()),
-        "z untrained": first.z, "z": last.z, "p": last.p,
-    }  # fmt: skip
+        "z untrained": first.z,
+        "z": last.z,
+        "p": last.p,
+    }
 
 
 def draw(pairs: dict[str, np.ndarray]) -> Figure:

@@ -3,6 +3,7 @@
 import pathlib
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ppp_jax.analysis.plots import evidence
@@ -84,27 +85,45 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
     for (first, second, third), (activation, kind) in zip(panels.T, names, strict=True):
         here = [row for row in rows if (row["activation"], row["latents"]) == (activation, kind)]
         for axes, quantity in ((first, "c4_excess"), (second, "discreteness")):
-            columns = {str(row["depth"]): row[f"{quantity}_seeds"] for row in here
-                       if row["layer"] == "bottleneck"}  # fmt: skip
+            columns = {
+                str(row["depth"]): row[f"{quantity}_seeds"]
+                for row in here
+                if row["layer"] == "bottleneck"
+            }
             evidence.plot_seeds(columns, ax=axes)
             axes.set_xlabel("hidden layers on each side", fontsize=8)
-        for k, depth in enumerate(sorted({row["depth"] for row in here})):
-            path = [row for row in here if row["depth"] == depth]
-            places = [row["position"] - depth for row in path]
-            third.plot(places, [row["c4_excess"] for row in path], "o-", markersize=3,
-                       linewidth=0.8, color=f"C{k}", label=str(depth))  # fmt: skip
+        _draw_layers(here, third)
         third.set_xlabel("layers after the bottleneck", fontsize=8)
         third.axvline(0, color="0.7", linewidth=0.8)
         first.set_title(f"{activation}, {kind}-activation", fontsize=9)
         for axes in (first, third):
             axes.axhline(0, color="0.7", linewidth=0.8)
             axes.tick_params(labelsize=7)
-    texts = ("C4 of the bottleneck above null", "discreteness of the bottleneck",
-             "C4 of every layer above null")  # fmt: skip
+    texts = (
+        "C4 of the bottleneck above null",
+        "discreteness of the bottleneck",
+        "C4 of every layer above null",
+    )
     for axes, text in zip(panels[:, 0], texts, strict=True):
         axes.set_ylabel(text, fontsize=8)
     panels[2, -1].legend(title="depth", fontsize=6, title_fontsize=6)
     return figure
+
+
+def _draw_layers(rows: list[dict[str, Any]], axes: Axes) -> None:
+    """Draws C4 from layer to layer, a line per depth."""
+    for k, depth in enumerate(sorted({row["depth"] for row in rows})):
+        path = [row for row in rows if row["depth"] == depth]
+        places = [row["position"] - depth for row in path]
+        axes.plot(
+            places,
+            [row["c4_excess"] for row in path],
+            "o-",
+            markersize=3,
+            linewidth=0.8,
+            color=f"C{k}",
+            label=str(depth),
+        )
 
 
 EXPERIMENT = experiment.register(

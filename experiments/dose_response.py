@@ -88,11 +88,21 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
         for optimizer, one in _by_optimizer(measured, road).items():
             roads[f"{road}, {optimizer}"] = one
     rows = study.add_q([row for name, one in roads.items() for row in _rows(name, one)])
-    tables = study.frames(doses=rows, kinks=[
-        {"road": name, "latents": kind, "statistic": statistic,
-         **dose_response.kink(one.doses, one.numbers[f"{statistic}_{kind}_excess"])._asdict()}
-        for name, one in roads.items() for kind, statistic in QUANTITIES
-    ])  # fmt: skip
+    tables = study.frames(
+        doses=rows,
+        kinks=[
+            {
+                "road": name,
+                "latents": kind,
+                "statistic": statistic,
+                **dose_response.kink(
+                    one.doses, one.numbers[f"{statistic}_{kind}_excess"]
+                )._asdict(),
+            }
+            for name, one in roads.items()
+            for kind, statistic in QUANTITIES
+        ],
+    )
     return study.Results(tables, {"doses": draw(roads)})
 
 
@@ -124,14 +134,24 @@ def _rows(name: str, road: Road) -> list[dict[str, Any]]:
             key = f"{statistic}_{kind}"
             excess = here[f"{key}_excess"]
             change = paired_difference(excess, road.numbers[f"{key}_excess"][0])
-            rows.append({
-                "road": name, "dose": float(dose), "latents": kind, "statistic": statistic,
-                "seeds": int(np.isfinite(excess).sum()), "value": float(np.nanmean(here[key])),
-                "excess": float(np.nanmean(excess)), "z": here[f"{key}_z"], "p": here[f"{key}_p"],
-                "from isotropic": change.mean, "from isotropic, low": change.low,
-                "from isotropic, high": change.high, "from isotropic, p": change.p,
-                "held-out MSE": interquartile_mean(here["test_mse"]),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "road": name,
+                    "dose": float(dose),
+                    "latents": kind,
+                    "statistic": statistic,
+                    "seeds": int(np.isfinite(excess).sum()),
+                    "value": float(np.nanmean(here[key])),
+                    "excess": float(np.nanmean(excess)),
+                    "z": here[f"{key}_z"],
+                    "p": here[f"{key}_p"],
+                    "from isotropic": change.mean,
+                    "from isotropic, low": change.low,
+                    "from isotropic, high": change.high,
+                    "from isotropic, p": change.p,
+                    "held-out MSE": interquartile_mean(here["test_mse"]),
+                }
+            )
     return rows
 
 
@@ -147,8 +167,10 @@ def draw(roads: dict[str, Road]) -> Figure:
     panels = figure.subplots(len(quantities), len(roads), sharey="row", squeeze=False)
     for line, (quantity, text) in zip(panels, quantities.items(), strict=True):
         for axes, (name, road) in zip(line, roads.items(), strict=True):
-            columns = {f"{dose:.2g}": values for dose, values
-                       in zip(road.doses, road.numbers[quantity], strict=True)}  # fmt: skip
+            columns = {
+                f"{dose:.2g}": values
+                for dose, values in zip(road.doses, road.numbers[quantity], strict=True)
+            }
             evidence.plot_seeds(columns, ax=axes, at=road.doses)
             axes.tick_params(axis="x", labelrotation=90)
             axes.set_xlabel(name, fontsize=8)

@@ -57,13 +57,17 @@ def gallery(run: xr.DataArray, *, epsilon: float) -> Figure:
       epsilon: The acceptance cosine.
     """
     shown: dict[str, Any] = dict(pa.known_clouds())
-    shown |= {f"{name}, trained": run.sel(activation=name).isel(step=-1)
-              for name in run["activation"].values}  # fmt: skip
+    shown |= {
+        f"{name}, trained": run.sel(activation=name).isel(step=-1)
+        for name in run["activation"].values
+    }
     rows = -(-len(shown) // COLUMNS)
     figure = Figure(figsize=(4.1 * COLUMNS, 2.5 * rows), dpi=80, layout="constrained")
     figure.suptitle(
         f"Density over the isotropic null (left) and SRM (right; dashed: isotropic), ε = "
-        f"{epsilon:g}. D: discreteness", fontsize=10)  # fmt: skip
+        f"{epsilon:g}. D: discreteness",
+        fontsize=10,
+    )
     grid = figure.add_gridspec(rows, COLUMNS)
     for k, (name, latents) in enumerate(shown.items()):
         place = grid[divmod(k, COLUMNS)].subgridspec(1, 2)

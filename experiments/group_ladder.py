@@ -37,14 +37,22 @@ isotropic networks. On patches before the activation it depends on the optimiser
 
 CENTRES = 20
 DEFAULTS = Grid(
-    activations=("tanh@thomson:17", "tanh@thomson:32", "tanh@thomson:64", "block_tanh:1",
-                 "block_tanh:2", "block_tanh:4", "block_tanh:8", "block_tanh:16"),
+    activations=(
+        "tanh@thomson:17",
+        "tanh@thomson:32",
+        "tanh@thomson:64",
+        "block_tanh:1",
+        "block_tanh:2",
+        "block_tanh:4",
+        "block_tanh:8",
+        "block_tanh:16",
+    ),
     widths=(16,),
     latent_widths=(16,),
     optimizers=("momentum", "adam"),
     seeds=range(16),
     snapshots=(0,),
-)  # fmt: skip
+)
 
 
 def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
@@ -67,9 +75,19 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
         centres = np.stack([centres_of(cloud) for cloud in alive])
         found = special_directions.positions(centres, basis, rotations=options.rotations)
         for orbit, (value, z, p) in found.items():
-            rows.append({"activation": names["activation"], "optimizer": names["optimizer"],
-                         "rate": names["learning_rate"], "latents": kind, "seeds": len(alive),
-                         "orbit": orbit, "cosine": value, "z": z, "p": p})  # fmt: skip
+            rows.append(
+                {
+                    "activation": names["activation"],
+                    "optimizer": names["optimizer"],
+                    "rate": names["learning_rate"],
+                    "latents": kind,
+                    "seeds": len(alive),
+                    "orbit": orbit,
+                    "cosine": value,
+                    "z": z,
+                    "p": p,
+                }
+            )
     rows = study.add_q(rows)
     return study.Results(study.frames(orbits=rows), {"orbits": draw(rows)})
 

@@ -70,12 +70,20 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
     return {
-        "activation": row["activation"], "optimizer": row["optimizer"],
-        "rate": row["learning_rate"], "latents": row["latents"], "clean": row["clean"],
-        "seeds": row["seeds"], "C4 untrained": row["c4_first"], "C4": row["c4"],
-        "z": row["c4_z"], "q": row["c4_q"], "kurtosis z": row["unit_kurtosis_z"],
-        "kurtosis q": row["unit_kurtosis_q"], "verdict": row["alignment"],
-    }  # fmt: skip
+        "activation": row["activation"],
+        "optimizer": row["optimizer"],
+        "rate": row["learning_rate"],
+        "latents": row["latents"],
+        "clean": row["clean"],
+        "seeds": row["seeds"],
+        "C4 untrained": row["c4_first"],
+        "C4": row["c4"],
+        "z": row["c4_z"],
+        "q": row["c4_q"],
+        "kurtosis z": row["unit_kurtosis_z"],
+        "kurtosis q": row["unit_kurtosis_q"],
+        "verdict": row["alignment"],
+    }
 
 
 def effects(runs: xr.Dataset) -> list[dict[str, Any]]:
@@ -98,13 +106,21 @@ def effects(runs: xr.Dataset) -> list[dict[str, Any]]:
             if axis == "activation" and row["optimizer"] != REFERENCE:
                 continue
             statistic, kind = alignment[row["quantity"]]
-            rows.append({
-                "effect of": row[axis], "against": row["against"],
-                "on": row["optimizer" if axis == "activation" else "activation"],
-                "rate": row["learning_rate"], "latents": kind, "statistic": statistic,
-                "difference": row["difference"], "low": row["low"], "high": row["high"],
-                "p": row["p"], "seeds": row["seeds"],
-            })  # fmt: skip
+            rows.append(
+                {
+                    "effect of": row[axis],
+                    "against": row["against"],
+                    "on": row["optimizer" if axis == "activation" else "activation"],
+                    "rate": row["learning_rate"],
+                    "latents": kind,
+                    "statistic": statistic,
+                    "difference": row["difference"],
+                    "low": row["low"],
+                    "high": row["high"],
+                    "p": row["p"],
+                    "seeds": row["seeds"],
+                }
+            )
     return [{**row, "q ≤ .05": bool(row["q"] <= LEVEL)} for row in study.add_q(rows)]
 
 

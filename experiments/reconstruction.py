@@ -34,13 +34,19 @@ at tuned rates, except against tanh under Adam.
 """
 
 DEFAULTS = Grid(
-    activations=("relu", "leaky_relu", "tanh", "isotropic_relu", "isotropic_leaky_relu",
-                 "isotropic_tanh"),
+    activations=(
+        "relu",
+        "leaky_relu",
+        "tanh",
+        "isotropic_relu",
+        "isotropic_leaky_relu",
+        "isotropic_tanh",
+    ),
     optimizers=("momentum", "adam"),
     learning_rates=(0.01, 0.0001, 0.0003, 0.001, 0.003, 0.03, 0.1, 0.3, 1),
     seeds=range(16),
     snapshots=(0,),
-)  # fmt: skip
+)
 MOST = 2  # of what is drawn: an untrained network is near 1
 TICKS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1, 1.5, 2)
 
@@ -86,11 +92,19 @@ def differences(rows: list[dict[str, Any]], known: dict[str, Facts]) -> list[dic
         for label in ("fixed", "best"):
             there = cell[other, optimizer]
             change = paired_difference(row[f"{label}_seeds"], there[f"{label}_seeds"])
-            found.append({"activation": name, "against": other, "optimizer": optimizer,
-                          "rates": f"{label}: {row[f'{label}_rate']:g}, "
-                                   f"{there[f'{label}_rate']:g}",
-                          "MSE difference": change.mean, "low": change.low, "high": change.high,
-                          "p": change.p, "seeds": change.seeds})  # fmt: skip
+            found.append(
+                {
+                    "activation": name,
+                    "against": other,
+                    "optimizer": optimizer,
+                    "rates": f"{label}: {row[f'{label}_rate']:g}, {there[f'{label}_rate']:g}",
+                    "MSE difference": change.mean,
+                    "low": change.low,
+                    "high": change.high,
+                    "p": change.p,
+                    "seeds": change.seeds,
+                }
+            )
     return study.add_q(found)
 
 
@@ -108,8 +122,9 @@ def draw(runs: xr.Dataset) -> Figure:
         own = [(name, curve) for (where, name), curve in curves.items() if where == optimizer]
         for k, (name, curve) in enumerate(own):
             columns = {f"{rate:g}": curve[rate] for rate in sorted(curve)}
-            evidence.plot_seeds(columns, ax=axes, colour=f"C{k}", label=name,
-                              shift=0.12 * (k - (len(own) - 1) / 2))  # fmt: skip
+            evidence.plot_seeds(
+                columns, ax=axes, colour=f"C{k}", label=name, shift=0.12 * (k - (len(own) - 1) / 2)
+            )
         axes.set(yscale="log", xlabel="learning rate", title=optimizer, ylim=(None, MOST))
         axes.yaxis.set_major_locator(FixedLocator(TICKS))
         axes.yaxis.set_minor_locator(NullLocator())

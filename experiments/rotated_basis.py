@@ -30,8 +30,13 @@ activation: z −29 to −32) and not with the standard basis (|z| < 1.2), Adam 
 have a common direction, to which unrelated bases can be special too.
 """
 
-BASES = {"R": "rotated", "standard": "standard", "random 1": "haar:11", "random 2": "haar:12",
-         "random 3": "haar:13"}  # fmt: skip
+BASES = {
+    "R": "rotated",
+    "standard": "standard",
+    "random 1": "haar:11",
+    "random 2": "haar:12",
+    "random 3": "haar:13",
+}
 DEFAULTS = Grid(
     activations=("tanh", "tanh@rotated", "relu", "relu@rotated"),
     optimizers=("momentum", "isotropic_adam", "adam"),
@@ -55,14 +60,24 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
             clouds = usable(latents[kind].isel(at).isel(step=-1), runs.isel(at))
             seeds = int(clouds.isel(sample=0, unit=0).notnull().sum())
             for label, basis in BASES.items():
-                found = study.against(clouds, basis, rotations=options.rotations,
-                                      statistics=("c4", "unit_kurtosis"))  # fmt: skip
+                found = study.against(
+                    clouds, basis, rotations=options.rotations, statistics=("c4", "unit_kurtosis")
+                )
                 for statistic, (value, z, p) in found.items():
-                    rows.append({"activation": names["activation"], "optimizer":
-                                 names["optimizer"], "rate": names["learning_rate"],
-                                 "latents": kind, "seeds": seeds, "basis": label,
-                                 "statistic": statistic, "value": value, "z": z,
-                                 "p": p})  # fmt: skip
+                    rows.append(
+                        {
+                            "activation": names["activation"],
+                            "optimizer": names["optimizer"],
+                            "rate": names["learning_rate"],
+                            "latents": kind,
+                            "seeds": seeds,
+                            "basis": label,
+                            "statistic": statistic,
+                            "value": value,
+                            "z": z,
+                            "p": p,
+                        }
+                    )
     rows = study.add_q(rows)
     return study.Results(study.frames(bases=rows), {"bases": draw(rows)})
 
@@ -71,16 +86,20 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
     """Draws z against every basis, a row of panels per statistic and kind of latents."""
     conditions = list(dict.fromkeys((row["optimizer"], row["rate"]) for row in rows))
     lines = list(dict.fromkeys((row["statistic"], row["latents"]) for row in rows))
-    figure = Figure(figsize=(3.4 * len(conditions), 2.5 * len(lines)), dpi=100,
-                    layout="constrained")  # fmt: skip
+    figure = Figure(
+        figsize=(3.4 * len(conditions), 2.5 * len(lines)), dpi=100, layout="constrained"
+    )
     panels = figure.subplots(len(lines), len(conditions), sharey="row", squeeze=False)
     for line, (statistic, kind) in zip(panels, lines, strict=True):
         for axes, (optimizer, rate) in zip(line, conditions, strict=True):
             series: dict[str, dict[str, float]] = {}
             for row in rows:
                 if (row["optimizer"], row["rate"], row["statistic"], row["latents"]) == (
-                    optimizer, rate, statistic, kind,
-                ):  # fmt: skip
+                    optimizer,
+                    rate,
+                    statistic,
+                    kind,
+                ):
                     series.setdefault(row["activation"], {})[row["basis"]] = row["z"]
             evidence.plot_z(series, ax=axes)
             axes.set_title(f"{optimizer}, rate {rate:g}", fontsize=8)

@@ -179,12 +179,16 @@ def capture(model: Any, x: np.ndarray) -> dict[str, np.ndarray]:
     kept: dict[str, Any] = {}
     hooks = []
     for k, block in enumerate(model.blocks):
-        places = {"hidden_before_gelu": block.linear1, "hidden_after_gelu": block.activation,
-                  "residual_stream": block}  # fmt: skip
+        places = {
+            "hidden_before_gelu": block.linear1,
+            "hidden_after_gelu": block.activation,
+            "residual_stream": block,
+        }
         for name, module in places.items():
 
-            def keep(_module: Any, _inputs: Any, output: Any,
-                     name: str = f"block_{k}_{name}") -> None:  # fmt: skip
+            def keep(
+                _module: Any, _inputs: Any, output: Any, name: str = f"block_{k}_{name}"
+            ) -> None:
                 kept[name] = output.detach()
 
             hooks.append(module.register_forward_hook(keep))

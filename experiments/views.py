@@ -226,16 +226,27 @@ def difference_rows(rows: list[dict[str, Any]], saved: xr.Dataset) -> list[dict[
         if other is None or known[name].isotropic:
             continue
         for view in VIEWS:
-            ends = [{one["seed"]: one for one in found.get((_trained(each), view), [])}
-                    for each in (name, other)]  # fmt: skip
+            ends = [
+                {one["seed"]: one for one in found.get((_trained(each), view), [])}
+                for each in (name, other)
+            ]
             both = sorted(set(ends[0]) & set(ends[1]))
             for quantity in AGREEMENTS:
                 pair = ([end[seed][quantity] for seed in both] for end in ends)
                 change = paired_difference(*pair)
-                table.append({"activation": name, "against": other, "view": view,
-                              "quantity": quantity, "difference": change.mean, "low": change.low,
-                              "high": change.high, "p": change.p,
-                              "seeds": change.seeds})  # fmt: skip
+                table.append(
+                    {
+                        "activation": name,
+                        "against": other,
+                        "view": view,
+                        "quantity": quantity,
+                        "difference": change.mean,
+                        "low": change.low,
+                        "high": change.high,
+                        "p": change.p,
+                        "seeds": change.seeds,
+                    }
+                )
     return study.add_q(table)
 
 
@@ -250,13 +261,18 @@ def _grouped(rows: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str,
 def _agreements(points: np.ndarray, sample: np.ndarray, cloud: Cloud) -> dict[str, Any]:
     few = len(points) < embeddings.LEAST_SAMPLES
     seen = np.full(len(points), -1) if few else embeddings.find_clusters(points)
-    row: dict[str, Any] = {"clusters in full space": _count(cloud.clusters),
-                           "clusters seen": _count(seen)}  # fmt: skip
+    row: dict[str, Any] = {
+        "clusters in full space": _count(cloud.clusters),
+        "clusters seen": _count(seen),
+    }
     others = (cloud.clusters, cloud.labels)
     for (quantity, share), other in zip(AGREEMENTS.items(), others, strict=True):
         found = NOTHING if other is None else embeddings.agreement(seen, other[sample])
-        row |= {quantity: found.information, share: found.share,
-                f"{quantity}, all samples": found.overall}  # fmt: skip
+        row |= {
+            quantity: found.information,
+            share: found.share,
+            f"{quantity}, all samples": found.overall,
+        }
     return row
 
 
@@ -281,20 +297,27 @@ def draw(
             axes.set_xticks([])
             axes.set_yticks([])
             share = np.isfinite(xy[:, 0]).mean()
-            axes.set_title(f"{name}\n{view}" + ("" if share == 1 else f", {share:.0%} of samples"),
-                           fontsize=7)  # fmt: skip
+            axes.set_title(
+                f"{name}\n{view}" + ("" if share == 1 else f", {share:.0%} of samples"), fontsize=7
+            )
     if by_orbit:
         colours = _colours(np.arange(len(special_directions.ORBITS)))
         handles = [
             Line2D([], [], marker="o", linestyle="", markersize=4, color=colour, label=name)
             for name, colour in zip(special_directions.ORBITS, colours, strict=True)
         ]
-        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=7,
-                      title="nearest orbit of the standard basis, compared with chance",
-                      title_fontsize=7)  # fmt: skip
+        figure.legend(
+            handles=handles,
+            loc="outside upper center",
+            ncols=len(handles),
+            fontsize=7,
+            title="nearest orbit of the standard basis, compared with chance",
+            title_fontsize=7,
+        )
     else:
-        figure.suptitle("colour: the label, or else the cluster in the full space (black: none)",
-                        fontsize=7)  # fmt: skip
+        figure.suptitle(
+            "colour: the label, or else the cluster in the full space (black: none)", fontsize=7
+        )
     return figure
 
 

@@ -257,8 +257,11 @@ def define(grid: Grid, *, workdir: str, epsilon: float = EPSILON) -> None:
       epsilon: the default acceptance cosine.
     """
     lists: dict[str, tuple[Callable[[str], list[Any]], str]] = {
-        "activations": (_names, f"one compiled cell each: {', '.join(activations.ACTIVATIONS)}, "
-                                f"or {', '.join(interpolated.FORMS)}"),
+        "activations": (
+            _names,
+            f"one compiled cell each: {', '.join(activations.ACTIVATIONS)}, "
+            f"or {', '.join(interpolated.FORMS)}",
+        ),
         "depths": (_integers, "hidden layers on each side of the bottleneck"),
         "widths": (_integers, "units of each hidden layer"),
         "latent_widths": (_integers, "units of the bottleneck"),
@@ -269,9 +272,12 @@ def define(grid: Grid, *, workdir: str, epsilon: float = EPSILON) -> None:
         "seeds": (_integers, "of initial weights and batch order, such as 0:16"),
         "architectures": (_names, f"of {', '.join(architectures.ARCHITECTURES)}"),
         "capture": (_names, "layers kept beside the bottleneck, such as encoder_0, or all"),
-        "snapshots": (_integers, "epochs after which latents are kept, besides 0 and the last; "
-                                 "default: the powers of two"),
-    }  # fmt: skip
+        "snapshots": (
+            _integers,
+            "epochs after which latents are kept, besides 0 and the last; "
+            "default: the powers of two",
+        ),
+    }
     for name, (item, text) in lists.items():
         _define_list(name, item, text, getattr(grid, name))
     named = ", ".join(datasets.DATASETS)
@@ -322,8 +328,11 @@ def tell_single_numbers(grid: Grid) -> None:
     if flags.FLAGS["snapshots"].present and len(grid.snapshots) == 1 and grid.snapshots[0] > 1:
         (epoch,) = grid.snapshots
         kept = ", ".join(str(e) for e in grid.snapshot_epochs)
-        print(f"snapshots: {len(grid.snapshot_epochs)} (after epochs {kept}); after each of the "
-              f"first {epoch} they are 0:{epoch + 1}", file=sys.stderr)  # fmt: skip
+        print(
+            f"snapshots: {len(grid.snapshot_epochs)} (after epochs {kept}); after each of the "
+            f"first {epoch} they are 0:{epoch + 1}",
+            file=sys.stderr,
+        )
 
 
 def training_options() -> dict[str, Any]:
@@ -466,6 +475,34 @@ def _no_flags() -> None:
     """Defines none."""
 
 
+def _guarded(work: Callable[[], None], _: list[str]) -> None:
+    """Runs what a main does, and leaves with the status and the one line that its failure has."""
+    # Libraries' errors come as exceptions; orbax would log a failed save's traceback too.
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.FATAL)
+    try:
+        runtime.start()
+        work()
+    except InputError as error:
+        dashes = "--" if error.field in flags.FLAGS else ""
+        print(f"error: {dashes}{error}", file=sys.stderr, flush=True)
+        runtime.leave(USER_ERROR)
+    except KeyboardInterrupt as request:
+        resumes = "overwrite" in flags.FLAGS
+        more = ", and the same command continues from there (without --overwrite)"
+        text = f"\ninterrupted; what is saved is kept{more if resumes else ''}"
+        print(text, file=sys.stderr)
+        runtime.leave(INTERRUPTED, together=isinstance(request, Stopped))
+    except BrokenPipeError:
+        _discard_output()
+        runtime.leave(UNREAD)
+    except Exception as error:
+        if not jax.distributed.is_initialized():
+            raise
+        runtime.explain_failure(error)
+        runtime.leave(FAILED)
+
+
 def run(
     work: Callable[[], None],
     *,
@@ -487,38 +524,11 @@ def run(
     one of several processes fails, which ends them all, and with 141 if nobody reads its output
     any more (`| head`).
     """
-
-    def guarded(_: list[str]) -> None:
-        # Libraries' errors come as exceptions; orbax would log a failed save's traceback too.
-        if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.FATAL)
-        try:
-            runtime.start()
-            work()
-        except InputError as error:
-            dashes = "--" if error.field in flags.FLAGS else ""
-            print(f"error: {dashes}{error}", file=sys.stderr, flush=True)
-            runtime.leave(USER_ERROR)
-        except KeyboardInterrupt as request:
-            resumes = "overwrite" in flags.FLAGS
-            more = ", and the same command continues from there (without --overwrite)"
-            text = f"\ninterrupted; what is saved is kept{more if resumes else ''}"
-            print(text, file=sys.stderr)
-            runtime.leave(INTERRUPTED, together=isinstance(request, Stopped))
-        except BrokenPipeError:
-            _discard_output()
-            runtime.leave(UNREAD)
-        except Exception as error:
-            if not jax.distributed.is_initialized():
-                raise
-            runtime.explain_failure(error)
-            runtime.leave(FAILED)
-
     parse = functools.partial(_parse, about=about or "")
     try:
         try:
             with bound(define):
-                app.run(guarded, argv=argv, flags_parser=parse)
+                app.run(functools.partial(_guarded, work), argv=argv, flags_parser=parse)
         finally:
             sys.stdout.flush()  # what is left of it may be what nobody reads
     except BrokenPipeError:

@@ -72,8 +72,10 @@ def tell_diverged(workdirs: Sequence[pathlib.Path]) -> None:
                 diverged = last["diverged_step"].isel(at).values >= 0
                 if diverged.any():
                     cell = f"{group['architecture']}, {names['activation']}, {names['optimizer']}"
-                    lines.append(f"{printable(cell)} at {names['learning_rate']:g}: "
-                                 f"{diverged.sum()} of {diverged.size} seeds diverged")  # fmt: skip
+                    lines.append(
+                        f"{printable(cell)} at {names['learning_rate']:g}: "
+                        f"{diverged.sum()} of {diverged.size} seeds diverged"
+                    )
     if lines:
         more = [f"and {len(lines) - MOST_LINES} more cells"] if len(lines) > MOST_LINES else []
         advice = "they are left out; a smaller rate in --learning_rates may help"
@@ -203,8 +205,10 @@ def frames(**rows: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
 
 def _write_page(folder: pathlib.Path, *, asked: str, documented: str, this_run: str) -> None:
     """Puts the study on one page: what the experiment asks, this run, its figures, its tables."""
-    pictures = [(path.stem, html_image(path.read_bytes(), path.stem))
-                for path in sorted(folder.glob("*.png"))]  # fmt: skip
+    pictures = [
+        (path.stem, html_image(path.read_bytes(), path.stem))
+        for path in sorted(folder.glob("*.png"))
+    ]
     tables = {path.stem: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))}
     few = any(_lacks_seeds(table) for table in tables.values())
     if few:
@@ -307,8 +311,12 @@ def layer_table(rows: list[dict[str, Any]], names: Collection[str]) -> list[dict
     for row, values in zip(rows, q, strict=True):
         shown = {name: row[name] for name in (*names, "latents", "seeds", "test_mse", "c4_first")}
         for name, value in zip(aligned, values, strict=True):
-            shown |= {name: row[name], f"{name}_z": row[f"{name}_z"], f"{name}_p": row[f"{name}_p"],
-                      f"{name}_q": float(value)}  # fmt: skip
+            shown |= {
+                name: row[name],
+                f"{name}_z": row[f"{name}_z"],
+                f"{name}_p": row[f"{name}_p"],
+                f"{name}_q": float(value),
+            }
         for name in registry.names(of=[registry.CLOUD]):
             shown |= {f"{name}_first": row[f"{name}_first"], name: row[name]}
         table.append(shown)
