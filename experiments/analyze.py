@@ -119,7 +119,7 @@ def load(
     return last, [str(d) for d in last.dims[:-2] if d != "seed" and last.sizes[d] > 1]
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(*, argv: list[str] | None = None) -> None:
     """Runs the command."""
     experiment_flags.run(command, define=define, about=ABOUT, argv=argv)
 

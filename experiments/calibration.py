@@ -138,7 +138,7 @@ def draw(p: xr.DataArray, found: xr.Dataset) -> Figure:
     return figure
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(*, argv: list[str] | None = None) -> None:
     """Runs the command."""
     experiment_flags.run(command, define=define, about=ABOUT, argv=argv)
 

@@ -88,7 +88,7 @@ def confounds_hold() -> bool:
     return all(seen["holds"] for seen, _ in rows.values())
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(*, argv: list[str] | None = None) -> None:
     """Runs the command."""
     experiment_flags.run(command, define=define, about=ABOUT, argv=argv)
 

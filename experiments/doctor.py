@@ -158,7 +158,7 @@ def command() -> None:
         runtime.leave(experiment_flags.USER_ERROR)
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(*, argv: list[str] | None = None) -> None:
     """Runs the command."""
     experiment_flags.run(command, define=define, about=ABOUT, argv=argv)
 

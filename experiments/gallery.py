@@ -109,7 +109,7 @@ def draw(
     pa.plot_srm(curves, ax=polar, planes=False).set_title("")
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(*, argv: list[str] | None = None) -> None:
     """Runs the command."""
     experiment_flags.run(command, define=define, about=ABOUT, argv=argv)
 

@@ -261,7 +261,7 @@ def draw(clouds: Latents, tested: dict[str, dict[str, xr.Dataset]], epsilon: flo
     return figure
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(*, argv: list[str] | None = None) -> None:
     """Runs the command."""
     about = f"{ASKED}\n{DOCUMENTED}"
     experiment_flags.run(command, define=define, about=about, argv=argv)

@@ -350,9 +350,9 @@ EXPERIMENT = experiment.register(
 )
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(*, argv: list[str] | None = None) -> None:
     """Runs the experiment as a command."""
-    experiment.main(EXPERIMENT, argv)
+    experiment.main(EXPERIMENT, argv=argv)
 
 
 if __name__ == "__main__":

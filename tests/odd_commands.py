@@ -56,7 +56,7 @@ def run(main, flags, folder):
     streams = contextlib.redirect_stderr(said), contextlib.redirect_stdout(printed)
     with streams[0], streams[1], flagsaver.flagsaver():
         try:
-            main.main([main.__name__, *flags])
+            main.main(argv=[main.__name__, *flags])
         except SystemExit as left:
             status = left.code
         except BaseException:

@@ -107,7 +107,7 @@ def register(experiment: Experiment) -> Experiment:
     return experiment
 
 
-def main(experiment: Experiment, argv: list[str] | None = None) -> None:
+def main(experiment: Experiment, *, argv: list[str] | None = None) -> None:
     """Runs an experiment as a command, and exits with its status.
 
     Args:
@@ -115,7 +115,7 @@ def main(experiment: Experiment, argv: list[str] | None = None) -> None:
       argv: The command line with the program's name; None: the process's own.
     """
     experiment_flags.run(
-        functools.partial(_train_and_analyse, experiment, command(experiment.name, argv)),
+        functools.partial(_train_and_analyse, experiment, command(experiment.name, argv=argv)),
         define=functools.partial(
             experiment_flags.define,
             experiment.defaults,
@@ -127,7 +127,7 @@ def main(experiment: Experiment, argv: list[str] | None = None) -> None:
     )
 
 
-def command(name: str, argv: list[str] | None = None) -> str:
+def command(name: str, *, argv: list[str] | None = None) -> str:
     """Returns a command as it was given.
 
     Args:
@@ -135,7 +135,7 @@ def command(name: str, argv: list[str] | None = None) -> str:
       argv: The command line with the program's name; None: the process's own.
 
     Example:
-      >>> command("depth", ["depth", "--epochs=1"])
+      >>> command("depth", argv=["depth", "--epochs=1"])
       'python -m experiments.depth --epochs=1'
     """
     given = (sys.argv if argv is None else argv)[1:]
@@ -157,7 +157,7 @@ def _train_and_analyse(experiment: Experiment, given: str) -> None:
     devices.on_main(functools.partial(experiment_flags.tell_single_numbers, grid))
     folders = [
         values.workdir,
-        *(study.beside(values.workdir, k + 2) for k in range(len(grids) - 1)),
+        *(study.beside(values.workdir, number=k + 2) for k in range(len(grids) - 1)),
     ]
     if values.dry_run:
         _plan(grids, folders, how)

@@ -133,7 +133,7 @@ def load(workdir: pathlib.Path) -> xr.Dataset:
     return found
 
 
-def beside(workdir: str | pathlib.Path, number: int = 2) -> pathlib.Path:
+def beside(workdir: str | pathlib.Path, *, number: int = 2) -> pathlib.Path:
     """Returns the run folder of a further grid that an experiment trains.
 
     Args:

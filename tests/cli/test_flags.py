@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 def here(capsys, *flags):
     """Runs the main in this process; returns exit status, stdout and stderr."""
     with flagsaver.flagsaver(), pytest.raises(SystemExit) as left:
-        module.main(["ablation", *flags])
+        module.main(argv=["ablation", *flags])
     return left.value.code, *capsys.readouterr()
 
 

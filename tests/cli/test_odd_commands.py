@@ -112,7 +112,7 @@ for path in sorted(pathlib.Path("experiments").glob("*.py")):
         assert main.__doc__ is None
         with contextlib.redirect_stdout(said):
             try:
-                main.main([path.stem, "--help"])
+                main.main(argv=[path.stem, "--help"])
             except SystemExit as left:
                 status = left.code
         texts = [getattr(main, name, "") for name in ("QUESTION", "ABOUT", "ASKED", "DOCUMENTED")]

@@ -105,7 +105,7 @@ import tests.stripped
 tests.stripped.install()
 from experiments import width
 assert width.__doc__ is None
-width.main(["width", *sys.argv[1:]])
+width.main(argv=["width", *sys.argv[1:]])
 """
 
 
@@ -155,7 +155,7 @@ def toy():
 def run(toy, *flags):
     """Runs the command in this process and returns its exit status."""
     with pytest.raises(SystemExit) as left:
-        experiment.main(toy, ["toy", *flags])
+        experiment.main(toy, argv=["toy", *flags])
     return left.value.code
 
 
