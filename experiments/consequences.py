@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -178,7 +179,7 @@ def cell_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> list[dict[
     ]
 
 
-def difference_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> list[dict[str, Any]]:
+def difference_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> pd.DataFrame:
     """Returns elementwise − isotropic, paired by seed, for every quantity."""
     known = {activation: interpolated.get(activation) for activation, _ in found}
     rows = []
@@ -204,7 +205,7 @@ def difference_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> list
     return study.add_q(rows)
 
 
-def correlation_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> list[dict[str, Any]]:
+def correlation_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> pd.DataFrame:
     """Returns, from seed to seed within cells, what goes with discreteness and alignment."""
     cells = list(found.values())
     rows = []

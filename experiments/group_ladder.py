@@ -88,8 +88,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
                     "p": p,
                 }
             )
-    rows = study.add_q(rows)
-    return study.Results(study.frames(orbits=rows), {"orbits": draw(rows)})
+    return study.Results(study.frames(orbits=study.add_q(rows)), {"orbits": draw(rows)})
 
 
 def centres_of(cloud: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 import pathlib
 from typing import Any
 
+import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -63,8 +64,9 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
         rotations=options.rotations,
         progress=options.progress,
     )
-    (rows,) = verdict_table([measured])
-    tables = study.frames(cells=[_row(row) for row in rows], effects=effects(measured.runs))
+    (verdicts,) = verdict_table([measured])
+    cells = [_row(row) for row in verdicts.to_dict("records")]
+    tables = study.frames(cells=cells, effects=effects(measured.runs))
     return study.Results(tables, {f"c4_{kind}": draw(measured.runs, kind) for kind in KINDS})
 
 
@@ -86,7 +88,7 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def effects(runs: xr.Dataset) -> list[dict[str, Any]]:
+def effects(runs: xr.Dataset) -> pd.DataFrame:
     """Returns paired effects on alignment: of functions under the reference, of optimisers on each.
 
     Args:
@@ -102,7 +104,8 @@ def effects(runs: xr.Dataset) -> list[dict[str, Any]]:
     }
     rows = []
     for axis in ("activation", "optimizer"):
-        for row in difference_table(runs, axis=axis, quantities=tuple(alignment)):
+        found = difference_table(runs, axis=axis, quantities=tuple(alignment))
+        for row in found.to_dict("records"):
             if axis == "activation" and row["optimizer"] != REFERENCE:
                 continue
             statistic, kind = alignment[row["quantity"]]
@@ -121,7 +124,8 @@ def effects(runs: xr.Dataset) -> list[dict[str, Any]]:
                     "seeds": row["seeds"],
                 }
             )
-    return [{**row, "q ≤ .05": bool(row["q"] <= LEVEL)} for row in study.add_q(rows)]
+    table = study.add_q(rows)
+    return table if table.empty else table.assign(**{"q ≤ .05": table["q"] <= LEVEL})
 
 
 def draw(runs: xr.Dataset, kind: str) -> Figure:

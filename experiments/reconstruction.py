@@ -3,6 +3,7 @@
 import pathlib
 from typing import Any
 
+import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
@@ -62,7 +63,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     latents = study.load(run)
     runs = latents[["test_mse", "validation_mse", "diverged_step"]].load()
     runs = runs.where(runs["diverged_step"] < 0)
-    rows = rate_table(runs)
+    rows = rate_table(runs).to_dict("records")
     tables = study.frames(
         rates=[{name: value for name, value in row.items() if _is_shown(name)} for row in rows],
         differences=differences(rows, facts_of(latents)),
@@ -76,11 +77,11 @@ def _is_shown(name: str) -> bool:
     return named and not name.endswith("_seeds")
 
 
-def differences(rows: list[dict[str, Any]], known: dict[str, Facts]) -> list[dict[str, Any]]:
+def differences(rows: list[dict[str, Any]], known: dict[str, Facts]) -> pd.DataFrame:
     """Returns elementwise − isotropic held-out error, at the fixed and at each one's best rate.
 
     Args:
-      rows: what `rate_table` returns.
+      rows: the rows of what `rate_table` returns.
       known: the facts of every activation.
     """
     cell = {(row["activation"], row["optimizer"]): row for row in rows}

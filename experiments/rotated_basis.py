@@ -78,8 +78,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
                             "p": p,
                         }
                     )
-    rows = study.add_q(rows)
-    return study.Results(study.frames(bases=rows), {"bases": draw(rows)})
+    return study.Results(study.frames(bases=study.add_q(rows)), {"bases": draw(rows)})
 
 
 def draw(rows: list[dict[str, Any]]) -> Figure:

@@ -6,6 +6,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from matplotlib import colormaps
 from matplotlib.figure import Figure
@@ -217,7 +218,7 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
-def difference_rows(rows: list[dict[str, Any]], saved: xr.Dataset) -> list[dict[str, Any]]:
+def difference_rows(rows: list[dict[str, Any]], saved: xr.Dataset) -> pd.DataFrame:
     """Returns elementwise − isotropic agreement of every view, paired by seed."""
     known = facts_of(saved)
     found, table = _grouped(rows), []

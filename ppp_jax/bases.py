@@ -100,7 +100,7 @@ def thomson(vectors: int, units: int, *, seed: int = 0, starts: int = THOMSON_ST
 
     Up to n + 1 vectors form the regular simplex and 2n the cross-polytope, which are built; other
     numbers have no name, and the Coulomb energy Σ 1/‖b_i − b_j‖ is minimised by Adam from several
-    random starts, of which the lowest is kept (METHOD §6). Needs optax.
+    random starts, of which the lowest is kept (docs/method.md §1). Needs optax.
 
     Args:
       vectors: how many.

@@ -5,7 +5,7 @@ import difflib
 import math
 import operator
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -168,6 +168,29 @@ def writing(field: str, path: object) -> Iterator[None]:
     except OSError as error:
         problem = f"cannot be written ({error.strerror or error}); mend that or name another place"
         raise InputError(field, path, problem) from error
+
+
+def enter(registry: MutableMapping[str, T], name: str, entry: T, *, field: str) -> T:
+    """Adds an entry to a registry.
+
+    Args:
+      registry: names to entries.
+      name: letters, digits and underscores, a letter first; it stands in flags, tables and paths.
+      entry: what is registered.
+      field: what the name is of, for the error's text.
+
+    Returns:
+      The entry.
+
+    Raises:
+      InputError: the name is no such name, or is taken.
+    """
+    if not isinstance(name, str) or not (name.isascii() and name.isidentifier()):
+        raise InputError(field, name, "must be letters, digits and underscores, a letter first")
+    if name in registry:
+        raise InputError(field, name, "is registered already; choose another name")
+    registry[name] = entry
+    return entry
 
 
 def lookup(registry: Mapping[str, T], name: str, *, field: str) -> T:

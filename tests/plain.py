@@ -1,4 +1,4 @@
-"""Slow, plain references: the method as METHOD.md states it, one plane and one sample at a time."""
+"""Slow, plain references: docs/method.md, one plane and one sample at a time."""
 
 import itertools
 

@@ -64,7 +64,7 @@ def test_minimum_is_the_known_one(vectors):
 
 
 def test_minimum_found_is_the_named_body():
-    """METHOD §6: the simplex and the cross-polytope, up to a rotation; and the icosahedron."""
+    """docs/method.md §1: simplex and cross-polytope, up to a rotation; and the icosahedron."""
     icosahedron = bases.thomson(12, 3)
     cosines = np.sort(icosahedron @ icosahedron.T, axis=1)
     expected = [-1] + [-1 / np.sqrt(5)] * 5 + [1 / np.sqrt(5)] * 5 + [1]

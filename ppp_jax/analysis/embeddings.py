@@ -3,7 +3,7 @@
 t-SNE and UMAP see distances alone, which turning the latents does not change, so whether a cloud is
 aligned with a basis cannot be seen in them (t-SNE's points stay where they are; UMAP's layout can
 differ all the same, by chance). PPP sees alignment, and misses what lies
-in no privileged plane (METHOD §2).
+in no privileged plane (docs/method.md §2).
 """
 
 import importlib.util

@@ -1,4 +1,4 @@
-"""Clouds whose structure is known, to test an instrument's judgement (METHOD §5)."""
+"""Clouds whose structure is known, to test an instrument's judgement (docs/method.md §13)."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from ppp_jax.resources import check_product
 
 CLUSTERS = 32
 ARRAYS = 12  # of the clouds' size, that are held at once
-# METHOD does not state the widths of its clusters, nor the axes of its ellipsoid: these reproduce
-# its table.
+# The widths of the clusters and the axes of the ellipsoid were chosen to reproduce the table of
+# docs/method.md §13.
 AXIS_NOISE, CORNER_NOISE, DIRECTION_NOISE, SHORTEST_AXIS = 0.062, 0.245, 0.061, 0.14
 
 
 def known_clouds(*, samples: int = 6000, units: int = 16, seed: int = 0) -> dict[str, np.ndarray]:
-    """Returns the eight clouds of METHOD §5's table.
+    """Returns the eight clouds of docs/method.md §13.
 
     Args:
       samples: of each cloud.

@@ -18,6 +18,7 @@ from ppp_jax.analysis.inference.seeds import MIN_SEEDS, false_discovery
 from ppp_jax.analysis.io.runs import BOTTLENECK, load_run, saved_groups
 from ppp_jax.analysis.report.pages import html_image, html_table, render
 from ppp_jax.analysis.results import layers
+from ppp_jax.analysis.results.comparisons import with_q
 from ppp_jax.analysis.results.measure import KINDS, cells
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import write_csv, write_markdown
@@ -194,13 +195,13 @@ def tell(notes: Iterable[str]) -> None:
         print(note)
 
 
-def frames(**rows: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
+def frames(**tables: pd.DataFrame | list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
     """Returns tables by their names.
 
     Args:
-      **rows: The rows of each table, all with the same columns in the same order.
+      **tables: Each table, or its rows, all with the same columns in the same order.
     """
-    return {name: pd.DataFrame(table) for name, table in rows.items()}
+    return {name: pd.DataFrame(table) for name, table in tables.items()}
 
 
 def _write_page(folder: pathlib.Path, *, asked: str, documented: str, this_run: str) -> None:
@@ -288,10 +289,13 @@ def against(
     }
 
 
-def add_q(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Adds `q`, the false discovery rate over rows, after their `p`."""
-    q = false_discovery([row["p"] for row in rows])
-    return [{**row, "q": float(value)} for row, value in zip(rows, q, strict=True)]
+def add_q(table: pd.DataFrame | list[dict[str, Any]]) -> pd.DataFrame:
+    """Adds `q`, the false discovery rate over all rows, as the last column.
+
+    Args:
+      table: A table with a column `p`, or its rows.
+    """
+    return with_q(pd.DataFrame(table))
 
 
 def layer_table(rows: list[dict[str, Any]], names: Collection[str]) -> list[dict[str, Any]]:
@@ -323,7 +327,7 @@ def layer_table(rows: list[dict[str, Any]], names: Collection[str]) -> list[dict
     return table
 
 
-def error_differences(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def error_differences(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Returns elementwise − isotropic held-out error, paired by seed.
 
     Args:
@@ -331,4 +335,4 @@ def error_differences(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     once = [row for row in rows if row["latents"] == KINDS[0]]  # one network, two kinds of latents
     found = layers.differences(once, quantities=("test_mse",))
-    return add_q([{key: row[key] for key in row if key != "latents"} for row in found])
+    return add_q(found.drop(columns="latents", errors="ignore"))

@@ -17,7 +17,7 @@ import numpy as np
 from sklearn import datasets as sklearn_datasets
 
 from ppp_jax.data import images
-from ppp_jax.errors import InputError, lookup
+from ppp_jax.errors import InputError, enter, lookup
 from ppp_jax.files import archives
 from ppp_jax.files.paths import located
 
@@ -96,7 +96,17 @@ class Dataset(NamedTuple):
         return self.held_out[1::2]
 
 
-class _Raw(NamedTuple):
+class Raw(NamedTuple):
+    """A dataset as its source gives it.
+
+    Attributes:
+      train: `(samples, features)`.
+      test: `(samples, features)`.
+      train_labels: `(samples,)`, if there are labels.
+      test_labels: `(samples,)`.
+      image: height, width and channels of a sample, if it is one.
+    """
+
     train: np.ndarray
     test: np.ndarray
     train_labels: np.ndarray | None = None
@@ -104,15 +114,15 @@ class _Raw(NamedTuple):
     image: tuple[int, int, int] | None = None
 
 
-def _digits() -> _Raw:
+def _digits() -> Raw:
     bunch = sklearn_datasets.load_digits()
     order = np.random.default_rng(SPLIT_SEED).permutation(len(bunch.data))
     x, y = bunch.data[order], bunch.target[order]
     n_test = round(TEST_SHARE * len(x))
-    return _Raw(x[n_test:], x[:n_test], y[n_test:], y[:n_test], (8, 8, 1))
+    return Raw(x[n_test:], x[:n_test], y[n_test:], y[:n_test], (8, 8, 1))
 
 
-def _patches() -> _Raw:
+def _patches() -> Raw:
     rng = np.random.default_rng(SPLIT_SEED)
     train, test = [], []
     images = sklearn_datasets.load_sample_images().images
@@ -124,7 +134,7 @@ def _patches() -> _Raw:
         train.append(_draw_patches(rng, grey[:, :border], PATCHES_TRAIN // len(images)))
         test.append(_draw_patches(rng, grey[:, border:], PATCHES_TEST // len(images)))
     shuffled = [rng.permutation(np.concatenate(part)) for part in (train, test)]
-    return _Raw(shuffled[0], shuffled[1], image=(PATCH_SIDE, PATCH_SIDE, 1))
+    return Raw(shuffled[0], shuffled[1], image=(PATCH_SIDE, PATCH_SIDE, 1))
 
 
 def _draw_patches(rng: np.random.Generator, image: np.ndarray, count: int) -> np.ndarray:
@@ -136,7 +146,7 @@ def _draw_patches(rng: np.random.Generator, image: np.ndarray, count: int) -> np
     return patches - patches.mean(axis=1, keepdims=True)
 
 
-def _synthetic() -> _Raw:
+def _synthetic() -> Raw:
     """A smooth closed surface: a torus, bent into feature space by random low harmonics.
 
     x(θ, φ) = Σ_{a,b} c_ab cos(aθ + bφ) + s_ab sin(aθ + bφ), a, b = 0…3, with normal coefficients
@@ -152,19 +162,19 @@ def _synthetic() -> _Raw:
     phase = rng.uniform(0, 2 * np.pi, size=(MANIFOLD_SAMPLES, 2)) @ frequency.T
     x = np.cos(phase) @ cosine + np.sin(phase) @ sine
     n_test = round(TEST_SHARE * len(x))
-    return _Raw(x[n_test:], x[:n_test])
+    return Raw(x[n_test:], x[:n_test])
 
 
-def _flat(load_images: Callable[[], images.Images]) -> _Raw:
+def _flat(load_images: Callable[[], images.Images]) -> Raw:
     """Returns images as rows, in a random order: probes are the first ones."""
     found = load_images()
     order = np.random.default_rng(SPLIT_SEED).permutation(len(found.train))
     train, test = (x.reshape(len(x), -1) for x in (found.train, found.test))
-    return _Raw(train[order], test, found.train_labels[order], found.test_labels,
+    return Raw(train[order], test, found.train_labels[order], found.test_labels,
                 found.train.shape[1:])  # fmt: skip
 
 
-OFFLINE: dict[str, Callable[[], _Raw]] = {
+OFFLINE: dict[str, Callable[[], Raw]] = {
     "digits": _digits,
     "patches": _patches,
     "synthetic": _synthetic,
@@ -175,10 +185,26 @@ DOWNLOADED: dict[str, Callable[[], images.Images]] = {
     "cifar10": functools.partial(images.load_cifar10, grey=False),
     "cifar10_grey": functools.partial(images.load_cifar10, grey=True),
 }
-DATASETS: dict[str, Callable[[], _Raw]] = {
+DATASETS: dict[str, Callable[[], Raw]] = {
     **OFFLINE,
     **{name: functools.partial(_flat, loader) for name, loader in DOWNLOADED.items()},
 }
+
+
+def register_dataset(name: str, load_raw: Callable[[], Raw]) -> Callable[[], Raw]:
+    """Adds a dataset: grids and flags know it from then on.
+
+    Args:
+      name: of the dataset.
+      load_raw: returns the samples; they are standardised, and split for validation, like others.
+
+    Returns:
+      The function.
+
+    Raises:
+      InputError: the name is none, or is taken.
+    """
+    return enter(DATASETS, name, load_raw, field="data")
 
 
 def load(name: str | os.PathLike[str]) -> Dataset:
@@ -217,14 +243,14 @@ def load(name: str | os.PathLike[str]) -> Dataset:
                    raw.image)  # fmt: skip
 
 
-def _named(name: str) -> _Raw:
+def _named(name: str) -> Raw:
     try:
         return lookup(DATASETS, name, field="data")()
     except InputError as error:
         raise InputError("data", name, f"{error.problem}, or the path of an .npz") from None
 
 
-def _standardise(name: str, raw: _Raw) -> tuple[np.ndarray, np.ndarray]:
+def _standardise(name: str, raw: Raw) -> tuple[np.ndarray, np.ndarray]:
     """Centres each feature and divides by one number, both of the training set alone."""
     if not np.ptp(raw.train, axis=0).any():
         raise InputError("data", name, "every training sample is the same; nothing can be learned")
@@ -239,7 +265,7 @@ def _standardise(name: str, raw: _Raw) -> tuple[np.ndarray, np.ndarray]:
     return train, test
 
 
-def _from_file(name: str) -> _Raw:
+def _from_file(name: str) -> Raw:
     path = located("data", name)
     if not path.exists():
         raise InputError("data", name, "no such file; give an existing .npz")
@@ -256,7 +282,7 @@ def _from_file(name: str) -> _Raw:
     train_labels, test_labels = (_check_labels(name, arrays, split) for split in ("train", "test"))
     image = train.shape[1:] if train.ndim == 4 else None
     train, test = (x.reshape(len(x), -1) for x in (train, test))
-    return _Raw(train, test, train_labels, test_labels, image)
+    return Raw(train, test, train_labels, test_labels, image)
 
 
 def _read(name: str, path: pathlib.Path) -> dict[str, np.ndarray]:

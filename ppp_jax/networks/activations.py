@@ -3,9 +3,9 @@
 Every activation maps `(..., units)` to `(..., units)`: the last axis is the vector, all others are
 batch axes. There are two builders: `elementwise(σ)` acts on each coordinate and so prefers the
 standard basis; `radial(ρ)` acts on the length only and so prefers no basis. The registry
-`ACTIVATIONS` names the built ones with their formula, Jacobian at 0 and group (METHOD §6); what is
-between the two kinds is built from them in `ppp_jax.networks.interpolated`. The groups themselves
-are in `ppp_jax.symmetry.groups`, and the tests hold every claim against them.
+`ACTIVATIONS` names the built ones with their formula, Jacobian at 0 and group (docs/method.md §10);
+what is between the two kinds is built from them in `ppp_jax.networks.interpolated`. The groups
+themselves are in `ppp_jax.symmetry.groups`, and the tests hold every claim against them.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from ppp_jax.errors import enter
 from ppp_jax.numerics import polar
 
 LEAKY_SLOPE = 0.01
@@ -39,7 +40,7 @@ class Activation(NamedTuple):
     Attributes:
       apply: the function, `(..., units) -> (..., units)`, dtype preserving; with a `parameter`,
         `(x, value)`.
-      formula: its definition, in the notation of METHOD §6.
+      formula: its definition, in the notation of docs/method.md §10.
       slope_at_zero: its Jacobian at the zero vector is this number times the identity; where the
         function has a kink there, the convention that differentiation follows. NaN over a basis
         that is not orthonormal, where it is no such multiple at every width.
@@ -71,7 +72,7 @@ class Activation(NamedTuple):
 def elementwise(sigma: Profile) -> Map:
     """Builds x ↦ (σ(x₁), …, σ(xₙ)), which commutes with permutations of the coordinates.
 
-    If σ is odd it commutes with signed permutations too (METHOD §6).
+    If σ is odd it commutes with signed permutations too (docs/method.md §10).
 
     Args:
       sigma: a scalar function, applied to arrays of any shape.
@@ -233,3 +234,19 @@ ACTIVATIONS: dict[str, Activation] = {
         isotropic=True,
     ),
 }
+
+
+def register_activation(name: str, entry: Activation) -> Activation:
+    """Adds an activation: grids, flags, certificates and tables know it from then on.
+
+    Args:
+      name: of the activation.
+      entry: the function and what is claimed of it; `certificates` holds the claim against it.
+
+    Returns:
+      The entry.
+
+    Raises:
+      InputError: the name is none, or is taken.
+    """
+    return enter(ACTIVATIONS, name, entry, field="activations")

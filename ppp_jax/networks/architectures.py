@@ -15,7 +15,7 @@ import optax
 from flax import nnx
 
 from ppp_jax.data.datasets import Shape
-from ppp_jax.errors import InputError, lookup
+from ppp_jax.errors import InputError, enter, lookup
 from ppp_jax.networks import functional
 from ppp_jax.networks.functional import BOTTLENECK, Activate, Initializer, Model, Output, Sizes
 
@@ -213,10 +213,12 @@ class Architecture(NamedTuple):
       module: flax module, `(shape, sizes, initializer, rngs)`.
       needs: what its data must have beside features: `""`, `image` or `labels`.
       respects_rotations: whether nothing in it but the activation prefers a basis of its hidden
-        layers (METHOD §7).
+        layers (docs/method.md §11).
       names: hidden layers to the names of all layers whose vectors can be kept.
       loss: what training lowers.
       error: what is reported as MSE.
+      multiple_of: the widths that it takes are multiples of this.
+      oldest_jax: the version of JAX from which on it can be trained.
     """
 
     module: Callable[..., Any]
@@ -225,6 +227,8 @@ class Architecture(NamedTuple):
     names: Callable[[int], list[str]]
     loss: Callable[[Output, jax.Array, jax.Array], jax.Array] = functional.mean_squared
     error: Callable[[Output, jax.Array, jax.Array], jax.Array] = functional.mean_squared
+    multiple_of: int = 1
+    oldest_jax: tuple[int, ...] = ()
 
 
 def _encoder_and_decoder(depth: int) -> list[str]:
@@ -239,15 +243,35 @@ def _block_names(depth: int) -> list[str]:
 
 ARCHITECTURES: dict[str, Architecture] = {
     "mlp": Architecture(functional.Autoencoder, "", True, _encoder_and_decoder),
-    "conv": Architecture(_Convolutional, "image", True, _encoder_and_decoder),
-    "transformer": Architecture(_Transformer, "image", True, _block_names),
-    "transformer_layernorm": Architecture(_LayerNormTransformer, "image", False, _block_names),
+    "conv": Architecture(
+        _Convolutional, "image", True, _encoder_and_decoder, oldest_jax=CONVOLVES
+    ),
+    "transformer": Architecture(_Transformer, "image", True, _block_names, multiple_of=HEADS),
+    "transformer_layernorm": Architecture(
+        _LayerNormTransformer, "image", False, _block_names, multiple_of=HEADS
+    ),
     "classifier": Architecture(
         _Classifier, "labels", True, lambda depth: [*_names(depth, "encoder_{}"), BOTTLENECK],
         cross_entropy, brier,
     ),
     "sparse": Architecture(_Sparse, "", False, lambda _: [BOTTLENECK], _sparse_loss),
 }  # fmt: skip
+
+
+def register_architecture(name: str, entry: Architecture) -> Architecture:
+    """Adds an architecture: grids, flags and tables know it from then on.
+
+    Args:
+      name: of the architecture.
+      entry: how it is built, and what is known of it.
+
+    Returns:
+      The entry.
+
+    Raises:
+      InputError: the name is none, or is taken.
+    """
+    return enter(ARCHITECTURES, name, entry, field="architectures")
 
 
 def get(name: str) -> Architecture:
@@ -266,17 +290,19 @@ def check(name: str, shape: Shape, *, width: int, data: str) -> None:
       InputError: it needs images or labels, which the data has not, or a width of whole heads, or
         a newer JAX.
     """
-    needs = get(name).needs
+    entry = get(name)
+    needs = entry.needs
     if needs == "image" and shape.image is None:
         problem = f"has no images, which {name} needs; an .npz has them as (samples, height, "
         raise InputError("data", data, f"{problem}width, channels)")
     if needs == "labels" and not shape.classes:
         problem = f"has no labels 0, 1, …, which {name} needs; an .npz has them as y_train, y_test"
         raise InputError("data", data, problem)
-    if "transformer" in name and width % HEADS:
-        raise InputError("widths", width, f"must be a multiple of {HEADS}, the heads of {name}")
-    if name == "conv" and jax.__version_info__ < CONVOLVES:
-        least = ".".join(map(str, CONVOLVES))
+    if width % entry.multiple_of:
+        problem = f"must be a multiple of {entry.multiple_of}, the heads of {name}"
+        raise InputError("widths", width, problem)
+    if jax.__version_info__ < entry.oldest_jax:
+        least = ".".join(map(str, entry.oldest_jax))
         problem = f"is trained by jax {least} or later, which can vmap gradients of convolutions"
         raise InputError("architectures", name, f"{problem}; this is {jax.__version__}")
 

@@ -10,7 +10,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from ppp_jax.data.datasets import Shape
-from ppp_jax.errors import lookup
+from ppp_jax.errors import enter, lookup
 
 Params = Any  # a nested dict of arrays
 BOTTLENECK = "bottleneck"  # the layer whose vectors are the latents
@@ -106,13 +106,29 @@ class InitializerEntry(NamedTuple):
 
 INITIALIZERS: dict[str, InitializerEntry] = {
     # Not `nnx.initializers.glorot_normal`, which truncates each entry at two standard deviations:
-    # a cube-shaped cut, so its law prefers the axes (METHOD §7 wants one that does not).
+    # a cube-shaped cut, so its law prefers the axes (docs/method.md §11 wants one that does not).
     "glorot_normal": InitializerEntry(
         nnx.initializers.variance_scaling(1.0, "fan_avg", "normal"), respects_rotations=True
     ),
     "orthogonal": InitializerEntry(nnx.initializers.orthogonal(), respects_rotations=True),
     "glorot_uniform": InitializerEntry(nnx.initializers.glorot_uniform(), respects_rotations=False),
 }
+
+
+def register_initializer(name: str, entry: InitializerEntry) -> InitializerEntry:
+    """Adds an initialiser: grids, flags, certificates and tables know it from then on.
+
+    Args:
+      name: of the initialiser.
+      entry: how it is made, and what is claimed of it.
+
+    Returns:
+      The entry.
+
+    Raises:
+      InputError: the name is none, or is taken.
+    """
+    return enter(INITIALIZERS, name, entry, field="initializers")
 
 
 def get_initializer(name: str) -> InitializerEntry:
@@ -183,7 +199,7 @@ class Autoencoder(nnx.Module):
 
     The activation follows every hidden layer and the bottleneck; the output is linear. Latents
     are the bottleneck's vectors before and after its activation: the author's published radii
-    exceed every bounded output, so his pictures show the former (METHOD §8).
+    exceed every bounded output, so his pictures show the former (docs/method.md §14).
     """
 
     def __init__(self, shape: Shape, sizes: Sizes, initializer: Initializer, rngs: nnx.Rngs):

@@ -7,7 +7,7 @@
   tanh@simplex        over another basis: Σ_k σ(x·b_k) b_k; any name of `bases.build`
   tanh@rotated        over the axes turned by a random rotation, `haar:0`
 
-A basis may follow any of them: `block_tanh:4@haar:3` (METHOD §6).
+A basis may follow any of them: `block_tanh:4@haar:3` (docs/method.md §10).
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Named optax optimisers, each stating whether its step respects rotations (METHOD §7)."""
+"""Named optax optimisers, each stating whether its step respects rotations (docs/method.md §11)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,7 +9,7 @@ import optax
 import optax.contrib
 from jax.typing import ArrayLike
 
-from ppp_jax.errors import lookup
+from ppp_jax.errors import enter, lookup
 
 MOMENTUM = 0.9
 ADAM = (0.9, 0.999, 1e-8)  # decay of the moments, and what is added to the root: optax's
@@ -127,6 +127,22 @@ OPTIMIZERS: dict[str, Optimizer] = {
         _muon, 0.02, True, "momentum, orthogonalised, on matrices; isotropic Adam on biases"
     ),
 }
+
+
+def register_optimizer(name: str, entry: Optimizer) -> Optimizer:
+    """Adds an optimiser: grids, flags, certificates and tables know it from then on.
+
+    Args:
+      name: of the optimiser.
+      entry: how it is made, and what is claimed of it.
+
+    Returns:
+      The entry.
+
+    Raises:
+      InputError: the name is none, or is taken.
+    """
+    return enter(OPTIMIZERS, name, entry, field="optimizers")
 
 
 def get(name: str) -> Optimizer:

@@ -518,7 +518,7 @@ def _coordinates(grid: Grid, steps_per_epoch: int) -> dict[str, tuple[Any, Any]]
         "step": [epoch * steps_per_epoch for epoch in grid.snapshot_epochs],
     }
     rates = np.array([grid.rates(name) for name in grid.optimizers])
-    # METHOD §7: what, besides the activation, prefers a basis.
+    # docs/method.md §11: what, besides the activation, prefers a basis.
     rotation = {
         "optimizer": [optimizers.get(name).respects_rotations for name in grid.optimizers],
         "initializer": [

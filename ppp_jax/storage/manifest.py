@@ -82,7 +82,7 @@ class Manifest(NamedTuple):
 
 
 def conditions(seed_batch: dict[str, int]) -> dict[str, Any]:
-    """Returns what the bits of a run depend on, beside its configuration (DESIGN §2).
+    """Returns what the bits of a run depend on, beside its configuration.
 
     The numbers of runs, devices and processes are not among them.
 

@@ -1,4 +1,4 @@
-"""What is certified of everything in a grid that might prefer a basis (METHOD §6–7)."""
+"""What is certified of everything in a grid that might prefer a basis (docs/method.md §10–11)."""
 
 import importlib.metadata
 from typing import Any

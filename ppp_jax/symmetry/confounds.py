@@ -1,4 +1,4 @@
-"""What else may prefer a basis: optimisers and initialisers, certified numerically (METHOD §7)."""
+"""What else may prefer a basis: optimisers and initialisers, certified (docs/method.md §11)."""
 
 import jax
 import jax.numpy as jnp

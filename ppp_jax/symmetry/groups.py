@@ -1,4 +1,4 @@
-"""Groups of orthogonal matrices, and how far a map is from commuting with them (METHOD §6)."""
+"""Groups of orthogonal matrices, and how far a map is from commuting (docs/method.md §10)."""
 
 import functools
 from collections.abc import Callable
@@ -204,7 +204,7 @@ class LieAlgebra(NamedTuple):
 def lie_algebra(
     function: Callable[[jax.Array], jax.Array], *, units: int, key: jax.Array, samples: int = 256
 ) -> LieAlgebra:
-    """Finds the continuous symmetries of a map: all M with J_f(x) M x = M f(x) (METHOD §6).
+    """Finds a map's continuous symmetries: all M with J_f(x) M x = M f(x) (docs/method.md §10).
 
     Args:
       function: map on the last axis, `(samples, units) -> (samples, units)`.
@@ -303,7 +303,7 @@ class Certificate(NamedTuple):
 def certify(
     function: Callable[[jax.Array], jax.Array], claimed: str, *, units: int, key: jax.Array
 ) -> Certificate:
-    """Finds out whether a map has the symmetry that is claimed of it (METHOD §6).
+    """Finds out whether a map has the symmetry that is claimed of it (docs/method.md §10).
 
     Args:
       function: map on the last axis, `(samples, units) -> (samples, units)`.

@@ -337,7 +337,7 @@ for name, values in some.items():
 assert consequences.cell_rows({("tanh", "adam"): some})[0]["seeds"] == 2
 assert measured([0, 1], np.array([np.nan] * 2, np.float32)) == {}
 rows = consequences.correlation_rows({("tanh", "adam"): some})
-assert {row["seeds"] for row in rows} == {2}
+assert set(rows["seeds"]) == {2}
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -264,7 +264,8 @@ def test_unknown_names_are_refused_with_the_nearest():
 
 
 def test_a_jax_that_cannot_train_convolutions_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(architectures, "CONVOLVES", (99, 0, 0))
+    newer = architectures.get("conv")._replace(oldest_jax=(99, 0, 0))
+    monkeypatch.setitem(architectures.ARCHITECTURES, "conv", newer)
     problem = (
         rf"architectures=conv: is trained by jax 99.0.0 or later, .*; this is {jax.__version__}"
     )

@@ -101,7 +101,7 @@ def test_a_wrong_claim_fails(name, claim):
     assert not groups.certify(get(name).apply, claim, units=8, key=jax.random.key(0)).holds
 
 
-# METHOD §6: n(n − 1)/2 of a radial map, 0 of elementwise ones, n of ReLU (diagonal scalings).
+# docs/method.md §10: n(n − 1)/2 of a radial map, 0 of elementwise ones, n of ReLU (scalings).
 ALGEBRAS = {"isotropic_tanh": (28, 28), "tanh": (0, 0), "relu": (8, 0), "identity": (64, 28),
             "block_tanh:2": (4, 4), "relu@simplex": (1, 0)}  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The rotation null: is the basis special for this cloud, however clumped it is (METHOD §4)?
+"""The rotation null: is the basis special for this cloud, however clumped (docs/method.md §5)?
 
 A statistic T of latents X is held against T of X·Q_k with Haar-random rotations Q_k. If the law of
 the latents does not change under rotations, all of these are exchangeable, so the rank of the

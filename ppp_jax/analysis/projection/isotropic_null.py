@@ -1,4 +1,4 @@
-"""What PPP shows of isotropic latents, in closed form (METHOD §4).
+"""What PPP shows of isotropic latents, in closed form (docs/method.md §4).
 
 If directions are uniform on the sphere of ℝⁿ, the in-plane angle is uniform, and with
 k = (n − 2)/2 the squared plane fraction (r/‖x‖)² has survival function (1 − s)ᵏ. The laws below

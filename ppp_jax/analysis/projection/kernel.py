@@ -2,7 +2,8 @@
 
 For unit basis vectors b_i, b_j with cosine g, a sample x with projections a_i, a_j has in-plane
 coordinates u = a_i, v = (a_j − g a_i)/√(1 − g²); it is accepted iff √(u² + v²) ≥ ε‖x‖
-(METHOD §1–2). No matrix product per plane is needed: one product with the whole basis serves all.
+(docs/method.md §1–2). No matrix product per plane is needed: one product with the whole basis
+serves all.
 
 Candidates are found quickly (`search`), and decided on in double precision by one function.
 """

@@ -1,4 +1,4 @@
-"""The privileged planes of a basis (METHOD §1–2)."""
+"""The privileged planes of a basis (docs/method.md §1)."""
 
 from typing import Any, NamedTuple
 
@@ -59,7 +59,7 @@ def build_frame(
         for the standard basis. A `Frame` of these units is returned as it is.
       units: width of the latents.
       planes: `combinations` (i < j) or `permutations` (both orders, which adds only the
-        reflections of the first; METHOD §2).
+        reflections of the first; docs/method.md §1).
       max_planes: keep so many planes, drawn without replacement; None for all.
       seed: of that draw.
 

@@ -1,4 +1,4 @@
-"""PPP's points and how many there are in each plane (METHOD §2)."""
+"""PPP's points and how many there are in each plane (docs/method.md §2)."""
 
 import warnings
 from typing import Any
@@ -31,7 +31,7 @@ def project(
     """Projects samples onto every privileged plane that they lie near.
 
     A sample x is accepted by a plane iff its in-plane radius is at least ε‖x‖: ε is the cosine of
-    the largest angle allowed between them (METHOD §2).
+    the largest angle allowed between them (docs/method.md §2).
 
     Args:
       latents: `(..., units)`, any array; axes before the last are pooled. Arrays on disk (memory
@@ -257,7 +257,7 @@ def provenance(prepared: Prepared) -> dict[str, Any]:
 
 
 def warn_if_empty(prepared: Prepared, accepted_samples: np.ndarray) -> None:
-    """Warns if any panel is empty, and of what that does not mean (METHOD §2)."""
+    """Warns if any panel is empty, and of what that does not mean (docs/method.md §2)."""
     if accepted_samples.all():
         return
     units, epsilons = prepared.source.units, ", ".join(f"{e:g}" for e in prepared.epsilons)

@@ -1,4 +1,4 @@
-"""PPP densities over their exact null (METHOD §2, §4)."""
+"""PPP densities over their exact null (docs/method.md §2, §4)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -42,8 +42,8 @@ def ppp(
     """Returns the PPP density of latents, and the density that isotropic ones would have.
 
     Accepted points of all planes are pooled, binned, and smoothed by a Gaussian through the FFT.
-    The null is exact for the samples' own lengths (METHOD §4), binned and smoothed alike, so
-    their ratio is 1 everywhere in expectation if no direction is preferred.
+    The null is exact for the samples' own lengths (docs/method.md §4), binned and smoothed alike,
+    so their ratio is 1 everywhere in expectation if no direction is preferred.
 
     Args:
       latents: as `project`.

@@ -1,8 +1,8 @@
 """Spotlight Resonance: how many samples a probe sees that turns in each privileged plane.
 
-METHOD §3. A sample is seen at θ iff PPP accepts it and |θ − φ| ≤ arccos(ε‖x‖/r), so all angles of
-a plane come from its accepted points: each is an interval of angles, and intervals are counted by
-their ends.
+A sample is seen at θ iff PPP accepts it and |θ − φ| ≤ arccos(ε‖x‖/r), so all angles of a plane come
+from its accepted points: each is an interval of angles, and intervals are counted by their ends
+(docs/method.md §3).
 """
 
 from typing import Any
@@ -47,7 +47,7 @@ def srm(
       angles: how many, equally spaced from 0 on without 2π; or the angles themselves, in radians.
       signed: subtract the share of samples within the same angle of the probe's opposite.
       orientation: `ppp` turns with PPP, the second basis vector at a positive angle; `reference`
-        turns against it, as the published code does (METHOD §3).
+        turns against it, as the published code does (docs/method.md §3).
       top: keep the curves of so many planes, those with the most accepted samples at the smallest
         ε; None for all.
       planes: as `project`.
@@ -59,7 +59,8 @@ def srm(
     Returns:
       Dataset over `angle` (and `epsilon`, if several): `pooled`, the mean over all planes; `srm`,
       `(plane, angle)`, of the planes kept, with the basis vectors `first` and `second` that span
-      each; `null`, the exact value for isotropic latents (METHOD §4). Zero rows are not counted.
+      each; `null`, the exact value for isotropic latents (docs/method.md §4). Zero rows are not
+      counted.
 
     Raises:
       InputError: an argument out of its range, naming it.

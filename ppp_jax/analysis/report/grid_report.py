@@ -163,7 +163,7 @@ def _seeds(count: int) -> str:
 
 
 def _with_symmetry(part: xr.Dataset, axis: str) -> str:
-    """Names an optimiser or initialiser, and says if it prefers a basis by itself (METHOD §7)."""
+    """Names an optimiser or initialiser, and says if it prefers a basis (docs/method.md §11)."""
     respects = part[f"{axis}_respects_rotations"].item()
     return f"{part[axis].item()} ({'respects rotations' if respects else 'prefers the axes'})"
 

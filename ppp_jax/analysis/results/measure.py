@@ -1,4 +1,4 @@
-"""Every number of METHOD §5, of every run of a grid, with its rotation null."""
+"""Every number of docs/method.md §6–8, of every run of a grid, with its rotation null."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -275,7 +275,7 @@ def cells(runs: xr.Dataset) -> Iterable[tuple[dict[str, Any], dict[str, int]]]:
     """Yields each cell at each learning rate and dose: its names, and its place along the axes.
 
     Among the names is `clean`: whether nothing but the activation prefers a basis, so far as
-    optimiser, initialiser and architecture go (METHOD §7).
+    optimiser, initialiser and architecture go (docs/method.md §11).
     """
     dims = cell_dims(runs)
     for place in np.ndindex(*(runs.sizes[dim] for dim in dims)):

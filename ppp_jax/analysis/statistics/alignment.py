@@ -1,4 +1,4 @@
-"""Alignment with a basis in one number per cloud: C4 and two kurtoses (METHOD §5).
+"""Alignment with a basis in one number per cloud: C4 and two kurtoses (docs/method.md §6).
 
 Each is a function of a cloud, the vectors of a basis and its planes, which JAX can trace. One
 jitted kernel measures several of them at once, and shares what they have in common; the rotation
@@ -46,8 +46,8 @@ def alignment_c4(latents: Latents, *, basis: Any = None) -> PerCloud:
 
     +1 on the axes of the planes, −1 on their diagonals, 0 for isotropic latents; it needs no ε.
     Samples are first brought to unit length, so that a few long ones do not decide for all (and
-    the table of METHOD §5 is reproduced, which the bare formula does not). In an orthonormal basis
-    both sums are closed forms in Σx⁴ and Σx² of each sample.
+    the table of docs/method.md §13 is reproduced, which the bare formula does not). In an
+    orthonormal basis both sums are closed forms in Σx⁴ and Σx² of each sample.
 
     Args:
       latents: `(..., samples, units)`; leading axes are separate clouds.

@@ -1,4 +1,4 @@
-"""The angles at which samples stand in the privileged planes, in a few numbers (METHOD §5)."""
+"""The angles of samples in the privileged planes, in a few numbers (docs/method.md §7)."""
 
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ def acceptance_ratio(latents: Latents, *, basis: Any = None, epsilon: float = 0.
     """Returns A/A0: the share of (plane, sample) pairs accepted, over the isotropic share.
 
     1 for isotropic latents, larger if they crowd the privileged planes, 0 if they avoid them; the
-    corners of the cube do, so 0 does not mean that there is no structure (METHOD §2).
+    corners of the cube do, so 0 does not mean that there is no structure (docs/method.md §2).
 
     Args:
       latents: `(..., samples, units)`; leading axes are separate clouds.
@@ -66,7 +66,7 @@ class Angles(NamedTuple):
 
 
 def angles(latents: Latents, *, basis: Any = None, epsilon: float = 0.85) -> Angles:
-    """Measures the angles of accepted samples (METHOD §5).
+    """Measures the angles of accepted samples (docs/method.md §7).
 
     Args:
       latents: `(..., samples, units)`; leading axes are separate clouds.

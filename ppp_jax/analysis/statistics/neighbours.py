@@ -1,4 +1,4 @@
-"""How near samples stand to each other: clusters, without asking where they are (METHOD §5)."""
+"""How near samples stand to each other: clusters, wherever they are (docs/method.md §8)."""
 
 import concurrent.futures
 import os
@@ -17,7 +17,7 @@ def discreteness(
 ) -> PerCloud:
     """Returns 1 − median nearest-neighbour distance over that of a reference of the same shape.
 
-    The reference is METHOD §5's, a Gaussian with the latents' mean and covariance, drawn as often
+    The default reference is a Gaussian with the latents' mean and covariance, drawn as often
     as there are samples: 0 for a Gaussian, towards 1 for quantised latents, wherever their clusters
     stand; it does not change if the latents are rotated. But it is also above 0 for latents without
     clusters whose lengths vary more than a Gaussian's, and for a curved surface. The elliptical

@@ -1,7 +1,7 @@
 """The statistics by name: one entry each, from which tests, tables, curves and pages follow.
 
 What is measured of latents, which null it is held against, and in which words a verdict is given,
-is said here and nowhere else. `register` adds a statistic of one's own.
+is said here and nowhere else. `register_statistic` adds a statistic of one's own.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ppp_jax.analysis.statistics import alignment, angles, neighbours
-from ppp_jax.errors import InputError, lookup
+from ppp_jax.errors import InputError, enter, lookup
 
 BASIS, PLANES, CLOUD = "basis", "planes", "cloud"  # what a statistic is a function of
 TESTED = (BASIS, PLANES)  # there is a rotation null for it
@@ -62,7 +62,7 @@ class Statistic(NamedTuple):
 STATISTICS: dict[str, Statistic] = {}
 
 
-def register(statistic: Statistic) -> Statistic:
+def register_statistic(statistic: Statistic) -> Statistic:
     """Adds a statistic to the registry.
 
     Args:
@@ -74,14 +74,9 @@ def register(statistic: Statistic) -> Statistic:
     Raises:
       InputError: the name is taken, or no name of a variable; or `of` is none of the three kinds.
     """
-    if not statistic.name.isidentifier():
-        raise InputError("statistic", statistic.name, "must be letters, digits and underscores")
-    if statistic.name in STATISTICS:
-        raise InputError("statistic", statistic.name, "is registered already; choose another name")
     if statistic.of not in (BASIS, PLANES, CLOUD):
         raise InputError("of", statistic.of, f"must be {BASIS}, {PLANES} or {CLOUD}")
-    STATISTICS[statistic.name] = statistic
-    return statistic
+    return enter(STATISTICS, statistic.name, statistic, field="statistics")
 
 
 def _discreteness(clouds: np.ndarray) -> Any:
@@ -133,7 +128,7 @@ for _entry in (
         compared=("pre",),
     ),
 ):  # fmt: skip
-    register(_entry)
+    register_statistic(_entry)
 
 
 def chosen(

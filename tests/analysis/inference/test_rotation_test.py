@@ -15,7 +15,7 @@ from tests import plain
 
 CLOUDS = pa.known_clouds(samples=1500)
 FRAMES = {"standard": np.eye(5), "turned": bases.haar(5, seed=2), "simplex": bases.simplex(5)}
-# Of METHOD §5's table: the kurtosis column's rotation z, and how far another draw may be off.
+# The rotation z of the table of docs/method.md §13, and how far another draw may be off.
 KURTOSIS_Z = {
     "isotropic normal": (0, 3),
     "axis clusters": (55, 25),

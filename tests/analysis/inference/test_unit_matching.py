@@ -81,7 +81,7 @@ def test_the_fullest_plane_is_the_one_with_the_clusters():
 
 
 def test_corners_are_structure_that_no_plane_shows():
-    """METHOD's blind spot: clusters in the full space, none in any privileged plane."""
+    """The blind spot (docs/method.md §2): clusters in the full space, none in any plane."""
     signs = np.array(list(itertools.product([-1.0, 1.0], repeat=6)))[:12] / np.sqrt(6)
     x, own = clumps(signs, width=0.01)
     assert embeddings.agreement(embeddings.find_clusters(x), own).information > 0.99

@@ -214,7 +214,7 @@ def test_over_a_frame_unit_kurtosis_decides():
 
 
 def test_lengths_alone_are_told_from_clusters():
-    """Training spreads the lengths: discrete to METHOD's number, not beyond them."""
+    """Training spreads the lengths: discrete against a Gaussian, not beyond them."""
     dataset = made_up(("isotropic_tanh",))
     heavy = (3 / np.random.default_rng(1).chisquare(3, size=(SEEDS, SAMPLES))) ** 0.5
     lengths = xr.DataArray(heavy.astype(np.float32), dims=("seed", "sample"))

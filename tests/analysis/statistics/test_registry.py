@@ -35,7 +35,7 @@ TOY = Statistic(
 @pytest.fixture
 def toy(monkeypatch):
     monkeypatch.setattr(registry, "STATISTICS", dict(STATISTICS))
-    return registry.register(TOY)
+    return registry.register_statistic(TOY)
 
 
 def test_one_registration_reaches_every_table_and_figure(toy):
@@ -112,7 +112,7 @@ def test_what_cannot_be_tested_is_one_error(statistics, problem):
 )
 def test_an_entry_that_cannot_be_used_is_refused(entry, problem):
     with pytest.raises(InputError, match=problem):
-        registry.register(entry)
+        registry.register_statistic(entry)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from tests import plain
 
 N = 16
 CLOUDS = known_clouds(units=N)
-# METHOD §5's table: A/A0 at ε = .85, C4, discreteness; each with what a draw of 6,000 may be off.
+# The table of docs/method.md §13: A/A0 at ε = .85, C4, discreteness; each with what a draw of 6,000
+# may be off.
 TABLE = {
     "isotropic normal": ((1, 0.35), (0, 0.01), (0, 0.01)),
     "axis clusters": ((990, 5), (0.97, 0.005), (0.69, 0.01)),
