@@ -1,12 +1,33 @@
-"""Is it the autoencoder? The same question of other networks, layer by layer.
+"""Alignment and discreteness of other networks than the autoencoder, layer by layer."""
 
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ppp_jax.analysis.io.runs import load_run
+from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.results import layers
+from ppp_jax.analysis.results.measure import usable
+from ppp_jax.cli import experiment, study
+from ppp_jax.data import datasets
+from ppp_jax.engine import devices
+from ppp_jax.grid import Grid, extension
+from ppp_jax.storage import manifest
+from ppp_jax.sweep import sweep
+
+QUESTION = "Is it the autoencoder? The same question of other networks, layer by layer."
+ABOUT = """\
 An MLP, a convolutional and two transformer autoencoders (RMSNorm, LayerNorm) and an MLP classifier,
 elementwise and isotropic, every layer kept; then a sparse autoencoder on the MLP's latents of the
 probes (512, half of them to train it). What an isotropic activation acts on is a layer's units, the
 channels at a position, or a token's hidden units.
 
   python -m experiments.architectures
-
+"""
+DOCUMENTED = """\
 Cost: 192 networks, 126 s on two cores. Leaves runs/architectures/study: every layer's C4,
 kurtosis and discreteness with their tests.
 
@@ -17,26 +38,6 @@ clearly more discrete (by 0.16 to 0.42, beyond lengths too), in autoencoders har
 Transformers' residual streams are not aligned, under either norm. An L1 penalty aligns isotropic
 ReLU's sparse codes (z 5).
 """
-
-import dataclasses
-import pathlib
-from typing import Any
-
-import numpy as np
-from absl import flags
-from matplotlib.figure import Figure
-
-from ppp_jax.analysis.io.runs import load_run
-from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.results import layers
-from ppp_jax.analysis.results.measure import usable
-from ppp_jax.cli import flags as experiment_flags
-from ppp_jax.cli import study
-from ppp_jax.data import datasets
-from ppp_jax.engine import devices
-from ppp_jax.grid import Grid, extension
-from ppp_jax.storage import manifest
-from ppp_jax.sweep import sweep
 
 DEFAULTS = Grid(
     activations=("relu", "tanh", "isotropic_relu", "isotropic_tanh"),
@@ -52,30 +53,33 @@ DEFAULTS = Grid(
     capture=("all",),
 )
 SPARSE_UNITS, SPARSE_EPOCHS = 32, 200
-experiment_flags.define(DEFAULTS, workdir="runs/architectures")
 
 
-def main() -> None:
-    """Trains the grids, prints the table."""
-    study.run(analyse, along=("activations", "architectures"), prepare=sparse)
+def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
+    """Measures every layer of every network.
 
+    `options.prepared` is the run folder of the sparse autoencoders, if there are any.
 
-def analyse(workdirs: list[pathlib.Path], inner: pathlib.Path | None) -> None:
-    """Measures every layer of every network."""
-    values = flags.FLAGS
-    rows = layers.measure_layers(workdirs[0], rotations=values.rotations, progress=True)
-    if inner is not None:
-        rows += layers.measure_layers(inner, rotations=values.rotations, progress=True)
-    order = {name: k for k, name in enumerate((*values.architectures, "sparse"))}
+    Args:
+      run: The trained run folder.
+      options: How it is analysed.
+    """
+    rows: list[dict[str, Any]] = []
+    for folder in (run, *([options.prepared] if options.prepared else [])):
+        rows += layers.measure_layers(
+            folder, rotations=options.rotations, progress=options.progress
+        )
+    trained = study.trained_grid(run).architectures
+    order = {name: k for k, name in enumerate((*trained, "sparse"))}
     rows.sort(key=lambda row: (order[row["architecture"]], _place(row["layer"])))
-    with study.writing(workdirs[0]) as folder:
-        names = ("architecture", "layer", "units", "activation", "optimizer", "clean")
-        table = study.layer_table(rows, names)
-        study.keep_table(folder, "layers", table, show=False)
-        ends = [row for row in table if row["layer"] == "bottleneck"]
-        study.keep_table(folder, "bottlenecks", ends)
-        study.keep_table(folder, "differences", study.add_q(layers.differences(rows)))
-        study.keep_figure(folder, "layers", draw(rows))
+    names = ("architecture", "layer", "units", "activation", "optimizer", "clean")
+    table = study.layer_table(rows, names)
+    tables = study.frames(
+        layers=table,
+        bottlenecks=[row for row in table if row["layer"] == "bottleneck"],
+        differences=study.add_q(layers.differences(rows)),
+    )
+    return study.Results(tables, {"layers": draw(rows)}, silent=("layers",))
 
 
 def _place(layer: str) -> tuple[int, str]:
@@ -83,19 +87,25 @@ def _place(layer: str) -> tuple[int, str]:
     return ("encoder", "bottleneck", "decoder").index(layer.partition("_")[0]), layer
 
 
-def sparse(workdir: pathlib.Path) -> pathlib.Path | None:
+def sparse(run: pathlib.Path, grid: Grid, how: dict[str, Any]) -> pathlib.Path | None:
     """Trains sparse autoencoders on the latents that the MLP's first activation left.
 
-    Of its first seed that neither diverged nor died; half of the probes' latents train them, half
-    are held out. So their seeds are of the sparse autoencoder alone: all learn from one MLP. Theirs
-    is a run derived from another one: if that has changed they are trained anew.
+    The latents are those of its first seed that neither diverged nor died; half of the probes'
+    latents train the sparse autoencoders, half are held out. So their seeds are of the sparse
+    autoencoder alone: all learn from one MLP. Their run is derived from another one: if that has
+    changed they are trained anew.
+
+    Args:
+      run: The trained run folder.
+      grid: The grid that was asked for; theirs has the same activations, seeds and snapshots.
+      how: The keyword arguments of `sweep.train`.
 
     Returns:
       Their run folder, or None if there is no such MLP.
     """
-    if "mlp" not in flags.FLAGS.architectures:
+    if "mlp" not in grid.architectures:
         return None
-    saved = load_run(workdir, architecture="mlp").isel(activation=0)
+    saved = load_run(run, architecture="mlp").isel(activation=0)
     clouds = usable(saved["pre"].isel(step=-1), saved)
     clouds = clouds.squeeze([dim for dim in clouds.dims if dim not in ("seed", "sample", "unit")])
     healthy = np.flatnonzero(clouds.notnull().all(("sample", "unit")))
@@ -103,15 +113,18 @@ def sparse(workdir: pathlib.Path) -> pathlib.Path | None:
         devices.on_main(lambda: print("no sparse autoencoders: every MLP has diverged or died"))
         return None
     latents = clouds.isel(seed=healthy[0]).values
-    half, path, inner = len(latents) // 2, workdir / "mlp_latents.npz", workdir / "sparse"
+    half, path, inner = len(latents) // 2, run / "mlp_latents.npz", run / "sparse"
     devices.on_main(lambda: np.savez(path, x_train=latents[:half], x_test=latents[half:]))
-    grid = dataclasses.replace(
-        experiment_flags.grid(), architectures=["sparse"], latent_widths=[SPARSE_UNITS],
-        data=str(path), capture=(), epochs=SPARSE_EPOCHS,
-    )  # fmt: skip
-    how = experiment_flags.training_options()
-    how["overwrite"] = how["overwrite"] or _is_stale(inner, grid)
-    return sweep.train(grid, inner, **how)
+    derived = dataclasses.replace(
+        grid,
+        architectures=["sparse"],
+        latent_widths=[SPARSE_UNITS],
+        data=str(path),
+        capture=(),
+        epochs=SPARSE_EPOCHS,
+    )
+    overwrite = how.get("overwrite", False) or _is_stale(inner, derived)
+    return sweep.train(derived, inner, **{**how, "overwrite": overwrite})
 
 
 def _is_stale(inner: pathlib.Path, grid: Grid) -> bool:
@@ -141,5 +154,25 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
     return figure
 
 
+EXPERIMENT = experiment.register(
+    experiment.Experiment(
+        name="architectures",
+        question=QUESTION,
+        about=ABOUT,
+        documented=DOCUMENTED,
+        defaults=DEFAULTS,
+        workdir="runs/architectures",
+        analyse=analyse,
+        along=("activations", "architectures"),
+        prepare=sparse,
+    )
+)
+
+
+def main(*, argv: list[str] | None = None) -> None:
+    """Runs the experiment as a command."""
+    experiment.main(EXPERIMENT, argv=argv)
+
+
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    main()

@@ -1,12 +1,6 @@
-"""Does every activation have the symmetry that is claimed of it, and no more (METHOD §6)?
+"""The symmetry that is claimed of every activation, optimiser and initialiser, measured."""
 
-  python -m experiments.certify [--activations=tanh,block_tanh:4@rotated] [--units=8]
-
-Cost: 17 s. Outcome: a table of relative residuals ‖f(Gx) − G f(x)‖/‖f(x)‖ under each group, and
-of the dimension of the Lie algebra of continuous symmetries; then, for optimisers and initialisers,
-how far a rotated start is from the rotated training, and from the same law (METHOD §7). Exit status
-1 if a claim fails.
-"""
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -16,20 +10,56 @@ from ppp_jax.networks import functional, interpolated, optimizers
 from ppp_jax.networks.activations import ACTIVATIONS
 from ppp_jax.symmetry import certificates, groups
 
+ABOUT = """\
+Does every activation have the symmetry that is claimed of it, and no more (METHOD §6)?
+
+  python -m experiments.certify [--activations=tanh,block_tanh:4@rotated] [--units=8]
+
+Cost: 17 s. Outcome: a table of relative residuals ‖f(Gx) − G f(x)‖/‖f(x)‖ under each group, and
+of the dimension of the Lie algebra of continuous symmetries; then, for optimisers and initialisers,
+how far a rotated start is from the rotated training, and from the same law (METHOD §7). Exit status
+1 if a claim fails.
+"""
+
 MOST_UNITS = 256  # the Lie algebra is found from equations in units² unknowns
-experiment_flags.define_names("activations", "by default the registry and an example of each form: "
-                              f"{', '.join(interpolated.FORMS)}")  # fmt: skip
-experiment_flags.define_count("units", 8, "dimension in which to look", least=2, most=MOST_UNITS)
-HEADER = ["activation", "claimed group", "holds", "own", *groups.COMMON, "−1", "algebra",
-          "rotations"]  # fmt: skip
+HEADER = [
+    "activation",
+    "claimed group",
+    "holds",
+    "own",
+    *groups.COMMON,
+    "−1",
+    "algebra",
+    "rotations",
+]
 
 
-def main() -> None:
-    """Prints the table."""
+def define() -> None:
+    """Defines the flags."""
+    text = f"by default the registry and an example of each form: {', '.join(interpolated.FORMS)}"
+    experiment_flags.define_names("activations", text)
+    text = "dimension in which to look"
+    experiment_flags.define_count("units", 8, text, least=2, most=MOST_UNITS)
+
+
+def command() -> None:
+    """Certifies what the flags name, and leaves with status 1 if a claim fails."""
     units = flags.FLAGS.units
     names = flags.FLAGS.activations or [*ACTIVATIONS, *interpolated.EXAMPLES]
     for name in names:
         interpolated.check_width(name, units, field="units")
+    claims = [activations_hold(names, units), confounds_hold()]
+    if not all(claims):
+        runtime.leave(experiment_flags.USER_ERROR)
+
+
+def activations_hold(names: Sequence[str], units: int) -> bool:
+    """Prints what is certified of activations, and returns whether all of it holds.
+
+    Args:
+      names: The activations.
+      units: The dimension in which to look.
+    """
     failed = False
     print("| " + " | ".join(HEADER) + " |\n|" + " --- |" * len(HEADER))
     for name in names:
@@ -39,9 +69,7 @@ def main() -> None:
         texts += [f"{x:.0e}" for x in residuals] + [str(x) for x in seen.algebra]
         print("| " + " | ".join(texts) + " |", flush=True)
         failed |= not seen.holds
-    failed |= not confounds_hold()
-    if failed:
-        runtime.leave(experiment_flags.USER_ERROR)
+    return not failed
 
 
 def confounds_hold() -> bool:
@@ -60,5 +88,10 @@ def confounds_hold() -> bool:
     return all(seen["holds"] for seen, _ in rows.values())
 
 
+def main(*, argv: list[str] | None = None) -> None:
+    """Runs the command."""
+    experiment_flags.run(command, define=define, about=ABOUT, argv=argv)
+
+
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    main()

@@ -1,18 +1,4 @@
-"""Does discreteness cost or help?
-
-Of every trained autoencoder: held-out error, the accuracy of a linear probe on its latents, and the
-held-out error after noise is added to the latents or these are rounded to 8 or 4 bits, each against
-how discrete and how aligned the latents are.
-
-  python -m experiments.consequences
-
-Cost: 192 networks, 40 s on two cores. Leaves runs/consequences/study.
-
-Outcome on digits: no evidence of either within cells. From seed to seed discreteness goes with none
-of them (rank correlations −0.14 to 0.01, all q ≥ 0.69, all intervals over seeds within ±0.31 and
-with 0 in them). Elementwise networks have less error and better probes (+1 to +3.5 points), and
-lose more by noise (×1.3 to 1.65 against ×1.2 at 30 %), but not more than they had less.
-"""
+"""What alignment and discreteness cost, and what they are good for."""
 
 import pathlib
 from typing import Any
@@ -20,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import xarray as xr
-from absl import flags
 from matplotlib.figure import Figure
 
 import ppp_jax.analysis as pa
@@ -30,8 +16,7 @@ from ppp_jax.analysis.inference.seeds import interquartile_mean, paired_differen
 from ppp_jax.analysis.io.facts import partner_of
 from ppp_jax.analysis.projection.kernel import progress_bar
 from ppp_jax.analysis.results.measure import living
-from ppp_jax.cli import flags as experiment_flags
-from ppp_jax.cli import study
+from ppp_jax.cli import experiment, study
 from ppp_jax.data import datasets
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
@@ -40,21 +25,38 @@ from ppp_jax.networks.architectures import ARCHITECTURES
 from ppp_jax.networks.functional import Model, Params
 from ppp_jax.storage import restore
 
+QUESTION = "Does discreteness cost or help?"
+ABOUT = """\
+Of every trained autoencoder: held-out error, the accuracy of a linear probe on its latents, and the
+held-out error after noise is added to the latents or these are rounded to 8 or 4 bits, each against
+how discrete and how aligned the latents are.
+
+  python -m experiments.consequences
+"""
+DOCUMENTED = """\
+Cost: 192 networks, 40 s on two cores. Leaves runs/consequences/study.
+
+Outcome on digits: no evidence of either within cells. From seed to seed discreteness goes with none
+of them (rank correlations −0.14 to 0.01, all q ≥ 0.69, all intervals over seeds within ±0.31 and
+with 0 in them). Elementwise networks have less error and better probes (+1 to +3.5 points), and
+lose more by noise (×1.3 to 1.65 against ×1.2 at 30 %), but not more than they had less.
+"""
+
 NOISE = (0.1, 0.3)
 BITS = (8, 4)
 DEFAULTS = Grid(
-    activations=("relu", "leaky_relu", "tanh", "isotropic_relu", "isotropic_leaky_relu",
-                 "isotropic_tanh"),
+    activations=(
+        "relu",
+        "leaky_relu",
+        "tanh",
+        "isotropic_relu",
+        "isotropic_leaky_relu",
+        "isotropic_tanh",
+    ),
     optimizers=("momentum", "adam"),
     seeds=range(16),
     snapshots=(0,),
-)  # fmt: skip
-experiment_flags.define(DEFAULTS, workdir="runs/consequences")
-
-
-def main() -> None:
-    """Trains the grid, prints the tables."""
-    study.run(analyse, along=("activations", "optimizers"), check=check, prepare=restored)
+)
 
 
 def check(grid: Grid) -> None:
@@ -62,29 +64,47 @@ def check(grid: Grid) -> None:
     study.check_architectures(grid, [name for name in ARCHITECTURES if name != "classifier"])
 
 
-def restored(workdir: pathlib.Path) -> list[restore.Trained]:
-    """Returns the trained networks."""
-    return restore.restore(workdir, datasets.load(flags.FLAGS.data))
+def restored(run: pathlib.Path, grid: Grid, how: dict[str, Any]) -> list[restore.Trained]:
+    """Returns the trained networks.
+
+    Args:
+      run: The trained run folder.
+      grid: The grid that is trained there.
+      how: How it was trained, which restoring does not ask.
+    """
+    del how
+    return restore.restore(run, datasets.load(grid.data))
 
 
-def analyse(workdirs: list[pathlib.Path], networks: list[restore.Trained]) -> None:
-    """Measures what every network's latents are good for, and what goes with discreteness."""
-    dataset = datasets.load(flags.FLAGS.data)
+def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
+    """Measures what every network's latents are good for, and what goes with discreteness.
+
+    `options.prepared` are the trained networks; None: they are restored here.
+
+    Args:
+      run: The trained run folder.
+      options: How it is analysed.
+    """
+    grid = study.trained_grid(run)
+    networks = restored(run, grid, {}) if options.prepared is None else options.prepared
+    dataset = datasets.load(grid.data)
     found = {}
-    for one in progress_bar(networks, "networks"):
+    for one in progress_bar(networks, "networks") if options.progress else networks:
         found[one.cell.activation, one.cell.optimizer] = measure(one, dataset)
     names = next((list(cell) for cell in found.values() if cell), [])
     if not names:
         problem = "no network of it stayed finite; lower learning_rates, and overwrite it"
-        raise InputError("workdir", workdirs[0], problem)
+        raise InputError("workdir", run, problem)
     seeds = len(networks[0].grid.seeds)
-    found = {key: cell or {name: np.full(seeds, np.nan) for name in names}
-             for key, cell in found.items()}  # fmt: skip
-    with study.writing(workdirs[0]) as folder:
-        study.keep_table(folder, "cells", cell_rows(found))
-        study.keep_table(folder, "differences", difference_rows(found))
-        study.keep_table(folder, "correlations", correlation_rows(found))
-        study.keep_figure(folder, "consequences", draw(found))
+    found = {
+        key: cell or {name: np.full(seeds, np.nan) for name in names} for key, cell in found.items()
+    }
+    tables = study.frames(
+        cells=cell_rows(found),
+        differences=difference_rows(found),
+        correlations=correlation_rows(found),
+    )
+    return study.Results(tables, {"consequences": draw(found)})
 
 
 def measure(one: restore.Trained, dataset: datasets.Dataset) -> dict[str, np.ndarray]:
@@ -123,15 +143,19 @@ def _measure(
         return np.asarray(jnp.mean(jnp.square(apart), axis=(1, 2)))
 
     clean = error(test)
-    found = {"discreteness": np.asarray(pa.discreteness(test)),
-             "|C4|": np.abs(np.asarray(pa.alignment_c4(test, basis=basis))),
-             "error": clean}  # fmt: skip
+    found = {
+        "discreteness": np.asarray(pa.discreteness(test)),
+        "|C4|": np.abs(np.asarray(pa.alignment_c4(test, basis=basis))),
+        "error": clean,
+    }
     if dataset.shape.classes:
         (train_labels, _, test_labels) = dataset.labels
-        found["probe accuracy"] = np.array([
-            downstream.probe_accuracy(a, train_labels, b, test_labels)
-            for a, b in zip(train, test, strict=True)
-        ])  # fmt: skip
+        found["probe accuracy"] = np.array(
+            [
+                downstream.probe_accuracy(a, train_labels, b, test_labels)
+                for a, b in zip(train, test, strict=True)
+            ]
+        )
     for share in NOISE:
         noisy = error(downstream.add_noise(test, share=share))
         found[f"error with {share:.0%} noise"] = noisy
@@ -145,14 +169,17 @@ def _measure(
 def cell_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> list[dict[str, Any]]:
     """Returns interquartile means over seeds, a row per cell, and how many did not diverge."""
     return [
-        {"activation": activation, "optimizer": optimizer,
-         "seeds": int(np.isfinite(cell["error"]).sum()),
-         **{name: interquartile_mean(values) for name, values in cell.items()}}
+        {
+            "activation": activation,
+            "optimizer": optimizer,
+            "seeds": int(np.isfinite(cell["error"]).sum()),
+            **{name: interquartile_mean(values) for name, values in cell.items()},
+        }
         for (activation, optimizer), cell in found.items()
-    ]  # fmt: skip
+    ]
 
 
-def difference_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> list[dict[str, Any]]:
+def difference_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> pd.DataFrame:
     """Returns elementwise − isotropic, paired by seed, for every quantity."""
     known = {activation: interpolated.get(activation) for activation, _ in found}
     rows = []
@@ -162,13 +189,23 @@ def difference_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> list
             continue
         for quantity, values in cell.items():
             change = paired_difference(values, found[other, optimizer][quantity])
-            rows.append({"activation": activation, "against": other, "optimizer": optimizer,
-                         "quantity": quantity, "difference": change.mean, "low": change.low,
-                         "high": change.high, "p": change.p, "seeds": change.seeds})  # fmt: skip
+            rows.append(
+                {
+                    "activation": activation,
+                    "against": other,
+                    "optimizer": optimizer,
+                    "quantity": quantity,
+                    "difference": change.mean,
+                    "low": change.low,
+                    "high": change.high,
+                    "p": change.p,
+                    "seeds": change.seeds,
+                }
+            )
     return study.add_q(rows)
 
 
-def correlation_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> list[dict[str, Any]]:
+def correlation_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> pd.DataFrame:
     """Returns, from seed to seed within cells, what goes with discreteness and alignment."""
     cells = list(found.values())
     rows = []
@@ -176,9 +213,18 @@ def correlation_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> lis
         for quantity in list(cells[0])[2:]:
             table = [np.stack([cell[name] for cell in cells]) for name in (cause, quantity)]
             one = downstream.rank_correlation(*table)
-            rows.append({"of": cause, "with": quantity, "rank correlation": one.mean,
-                         "low": one.low, "high": one.high, "p": one.p, "seeds": one.seeds,
-                         "cells": one.cells})  # fmt: skip
+            rows.append(
+                {
+                    "of": cause,
+                    "with": quantity,
+                    "rank correlation": one.mean,
+                    "low": one.low,
+                    "high": one.high,
+                    "p": one.p,
+                    "seeds": one.seeds,
+                    "cells": one.cells,
+                }
+            )
     return study.add_q(rows)
 
 
@@ -190,9 +236,15 @@ def draw(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> Figure:
     for axes, quantity in zip(figure.subplots(1, len(quantities)), quantities, strict=True):
         for (activation, optimizer), cell in found.items():
             marker = "o" if optimizer == next(iter(found))[1] else "^"
-            axes.plot(cell["discreteness"], cell[quantity], marker, markersize=3, alpha=0.6,
-                      color=f"C{names.index(activation)}",
-                      label=f"{activation}, {optimizer}")  # fmt: skip
+            axes.plot(
+                cell["discreteness"],
+                cell[quantity],
+                marker,
+                markersize=3,
+                alpha=0.6,
+                color=f"C{names.index(activation)}",
+                label=f"{activation}, {optimizer}",
+            )
         axes.set(xlabel="discreteness", title=quantity)
         if "noise" in quantity or "bits" in quantity:  # one network in a hundred is far off
             shown = np.concatenate([cell[quantity] for cell in found.values()])
@@ -201,5 +253,26 @@ def draw(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> Figure:
     return figure
 
 
+EXPERIMENT = experiment.register(
+    experiment.Experiment(
+        name="consequences",
+        question=QUESTION,
+        about=ABOUT,
+        documented=DOCUMENTED,
+        defaults=DEFAULTS,
+        workdir="runs/consequences",
+        analyse=analyse,
+        along=("activations", "optimizers"),
+        check=check,
+        prepare=restored,
+    )
+)
+
+
+def main(*, argv: list[str] | None = None) -> None:
+    """Runs the experiment as a command."""
+    experiment.main(EXPERIMENT, argv=argv)
+
+
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    main()

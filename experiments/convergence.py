@@ -1,23 +1,9 @@
-"""Do two seeds find the same axes? Matching units one to one against matching whole spaces.
-
-Without a privileged basis two networks agree up to a rotation, and their units match no better than
-a rotation's; with one they match better.
-
-  python -m experiments.convergence [--data=patches --epochs=20 --workdir=runs/convergence_patches]
-
-Cost: 448 networks, 75 s on two cores (74 s on patches). Leaves runs/convergence/study: both matches
-of every pair of seeds, and the units' against the rotation null.
-
-Outcome on digits: two tanh networks share axes (z 4.2 to 4.9), rotated ones the rotated axes (5.1
-to 5.9), ReLUs under momentum perhaps (z 3.1, q .05 to .06), isotropic ones no evidence (|z| ≤ 1.8),
-though as wholes they agree best. On patches ReLUs share axes under Adam, as does isotropic tanh.
-"""
+"""Units of two seeds, matched one to one and as whole spaces."""
 
 import pathlib
 from typing import Any
 
 import numpy as np
-from absl import flags
 from matplotlib.figure import Figure
 
 from ppp_jax import bases
@@ -26,27 +12,45 @@ from ppp_jax.analysis.inference.unit_matching import Convergence, convergence
 from ppp_jax.analysis.io.facts import facts_of
 from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.results.measure import KINDS, cells, usable
-from ppp_jax.cli import flags as experiment_flags
-from ppp_jax.cli import study
+from ppp_jax.cli import experiment, study
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 from ppp_jax.networks import interpolated
 
+QUESTION = (
+    "Do two seeds find the same axes? Matching units one to one against matching whole spaces."
+)
+ABOUT = """\
+Without a privileged basis two networks agree up to a rotation, and their units match no better than
+a rotation's; with one they match better.
+
+  python -m experiments.convergence [--data=patches --epochs=20 --workdir=runs/convergence_patches]
+"""
+DOCUMENTED = """\
+Cost: 448 networks, 75 s on two cores (74 s on patches). Leaves runs/convergence/study: both matches
+of every pair of seeds, and the units' against the rotation null.
+
+Outcome on digits: two tanh networks share axes (z 4.2 to 4.9), rotated ones the rotated axes (5.1
+to 5.9), ReLUs under momentum perhaps (z 3.1, q .05 to .06), isotropic ones no evidence (|z| ≤ 1.8),
+though as wholes they agree best. On patches ReLUs share axes under Adam, as does isotropic tanh.
+"""
+
 DEFAULTS = Grid(
-    activations=("relu", "leaky_relu", "tanh", "tanh@rotated", "isotropic_relu",
-                 "isotropic_leaky_relu", "isotropic_tanh"),
+    activations=(
+        "relu",
+        "leaky_relu",
+        "tanh",
+        "tanh@rotated",
+        "isotropic_relu",
+        "isotropic_leaky_relu",
+        "isotropic_tanh",
+    ),
     optimizers=("momentum", "adam"),
     seeds=range(32),
     snapshots=(0,),
-)  # fmt: skip
-experiment_flags.define(DEFAULTS, workdir="runs/convergence")
+)
 _NAN = np.full(1, np.nan)
 NOTHING = Convergence(_NAN, _NAN, _NAN, np.nan, np.nan)  # of fewer than two networks
-
-
-def main() -> None:
-    """Trains the grid, prints the table."""
-    study.run(analyse, along=("activations", "optimizers"), check=check)
 
 
 def check(grid: Grid) -> None:
@@ -59,9 +63,14 @@ def check(grid: Grid) -> None:
             raise InputError("activations", activation, problem)
 
 
-def analyse(workdirs: list[pathlib.Path]) -> None:
-    """Matches disjoint pairs of seeds, untrained and trained."""
-    latents = study.load(workdirs[0])
+def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
+    """Matches disjoint pairs of seeds, untrained and trained.
+
+    Args:
+      run: The trained run folder.
+      options: How it is analysed.
+    """
+    latents = study.load(run)
     runs, known = latents[["test_mse", "diverged_step"]].load(), facts_of(latents)
     rows: list[dict[str, Any]] = []
     pairs: dict[str, np.ndarray] = {}
@@ -71,30 +80,40 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
             clouds = both.values[np.isfinite(both.values).all(axis=(1, 2, 3))]
             basis, few = known[names["activation"]].basis, len(clouds) < 2
             first, last = (
-                NOTHING if few else
-                convergence(clouds[:, step], basis=basis, rotations=flags.FLAGS.rotations)
+                NOTHING
+                if few
+                else convergence(clouds[:, step], basis=basis, rotations=options.rotations)
                 for step in (0, 1)
-            )  # fmt: skip
-            rows.append({"activation": names["activation"], "optimizer": names["optimizer"],
-                         "latents": kind, "clean": names["clean"],
-                         "pairs": len(clouds) // 2, **_described(first, last)})  # fmt: skip
+            )
+            rows.append(
+                {
+                    "activation": names["activation"],
+                    "optimizer": names["optimizer"],
+                    "latents": kind,
+                    "clean": names["clean"],
+                    "pairs": len(clouds) // 2,
+                    **_described(first, last),
+                }
+            )
             pairs[f"{names['activation']}\n{names['optimizer']}, {kind}"] = last.units - last.null
-    rows = study.add_q(rows)
-    with study.writing(workdirs[0]) as folder:
-        study.keep_table(folder, "matches", rows)
-        study.keep_figure(folder, "matches", draw(pairs))
+    return study.Results(study.frames(matches=study.add_q(rows)), {"matches": draw(pairs)})
 
 
 def _described(first: Convergence, last: Convergence) -> dict[str, float]:
     """Returns a row: means over pairs; of the match above rotated ones the 95 % interval."""
     above = paired_difference(last.units, last.null)
     return {
-        "orthogonal": float(last.orthogonal.mean()), "units": float(last.units.mean()),
+        "orthogonal": float(last.orthogonal.mean()),
+        "units": float(last.units.mean()),
         "rotated": float(last.null.mean()),
-        "above rotated": above.mean, "low": above.low, "high": above.high,
+        "above rotated": above.mean,
+        "low": above.low,
+        "high": above.high,
         "above rotated, untrained": float((first.units - first.null).mean()),
-        "z untrained": first.z, "z": last.z, "p": last.p,
-    }  # fmt: skip
+        "z untrained": first.z,
+        "z": last.z,
+        "p": last.p,
+    }
 
 
 def draw(pairs: dict[str, np.ndarray]) -> Figure:
@@ -107,5 +126,25 @@ def draw(pairs: dict[str, np.ndarray]) -> Figure:
     return figure
 
 
+EXPERIMENT = experiment.register(
+    experiment.Experiment(
+        name="convergence",
+        question=QUESTION,
+        about=ABOUT,
+        documented=DOCUMENTED,
+        defaults=DEFAULTS,
+        workdir="runs/convergence",
+        analyse=analyse,
+        along=("activations", "optimizers"),
+        check=check,
+    )
+)
+
+
+def main(*, argv: list[str] | None = None) -> None:
+    """Runs the experiment as a command."""
+    experiment.main(EXPERIMENT, argv=argv)
+
+
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    main()

@@ -1,10 +1,24 @@
-"""How do alignment and discreteness change with depth, and from layer to layer?
+"""Alignment and discreteness of networks of growing depth, layer by layer."""
 
+import pathlib
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.results import layers
+from ppp_jax.cli import experiment, study
+from ppp_jax.grid import Grid
+
+QUESTION = "How do alignment and discreteness change with depth, and from layer to layer?"
+ABOUT = """\
 Networks of 1 to 8 hidden layers on each side of the bottleneck, all layers as wide as it, every
 layer's vectors kept.
 
   python -m experiments.depth [--data=patches --epochs=20 --workdir=runs/depth_patches]
-
+"""
+DOCUMENTED = """\
 Cost: 256 networks, 203 s on two cores. Leaves runs/depth/study: every layer's C4, kurtosis and
 discreteness with their tests, and slopes of the bottleneck's along depth, per seed.
 
@@ -14,18 +28,6 @@ tanh's alignment before the activation shrinks (C4 −0.11 to 0), after it grows
 is strongest in the layers farthest from the bottleneck (−0.6). Of 80 isotropic layers 6 have p
 ≤ .05, where chance gives 4.
 """
-
-import pathlib
-from typing import Any
-
-from absl import flags
-from matplotlib.figure import Figure
-
-from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.results import layers
-from ppp_jax.cli import flags as experiment_flags
-from ppp_jax.cli import study
-from ppp_jax.grid import Grid
 
 DEFAULTS = Grid(
     activations=("tanh", "isotropic_tanh"),
@@ -41,12 +43,6 @@ DEFAULTS = Grid(
     capture=("all",),
 )
 ARCHITECTURES = ("mlp", "conv", "classifier")
-experiment_flags.define(DEFAULTS, workdir="runs/depth")
-
-
-def main() -> None:
-    """Trains the grid, prints the tables."""
-    study.run(analyse, along=("activations", "depths"), check=check)
 
 
 def check(grid: Grid) -> None:
@@ -54,20 +50,25 @@ def check(grid: Grid) -> None:
     study.check_architectures(grid, ARCHITECTURES)
 
 
-def analyse(workdirs: list[pathlib.Path]) -> None:
-    """Measures every layer, and tests how the bottleneck changes with depth."""
-    rows = layers.measure_layers(workdirs[0], rotations=flags.FLAGS.rotations, progress=True)
+def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
+    """Measures every layer, and tests how the bottleneck changes with depth.
+
+    Args:
+      run: The trained run folder.
+      options: How it is analysed.
+    """
+    rows = layers.measure_layers(run, rotations=options.rotations, progress=options.progress)
     rows = [{**row, "position": position(row["layer"], row["depth"])} for row in rows]
     rows.sort(key=lambda row: (row["activation"], row["latents"], row["depth"], row["position"]))
-    with study.writing(workdirs[0]) as folder:
-        table = study.layer_table(rows, ("activation", "optimizer", "depth", "layer"))
-        study.keep_table(folder, "layers", table, show=False)
-        ends = [row for row in table if row["layer"] == "bottleneck"]
-        study.keep_table(folder, "bottlenecks", ends)
-        study.keep_table(folder, "trends", study.add_q(layers.trends(rows, axis="depth")))
-        study.keep_table(folder, "differences", study.add_q(layers.differences(rows)))
-        study.keep_table(folder, "errors", study.error_differences(rows))
-        study.keep_figure(folder, "layers", draw(rows))
+    table = study.layer_table(rows, ("activation", "optimizer", "depth", "layer"))
+    tables = study.frames(
+        layers=table,
+        bottlenecks=[row for row in table if row["layer"] == "bottleneck"],
+        trends=study.add_q(layers.trends(rows, axis="depth")),
+        differences=study.add_q(layers.differences(rows)),
+        errors=study.error_differences(rows),
+    )
+    return study.Results(tables, {"layers": draw(rows)}, silent=("layers",))
 
 
 def position(layer: str, depth: int) -> int:
@@ -84,28 +85,66 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
     for (first, second, third), (activation, kind) in zip(panels.T, names, strict=True):
         here = [row for row in rows if (row["activation"], row["latents"]) == (activation, kind)]
         for axes, quantity in ((first, "c4_excess"), (second, "discreteness")):
-            columns = {str(row["depth"]): row[f"{quantity}_seeds"] for row in here
-                       if row["layer"] == "bottleneck"}  # fmt: skip
+            columns = {
+                str(row["depth"]): row[f"{quantity}_seeds"]
+                for row in here
+                if row["layer"] == "bottleneck"
+            }
             evidence.plot_seeds(columns, ax=axes)
             axes.set_xlabel("hidden layers on each side", fontsize=8)
-        for k, depth in enumerate(sorted({row["depth"] for row in here})):
-            path = [row for row in here if row["depth"] == depth]
-            places = [row["position"] - depth for row in path]
-            third.plot(places, [row["c4_excess"] for row in path], "o-", markersize=3,
-                       linewidth=0.8, color=f"C{k}", label=str(depth))  # fmt: skip
+        _draw_layers(here, third)
         third.set_xlabel("layers after the bottleneck", fontsize=8)
         third.axvline(0, color="0.7", linewidth=0.8)
         first.set_title(f"{activation}, {kind}-activation", fontsize=9)
         for axes in (first, third):
             axes.axhline(0, color="0.7", linewidth=0.8)
             axes.tick_params(labelsize=7)
-    texts = ("C4 of the bottleneck above null", "discreteness of the bottleneck",
-             "C4 of every layer above null")  # fmt: skip
+    texts = (
+        "C4 of the bottleneck above null",
+        "discreteness of the bottleneck",
+        "C4 of every layer above null",
+    )
     for axes, text in zip(panels[:, 0], texts, strict=True):
         axes.set_ylabel(text, fontsize=8)
     panels[2, -1].legend(title="depth", fontsize=6, title_fontsize=6)
     return figure
 
 
+def _draw_layers(rows: list[dict[str, Any]], axes: Axes) -> None:
+    """Draws C4 from layer to layer, a line per depth."""
+    for k, depth in enumerate(sorted({row["depth"] for row in rows})):
+        path = [row for row in rows if row["depth"] == depth]
+        places = [row["position"] - depth for row in path]
+        axes.plot(
+            places,
+            [row["c4_excess"] for row in path],
+            "o-",
+            markersize=3,
+            linewidth=0.8,
+            color=f"C{k}",
+            label=str(depth),
+        )
+
+
+EXPERIMENT = experiment.register(
+    experiment.Experiment(
+        name="depth",
+        question=QUESTION,
+        about=ABOUT,
+        documented=DOCUMENTED,
+        defaults=DEFAULTS,
+        workdir="runs/depth",
+        analyse=analyse,
+        along=("activations", "depths"),
+        check=check,
+    )
+)
+
+
+def main(*, argv: list[str] | None = None) -> None:
+    """Runs the experiment as a command."""
+    experiment.main(EXPERIMENT, argv=argv)
+
+
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    main()

@@ -1,9 +1,4 @@
-"""Is this machine ready? Devices, versions, folders, expected speed, each with its remedy.
-
-  python -m experiments.doctor [--workdir=…] [--distributed …]
-
-Cost: a few seconds. Outcome: one line per check; exit status 1 if any needs attention.
-"""
+"""Whether this machine is ready: devices, versions, folders, expected speed."""
 
 import dataclasses
 import importlib.metadata
@@ -21,7 +16,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments.ablation import DEFAULTS
+from experiments.ablation import DEFAULTS, EXPERIMENT
 from experiments.benchmarks import machine
 from ppp_jax import resources
 from ppp_jax.cli import flags as experiment_flags
@@ -30,10 +25,21 @@ from ppp_jax.engine import devices, program
 from ppp_jax.storage import manifest
 from ppp_jax.sweep import seed_batches, sweep
 
+ABOUT = """\
+Is this machine ready? Devices, versions, folders, expected speed, each with its remedy.
+
+  python -m experiments.doctor [--workdir=…] [--distributed …]
+
+Cost: a few seconds. Outcome: one line per check; exit status 1 if any needs attention.
+"""
+
 PYTHON, NUMCODECS = (3, 11), (0, 16, 6)
 
-flags.adopt_module_key_flags(runtime)
-flags.declare_key_flag("workdir")  # of the ablation
+
+def define() -> None:
+    """Defines the flags."""
+    text = "run folder; the same command continues what is there"
+    flags.DEFINE_string("workdir", EXPERIMENT.workdir, text)
 
 
 class Finding(NamedTuple):
@@ -69,9 +75,13 @@ def accelerators() -> Iterator[Finding]:
     yield Finding("cores", f"{runtime.core_count()} of {os.cpu_count()} may be used")
 
 
-def folders() -> Iterator[Finding]:
-    """The run folder and the cache of compiled programs."""
-    workdir = flags.FLAGS.workdir
+def folders(workdir: str, compilation_cache: str) -> Iterator[Finding]:
+    """The run folder and the cache of compiled programs.
+
+    Args:
+      workdir: The run folder, or the address of a bucket.
+      compilation_cache: The cache's setting, as the flag of that name has it.
+    """
     if "://" in workdir:
         installed = importlib.util.find_spec("gcsfs") is not None
         text = f"{workdir} is no folder; gcsfs is {'' if installed else 'not '}installed"
@@ -82,7 +92,7 @@ def folders() -> Iterator[Finding]:
         yield Finding("workdir", text, remedy)
     else:
         yield _writable("workdir", pathlib.Path(workdir))
-    cache = runtime.cache_folder(flags.FLAGS.compilation_cache)
+    cache = runtime.cache_folder(compilation_cache)
     yield Finding("cache", "none") if cache is None else _writable("cache", cache)
 
 
@@ -118,24 +128,40 @@ def speed() -> Iterator[Finding]:
 
     per_step = machine.median_seconds(train) / timed_steps / grid.runs
     minutes = per_step * steps * DEFAULTS.runs / 60
-    text = (
-        f"{1e6 * per_step:.1f} µs per step of one network; the default ablation's {DEFAULTS.runs}"
-    )
-    yield Finding("training", f"{text} would train in {minutes:.1f} minutes, after compiling")
+    now = f"{1e6 * per_step:.1f} µs per step of one network"
+    then = f"{DEFAULTS.runs} would train in {minutes:.1f} minutes, after compiling"
+    yield Finding("training", f"{now}; the default ablation's {then}")
 
 
-def main() -> None:
-    """Prints every finding as it is made."""
+def diagnose(workdir: str, compilation_cache: str) -> Iterator[Finding]:
+    """Finds out about one thing after the other.
+
+    Args:
+      workdir: The run folder, or the address of a bucket.
+      compilation_cache: The cache's setting, as the flag of that name has it.
+    """
+    yield from versions()
+    yield from accelerators()
+    yield from folders(workdir, compilation_cache)
+    yield from speed()
+
+
+def command() -> None:
+    """Prints every finding as it is made, and leaves with status 1 if there are troubles."""
     troubles = 0
-    for check in (versions, accelerators, folders, speed):
-        for what, text, remedy in check():
-            troubles += bool(remedy)
-            mark, hint = ("!!", f" -> {remedy}") if remedy else ("ok", "")
-            if devices.is_main():
-                print(f"{mark}  {what:<10} {text}{hint}", flush=True)
+    for what, text, remedy in diagnose(flags.FLAGS.workdir, flags.FLAGS.compilation_cache):
+        troubles += bool(remedy)
+        mark, hint = ("!!", f" -> {remedy}") if remedy else ("ok", "")
+        if devices.is_main():
+            print(f"{mark}  {what:<10} {text}{hint}", flush=True)
     if troubles:
         runtime.leave(experiment_flags.USER_ERROR)
 
 
+def main(*, argv: list[str] | None = None) -> None:
+    """Runs the command."""
+    experiment_flags.run(command, define=define, about=ABOUT, argv=argv)
+
+
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    main()

@@ -1,28 +1,10 @@
-"""Is alignment a threshold or a slope in how elementwise the activation is?
-
-Two roads from isotropic to elementwise tanh (or another function: --activations=dose_NAME): the
-mixture (1 − t)·isotropic + t·elementwise, with t a traced axis of one program, and the p-norm
-radial map, isotropic at p = 2, with dose 1 − 2/p. Alignment is C4 and unit kurtosis, each above
-its rotation null's mean, which elongated latents move as well.
-
-  python -m experiments.dose_response \
-      [--data=patches --epochs=20 --workdir=runs/dose_patches]
-
-Cost: 448 networks, 145 s on two cores (301 s on patches, beside another job). Leaves
-runs/dose/study: alignment, its test and the held-out error at every dose, and a line with a kink
-against a straight one.
-
-Outcome: a slope on digits, from t = 0.1 to 0.2 beyond chance. On patches unit kurtosis is one too,
-from t = 0.13 to 0.17 on; alignment with the diagonals is strongest at a fifth to a third, and the
-p-norm's is with the axes instead.
-"""
+"""Alignment along two roads from an isotropic activation to an elementwise one."""
 
 import dataclasses
 import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import flags
 from matplotlib.figure import Figure
 
 from ppp_jax.analysis.inference import dose_response
@@ -31,9 +13,28 @@ from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.results.measure import KINDS, Measured, cells, measure
 from ppp_jax.analysis.results.verdicts import excess
 from ppp_jax.analysis.statistics import registry
-from ppp_jax.cli import flags as experiment_flags
-from ppp_jax.cli import study
+from ppp_jax.cli import experiment, study
 from ppp_jax.grid import Grid
+
+QUESTION = "Is alignment a threshold or a slope in how elementwise the activation is?"
+ABOUT = """\
+Two roads from isotropic to elementwise tanh (or another function: --activations=dose_NAME): the
+mixture (1 − t)·isotropic + t·elementwise, with t a traced axis of one program, and the p-norm
+radial map, isotropic at p = 2, with dose 1 − 2/p. Alignment is C4 and unit kurtosis, each above
+its rotation null's mean, which elongated latents move as well.
+
+  python -m experiments.dose_response \
+      [--data=patches --epochs=20 --workdir=runs/dose_patches]
+"""
+DOCUMENTED = """\
+Cost: 448 networks, 145 s on two cores (301 s on patches, beside another job). Leaves
+runs/dose/study: alignment, its test and the held-out error at every dose, and a line with a kink
+against a straight one.
+
+Outcome: a slope on digits, from t = 0.1 to 0.2 beyond chance. On patches unit kurtosis is one too,
+from t = 0.13 to 0.17 on; alignment with the diagonals is strongest at a fifth to a third, and the
+p-norm's is with the axes instead.
+"""
 
 ALIGNED = registry.names(family=registry.ALIGNMENT)
 QUANTITIES = [(kind, statistic) for kind in KINDS for statistic in ALIGNED]
@@ -45,7 +46,6 @@ DEFAULTS = Grid(
     seeds=range(16),
     snapshots=(0,),
 )
-experiment_flags.define(DEFAULTS, workdir="runs/dose")
 
 
 class Road(NamedTuple):
@@ -62,11 +62,6 @@ class Road(NamedTuple):
     numbers: dict[str, list[Any]]
 
 
-def main() -> None:
-    """Trains both grids, prints the tables."""
-    study.run(analyse, along=("doses", "optimizers", "learning_rates"), more=second_road)
-
-
 def second_road(grid: Grid) -> list[Grid]:
     """Returns the p-norms of the same function, a static cell for every p."""
     dose_response.check_doses(grid.doses)
@@ -75,24 +70,40 @@ def second_road(grid: Grid) -> list[Grid]:
     return [dataclasses.replace(grid, activations=powers, doses=())]
 
 
-def analyse(workdirs: list[pathlib.Path]) -> None:
-    """Measures both roads and asks whether a kink describes them better than a line."""
-    values = flags.FLAGS
+def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
+    """Measures both roads and asks whether a kink describes them better than a line.
+
+    Args:
+      run: The trained run folder.
+      options: How it is analysed.
+    """
     roads: dict[str, Road] = {}
-    for road, workdir in zip(("t", "1 − 2/p"), workdirs, strict=True):
-        measured = measure(study.load(workdir), epsilon=values.epsilon,
-                           rotations=values.rotations, progress=True)  # fmt: skip
+    for road, folder in (("t", run), ("1 − 2/p", study.beside(run))):
+        measured = measure(
+            study.load(folder),
+            epsilon=options.epsilon,
+            rotations=options.rotations,
+            progress=options.progress,
+        )
         for optimizer, one in _by_optimizer(measured, road).items():
             roads[f"{road}, {optimizer}"] = one
     rows = study.add_q([row for name, one in roads.items() for row in _rows(name, one)])
-    with study.writing(workdirs[0]) as folder:
-        study.keep_table(folder, "doses", rows)
-        study.keep_table(folder, "kinks", [
-            {"road": name, "latents": kind, "statistic": statistic,
-             **dose_response.kink(one.doses, one.numbers[f"{statistic}_{kind}_excess"])._asdict()}
-            for name, one in roads.items() for kind, statistic in QUANTITIES
-        ])  # fmt: skip
-        study.keep_figure(folder, "doses", draw(roads))
+    tables = study.frames(
+        doses=rows,
+        kinks=[
+            {
+                "road": name,
+                "latents": kind,
+                "statistic": statistic,
+                **dose_response.kink(
+                    one.doses, one.numbers[f"{statistic}_{kind}_excess"]
+                )._asdict(),
+            }
+            for name, one in roads.items()
+            for kind, statistic in QUANTITIES
+        ],
+    )
+    return study.Results(tables, {"doses": draw(roads)})
 
 
 def _by_optimizer(measured: Measured, road: str) -> dict[str, Road]:
@@ -123,14 +134,24 @@ def _rows(name: str, road: Road) -> list[dict[str, Any]]:
             key = f"{statistic}_{kind}"
             excess = here[f"{key}_excess"]
             change = paired_difference(excess, road.numbers[f"{key}_excess"][0])
-            rows.append({
-                "road": name, "dose": float(dose), "latents": kind, "statistic": statistic,
-                "seeds": int(np.isfinite(excess).sum()), "value": float(np.nanmean(here[key])),
-                "excess": float(np.nanmean(excess)), "z": here[f"{key}_z"], "p": here[f"{key}_p"],
-                "from isotropic": change.mean, "from isotropic, low": change.low,
-                "from isotropic, high": change.high, "from isotropic, p": change.p,
-                "held-out MSE": interquartile_mean(here["test_mse"]),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "road": name,
+                    "dose": float(dose),
+                    "latents": kind,
+                    "statistic": statistic,
+                    "seeds": int(np.isfinite(excess).sum()),
+                    "value": float(np.nanmean(here[key])),
+                    "excess": float(np.nanmean(excess)),
+                    "z": here[f"{key}_z"],
+                    "p": here[f"{key}_p"],
+                    "from isotropic": change.mean,
+                    "from isotropic, low": change.low,
+                    "from isotropic, high": change.high,
+                    "from isotropic, p": change.p,
+                    "held-out MSE": interquartile_mean(here["test_mse"]),
+                }
+            )
     return rows
 
 
@@ -146,8 +167,10 @@ def draw(roads: dict[str, Road]) -> Figure:
     panels = figure.subplots(len(quantities), len(roads), sharey="row", squeeze=False)
     for line, (quantity, text) in zip(panels, quantities.items(), strict=True):
         for axes, (name, road) in zip(line, roads.items(), strict=True):
-            columns = {f"{dose:.2g}": values for dose, values
-                       in zip(road.doses, road.numbers[quantity], strict=True)}  # fmt: skip
+            columns = {
+                f"{dose:.2g}": values
+                for dose, values in zip(road.doses, road.numbers[quantity], strict=True)
+            }
             evidence.plot_seeds(columns, ax=axes, at=road.doses)
             axes.tick_params(axis="x", labelrotation=90)
             axes.set_xlabel(name, fontsize=8)
@@ -157,5 +180,25 @@ def draw(roads: dict[str, Road]) -> Figure:
     return figure
 
 
+EXPERIMENT = experiment.register(
+    experiment.Experiment(
+        name="dose_response",
+        question=QUESTION,
+        about=ABOUT,
+        documented=DOCUMENTED,
+        defaults=DEFAULTS,
+        workdir="runs/dose",
+        analyse=analyse,
+        along=("doses", "optimizers", "learning_rates"),
+        more=second_road,
+    )
+)
+
+
+def main(*, argv: list[str] | None = None) -> None:
+    """Runs the experiment as a command."""
+    experiment.main(EXPERIMENT, argv=argv)
+
+
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    main()

@@ -1,11 +1,4 @@
-"""What do PPP and SRM show of clouds whose structure is known, and of the default ablation?
-
-  python -m experiments.ablation && python -m experiments.gallery
-
-Cost: half a minute. Outcome: experiments/figures/gallery.png and training.gif: METHOD §5's eight
-clouds, each with its density over the isotropic null, its SRM curve and its numbers; below them the
-trained bottlenecks of the default ablation; the film shows tanh's during training.
-"""
+"""PPP and SRM of clouds whose structure is known, and of the default ablation."""
 
 import pathlib
 import warnings
@@ -21,15 +14,29 @@ from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.cli import study
 from ppp_jax.errors import InputError, writing
 
-flags.DEFINE_string("workdir", "runs/ablation", "run folder of the default ablation")
-flags.DEFINE_string("out", "experiments/figures", "folder for the figure and the film")
-flags.DEFINE_float("epsilon", 0.7, "acceptance cosine, in [0, 1]")
+ABOUT = """\
+What do PPP and SRM show of clouds whose structure is known, and of the default ablation?
+
+  python -m experiments.ablation && python -m experiments.gallery
+
+Cost: half a minute. Outcome: experiments/figures/gallery.png and training.gif: METHOD §5's eight
+clouds, each with its density over the isotropic null, its SRM curve and its numbers; below them the
+trained bottlenecks of the default ablation; the film shows tanh's during training.
+"""
+
 COLUMNS, FILMED = 4, "tanh"
 SHOWN = ("activation", "seed", "step", "sample", "unit")
 
 
-def main() -> None:
-    """Draws the gallery and the film."""
+def define() -> None:
+    """Defines the flags."""
+    flags.DEFINE_string("workdir", "runs/ablation", "run folder of the default ablation")
+    flags.DEFINE_string("out", "experiments/figures", "folder for the figure and the film")
+    flags.DEFINE_float("epsilon", 0.7, "acceptance cosine, in [0, 1]")
+
+
+def command() -> None:
+    """Draws the gallery and the film of the run folder that the flags name."""
     values = flags.FLAGS
     pa.check_epsilon(values.epsilon)
     with experiment_flags.naming("workdir"):
@@ -37,21 +44,35 @@ def main() -> None:
     out = pathlib.Path(values.out).expanduser()
     with writing("out", out):
         out.mkdir(parents=True, exist_ok=True)
+    gallery(run, epsilon=values.epsilon).savefig(out / "gallery.png")
+    pictures = pa.ppp(run.sel(activation=FILMED), epsilon=values.epsilon, by="step", bins=96)
+    print(out / "gallery.png", pa.animate(pictures, out / "training.gif"))
+
+
+def gallery(run: xr.DataArray, *, epsilon: float) -> Figure:
+    """Draws known clouds and trained bottlenecks, a panel each.
+
+    Args:
+      run: Latents, as `bottlenecks` returns them.
+      epsilon: The acceptance cosine.
+    """
     shown: dict[str, Any] = dict(pa.known_clouds())
-    shown |= {f"{name}, trained": run.sel(activation=name).isel(step=-1)
-              for name in run["activation"].values}  # fmt: skip
+    shown |= {
+        f"{name}, trained": run.sel(activation=name).isel(step=-1)
+        for name in run["activation"].values
+    }
     rows = -(-len(shown) // COLUMNS)
     figure = Figure(figsize=(4.1 * COLUMNS, 2.5 * rows), dpi=80, layout="constrained")
     figure.suptitle(
         f"Density over the isotropic null (left) and SRM (right; dashed: isotropic), ε = "
-        f"{values.epsilon:g}. D: discreteness", fontsize=10)  # fmt: skip
+        f"{epsilon:g}. D: discreteness",
+        fontsize=10,
+    )
     grid = figure.add_gridspec(rows, COLUMNS)
     for k, (name, latents) in enumerate(shown.items()):
         place = grid[divmod(k, COLUMNS)].subgridspec(1, 2)
-        draw(figure, place, name, latents, values.epsilon)
-    figure.savefig(out / "gallery.png")
-    pictures = pa.ppp(run.sel(activation=FILMED), epsilon=values.epsilon, by="step", bins=96)
-    print(out / "gallery.png", pa.animate(pictures, out / "training.gif"))
+        draw(figure, place, name, latents, epsilon)
+    return figure
 
 
 def bottlenecks(workdir: pathlib.Path) -> xr.DataArray:
@@ -88,5 +109,10 @@ def draw(
     pa.plot_srm(curves, ax=polar, planes=False).set_title("")
 
 
+def main(*, argv: list[str] | None = None) -> None:
+    """Runs the command."""
+    experiment_flags.run(command, define=define, about=ABOUT, argv=argv)
+
+
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    main()

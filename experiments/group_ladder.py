@@ -1,26 +1,9 @@
-"""Where do clusters sit relative to the orbits of the activation's group?
-
-tanh over bases of ever more vectors in 16 units (17: simplex, 32: cross-polytope, 64 Thomson
-points, which have no symmetry but the identity) and radial on ever larger blocks (1: elementwise,
-16: isotropic). Directions: the basis vectors, their opposites, the edges b_i + b_j, and the corners
-Σ ±b_k, which are apart only on an orthonormal basis
-(`ppp_jax.analysis.inference.special_directions`).
-
-  python -m experiments.group_ladder \
-      [--data=patches --epochs=20 --workdir=runs/ladder_patches]
-
-Cost: 256 networks, 101 s on two cores (77 s on patches). Leaves runs/ladder/study: the mean largest
-cosine between cluster centres and each orbit, against the rotation null.
-
-Outcome: at the corners, not at the basis vectors, the less the larger the blocks, and at chance in
-isotropic networks. On patches before the activation it depends on the optimiser.
-"""
+"""Clusters of latents and the special directions of the activation's group."""
 
 import pathlib
 from typing import Any
 
 import numpy as np
-from absl import flags
 from matplotlib.figure import Figure
 from sklearn.cluster import KMeans
 
@@ -30,50 +13,82 @@ from ppp_jax.analysis.io.facts import facts_of
 from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.projection.kernel import progress_bar
 from ppp_jax.analysis.results.measure import KINDS, cells, usable
-from ppp_jax.cli import flags as experiment_flags
-from ppp_jax.cli import study
+from ppp_jax.cli import experiment, study
 from ppp_jax.grid import Grid
+
+QUESTION = "Where do clusters sit relative to the orbits of the activation's group?"
+ABOUT = """\
+tanh over bases of ever more vectors in 16 units (17: simplex, 32: cross-polytope, 64 Thomson
+points, which have no symmetry but the identity) and radial on ever larger blocks (1: elementwise,
+16: isotropic). Directions: the basis vectors, their opposites, the edges b_i + b_j, and the corners
+Σ ±b_k, which are apart only on an orthonormal basis
+(`ppp_jax.analysis.inference.special_directions`).
+
+  python -m experiments.group_ladder \
+      [--data=patches --epochs=20 --workdir=runs/ladder_patches]
+"""
+DOCUMENTED = """\
+Cost: 256 networks, 101 s on two cores (77 s on patches). Leaves runs/ladder/study: the mean largest
+cosine between cluster centres and each orbit, against the rotation null.
+
+Outcome: at the corners, not at the basis vectors, the less the larger the blocks, and at chance in
+isotropic networks. On patches before the activation it depends on the optimiser.
+"""
 
 CENTRES = 20
 DEFAULTS = Grid(
-    activations=("tanh@thomson:17", "tanh@thomson:32", "tanh@thomson:64", "block_tanh:1",
-                 "block_tanh:2", "block_tanh:4", "block_tanh:8", "block_tanh:16"),
+    activations=(
+        "tanh@thomson:17",
+        "tanh@thomson:32",
+        "tanh@thomson:64",
+        "block_tanh:1",
+        "block_tanh:2",
+        "block_tanh:4",
+        "block_tanh:8",
+        "block_tanh:16",
+    ),
     widths=(16,),
     latent_widths=(16,),
     optimizers=("momentum", "adam"),
     seeds=range(16),
     snapshots=(0,),
-)  # fmt: skip
-experiment_flags.define(DEFAULTS, workdir="runs/ladder")
+)
 
 
-def main() -> None:
-    """Trains the grid, prints the table."""
-    study.run(analyse, along=("activations", "optimizers"))
+def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
+    """Finds cluster centres and holds them against the orbits.
 
-
-def analyse(workdirs: list[pathlib.Path]) -> None:
-    """Finds cluster centres and holds them against the orbits."""
-    latents = study.load(workdirs[0])
+    Args:
+      run: The trained run folder.
+      options: How it is analysed.
+    """
+    latents = study.load(run)
     runs, known = latents[["test_mse", "diverged_step"]].load(), facts_of(latents)
     places = [(kind, names, at) for kind in KINDS for names, at in cells(runs)]
     rows: list[dict[str, Any]] = []
-    for kind, names, at in progress_bar(places, "clusters"):
+    for kind, names, at in progress_bar(places, "clusters") if options.progress else places:
         clouds = usable(latents[kind].isel(at).isel(step=-1), runs.isel(at)).values
         alive = clouds[np.isfinite(clouds).all(axis=(1, 2))]
         if not len(alive):
             continue
         basis = bases.build(known[names["activation"]].basis, alive.shape[-1])
         centres = np.stack([centres_of(cloud) for cloud in alive])
-        found = special_directions.positions(centres, basis, rotations=flags.FLAGS.rotations)
+        found = special_directions.positions(centres, basis, rotations=options.rotations)
         for orbit, (value, z, p) in found.items():
-            rows.append({"activation": names["activation"], "optimizer": names["optimizer"],
-                         "rate": names["learning_rate"], "latents": kind, "seeds": len(alive),
-                         "orbit": orbit, "cosine": value, "z": z, "p": p})  # fmt: skip
-    rows = study.add_q(rows)
-    with study.writing(workdirs[0]) as folder:
-        study.keep_table(folder, "orbits", rows)
-        study.keep_figure(folder, "orbits", draw(rows))
+            rows.append(
+                {
+                    "activation": names["activation"],
+                    "optimizer": names["optimizer"],
+                    "rate": names["learning_rate"],
+                    "latents": kind,
+                    "seeds": len(alive),
+                    "orbit": orbit,
+                    "cosine": value,
+                    "z": z,
+                    "p": p,
+                }
+            )
+    return study.Results(study.frames(orbits=study.add_q(rows)), {"orbits": draw(rows)})
 
 
 def centres_of(cloud: np.ndarray) -> np.ndarray:
@@ -100,5 +115,24 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
     return figure
 
 
+EXPERIMENT = experiment.register(
+    experiment.Experiment(
+        name="group_ladder",
+        question=QUESTION,
+        about=ABOUT,
+        documented=DOCUMENTED,
+        defaults=DEFAULTS,
+        workdir="runs/ladder",
+        analyse=analyse,
+        along=("activations", "optimizers"),
+    )
+)
+
+
+def main(*, argv: list[str] | None = None) -> None:
+    """Runs the experiment as a command."""
+    experiment.main(EXPERIMENT, argv=argv)
+
+
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    main()

@@ -1,11 +1,29 @@
-"""How much of the alignment is the activation's, and how much the optimiser's?
+"""Every activation under every optimiser, at the same learning rates."""
 
+import pathlib
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+from matplotlib.figure import Figure
+
+from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.results.measure import KINDS, cells, measure
+from ppp_jax.analysis.results.verdicts import LEVEL, difference_table, excess, verdict_table
+from ppp_jax.analysis.statistics import registry
+from ppp_jax.cli import experiment, study
+from ppp_jax.errors import InputError
+from ppp_jax.grid import Grid
+
+QUESTION = "How much of the alignment is the activation's, and how much the optimiser's?"
+ABOUT = """\
 Every activation under every optimiser at the same three learning rates: elementwise Adam prefers
 the axes whatever the function does, the others do not (METHOD §7).
 
   python -m experiments.optimizer_factorial \
       [--data=patches --epochs=20 --workdir=runs/factorial_patches]
-
+"""
+DOCUMENTED = """\
 Cost: 960 networks, seven minutes on two cores. Leaves runs/factorial/study: C4 and unit kurtosis
 of every cell against the rotation null, the effect of the function under isotropic Adam and that of
 every optimiser on each function, paired by seed.
@@ -14,22 +32,6 @@ Outcome: at Adam's customary rate the alignment is the function's. At 0.01 Adam 
 isotropic networks with the axes (isotropic ReLU's C4 0.06, z 5, on digits and 0.41, z 9, on
 patches), which isotropic Adam, SGD, momentum and Muon do not.
 """
-
-import pathlib
-from typing import Any
-
-import xarray as xr
-from absl import flags
-from matplotlib.figure import Figure
-
-from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.results.measure import KINDS, cells, measure
-from ppp_jax.analysis.results.verdicts import LEVEL, difference_table, excess, verdict_table
-from ppp_jax.analysis.statistics import registry
-from ppp_jax.cli import flags as experiment_flags
-from ppp_jax.cli import study
-from ppp_jax.errors import InputError
-from ppp_jax.grid import Grid
 
 REFERENCE = "isotropic_adam"
 DEFAULTS = Grid(
@@ -40,12 +42,6 @@ DEFAULTS = Grid(
     epochs=50,
     snapshots=(0, 5),
 )
-experiment_flags.define(DEFAULTS, workdir="runs/factorial")
-
-
-def main() -> None:
-    """Trains the grid, prints the tables."""
-    study.run(analyse, along=("activations", "optimizers", "learning_rates"), check=check)
 
 
 def check(grid: Grid) -> None:
@@ -55,30 +51,44 @@ def check(grid: Grid) -> None:
         raise InputError("optimizers", ",".join(grid.optimizers), problem)
 
 
-def analyse(workdirs: list[pathlib.Path]) -> None:
-    """Separates the function's effect from the optimiser's."""
-    values = flags.FLAGS
-    measured = measure(study.load(workdirs[0]), epsilon=values.epsilon,
-                       rotations=values.rotations, progress=True)  # fmt: skip
-    with study.writing(workdirs[0]) as folder:
-        (rows,) = verdict_table([measured])
-        study.keep_table(folder, "cells", [_row(row) for row in rows])
-        study.keep_table(folder, "effects", effects(measured.runs))
-        for kind in KINDS:
-            study.keep_figure(folder, f"c4_{kind}", draw(measured.runs, kind))
+def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
+    """Separates the function's effect from the optimiser's.
+
+    Args:
+      run: The trained run folder.
+      options: How it is analysed.
+    """
+    measured = measure(
+        study.load(run),
+        epsilon=options.epsilon,
+        rotations=options.rotations,
+        progress=options.progress,
+    )
+    (verdicts,) = verdict_table([measured])
+    cells = [_row(row) for row in verdicts.to_dict("records")]
+    tables = study.frames(cells=cells, effects=effects(measured.runs))
+    return study.Results(tables, {f"c4_{kind}": draw(measured.runs, kind) for kind in KINDS})
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
     return {
-        "activation": row["activation"], "optimizer": row["optimizer"],
-        "rate": row["learning_rate"], "latents": row["latents"], "clean": row["clean"],
-        "seeds": row["seeds"], "C4 untrained": row["c4_first"], "C4": row["c4"],
-        "z": row["c4_z"], "q": row["c4_q"], "kurtosis z": row["unit_kurtosis_z"],
-        "kurtosis q": row["unit_kurtosis_q"], "verdict": row["alignment"],
-    }  # fmt: skip
+        "activation": row["activation"],
+        "optimizer": row["optimizer"],
+        "rate": row["learning_rate"],
+        "latents": row["latents"],
+        "clean": row["clean"],
+        "seeds": row["seeds"],
+        "C4 untrained": row["c4_first"],
+        "C4": row["c4"],
+        "z": row["c4_z"],
+        "q": row["c4_q"],
+        "kurtosis z": row["unit_kurtosis_z"],
+        "kurtosis q": row["unit_kurtosis_q"],
+        "verdict": row["alignment"],
+    }
 
 
-def effects(runs: xr.Dataset) -> list[dict[str, Any]]:
+def effects(runs: xr.Dataset) -> pd.DataFrame:
     """Returns paired effects on alignment: of functions under the reference, of optimisers on each.
 
     Args:
@@ -94,18 +104,28 @@ def effects(runs: xr.Dataset) -> list[dict[str, Any]]:
     }
     rows = []
     for axis in ("activation", "optimizer"):
-        for row in difference_table(runs, axis=axis, quantities=tuple(alignment)):
+        found = difference_table(runs, axis=axis, quantities=tuple(alignment))
+        for row in found.to_dict("records"):
             if axis == "activation" and row["optimizer"] != REFERENCE:
                 continue
             statistic, kind = alignment[row["quantity"]]
-            rows.append({
-                "effect of": row[axis], "against": row["against"],
-                "on": row["optimizer" if axis == "activation" else "activation"],
-                "rate": row["learning_rate"], "latents": kind, "statistic": statistic,
-                "difference": row["difference"], "low": row["low"], "high": row["high"],
-                "p": row["p"], "seeds": row["seeds"],
-            })  # fmt: skip
-    return [{**row, "q ≤ .05": bool(row["q"] <= LEVEL)} for row in study.add_q(rows)]
+            rows.append(
+                {
+                    "effect of": row[axis],
+                    "against": row["against"],
+                    "on": row["optimizer" if axis == "activation" else "activation"],
+                    "rate": row["learning_rate"],
+                    "latents": kind,
+                    "statistic": statistic,
+                    "difference": row["difference"],
+                    "low": row["low"],
+                    "high": row["high"],
+                    "p": row["p"],
+                    "seeds": row["seeds"],
+                }
+            )
+    table = study.add_q(rows)
+    return table if table.empty else table.assign(**{"q ≤ .05": table["q"] <= LEVEL})
 
 
 def draw(runs: xr.Dataset, kind: str) -> Figure:
@@ -131,5 +151,25 @@ def draw(runs: xr.Dataset, kind: str) -> Figure:
     return figure
 
 
+EXPERIMENT = experiment.register(
+    experiment.Experiment(
+        name="optimizer_factorial",
+        question=QUESTION,
+        about=ABOUT,
+        documented=DOCUMENTED,
+        defaults=DEFAULTS,
+        workdir="runs/factorial",
+        analyse=analyse,
+        along=("activations", "optimizers", "learning_rates"),
+        check=check,
+    )
+)
+
+
+def main(*, argv: list[str] | None = None) -> None:
+    """Runs the experiment as a command."""
+    experiment.main(EXPERIMENT, argv=argv)
+
+
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    main()

@@ -1,21 +1,9 @@
-"""Which activation reconstructs better, at a fixed learning rate and at the best one for each?
-
-The best rate has the smallest error on validation samples; the error shown is of other held-out
-samples. METHOD §7: the learning rate is a confound.
-
-  python -m experiments.reconstruction \
-      [--data=patches --epochs=20 --workdir=runs/reconstruction_patches]
-
-Cost: 1,728 networks, 150 s on two cores (155 s on patches). Leaves runs/reconstruction/study: the
-error of every activation at both rates, and elementwise − isotropic paired by seed.
-
-Outcome: elementwise ones on digits, by a third, tuned or not. On patches isotropic ones by 1 to 3 %
-at tuned rates, except against tanh under Adam.
-"""
+"""Held-out error of every activation, at a fixed learning rate and at the best one."""
 
 import pathlib
 from typing import Any
 
+import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
@@ -25,50 +13,75 @@ from ppp_jax.analysis.io.facts import Facts, facts_of, partner_of
 from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.results.measure import cells
 from ppp_jax.analysis.results.verdicts import rate_table
-from ppp_jax.cli import flags as experiment_flags
-from ppp_jax.cli import study
+from ppp_jax.cli import experiment, study
 from ppp_jax.grid import Grid
 
+QUESTION = (
+    "Which activation reconstructs better, at a fixed learning rate and at the best one for each?"
+)
+ABOUT = """\
+The best rate has the smallest error on validation samples; the error shown is of other held-out
+samples. METHOD §7: the learning rate is a confound.
+
+  python -m experiments.reconstruction \
+      [--data=patches --epochs=20 --workdir=runs/reconstruction_patches]
+"""
+DOCUMENTED = """\
+Cost: 1,728 networks, 150 s on two cores (155 s on patches). Leaves runs/reconstruction/study: the
+error of every activation at both rates, and elementwise − isotropic paired by seed.
+
+Outcome: elementwise ones on digits, by a third, tuned or not. On patches isotropic ones by 1 to 3 %
+at tuned rates, except against tanh under Adam.
+"""
+
 DEFAULTS = Grid(
-    activations=("relu", "leaky_relu", "tanh", "isotropic_relu", "isotropic_leaky_relu",
-                 "isotropic_tanh"),
+    activations=(
+        "relu",
+        "leaky_relu",
+        "tanh",
+        "isotropic_relu",
+        "isotropic_leaky_relu",
+        "isotropic_tanh",
+    ),
     optimizers=("momentum", "adam"),
     learning_rates=(0.01, 0.0001, 0.0003, 0.001, 0.003, 0.03, 0.1, 0.3, 1),
     seeds=range(16),
     snapshots=(0,),
-)  # fmt: skip
+)
 MOST = 2  # of what is drawn: an untrained network is near 1
 TICKS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1, 1.5, 2)
-experiment_flags.define(DEFAULTS, workdir="runs/reconstruction")
 
 
-def main() -> None:
-    """Trains the grid, prints the tables."""
-    study.run(analyse, along=("activations", "optimizers", "learning_rates"))
+def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
+    """Compares errors at the fixed rate and at the best one.
 
-
-def analyse(workdirs: list[pathlib.Path]) -> None:
-    """Compares errors at the fixed rate and at the best one."""
-    latents = study.load(workdirs[0])
+    Args:
+      run: The trained run folder.
+      options: How it is analysed.
+    """
+    del options  # nothing is drawn at random, and nothing takes long
+    latents = study.load(run)
     runs = latents[["test_mse", "validation_mse", "diverged_step"]].load()
     runs = runs.where(runs["diverged_step"] < 0)
-    rows = rate_table(runs)
-    with study.writing(workdirs[0]) as folder:
-        study.keep_table(folder, "rates", [
-            {key: value for key, value in row.items() if (not key.endswith("_seeds")
-             and key in ("activation", "optimizer")) or (key.startswith(("fixed", "best"))
-             and not key.endswith("_seeds"))}
-            for row in rows
-        ])  # fmt: skip
-        study.keep_table(folder, "differences", differences(rows, facts_of(latents)))
-        study.keep_figure(folder, "rates", draw(runs))
+    rows = rate_table(runs).to_dict("records")
+    tables = study.frames(
+        rates=[{name: value for name, value in row.items() if _is_shown(name)} for row in rows],
+        differences=differences(rows, facts_of(latents)),
+    )
+    return study.Results(tables, {"rates": draw(runs)})
 
 
-def differences(rows: list[dict[str, Any]], known: dict[str, Facts]) -> list[dict[str, Any]]:
+def _is_shown(name: str) -> bool:
+    """Returns whether a column of `rate_table` names a cell, or is one number of a rate."""
+    named = name in ("activation", "optimizer") or name.startswith(("fixed", "best"))
+    return named and not name.endswith("_seeds")
+
+
+def differences(rows: list[dict[str, Any]], known: dict[str, Facts]) -> pd.DataFrame:
     """Returns elementwise − isotropic held-out error, at the fixed and at each one's best rate.
 
     Args:
-      rows: what `rate_table` returns.
+      rows: the rows of what `rate_table` returns.
       known: the facts of every activation.
     """
     cell = {(row["activation"], row["optimizer"]): row for row in rows}
@@ -80,11 +93,19 @@ def differences(rows: list[dict[str, Any]], known: dict[str, Facts]) -> list[dic
         for label in ("fixed", "best"):
             there = cell[other, optimizer]
             change = paired_difference(row[f"{label}_seeds"], there[f"{label}_seeds"])
-            found.append({"activation": name, "against": other, "optimizer": optimizer,
-                          "rates": f"{label}: {row[f'{label}_rate']:g}, "
-                                   f"{there[f'{label}_rate']:g}",
-                          "MSE difference": change.mean, "low": change.low, "high": change.high,
-                          "p": change.p, "seeds": change.seeds})  # fmt: skip
+            found.append(
+                {
+                    "activation": name,
+                    "against": other,
+                    "optimizer": optimizer,
+                    "rates": f"{label}: {row[f'{label}_rate']:g}, {there[f'{label}_rate']:g}",
+                    "MSE difference": change.mean,
+                    "low": change.low,
+                    "high": change.high,
+                    "p": change.p,
+                    "seeds": change.seeds,
+                }
+            )
     return study.add_q(found)
 
 
@@ -102,8 +123,9 @@ def draw(runs: xr.Dataset) -> Figure:
         own = [(name, curve) for (where, name), curve in curves.items() if where == optimizer]
         for k, (name, curve) in enumerate(own):
             columns = {f"{rate:g}": curve[rate] for rate in sorted(curve)}
-            evidence.plot_seeds(columns, ax=axes, colour=f"C{k}", label=name,
-                              shift=0.12 * (k - (len(own) - 1) / 2))  # fmt: skip
+            evidence.plot_seeds(
+                columns, ax=axes, colour=f"C{k}", label=name, shift=0.12 * (k - (len(own) - 1) / 2)
+            )
         axes.set(yscale="log", xlabel="learning rate", title=optimizer, ylim=(None, MOST))
         axes.yaxis.set_major_locator(FixedLocator(TICKS))
         axes.yaxis.set_minor_locator(NullLocator())
@@ -113,5 +135,24 @@ def draw(runs: xr.Dataset) -> Figure:
     return figure
 
 
+EXPERIMENT = experiment.register(
+    experiment.Experiment(
+        name="reconstruction",
+        question=QUESTION,
+        about=ABOUT,
+        documented=DOCUMENTED,
+        defaults=DEFAULTS,
+        workdir="runs/reconstruction",
+        analyse=analyse,
+        along=("activations", "optimizers", "learning_rates"),
+    )
+)
+
+
+def main(*, argv: list[str] | None = None) -> None:
+    """Runs the experiment as a command."""
+    experiment.main(EXPERIMENT, argv=argv)
+
+
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    main()

@@ -1,11 +1,27 @@
-"""Does alignment follow the basis? The activation R σ(Rᵀx) knows R's axes, not the standard ones.
+"""Activations over a rotated basis, held against that basis and against others."""
 
+import pathlib
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.results.measure import KINDS, cells, usable
+from ppp_jax.cli import experiment, study
+from ppp_jax.grid import Grid
+
+QUESTION = (
+    "Does alignment follow the basis? "
+    "The activation R σ(Rᵀx) knows R's axes, not the standard ones."
+)
+ABOUT = """\
 Latents are held against R, the standard basis and three random ones, under momentum, which has no
 basis of its own, and under Adam, which prefers the standard one.
 
   python -m experiments.rotated_basis --rotations=999 \
       [--data=patches --epochs=20 --workdir=runs/rotated_patches]
-
+"""
+DOCUMENTED = """\
 Cost: 192 networks, 56 s on two cores (74 s on patches). Leaves runs/rotated/study: C4 and unit
 kurtosis, z and q, against every basis.
 
@@ -14,37 +30,29 @@ activation: z −29 to −32) and not with the standard basis (|z| < 1.2), Adam 
 have a common direction, to which unrelated bases can be special too.
 """
 
-import pathlib
-from typing import Any
-
-from absl import flags
-from matplotlib.figure import Figure
-
-from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.results.measure import KINDS, cells, usable
-from ppp_jax.cli import flags as experiment_flags
-from ppp_jax.cli import study
-from ppp_jax.grid import Grid
-
-BASES = {"R": "rotated", "standard": "standard", "random 1": "haar:11", "random 2": "haar:12",
-         "random 3": "haar:13"}  # fmt: skip
+BASES = {
+    "R": "rotated",
+    "standard": "standard",
+    "random 1": "haar:11",
+    "random 2": "haar:12",
+    "random 3": "haar:13",
+}
 DEFAULTS = Grid(
     activations=("tanh", "tanh@rotated", "relu", "relu@rotated"),
     optimizers=("momentum", "isotropic_adam", "adam"),
     seeds=range(16),
     snapshots=(0,),
 )
-experiment_flags.define(DEFAULTS, workdir="runs/rotated")
 
 
-def main() -> None:
-    """Trains the grid, prints the table."""
-    study.run(analyse, along=("activations", "optimizers", "learning_rates"))
+def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
+    """Tests every cell against every basis.
 
-
-def analyse(workdirs: list[pathlib.Path]) -> None:
-    """Tests every cell against every basis."""
-    latents = study.load(workdirs[0])
+    Args:
+      run: The trained run folder.
+      options: How it is analysed.
+    """
+    latents = study.load(run)
     runs = latents[["test_mse", "diverged_step"]].load()
     rows: list[dict[str, Any]] = []
     for kind in KINDS:
@@ -52,34 +60,45 @@ def analyse(workdirs: list[pathlib.Path]) -> None:
             clouds = usable(latents[kind].isel(at).isel(step=-1), runs.isel(at))
             seeds = int(clouds.isel(sample=0, unit=0).notnull().sum())
             for label, basis in BASES.items():
-                found = study.against(clouds, basis, rotations=flags.FLAGS.rotations,
-                                      statistics=("c4", "unit_kurtosis"))  # fmt: skip
+                found = study.against(
+                    clouds, basis, rotations=options.rotations, statistics=("c4", "unit_kurtosis")
+                )
                 for statistic, (value, z, p) in found.items():
-                    rows.append({"activation": names["activation"], "optimizer":
-                                 names["optimizer"], "rate": names["learning_rate"],
-                                 "latents": kind, "seeds": seeds, "basis": label,
-                                 "statistic": statistic, "value": value, "z": z,
-                                 "p": p})  # fmt: skip
-    rows = study.add_q(rows)
-    with study.writing(workdirs[0]) as folder:
-        study.keep_table(folder, "bases", rows)
-        study.keep_figure(folder, "bases", draw(rows))
+                    rows.append(
+                        {
+                            "activation": names["activation"],
+                            "optimizer": names["optimizer"],
+                            "rate": names["learning_rate"],
+                            "latents": kind,
+                            "seeds": seeds,
+                            "basis": label,
+                            "statistic": statistic,
+                            "value": value,
+                            "z": z,
+                            "p": p,
+                        }
+                    )
+    return study.Results(study.frames(bases=study.add_q(rows)), {"bases": draw(rows)})
 
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
     """Draws z against every basis, a row of panels per statistic and kind of latents."""
     conditions = list(dict.fromkeys((row["optimizer"], row["rate"]) for row in rows))
     lines = list(dict.fromkeys((row["statistic"], row["latents"]) for row in rows))
-    figure = Figure(figsize=(3.4 * len(conditions), 2.5 * len(lines)), dpi=100,
-                    layout="constrained")  # fmt: skip
+    figure = Figure(
+        figsize=(3.4 * len(conditions), 2.5 * len(lines)), dpi=100, layout="constrained"
+    )
     panels = figure.subplots(len(lines), len(conditions), sharey="row", squeeze=False)
     for line, (statistic, kind) in zip(panels, lines, strict=True):
         for axes, (optimizer, rate) in zip(line, conditions, strict=True):
             series: dict[str, dict[str, float]] = {}
             for row in rows:
                 if (row["optimizer"], row["rate"], row["statistic"], row["latents"]) == (
-                    optimizer, rate, statistic, kind,
-                ):  # fmt: skip
+                    optimizer,
+                    rate,
+                    statistic,
+                    kind,
+                ):
                     series.setdefault(row["activation"], {})[row["basis"]] = row["z"]
             evidence.plot_z(series, ax=axes)
             axes.set_title(f"{optimizer}, rate {rate:g}", fontsize=8)
@@ -88,5 +107,24 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
     return figure
 
 
+EXPERIMENT = experiment.register(
+    experiment.Experiment(
+        name="rotated_basis",
+        question=QUESTION,
+        about=ABOUT,
+        documented=DOCUMENTED,
+        defaults=DEFAULTS,
+        workdir="runs/rotated",
+        analyse=analyse,
+        along=("activations", "optimizers", "learning_rates"),
+    )
+)
+
+
+def main(*, argv: list[str] | None = None) -> None:
+    """Runs the experiment as a command."""
+    experiment.main(EXPERIMENT, argv=argv)
+
+
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    main()

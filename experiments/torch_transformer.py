@@ -1,4 +1,25 @@
-"""Do a PyTorch transformer's activations prefer a basis? The analysis on a model that is not ours.
+"""Layers of a PyTorch transformer, analysed as anybody's activations are."""
+
+import importlib.util
+import pathlib
+import sys
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from absl import flags
+from matplotlib.figure import Figure
+
+import ppp_jax.analysis as pa
+from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.projection.kernel import progress_bar
+from ppp_jax.cli import experiment, study
+from ppp_jax.cli import flags as experiment_flags
+from ppp_jax.data import datasets
+from ppp_jax.errors import whole
+
+ASKED = """\
+Do a PyTorch transformer's activations prefer a basis? The analysis on a model that is not ours.
 
 Small transformers (GELU, LayerNorm) learn to name handwritten digits from their eight rows as
 tokens; hooks keep the hidden units of the MLP before and after GELU, and the residual stream, of
@@ -12,7 +33,8 @@ the analysis of anybody's activations opens:
 
   python -m experiments.analyze --latents=runs/torch_transformer/latents.npz \
       --name=block_0_hidden_after_gelu --epsilon=0.6 --by=axis_0
-
+"""
+DOCUMENTED = """\
 Cost: 39 s on two cores that do nothing else. Leaves runs/torch_transformer/study: the tests of
 every layer, PPP and every network's C4, which experiments/figures/torch_transformer.png shows.
 
@@ -23,86 +45,123 @@ and −3.9). The residual stream has no alignment after the first block (z −1)
 diagonals after the second (C4 −0.09, z −4.5), under Adam and LayerNorm.
 """
 
-import pathlib
-import sys
-from typing import Any
-
-import numpy as np
-import xarray as xr
-from absl import flags
-from matplotlib.figure import Figure
-
-import ppp_jax.analysis as pa
-from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.projection.kernel import progress_bar
-from ppp_jax.cli import flags as experiment_flags
-from ppp_jax.cli import study
-from ppp_jax.data import datasets
-from ppp_jax.errors import whole
-
-try:
-    import torch
-except ModuleNotFoundError:
-    sys.exit("error: this experiment needs PyTorch: pip install -e '.[bench]'")
-
-text = "independent networks, each of its own seed"
-experiment_flags.define_count("networks", 8, text, least=1, most=1_000)
-experiment_flags.define_count("epochs", 20, "passes over the training set", least=1, most=100_000)
-text = "random rotations that each alignment is held against"
-experiment_flags.define_count("rotations", 200, text, least=1, most=experiment_flags.MOST_ROTATIONS)
-flags.DEFINE_string("workdir", "runs/torch_transformer", "folder for tables and figures")
 TOKENS, PIXELS, WIDTH, HEADS, BLOCKS, HIDDEN, BATCH = 8, 8, 16, 2, 2, 32, 32
 VECTORS = 2048  # of each layer: samples × tokens, drawn once for all layers and networks
 EPSILON = 0.6
+Latents = dict[str, xr.DataArray]  # of every layer, (seed, sample, unit)
 
 
-class Transformer(torch.nn.Module):
-    """Rows as tokens, two blocks of PyTorch's own encoder layer, a linear read-out."""
-
-    def __init__(self) -> None:
-        """Draws the weights."""
-        super().__init__()
-        self.embedding = torch.nn.Linear(PIXELS, WIDTH)
-        self.position = torch.nn.Parameter(0.1 * torch.randn(TOKENS, WIDTH))
-        self.blocks = torch.nn.ModuleList(
-            torch.nn.TransformerEncoderLayer(WIDTH, HEADS, HIDDEN, dropout=0.0, batch_first=True,
-                                             activation=torch.nn.GELU(), norm_first=True)
-            for _ in range(BLOCKS)
-        )  # fmt: skip
-        self.output = torch.nn.Linear(WIDTH, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns logits of `(samples, 64)` images."""
-        x = self.embedding(x.reshape(-1, TOKENS, PIXELS)) + self.position
-        for block in self.blocks:
-            x = block(x)
-        return self.output(x.mean(dim=1))
+def define() -> None:
+    """Defines the flags."""
+    text = "independent networks, each of its own seed"
+    experiment_flags.define_count("networks", 8, text, least=1, most=1_000)
+    text = "passes over the training set"
+    experiment_flags.define_count("epochs", 20, text, least=1, most=100_000)
+    experiment_flags.define_rotations()
+    flags.DEFINE_string("workdir", "runs/torch_transformer", "folder for tables and figures")
 
 
-def main() -> None:
-    """Trains the networks, tests their layers."""
+def build() -> Any:
+    """Returns a new network: rows as tokens, two of PyTorch's own blocks, a linear read-out."""
+    import torch
+
+    class Transformer(torch.nn.Module):
+        """Rows as tokens, two blocks of PyTorch's own encoder layer, a linear read-out."""
+
+        def __init__(self) -> None:
+            """Draws the weights."""
+            super().__init__()
+            self.embedding = torch.nn.Linear(PIXELS, WIDTH)
+            self.position = torch.nn.Parameter(0.1 * torch.randn(TOKENS, WIDTH))
+            self.blocks = torch.nn.ModuleList(
+                torch.nn.TransformerEncoderLayer(
+                    WIDTH,
+                    HEADS,
+                    HIDDEN,
+                    dropout=0.0,
+                    batch_first=True,
+                    activation=torch.nn.GELU(),
+                    norm_first=True,
+                )
+                for _ in range(BLOCKS)
+            )
+            self.output = torch.nn.Linear(WIDTH, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            """Returns logits of `(samples, 64)` images."""
+            x = self.embedding(x.reshape(-1, TOKENS, PIXELS)) + self.position
+            for block in self.blocks:
+                x = block(x)
+            return self.output(x.mean(dim=1))
+
+    return Transformer()
+
+
+def command() -> None:
+    """Trains the networks that the flags describe, tests their layers, writes the study."""
+    if importlib.util.find_spec("torch") is None:
+        sys.exit("error: this experiment needs PyTorch: pip install -e '.[bench]'")
     values = flags.FLAGS
-    for name, least in (("networks", 1), ("epochs", 1), ("rotations", study.LEAST_ROTATIONS)):
-        whole(name, getattr(values, name), least=least)
+    whole("rotations", values.rotations, least=experiment.LEAST_ROTATIONS)
     study.check_folder(values.workdir, study.FOLDER)
+    workdir = pathlib.Path(values.workdir)
+    states = trained(values.networks, values.epochs)
+    workdir.mkdir(parents=True, exist_ok=True)
+    kept: dict[str, Any] = {layer: cloud.values for layer, cloud in states["trained"].items()}
+    np.savez(workdir / "latents.npz", **kept)
+    results = analyse(states, experiment.Options(values.rotations, EPSILON))
+    with study.writing(workdir) as folder:
+        study.keep(
+            results,
+            folder,
+            asked=ASKED.rstrip(),
+            documented=DOCUMENTED,
+            this_run=study.this_run(experiment.command("torch_transformer"), workdir),
+        )
+
+
+def trained(networks: int, epochs: int) -> dict[str, Latents]:
+    """Trains networks, and returns what their layers hold before and after.
+
+    Args:
+      networks: How many there are, each of its own seed.
+      epochs: How often each sees the training set.
+
+    Returns:
+      For `untrained` and `trained`, the vectors of every layer, `(seed, sample, unit)`.
+    """
+    import torch
+
     dataset = datasets.load("digits")
     states: dict[str, list[dict[str, np.ndarray]]] = {"untrained": [], "trained": []}
     accuracy = []
-    for seed in progress_bar(list(range(values.networks)), "networks"):
+    for seed in progress_bar(list(range(networks)), "networks"):
         torch.manual_seed(seed)
-        model = Transformer()
+        model = build()
         states["untrained"].append(capture(model, dataset.train))
-        train(model, dataset, values.epochs)
+        train(model, dataset, epochs)
         states["trained"].append(capture(model, dataset.train))
         with torch.no_grad():
             named = model(torch.from_numpy(dataset.test)).argmax(dim=1).numpy()
         accuracy.append(float((named == dataset.labels[2]).mean()))
     print(f"held-out accuracy: {np.mean(accuracy):.3f}, least {min(accuracy):.3f}\n")
-    report(states, pathlib.Path(values.workdir))
+    return {state: _stacked(each) for state, each in states.items()}
 
 
-def train(model: Transformer, dataset: datasets.Dataset, epochs: int) -> None:
+def _stacked(networks: list[dict[str, np.ndarray]]) -> Latents:
+    """Puts the vectors of all networks together, layer by layer."""
+    return {
+        layer: xr.DataArray(
+            np.stack([one[layer] for one in networks]), dims=("seed", "sample", "unit")
+        )
+        for layer in networks[0]
+    }
+
+
+def train(model: Any, dataset: datasets.Dataset, epochs: int) -> None:
     """Trains a network by Adam."""
+    import torch
+
     x, y = torch.from_numpy(dataset.train), torch.from_numpy(dataset.labels[0]).long()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(epochs):
@@ -113,17 +172,23 @@ def train(model: Transformer, dataset: datasets.Dataset, epochs: int) -> None:
             optimizer.step()
 
 
-def capture(model: Transformer, x: np.ndarray) -> dict[str, np.ndarray]:
+def capture(model: Any, x: np.ndarray) -> dict[str, np.ndarray]:
     """Returns the vectors of every layer, `(vectors, units)`, by forward hooks."""
-    kept: dict[str, torch.Tensor] = {}
+    import torch
+
+    kept: dict[str, Any] = {}
     hooks = []
     for k, block in enumerate(model.blocks):
-        places = {"hidden_before_gelu": block.linear1, "hidden_after_gelu": block.activation,
-                  "residual_stream": block}  # fmt: skip
+        places = {
+            "hidden_before_gelu": block.linear1,
+            "hidden_after_gelu": block.activation,
+            "residual_stream": block,
+        }
         for name, module in places.items():
 
-            def keep(_module: Any, _inputs: Any, output: torch.Tensor,
-                     name: str = f"block_{k}_{name}") -> None:  # fmt: skip
+            def keep(
+                _module: Any, _inputs: Any, output: Any, name: str = f"block_{k}_{name}"
+            ) -> None:
                 kept[name] = output.detach()
 
             hooks.append(module.register_forward_hook(keep))
@@ -138,42 +203,69 @@ def capture(model: Transformer, x: np.ndarray) -> dict[str, np.ndarray]:
     return {name: value[np.sort(drawn)] for name, value in flat.items()}
 
 
-def report(states: dict[str, list[dict[str, np.ndarray]]], workdir: pathlib.Path) -> None:
-    """Writes the tests of every layer, and PPP of the trained ones."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    layers = list(states["trained"][0])
-    clouds = {state: {layer: xr.DataArray(np.stack([one[layer] for one in networks]),
-                                          dims=("seed", "sample", "unit")) for layer in layers}
-              for state, networks in states.items()}  # fmt: skip
-    kept: dict[str, Any] = {layer: cloud.values for layer, cloud in clouds["trained"].items()}
-    np.savez(workdir / "latents.npz", **kept)
-    figure = Figure(figsize=(3.2 * len(layers), 6), dpi=100, layout="constrained")
-    top, bottom = figure.subplots(2, len(layers))
-    figure.suptitle(f"Trained: PPP over its null, ε = {EPSILON:g}; and every network's C4")
-    for layer, above, below in zip(layers, top, bottom, strict=True):
-        tested = {state: pa.rotation_test(cloud[layer], rotations=flags.FLAGS.rotations)
-                  for state, cloud in clouds.items()}  # fmt: skip
-        for statistic in ("c4", "unit_kurtosis"):
-            ends = {state: pa.pool(one).sel(statistic=statistic) for state, one in tested.items()}
-            rows.append({"layer": layer, "statistic": statistic,
-                         "untrained": float(ends["untrained"]["value"]),
-                         "z untrained": float(ends["untrained"]["z"]),
-                         "trained": float(ends["trained"]["value"]),
-                         "z": float(ends["trained"]["z"]), "p": float(ends["trained"]["p"]),
-                         "seeds": len(states["trained"])})  # fmt: skip
-        pa.plot_ppp(pa.ppp(clouds["trained"][layer], epsilon=EPSILON), ax=above)
+def analyse(states: dict[str, Latents], options: experiment.Options) -> study.Results:
+    """Tests every layer against rotations, and draws PPP of the trained ones.
+
+    Args:
+      states: What `trained` returns.
+      options: How many rotations, and the acceptance cosine of PPP.
+    """
+    tested = {
+        layer: {
+            state: pa.rotation_test(clouds[layer], rotations=options.rotations)
+            for state, clouds in states.items()
+        }
+        for layer in states["trained"]
+    }
+    rows = [row for layer, each in tested.items() for row in _rows(layer, each)]
+    figure = draw(states["trained"], tested, options.epsilon)
+    return study.Results(study.frames(layers=study.add_q(rows)), {"layers": figure})
+
+
+def _rows(layer: str, tested: dict[str, xr.Dataset]) -> list[dict[str, Any]]:
+    """Returns the row of a layer for each statistic."""
+    rows = []
+    for statistic in ("c4", "unit_kurtosis"):
+        ends = {state: pa.pool(one).sel(statistic=statistic) for state, one in tested.items()}
+        rows.append(
+            {
+                "layer": layer,
+                "statistic": statistic,
+                "untrained": float(ends["untrained"]["value"]),
+                "z untrained": float(ends["untrained"]["z"]),
+                "trained": float(ends["trained"]["value"]),
+                "z": float(ends["trained"]["z"]),
+                "p": float(ends["trained"]["p"]),
+                "seeds": tested["trained"].sizes["seed"],
+            }
+        )
+    return rows
+
+
+def draw(clouds: Latents, tested: dict[str, dict[str, xr.Dataset]], epsilon: float) -> Figure:
+    """Draws every layer: PPP of the trained networks, and C4 of each before and after training."""
+    figure = Figure(figsize=(3.2 * len(clouds), 6), dpi=100, layout="constrained")
+    top, bottom = figure.subplots(2, len(clouds))
+    figure.suptitle(f"Trained: PPP over its null, ε = {epsilon:g}; and every network's C4")
+    for layer, above, below in zip(clouds, top, bottom, strict=True):
+        pa.plot_ppp(pa.ppp(clouds[layer], epsilon=epsilon), ax=above)
         block, rest = layer[: len("block_0")], layer[len("block_0_") :]
         above.set_title(f"{block}\n{rest}".replace("_", " ").replace("gelu", "GELU"), fontsize=9)
-        each = {state: one["value"].sel(statistic="c4").values for state, one in tested.items()}
+        each = {
+            state: one["value"].sel(statistic="c4").values for state, one in tested[layer].items()
+        }
         evidence.plot_seeds(each, ax=below)
         below.axhline(0, color="0.7", linewidth=0.8)
         below.sharey(bottom[0])
     bottom[0].set_ylabel("C4 of every network")
-    with study.writing(workdir) as folder:
-        study.keep_table(folder, "layers", study.add_q(rows))
-        study.keep_figure(folder, "layers", figure)
+    return figure
+
+
+def main(*, argv: list[str] | None = None) -> None:
+    """Runs the command."""
+    about = f"{ASKED}\n{DOCUMENTED}"
+    experiment_flags.run(command, define=define, about=about, argv=argv)
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    main()

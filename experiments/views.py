@@ -1,30 +1,13 @@
-"""What do t-SNE, UMAP and PCA show that PPP does not, and the other way round?
+"""Latents seen by PCA, t-SNE and UMAP, and in the fullest privileged plane."""
 
-Clouds whose structure is known and trained bottlenecks, of every seed, each seen by PCA, t-SNE,
-UMAP (if `umap-learn` is installed) and in the fullest privileged plane. Clusters found in each view
-are held against those of the full latent space (adjusted mutual information), and of the first
-seed's clouds every view is made again once they are rotated: what does not change there cannot show
-alignment.
-
-  python -m experiments.views
-
-Cost: 18 networks and 77 t-SNE runs, 188 s on two cores (290 s with UMAP). Leaves runs/views/study:
-agreements and changes by rotation as tables, and the first seed's views coloured by label and by
-the nearest orbit.
-
-Outcome: t-SNE and UMAP find all clusters wherever they are (agreement 1.0 on known clouds; with the
-digits' labels 0.8 to 0.9 of the samples that they group, no evidence of a difference between
-functions), and rotating the latents changes nothing in t-SNE, while C4 goes from 0.97 to 0.02.
-PPP's fullest plane shows 0 to 31 % of the samples, none of the clusters at the cube's corners.
-"""
-
+import functools
 import importlib.util
 import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import xarray as xr
-from absl import flags
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -42,10 +25,30 @@ from ppp_jax.analysis.io.facts import facts_of, partner_of
 from ppp_jax.analysis.projection.kernel import progress_bar
 from ppp_jax.analysis.results.measure import cells, usable
 from ppp_jax.analysis.synthetic import known_clouds
-from ppp_jax.cli import flags as experiment_flags
-from ppp_jax.cli import study
+from ppp_jax.cli import experiment, study
 from ppp_jax.errors import whole
 from ppp_jax.grid import Grid
+
+QUESTION = "What do t-SNE, UMAP and PCA show that PPP does not, and the other way round?"
+ABOUT = """\
+Clouds whose structure is known and trained bottlenecks, of every seed, each seen by PCA, t-SNE,
+UMAP (if `umap-learn` is installed) and in the fullest privileged plane. Clusters found in each view
+are held against those of the full latent space (adjusted mutual information), and of the first
+seed's clouds every view is made again once they are rotated: what does not change there cannot show
+alignment.
+
+  python -m experiments.views
+"""
+DOCUMENTED = """\
+Cost: 18 networks and 77 t-SNE runs, 188 s on two cores (290 s with UMAP). Leaves runs/views/study:
+agreements and changes by rotation as tables, and the first seed's views coloured by label and by
+the nearest orbit.
+
+Outcome: t-SNE and UMAP find all clusters wherever they are (agreement 1.0 on known clouds; with the
+digits' labels 0.8 to 0.9 of the samples that they group, no evidence of a difference between
+functions), and rotating the latents changes nothing in t-SNE, while C4 goes from 0.97 to 0.02.
+PPP's fullest plane shows 0 to 31 % of the samples, none of the clusters at the cube's corners.
+"""
 
 PPP = "PPP"
 VIEWS = [m for m in embeddings.METHODS if m != "umap" or importlib.util.find_spec("umap")] + [PPP]
@@ -61,8 +64,7 @@ DEFAULTS = Grid(
     snapshots=(0,),
     probe_samples=1000,
 )
-experiment_flags.define(DEFAULTS, workdir="runs/views")
-flags.FLAGS.set_default("epsilon", 0.7)  # wide enough that planes show something
+EPSILON = 0.7  # wide enough that planes show something
 
 
 class Cloud(NamedTuple):
@@ -73,43 +75,56 @@ class Cloud(NamedTuple):
     clusters: np.ndarray
 
 
-def main() -> None:
-    """Trains the grid, prints the tables."""
-    study.run(analyse, along=("activations",), check=check)
-
-
 def check(grid: Grid) -> None:
     """Refuses fewer samples than can be embedded, and other bases than the standard one."""
     whole("probe_samples", grid.probe_samples, least=embeddings.LEAST_SAMPLES)
     study.check_standard(grid)
 
 
-def analyse(workdirs: list[pathlib.Path]) -> None:
-    """Looks at every cloud of every seed in every way."""
-    saved = study.load(workdirs[0])
+def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
+    """Looks at every cloud of every seed in every way.
+
+    Args:
+      run: The trained run folder.
+      options: How it is analysed.
+    """
+    saved = study.load(run)
     seeds = saved["seed"].values.tolist()
     shown: dict[str, Cloud] = {}
     pictures: dict[str, dict[str, np.ndarray]] = {}
     rows: list[dict[str, Any]] = []
-    places = [(seed, *each) for seed in seeds for each in clouds(saved, seed).items()]
-    for seed, name, cloud in progress_bar(places, "views"):
-        seen = {view: embed(cloud.latents, view, seed) for view in VIEWS}
+    samples = study.trained_grid(run).probe_samples
+    places = [(seed, *each) for seed in seeds for each in clouds(saved, seed, samples).items()]
+    for seed, name, cloud in progress_bar(places, "views") if options.progress else places:
+        look = functools.partial(embed, seed=seed, epsilon=options.epsilon)
+        seen = {view: look(cloud.latents, view) for view in VIEWS}
         turned = None if name in shown else turn(cloud.latents)
-        rows += [measure(name, view, seed, cloud, points, turned)
-                 for view, points in seen.items()]  # fmt: skip
+        for view, points in seen.items():
+            row = {"cloud": name, "view": view, "seed": seed, **measure(cloud, points)}
+            if turned is not None:
+                row |= rotated(view, points, turned, look(turned, view))
+            rows.append(row)
         shown.setdefault(name, cloud)
         pictures.setdefault(name, seen)
-    with study.writing(workdirs[0]) as folder:
-        study.keep_table(folder, "seeds", rows, show=False)
-        study.keep_table(folder, "views", summarise(rows))
-        study.keep_table(folder, "differences", difference_rows(rows, saved))
-        study.keep_figure(folder, "labels", draw(shown, pictures, by_orbit=False))
-        study.keep_figure(folder, "orbits", draw(shown, pictures, by_orbit=True))
+    tables = study.frames(
+        seeds=rows, views=summarise(rows), differences=difference_rows(rows, saved)
+    )
+    figures = {
+        "labels": draw(shown, pictures, by_orbit=False),
+        "orbits": draw(shown, pictures, by_orbit=True),
+    }
+    return study.Results(tables, figures, silent=("seeds",))
 
 
-def clouds(saved: xr.Dataset, seed: int) -> dict[str, Cloud]:
-    """Returns one seed's draws of the known clouds, and its bottlenecks that can be judged."""
-    known = known_clouds(samples=flags.FLAGS.probe_samples, seed=seed)
+def clouds(saved: xr.Dataset, seed: int, samples: int) -> dict[str, Cloud]:
+    """Returns one seed's draws of the known clouds, and its bottlenecks that can be judged.
+
+    Args:
+      saved: The latents of a run.
+      seed: The seed.
+      samples: How many samples a known cloud has.
+    """
+    known = known_clouds(samples=samples, seed=seed)
     found = {name: Cloud(x, None, embeddings.find_clusters(x)) for name, x in known.items()}
     labels = saved["labels"].values if "labels" in saved else None
     for names, at in cells(saved):
@@ -131,32 +146,55 @@ def turn(latents: np.ndarray) -> np.ndarray:
     return rotated
 
 
-def embed(latents: np.ndarray, view: str, seed: int) -> np.ndarray:
-    """Returns where a view puts each sample, `(samples, 2)`; missing if it shows none."""
+def embed(latents: np.ndarray, view: str, *, seed: int, epsilon: float) -> np.ndarray:
+    """Returns where a view puts each sample, `(samples, 2)`; missing if it shows none.
+
+    Args:
+      latents: The cloud, `(samples, units)`.
+      view: One of `VIEWS`.
+      seed: The seed of views that draw at random.
+      epsilon: The acceptance cosine of PPP.
+    """
     if view != PPP:
         return embeddings.embed(latents, method=view, seed=seed)
-    plane = embeddings.fullest_plane(latents, epsilon=flags.FLAGS.epsilon)
+    plane = embeddings.fullest_plane(latents, epsilon=epsilon)
     points = np.full((len(latents), 2), np.nan)
     points[plane.sample] = plane.points
     return points
 
 
-def measure(
-    name: str, view: str, seed: int, cloud: Cloud, points: np.ndarray, turned: np.ndarray | None
-) -> dict[str, Any]:
-    """Returns what a view agrees with, and, of a turned cloud, what turning changes in it."""
+def measure(cloud: Cloud, points: np.ndarray) -> dict[str, Any]:
+    """Returns what a view agrees with; what rotating the cloud changes in it is missing.
+
+    Args:
+      cloud: The cloud.
+      points: Where the view puts each sample, as `embed` returns it.
+    """
     shown = np.flatnonzero(np.isfinite(points[:, 0]))
-    row = {"cloud": name, "view": view, "seed": seed, "samples shown": len(shown) / len(points),
-           **_agreements(points[shown], shown, cloud),
-           "C4": float(pa.alignment_c4(cloud.latents)),
-           **dict.fromkeys(ROTATED, np.nan)}  # fmt: skip
-    if turned is not None:
-        again = embed(turned, view, seed)
-        row["C4 rotated"] = float(pa.alignment_c4(turned))
-        row["samples shown, rotated"] = float(np.isfinite(again[:, 0]).mean())
-        if view != PPP:  # which shows other samples then
-            row["change by rotation"] = embeddings.difference(points, again)
-    return row
+    return {
+        "samples shown": len(shown) / len(points),
+        **_agreements(points[shown], shown, cloud),
+        "C4": float(pa.alignment_c4(cloud.latents)),
+        **dict.fromkeys(ROTATED, np.nan),
+    }
+
+
+def rotated(view: str, points: np.ndarray, turned: np.ndarray, again: np.ndarray) -> dict[str, Any]:
+    """Returns what rotating a cloud changes in a view of it.
+
+    Args:
+      view: The view.
+      points: Where the view puts each sample, as `embed` returns it.
+      turned: The rotated cloud.
+      again: Where the view puts each sample of the rotated cloud.
+    """
+    found = {
+        "C4 rotated": float(pa.alignment_c4(turned)),
+        "samples shown, rotated": float(np.isfinite(again[:, 0]).mean()),
+    }
+    if view != PPP:  # which shows other samples then
+        found["change by rotation"] = embeddings.difference(points, again)
+    return found
 
 
 def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -180,7 +218,7 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
-def difference_rows(rows: list[dict[str, Any]], saved: xr.Dataset) -> list[dict[str, Any]]:
+def difference_rows(rows: list[dict[str, Any]], saved: xr.Dataset) -> pd.DataFrame:
     """Returns elementwise − isotropic agreement of every view, paired by seed."""
     known = facts_of(saved)
     found, table = _grouped(rows), []
@@ -189,16 +227,27 @@ def difference_rows(rows: list[dict[str, Any]], saved: xr.Dataset) -> list[dict[
         if other is None or known[name].isotropic:
             continue
         for view in VIEWS:
-            ends = [{one["seed"]: one for one in found.get((_trained(each), view), [])}
-                    for each in (name, other)]  # fmt: skip
+            ends = [
+                {one["seed"]: one for one in found.get((_trained(each), view), [])}
+                for each in (name, other)
+            ]
             both = sorted(set(ends[0]) & set(ends[1]))
             for quantity in AGREEMENTS:
                 pair = ([end[seed][quantity] for seed in both] for end in ends)
                 change = paired_difference(*pair)
-                table.append({"activation": name, "against": other, "view": view,
-                              "quantity": quantity, "difference": change.mean, "low": change.low,
-                              "high": change.high, "p": change.p,
-                              "seeds": change.seeds})  # fmt: skip
+                table.append(
+                    {
+                        "activation": name,
+                        "against": other,
+                        "view": view,
+                        "quantity": quantity,
+                        "difference": change.mean,
+                        "low": change.low,
+                        "high": change.high,
+                        "p": change.p,
+                        "seeds": change.seeds,
+                    }
+                )
     return study.add_q(table)
 
 
@@ -213,13 +262,18 @@ def _grouped(rows: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str,
 def _agreements(points: np.ndarray, sample: np.ndarray, cloud: Cloud) -> dict[str, Any]:
     few = len(points) < embeddings.LEAST_SAMPLES
     seen = np.full(len(points), -1) if few else embeddings.find_clusters(points)
-    row: dict[str, Any] = {"clusters in full space": _count(cloud.clusters),
-                           "clusters seen": _count(seen)}  # fmt: skip
+    row: dict[str, Any] = {
+        "clusters in full space": _count(cloud.clusters),
+        "clusters seen": _count(seen),
+    }
     others = (cloud.clusters, cloud.labels)
     for (quantity, share), other in zip(AGREEMENTS.items(), others, strict=True):
         found = NOTHING if other is None else embeddings.agreement(seen, other[sample])
-        row |= {quantity: found.information, share: found.share,
-                f"{quantity}, all samples": found.overall}  # fmt: skip
+        row |= {
+            quantity: found.information,
+            share: found.share,
+            f"{quantity}, all samples": found.overall,
+        }
     return row
 
 
@@ -244,20 +298,27 @@ def draw(
             axes.set_xticks([])
             axes.set_yticks([])
             share = np.isfinite(xy[:, 0]).mean()
-            axes.set_title(f"{name}\n{view}" + ("" if share == 1 else f", {share:.0%} of samples"),
-                           fontsize=7)  # fmt: skip
+            axes.set_title(
+                f"{name}\n{view}" + ("" if share == 1 else f", {share:.0%} of samples"), fontsize=7
+            )
     if by_orbit:
         colours = _colours(np.arange(len(special_directions.ORBITS)))
         handles = [
             Line2D([], [], marker="o", linestyle="", markersize=4, color=colour, label=name)
             for name, colour in zip(special_directions.ORBITS, colours, strict=True)
         ]
-        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=7,
-                      title="nearest orbit of the standard basis, compared with chance",
-                      title_fontsize=7)  # fmt: skip
+        figure.legend(
+            handles=handles,
+            loc="outside upper center",
+            ncols=len(handles),
+            fontsize=7,
+            title="nearest orbit of the standard basis, compared with chance",
+            title_fontsize=7,
+        )
     else:
-        figure.suptitle("colour: the label, or else the cluster in the full space (black: none)",
-                        fontsize=7)  # fmt: skip
+        figure.suptitle(
+            "colour: the label, or else the cluster in the full space (black: none)", fontsize=7
+        )
     return figure
 
 
@@ -274,5 +335,26 @@ def _colours(groups: np.ndarray) -> np.ndarray:
     return colours
 
 
+EXPERIMENT = experiment.register(
+    experiment.Experiment(
+        name="views",
+        question=QUESTION,
+        about=ABOUT,
+        documented=DOCUMENTED,
+        defaults=DEFAULTS,
+        workdir="runs/views",
+        analyse=analyse,
+        along=("activations",),
+        epsilon=EPSILON,
+        check=check,
+    )
+)
+
+
+def main(*, argv: list[str] | None = None) -> None:
+    """Runs the experiment as a command."""
+    experiment.main(EXPERIMENT, argv=argv)
+
+
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    main()

@@ -1,9 +1,23 @@
-"""How do alignment and discreteness change with width?
+"""Alignment and discreteness of bottlenecks of growing width."""
 
+import pathlib
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.results import layers
+from ppp_jax.cli import experiment, study
+from ppp_jax.grid import Grid
+from ppp_jax.networks.functional import BOTTLENECK
+
+QUESTION = "How do alignment and discreteness change with width?"
+ABOUT = """\
 Autoencoders with bottlenecks of 4 to 64 units between hidden layers of 48, in one program.
 
   python -m experiments.width [--data=patches --epochs=20 --workdir=runs/width_patches]
-
+"""
+DOCUMENTED = """\
 Cost: 320 networks, 43 s on two cores. Leaves runs/width/study: every bottleneck's C4, kurtosis and
 discreteness with their tests, and slopes per doubling, per seed.
 
@@ -11,19 +25,6 @@ Outcome on digits: the wider, the surer. ReLU's C4 before the activation goes fr
 −0.41 (z −16), tanh's stays near −0.1 with z from −5 to −41; isotropic ones keep |z| ≤ 2.1. From 32
 units on, isotropic ReLU reconstructs best.
 """
-
-import pathlib
-from typing import Any
-
-from absl import flags
-from matplotlib.figure import Figure
-
-from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.results import layers
-from ppp_jax.cli import flags as experiment_flags
-from ppp_jax.cli import study
-from ppp_jax.grid import Grid
-from ppp_jax.networks.functional import BOTTLENECK
 
 WIDTHS = (4, 8, 16, 32, 64)
 DEFAULTS = Grid(
@@ -36,27 +37,26 @@ DEFAULTS = Grid(
     snapshots=(0,),
     probe_samples=1024,
 )
-experiment_flags.define(DEFAULTS, workdir="runs/width")
 
 
-def main() -> None:
-    """Trains the grid, prints the tables."""
-    study.run(analyse, along=("activations", "latent_widths"))
+def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
+    """Measures every bottleneck, and tests how they change as it widens.
 
-
-def analyse(workdirs: list[pathlib.Path]) -> None:
-    """Measures every bottleneck, and tests how they change as it widens."""
-    rows = layers.measure_layers(workdirs[0], layer=BOTTLENECK, rotations=flags.FLAGS.rotations,
-                                 progress=True)  # fmt: skip
+    Args:
+      run: The trained run folder.
+      options: How it is analysed.
+    """
+    rows = layers.measure_layers(
+        run, layer=BOTTLENECK, rotations=options.rotations, progress=options.progress
+    )
     rows.sort(key=lambda row: (row["activation"], row["latents"], row["units"]))
-    with study.writing(workdirs[0]) as folder:
-        table = study.layer_table(rows, ("activation", "optimizer", "units"))
-        study.keep_table(folder, "widths", table)
-        slopes = layers.trends(rows, axis="latent_width", doublings=True)
-        study.keep_table(folder, "trends", study.add_q(slopes))
-        study.keep_table(folder, "differences", study.add_q(layers.differences(rows)))
-        study.keep_table(folder, "errors", study.error_differences(rows))
-        study.keep_figure(folder, "widths", draw(rows))
+    tables = study.frames(
+        widths=study.layer_table(rows, ("activation", "optimizer", "units")),
+        trends=study.add_q(layers.trends(rows, axis="latent_width", doublings=True)),
+        differences=study.add_q(layers.differences(rows)),
+        errors=study.error_differences(rows),
+    )
+    return study.Results(tables, {"widths": draw(rows)})
 
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
@@ -77,5 +77,24 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
     return figure
 
 
+EXPERIMENT = experiment.register(
+    experiment.Experiment(
+        name="width",
+        question=QUESTION,
+        about=ABOUT,
+        documented=DOCUMENTED,
+        defaults=DEFAULTS,
+        workdir="runs/width",
+        analyse=analyse,
+        along=("activations", "latent_widths"),
+    )
+)
+
+
+def main(*, argv: list[str] | None = None) -> None:
+    """Runs the experiment as a command."""
+    experiment.main(EXPERIMENT, argv=argv)
+
+
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    main()

@@ -1,7 +1,7 @@
 """Runs many command lines of every main in few processes, and says what came of each.
 
-Importing JAX takes seconds and mains define the same flags, so that one process imports what all
-need, and a child of it runs all command lines of one main.
+Importing JAX takes seconds, so that one process imports what all need, and a child of it runs all
+command lines of one main.
 
 python -m tests.odd_commands ROWS.json FOLDER RESULTS
 """
@@ -19,7 +19,6 @@ from absl.testing import flagsaver
 
 import ppp_jax.analysis  # noqa: F401  what mains import, once for all of them
 from ppp_jax.analysis.inference import calibration
-from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.storage import run_dir
 from ppp_jax.sweep import sweep
 from ppp_jax.symmetry import certificates
@@ -57,7 +56,7 @@ def run(main, flags, folder):
     streams = contextlib.redirect_stderr(said), contextlib.redirect_stdout(printed)
     with streams[0], streams[1], flagsaver.flagsaver():
         try:
-            experiment_flags.run(main.main, argv=[main.__name__, *flags])
+            main.main(argv=[main.__name__, *flags])
         except SystemExit as left:
             status = left.code
         except BaseException:
@@ -76,7 +75,6 @@ def run_main(name, rows, folder, results):
     if child == 0:
         try:
             main = importlib.import_module(f"experiments.{name}")
-            sys.modules["__main__"].__doc__ = main.__doc__
             found = [run(main, [filled(text, folder) for text in row], folder) for row in rows]
             (results / f"{name}.json").write_text(json.dumps(found))
         except BaseException:

@@ -3,6 +3,8 @@
 python -m tests.train --workdir=… [flags of experiments.ablation]
 """
 
+import functools
+
 from absl import flags
 
 from ppp_jax.cli import flags as experiment_flags
@@ -15,5 +17,6 @@ def main():
 
 
 if __name__ == "__main__":
-    experiment_flags.define(Grid(), workdir="runs/test")
-    experiment_flags.run(main)
+    experiment_flags.run(
+        main, define=functools.partial(experiment_flags.define, Grid(), workdir="runs/test")
+    )

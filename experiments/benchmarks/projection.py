@@ -199,4 +199,4 @@ def scaling() -> None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    experiment_flags.run(main, about=__doc__)

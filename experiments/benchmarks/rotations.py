@@ -17,8 +17,8 @@ from absl import flags
 
 import ppp_jax.analysis as pa
 from ppp_jax import bases
+from ppp_jax.cli import experiment, study
 from ppp_jax.cli import flags as experiment_flags
-from ppp_jax.cli import study
 from ppp_jax.errors import whole
 
 flags.DEFINE_string("workdir", "runs/ablation", "run folder of the default ablation")
@@ -29,7 +29,7 @@ ROUNDS, PLAIN_ROTATIONS = 5, 50
 def main() -> None:
     """Times the whole run, then one cloud against the plain loop."""
     values = flags.FLAGS
-    whole("rotations", values.rotations, least=study.LEAST_ROTATIONS)
+    whole("rotations", values.rotations, least=experiment.LEAST_ROTATIONS)
     latents = study.load(pathlib.Path(values.workdir))
     start, clouds = time.perf_counter(), 0
     for kind in ("pre", "post"):
@@ -74,4 +74,4 @@ def _median(work: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    experiment_flags.run(main, about=__doc__)

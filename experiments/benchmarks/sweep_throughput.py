@@ -232,4 +232,4 @@ def print_rates(cost: dict[str, dict[Side, float]]) -> None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    experiment_flags.run(main, about=__doc__)

@@ -40,4 +40,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    experiment_flags.run(main, about=__doc__)

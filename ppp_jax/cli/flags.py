@@ -3,6 +3,9 @@
 Axes of a grid are comma lists; whole numbers may also be ranges, `start:stop` or
 `start:stop:step`, without `stop`, as in Python.
 
+Flags are defined while their main runs, and no longer: importing a main defines none, and mains
+whose flags share names run in one process one after the other.
+
 Every flag of every main, absl's own among them, is looked at here before anything reads it: no
 empty value, no control characters, numbers in plain digits, a path that a system could open.
 """
@@ -10,6 +13,7 @@ empty value, no control characters, numbers in plain digits, a path that a syste
 import contextlib
 import dataclasses
 import errno
+import functools
 import io
 import itertools
 import os
@@ -23,6 +27,7 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
+from ppp_jax.analysis.inference.rotation_test import ROTATIONS
 from ppp_jax.cli import runtime
 from ppp_jax.data import datasets
 from ppp_jax.engine.interrupts import Stopped
@@ -30,10 +35,11 @@ from ppp_jax.errors import InputError, printable, shortened
 from ppp_jax.grid.grid import MAX_COUNT, MAX_VALUES, Grid
 from ppp_jax.networks import activations, architectures, functional, interpolated, optimizers
 
-flags.disclaim_key_flags()  # --help lists the flags defined here under the main that asked for them
+app.define_help_flags()  # absl's own, once in a process: a main that has ended must not remove them
 
 USER_ERROR, SYNTAX_ERROR, FAILED, INTERRUPTED, UNREAD = 1, 2, 3, 130, 141
 MOST_ROTATIONS = 100_000
+EPSILON = 0.85
 LARGEST_FLAG_FILE = 2**20  # bytes
 MOST_FLAG_FILES = 100
 EMPTY = "is empty; an unset shell variable? Give it a value, or leave the flag out"
@@ -215,17 +221,47 @@ def define_numbers(name: str, default: Sequence[float], text: str) -> None:
     _define_list(name, _numbers, text, tuple(default))
 
 
-def define(grid: Grid, *, workdir: str) -> None:
+def define_rotations() -> None:
+    """Defines the flag that says how many random rotations a test draws."""
+    text = "random rotations that each alignment is held against"
+    define_count("rotations", ROTATIONS, text, least=1, most=MOST_ROTATIONS)
+
+
+@contextlib.contextmanager
+def bound(define: Callable[[], None]) -> Iterator[None]:
+    """Defines a main's flags, and those that say how its process starts, for as long as it runs.
+
+    Args:
+      define: It defines the flags of the main, by `flags.DEFINE_string` of absl and by `define`,
+        `define_names`, `define_count` and `define_numbers` of this module.
+    """
+    before = set(flags.FLAGS)
+    runtime.define()
+    define()
+    ours = sorted(set(flags.FLAGS) - before)
+    for name in ours:  # absl lists them in --help as the flags of the main
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+    try:
+        yield
+    finally:
+        for name in set(ours) & set(flags.FLAGS):
+            delattr(flags.FLAGS, name)
+
+
+def define(grid: Grid, *, workdir: str, epsilon: float = EPSILON) -> None:
     """Defines the flags of a grid and of its report, with the defaults of an experiment.
 
     Args:
       grid: the experiment's defaults.
       workdir: the default run folder.
+      epsilon: the default acceptance cosine.
     """
-    flags.adopt_module_key_flags(runtime)
     lists: dict[str, tuple[Callable[[str], list[Any]], str]] = {
-        "activations": (_names, f"one compiled cell each: {', '.join(activations.ACTIVATIONS)}, "
-                                f"or {', '.join(interpolated.FORMS)}"),
+        "activations": (
+            _names,
+            f"one compiled cell each: {', '.join(activations.ACTIVATIONS)}, "
+            f"or {', '.join(interpolated.FORMS)}",
+        ),
         "depths": (_integers, "hidden layers on each side of the bottleneck"),
         "widths": (_integers, "units of each hidden layer"),
         "latent_widths": (_integers, "units of the bottleneck"),
@@ -236,9 +272,12 @@ def define(grid: Grid, *, workdir: str) -> None:
         "seeds": (_integers, "of initial weights and batch order, such as 0:16"),
         "architectures": (_names, f"of {', '.join(architectures.ARCHITECTURES)}"),
         "capture": (_names, "layers kept beside the bottleneck, such as encoder_0, or all"),
-        "snapshots": (_integers, "epochs after which latents are kept, besides 0 and the last; "
-                                 "default: the powers of two"),
-    }  # fmt: skip
+        "snapshots": (
+            _integers,
+            "epochs after which latents are kept, besides 0 and the last; "
+            "default: the powers of two",
+        ),
+    }
     for name, (item, text) in lists.items():
         _define_list(name, item, text, getattr(grid, name))
     named = ", ".join(datasets.DATASETS)
@@ -246,15 +285,14 @@ def define(grid: Grid, *, workdir: str) -> None:
     flags.DEFINE_integer("epochs", grid.epochs, "passes over the training set")
     flags.DEFINE_integer("batch_size", grid.batch_size, "samples per gradient step")
     flags.DEFINE_integer("probe_samples", grid.probe_samples, "samples whose latents are kept")
-    _define_handling(workdir)
+    _define_handling(workdir, epsilon)
 
 
-def _define_handling(workdir: str) -> None:
+def _define_handling(workdir: str, epsilon: float) -> None:
     """Defines the flags that say how a grid is trained and looked at, not what is trained."""
-    flags.DEFINE_float("epsilon", 0.85, "acceptance cosine of the PPP pictures, in [0, 1]")
+    flags.DEFINE_float("epsilon", epsilon, "acceptance cosine of the PPP pictures, in [0, 1]")
     flags.DEFINE_bool("measure", False, "with --dry_run: compile and time a little, and know more")
-    text = "random rotations that each alignment is held against"
-    define_count("rotations", 200, text, least=1, most=MOST_ROTATIONS)
+    define_rotations()
     flags.DEFINE_string("workdir", workdir, "run folder; the same command continues what is there")
     flags.DEFINE_bool("dry_run", False, "say what would be done, and do nothing")
     flags.DEFINE_bool("overwrite", False, "replace an earlier run in the workdir")
@@ -290,8 +328,11 @@ def tell_single_numbers(grid: Grid) -> None:
     if flags.FLAGS["snapshots"].present and len(grid.snapshots) == 1 and grid.snapshots[0] > 1:
         (epoch,) = grid.snapshots
         kept = ", ".join(str(e) for e in grid.snapshot_epochs)
-        print(f"snapshots: {len(grid.snapshot_epochs)} (after epochs {kept}); after each of the "
-              f"first {epoch} they are 0:{epoch + 1}", file=sys.stderr)  # fmt: skip
+        print(
+            f"snapshots: {len(grid.snapshot_epochs)} (after epochs {kept}); after each of the "
+            f"first {epoch} they are 0:{epoch + 1}",
+            file=sys.stderr,
+        )
 
 
 def training_options() -> dict[str, Any]:
@@ -395,9 +436,10 @@ def _refuse(text: str) -> None:
     sys.exit(SYNTAX_ERROR)
 
 
-def _parse(arguments: list[str]) -> list[str]:
+def _parse(arguments: list[str], *, about: str) -> list[str]:
     rest: list[str] = []
     _check_every_flag()
+    flags.FLAGS["help"].parse = functools.partial(_explain, about)  # type: ignore[method-assign]
     try:
         rest = flags.FLAGS(_with_files(arguments))
     except SystemExit:  # --help has been printed; absl takes that for a failure
@@ -415,49 +457,82 @@ def _parse(arguments: list[str]) -> list[str]:
     return rest
 
 
-def run(main: Callable[[], None], *, argv: list[str] | None = None) -> None:
+def _explain(about: str, argument: Any) -> None:
+    """Prints what a main is about and its flags, as --help asks.
+
+    absl would read the text in the docstring of `__main__`, which `python -OO` takes away.
+
+    Args:
+      about: The text.
+      argument: The value that --help was given.
+
+    Raises:
+      SystemExit: The help is printed.
+    """
+    if flags.BooleanParser().parse(argument):
+        print(f"{about.strip()}\n\nflags:\n{flags.FLAGS.main_module_help()}")
+        print("\nTry --helpfull to get a list of all flags.")
+        sys.exit(0)
+
+
+def _no_flags() -> None:
+    """Defines none."""
+
+
+def _guarded(work: Callable[[], None], _: list[str]) -> None:
+    """Runs what a main does, and leaves with the status and the one line that its failure has."""
+    # Libraries' errors come as exceptions; orbax would log a failed save's traceback too.
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.FATAL)
+    try:
+        runtime.start()
+        work()
+    except InputError as error:
+        dashes = "--" if error.field in flags.FLAGS else ""
+        print(f"error: {dashes}{error}", file=sys.stderr, flush=True)
+        runtime.leave(USER_ERROR)
+    except KeyboardInterrupt as request:
+        resumes = "overwrite" in flags.FLAGS
+        more = ", and the same command continues from there (without --overwrite)"
+        text = f"\ninterrupted; what is saved is kept{more if resumes else ''}"
+        print(text, file=sys.stderr)
+        runtime.leave(INTERRUPTED, together=isinstance(request, Stopped))
+    except BrokenPipeError:
+        _discard_output()
+        runtime.leave(UNREAD)
+    except Exception as error:
+        if not jax.distributed.is_initialized():
+            raise
+        runtime.explain_failure(error)
+        runtime.leave(FAILED)
+
+
+def run(
+    work: Callable[[], None],
+    *,
+    define: Callable[[], None] = _no_flags,
+    about: str | None = "",
+    argv: list[str] | None = None,
+) -> None:
     """Runs a main: a setting that cannot be used is one line on stderr, not a traceback.
 
     JAX is set up first: devices, compilation cache, other processes.
 
     Args:
-      main: what to run once the flags are parsed.
-      argv: the command line; by default the process's own.
+      work: What to run once the flags are parsed.
+      define: It defines the flags of this main, which are gone when the main has ended.
+      about: What --help says above the flags.
+      argv: The command line with the program's name; None: the process's own.
 
     Exits with 1 for such a setting, 2 for flags that cannot be parsed, 130 after Ctrl-C, with 3 if
     one of several processes fails, which ends them all, and with 141 if nobody reads its output
     any more (`| head`).
     """
-
-    def guarded(_: list[str]) -> None:
-        # Libraries' errors come as exceptions; orbax would log a failed save's traceback too.
-        if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.FATAL)
-        try:
-            runtime.start()
-            main()
-        except InputError as error:
-            dashes = "--" if error.field in flags.FLAGS else ""
-            print(f"error: {dashes}{error}", file=sys.stderr, flush=True)
-            runtime.leave(USER_ERROR)
-        except KeyboardInterrupt as request:
-            resumes = "overwrite" in flags.FLAGS
-            more = ", and the same command continues from there (without --overwrite)"
-            text = f"\ninterrupted; what is saved is kept{more if resumes else ''}"
-            print(text, file=sys.stderr)
-            runtime.leave(INTERRUPTED, together=isinstance(request, Stopped))
-        except BrokenPipeError:
-            _discard_output()
-            runtime.leave(UNREAD)
-        except Exception as error:
-            if not jax.distributed.is_initialized():
-                raise
-            runtime.explain_failure(error)
-            runtime.leave(FAILED)
-
+    parse = functools.partial(_parse, about=about or "")
     try:
         try:
-            app.run(guarded, argv=argv, flags_parser=_parse)
+            with bound(define):
+                app.run(functools.partial(_guarded, work), argv=argv, flags_parser=parse)
         finally:
             sys.stdout.flush()  # what is left of it may be what nobody reads
     except BrokenPipeError:

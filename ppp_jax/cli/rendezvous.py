@@ -268,9 +268,11 @@ class _Host:
             guest.member = _member(guest.text.split(b"\n")[0])
         opening = json.dumps({"greeting": GREETING}).encode()[:-1]
         ours = guest.text.startswith(opening[: len(guest.text)])
-        if not ours or len(guest.text) > LONGEST_MESSAGE or (
-            b"\n" in guest.text and guest.member is None
-        ):  # fmt: skip
+        if (
+            not ours
+            or len(guest.text) > LONGEST_MESSAGE
+            or (b"\n" in guest.text and guest.member is None)
+        ):
             self._dismiss(guest)
 
     def _dismiss(self, guest: _Guest) -> None:

@@ -29,17 +29,22 @@ OF_ONE_PROCESS = {"compilation_cache", "coordinator", "process_id", "wait_second
 SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision")
 ALL_WORKERS = "gcloud compute tpus tpu-vm ssh NAME --worker=all --command='…'"
 
-flags.DEFINE_string(
-    "compilation_cache",
-    "auto",
-    "folder in which compiled programs are kept for the next launch; auto: in the user's cache "
-    "folder; none: keep nothing",
-)
-flags.DEFINE_bool("distributed", False, "this is one of several processes that train together")
-flags.DEFINE_string("coordinator", None, "host:port of process 0; found by itself on TPU VMs")
-flags.DEFINE_integer("num_processes", None, "how many there are; found by itself on TPU VMs")
-flags.DEFINE_integer("process_id", None, "which one this is, from 0; found by itself on TPU VMs")
-flags.DEFINE_float("wait_seconds", 300, "how long to wait for the other processes to start")
+
+def define() -> None:
+    """Defines the flags that say how a process starts, which all mains have."""
+    flags.DEFINE_string(
+        "compilation_cache",
+        "auto",
+        "folder in which compiled programs are kept for the next launch; auto: in the user's cache "
+        "folder; none: keep nothing",
+    )
+    flags.DEFINE_bool("distributed", False, "this is one of several processes that train together")
+    flags.DEFINE_string("coordinator", None, "host:port of process 0; found by itself on TPU VMs")
+    flags.DEFINE_integer("num_processes", None, "how many there are; found by itself on TPU VMs")
+    flags.DEFINE_integer(
+        "process_id", None, "which one this is, from 0; found by itself on TPU VMs"
+    )
+    flags.DEFINE_float("wait_seconds", 300, "how long to wait for the other processes to start")
 
 
 def start() -> None:

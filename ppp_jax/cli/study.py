@@ -1,17 +1,15 @@
-"""What the experiments share: train what the flags say, measure it, keep figures and tables."""
+"""What the analyses of experiments share: checks, rows of tables, the folder that keeps them."""
 
 import contextlib
 import datetime
-import functools
 import pathlib
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import pandas as pd
 import xarray as xr
-from absl import flags
 from matplotlib.figure import Figure
 
 import ppp_jax.analysis as pa
@@ -20,80 +18,35 @@ from ppp_jax.analysis.inference.seeds import MIN_SEEDS, false_discovery
 from ppp_jax.analysis.io.runs import BOTTLENECK, load_run, saved_groups
 from ppp_jax.analysis.report.pages import html_image, html_table, render
 from ppp_jax.analysis.results import layers
+from ppp_jax.analysis.results.comparisons import with_q
 from ppp_jax.analysis.results.measure import KINDS, cells
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import write_csv, write_markdown
-from ppp_jax.cli import flags as experiment_flags
-from ppp_jax.engine import devices
-from ppp_jax.errors import InputError, printable, whole
+from ppp_jax.errors import InputError, printable
 from ppp_jax.files import atomic
 from ppp_jax.grid import Grid
-from ppp_jax.grid.extension import AXES
 from ppp_jax.networks import interpolated
 from ppp_jax.storage import manifest, run_dir
-from ppp_jax.sweep import plan, sweep
 
 FOLDER = run_dir.STUDY
-LEAST_ROTATIONS = 19
-DOCUMENTED = ("Cost", "Outcome")  # how paragraphs of a main's docstring begin that are not of a run
 MOST_LINES = 8
-_OPEN: dict[pathlib.Path, pathlib.Path] = {}  # run folders to the study that is being written
 FEW_SEEDS = f"p and q are missing of fewer than {MIN_SEEDS} seeds, of which nothing is claimed."
 
 
-def run(
-    analyse: Callable[..., None],
-    *,
-    along: Collection[str] | None = None,
-    check: Callable[[Grid], Any] | None = None,
-    more: Callable[[Grid], list[Grid]] | None = None,
-    prepare: Callable[[pathlib.Path], Any] | None = None,
-    writes: str = FOLDER,
-) -> None:
-    """Trains the grid of the flags, and others derived from it, and analyses what came out.
+class Results(NamedTuple):
+    """What an analysis found.
 
-    Args:
-      analyse: called by the main process with the run folders, the flags' own first, and with
-        what `prepare` returned, if given.
-      along: the axes of the grid that the analysis tells apart, beside the seeds; None: all.
-      check: raises `InputError` of what the analysis cannot take, before anything is trained.
-      more: returns the grids to train beside, each in a folder `…_2`, `…_3` of its own.
-      prepare: called by every process with the flags' own run folder, once it is trained: what
-        trains or restores networks needs all of them.
-      writes: the folder in the run folder that the analysis is going to write.
-
-    Raises:
-      InputError: a flag that cannot be used, or something else stands where the analysis is to
-        write, before anything is trained.
+    Attributes:
+      tables: The tables by the names of their files; one without rows is not written.
+      figures: The figures by the names of their files.
+      silent: The names of tables that are written and not printed, because they are long.
+      notes: Texts that are printed after the tables.
     """
-    values, grid = flags.FLAGS, experiment_flags.grid()
-    _check_axes(grid, AXES if along is None else along)
-    if check:
-        check(grid)
-    pa.check_epsilon(values.epsilon)
-    whole("rotations", values.rotations, least=LEAST_ROTATIONS)
-    how = experiment_flags.training_options()
-    devices.on_main(lambda: check_folder(values.workdir, writes))
-    grids = [grid, *(more(grid) if more else [])]
-    devices.on_main(functools.partial(experiment_flags.tell_single_numbers, grid))
-    folders = [values.workdir, *(f"{values.workdir}_{k}" for k in range(2, len(grids) + 1))]
-    if values.dry_run:
-        for one, folder in zip(grids, folders, strict=True):
-            planned = plan.plan(one, folder, **how, measure=values.measure)
-            devices.on_main(functools.partial(print, planned))
-            if planned.shortage is not None:  # as training would say
-                raise planned.shortage
-        return
-    trained = [sweep.train(one, folder, **how) for one, folder in zip(grids, folders, strict=True)]
-    devices.on_main(lambda: tell_diverged(trained))
-    prepared = [prepare(trained[0])] if prepare else []
-    here = writing(trained[0]) if writes == FOLDER else contextlib.nullcontext()
-    devices.on_main(lambda: _within(here, functools.partial(analyse, trained, *prepared)))
 
-
-def _within(context: contextlib.AbstractContextManager[Any], work: Callable[[], None]) -> None:
-    with context:
-        work()
+    tables: dict[str, pd.DataFrame]
+    figures: dict[str, Figure]
+    silent: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def check_folder(workdir: str | pathlib.Path, writes: str) -> None:
@@ -120,25 +73,14 @@ def tell_diverged(workdirs: Sequence[pathlib.Path]) -> None:
                 diverged = last["diverged_step"].isel(at).values >= 0
                 if diverged.any():
                     cell = f"{group['architecture']}, {names['activation']}, {names['optimizer']}"
-                    lines.append(f"{printable(cell)} at {names['learning_rate']:g}: "
-                                 f"{diverged.sum()} of {diverged.size} seeds diverged")  # fmt: skip
+                    lines.append(
+                        f"{printable(cell)} at {names['learning_rate']:g}: "
+                        f"{diverged.sum()} of {diverged.size} seeds diverged"
+                    )
     if lines:
         more = [f"and {len(lines) - MOST_LINES} more cells"] if len(lines) > MOST_LINES else []
         advice = "they are left out; a smaller rate in --learning_rates may help"
         print("\n".join([*lines[:MOST_LINES], *more, advice]), file=sys.stderr)
-
-
-def _check_axes(grid: Grid, along: Collection[str]) -> None:
-    """Refuses several values of an axis that an analysis would mix up.
-
-    Raises:
-      InputError: naming the axis.
-    """
-    for axis in AXES:
-        values = getattr(grid, axis)
-        if len(values) > 1 and axis not in (*along, "seeds"):
-            problem = f"name one value: this experiment compares {' and '.join(along)}"
-            raise InputError(axis, ",".join(str(value) for value in values), problem)
 
 
 def check_architectures(grid: Grid, known: Collection[str]) -> None:
@@ -169,6 +111,21 @@ def check_standard(grid: Grid) -> None:
             raise InputError("activations", name, problem)
 
 
+def trained_grid(workdir: pathlib.Path) -> Grid:
+    """Returns the grid that a run folder holds.
+
+    Args:
+      workdir: The run folder.
+
+    Raises:
+      InputError: nothing was trained there.
+    """
+    stored = manifest.read(workdir)
+    if stored is None:
+        raise InputError("workdir", workdir, "is no run folder")
+    return stored.grid
+
+
 def load(workdir: pathlib.Path) -> xr.Dataset:
     """Opens a run folder whose grid has one latent width and architecture."""
     found = pa.load(workdir)
@@ -177,61 +134,108 @@ def load(workdir: pathlib.Path) -> xr.Dataset:
     return found
 
 
+def beside(workdir: str | pathlib.Path, *, number: int = 2) -> pathlib.Path:
+    """Returns the run folder of a further grid that an experiment trains.
+
+    Args:
+      workdir: The run folder of the first grid.
+      number: Which grid it is, counted from 1.
+
+    Example:
+      >>> print(beside("runs/dose"))
+      runs/dose_2
+    """
+    return pathlib.Path(f"{pathlib.Path(workdir)}_{number}")
+
+
 @contextlib.contextmanager
 def writing(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives a folder to write into, which becomes `study/` in the run folder once complete.
 
-    No other run is at work in the run folder meanwhile. `run` opens it before anything is
-    measured: within, it is the one that is open.
+    No other run is at work in the run folder meanwhile.
+
+    Args:
+      workdir: The run folder.
 
     Raises:
       InputError: another run is at work there, something else has that name, or the disk is full.
     """
-    if workdir in _OPEN:
-        yield _OPEN[workdir]
-        return
     final = workdir / FOLDER
     with (
         atomic.locked(workdir),
         atomic.replacing(final, field="workdir", value=workdir, kind=atomic.STUDY) as partial,
     ):
-        _OPEN[workdir] = partial
-        try:
-            yield partial
-        finally:
-            del _OPEN[workdir]
-        _write_page(partial, workdir)
+        yield partial
     print(f"study: {printable(final / 'index.html')}")
 
 
-def _write_page(folder: pathlib.Path, workdir: pathlib.Path) -> None:
+def keep(
+    results: Results, folder: pathlib.Path, *, asked: str, documented: str, this_run: str
+) -> None:
+    """Writes what an analysis found: tables, figures, and a page that shows them all.
+
+    Args:
+      results: What the analysis returned.
+      folder: Where to write, as `writing` gives it.
+      asked: What the experiment asks and does, for the top of the page.
+      documented: What the documentation says of the experiment's defaults.
+      this_run: What was run, as `this_run` returns it.
+    """
+    for name, table in results.tables.items():
+        _keep_table(folder, name, table, show=name not in results.silent)
+    for name, figure in results.figures.items():
+        figure.savefig(folder / f"{name}.png")
+    tell(results.notes)
+    _write_page(folder, asked=asked, documented=documented, this_run=this_run)
+
+
+def tell(notes: Iterable[str]) -> None:
+    """Prints the notes of an analysis."""
+    for note in notes:
+        print(note)
+
+
+def frames(**tables: pd.DataFrame | list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
+    """Returns tables by their names.
+
+    Args:
+      **tables: Each table, or its rows, all with the same columns in the same order.
+    """
+    return {name: pd.DataFrame(table) for name, table in tables.items()}
+
+
+def _write_page(folder: pathlib.Path, *, asked: str, documented: str, this_run: str) -> None:
     """Puts the study on one page: what the experiment asks, this run, its figures, its tables."""
-    main = (sys.modules["__main__"].__doc__ or "").split("\n\n")
-    asked, documented = (
-        "\n\n".join(part for part in main if part.startswith(DOCUMENTED) == told)
-        for told in (False, True)
-    )
-    pictures = [(path.stem, html_image(path.read_bytes(), path.stem))
-                for path in sorted(folder.glob("*.png"))]  # fmt: skip
+    pictures = [
+        (path.stem, html_image(path.read_bytes(), path.stem))
+        for path in sorted(folder.glob("*.png"))
+    ]
     tables = {path.stem: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))}
     few = any(_lacks_seeds(table) for table in tables.values())
     if few:
         print(FEW_SEEDS)
+    shown = [(name, html_table(list(table), _texts(table))) for name, table in tables.items()]
     page = render(
-        "study", title="ppp_jax study", asked=asked, this_run=_this_run(workdir),
-        documented=documented, pictures=pictures, note=FEW_SEEDS if few else "",
-        tables=[(name, html_table(list(table), [[_text(value) for value in row]
-                                                for row in table.itertuples(index=False)]))
-                for name, table in tables.items()],
-    )  # fmt: skip
+        "study",
+        title="ppp_jax study",
+        asked=asked,
+        this_run=this_run,
+        documented=documented,
+        pictures=pictures,
+        note=FEW_SEEDS if few else "",
+        tables=shown,
+    )
     (folder / "index.html").write_text(page, encoding="utf-8")
 
 
-def _this_run(workdir: pathlib.Path) -> str:
-    """Returns the command, when it ran, versions, and what of the grid is in the run folder."""
-    program, *given = sys.argv
-    lines = [" ".join(["python -m", f"experiments.{pathlib.Path(program).stem}", *given]),
-             f"{datetime.date.today()}, ppp_jax {__version__}, jax {jax.__version__}"]  # fmt: skip
+def this_run(command: str, workdir: pathlib.Path) -> str:
+    """Returns the command, when it ran, versions, and what of the grid is in the run folder.
+
+    Args:
+      command: The command as it was given.
+      workdir: The run folder.
+    """
+    lines = [command, f"{datetime.date.today()}, ppp_jax {__version__}, jax {jax.__version__}"]
     stored = manifest.read(workdir)
     if stored is not None:
         lines += [f"{name}: {value}" for name, value in stored.grid.to_json().items()]
@@ -246,33 +250,22 @@ def _lacks_seeds(table: pd.DataFrame) -> bool:
     return bool(table.loc[few, tests].isna().any(axis=None))
 
 
-def keep_table(
-    folder: pathlib.Path, name: str, rows: list[dict[str, Any]], *, show: bool = True
-) -> None:
-    """Writes rows as CSV and Markdown, and prints the latter; of no rows, nothing.
-
-    Args:
-      folder: where to.
-      name: of the table.
-      rows: entries by column, all alike; numbers are rounded in the Markdown alone.
-      show: print it.
-    """
-    if not rows:  # nothing to compare, in a grid of one activation
+def _keep_table(folder: pathlib.Path, name: str, table: pd.DataFrame, *, show: bool) -> None:
+    """Writes a table as CSV and as Markdown, where numbers are rounded; of no rows, nothing."""
+    if table.empty:  # nothing to compare, in a grid of one activation
         return
-    write_csv(rows, folder / f"{name}.csv")
-    body = [[_text(value) for value in row.values()] for row in rows]
-    text = write_markdown(list(rows[0]), body, folder / f"{name}.md")
+    write_csv(table, folder / f"{name}.csv")
+    text = write_markdown(list(table), _texts(table), folder / f"{name}.md")
     if show:
         print(text + "\n")
 
 
+def _texts(table: pd.DataFrame) -> list[list[str]]:
+    return [[_text(value) for value in row] for row in table.itertuples(index=False, name=None)]
+
+
 def _text(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def keep_figure(folder: pathlib.Path, name: str, figure: Figure) -> None:
-    """Saves a figure as PNG."""
-    figure.savefig(folder / f"{name}.png")
 
 
 def against(
@@ -296,10 +289,13 @@ def against(
     }
 
 
-def add_q(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Adds `q`, the false discovery rate over rows, after their `p`."""
-    q = false_discovery([row["p"] for row in rows])
-    return [{**row, "q": float(value)} for row, value in zip(rows, q, strict=True)]
+def add_q(table: pd.DataFrame | list[dict[str, Any]]) -> pd.DataFrame:
+    """Adds `q`, the false discovery rate over all rows, as the last column.
+
+    Args:
+      table: A table with a column `p`, or its rows.
+    """
+    return with_q(pd.DataFrame(table))
 
 
 def layer_table(rows: list[dict[str, Any]], names: Collection[str]) -> list[dict[str, Any]]:
@@ -319,15 +315,19 @@ def layer_table(rows: list[dict[str, Any]], names: Collection[str]) -> list[dict
     for row, values in zip(rows, q, strict=True):
         shown = {name: row[name] for name in (*names, "latents", "seeds", "test_mse", "c4_first")}
         for name, value in zip(aligned, values, strict=True):
-            shown |= {name: row[name], f"{name}_z": row[f"{name}_z"], f"{name}_p": row[f"{name}_p"],
-                      f"{name}_q": float(value)}  # fmt: skip
+            shown |= {
+                name: row[name],
+                f"{name}_z": row[f"{name}_z"],
+                f"{name}_p": row[f"{name}_p"],
+                f"{name}_q": float(value),
+            }
         for name in registry.names(of=[registry.CLOUD]):
             shown |= {f"{name}_first": row[f"{name}_first"], name: row[name]}
         table.append(shown)
     return table
 
 
-def error_differences(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def error_differences(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Returns elementwise − isotropic held-out error, paired by seed.
 
     Args:
@@ -335,4 +335,4 @@ def error_differences(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     once = [row for row in rows if row["latents"] == KINDS[0]]  # one network, two kinds of latents
     found = layers.differences(once, quantities=("test_mse",))
-    return add_q([{key: row[key] for key in row if key != "latents"} for row in found])
+    return add_q(found.drop(columns="latents", errors="ignore"))

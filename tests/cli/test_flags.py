@@ -9,7 +9,6 @@ import pytest
 from absl.testing import flagsaver
 
 from experiments import ablation as module
-from ppp_jax.cli import flags as experiment_flags
 from tests import forks
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 def here(capsys, *flags):
     """Runs the main in this process; returns exit status, stdout and stderr."""
     with flagsaver.flagsaver(), pytest.raises(SystemExit) as left:
-        experiment_flags.run(module.main, argv=["ablation", *flags])
+        module.main(argv=["ablation", *flags])
     return left.value.code, *capsys.readouterr()
 
 

@@ -204,9 +204,9 @@ def test_a_cache_that_cannot_be_made_is_one_line(name, settings, tmp_path, capsy
 FRESH = """
 import json, os, jax
 before = dict(jax.config.values)
-import ppp_jax, ppp_jax.sweep, ppp_jax.plan, ppp_jax.analysis
+import ppp_jax, ppp_jax.sweep.sweep, ppp_jax.sweep.plan, ppp_jax.analysis
 after = dict(jax.config.values)
-from experiments import runtime
+from ppp_jax.cli import runtime
 runtime.use_all_cores()
 print(json.dumps({
     "changed": [name for name in before if before[name] != after[name]],

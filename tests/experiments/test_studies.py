@@ -312,10 +312,12 @@ def test_diverged_networks_have_no_consequences_and_keep_nobody_from_theirs():
     program = """
 import jax, numpy as np
 from experiments import consequences
-from ppp_jax import data, trained, training
+from ppp_jax.data import datasets
+from ppp_jax.engine import training
 from ppp_jax.grid import Grid
+from ppp_jax.storage import restore
 
-dataset = data.load("digits")
+dataset = datasets.load("digits")
 grid = Grid(activations=["tanh"], widths=[4], latent_widths=[3], seeds=range(3))
 (cell,) = grid.cells
 model = training.build_model(cell, dataset.shape)
@@ -323,7 +325,7 @@ params = jax.device_get(jax.vmap(model.init)(jax.random.split(jax.random.key(0),
 
 def measured(runs, factor):
     scaled = jax.tree.map(lambda x: x[runs] * factor.reshape(-1, *[1] * (x.ndim - 1)), params)
-    return consequences.measure(trained.Trained(cell, grid, model, scaled), dataset)
+    return consequences.measure(restore.Trained(cell, grid, model, scaled), dataset)
 
 some = measured([0, 1, 2], np.array([1, np.nan, 1], np.float32))
 alone = measured([0, 2], np.ones(2, np.float32))
@@ -335,7 +337,7 @@ for name, values in some.items():
 assert consequences.cell_rows({("tanh", "adam"): some})[0]["seeds"] == 2
 assert measured([0, 1], np.array([np.nan] * 2, np.float32)) == {}
 rows = consequences.correlation_rows({("tanh", "adam"): some})
-assert {row["seeds"] for row in rows} == {2}
+assert set(rows["seeds"]) == {2}
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

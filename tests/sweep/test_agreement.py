@@ -1,6 +1,7 @@
 """What processes were told is compared field by field, and the roll call that gathers it."""
 
 import contextlib
+import functools
 import socket
 import threading
 import time
@@ -10,18 +11,24 @@ from absl import flags
 from absl.testing import flagsaver
 
 from experiments import ablation
+from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.cli import rendezvous, runtime
 from ppp_jax.engine import devices, interrupts
 from ppp_jax.errors import InputError
 from ppp_jax.sweep import agreement
 
-DEFAULTS = ablation.DEFAULTS  # with the flags of a main
+
+@pytest.fixture
+def defined():
+    """The flags of a main."""
+    define = functools.partial(experiment_flags.define, ablation.DEFAULTS, workdir="runs/ablation")
+    with experiment_flags.bound(define):
+        yield flags.FLAGS
 
 
-def test_every_flag_of_a_main_is_compared_but_those_of_one_process():
+def test_every_flag_of_a_main_is_compared_but_those_of_one_process(defined):
     """Whatever is defined, so that a new flag is compared too."""
-    overlooked, defined = set(), flags.FLAGS
-    assert "seeds" in defined, DEFAULTS
+    overlooked = set()
     with flagsaver.flagsaver():
         defined(["main"])
         before = runtime.told()
@@ -50,12 +57,12 @@ def test_a_field_that_only_one_knows_is_a_difference():
     assert agreement.disagreement([{"old": 1}, {}]) == ("old", (1, "nothing"), (0, 1))
 
 
-def test_another_main_is_said_before_the_flags_that_come_with_it(monkeypatch):
+def test_another_main_is_said_before_the_flags_that_come_with_it(defined, monkeypatch):
     with flagsaver.flagsaver():
-        flags.FLAGS(["main"])
+        defined(["main"])
         one = runtime.told()
         monkeypatch.setattr(runtime, "_main_name", lambda: "another")
-        flags.FLAGS["seeds"].value = (5,)
+        defined["seeds"].value = (5,)
         found = agreement.disagreement([one, runtime.told()])
     assert (found.field, found.values[1]) == ("main", "another")
 
