@@ -21,11 +21,6 @@ respects rotations and one that does not, and shows the latents in every privile
 DOCUMENTED = """\
 Cost: 192 networks of 64-48-8-48-64 on 1,438 digits for 100 epochs; 119 s on two cores (110 s on
 patches). Leaves runs/ablation/report/index.html.
-
-Outcome on digits: tanh's latents avoid the axes beyond chance (C4 −0.10 before the activation, z
-−9, trained in), the ReLUs' all point into the positive corner, isotropic ones show no evidence of
-alignment, and reconstruct worse. Clusters are no less distinct in isotropic networks. On patches
-ReLUs' are more distinct beyond lengths, tanh's less.
 """
 
 DEFAULTS = Grid(

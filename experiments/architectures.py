@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from ppp_jax.analysis.io.runs import load_run
 from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.results import layers
+from ppp_jax.analysis.results.comparisons import with_q
 from ppp_jax.analysis.results.measure import usable
 from ppp_jax.cli import experiment, study
 from ppp_jax.data import datasets
@@ -30,13 +31,6 @@ channels at a position, or a token's hidden units.
 DOCUMENTED = """\
 Cost: 192 networks, 126 s on two cores. Leaves runs/architectures/study: every layer's C4,
 kurtosis and discreteness with their tests.
-
-Outcome on digits: not the autoencoder alone. tanh's bottlenecks are aligned with the diagonals in
-every network (z −5 to −10 before the activation), most in the classifier (C4 −0.27, after it
-−0.86); ReLU's there with the axes (0.20, z 7). And in the classifier elementwise latents are
-clearly more discrete (by 0.16 to 0.42, beyond lengths too), in autoencoders hardly (−0.04 to 0.06).
-Transformers' residual streams are not aligned, under either norm. An L1 penalty aligns isotropic
-ReLU's sparse codes (z 5).
 """
 
 DEFAULTS = Grid(
@@ -77,7 +71,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     tables = study.frames(
         layers=table,
         bottlenecks=[row for row in table if row["layer"] == "bottleneck"],
-        differences=study.add_q(layers.differences(rows)),
+        differences=with_q(layers.differences(rows)),
     )
     return study.Results(tables, {"layers": draw(rows)}, silent=("layers",))
 

@@ -22,9 +22,6 @@ Are the tests right? False positives on isotropic clouds, power on graded mixtur
 
 Cost: 46 s on two cores. Leaves experiments/figures/calibration.png, and prints the share of clouds
 with p ≤ .05.
-
-Outcome: 5 % within Monte Carlo error for clouds without a privileged basis, rising to 1 with the
-share of samples on axes or corners.
 """
 
 SEEDS = (6, 8, 16, 32)

@@ -11,6 +11,7 @@ from ppp_jax.analysis.inference.seeds import paired_difference
 from ppp_jax.analysis.inference.unit_matching import Convergence, convergence
 from ppp_jax.analysis.io.facts import facts_of
 from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.results.comparisons import with_q
 from ppp_jax.analysis.results.measure import KINDS, cells, usable
 from ppp_jax.cli import experiment, study
 from ppp_jax.errors import InputError
@@ -29,10 +30,6 @@ a rotation's; with one they match better.
 DOCUMENTED = """\
 Cost: 448 networks, 75 s on two cores (74 s on patches). Leaves runs/convergence/study: both matches
 of every pair of seeds, and the units' against the rotation null.
-
-Outcome on digits: two tanh networks share axes (z 4.2 to 4.9), rotated ones the rotated axes (5.1
-to 5.9), ReLUs under momentum perhaps (z 3.1, q .05 to .06), isotropic ones no evidence (|z| ≤ 1.8),
-though as wholes they agree best. On patches ReLUs share axes under Adam, as does isotropic tanh.
 """
 
 DEFAULTS = Grid(
@@ -96,7 +93,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
                 }
             )
             pairs[f"{names['activation']}\n{names['optimizer']}, {kind}"] = last.units - last.null
-    return study.Results(study.frames(matches=study.add_q(rows)), {"matches": draw(pairs)})
+    return study.Results(study.frames(matches=with_q(rows)), {"matches": draw(pairs)})
 
 
 def _described(first: Convergence, last: Convergence) -> dict[str, float]:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.results import layers
+from ppp_jax.analysis.results.comparisons import with_q
 from ppp_jax.cli import experiment, study
 from ppp_jax.grid import Grid
 
@@ -21,12 +22,6 @@ layer's vectors kept.
 DOCUMENTED = """\
 Cost: 256 networks, 203 s on two cores. Leaves runs/depth/study: every layer's C4, kurtosis and
 discreteness with their tests, and slopes of the bottleneck's along depth, per seed.
-
-Outcome on digits: discreteness grows with depth, with axes (0.019 per layer [0.017, 0.022]) and
-without (0.020 [0.018, 0.022]) alike; beyond lengths it grows more with axes (0.020 and 0.015).
-tanh's alignment before the activation shrinks (C4 −0.11 to 0), after it grows (−0.25 to −0.27), and
-is strongest in the layers farthest from the bottleneck (−0.6). Of 80 isotropic layers 6 have p
-≤ .05, where chance gives 4.
 """
 
 DEFAULTS = Grid(
@@ -64,8 +59,8 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     tables = study.frames(
         layers=table,
         bottlenecks=[row for row in table if row["layer"] == "bottleneck"],
-        trends=study.add_q(layers.trends(rows, axis="depth")),
-        differences=study.add_q(layers.differences(rows)),
+        trends=with_q(layers.trends(rows, axis="depth")),
+        differences=with_q(layers.differences(rows)),
         errors=study.error_differences(rows),
     )
     return study.Results(tables, {"layers": draw(rows)}, silent=("layers",))

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from ppp_jax.analysis.inference import dose_response
 from ppp_jax.analysis.inference.seeds import interquartile_mean, paired_difference
 from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.results.comparisons import with_q
 from ppp_jax.analysis.results.measure import KINDS, Measured, cells, measure
 from ppp_jax.analysis.results.verdicts import excess
 from ppp_jax.analysis.statistics import registry
@@ -30,10 +31,6 @@ DOCUMENTED = """\
 Cost: 448 networks, 145 s on two cores (301 s on patches, beside another job). Leaves
 runs/dose/study: alignment, its test and the held-out error at every dose, and a line with a kink
 against a straight one.
-
-Outcome: a slope on digits, from t = 0.1 to 0.2 beyond chance. On patches unit kurtosis is one too,
-from t = 0.13 to 0.17 on; alignment with the diagonals is strongest at a fifth to a third, and the
-p-norm's is with the axes instead.
 """
 
 ALIGNED = registry.names(family=registry.ALIGNMENT)
@@ -87,7 +84,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
         )
         for optimizer, one in _by_optimizer(measured, road).items():
             roads[f"{road}, {optimizer}"] = one
-    rows = study.add_q([row for name, one in roads.items() for row in _rows(name, one)])
+    rows = with_q([row for name, one in roads.items() for row in _rows(name, one)])
     tables = study.frames(
         doses=rows,
         kinks=[

@@ -12,6 +12,7 @@ from ppp_jax.analysis.inference import special_directions
 from ppp_jax.analysis.io.facts import facts_of
 from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.projection.kernel import progress_bar
+from ppp_jax.analysis.results.comparisons import with_q
 from ppp_jax.analysis.results.measure import KINDS, cells, usable
 from ppp_jax.cli import experiment, study
 from ppp_jax.grid import Grid
@@ -30,9 +31,6 @@ points, which have no symmetry but the identity) and radial on ever larger block
 DOCUMENTED = """\
 Cost: 256 networks, 101 s on two cores (77 s on patches). Leaves runs/ladder/study: the mean largest
 cosine between cluster centres and each orbit, against the rotation null.
-
-Outcome: at the corners, not at the basis vectors, the less the larger the blocks, and at chance in
-isotropic networks. On patches before the activation it depends on the optimiser.
 """
 
 CENTRES = 20
@@ -88,7 +86,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
                     "p": p,
                 }
             )
-    return study.Results(study.frames(orbits=study.add_q(rows)), {"orbits": draw(rows)})
+    return study.Results(study.frames(orbits=with_q(rows)), {"orbits": draw(rows)})
 
 
 def centres_of(cloud: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.results.comparisons import with_q
 from ppp_jax.analysis.results.measure import KINDS, cells, measure
 from ppp_jax.analysis.results.verdicts import LEVEL, difference_table, excess, verdict_table
 from ppp_jax.analysis.statistics import registry
@@ -18,7 +19,7 @@ from ppp_jax.grid import Grid
 QUESTION = "How much of the alignment is the activation's, and how much the optimiser's?"
 ABOUT = """\
 Every activation under every optimiser at the same three learning rates: elementwise Adam prefers
-the axes whatever the function does, the others do not (METHOD §7).
+the axes whatever the function does, the others do not (docs/method.md §11).
 
   python -m experiments.optimizer_factorial \
       [--data=patches --epochs=20 --workdir=runs/factorial_patches]
@@ -27,10 +28,6 @@ DOCUMENTED = """\
 Cost: 960 networks, seven minutes on two cores. Leaves runs/factorial/study: C4 and unit kurtosis
 of every cell against the rotation null, the effect of the function under isotropic Adam and that of
 every optimiser on each function, paired by seed.
-
-Outcome: at Adam's customary rate the alignment is the function's. At 0.01 Adam alone aligns
-isotropic networks with the axes (isotropic ReLU's C4 0.06, z 5, on digits and 0.41, z 9, on
-patches), which isotropic Adam, SGD, momentum and Muon do not.
 """
 
 REFERENCE = "isotropic_adam"
@@ -124,7 +121,7 @@ def effects(runs: xr.Dataset) -> pd.DataFrame:
                     "seeds": row["seeds"],
                 }
             )
-    table = study.add_q(rows)
+    table = with_q(rows)
     return table if table.empty else table.assign(**{"q ≤ .05": table["q"] <= LEVEL})
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.results.comparisons import with_q
 from ppp_jax.analysis.results.measure import KINDS, cells, usable
 from ppp_jax.cli import experiment, study
 from ppp_jax.grid import Grid
@@ -24,10 +25,6 @@ basis of its own, and under Adam, which prefers the standard one.
 DOCUMENTED = """\
 Cost: 192 networks, 56 s on two cores (74 s on patches). Leaves runs/rotated/study: C4 and unit
 kurtosis, z and q, against every basis.
-
-Outcome: yes, of tanh, under every optimiser: tanh@rotated on digits is aligned with R (C4 after the
-activation: z −29 to −32) and not with the standard basis (|z| < 1.2), Adam or not. ReLU's latents
-have a common direction, to which unrelated bases can be special too.
 """
 
 BASES = {
@@ -78,7 +75,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
                             "p": p,
                         }
                     )
-    return study.Results(study.frames(bases=study.add_q(rows)), {"bases": draw(rows)})
+    return study.Results(study.frames(bases=with_q(rows)), {"bases": draw(rows)})
 
 
 def draw(rows: list[dict[str, Any]]) -> Figure:

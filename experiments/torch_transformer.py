@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 import ppp_jax.analysis as pa
 from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.projection.kernel import progress_bar
+from ppp_jax.analysis.results.comparisons import with_q
 from ppp_jax.cli import experiment, study
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.data import datasets
@@ -37,12 +38,6 @@ the analysis of anybody's activations opens:
 DOCUMENTED = """\
 Cost: 39 s on two cores that do nothing else. Leaves runs/torch_transformer/study: the tests of
 every layer, PPP and every network's C4, which experiments/figures/torch_transformer.png shows.
-
-Outcome of 8 networks (accuracy 0.95): hidden units after GELU are aligned with the axes (C4 0.55
-and 0.45, z 41 and 25; 16 to 26 times as many samples near a plane as in an isotropic cloud), as
-they are untrained (0.48, 0.47); before GELU weakly with the diagonals (C4 −0.04 and −0.08, z −2.6
-and −3.9). The residual stream has no alignment after the first block (z −1), and some with the
-diagonals after the second (C4 −0.09, z −4.5), under Adam and LayerNorm.
 """
 
 TOKENS, PIXELS, WIDTH, HEADS, BLOCKS, HIDDEN, BATCH = 8, 8, 16, 2, 2, 32, 32
@@ -219,7 +214,7 @@ def analyse(states: dict[str, Latents], options: experiment.Options) -> study.Re
     }
     rows = [row for layer, each in tested.items() for row in _rows(layer, each)]
     figure = draw(states["trained"], tested, options.epsilon)
-    return study.Results(study.frames(layers=study.add_q(rows)), {"layers": figure})
+    return study.Results(study.frames(layers=with_q(rows)), {"layers": figure})
 
 
 def _rows(layer: str, tested: dict[str, xr.Dataset]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The other side: METHOD §2–3 in plain NumPy, plane by plane, as one would first write it."""
+"""The other side: docs/method.md §1–3 in plain NumPy, plane by plane, as one first would."""
 
 import itertools
 from collections.abc import Iterator

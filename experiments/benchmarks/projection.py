@@ -6,7 +6,7 @@ Both sides take turns of at least half a second in one process; medians are comp
 in double precision, from single-precision samples; the baseline's are converted beforehand. Long
 baselines are measured on some of their planes or points and extrapolated, which is exact for loops.
 The wide layer is 1.6 GB on disk and has a process of its own, whose memory is measured. Cost: two
-minutes on two cores. Outcome: BUILD_NOTES.md. Whether all of it runs is seen in some seconds with
+minutes on two cores. Outcome: docs/benchmarks.md. Whether all of it runs is seen in seconds with
 --divide=100 --rounds=1 --seconds=0.
 """
 

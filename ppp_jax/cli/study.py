@@ -289,15 +289,6 @@ def against(
     }
 
 
-def add_q(table: pd.DataFrame | list[dict[str, Any]]) -> pd.DataFrame:
-    """Adds `q`, the false discovery rate over all rows, as the last column.
-
-    Args:
-      table: A table with a column `p`, or its rows.
-    """
-    return with_q(pd.DataFrame(table))
-
-
 def layer_table(rows: list[dict[str, Any]], names: Collection[str]) -> list[dict[str, Any]]:
     """Lays out what was measured of layers, with the false discovery rate of both statistics.
 
@@ -335,4 +326,4 @@ def error_differences(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """
     once = [row for row in rows if row["latents"] == KINDS[0]]  # one network, two kinds of latents
     found = layers.differences(once, quantities=("test_mse",))
-    return add_q(found.drop(columns="latents", errors="ignore"))
+    return with_q(found.drop(columns="latents", errors="ignore"))

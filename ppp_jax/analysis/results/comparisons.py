@@ -5,7 +5,7 @@ what names the cell, `against` (the value that it is compared with), `quantity`,
 `Difference` says: the mean difference with its interval, p, and the number of pairs.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,16 +72,19 @@ def partner_in(known: Mapping[str, Known], *, isotropic: bool) -> Callable[[str]
     return against
 
 
-def with_q(table: pd.DataFrame, *, by: Collection[str] = ()) -> pd.DataFrame:
+def with_q(
+    table: pd.DataFrame | Sequence[Mapping[str, Any]], *, by: Collection[str] = ()
+) -> pd.DataFrame:
     """Adds the false discovery rate, `q`, to a table with p-values.
 
     Args:
-      table: with a column `p`.
-      by: columns; rows that agree in them are one family of hypotheses. None: all rows are one.
+      table: with a column `p`; or its rows.
+      by: columns; rows that agree in them are one family of hypotheses. Without any, all rows are.
 
     Returns:
       The same rows with `q`.
     """
+    table = pd.DataFrame(table)
     if table.empty:
         return table
     family = table.groupby(list(by), sort=False).ngroup() if by else np.zeros(len(table), int)
