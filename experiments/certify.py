@@ -17,8 +17,8 @@ Does every activation have the symmetry that is claimed of it, and no more (docs
 
 Cost: 17 s. Outcome: a table of relative residuals ‖f(Gx) − G f(x)‖/‖f(x)‖ under each group, and
 of the dimension of the Lie algebra of continuous symmetries; then, for optimisers and initialisers,
-how far a rotated start is from the rotated training, and from the same law (docs/method.md §11). Exit
-status 1 if a claim fails.
+how far a rotated start is from the rotated training, and from the same law (docs/method.md §11).
+Exit status 1 if a claim fails.
 """
 
 MOST_UNITS = 256  # the Lie algebra is found from equations in units² unknowns

@@ -7,7 +7,8 @@ Each side has its own process; they take turns, round after round, and medians a
 last two tables: what a training that is cut into chunks and checkpointed costs over one call, and
 how far the arithmetic is from the machine's own rate. Cost: about six minutes on two cores, of
 which the sides train two thirds. Without PyTorch its sides are left out. Outcome:
-docs/benchmarks.md. Whether all of it runs is seen in half a minute with --sizes=least --rounds=1 --seconds=0.
+docs/benchmarks.md. Whether all of it runs is seen in half a minute with --sizes=least --rounds=1
+--seconds=0.
 """
 
 import contextlib
