@@ -20,8 +20,8 @@ What do PPP and SRM show of clouds whose structure is known, and of the default 
   python -m experiments.ablation && python -m experiments.gallery
 
 Cost: half a minute. Outcome: experiments/figures/gallery.png and training.gif: the eight clouds
-of docs/method.md §13, each with its density over the isotropic null, its SRM curve and its numbers; below them the
-trained bottlenecks of the default ablation; the film shows tanh's during training.
+of docs/method.md §13, each with its density over the isotropic null, its SRM curve and its numbers;
+below them the trained bottlenecks of the default ablation; the film shows tanh's during training.
 """
 
 COLUMNS, FILMED = 4, "tanh"

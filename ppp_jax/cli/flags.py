@@ -29,11 +29,9 @@ from absl import app, flags, logging
 
 from ppp_jax.analysis.inference.rotation_test import ROTATIONS
 from ppp_jax.cli import runtime
-from ppp_jax.data import datasets
 from ppp_jax.engine.interrupts import Stopped
 from ppp_jax.errors import InputError, printable, shortened
-from ppp_jax.grid.grid import MAX_COUNT, MAX_VALUES, Grid
-from ppp_jax.networks import activations, architectures, functional, interpolated, optimizers
+from ppp_jax.grid.grid import MAX_COUNT, MAX_VALUES, Grid, axes_of
 
 app.define_help_flags()  # absl's own, once in a process: a main that has ended must not remove them
 
@@ -256,35 +254,13 @@ def define(grid: Grid, *, workdir: str, epsilon: float = EPSILON) -> None:
       workdir: the default run folder.
       epsilon: the default acceptance cosine.
     """
-    lists: dict[str, tuple[Callable[[str], list[Any]], str]] = {
-        "activations": (
-            _names,
-            f"one compiled cell each: {', '.join(activations.ACTIVATIONS)}, "
-            f"or {', '.join(interpolated.FORMS)}",
-        ),
-        "depths": (_integers, "hidden layers on each side of the bottleneck"),
-        "widths": (_integers, "units of each hidden layer"),
-        "latent_widths": (_integers, "units of the bottleneck"),
-        "optimizers": (_names, f"of {', '.join(optimizers.OPTIMIZERS)}"),
-        "initializers": (_names, f"of {', '.join(functional.INITIALIZERS)}"),
-        "learning_rates": (_numbers, "default: each optimizer's own"),
-        "doses": (_numbers, "t of activations such as dose_tanh, from 0 (isotropic) to 1"),
-        "seeds": (_integers, "of initial weights and batch order, such as 0:16"),
-        "architectures": (_names, f"of {', '.join(architectures.ARCHITECTURES)}"),
-        "capture": (_names, "layers kept beside the bottleneck, such as encoder_0, or all"),
-        "snapshots": (
-            _integers,
-            "epochs after which latents are kept, besides 0 and the last; "
-            "default: the powers of two",
-        ),
-    }
-    for name, (item, text) in lists.items():
-        _define_list(name, item, text, getattr(grid, name))
-    named = ", ".join(datasets.DATASETS)
-    flags.DEFINE_string("data", grid.data, f"{named}, or an .npz with x_train and x_test")
-    flags.DEFINE_integer("epochs", grid.epochs, "passes over the training set")
-    flags.DEFINE_integer("batch_size", grid.batch_size, "samples per gradient step")
-    flags.DEFINE_integer("probe_samples", grid.probe_samples, "samples whose latents are kept")
+    lists: dict[type, Callable[[str], list[Any]]] = {str: _names, int: _integers, float: _numbers}
+    single: dict[type, Callable[..., Any]] = {str: flags.DEFINE_string, int: flags.DEFINE_integer}
+    for name, axis in axes_of().items():
+        if axis.several:
+            _define_list(name, lists[axis.kind], axis.text(), getattr(grid, name))
+        else:
+            single[axis.kind](name, getattr(grid, name), axis.text())
     _define_handling(workdir, epsilon)
 
 

@@ -8,7 +8,17 @@ import pytest
 
 from ppp_jax.errors import InputError
 from ppp_jax.grid import extension
-from ppp_jax.grid.grid import Grid, check_feasible
+from ppp_jax.grid.grid import (
+    SETTING,
+    STATIC,
+    TRACED,
+    Cell,
+    Grid,
+    axes_of,
+    cell_axes,
+    check_feasible,
+    grouped_axes,
+)
 
 
 def test_cells_are_the_full_product_with_unique_names():
@@ -21,6 +31,18 @@ def test_cells_are_the_full_product_with_unique_names():
         initializers=["orthogonal", "glorot_normal"],
     )
     assert len(grid.cells) == len({cell.name for cell in grid.cells}) == 2**6
+
+
+def test_an_axis_is_declared_once_and_everything_follows():
+    static, traced = axes_of(STATIC), axes_of(TRACED)
+    assert tuple(axis.coordinate for axis in static.values()) == Cell._fields
+    assert {*static, *traced} == set(extension.AXES)
+    assert cell_axes() == ("activation", "depth", "width", "optimizer", "initializer")
+    assert grouped_axes() == ("latent_width", "architecture")
+    assert set(axes_of()) == {field.name for field in dataclasses.fields(Grid)}
+    for name, axis in axes_of().items():
+        assert axis.text(), name
+        assert axis.role in (STATIC, TRACED, SETTING), name
 
 
 def test_numpy_numbers_are_taken_and_kept_plain():
