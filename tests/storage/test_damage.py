@@ -779,6 +779,18 @@ def test_what_is_no_record_of_a_report_is_not_waited_for(odd, tmp_path):
     one_line(caught)
 
 
+@pytest.mark.parametrize("odd", [pipe, endless, ring])
+@pytest.mark.parametrize("name", ["checkpoints", "checkpoints/0", "latents.zarr"])
+def test_what_is_no_folder_is_named(name, odd, workdir):
+    shutil.rmtree(workdir / name)
+    odd(workdir / name)
+    for options in ({}, {"grid": LONGER}, {"overwrite": True}):
+        with pytest.raises(InputError, match=f"its {name} is no folder") as caught:
+            train(workdir, **options)
+        one_line(caught)
+    assert os.path.lexists(workdir / name)
+
+
 def test_metrics_are_not_appended_to_where_a_link_leads(workdir, tmp_path):
     precious = (workdir / "metrics.jsonl").rename(tmp_path / "precious")
     (workdir / "metrics.jsonl").symlink_to(precious)
