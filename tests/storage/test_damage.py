@@ -768,6 +768,19 @@ def test_what_is_no_file_of_a_checkpoint_is_not_waited_for(name, odd, whole, tmp
 
 
 @pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("step", [OLDER, STEPS])
+def test_networks_are_not_restored_beside_what_is_no_file(step, odd, workdir):
+    """Of every checkpoint that is there the library opens this one."""
+    name = f"checkpoints/0/{step}/_CHECKPOINT_METADATA"
+    (workdir / name).unlink()
+    for place in (lambda _: None, odd):
+        place(workdir / name)
+        with pytest.raises(InputError, match=rf"its {name}") as caught:
+            restore.restore(workdir, datasets.load("digits"))
+        one_line(caught)
+
+
+@pytest.mark.parametrize("odd", ODD)
 def test_what_is_no_record_of_a_report_is_not_waited_for(odd, tmp_path):
     target = tmp_path / "report"
     with atomic.replacing(target, field="workdir", value=tmp_path) as folder:
