@@ -51,14 +51,29 @@ def steps(folder: pathlib.Path, *, most: int | None = None) -> list[int]:
       most: steps of the whole training; what claims to be of a later one does not count.
     """
     entries = folder.iterdir() if folder.is_dir() else ()
-    found = sorted(int(path.name) for path in entries if _is_complete(path))
+    found = sorted(int(path.name) for path in entries if is_complete(path))
     return [step for step in found if most is None or step <= most]
 
 
-def _is_complete(path: pathlib.Path) -> bool:
+def is_complete(path: pathlib.Path) -> bool:
+    """Returns whether a folder is named after a step and says that all of it was saved.
+
+    Args:
+      path: the folder.
+    """
     if not re.fullmatch(r"0|[1-9][0-9]*", path.name) or len(path.name) > MAX_DIGITS:
         return False
-    return path.is_dir() and (path / COMMITTED).is_file()
+    mark = path / COMMITTED
+    return path.is_dir() and mark.is_file() and regular.problem(mark, most=LARGEST_META) is None
+
+
+def most(path: pathlib.Path) -> int | None:
+    """Returns how many bytes a file of a checkpoint can have, where its name tells.
+
+    Args:
+      path: the file.
+    """
+    return LARGEST_META if path.name in (COMMITTED, "metadata") else None
 
 
 def is_temporary(path: pathlib.Path) -> bool:

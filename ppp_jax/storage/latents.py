@@ -186,13 +186,16 @@ def check(path: pathlib.Path) -> ledger.Ledger | None:
     return kept
 
 
-def check_run(path: pathlib.Path, stored: Manifest, dataset: Dataset) -> None:
+def check_run(
+    path: pathlib.Path, kept: ledger.Ledger | None, stored: Manifest, dataset: Dataset
+) -> None:
     """Refuses the store of another run, or of a newer state of this one.
 
     An older one may be honest: a process was killed after it had written the larger manifest.
 
     Args:
       path: the store, there or not.
+      kept: its ledger, see `check`.
       stored: the manifest of the run whose folder it is in.
       dataset: what it is trained on.
 
@@ -212,8 +215,6 @@ def check_run(path: pathlib.Path, stored: Manifest, dataset: Dataset) -> None:
     if more:
         problem = f"its {path.name} is newer than its manifest ({'; '.join(more)}); {back}"
         raise InputError("workdir", path.parent, problem)
-    with _of_the_run(path):
-        kept = ledger.read(path)
     if kept is None:
         return
     for group in groups(theirs.grid, dataset.shape):

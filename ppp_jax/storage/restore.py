@@ -9,10 +9,11 @@ import numpy as np
 from ppp_jax.data.datasets import Dataset
 from ppp_jax.engine import devices, program, training
 from ppp_jax.errors import InputError, printable, shortened
+from ppp_jax.files import regular
 from ppp_jax.grid.extension import run_places
 from ppp_jax.grid.grid import Cell, Grid
 from ppp_jax.networks.functional import Model, Params
-from ppp_jax.storage import manifest, run_dir
+from ppp_jax.storage import checkpoints, manifest, run_dir
 from ppp_jax.storage.manifest import Manifest
 
 
@@ -55,6 +56,7 @@ def restore(workdir: str | pathlib.Path, dataset: Dataset) -> list[Trained]:
     manifest.check_data(stored, workdir, dataset)
     manifest.check_functions(stored, workdir)
     whole, found = stored.grid, dict[str, Params]()
+    _refuse_odd(workdir, len(stored.parts))
     reached = run_dir.examine(workdir, stored)
     for number, part in enumerate(stored.parts):
         _refuse_damaged(workdir, number, reached[number])
@@ -65,6 +67,22 @@ def restore(workdir: str | pathlib.Path, dataset: Dataset) -> list[Trained]:
         Trained(cell, whole, training.build_model(cell, dataset.shape), found[cell.name])
         for cell in whole.cells
     ]
+
+
+def _refuse_odd(workdir: pathlib.Path, parts: int) -> None:
+    """Orbax looks into all checkpoints of a part, whichever of them it restores.
+
+    One that is not complete, and would be passed over, may be the newest.
+    """
+    for folder in (f"{run_dir.CHECKPOINTS}/{part}" for part in range(parts)):
+        found = list(regular.odd(workdir / folder, most=checkpoints.most))
+        inside = (workdir / folder).iterdir() if (workdir / folder).is_dir() else ()
+        for path in sorted(inside):
+            if path.name.isdecimal() and not checkpoints.is_complete(path):
+                found.append((f"{path.name}/{checkpoints.COMMITTED}", "is missing, or no file"))
+        for name, wrong in found:
+            problem = f"its {folder}/{name} {wrong}; the command that trained it, said again, "
+            raise InputError("workdir", workdir, f"{problem}moves that checkpoint out of the way")
 
 
 def _refuse_damaged(workdir: pathlib.Path, number: int, reached: run_dir.Reached) -> None:
@@ -87,8 +105,8 @@ def _restore_part(
     built = program.build(grid, dataset, seed_batch=widths, arrays=shapes)
     with run_dir.checkpoint_manager(
         workdir, number, runs=grid.runs_per_cell, identity=stored.identities[number]
-    ) as checkpoints:
-        states = run_dir.restore_checkpoint(checkpoints, step, program.abstract_states(built))
+    ) as kept:
+        states = run_dir.restore_checkpoint(kept, step, program.abstract_states(built))
     gathered: dict[str, Params] = devices.gather(
         {name: state.params for name, state in states.items()}
     )

@@ -96,14 +96,14 @@ def check(
             problem = f"holds {', '.join(foreign)} of something else; choose another folder"
             raise InputError("workdir", workdir, problem)
         return None
-    _check_entries(workdir)
+    _check_entries(workdir, len(stored.parts))
     if overwrite:
         for name in (CHECKPOINTS, LATENTS):
             strangers.refuse(workdir / name, what="overwriting")
         return None
     wanted = manifest.extended(stored, workdir, grid, dataset)
-    latents.check(workdir / LATENTS)
-    latents.check_run(workdir / LATENTS, stored, dataset)
+    kept = latents.check(workdir / LATENTS)
+    latents.check_run(workdir / LATENTS, kept, stored, dataset)
     lost = not latents.is_there(workdir / LATENTS)
     done = last_steps(workdir, stored)
     if lost and any(step is not None for step in done):
@@ -116,7 +116,7 @@ def check(
     return wanted
 
 
-def _check_entries(workdir: pathlib.Path) -> None:
+def _check_entries(workdir: pathlib.Path, parts: int) -> None:
     """Refuses a run folder in which something else stands in the place of a file or folder."""
     for name, most in LARGEST.items():
         problem = regular.problem(workdir / name, most=most)
@@ -125,7 +125,7 @@ def _check_entries(workdir: pathlib.Path) -> None:
         if problem is not None:
             remedy = "put back the file that was here, or move this elsewhere"
             raise InputError("workdir", workdir, f"its {name} {problem}; {remedy}")
-    for name in (CHECKPOINTS, LATENTS):
+    for name in (LATENTS, CHECKPOINTS, *(f"{CHECKPOINTS}/{part}" for part in range(parts))):
         if os.path.lexists(workdir / name) and not (workdir / name).is_dir():
             problem = f"its {name} is no folder; put back the one that was here, or move it away"
             raise InputError("workdir", workdir, problem)

@@ -768,6 +768,19 @@ def test_what_is_no_file_of_a_checkpoint_is_not_waited_for(name, odd, whole, tmp
 
 
 @pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("step", [OLDER, STEPS])
+def test_networks_are_not_restored_beside_what_is_no_file(step, odd, workdir):
+    """Of every checkpoint that is there the library opens this one."""
+    name = f"checkpoints/0/{step}/_CHECKPOINT_METADATA"
+    (workdir / name).unlink()
+    for place in (lambda _: None, odd):
+        place(workdir / name)
+        with pytest.raises(InputError, match=rf"its {name}") as caught:
+            restore.restore(workdir, datasets.load("digits"))
+        one_line(caught)
+
+
+@pytest.mark.parametrize("odd", ODD)
 def test_what_is_no_record_of_a_report_is_not_waited_for(odd, tmp_path):
     target = tmp_path / "report"
     with atomic.replacing(target, field="workdir", value=tmp_path) as folder:
@@ -777,6 +790,18 @@ def test_what_is_no_record_of_a_report_is_not_waited_for(odd, tmp_path):
     with pytest.raises(InputError, match=r"report is there and not ours \(.written.json") as caught:
         atomic.check(target, field="workdir", value=tmp_path)
     one_line(caught)
+
+
+@pytest.mark.parametrize("odd", [pipe, endless, ring])
+@pytest.mark.parametrize("name", ["checkpoints", "checkpoints/0", "latents.zarr"])
+def test_what_is_no_folder_is_named(name, odd, workdir):
+    shutil.rmtree(workdir / name)
+    odd(workdir / name)
+    for options in ({}, {"grid": LONGER}, {"overwrite": True}):
+        with pytest.raises(InputError, match=f"its {name} is no folder") as caught:
+            train(workdir, **options)
+        one_line(caught)
+    assert os.path.lexists(workdir / name)
 
 
 def test_metrics_are_not_appended_to_where_a_link_leads(workdir, tmp_path):
