@@ -339,8 +339,9 @@ def build(
       InputError: no such architecture.
 
     Example:
+      >>> draw = functional.get_initializer("orthogonal").make
       >>> model = build("conv", Shape(64, (8, 8, 1)), Sizes(width=4, depth=1, latent_width=3),
-      ...               activation=jnp.tanh, initializer=models.get_initializer("orthogonal").make)
+      ...               activation=jnp.tanh, initializer=draw)
       >>> output = model.apply(model.init(jax.random.key(0)), jnp.ones((5, 64)))
       >>> output.prediction.shape, output.layers["encoder_0"].pre.shape
       ((5, 64), (80, 4))

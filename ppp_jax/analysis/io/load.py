@@ -74,6 +74,7 @@ def load(
         than a run folder is chosen from as if it were one.
 
     Example:
+      >>> import numpy as np
       >>> load(np.zeros((2, 5, 4))).dims
       ('axis_0', 'sample', 'unit')
     """
