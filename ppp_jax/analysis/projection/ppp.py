@@ -1,5 +1,6 @@
 """PPP densities over their exact null (docs/method.md §2, §4)."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,14 +95,13 @@ def ppp(
     }
     prepared = prepare(latents, basis, epsilon, progress=progress, **options)
     group, shape = groups(prepared.source, by)
-    count = int(np.prod(shape))
-    _check_size(bins, count * len(prepared.epsilons))
+    _check_size(bins, math.prod(shape) * len(prepared.epsilons))
     lengths = prepared.survey.lengths
     there, lengths = lengths > 0, lengths[lengths > 0]
     extent = _check_extent(extent, default=_default_extent(prepared, lengths))
     bandwidth = _bandwidth(bandwidth, extent)
     edges = np.linspace(-extent, extent, bins + 1)
-    counts, number = _bin_points(prepared, edges, group, count)
+    counts, number = _bin_points(prepared, edges, group, math.prod(shape))
     warn_if_empty(prepared, number)
     members = _split(lengths, group[there], len(counts))
     pictures, pairs = _pictures(prepared, counts, members, edges, bandwidth)

@@ -22,12 +22,14 @@ from ppp_jax.analysis.results.verdicts import CLAIMS, difference_table, rate_tab
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.statistics.neighbours import discreteness
 from ppp_jax.analysis.texts import write_csv, write_markdown
+from ppp_jax.files import regular
 from ppp_jax.files.integrity import SEAL, is_intact
 
 DRAWS, ROTATIONS = 100, 99  # of the calibration that the report makes at its own sizes
 PART = 4096  # samples of the data centred at once
 MOST_CALIBRATED = 4096  # samples of a cloud of that calibration
 CERTIFICATES, SUBJECT = "certificates.json", "subject"
+LARGEST = 2**26  # bytes of certificates
 Row = Mapping[str, Any]
 Column = Callable[[Row], str]
 CERTIFIED = ("activations", "optimizers", "initializers")
@@ -248,7 +250,7 @@ def _certificates(
 ) -> list[tuple[list[str], list[list[str]]]] | None:
     """Lays certificates out, a table per kind; None if they are not what was computed of a grid."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(regular.read(path, most=LARGEST))
         if not is_intact(found) or any(
             found[kind].keys() != set(config[kind]) for kind in CERTIFIED
         ):
@@ -261,7 +263,14 @@ def _certificates(
             for kind, rows in found.items()
             if kind not in (SUBJECT, SEAL)
         ]
-    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):  # another shape
+    except (
+        ValueError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        RecursionError,
+        OSError,
+    ):  # another shape
         return None
 
 
