@@ -101,7 +101,9 @@ def test_reconstruction_at_fixed_and_best_rates(tmp_path):
     with (study / "differences.csv").open() as file:
         fixed, best = csv.DictReader(file)
     # After one epoch the larger rate, which is the fixed one, is the best for both: no difference.
-    assert (fixed["rates"], best["rates"]) == ("fixed: 0.1, 0.1", "best: 0.1, 0.1")
+    assert [(row["rate"], row["rates"]) for row in (fixed, best)] == [
+        ("fixed", "0.1, 0.1"), ("best", "0.1, 0.1"),
+    ]  # fmt: skip
     error = load(tmp_path / "run")["test_mse"].isel(step=-1, rate=0).squeeze()
     apart = error.sel(activation="tanh") - error.sel(activation="isotropic_tanh")
     for row in (fixed, best):
