@@ -9,6 +9,7 @@ import shlex
 import pytest
 
 from ppp_jax.analysis.statistics import registry
+from ppp_jax.cli import experiment
 from ppp_jax.data import datasets
 from ppp_jax.networks import activations, architectures, functional, optimizers
 from tests import ROOT, forks
@@ -36,7 +37,8 @@ EXAMPLES = {f"{name}-{number}": example for name, text in PAGE_TEXTS.items()
 
 
 REGISTRIES = (activations.ACTIVATIONS, architectures.ARCHITECTURES, datasets.DATASETS,
-              functional.INITIALIZERS, optimizers.OPTIMIZERS, registry.STATISTICS)  # fmt: skip
+              functional.INITIALIZERS, optimizers.OPTIMIZERS, registry.STATISTICS,
+              experiment.EXPERIMENTS)  # fmt: skip
 
 
 @pytest.fixture
