@@ -21,7 +21,7 @@ from ppp_jax.analysis.results import layers
 from ppp_jax.analysis.results.comparisons import with_q
 from ppp_jax.analysis.results.measure import KINDS, cells
 from ppp_jax.analysis.statistics import registry
-from ppp_jax.analysis.texts import write_csv, write_markdown
+from ppp_jax.analysis.texts import lines, write_csv, write_markdown
 from ppp_jax.errors import InputError, printable
 from ppp_jax.files import atomic
 from ppp_jax.grid import Grid
@@ -190,9 +190,9 @@ def keep(
 
 
 def tell(notes: Iterable[str]) -> None:
-    """Prints the notes of an analysis."""
+    """Prints the notes of an analysis, in which names of a run folder may stand."""
     for note in notes:
-        print(note)
+        print(lines(note))
 
 
 def frames(**tables: pd.DataFrame | list[dict[str, Any]]) -> dict[str, pd.DataFrame]:

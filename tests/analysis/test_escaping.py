@@ -4,7 +4,6 @@ import csv
 import html.parser
 import json
 import shutil
-import sys
 
 import numpy as np
 import pandas as pd
@@ -12,12 +11,11 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
-from ppp_jax.analysis import plot_curves, ppp, write_report
+from ppp_jax.analysis import plot_curves, ppp, texts, write_report
 from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.plots import ppp as ppp_plots
-from ppp_jax.analysis.report import pages
 from ppp_jax.analysis.report.evidence import certificate_block
-from ppp_jax.cli import study
+from ppp_jax.cli import experiment, study
 from ppp_jax.errors import printable
 from ppp_jax.files.integrity import sealed
 from ppp_jax.grid import Grid
@@ -120,11 +118,13 @@ def test_damaged_certificates_are_not_shown_as_computed(tmp_path, text):
     assert "Not shown" in certificate_block(tmp_path, {})
 
 
-def test_a_study_s_page_and_tables_are_text(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["width.py", f"--data={SCRIPT}{TERMINAL}"])
+def test_a_study_s_page_and_tables_are_text(tmp_path, capsys):
+    given = experiment.command("width", argv=["width.py", f"--data={SCRIPT}{TERMINAL}"])
+    rows = [{"activation": SCRIPT, IMAGE: FORMULA, "=head|er": TERMINAL, "p": -0.5}]
+    results = study.Results(study.frames(table=rows), {}, notes=(TERMINAL,))
     with study.writing(tmp_path) as folder:
-        rows = [{"activation": SCRIPT, IMAGE: FORMULA, "=head|er": TERMINAL, "p": -0.5}]
-        study.keep_table(folder, "table", rows)
+        study.keep(results, folder, asked=SCRIPT, documented=IMAGE,
+                   this_run=study.this_run(given, tmp_path))  # fmt: skip
     assert_harmless(tmp_path / "study" / "index.html")
     with (tmp_path / "study" / "table.csv").open() as file:
         header, row = csv.reader(file)
@@ -141,12 +141,12 @@ def test_a_study_s_page_and_tables_are_text(tmp_path, monkeypatch, capsys):
     ("tanh", "tanh"), ("", ""), (-0.5, -0.5), (None, None), (True, True), ("a\nb", "a\\nb"),
 ])  # fmt: skip
 def test_cells_are_no_formulas_and_numbers_stay_numbers(value, want):
-    assert pages.cell(value) == want
+    assert texts.cell(value) == want
 
 
 def test_numbers_of_a_table_are_written_as_they_are(tmp_path):
     table = pd.DataFrame({"a": [0.1 + 0.2, np.nan], "b": [-1, 2], "c": ["=x", None]})
-    pages.write_csv(table, tmp_path / "t.csv")
+    texts.write_csv(table, tmp_path / "t.csv")
     assert (tmp_path / "t.csv").read_text() == "a,b,c\n0.30000000000000004,-1,'=x\n,2,\n"
     assert table["c"][0] == "=x"  # the caller's table is not touched
 
@@ -154,17 +154,17 @@ def test_numbers_of_a_table_are_written_as_they_are(tmp_path):
 @pytest.mark.parametrize("text", [PATH, "..", ".", "", "/", "a/b", "a\0b", ".hidden", "ü" * 200,
                                   "con\n", SCRIPT])  # fmt: skip
 def test_stems_of_files_stay_in_their_folder(text, tmp_path):
-    stem = pages.file_stem(text)
+    stem = texts.file_stem(text)
     path = tmp_path / f"{stem}-{stem}-pre-every-seed.png"
     path.write_text("")
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
-    assert stem != pages.file_stem(text + "x")
+    assert stem != texts.file_stem(text + "x")
 
 
 def test_labels_with_broken_formulas_are_drawn_as_they_are():
     rows = ppp(np.random.default_rng(0).normal(size=(200, 3)), bins=8)
     figure = ppp_plots.plot_strip([[rows]], rows=[BROKEN], columns=[BROKEN], title=BROKEN)
-    assert pages.drawn(BROKEN) in {text.get_text() for text in figure.findobj(lambda x: hasattr(
+    assert texts.drawn(BROKEN) in {text.get_text() for text in figure.findobj(lambda x: hasattr(
         x, "get_text"))}  # fmt: skip
     figure.canvas.draw()
     values = xr.DataArray(np.ones((1, 1, 2)), dims=("activation", "seed", "step"),

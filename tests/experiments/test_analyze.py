@@ -8,8 +8,7 @@ import pytest
 import xarray as xr
 from PIL import Image
 
-from ppp_jax.analysis import load, ppp, project, write_analysis
-from ppp_jax.analysis.plots import animation
+from ppp_jax.analysis import animate, load, ppp, project, write_analysis
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 from ppp_jax.sweep import sweep
@@ -74,7 +73,7 @@ def test_places_that_cannot_be_written_are_one_line(tmp_path):
         write_analysis(np.eye(4), tmp_path / "file" / "out")
     pictures = ppp(np.random.default_rng(0).normal(size=(2, 50, 3)), by="axis_0", bins=8)
     with pytest.raises(InputError, match=r"path=.*cannot be written"):
-        animation(pictures, tmp_path / "file" / "film.gif", over="axis_0")
+        animate(pictures, tmp_path / "file" / "film.gif", over="axis_0")
 
 
 def test_bad_groups_are_one_line(tmp_path):
@@ -116,7 +115,7 @@ def test_command_ends_with_one_line_on_bad_input():
 
 def test_animation_has_a_frame_per_snapshot(tmp_path):
     pictures = ppp(labelled(), by="step", bins=32)
-    path = animation(pictures, tmp_path / "new" / "film.gif", frames_per_second=2)
+    path = animate(pictures, tmp_path / "new" / "film.gif", frames_per_second=2)
     with Image.open(path) as film:
         durations = []
         for k in range(film.n_frames):
@@ -136,9 +135,9 @@ def test_bad_animations_are_one_line(tmp_path):
         ((pictures, tmp_path / "film.gif"), r"over=step: pictures are over"),
     ):
         with pytest.raises(InputError, match=text):
-            animation(*arguments)
+            animate(*arguments)
     with pytest.raises(InputError, match="label=loss"):
-        animation(one, tmp_path / "film.gif", label="loss")
+        animate(one, tmp_path / "film.gif", label="loss")
     with pytest.raises(InputError, match="frames_per_second=0"):
-        animation(one, tmp_path / "film.gif", frames_per_second=0)
+        animate(one, tmp_path / "film.gif", frames_per_second=0)
     assert not list(tmp_path.iterdir())

@@ -111,7 +111,7 @@ def test_finished_run_trains_nothing(undisturbed, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("place", "calls"), [("latents.write_snapshot", 3), ("store.save_checkpoint", 1)]
+    ("place", "calls"), [("latents.write_snapshot", 3), ("run_dir.save_checkpoint", 1)]
 )
 def test_interrupted_anywhere_continues_to_the_same_result(
     place, calls, undisturbed, tmp_path, monkeypatch
