@@ -135,11 +135,18 @@ def curves_and_density() -> None:
         _compare(
             f"SRM, all planes, N={len(y):,}, n=16, 360 angles; baseline one product {name}",
             lambda: pa.srm(y),
-            functools.partial(plane_by_plane.spotlight, y.astype(np.float64), np.eye(16), EPSILON,
-                              angles, planes=40, at_once=at_once),
+            functools.partial(
+                plane_by_plane.spotlight,
+                y.astype(np.float64),
+                np.eye(16),
+                EPSILON,
+                angles,
+                planes=40,
+                at_once=at_once,
+            ),
             40 / 120,
             "" if at_once else "≥ 200",
-        )  # fmt: skip
+        )
     z = cloud(divided(25_000), 32)
     found = pa.project(z).points.values
     some = found[:200]
@@ -184,8 +191,15 @@ def wide() -> None:
 def scaling() -> None:
     """Prints the pruned kernel's cost per number, against samples and units."""
     print("| N | n | s | ns per number |\n| --- | --- | --- | --- |")
-    for sizes in [(5000, 1024), (10_000, 1024), (20_000, 1024), (40_000, 1024),
-                  (10_000, 512), (10_000, 2048), (10_000, 4096)]:  # fmt: skip
+    for sizes in [
+        (5000, 1024),
+        (10_000, 1024),
+        (20_000, 1024),
+        (40_000, 1024),
+        (10_000, 512),
+        (10_000, 2048),
+        (10_000, 4096),
+    ]:
         samples, units = map(divided, sizes)
         x = cloud(samples, units)
         times = []

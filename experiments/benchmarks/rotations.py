@@ -38,14 +38,18 @@ def main() -> None:
             pa.rotation_test(part, rotations=values.rotations)
             clouds += part.size // (part.sizes["sample"] * part.sizes["unit"])
     seconds = time.perf_counter() - start
-    print(f"{clouds:,} clouds of {part.sizes['sample']} × {part.sizes['unit']}, "
-          f"{values.rotations:,} rotations each: {seconds:.0f} s")  # fmt: skip
+    print(
+        f"{clouds:,} clouds of {part.sizes['sample']} × {part.sizes['unit']}, "
+        f"{values.rotations:,} rotations each: {seconds:.0f} s"
+    )
     cloud = part.values.reshape(-1, *part.shape[-2:])[-1]
     ours = _median(lambda: pa.rotation_test(cloud, rotations=values.rotations))
     plain = _median(lambda: plain_null(cloud, PLAIN_ROTATIONS))
     mine, theirs = 1e6 * ours / values.rotations, 1e6 * plain / PLAIN_ROTATIONS
-    print(f"one cloud, per rotation: ours {mine:.0f} µs, plain NumPy {theirs:.0f} µs, "
-          f"ratio {theirs / mine:.1f}")  # fmt: skip
+    print(
+        f"one cloud, per rotation: ours {mine:.0f} µs, plain NumPy {theirs:.0f} µs, "
+        f"ratio {theirs / mine:.1f}"
+    )
 
 
 def plain_null(cloud: np.ndarray, rotations: int) -> np.ndarray:

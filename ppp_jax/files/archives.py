@@ -26,9 +26,18 @@ METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 OTHERS = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "lzma"}
 # What numpy and zipfile raise of files that are damaged, encrypted or no archives at all.
 UNREADABLE = (
-    OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, MemoryError, SyntaxError,
-    zipfile.BadZipFile, zlib.error, zipfile.LargeZipFile,
-)  # fmt: skip
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    SyntaxError,
+    zipfile.BadZipFile,
+    zlib.error,
+    zipfile.LargeZipFile,
+)
 
 
 class ReadError(ValueError):
@@ -99,8 +108,10 @@ def read_header(file: IO[bytes], length: int) -> Header:
       ValueError: it is no header.
     """
     version = np.lib.format.read_magic(file)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0,
-               (2, 0): np.lib.format.read_array_header_2_0}  # fmt: skip
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
     if version not in readers:
         raise ReadError(
             f"is of NumPy's format {version}, for structured arrays; save one plain array"
@@ -202,8 +213,10 @@ class Archive(Mapping[str, np.ndarray]):
             for info in archive.infolist():
                 name = info.filename.removesuffix(".npy")
                 if name in found:  # which of them was meant, nobody knows
-                    raise ReadError(f"has two members named {name}; write it anew, with one of "
-                                    "them or other names")  # fmt: skip
+                    raise ReadError(
+                        f"has two members named {name}; write it anew, with one of "
+                        "them or other names"
+                    )
                 found[name] = info
             self.members = {name: _member(archive, info) for name, info in found.items()}
 
@@ -245,8 +258,12 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
     """Looks at the header of a member; the others are readable whatever it is."""
     if info.compress_type not in METHODS:
         how = OTHERS.get(info.compress_type, f"method {info.compress_type}")
-        return Member(info, None, f"is compressed by {how}, which cannot be looked into before it "
-                                  "is unpacked; write it with numpy.savez_compressed")  # fmt: skip
+        return Member(
+            info,
+            None,
+            f"is compressed by {how}, which cannot be looked into before it "
+            "is unpacked; write it with numpy.savez_compressed",
+        )
     try:
         with archive.open(info) as stream:
             return Member(info, read_header(stream, info.file_size), "")

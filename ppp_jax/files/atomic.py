@@ -94,8 +94,9 @@ def remove_partial(folder: pathlib.Path, of: Collection[str]) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: pathlib.Path, *, name: str = LOCK, field: str = "workdir",
-           value: object = None) -> Iterator[None]:  # fmt: skip
+def locked(
+    folder: pathlib.Path, *, name: str = LOCK, field: str = "workdir", value: object = None
+) -> Iterator[None]:
     """Creates a folder and keeps other runs out of it for the duration of the block.
 
     The operating system takes the lock away with the process, however that ends.

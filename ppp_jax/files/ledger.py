@@ -178,10 +178,13 @@ def _parsed(entries: dict[str, Any]) -> Ledger:
         if not isinstance(digests, list) or not all(isinstance(one, str) for one in digests):
             raise TypeError(f"{name} has no digests")
     groups = {
-        name: {key: _unhex(text, table["shape"], key == SAVED)
-               for key, text in table.items() if key != "shape"}
+        name: {
+            key: _unhex(text, table["shape"], key == SAVED)
+            for key, text in table.items()
+            if key != "shape"
+        }
         for name, table in entries["groups"].items()
-    }  # fmt: skip
+    }
     if any(SAVED not in table for table in groups.values()):
         raise KeyError(SAVED)
     return Ledger(entries["files"], groups)
@@ -443,8 +446,16 @@ def _remedy(blocks: Blocks, index: list[int], there: bool) -> str:
     inside = {axis: set(labels) for axis, labels in blocks.labels.items()}
     for axis, i, size in zip(blocks.axes, index, blocks.chunks, strict=False):
         inside[axis] = set(blocks.labels[axis][i * size : (i + 1) * size])
-    names = ("activation", "depth", "width", "optimizer", "initializer", "architecture",
-             "latent_width", "seed")  # fmt: skip
+    names = (
+        "activation",
+        "depth",
+        "width",
+        "optimizer",
+        "initializer",
+        "architecture",
+        "latent_width",
+        "seed",
+    )
     parts = [
         f"checkpoints/{number}"
         for number, part in enumerate(blocks.parts)
@@ -453,5 +464,7 @@ def _remedy(blocks: Blocks, index: list[int], there: bool) -> str:
     if not parts:
         return f"{ANEW}; {UNCHECKED}"
     gone = " and ".join([*(["this file"] if there else []), *parts])
-    return (f"put it back from a copy, or train its runs again: remove {gone} from the run folder "
-            "and give the command that trained it")  # fmt: skip
+    return (
+        f"put it back from a copy, or train its runs again: remove {gone} from the run folder "
+        "and give the command that trained it"
+    )

@@ -34,13 +34,15 @@ def describe(step: int, state: Any, *, runs: int, identity: str) -> dict[str, An
       runs: of every cell.
       identity: of the part, see `manifest.identity`.
     """
-    return sealed({
-        "part": identity,
-        "step": step,
-        "runs": runs,
-        "bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
-        "state": states.digest(state, runs=runs),
-    })  # fmt: skip
+    return sealed(
+        {
+            "part": identity,
+            "step": step,
+            "runs": runs,
+            "bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
+            "state": states.digest(state, runs=runs),
+        }
+    )
 
 
 def steps(folder: pathlib.Path, *, most: int | None = None) -> list[int]:

@@ -350,8 +350,9 @@ def _blocks(
     labels = {n: values[n] if n in values else getattr(grid, f"{n}s") for n in names}
     parts = json.loads(manifest)["parts"]
     read = lambda key: np.asarray(array.oindex[key])  # noqa: E731
-    return ledger.Blocks(path, f"{group.name}/{name}", array.chunks, labels, axes, table, parts,
-                         read)  # fmt: skip
+    return ledger.Blocks(
+        path, f"{group.name}/{name}", array.chunks, labels, axes, table, parts, read
+    )
 
 
 def _stored_manifest(path: pathlib.Path) -> str | None:

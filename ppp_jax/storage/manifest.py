@@ -117,8 +117,15 @@ _RANDOMNESS = ("default_prng_impl", "threefry_partitionable", "random_seed_offse
 _VERSIONS = ("jax", "jaxlib", "flax", "optax")
 # What the texts behind fingerprints depend on, beside the functions.
 _OF_FINGERPRINTS = (*_VERSIONS, "x64", "matmul_precision", *_RANDOMNESS)
-_TEXTS = ("platform", "device", *_VERSIONS, "ppp_jax", "XLA_FLAGS", "matmul_precision",
-          *_RANDOMNESS)  # fmt: skip
+_TEXTS = (
+    "platform",
+    "device",
+    *_VERSIONS,
+    "ppp_jax",
+    "XLA_FLAGS",
+    "matmul_precision",
+    *_RANDOMNESS,
+)
 _FLAGS_WITHOUT_EFFECT = ("--xla_force_host_platform_device_count", "--xla_dump")
 _HAS_AFFINITY = hasattr(os, "sched_getaffinity")  # not on macOS
 
@@ -441,8 +448,9 @@ def _check_fingerprints(found: Any, grid: Grid) -> None:
     for kind in KINDS:
         of_kind, names = found[kind], set(getattr(grid, kind))
         _require(_is_dict(of_kind, _is_digest), f"fingerprints: {kind} is not of digests")
-        _require(of_kind.keys() == names, f"fingerprints: {kind} "
-                                          f"{_difference(of_kind.keys(), names)}")  # fmt: skip
+        _require(
+            of_kind.keys() == names, f"fingerprints: {kind} {_difference(of_kind.keys(), names)}"
+        )
 
 
 def extended(stored: Manifest, workdir: pathlib.Path, grid: Grid, dataset: Dataset) -> Manifest:

@@ -128,8 +128,11 @@ def read(path: pathlib.Path, parts: Sequence[Part], steps: Sequence[int | None])
         heads[part] = row[CHAIN]
         before = last.get(part, (-1, 0))
         last[part] = (step, row.get(LOST, 1) + (before[1] if before[0] == step else 0))
-    incomplete = [part for part, step in enumerate(steps)
-                  if step and last.get(part) != (step, parts[part].cells)]  # fmt: skip
+    incomplete = [
+        part
+        for part, step in enumerate(steps)
+        if step and last.get(part) != (step, parts[part].cells)
+    ]
     problem = _problem(path, wrong if incomplete else damaged, incomplete, steps)
     return Found(kept, heads, incomplete, problem)
 

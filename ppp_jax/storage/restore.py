@@ -90,8 +90,12 @@ def _refuse_damaged(workdir: pathlib.Path, number: int, reached: run_dir.Reached
     for step, problem in reached.damaged.items():
         where = f"{run_dir.CHECKPOINTS}/{number}/{step}"
         told = f" ({shortened(printable(problem))})" if problem else ""
-        raise InputError("workdir", workdir, f"{where} is damaged{told}; the command that trained "
-                         "it, said again, mends it from an older one")  # fmt: skip
+        raise InputError(
+            "workdir",
+            workdir,
+            f"{where} is damaged{told}; the command that trained "
+            "it, said again, mends it from an older one",
+        )
 
 
 def _restore_part(

@@ -65,10 +65,11 @@ def with_facts(dataset: xr.Dataset) -> xr.Dataset:
         return dataset
     entries = [interpolated.get(str(name)) for name in dataset["activation"].values]
     found = {
-        fact: [getattr(entry, fact) if fact != "partner" else entry.partner or ""
-               for entry in entries]
+        fact: [
+            getattr(entry, fact) if fact != "partner" else entry.partner or "" for entry in entries
+        ]
         for fact in COORDINATES
-    }  # fmt: skip
+    }
     return dataset.assign_coords(
         {f"activation_{fact}": ("activation", values) for fact, values in found.items()}
     )

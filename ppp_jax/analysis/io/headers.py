@@ -27,25 +27,50 @@ MOST_DIMENSIONS = 32
 DEEPEST = 100  # folders in folders: groups, and one of chunks for every dimension
 # Codecs that turn bytes into bytes or numbers into numbers, and do nothing else. Of numcodecs are
 # left out what holds or builds Python objects (pickle, json, msgpack, categorize, vlen-array).
-CODECS = frozenset({
-    "adler32", "astype", "bitround", "blosc", "bz2", "crc32", "crc32c", "delta",
-    "fixedscaleoffset", "fletcher32", "gzip", "jenkins_lookup3", "lz4", "lzma", "packbits",
-    "quantize", "shuffle", "zlib", "zstd",
-})  # fmt: skip
+CODECS = frozenset(
+    {
+        "adler32",
+        "astype",
+        "bitround",
+        "blosc",
+        "bz2",
+        "crc32",
+        "crc32c",
+        "delta",
+        "fixedscaleoffset",
+        "fletcher32",
+        "gzip",
+        "jenkins_lookup3",
+        "lz4",
+        "lzma",
+        "packbits",
+        "quantize",
+        "shuffle",
+        "zlib",
+        "zstd",
+    }
+)
 TEXTS = "vlen-utf8"  # texts of any length: no other codec may build objects
 OF_FORMAT_3 = frozenset({"bytes", "transpose", "blosc", "crc32c", "gzip", "zstd", TEXTS})
 SHARDS = "sharding_indexed"
 MOST_IN_SHARD = 2**18  # chunks, of which each costs time, there or not
 AT_END = "crc32c"  # of format 3, the one codec that only adds some bytes behind
 SELF_TOLD = (0, 1, 2)  # formats of lzma that tell how they are packed: either, .xz, .lzma
-PLAIN = re.compile(r"[<>|=]?(b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SU]\d{1,9}"
-                   r"|[mM]8(\[\d{0,9}[A-Za-z]{1,2}\])?)|bfloat16")  # fmt: skip
+PLAIN = re.compile(
+    r"[<>|=]?(b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SU]\d{1,9}"
+    r"|[mM]8(\[\d{0,9}[A-Za-z]{1,2}\])?)|bfloat16"
+)
 PLAIN_3 = re.compile(r"bool|u?int(2|4|8|16|32|64)|float(16|32|64)|bfloat16|complex(64|128)|string")
-NAMED_3 = frozenset({"fixed_length_utf32", "null_terminated_bytes", "numpy.datetime64",
-                     "numpy.timedelta64"})  # fmt: skip
+NAMED_3 = frozenset(
+    {"fixed_length_utf32", "null_terminated_bytes", "numpy.datetime64", "numpy.timedelta64"}
+)
 TYPE_KEYS = frozenset({"dtype", "astype", "encode_dtype", "decode_dtype"})
-TYPED = {"astype": ("encode_dtype", "decode_dtype"), "delta": ("astype", "dtype"),
-         "quantize": ("astype", "dtype"), "fixedscaleoffset": ("astype", "dtype")}  # fmt: skip
+TYPED = {
+    "astype": ("encode_dtype", "decode_dtype"),
+    "delta": ("astype", "dtype"),
+    "quantize": ("astype", "dtype"),
+    "fixedscaleoffset": ("astype", "dtype"),
+}
 WIDEST = 2**12  # bytes of one number or text that a codec makes
 POINTER = 8  # bytes that a text takes at least
 
@@ -216,16 +241,20 @@ def _described(entries: dict[str, Any], name: str, place: str) -> Iterator[Array
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         if isinstance(error, StoreError):
             raise
-        raise StoreError(f"has damaged metadata, {name} of {place or 'the array'} "
-                      f"({type(error).__name__}: {error})") from None  # fmt: skip
+        raise StoreError(
+            f"has damaged metadata, {name} of {place or 'the array'} "
+            f"({type(error).__name__}: {error})"
+        ) from None
 
 
 def _check_inside(key: str) -> None:
     """Refuses a key of consolidated metadata that is no place below its folder."""
     odd = any(part in ("", ".", "..") for part in key.split("/"))
     if key and (odd or "\\" in key or "\0" in key):  # as other systems write paths
-        raise StoreError(f"names what is outside of itself, {key!r}, in its metadata; "
-                         "write the consolidated metadata anew")  # fmt: skip
+        raise StoreError(
+            f"names what is outside of itself, {key!r}, in its metadata; "
+            "write the consolidated metadata anew"
+        )
 
 
 def _joined(place: str, name: str) -> str:
@@ -265,8 +294,10 @@ def _check_texts(names: list[str], place: str) -> None:
     """Refuses texts below anything but compression, for their number is compared with a chunk's."""
     names = [name for name in names if name != "transpose"]
     if names[:1] != [TEXTS] or not set(names[1:]) <= {*RATIO, AT_END}:
-        raise StoreError(f"has texts {place or 'in the array'} by codecs {names}; write them with "
-                         f"{TEXTS}, and a compressor at most")  # fmt: skip
+        raise StoreError(
+            f"has texts {place or 'in the array'} by codecs {names}; write them with "
+            f"{TEXTS}, and a compressor at most"
+        )
 
 
 def _widths(chain: Codecs, itemsize: int, place: str) -> tuple[int, float]:
@@ -305,8 +336,10 @@ def _packed(names: Iterable[str], place: str) -> str:
         )
     after = names[names.index(found[0]) + 1 :] if found else []
     if after not in ([], [AT_END]):  # what they hide cannot be looked into
-        raise StoreError(f"has {place or 'the array'} compressed by {found[0]} before codec "
-                         f"{after[0]}; write it with {found[0]} as the last")  # fmt: skip
+        raise StoreError(
+            f"has {place or 'the array'} compressed by {found[0]} before codec "
+            f"{after[0]}; write it with {found[0]} as the last"
+        )
     return found[0] if found else ""
 
 
@@ -339,9 +372,11 @@ def _check_codec(name: str, settings: dict[str, Any], known: frozenset[str], pla
         if key in TYPE_KEYS and value is not None and (not plain or value == "string"):
             raise _foreign(place, f"codec {name}", f"whose {key} is {value}")
         if key in TYPE_KEYS and value is not None and _width(value, place) > WIDEST:
-            raise StoreError(f"has {place or 'the array'} by codec {name}, whose {key} {value} has "
-                             f"{size_text(_width(value, place))} a number; at most "
-                             f"{size_text(WIDEST)} are read")  # fmt: skip
+            raise StoreError(
+                f"has {place or 'the array'} by codec {name}, whose {key} {value} has "
+                f"{size_text(_width(value, place))} a number; at most "
+                f"{size_text(WIDEST)} are read"
+            )
 
 
 def _lengths(value: Any, place: str) -> tuple[int, ...]:
@@ -394,8 +429,10 @@ def _format_3(entries: dict[str, Any], place: str) -> Iterator[Array]:
 
 def _own(codecs: Codecs) -> list[str]:
     """Returns the names of codecs of format 3; one that may add bytes in front keeps its prefix."""
-    return [name if name.endswith(f".{AT_END}") else name.removeprefix("numcodecs.")
-            for name, _ in codecs]  # fmt: skip
+    return [
+        name if name.endswith(f".{AT_END}") else name.removeprefix("numcodecs.")
+        for name, _ in codecs
+    ]
 
 
 def _named(value: Any) -> tuple[str, dict[str, Any]]:
@@ -436,8 +473,10 @@ def _check_chain(
             index = _check_chain(settings["index_codecs"], inner, place, depth + 1)[1]
             chunk, within, shards = _check_chain(settings["codecs"], inner, place, depth + 1)
             if shards is not None or len(chain) > 1:  # of which no chunk could be looked at alone
-                raise StoreError(f"has shards of {place or 'the array'} within shards, or below "
-                                 "other codecs; write it in shards of chunks")  # fmt: skip
+                raise StoreError(
+                    f"has shards of {place or 'the array'} within shards, or below "
+                    "other codecs; write it in shards of chunks"
+                )
             found = chunk, within, _shards(settings, index, stored, inner, place)
         else:
             own = name.removeprefix("numcodecs.")
@@ -446,15 +485,20 @@ def _check_chain(
 
 
 def _shards(
-    settings: dict[str, Any], index: Codecs, stored: tuple[int, ...], chunk: tuple[int, ...],
+    settings: dict[str, Any],
+    index: Codecs,
+    stored: tuple[int, ...],
+    chunk: tuple[int, ...],
     place: str,
-) -> Shards:  # fmt: skip
+) -> Shards:
     """Returns where the table of a shard's chunks is, and refuses what is not read as it is."""
     names, where = [name for name, _ in index], settings.get("index_location", "end")
     endian = index[0][1].get("endian", "little") if index else ""
     if names not in (["bytes"], ["bytes", AT_END]) or where not in ("start", "end"):
-        raise StoreError(f"has shards of {place or 'the array'} with a table at the {where} by "
-                         f"codecs {names}; write it by bytes, and {AT_END}")  # fmt: skip
+        raise StoreError(
+            f"has shards of {place or 'the array'} with a table at the {where} by "
+            f"codecs {names}; write it by bytes, and {AT_END}"
+        )
     count = math.prod(a // max(1, b) for a, b in zip(stored, chunk, strict=False))
     if count > MOST_IN_SHARD:
         raise StoreError(

@@ -51,8 +51,9 @@ def load_run(path: str | pathlib.Path, *, layer: str = BOTTLENECK, **which: Any)
     first = int(dataset["epoch"][0])
     if first != 0:  # everything that says "untrained" means the first snapshot
         problem = f"its untrained networks are lost: the first snapshot in {STORE} that every run "
-        raise InputError("path", path, f"{problem}has is of epoch {first}; train it anew with "
-                         "overwrite")  # fmt: skip
+        raise InputError(
+            "path", path, f"{problem}has is of epoch {first}; train it anew with overwrite"
+        )
     each = int(group.attrs["vectors_per_sample"])
     probe = {name: array.variable for name, array in tree.data_vars.items()}
     if each > 1:  # a label for every vector; the inputs belong to whole samples
@@ -149,14 +150,16 @@ def contents(tree: xr.DataTree) -> list[dict[str, Any]]:
     for name, group in tree.children.items():
         attrs = group.attrs
         try:
-            found.append({
-                "name": name,
-                "layer": str(attrs["layer"]),
-                "architecture": str(attrs["architecture"]),
-                "latent_width": int(attrs["latent_width"]),
-                "units": int(group.sizes["unit"]),
-                "vectors": int(attrs["vectors_per_sample"]),
-            })  # fmt: skip
+            found.append(
+                {
+                    "name": name,
+                    "layer": str(attrs["layer"]),
+                    "architecture": str(attrs["architecture"]),
+                    "latent_width": int(attrs["latent_width"]),
+                    "units": int(group.sizes["unit"]),
+                    "vectors": int(attrs["vectors_per_sample"]),
+                }
+            )
         except (KeyError, TypeError, ValueError, OverflowError):
             problem = (
                 f"has a group, {name}, that no grid wrote, for it does not say of which layer and "

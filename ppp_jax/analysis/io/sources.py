@@ -267,8 +267,12 @@ def to_numpy(field: str, given: Any) -> np.ndarray:
     except Exception as error:  # whatever a foreign array raises, it cannot be had
         why = " ".join(f"{error or type(error).__name__}".split())
         if "inhomogeneous" in why:
-            raise InputError(field, kind, "has rows of unequal lengths; concatenate arrays of one "
-                             "width: numpy.concatenate(…)") from None  # fmt: skip
+            raise InputError(
+                field,
+                kind,
+                "has rows of unequal lengths; concatenate arrays of one "
+                "width: numpy.concatenate(…)",
+            ) from None
         stored = f"cannot be read ({why}); a file of it is damaged: write it again"
         tensor = f"is no array ({why}); a PyTorch tensor: .detach().cpu().float()"
         raise InputError(field, kind, stored if hasattr(given, "chunks") else tensor) from error

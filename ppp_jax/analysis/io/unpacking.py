@@ -21,8 +21,15 @@ import numpy as np
 from ppp_jax.resources import size_text
 
 # How much more than its own size a file of each codec can unpack to.
-RATIO = {"zlib": 1_100, "gzip": 1_100, "lzma": 10_000, "bz2": 1_500_000, "zstd": 50_000,
-         "lz4": 300, "blosc": 200_000}  # fmt: skip
+RATIO = {
+    "zlib": 1_100,
+    "gzip": 1_100,
+    "lzma": 10_000,
+    "bz2": 1_500_000,
+    "zstd": 50_000,
+    "lz4": 300,
+    "blosc": 200_000,
+}
 DAMAGE = (OSError, EOFError, ValueError, IndexError, zlib.error, lzma.LZMAError)
 PIECE = 2**20  # bytes unpacked at once
 # What codecs may add to a chunk's numbers, as checksums, and what texts take beyond their places.
@@ -184,9 +191,7 @@ def _pieces(file: IO[bytes], codec: str) -> Iterator[bytes]:
             yield unpacker.decompress(given, PIECE)
             given = unpacker.unconsumed_tail or file.read(PIECE)
         return
-    openers: dict[str, Callable[..., Any]] = {
-        "gzip": gzip.open, "lzma": lzma.open, "bz2": bz2.open
-    }  # fmt: skip
+    openers: dict[str, Callable[..., Any]] = {"gzip": gzip.open, "lzma": lzma.open, "bz2": bz2.open}
     opened = openers[codec](file, "rb")
     while piece := opened.read(PIECE):
         yield piece
