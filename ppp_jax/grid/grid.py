@@ -167,12 +167,12 @@ class Grid:
     and kept as a tuple of Python's own names and numbers.
 
     Attributes:
-      activations: static axis; names as `family.get` reads them.
+      activations: static axis; names as `interpolated.get` reads them.
       depths: static axis; hidden layers on each side of the bottleneck.
       widths: static axis; units of each hidden layer.
       latent_widths: static axis; units of the bottleneck, at least 2.
       optimizers: static axis; keys of `optimizers.OPTIMIZERS`.
-      initializers: static axis; keys of `models.INITIALIZERS`.
+      initializers: static axis; keys of `functional.INITIALIZERS`.
       learning_rates: traced axis; if empty, each optimiser runs at its own default.
       doses: traced axis; t of activations such as `dose_tanh`, which all must be if this is not
         empty: (1 − t)·isotropic + t·elementwise.

@@ -1,4 +1,4 @@
-"""The networks by name, all behind one pair of pure functions (`models.Model`).
+"""The networks by name, all behind one pair of pure functions (`functional.Model`).
 
 Each says what a *vector* is, the thing that an isotropic activation acts on: of `mlp`,
 `classifier` and `sparse` a layer's units, of `conv` the channels at one position, of the
@@ -329,8 +329,8 @@ def build(
       name: of the architecture.
       shape: of the data.
       sizes: of the network.
-      activation: see `models.functional`.
-      initializer: see `models.functional`.
+      activation: see `functional.functional`.
+      initializer: see `functional.functional`.
 
     Returns:
       The `Model`.

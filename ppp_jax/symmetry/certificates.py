@@ -134,7 +134,7 @@ def certify_activation(name: str, units: int) -> groups.Certificate:
     """Certifies an activation by its name; one whose dose is swept at its elementwise end.
 
     Args:
-      name: as `family.get` reads it.
+      name: as `interpolated.get` reads it.
       units: dimension in which to look.
 
     Raises:

@@ -80,7 +80,7 @@ def initializer_deviation(name: str, *, seed: int = 0) -> float:
     know its axes.
 
     Args:
-      name: a key of `models.INITIALIZERS`.
+      name: a key of `functional.INITIALIZERS`.
       seed: of weights and rotations.
 
     Returns:

@@ -187,18 +187,8 @@ def trends(
                 [row[f"{quantity}_seeds"] for row in cell],
                 [math.log2(x) for x in along] if doublings else along,
             )
-            found.append(
-                {
-                    **dict(key),
-                    "quantity": quantity,
-                    "slope": slope.mean,
-                    "low": slope.low,
-                    "high": slope.high,
-                    "p": slope.p,
-                    "seeds": slope.seeds,
-                }
-            )
-    return pd.DataFrame(found)
+            found.append({**dict(key), "quantity": quantity, **slope.row()})
+    return pd.DataFrame(found).rename(columns={"difference": "slope"})
 
 
 def _names(rows: list[dict[str, Any]], axis: str) -> list[str]:
