@@ -88,11 +88,11 @@ def command() -> None:
         angles=values.angles,
         signed=values.signed,
         max_planes=values.max_planes,
-        seed=values.plane_seed,
+        plane_seed=values.plane_seed,
         nonfinite=values.nonfinite,
         progress=True,
     )
-    print((out / "shares.md").read_text(encoding="utf-8"))
+    print((out / "fractions.md").read_text(encoding="utf-8"))
     pooled = [str(d) for d in latents.dims[:-2] if d not in by and latents.sizes[d] > 1]
     if pooled:
         print(f"pooled over {printable(', '.join(pooled))} (--by keeps axes apart)")

@@ -11,7 +11,7 @@ from ppp_jax.analysis.io.runs import load_run
 from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.results import layers
 from ppp_jax.analysis.results.comparisons import with_q
-from ppp_jax.analysis.results.measure import usable
+from ppp_jax.analysis.results.measure import mask
 from ppp_jax.cli import experiment, study
 from ppp_jax.data import datasets
 from ppp_jax.engine import devices
@@ -66,7 +66,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     trained = study.trained_grid(run).architectures
     order = {name: k for k, name in enumerate((*trained, "sparse"))}
     rows.sort(key=lambda row: (order[row["architecture"]], _place(row["layer"])))
-    names = ("architecture", "layer", "units", "activation", "optimizer", "clean")
+    names = ("architecture", "layer", "units", "activation", "optimizer", "unconfounded")
     table = study.layer_table(rows, names)
     tables = study.frames(
         layers=table,
@@ -100,7 +100,7 @@ def sparse(run: pathlib.Path, grid: Grid, how: dict[str, Any]) -> pathlib.Path |
     if "mlp" not in grid.architectures:
         return None
     saved = load_run(run, architecture="mlp").isel(activation=0)
-    clouds = usable(saved["pre"].isel(step=-1), saved)
+    clouds = mask(saved["pre"].isel(step=-1), saved)
     clouds = clouds.squeeze([dim for dim in clouds.dims if dim not in ("seed", "sample", "unit")])
     healthy = np.flatnonzero(clouds.notnull().all(("sample", "unit")))
     if not len(healthy):
@@ -131,19 +131,19 @@ def _is_stale(inner: pathlib.Path, grid: Grid) -> bool:
 
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
-    """Draws z of C4 of every layer, a panel per architecture and kind of latents."""
+    """Draws z of C4 of every layer, a panel per architecture and site of latents."""
     kinds = list(dict.fromkeys(row["architecture"] for row in rows))
     figure = Figure(figsize=(13, 2.6 * len(kinds)), dpi=100, layout="constrained")
     panels = figure.subplots(len(kinds), 2, squeeze=False)
-    for line, kind in zip(panels, kinds, strict=True):
+    for line, site in zip(panels, kinds, strict=True):
         for axes, latents in zip(line, ("pre", "post"), strict=True):
             series: dict[str, dict[str, float]] = {}
             for row in rows:
-                if (row["architecture"], row["latents"]) == (kind, latents):
+                if (row["architecture"], row["site"]) == (site, latents):
                     name = row["layer"].replace("coder_", "coder\n")
                     series.setdefault(row["activation"], {})[name] = row["c4_z"]
             evidence.plot_z(series, ax=axes)
-            axes.set_title(f"{kind}, {latents}-activation: z of C4 (grey: ±2)", fontsize=8)
+            axes.set_title(f"{site}, {latents}-activation: z of C4 (grey: ±2)", fontsize=8)
     panels[0, 0].legend(fontsize=6)
     return figure
 

@@ -20,8 +20,8 @@ Are the tests right? False positives on isotropic clouds, power on graded mixtur
 
   python -m experiments.calibration
 
-Cost: 46 s on two cores. Leaves experiments/figures/calibration.png, and prints the share of clouds
-with p ≤ .05.
+Cost: 46 s on two cores. Leaves experiments/figures/calibration.png, and prints the fraction of
+clouds with p ≤ .05.
 """
 
 SEEDS = (6, 8, 16, 32)
@@ -96,7 +96,7 @@ def tell_false_positives(p: xr.DataArray, draws: int) -> None:
     """
     rates = calibration.false_positives(p)
     error = np.sqrt(0.05 * 0.95 / draws)
-    print(f"share of {draws} isotropic clouds with p ≤ .05, standard error {error:.1%}")
+    print(f"fraction of {draws} isotropic clouds with p ≤ .05, standard error {error:.1%}")
     header = ["clouds", *(str(name) for name in rates["statistic"].values)]
     body = [
         [str(law), *(f"{x:.1%}" for x in rates.sel(law=law).values)] for law in rates["law"].values
@@ -111,13 +111,13 @@ def tell_power(found: xr.Dataset) -> None:
       found: What `calibration.power` returns.
     """
     print("\nshare of mixtures with p ≤ .05")
-    shares = [f"{share:.0%}" for share in found["share"].values]
+    fractions = [f"{fraction:.0%}" for fraction in found["fraction"].values]
     body = [
         [kind, str(name), *(f"{x:.0%}" for x in found["power"].sel(kind=kind, statistic=name))]
         for kind in calibration.KINDS
         for name in found["statistic"].values
     ]
-    print(as_markdown(["on", "statistic", *shares], body))
+    print(as_markdown(["on", "statistic", *fractions], body))
 
 
 def draw(p: xr.DataArray, found: xr.Dataset) -> Figure:

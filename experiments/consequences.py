@@ -15,7 +15,7 @@ from ppp_jax.analysis.inference import downstream
 from ppp_jax.analysis.inference.seeds import interquartile_mean
 from ppp_jax.analysis.projection.kernel import progress_bar
 from ppp_jax.analysis.results.comparisons import Cell, compare, partner_in, with_q
-from ppp_jax.analysis.results.measure import living
+from ppp_jax.analysis.results.measure import mask_constant
 from ppp_jax.cli import experiment, study
 from ppp_jax.data import datasets
 from ppp_jax.errors import InputError
@@ -112,7 +112,7 @@ def measure(one: restore.Trained, dataset: datasets.Dataset) -> dict[str, np.nda
     seen = run(one.params, dataset.test)
     finite = np.isfinite(seen.latents.post) & np.isfinite(seen.prediction).all(2, keepdims=True)
     clouds = xr.DataArray(np.asarray(seen.latents.post), dims=("run", "sample", "unit"))
-    varied = living(clouds).notnull().all(("sample", "unit")).values
+    varied = mask_constant(clouds).notnull().all(("sample", "unit")).values
     healthy = np.asarray(finite.all(axis=(1, 2))) & varied
     if not healthy.any():
         return {}
@@ -151,10 +151,10 @@ def _measure(
                 for a, b in zip(train, test, strict=True)
             ]
         )
-    for share in NOISE:
-        noisy = error(downstream.add_noise(test, share=share))
-        found[f"error with {share:.0%} noise"] = noisy
-        found[f"error with {share:.0%} noise, ratio"] = noisy / clean
+    for fraction in NOISE:
+        noisy = error(downstream.add_noise(test, fraction=fraction))
+        found[f"error with {fraction:.0%} noise"] = noisy
+        found[f"error with {fraction:.0%} noise, ratio"] = noisy / clean
     for bits in BITS:
         rounded = downstream.quantise(test, bits=bits)
         found[f"error at {bits} bits, ratio"] = error(rounded) / clean

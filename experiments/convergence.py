@@ -12,7 +12,7 @@ from ppp_jax.analysis.inference.unit_matching import Convergence, convergence
 from ppp_jax.analysis.io.facts import facts_of
 from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.results.comparisons import with_q
-from ppp_jax.analysis.results.measure import KINDS, cells, usable
+from ppp_jax.analysis.results.measure import SITES, cells, mask
 from ppp_jax.cli import experiment, study
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
@@ -71,9 +71,9 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     runs, known = latents[["test_mse", "diverged_step"]].load(), facts_of(latents)
     rows: list[dict[str, Any]] = []
     pairs: dict[str, np.ndarray] = {}
-    for kind in KINDS:
+    for site in SITES:
         for names, at in cells(runs):
-            both = usable(latents[kind].isel(at).isel(step=[0, -1]), runs.isel(at))
+            both = mask(latents[site].isel(at).isel(step=[0, -1]), runs.isel(at))
             clouds = both.values[np.isfinite(both.values).all(axis=(1, 2, 3))]
             basis, few = known[names["activation"]].basis, len(clouds) < 2
             first, last = (
@@ -86,13 +86,13 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
                 {
                     "activation": names["activation"],
                     "optimizer": names["optimizer"],
-                    "latents": kind,
-                    "clean": names["clean"],
+                    "site": site,
+                    "unconfounded": names["unconfounded"],
                     "pairs": len(clouds) // 2,
                     **_described(first, last),
                 }
             )
-            pairs[f"{names['activation']}\n{names['optimizer']}, {kind}"] = last.units - last.null
+            pairs[f"{names['activation']}\n{names['optimizer']}, {site}"] = last.units - last.null
     return study.Results(study.frames(matches=with_q(rows)), {"matches": draw(pairs)})
 
 

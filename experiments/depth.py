@@ -54,7 +54,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     """
     rows = layers.measure_layers(run, rotations=options.rotations, progress=options.progress)
     rows = [{**row, "position": position(row["layer"], row["depth"])} for row in rows]
-    rows.sort(key=lambda row: (row["activation"], row["latents"], row["depth"], row["position"]))
+    rows.sort(key=lambda row: (row["activation"], row["site"], row["depth"], row["position"]))
     table = study.layer_table(rows, ("activation", "optimizer", "depth", "layer"))
     tables = study.frames(
         layers=table,
@@ -74,11 +74,11 @@ def position(layer: str, depth: int) -> int:
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
     """Draws C4 and discreteness of the bottleneck against depth, and C4 from layer to layer."""
-    names = list(dict.fromkeys((row["activation"], row["latents"]) for row in rows))
+    names = list(dict.fromkeys((row["activation"], row["site"]) for row in rows))
     figure = Figure(figsize=(3.6 * len(names), 8), dpi=100, layout="constrained")
     panels = figure.subplots(3, len(names), sharey="row", squeeze=False)
-    for (first, second, third), (activation, kind) in zip(panels.T, names, strict=True):
-        here = [row for row in rows if (row["activation"], row["latents"]) == (activation, kind)]
+    for (first, second, third), (activation, site) in zip(panels.T, names, strict=True):
+        here = [row for row in rows if (row["activation"], row["site"]) == (activation, site)]
         for axes, quantity in ((first, "c4_excess"), (second, "discreteness")):
             columns = {
                 str(row["depth"]): row[f"{quantity}_seeds"]
@@ -90,7 +90,7 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
         _draw_layers(here, third)
         third.set_xlabel("layers after the bottleneck", fontsize=8)
         third.axvline(0, color="0.7", linewidth=0.8)
-        first.set_title(f"{activation}, {kind}-activation", fontsize=9)
+        first.set_title(f"{activation}, {site}-activation", fontsize=9)
         for axes in (first, third):
             axes.axhline(0, color="0.7", linewidth=0.8)
             axes.tick_params(labelsize=7)

@@ -11,7 +11,7 @@ from ppp_jax.analysis.inference import dose_response
 from ppp_jax.analysis.inference.seeds import interquartile_mean, paired_difference
 from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.results.comparisons import with_q
-from ppp_jax.analysis.results.measure import KINDS, Measured, cells, measure
+from ppp_jax.analysis.results.measure import SITES, Measured, cells, measure
 from ppp_jax.analysis.results.verdicts import excess
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.cli import experiment, study
@@ -34,7 +34,7 @@ against a straight one.
 """
 
 ALIGNED = registry.names(family=registry.ALIGNMENT)
-QUANTITIES = [(kind, statistic) for kind in KINDS for statistic in ALIGNED]
+QUANTITIES = [(site, statistic) for site in SITES for statistic in ALIGNED]
 POWERS = (2, 2.25, 2.5, 3, 4, 8)
 DEFAULTS = Grid(
     activations=("dose_tanh",),
@@ -50,7 +50,7 @@ class Road(NamedTuple):
 
     Attributes:
       doses: ascending.
-      numbers: `test_mse` and, for each statistic and kind of latents, `c4_pre`, `c4_pre_excess`
+      numbers: `test_mse` and, for each statistic and site of latents, `c4_pre`, `c4_pre_excess`
         (over the mean of its rotation null), both with an array over seeds per dose, and `c4_pre_z`
         and `c4_pre_p`, a number per dose.
     """
@@ -90,14 +90,14 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
         kinks=[
             {
                 "road": name,
-                "latents": kind,
+                "site": site,
                 "statistic": statistic,
                 **dose_response.kink(
-                    one.doses, one.numbers[f"{statistic}_{kind}_excess"]
+                    one.doses, one.numbers[f"{statistic}_{site}_excess"]
                 )._asdict(),
             }
             for name, one in roads.items()
-            for kind, statistic in QUANTITIES
+            for site, statistic in QUANTITIES
         ],
     )
     return study.Results(tables, {"doses": draw(roads)})
@@ -113,8 +113,8 @@ def _by_optimizer(measured: Measured, road: str) -> dict[str, Road]:
         one.doses.append(dose)
         last, pooled = measured.runs.isel(at).isel(step=-1), measured.pooled.isel(at).isel(step=-1)
         here = {"test_mse": last["test_mse"].values}
-        for kind, statistic in QUANTITIES:
-            key = f"{statistic}_{kind}"
+        for site, statistic in QUANTITIES:
+            key = f"{statistic}_{site}"
             here[key] = last[key].values
             here[f"{key}_excess"] = excess(last, key).values
             here |= {f"{key}_{end}": pooled[f"{key}_{end}"].item() for end in ("z", "p")}
@@ -127,15 +127,15 @@ def _rows(name: str, road: Road) -> list[dict[str, Any]]:
     rows = []
     for k, dose in enumerate(road.doses):
         here = {key: values[k] for key, values in road.numbers.items()}
-        for kind, statistic in QUANTITIES:
-            key = f"{statistic}_{kind}"
+        for site, statistic in QUANTITIES:
+            key = f"{statistic}_{site}"
             excess = here[f"{key}_excess"]
             change = paired_difference(excess, road.numbers[f"{key}_excess"][0])
             rows.append(
                 {
                     "road": name,
                     "dose": float(dose),
-                    "latents": kind,
+                    "site": site,
                     "statistic": statistic,
                     "seeds": int(np.isfinite(excess).sum()),
                     "value": float(np.nanmean(here[key])),
@@ -156,10 +156,10 @@ def draw(roads: dict[str, Road]) -> Figure:
     """Draws alignment before and after the activation, and error, against dose: every seed."""
     figure = Figure(figsize=(3.3 * len(roads), 12), dpi=110, layout="constrained")
     quantities = {
-        f"{statistic}_{kind}_excess": (
-            f"{registry.label_of(statistic)} above null,\n{kind}-activation"
+        f"{statistic}_{site}_excess": (
+            f"{registry.label_of(statistic)} above null,\n{site}-activation"
         )
-        for kind, statistic in QUANTITIES
+        for site, statistic in QUANTITIES
     } | {"test_mse": "held-out MSE"}
     panels = figure.subplots(len(quantities), len(roads), sharey="row", squeeze=False)
     for line, (quantity, text) in zip(panels, quantities.items(), strict=True):

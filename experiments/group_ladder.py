@@ -13,7 +13,7 @@ from ppp_jax.analysis.io.facts import facts_of
 from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.projection.kernel import progress_bar
 from ppp_jax.analysis.results.comparisons import with_q
-from ppp_jax.analysis.results.measure import KINDS, cells, usable
+from ppp_jax.analysis.results.measure import SITES, cells, mask
 from ppp_jax.cli import experiment, study
 from ppp_jax.grid import Grid
 
@@ -62,10 +62,10 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     """
     latents = study.load(run)
     runs, known = latents[["test_mse", "diverged_step"]].load(), facts_of(latents)
-    places = [(kind, names, at) for kind in KINDS for names, at in cells(runs)]
+    places = [(site, names, at) for site in SITES for names, at in cells(runs)]
     rows: list[dict[str, Any]] = []
-    for kind, names, at in progress_bar(places, "clusters") if options.progress else places:
-        clouds = usable(latents[kind].isel(at).isel(step=-1), runs.isel(at)).values
+    for site, names, at in progress_bar(places, "clusters") if options.progress else places:
+        clouds = mask(latents[site].isel(at).isel(step=-1), runs.isel(at)).values
         alive = clouds[np.isfinite(clouds).all(axis=(1, 2))]
         if not len(alive):
             continue
@@ -78,7 +78,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
                     "activation": names["activation"],
                     "optimizer": names["optimizer"],
                     "rate": names["learning_rate"],
-                    "latents": kind,
+                    "site": site,
                     "seeds": len(alive),
                     "orbit": orbit,
                     "cosine": value,
@@ -96,19 +96,19 @@ def centres_of(cloud: np.ndarray) -> np.ndarray:
 
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
-    """Draws z of every orbit along the ladder, a panel per optimiser and kind of latents."""
-    places = list(dict.fromkeys((row["latents"], row["optimizer"]) for row in rows))
+    """Draws z of every orbit along the ladder, a panel per optimiser and site of latents."""
+    places = list(dict.fromkeys((row["site"], row["optimizer"]) for row in rows))
     figure = Figure(figsize=(12, 3.2 * len(places) / 2), dpi=110, layout="constrained")
-    for axes, (kind, optimizer) in zip(
+    for axes, (site, optimizer) in zip(
         figure.subplots(-(-len(places) // 2), 2, squeeze=False).flat, places, strict=False
     ):
         series: dict[str, dict[str, float]] = {}
         for row in rows:
-            if (row["latents"], row["optimizer"]) == (kind, optimizer):
+            if (row["site"], row["optimizer"]) == (site, optimizer):
                 name = row["activation"].replace("@", "@\n")
                 series.setdefault(row["orbit"], {})[name] = row["z"]
         evidence.plot_z(series, ax=axes)
-        axes.set_title(f"{optimizer}, {kind}-activation: z of the cosine", fontsize=8)
+        axes.set_title(f"{optimizer}, {site}-activation: z of the cosine", fontsize=8)
         axes.legend(fontsize=6)
     return figure
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.results.comparisons import with_q
-from ppp_jax.analysis.results.measure import KINDS, cells, measure
+from ppp_jax.analysis.results.measure import SITES, cells, measure
 from ppp_jax.analysis.results.verdicts import LEVEL, difference_table, excess, verdict_table
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.cli import experiment, study
@@ -64,7 +64,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     (verdicts,) = verdict_table([measured])
     cells = [_row(row) for row in verdicts.to_dict("records")]
     tables = study.frames(cells=cells, effects=effects(measured.runs))
-    return study.Results(tables, {f"c4_{kind}": draw(measured.runs, kind) for kind in KINDS})
+    return study.Results(tables, {f"c4_{site}": draw(measured.runs, site) for site in SITES})
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
@@ -72,8 +72,8 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
         "activation": row["activation"],
         "optimizer": row["optimizer"],
         "rate": row["learning_rate"],
-        "latents": row["latents"],
-        "clean": row["clean"],
+        "site": row["site"],
+        "unconfounded": row["unconfounded"],
         "seeds": row["seeds"],
         "C4 untrained": row["c4_first"],
         "C4": row["c4"],
@@ -95,9 +95,9 @@ def effects(runs: xr.Dataset) -> pd.DataFrame:
       Rows of differences of alignment above its rotation null's mean, q over all of them.
     """
     alignment = {
-        f"{statistic}_{kind}": (statistic, kind)
+        f"{statistic}_{site}": (statistic, site)
         for statistic in registry.names(family=registry.ALIGNMENT)
-        for kind in KINDS
+        for site in SITES
     }
     rows = []
     for axis in ("activation", "optimizer"):
@@ -105,14 +105,14 @@ def effects(runs: xr.Dataset) -> pd.DataFrame:
         for row in found.to_dict("records"):
             if axis == "activation" and row["optimizer"] != REFERENCE:
                 continue
-            statistic, kind = alignment[row["quantity"]]
+            statistic, site = alignment[row["quantity"]]
             rows.append(
                 {
                     "effect of": row[axis],
                     "against": row["against"],
                     "on": row["optimizer" if axis == "activation" else "activation"],
                     "rate": row["learning_rate"],
-                    "latents": kind,
+                    "site": site,
                     "statistic": statistic,
                     "difference": row["difference"],
                     "low": row["low"],
@@ -125,12 +125,12 @@ def effects(runs: xr.Dataset) -> pd.DataFrame:
     return table if table.empty else table.assign(**{"q ≤ .05": table["q"] <= LEVEL})
 
 
-def draw(runs: xr.Dataset, kind: str) -> Figure:
+def draw(runs: xr.Dataset, site: str) -> Figure:
     """Draws every seed's C4 above its null: a panel per activation, a colour per rate."""
     activations = [str(name) for name in runs["activation"].values]
     figure = Figure(figsize=(3.1 * len(activations), 3.4), dpi=110, layout="constrained")
     panels = figure.subplots(1, len(activations), sharey=True, squeeze=False)[0]
-    last = excess(runs, f"c4_{kind}").isel(step=-1)
+    last = excess(runs, f"c4_{site}").isel(step=-1)
     found: dict[tuple[str, float], dict[str, Any]] = {}
     for names, at in cells(runs):
         columns = found.setdefault((names["activation"], names["learning_rate"]), {})
@@ -143,7 +143,7 @@ def draw(runs: xr.Dataset, kind: str) -> Figure:
             columns = found[name, rate]
             evidence.plot_seeds(columns, ax=axes, colour=f"C{k}", shift=shift, label=f"{rate:g}")
         axes.set_title(name, fontsize=9)
-    panels[0].set_ylabel(f"C4 above null, {kind}-activation")
+    panels[0].set_ylabel(f"C4 above null, {site}-activation")
     panels[0].legend(title="learning rate", fontsize=6, title_fontsize=6)
     return figure
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.results.comparisons import with_q
-from ppp_jax.analysis.results.measure import KINDS, cells, usable
+from ppp_jax.analysis.results.measure import SITES, cells, mask
 from ppp_jax.cli import experiment, study
 from ppp_jax.grid import Grid
 
@@ -52,9 +52,9 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     latents = study.load(run)
     runs = latents[["test_mse", "diverged_step"]].load()
     rows: list[dict[str, Any]] = []
-    for kind in KINDS:
+    for site in SITES:
         for names, at in cells(runs):
-            clouds = usable(latents[kind].isel(at).isel(step=-1), runs.isel(at))
+            clouds = mask(latents[site].isel(at).isel(step=-1), runs.isel(at))
             seeds = int(clouds.isel(sample=0, unit=0).notnull().sum())
             for label, basis in BASES.items():
                 found = study.against(
@@ -66,7 +66,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
                             "activation": names["activation"],
                             "optimizer": names["optimizer"],
                             "rate": names["learning_rate"],
-                            "latents": kind,
+                            "site": site,
                             "seeds": seeds,
                             "basis": label,
                             "statistic": statistic,
@@ -79,27 +79,27 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
 
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
-    """Draws z against every basis, a row of panels per statistic and kind of latents."""
+    """Draws z against every basis, a row of panels per statistic and site of latents."""
     conditions = list(dict.fromkeys((row["optimizer"], row["rate"]) for row in rows))
-    lines = list(dict.fromkeys((row["statistic"], row["latents"]) for row in rows))
+    lines = list(dict.fromkeys((row["statistic"], row["site"]) for row in rows))
     figure = Figure(
         figsize=(3.4 * len(conditions), 2.5 * len(lines)), dpi=100, layout="constrained"
     )
     panels = figure.subplots(len(lines), len(conditions), sharey="row", squeeze=False)
-    for line, (statistic, kind) in zip(panels, lines, strict=True):
+    for line, (statistic, site) in zip(panels, lines, strict=True):
         for axes, (optimizer, rate) in zip(line, conditions, strict=True):
             series: dict[str, dict[str, float]] = {}
             for row in rows:
-                if (row["optimizer"], row["rate"], row["statistic"], row["latents"]) == (
+                if (row["optimizer"], row["rate"], row["statistic"], row["site"]) == (
                     optimizer,
                     rate,
                     statistic,
-                    kind,
+                    site,
                 ):
                     series.setdefault(row["activation"], {})[row["basis"]] = row["z"]
             evidence.plot_z(series, ax=axes)
             axes.set_title(f"{optimizer}, rate {rate:g}", fontsize=8)
-        line[0].set_ylabel(f"z of {statistic}, {kind}\n(grey: ±2)", fontsize=8)
+        line[0].set_ylabel(f"z of {statistic}, {site}\n(grey: ±2)", fontsize=8)
     panels[0, -1].legend(fontsize=6)
     return figure
 

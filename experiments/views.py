@@ -24,7 +24,7 @@ from ppp_jax.analysis.inference.seeds import (
 from ppp_jax.analysis.io.facts import facts_of
 from ppp_jax.analysis.projection.kernel import progress_bar
 from ppp_jax.analysis.results.comparisons import Cell, compare, partner_in, with_q
-from ppp_jax.analysis.results.measure import cells, usable
+from ppp_jax.analysis.results.measure import cells, mask
 from ppp_jax.analysis.synthetic import known_clouds
 from ppp_jax.cli import experiment, study
 from ppp_jax.errors import whole
@@ -120,12 +120,12 @@ def clouds(saved: xr.Dataset, seed: int, samples: int) -> dict[str, Cloud]:
       seed: The seed.
       samples: How many samples a known cloud has.
     """
-    known = known_clouds(samples=samples, seed=seed)
+    known = known_clouds(samples=samples, sample_seed=seed)
     found = {name: Cloud(x, None, embeddings.find_clusters(x)) for name, x in known.items()}
     labels = saved["labels"].values if "labels" in saved else None
     for names, at in cells(saved):
         one = saved.isel(at).sel(seed=seed)
-        latents = usable(one["pre"].isel(step=-1), one).values
+        latents = mask(one["pre"].isel(step=-1), one).values
         if np.isfinite(latents).all():
             clusters = embeddings.find_clusters(latents)
             found[_trained(names["activation"])] = Cloud(latents, labels, clusters)
@@ -152,7 +152,7 @@ def embed(latents: np.ndarray, view: str, *, seed: int, epsilon: float) -> np.nd
       epsilon: The acceptance cosine of PPP.
     """
     if view != PPP:
-        return embeddings.embed(latents, method=view, seed=seed)
+        return embeddings.embed(latents, method=view, embedding_seed=seed)
     plane = embeddings.fullest_plane(latents, epsilon=epsilon)
     points = np.full((len(latents), 2), np.nan)
     points[plane.sample] = plane.points
@@ -252,7 +252,7 @@ def _agreements(points: np.ndarray, sample: np.ndarray, cloud: Cloud) -> dict[st
         found = NOTHING if other is None else embeddings.agreement(seen, other[sample])
         row |= {
             quantity: found.information,
-            share: found.share,
+            share: found.fraction,
             f"{quantity}, all samples": found.overall,
         }
     return row

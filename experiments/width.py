@@ -46,7 +46,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     rows = layers.measure_layers(
         run, layer=BOTTLENECK, rotations=options.rotations, progress=options.progress
     )
-    rows.sort(key=lambda row: (row["activation"], row["latents"], row["units"]))
+    rows.sort(key=lambda row: (row["activation"], row["site"], row["units"]))
     tables = study.frames(
         widths=study.layer_table(rows, ("activation", "optimizer", "units")),
         trends=with_q(layers.trends(rows, axis="latent_width", doublings=True)),
@@ -58,16 +58,16 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
     """Draws C4 and discreteness of the bottleneck against its units: every seed visible."""
-    names = list(dict.fromkeys((row["activation"], row["latents"]) for row in rows))
+    names = list(dict.fromkeys((row["activation"], row["site"]) for row in rows))
     figure = Figure(figsize=(2.6 * len(names), 5), dpi=100, layout="constrained")
     panels = figure.subplots(2, len(names), sharey="row", squeeze=False)
-    for column, (activation, kind) in zip(panels.T, names, strict=True):
-        here = [row for row in rows if (row["activation"], row["latents"]) == (activation, kind)]
+    for column, (activation, site) in zip(panels.T, names, strict=True):
+        here = [row for row in rows if (row["activation"], row["site"]) == (activation, site)]
         for axes, quantity in zip(column, ("c4_excess", "discreteness"), strict=True):
             columns = {str(row["units"]): row[f"{quantity}_seeds"] for row in here}
             evidence.plot_seeds(columns, ax=axes)
             axes.axhline(0, color="0.7", linewidth=0.8)
-        column[0].set_title(f"{activation}, {kind}", fontsize=8)
+        column[0].set_title(f"{activation}, {site}", fontsize=8)
         column[1].set_xlabel("units of the bottleneck", fontsize=8)
     panels[0, 0].set_ylabel("C4 above null", fontsize=8)
     panels[1, 0].set_ylabel("discreteness", fontsize=8)

@@ -32,9 +32,9 @@ def main() -> None:
     whole("rotations", values.rotations, least=experiment.LEAST_ROTATIONS)
     latents = study.load(pathlib.Path(values.workdir))
     start, clouds = time.perf_counter(), 0
-    for kind in ("pre", "post"):
+    for site in ("pre", "post"):
         for i in range(latents.sizes["activation"]):
-            part = latents[kind].isel(activation=i).load()
+            part = latents[site].isel(activation=i).load()
             pa.rotation_test(part, rotations=values.rotations)
             clouds += part.size // (part.sizes["sample"] * part.sizes["unit"])
     seconds = time.perf_counter() - start

@@ -20,17 +20,17 @@ METHODS = ("pca", "tsne", "umap")
 PERPLEXITY = 30.0  # of t-SNE, its authors' and scikit-learn's default; less for few samples
 NEIGHBOURS = 15  # of UMAP, its default
 LEAST_SAMPLES = 10
-LEAST_CLUSTER = 0.02  # share of the samples that make a cluster
+LEAST_CLUSTER = 0.02  # fraction of the samples that make a cluster
 NO_CLUSTER = -1
 
 
-def embed(latents: Any, *, method: str, seed: int = 0) -> np.ndarray:
+def embed(latents: Any, *, method: str, embedding_seed: int = 0) -> np.ndarray:
     """Embeds latents in two dimensions.
 
     Args:
       latents: `(samples, units)`, at least 10 samples.
       method: `pca`, `tsne` (scikit-learn's, started from PCA) or `umap` (needs `umap-learn`).
-      seed: of t-SNE and UMAP; alike seeds give alike embeddings.
+      embedding_seed: Seed of the embedding.
 
     Returns:
       `(samples, 2)`.
@@ -39,7 +39,7 @@ def embed(latents: Any, *, method: str, seed: int = 0) -> np.ndarray:
       InputError: an unknown method or one that is not installed, or no finite matrix.
     """
     lookup(dict.fromkeys(METHODS), method, field="method")
-    seed = seeded(seed)
+    embedding_seed = seeded(embedding_seed, field="embedding_seed")
     x = _matrix(latents)
     if method == "pca":
         return _pca(x)
@@ -48,14 +48,16 @@ def embed(latents: Any, *, method: str, seed: int = 0) -> np.ndarray:
         from threadpoolctl import threadpool_limits
 
         view = TSNE(
-            perplexity=min(PERPLEXITY, (len(x) - 1) / 3), init=_pca_start(x), random_state=seed
+            perplexity=min(PERPLEXITY, (len(x) - 1) / 3),
+            init=_pca_start(x),
+            random_state=embedding_seed,
         )
         with threadpool_limits(limits=1):  # threads add in any order, and wait for each other
             return np.asarray(view.fit_transform(x), np.float64)
-    return _umap(x, seed)
+    return _umap(x, embedding_seed)
 
 
-def _umap(x: np.ndarray, seed: int) -> np.ndarray:
+def _umap(x: np.ndarray, embedding_seed: int) -> np.ndarray:
     if importlib.util.find_spec("umap") is None:
         raise InputError("method", "umap", "needs umap-learn: pip install 'ppp_jax[umap]'")
     with warnings.catch_warnings():
@@ -63,7 +65,9 @@ def _umap(x: np.ndarray, seed: int) -> np.ndarray:
         warnings.simplefilter("ignore", ImportWarning)
         from umap import UMAP
     neighbours = min(NEIGHBOURS, len(x) - 1)
-    reducer = UMAP(n_neighbors=neighbours, init=_pca_start(x), random_state=seed, n_jobs=1)
+    reducer = UMAP(
+        n_neighbors=neighbours, init=_pca_start(x), random_state=embedding_seed, n_jobs=1
+    )
     return np.asarray(reducer.fit_transform(x), np.float64)
 
 
@@ -120,12 +124,12 @@ class Agreement(NamedTuple):
     Attributes:
       information: adjusted mutual information of the samples that both group: 1 if they agree, 0
         in expectation if one tells nothing of the other; NaN if either has fewer than two groups.
-      share: of samples that both group, or NaN of no samples.
+      fraction: of samples that both group, or NaN of no samples.
       overall: the same information of all samples, those without a group being one more group.
     """
 
     information: float
-    share: float
+    fraction: float
     overall: float
 
 
@@ -148,13 +152,13 @@ def agreement(a: np.ndarray, b: np.ndarray) -> Agreement:
         if not np.array_equal(x, np.round(x)):
             raise InputError(name, f"array {x.shape}", "must number the groups; -1 for none")
     both = (a != NO_CLUSTER) & (b != NO_CLUSTER)
-    share = float(both.mean()) if both.size else float("nan")
+    fraction = float(both.mean()) if both.size else float("nan")
 
     def information(a: np.ndarray, b: np.ndarray) -> float:
         grouped = min(len(np.unique(x)) for x in (a, b)) > 1
         return float(adjusted_mutual_info_score(a, b)) if grouped else float("nan")
 
-    return Agreement(information(a[both], b[both]), share, information(a, b))
+    return Agreement(information(a[both], b[both]), fraction, information(a, b))
 
 
 class PlaneView(NamedTuple):

@@ -15,13 +15,15 @@ ARRAYS = 12  # of the clouds' size, that are held at once
 AXIS_NOISE, CORNER_NOISE, DIRECTION_NOISE, SHORTEST_AXIS = 0.062, 0.245, 0.061, 0.14
 
 
-def known_clouds(*, samples: int = 6000, units: int = 16, seed: int = 0) -> dict[str, np.ndarray]:
+def known_clouds(
+    *, samples: int = 6000, units: int = 16, sample_seed: int = 0
+) -> dict[str, np.ndarray]:
     """Returns the eight clouds of docs/method.md §13.
 
     Args:
       samples: of each cloud.
       units: n.
-      seed: of all draws.
+      sample_seed: of all draws.
 
     Returns:
       Names to latents, `(samples, units)`, float64.
@@ -30,7 +32,7 @@ def known_clouds(*, samples: int = 6000, units: int = 16, seed: int = 0) -> dict
       InputError: an argument out of its range, naming it.
     """
     _check(samples, units)
-    rng = np.random.default_rng(seeded(seed))
+    rng = np.random.default_rng(seeded(sample_seed, field="sample_seed"))
 
     def clusters(centres: np.ndarray, noise: float) -> np.ndarray:
         chosen = centres[rng.integers(len(centres), size=samples)]
@@ -46,7 +48,7 @@ def known_clouds(*, samples: int = 6000, units: int = 16, seed: int = 0) -> dict
         "hypercube-corner clusters": clusters(
             np.sign(rng.normal(size=(CLUSTERS, units))), CORNER_NOISE
         ),
-        "axis clusters, rotated": axes @ bases.haar(units, seed=seed),
+        "axis clusters, rotated": axes @ bases.haar(units, seed=sample_seed),
         "clusters in random directions": clusters(directions, DIRECTION_NOISE),
         "tanh(1.5·normal)": np.tanh(1.5 * normal),
         "axis-aligned ellipsoid": normal * np.geomspace(SHORTEST_AXIS, 1, units),
@@ -96,17 +98,17 @@ def isotropic_clouds(
 
 def mixture(
     rng: np.random.Generator,
-    share: float,
+    fraction: float,
     *,
     samples: int = 500,
     units: int = 8,
     kind: str = "axes",
 ) -> np.ndarray:
-    """Draws normal samples, of which a share is replaced by clusters on the axes or the corners.
+    """Draws normal samples, of which a fraction is replaced by clusters on the axes or the corners.
 
     Args:
       rng: where they are drawn from.
-      share: probability of each sample to be replaced.
+      fraction: probability of each sample to be replaced.
       samples: how many.
       units: n.
       kind: `axes` for ±e_i, `corners` for those of the cube; both of length √n, as long as a
@@ -116,9 +118,9 @@ def mixture(
       `(samples, units)`, float64.
 
     Raises:
-      InputError: another kind, or a share outside [0, 1].
+      InputError: another kind, or a fraction outside [0, 1].
     """
-    real("share", share, least=0, most=1)
+    real("fraction", fraction, least=0, most=1)
     choice("kind", kind, ("axes", "corners"))
     _generator(rng)
     _check(samples, units)
@@ -128,4 +130,4 @@ def mixture(
         centres = rng.choice([-1.0, 1.0], size=(CLUSTERS, units))
     normal = rng.normal(size=(samples, units))
     clusters = centres[rng.integers(len(centres), size=samples)] + CORNER_NOISE * normal
-    return np.where(rng.random((samples, 1)) < share, clusters, normal)
+    return np.where(rng.random((samples, 1)) < fraction, clusters, normal)

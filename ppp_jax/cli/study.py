@@ -19,7 +19,7 @@ from ppp_jax.analysis.io.runs import BOTTLENECK, load_run, saved_groups
 from ppp_jax.analysis.report.pages import html_image, html_table, render
 from ppp_jax.analysis.results import layers
 from ppp_jax.analysis.results.comparisons import with_q
-from ppp_jax.analysis.results.measure import KINDS, cells
+from ppp_jax.analysis.results.measure import SITES, cells
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import lines, write_csv, write_markdown
 from ppp_jax.errors import InputError, printable
@@ -297,14 +297,14 @@ def layer_table(rows: list[dict[str, Any]], names: Collection[str]) -> list[dict
       names: what tells the rows apart.
 
     Returns:
-      A row per layer, cell and kind of latents; `c4_q` and `unit_kurtosis_q` are of one family, all
+      A row per layer, cell and site of latents; `c4_q` and `unit_kurtosis_q` are of one family, all
       rows and both statistics.
     """
     aligned = registry.names(family=registry.ALIGNMENT)
     q = false_discovery([[row[f"{name}_p"] for name in aligned] for row in rows])
     table = []
     for row, values in zip(rows, q, strict=True):
-        shown = {name: row[name] for name in (*names, "latents", "seeds", "test_mse", "c4_first")}
+        shown = {name: row[name] for name in (*names, "site", "seeds", "test_mse", "c4_first")}
         for name, value in zip(aligned, values, strict=True):
             shown |= {
                 name: row[name],
@@ -324,6 +324,6 @@ def error_differences(rows: list[dict[str, Any]]) -> pd.DataFrame:
     Args:
       rows: what `measure_layers` returns.
     """
-    once = [row for row in rows if row["latents"] == KINDS[0]]  # one network, two kinds of latents
+    once = [row for row in rows if row["site"] == SITES[0]]  # one network, two kinds of latents
     found = layers.differences(once, quantities=("test_mse",))
-    return with_q(found.drop(columns="latents", errors="ignore"))
+    return with_q(found.drop(columns="site", errors="ignore"))

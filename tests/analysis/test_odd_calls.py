@@ -209,7 +209,9 @@ CALLS = {
     "sign_flip": (seeds.sign_flip, {"differences": np.arange(8.0)}),
     "smallest_p": (seeds.smallest_p, {"seeds": 6}),
     "false_discovery": (seeds.false_discovery, {"p": [0.5, 0.1]}),
-    "mixture": (synthetic.mixture, {"rng": np.random.default_rng(0), "share": 0.5, "samples": 9}),
+    "mixture": (
+        synthetic.mixture, {"rng": np.random.default_rng(0), "fraction": 0.5, "samples": 9}
+    ),
     "isotropic_clouds": (synthetic.isotropic_clouds, {"rng": np.random.default_rng(0)}),
     "null_p_values": (
         calibration.null_p_values, {"samples": 9, "units": 3, "draws": 1, "rotations": 3}
@@ -221,7 +223,7 @@ CALLS = {
     "match": (unit_matching.match, {"a": X, "b": X}),
     "convergence": (unit_matching.convergence, {"latents": SEEDS.values, "rotations": 3}),
     "quantise": (downstream.quantise, {"latents": X, "bits": 3}),
-    "add_noise": (downstream.add_noise, {"latents": X, "share": 0.1}),
+    "add_noise": (downstream.add_noise, {"latents": X, "fraction": 0.1}),
     "probe_accuracy": (
         downstream.probe_accuracy,
         {"train": X, "train_labels": CLASSES, "test": X, "test_labels": CLASSES},

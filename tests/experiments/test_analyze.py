@@ -17,7 +17,15 @@ from tests.analysis.projection.test_ppp import labelled
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-FILES = ["analysis.json", "planes.csv", "ppp.png", "shares.csv", "shares.md", "srm.csv", "srm.png"]
+FILES = [
+    "analysis.json",
+    "planes.csv",
+    "ppp.png",
+    "fractions.csv",
+    "fractions.md",
+    "srm.csv",
+    "srm.png",
+]
 
 
 def rows(path):
@@ -33,7 +41,7 @@ def test_folder_holds_what_the_functions_say(tmp_path):
     latents = labelled()
     out = write_analysis(latents, tmp_path / "out", by=["seed"], epsilon=[0.85, 0.5], angles=30)
     assert sorted(path.name for path in out.iterdir()) == [".written.json", *FILES]
-    shares = rows(out / "shares.csv")
+    shares = rows(out / "fractions.csv")
     assert [(row["seed"], row["epsilon"]) for row in shares] == [
         (seed, epsilon) for seed in "57" for epsilon in ("0.5", "0.85")
     ]
@@ -54,12 +62,12 @@ def test_folder_holds_what_the_functions_say(tmp_path):
 
 def test_earlier_analyses_are_replaced_and_nothing_else_is(tmp_path):
     out = write_analysis(np.eye(4), tmp_path / "out", epsilon=0.5)
-    before = (out / "shares.md").read_text()
+    before = (out / "fractions.md").read_text()
     with pytest.raises(InputError, match="are not finite"):
         write_analysis(np.full((2, 3), np.nan), out)
-    assert (out / "shares.md").read_text() == before
+    assert (out / "fractions.md").read_text() == before
     write_analysis(np.eye(5), out, epsilon=0.5)
-    assert (out / "shares.md").read_text() != before
+    assert (out / "fractions.md").read_text() != before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
     with pytest.raises(InputError, match=r"out=.*mine is there and not ours"):
@@ -99,7 +107,7 @@ def test_command_takes_a_run_folder_and_a_basis(tmp_path):
     assert f"analysis: {out}" in done.stdout
     assert "pooled over seed (--by keeps axes apart)" in done.stdout
     assert json.loads((out / "analysis.json").read_text())["frame_planes"] == 1
-    shares = rows(out / "shares.csv")
+    shares = rows(out / "fractions.csv")
     assert [row["activation"] for row in shares] == ["tanh", "tanh", "relu", "relu"]
     last = load(workdir, name="post").isel(step=-1, activation=1)
     expected = project(last, basis=np.eye(3)[:2], epsilon=0.6).sizes["point"]

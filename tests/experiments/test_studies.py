@@ -132,7 +132,7 @@ def cloud(latents, row, *, step=-1):
         at["dose"] = float(at["dose"])
     if "rate" in row:
         at["rate"] = 0
-    found = latents[row["latents"]].isel(step=step).sel(at).squeeze(drop=True)
+    found = latents[row["site"]].isel(step=step).sel(at).squeeze(drop=True)
     return found.transpose("seed", "sample", "unit")
 
 
@@ -182,7 +182,7 @@ def factorial_again(latents, found):
     for row in found["effects"]:
         function = row["effect of"] == "tanh"
         names = ("activation", "optimizer") if function else ("optimizer", "activation")
-        first = {names[0]: row["effect of"], names[1]: row["on"], "latents": row["latents"]}
+        first = {names[0]: row["effect of"], names[1]: row["on"], "site": row["site"]}
         pair = [excess(latents, cell, row["statistic"])
                 for cell in (first, {**first, names[0]: row["against"]})]  # fmt: skip
         same(row["difference"], (pair[0] - pair[1]).mean(), tolerance=1e-3)
@@ -202,7 +202,7 @@ def depth_again(latents, found):
     orders = {"1": ["encoder_0", "bottleneck", "decoder_0"],
               "2": ["encoder_0", "encoder_1", "bottleneck", "decoder_0", "decoder_1"]}  # fmt: skip
     rows = [row for row in found["layers"]
-            if (row["activation"], row["latents"]) == ("tanh", "pre")]  # fmt: skip
+            if (row["activation"], row["site"]) == ("tanh", "pre")]  # fmt: skip
     for depth, names in orders.items():
         assert [row["layer"] for row in rows if row["depth"] == depth] == names
 
@@ -210,7 +210,7 @@ def depth_again(latents, found):
 def consequences_again(latents, found):
     # The tables are of held-out samples; of the probes |C4| is near.
     for row in found["cells"]:
-        near = np.abs(pa.alignment_c4(cloud(latents, {**row, "latents": "post"})))
+        near = np.abs(pa.alignment_c4(cloud(latents, {**row, "site": "post"})))
         assert abs(float(row["|C4|"]) - interquartile_mean(near)) < 0.1
 
 

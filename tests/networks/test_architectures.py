@@ -331,7 +331,7 @@ def test_analyze_opens_any_layer_of_any_network(captured, tmp_path):
     layer = load(captured, name="pre", architecture="conv", layer="decoder_0", units=4, vectors=16)
     clouds = layer.isel(step=-1)
     assert clouds.sizes["sample"] == 30 * 16
-    shares = rows(tmp_path / "out" / "shares.csv")
+    shares = rows(tmp_path / "out" / "fractions.csv")
     accepted = project(clouds, epsilon=0.6).sizes["point"]
     assert sum(int(share["accepted"]) for share in shares) == accepted
 
@@ -387,7 +387,7 @@ def test_every_layer_is_measured(captured):
     for row in mlp:
         assert row["seeds"] == 2
         assert len(row["c4_excess_seeds"]) == 2
-        if (row["layer"], row["latents"]) == ("bottleneck", "post"):
+        if (row["layer"], row["site"]) == ("bottleneck", "post"):
             x = bottleneck.sel(depth=row["depth"]).transpose("seed", "sample", "unit")
             c4 = rotation_test(x, rotations=19).sel(statistic="c4")
             above = (c4["value"] - c4["mean"]).values
@@ -402,6 +402,6 @@ def test_every_layer_is_measured(captured):
         assert (row["activation"], row["against"]) == ("tanh", "isotropic_tanh")
         np.testing.assert_allclose(row["difference"], 0.5 if row["quantity"] == "c4_excess" else 0)
     slopes = layers.trends(mlp, axis="depth")
-    assert {(row["latents"], row["quantity"]) for row in slopes} == {
+    assert {(row["site"], row["quantity"]) for row in slopes} == {
         (kind, name) for kind in ("pre", "post") for name in layers.QUANTITIES
     }

@@ -27,7 +27,7 @@ def null_p_values(
     draws: int = 400,
     rotations: int = 99,
     epsilon: float | None = None,
-    seed: int = 0,
+    sample_seed: int = 0,
     progress: bool = False,
 ) -> xr.DataArray:
     """Returns the p-values of clouds without any privileged basis, which should be uniform.
@@ -38,7 +38,7 @@ def null_p_values(
       draws: clouds of each law.
       rotations: K of each test.
       epsilon: if given, the angles' statistics are tested too.
-      seed: of clouds and rotations.
+      sample_seed: of clouds and rotations.
       progress: show a progress bar on stderr.
 
     Returns:
@@ -47,7 +47,7 @@ def null_p_values(
     Raises:
       InputError: an argument out of its range, naming it.
     """
-    rng = np.random.default_rng(seeded(seed))
+    rng = np.random.default_rng(seeded(sample_seed, field="sample_seed"))
     _check(draws, samples, units, laws=4)
     # Some draws at a time: all of them may be more than memory holds.
     width = max(1, HELD_NUMBERS // (samples * units))
@@ -65,7 +65,11 @@ def null_p_values(
             coords={"law": list(drawn[0])},
         )
         tested = rotation_test(
-            labelled, rotations=rotations, epsilon=epsilon, seed=seed, first_seed=first
+            labelled,
+            rotations=rotations,
+            epsilon=epsilon,
+            rotation_seed=sample_seed,
+            first_seed=first,
         )
         found.append(tested["p"])
     return xr.concat(found, "seed").transpose("law", "seed", "statistic")
@@ -79,9 +83,9 @@ def _check(draws: Any, samples: Any, units: Any, *, laws: int) -> None:
 
 
 def false_positives(p: xr.DataArray, *, level: float = LEVEL) -> xr.DataArray:
-    """Returns the share of p-values up to a level, along `seed`.
+    """Returns the fraction of p-values up to a level, along `seed`.
 
-    With K rotations the exact share is ⌊level·(K + 1)⌋/(K + 1).
+    With K rotations the exact fraction is ⌊level·(K + 1)⌋/(K + 1).
 
     Args:
       p: p-values over `seed` and other axes; missing ones do not count.
@@ -98,70 +102,75 @@ def false_positives(p: xr.DataArray, *, level: float = LEVEL) -> xr.DataArray:
 
 def power(
     *,
-    shares: Sequence[float] = SHARES,
+    fractions: Sequence[float] = SHARES,
     samples: int = 500,
     units: int = 8,
     draws: int = 100,
     rotations: int = 99,
-    seed: int = 0,
+    sample_seed: int = 0,
     progress: bool = False,
 ) -> xr.Dataset:
     """Measures how often graded mixtures of isotropic and aligned samples are called aligned.
 
     Args:
-      shares: of aligned samples.
+      fractions: of aligned samples.
       samples: of each cloud.
       units: n.
-      draws: clouds of each share.
+      draws: clouds of each fraction.
       rotations: K of each test.
-      seed: of clouds and rotations.
+      sample_seed: of clouds and rotations.
       progress: show a progress bar on stderr.
 
     Returns:
-      Dataset over `(kind, share, statistic)`: `power`, the share of p-values up to 5 %, and
+      Dataset over `(kind, fraction, statistic)`: `power`, the fraction of p-values up to 5 %, and
       `value`, the statistic's mean.
 
     Raises:
       InputError: an argument out of its range, naming it.
     """
-    rng = np.random.default_rng(seeded(seed))
-    if not isinstance(shares, list | tuple) or not shares:
-        raise InputError("shares", shares, "must be shares of aligned samples, one or more")
-    shares = [real("shares", share, least=0, most=1) for share in shares]
-    _check(draws, samples, units, laws=len(KINDS) * len(shares))
+    rng = np.random.default_rng(seeded(sample_seed, field="sample_seed"))
+    if not isinstance(fractions, list | tuple) or not fractions:
+        raise InputError(
+            "fractions", fractions, "must be fractions of aligned samples, one or more"
+        )
+    fractions = [real("fractions", fraction, least=0, most=1) for fraction in fractions]
+    _check(draws, samples, units, laws=len(KINDS) * len(fractions))
     rows = [
         [
             np.stack(
-                [mixture(rng, share, samples=samples, units=units, kind=kind) for _ in range(draws)]
+                [
+                    mixture(rng, fraction, samples=samples, units=units, kind=kind)
+                    for _ in range(draws)
+                ]
             )
-            for share in shares
+            for fraction in fractions
         ]
         for kind in KINDS
     ]
     found = []
     for kind in progress_bar(rows, "power") if progress else rows:
         labelled = xr.DataArray(
-            np.stack(kind).astype(np.float32), dims=("share", "seed", "sample", "unit")
+            np.stack(kind).astype(np.float32), dims=("fraction", "seed", "sample", "unit")
         )
-        found.append(rotation_test(labelled, rotations=rotations, seed=seed))
-    tested = xr.concat(found, "kind").assign_coords(kind=list(KINDS), share=list(shares))
+        found.append(rotation_test(labelled, rotations=rotations, rotation_seed=sample_seed))
+    tested = xr.concat(found, "kind").assign_coords(kind=list(KINDS), fraction=list(fractions))
     return xr.Dataset(
         {"power": false_positives(tested["p"]), "value": tested["value"].mean("seed")}
     )
 
 
-def interval_coverage(seeds: int, *, draws: int = 400, seed: int = 0) -> float:
+def interval_coverage(seeds: int, *, draws: int = 400, sample_seed: int = 0) -> float:
     """Returns how often the 95 % interval of a paired difference holds the true one.
 
     Args:
       seeds: pairs; their differences are normal.
       draws: experiments.
-      seed: of the draws.
+      sample_seed: of the draws.
 
     Raises:
       InputError: an argument out of its range, naming it.
     """
-    rng = np.random.default_rng(seeded(seed))
+    rng = np.random.default_rng(seeded(sample_seed, field="sample_seed"))
     whole("draws", draws, least=1)
     whole("seeds", seeds, least=2)
     check_product({"seeds": seeds, "draws": draws}, 16 * seeds * draws)

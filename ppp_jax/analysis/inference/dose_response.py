@@ -16,7 +16,7 @@ class Kink(NamedTuple):
     """Two descriptions of a dose-response.
 
     Attributes:
-      line: share of the variance between doses that c + s·d explains.
+      line: fraction of the variance between doses that c + s·d explains.
       kink: the same of c + s·max(d − start, 0), which is never less.
       start: where the response begins; 0 is the line itself.
       low: lower end of its 95 % bootstrap interval over seeds. An interval that holds the first
@@ -33,26 +33,26 @@ class Kink(NamedTuple):
     seeds: int
 
 
-def kink(doses: Sequence[float], values: Sequence[np.ndarray], *, seed: int = 0) -> Kink:
+def kink(doses: Sequence[float], values: Sequence[np.ndarray], *, bootstrap_seed: int = 0) -> Kink:
     """Fits both descriptions to the means over seeds, and resamples the seeds.
 
     Args:
       doses: ascending, at least four.
       values: one array per dose, one number per seed; seeds with a missing number are left out.
-      seed: of the resamples.
+      bootstrap_seed: of the resamples.
 
     Raises:
       InputError: see `check_doses`; values that are no numbers, or not a row for each dose.
     """
     check_doses(doses)
-    seeded(seed)
+    seeded(bootstrap_seed, field="bootstrap_seed")
     x, table = np.asarray(doses, float), numbers("values", values, dimensions=2)
     if len(table) != len(x):
         raise InputError(
             "values", f"array {table.shape}", f"needs a row for each of {len(x)} doses"
         )
     table = table[:, np.isfinite(table).all(axis=0)]
-    rng, seeds = np.random.default_rng(seed), table.shape[1]
+    rng, seeds = np.random.default_rng(bootstrap_seed), table.shape[1]
     if seeds < MIN_SEEDS:
         nothing = float("nan")
         return Kink(nothing, nothing, nothing, nothing, nothing, seeds)
@@ -61,9 +61,9 @@ def kink(doses: Sequence[float], values: Sequence[np.ndarray], *, seed: int = 0)
         for _ in range(RESAMPLES)
     ]
     mean = table.mean(axis=1)
-    share, start = _hinge(x, mean)
+    fraction, start = _hinge(x, mean)
     low, high = np.quantile(starts, [0.025, 0.975])
-    return Kink(float(_explained(x, mean)), share, start, float(low), float(high), seeds)
+    return Kink(float(_explained(x, mean)), fraction, start, float(low), float(high), seeds)
 
 
 def check_doses(doses: Sequence[float]) -> None:
@@ -78,15 +78,15 @@ def check_doses(doses: Sequence[float]) -> None:
 
 
 def _explained(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Returns the share of the variance of y that c + s·x explains, of every x, `(..., doses)`."""
+    """Returns the fraction of the variance of y that each x, `(..., doses)`, explains."""
     a, b = x - x.mean(axis=-1, keepdims=True), y - y.mean()
-    share: np.ndarray = (a @ b) ** 2 / (np.sum(a * a, axis=-1) * (b @ b))
-    return share
+    fraction: np.ndarray = (a @ b) ** 2 / (np.sum(a * a, axis=-1) * (b @ b))
+    return fraction
 
 
 def _hinge(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Returns the best explained share over kinks between the first dose and the last but one."""
+    """Returns the largest explained fraction over kinks before the last dose but one."""
     places = np.linspace(x[0], x[-2], PLACES)
-    shares = _explained(np.maximum(x - places[:, None], 0), y)
-    best = int(np.argmax(shares))
-    return float(shares[best]), float(places[best])
+    fractions = _explained(np.maximum(x - places[:, None], 0), y)
+    best = int(np.argmax(fractions))
+    return float(fractions[best]), float(places[best])

@@ -37,24 +37,24 @@ def quantise(latents: Any, *, bits: int) -> np.ndarray:
     return rounded
 
 
-def add_noise(latents: Any, *, share: float, seed: int = 0) -> np.ndarray:
-    """Adds isotropic normal noise whose length is a share of the latents' root mean square length.
+def add_noise(latents: Any, *, fraction: float, noise_seed: int = 0) -> np.ndarray:
+    """Adds isotropic normal noise, as long as a fraction of the latents' root mean square length.
 
     Args:
       latents: `(..., samples, units)`.
-      share: of the length around the mean.
-      seed: of the noise.
+      fraction: of the length around the mean.
+      noise_seed: Seed of the noise.
 
     Raises:
-      InputError: a negative share, or no latents.
+      InputError: a negative fraction, or no latents.
     """
-    real("share", share, least=0)
-    seeded(seed)
+    real("fraction", fraction, least=0)
+    seeded(noise_seed, field="noise_seed")
     x = _floating(latents)
     centred = x - x.mean(axis=-2, keepdims=True)
     scale = np.sqrt((centred**2).mean(axis=(-2, -1), keepdims=True))
-    noise = np.random.default_rng(seed).normal(size=x.shape)
-    noisy: np.ndarray = (x + share * scale * noise).astype(x.dtype)
+    noise = np.random.default_rng(noise_seed).normal(size=x.shape)
+    noisy: np.ndarray = (x + fraction * scale * noise).astype(x.dtype)
     return noisy
 
 
@@ -135,7 +135,7 @@ class Correlation(NamedTuple):
 
 
 def rank_correlation(
-    first: np.ndarray, second: np.ndarray, *, permutations: int = 9999, seed: int = 0
+    first: np.ndarray, second: np.ndarray, *, permutations: int = 9999, permutation_seed: int = 0
 ) -> Correlation:
     """Tests whether two quantities go together from seed to seed within cells.
 
@@ -148,7 +148,7 @@ def rank_correlation(
       first: `(cells, seeds)`.
       second: `(cells, seeds)`.
       permutations: random ones.
-      seed: of the permutations and the draws.
+      permutation_seed: Seed of the permutations.
 
     Returns:
       The `Correlation`. Cells without any number, or of which a quantity does not vary, are left
@@ -161,7 +161,7 @@ def rank_correlation(
     a, b = (numbers(k, x, dimensions=2) for k, x in (("first", first), ("second", second)))
     if a.shape != b.shape:
         raise InputError("second", b.shape, f"must have one shape with first, {a.shape}")
-    seeded(seed)
+    seeded(permutation_seed, field="permutation_seed")
     whole("permutations", permutations, least=1)
     check_fits("permutations", permutations, 32 * permutations * max(1, a.size))
     there = np.isfinite(a) & np.isfinite(b)
@@ -177,7 +177,7 @@ def rank_correlation(
     mean = float(np.vecdot(*ranked).mean())
     if count < MIN_SEEDS:
         return Correlation(mean, nan, nan, nan, count, len(a))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(permutation_seed)
     orders = np.argsort(rng.random((permutations, count)), axis=1)
     null = np.einsum("cs,cps->p", ranked[0], ranked[1][:, orders]) / len(a)
     p = (1 + (abs(null) >= abs(mean) - 1e-12).sum()) / (permutations + 1)

@@ -18,7 +18,7 @@ from ppp_jax import bases
 from ppp_jax.analysis.inference.seeds import sign_flip
 from ppp_jax.analysis.io.sources import Latents, Source, check_made, open_source, read, rescale
 from ppp_jax.analysis.projection.kernel import check_epsilon, progress_bar
-from ppp_jax.analysis.projection.planes import Frame, build_frame
+from ppp_jax.analysis.projection.planes import Basis, resolve_basis
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.statistics.alignment import build_target, measure_turned
 from ppp_jax.analysis.statistics.registry import Statistic
@@ -27,7 +27,7 @@ from ppp_jax.errors import InputError, seeded, truth, whole
 ROTATIONS, MOST_ROTATIONS = 200, 10**6
 BLOCK_BYTES = 2**26  # of rotated latents held at once
 WORKERS = min(4, os.cpu_count() or 1)  # clouds tested at once; each takes a few blocks of memory
-ROUNDING = 1e-6  # differences below this share of the values are no differences
+ROUNDING = 1e-6  # differences below this fraction of the values are no differences
 
 
 def rotation_test(
@@ -37,7 +37,7 @@ def rotation_test(
     statistics: Sequence[str | Statistic] | None = None,
     epsilon: float | None = None,
     rotations: int = ROTATIONS,
-    seed: int = 0,
+    rotation_seed: int = 0,
     first_seed: int = 0,
     progress: bool = False,
 ) -> xr.Dataset:
@@ -55,7 +55,7 @@ def rotation_test(
       epsilon: acceptance cosine of the statistics of planes (`angles`), which take several times
         as long as the others.
       rotations: K.
-      seed: Seed of the random rotations.
+      rotation_seed: Seed of the random rotations.
       first_seed: place along `seed` of the first cloud, where these are a part of more: it gets
         the rotations that it has among all.
       progress: show a progress bar on stderr.
@@ -74,20 +74,22 @@ def rotation_test(
       0.01
     """
     whole("rotations", rotations, least=1, most=MOST_ROTATIONS)
-    seeded(seed)
+    seeded(rotation_seed, field="rotation_seed")
     whole("first_seed", first_seed, least=0)
     truth("progress", progress)
     if epsilon is not None and len(check_epsilon(epsilon)) != 1:
         raise InputError("epsilon", epsilon, "must be one number")
     asked = registry.resolve(statistics, epsilon)
     source = open_source(latents)
-    test = _Test(asked, build_frame(basis, source.units), epsilon)
+    test = _Test(asked, resolve_basis(basis, source.units), epsilon)
     names = [one.name for one in asked]
     leading = source.shape[:-2]
     found = np.full((int(np.prod(leading)), len(names), rotations + 1), np.nan)
     small = source.shape[-2] * source.units * source.dtype.itemsize <= BLOCK_BYTES
     with concurrent.futures.ThreadPoolExecutor(WORKERS if small else 1) as workers:
-        for members, start, turns in _groups(source, rotations, (seed, first_seed), progress):
+        for members, start, turns in _groups(
+            source, rotations, (rotation_seed, first_seed), progress
+        ):
             place = slice(start, start + len(turns))
             one = functools.partial(_tested, source, test, turns)
             for cloud, values in zip(members, workers.map(one, members), strict=True):
@@ -97,7 +99,7 @@ def rotation_test(
     tested = xr.Dataset(
         {"value": (dims, shaped[..., 0]), "null": ((*dims, "rotation"), shaped[..., 1:])},
         coords={**source.coords, "statistic": names},
-        attrs={"rotations": rotations, "seed": seed},
+        attrs={"rotations": rotations, "rotation_seed": rotation_seed},
     )
     return verdict(tested)
 
@@ -141,7 +143,7 @@ class _Test(NamedTuple):
     """What is measured, against which basis, at which ε."""
 
     statistics: tuple[Statistic, ...]
-    frame: Frame
+    frame: Basis
     epsilon: float | None
 
     def of(self, kind: str) -> tuple[Statistic, ...]:
@@ -185,7 +187,7 @@ def under_rotations(
     clouds: int,
     units: int,
     rotations: int,
-    seed: int,
+    rotation_seed: int,
     axis: str = "seed",
 ) -> xr.Dataset:
     """Tests any numbers against the same null, each cloud by rotations of its own.
@@ -195,17 +197,17 @@ def under_rotations(
       clouds: how many there are.
       units: n.
       rotations: K.
-      seed: Seed of the random rotations.
+      rotation_seed: Seed of the random rotations.
       axis: what the clouds are along.
 
     Returns:
       As `rotation_test`, over `axis` and `statistic`.
     """
     turns = whole("rotations", rotations, least=1, most=MOST_ROTATIONS)
-    seeded(seed)
+    seeded(rotation_seed, field="rotation_seed")
     found = np.empty((clouds, len(statistics), turns + 1))
     for k in range(clouds):
-        drawn = bases.rotations(units, turns, np.random.default_rng([seed, k]))
+        drawn = bases.rotations(units, turns, np.random.default_rng([rotation_seed, k]))
         for turn, q in enumerate([np.eye(units), *drawn]):
             found[k, :, turn] = [measure(k, q) for measure in statistics.values()]
     dims = (axis, "statistic")

@@ -40,14 +40,14 @@ def interquartile_mean(values: ArrayLike) -> float:
 
 
 def bootstrap_interval(
-    values: ArrayLike, *, confidence: float = 0.95, seed: int = BOOTSTRAP_SEED
+    values: ArrayLike, *, confidence: float = 0.95, bootstrap_seed: int = BOOTSTRAP_SEED
 ) -> tuple[float, float]:
     """Returns the BCa bootstrap interval of the interquartile mean (Efron 1987).
 
     Args:
       values: one number per seed; what is not finite is left out.
       confidence: coverage, in (0, 1).
-      seed: of the 2,000 resamples.
+      bootstrap_seed: of the 2,000 resamples.
 
     Returns:
       `(low, high)`; NaN for fewer than two values, of which nothing can be said.
@@ -64,7 +64,7 @@ def bootstrap_interval(
         _present(values, field="values"),
         lambda x, axis: scipy.stats.trim_mean(x, 0.25, axis=axis),
         confidence,
-        seed,
+        bootstrap_seed,
     )
 
 
@@ -98,18 +98,18 @@ class Difference(NamedTuple):
 
 
 def paired_difference(
-    first: ArrayLike, second: ArrayLike, *, seed: int = BOOTSTRAP_SEED
+    first: ArrayLike, second: ArrayLike, *, bootstrap_seed: int = BOOTSTRAP_SEED
 ) -> Difference:
     """Compares two conditions that share their seeds.
 
     If the two were exchangeable within each seed, the sign of each difference would be a coin
-    toss: p is the share of all sign patterns whose mean difference is at least as far from 0.
+    toss: p is the fraction of all sign patterns whose mean difference is at least as far from 0.
     Exact up to 16 pairs; of more, the observed and 65,535 random patterns.
 
     Args:
       first: one number per seed.
       second: the same seeds under the other condition; pairs that are not finite are left out.
-      seed: of the resamples.
+      bootstrap_seed: of the resamples.
 
     Returns:
       The `Difference` first − second.
@@ -123,34 +123,36 @@ def paired_difference(
       (3.5, 0.03125)
     """
     pair = numbers("first", first).ravel(), numbers("second", second).ravel()
-    seeded(seed)
+    seeded(bootstrap_seed, field="bootstrap_seed")
     if len(pair[0]) != len(pair[1]):
         problem = f"has {len(pair[1])} values, the first {len(pair[0])}; one per seed each"
         raise InputError("second", f"array of {len(pair[1])}", problem)
     apart = _present(pair[0] - pair[1])
     if not len(apart):
         return Difference(np.nan, np.nan, np.nan, np.nan, 0)
-    interval = _bca(apart, np.mean, 0.95, seed)
-    return Difference(float(apart.mean()), *interval, sign_flip(apart, seed=seed), len(apart))
+    interval = _bca(apart, np.mean, 0.95, bootstrap_seed)
+    return Difference(
+        float(apart.mean()), *interval, sign_flip(apart, bootstrap_seed=bootstrap_seed), len(apart)
+    )
 
 
-def sign_flip(differences: ArrayLike, *, seed: int = BOOTSTRAP_SEED) -> float:
+def sign_flip(differences: ArrayLike, *, bootstrap_seed: int = BOOTSTRAP_SEED) -> float:
     """Returns the two-sided p-value of a mean of 0, by flipping signs.
 
     Args:
       differences: one number per seed; what is not finite is left out.
-      seed: of the random patterns, of more than 16 differences.
+      bootstrap_seed: of the random patterns, of more than 16 differences.
 
     Returns:
       p, or NaN of fewer than 6 differences, whose smallest possible p-value exceeds 5 %.
     """
     apart = _present(differences, field="differences")
-    seeded(seed)
+    seeded(bootstrap_seed, field="bootstrap_seed")
     if len(apart) < MIN_SEEDS:
         return float("nan")
     observed = abs(apart.sum())
     slack = 1e-12 * np.abs(apart).sum()  # equal sums, added up in another order
-    return float(np.mean(np.abs(_patterns(len(apart), seed) @ apart) >= observed - slack))
+    return float(np.mean(np.abs(_patterns(len(apart), bootstrap_seed) @ apart) >= observed - slack))
 
 
 def smallest_p(seeds: int) -> float:
@@ -165,13 +167,13 @@ def smallest_p(seeds: int) -> float:
 
 
 @functools.lru_cache(maxsize=8)
-def _patterns(count: int, seed: int) -> np.ndarray:
+def _patterns(count: int, bootstrap_seed: int) -> np.ndarray:
     """Returns patterns of signs, `(patterns, count)`: all, or the observed and random ones."""
     if count <= EXACT_SEEDS:
         # Half of the patterns: the other half are their opposites.
         numbers = np.arange(2 ** (count - 1))
         return 1 - 2.0 * (numbers[:, None] >> np.arange(count) & 1)
-    drawn = np.random.default_rng(seed).choice([-1.0, 1.0], (RANDOM_PATTERNS, count))
+    drawn = np.random.default_rng(bootstrap_seed).choice([-1.0, 1.0], (RANDOM_PATTERNS, count))
     return np.concatenate([np.ones((1, count)), drawn])
 
 
@@ -182,7 +184,7 @@ def false_discovery(p: ArrayLike) -> np.ndarray:
       p: p-values of one family of tests, any shape; what is missing is no test.
 
     Returns:
-      q of the same shape: calling those up to 5 % keeps the expected share of false ones among
+      q of the same shape: calling those up to 5 % keeps the expected fraction of false ones among
       them below 5 %.
 
     Raises:
@@ -203,9 +205,9 @@ def false_discovery(p: ArrayLike) -> np.ndarray:
 
 
 def _bca(
-    values: np.ndarray, statistic: Callable[..., Any], confidence: float, seed: int
+    values: np.ndarray, statistic: Callable[..., Any], confidence: float, bootstrap_seed: int
 ) -> tuple[float, float]:
-    seeded(seed)
+    seeded(bootstrap_seed, field="bootstrap_seed")
     if not 0 < real("confidence", confidence) < 1:
         raise InputError("confidence", confidence, "must lie between 0 and 1")
     if len(values) < 2:
@@ -223,7 +225,7 @@ def _bca(
                 n_resamples=RESAMPLES,
                 confidence_level=confidence,
                 method=method,
-                rng=np.random.default_rng(seed),
+                rng=np.random.default_rng(bootstrap_seed),
             )
             low, high = drawn.confidence_interval
             if np.isfinite([low, high]).all():

@@ -65,7 +65,7 @@ ORBITS: dict[str, Cosine] = {
 }
 
 
-def nearest(vectors: np.ndarray, basis: np.ndarray, *, seed: int = 0) -> np.ndarray:
+def nearest(vectors: np.ndarray, basis: np.ndarray, *, reference_seed: int = 0) -> np.ndarray:
     """Returns which orbit each vector is nearest to, compared with isotropic vectors.
 
     Orbits have very different numbers of elements, and some corner of 2ⁿ is always near: so each
@@ -74,7 +74,7 @@ def nearest(vectors: np.ndarray, basis: np.ndarray, *, seed: int = 0) -> np.ndar
     Args:
       vectors: `(vectors, units)`, of any length but 0.
       basis: unit rows, `(basis vectors, units)`.
-      seed: of 4,096 isotropic vectors.
+      reference_seed: of 4,096 isotropic vectors.
 
     Returns:
       `(vectors,)`, places in `ORBITS`.
@@ -83,7 +83,9 @@ def nearest(vectors: np.ndarray, basis: np.ndarray, *, seed: int = 0) -> np.ndar
       InputError: vectors or a basis that are none.
     """
     unit, basis = _unit(vectors, 2), _checked_basis(vectors, basis)
-    null = np.random.default_rng(seeded(seed)).normal(size=(ISOTROPIC, unit.shape[1]))
+    null = np.random.default_rng(seeded(reference_seed, field="reference_seed")).normal(
+        size=(ISOTROPIC, unit.shape[1])
+    )
     null /= np.linalg.norm(null, axis=1, keepdims=True)
     found = []
     for cosine in ORBITS.values():
@@ -118,7 +120,7 @@ class Position(NamedTuple):
 
 
 def positions(
-    vectors: np.ndarray, basis: np.ndarray, *, rotations: int = ROTATIONS, seed: int = 0
+    vectors: np.ndarray, basis: np.ndarray, *, rotations: int = ROTATIONS, rotation_seed: int = 0
 ) -> dict[str, Position]:
     """Holds directions, such as those of cluster centres, against every orbit.
 
@@ -126,7 +128,7 @@ def positions(
       vectors: `(seeds, vectors, units)`, of any length but 0; each seed gets rotations of its own.
       basis: unit rows, `(basis vectors, units)`.
       rotations: K.
-      seed: of the rotations.
+      rotation_seed: Seed of the random rotations.
 
     Returns:
       Orbit to its `Position`; p is missing of fewer than 6 seeds.
@@ -135,7 +137,7 @@ def positions(
       InputError: fewer than one rotation, vectors or a basis that are none.
     """
     whole("rotations", rotations, least=1, most=MOST_ROTATIONS)  # before anything is computed
-    seeded(seed)
+    seeded(rotation_seed, field="rotation_seed")
     unit, vectors_of = _unit(vectors, 3), _checked_basis(vectors, basis)
 
     def mean_of(cosine: Cosine) -> Callable[[int, np.ndarray], float]:
@@ -147,7 +149,7 @@ def positions(
             clouds=len(unit),
             units=unit.shape[-1],
             rotations=rotations,
-            seed=seed,
+            rotation_seed=rotation_seed,
         )
     )
     parts = ("value", "z", "p")

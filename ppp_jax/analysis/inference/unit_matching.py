@@ -77,7 +77,7 @@ def cross_product(a: Any, b: Any) -> np.ndarray:
 def match(a: Any, b: Any) -> Match:
     """Matches two clouds of the same samples, unit by unit and as wholes.
 
-    Both are shares: 1 if the clouds are the same up to a signed permutation (`units`), or up to
+    Both are fractions: 1 if the clouds are the same up to a signed permutation (`units`), or up to
     an orthogonal map (`orthogonal`).
 
     Args:
@@ -103,7 +103,7 @@ def _assigned(product: np.ndarray) -> float:
 
 
 def convergence(
-    latents: Any, *, basis: Any = None, rotations: int = ROTATIONS, seed: int = 0
+    latents: Any, *, basis: Any = None, rotations: int = ROTATIONS, rotation_seed: int = 0
 ) -> Convergence:
     """Tests whether networks of different seeds find the same axes.
 
@@ -116,13 +116,13 @@ def convergence(
       latents: `(seeds, samples, units)`; an odd last seed is left out.
       basis: an orthonormal basis whose vectors count as units, or its name; None: the standard one.
       rotations: K.
-      seed: of the rotations.
+      rotation_seed: Seed of the random rotations.
 
     Raises:
       InputError: fewer than two seeds, a basis that is not orthonormal, or see `cross_product`.
     """
     whole("rotations", rotations, least=1, most=MOST_ROTATIONS)  # before anything is computed
-    seeded(seed)
+    seeded(rotation_seed, field="rotation_seed")
     x = numbers("latents", latents)
     if x.ndim != 3 or len(x) < 2 or not x.size:
         raise InputError("latents", x.shape, "must be (seeds, samples, units) of two seeds or more")
@@ -137,7 +137,7 @@ def convergence(
         clouds=len(pairs),
         units=units,
         rotations=rotations,
-        seed=seed,
+        rotation_seed=rotation_seed,
         axis="pair",
     ).isel(statistic=0)
     tested = pool(each, over="pair")

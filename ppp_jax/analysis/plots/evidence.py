@@ -23,12 +23,12 @@ def quantity_title(quantity: str) -> str:
     """Returns what a panel of differences calls a variable of a measured grid.
 
     Args:
-      quantity: `test_mse`, or a statistic and the kind of latents, such as `c4_pre`.
+      quantity: `test_mse`, or a statistic and the site of latents, such as `c4_pre`.
     """
-    name, _, kind = quantity.rpartition("_")
+    name, _, site = quantity.rpartition("_")
     if name not in registry.STATISTICS:
         return {ERROR: "held-out MSE"}.get(quantity, quantity)
-    one, when = registry.STATISTICS[name], {"pre": "before", "post": "after"}[kind]
+    one, when = registry.STATISTICS[name], {"pre": "before", "post": "after"}[site]
     return f"{one.short} {when} activation" + (", above null" if one.tested else "")
 
 
@@ -80,12 +80,12 @@ def _comparison(row: dict[str, Any], labels: list[str]) -> str:
     return drawn(f"{text} − {row['against']}")
 
 
-def plot_plane(runs: xr.Dataset, *, kind: str, labels: list[str]) -> Figure:
+def plot_plane(runs: xr.Dataset, *, site: str, labels: list[str]) -> Figure:
     """Draws every cell's path through training in the plane of alignment and discreteness.
 
     Args:
       runs: the runs that `measure` measured.
-      kind: `pre` or `post`.
+      site: `pre` or `post`.
       labels: which names of a cell stand in the legend.
 
     Returns:
@@ -99,7 +99,7 @@ def plot_plane(runs: xr.Dataset, *, kind: str, labels: list[str]) -> Figure:
     styles = ["-", "--", ":", "-."]
     counted: dict[Any, int] = {}
     for names, at in cells(runs):
-        part = runs[[f"c4_{kind}", f"discreteness_{kind}"]].isel(at)
+        part = runs[[f"c4_{site}", f"discreteness_{site}"]].isel(at)
         part = part.transpose("step", "seed")
         x, y = (part[name].values for name in part)
         if not np.isfinite(x[-1]).any():
@@ -114,7 +114,7 @@ def plot_plane(runs: xr.Dataset, *, kind: str, labels: list[str]) -> Figure:
         axes.plot(path[0][0], path[1][0], "o", color=colour, markerfacecolor="white", markersize=4)
         axes.plot(x[-1], y[-1], ".", color=colour, markersize=3, alpha=0.5)
     axes.set(
-        xlabel=f"{registry.label_of('c4')}, {kind}-activation (−1 diagonals, +1 axes)",
+        xlabel=f"{registry.label_of('c4')}, {site}-activation (−1 diagonals, +1 axes)",
         ylabel="discreteness",
     )
     figure.legend(loc="outside right upper", fontsize=6)
@@ -139,16 +139,16 @@ def plot_p_values(p: xr.DataArray, *, ax: Axes) -> Axes:
             values = p.sel(law=law, statistic=statistic).values
             values = np.sort(values[np.isfinite(values)])
             if len(values):
-                share = np.arange(1, len(values) + 1) / len(values)
-                ax.step(values, share, where="post", color=f"C{i}", linewidth=0.6, alpha=0.6)
+                fraction = np.arange(1, len(values) + 1) / len(values)
+                ax.step(values, fraction, where="post", color=f"C{i}", linewidth=0.6, alpha=0.6)
         ax.plot([], [], color=f"C{i}", label=drawn(law))
-    ax.set(xlabel="p-value", ylabel="share of clouds below", xlim=(0, 1), ylim=(0, 1))
+    ax.set(xlabel="p-value", ylabel="fraction of clouds below", xlim=(0, 1), ylim=(0, 1))
     ax.legend(fontsize=6)
     return ax
 
 
 def plot_power(found: xr.Dataset, *, kind: str, ax: Axes) -> Axes:
-    """Draws how often graded mixtures are called aligned, against the share of aligned samples.
+    """Draws how often graded mixtures are called aligned, against the fraction of aligned samples.
 
     Args:
       found: what `calibration.power` returns.
@@ -158,7 +158,7 @@ def plot_power(found: xr.Dataset, *, kind: str, ax: Axes) -> Axes:
     for statistic in found["statistic"].values:
         curve = found["power"].sel(kind=kind, statistic=statistic)
         ax.plot(
-            found["share"],
+            found["fraction"],
             curve,
             "o-",
             markersize=3,
@@ -166,8 +166,8 @@ def plot_power(found: xr.Dataset, *, kind: str, ax: Axes) -> Axes:
         )
     ax.axhline(LEVEL, color="k", linestyle="--", linewidth=0.8)
     ax.set(
-        xlabel=f"share of samples on the {kind}",
-        ylabel="share of clouds with p ≤ .05",
+        xlabel=f"fraction of samples on the {kind}",
+        ylabel="fraction of clouds with p ≤ .05",
         ylim=(0, 1.03),
     )
     ax.legend(fontsize=6)

@@ -185,7 +185,7 @@ def plot_srm(curves: xr.Dataset, *, ax: Axes | None = None, planes: bool = True)
     count, epsilon = curves.attrs["frame_planes"], curves["epsilon"].item()
     axes.set_title(f"mean of {count:,} planes, ε = {epsilon:g}", fontsize=8)
     axes.tick_params(labelsize=6)
-    axes.yaxis.set_major_locator(MaxNLocator(3))  # shares; more would cover the curves
+    axes.yaxis.set_major_locator(MaxNLocator(3))  # fractions; more would cover the curves
     axes.set_rlabel_position(22.5)
     return axes
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from ppp_jax.analysis.projection.planes import Frame
+from ppp_jax.analysis.projection.planes import Basis
 
 CANDIDATES = 2**22  # (plane, sample) pairs looked at together
 # A pair costs the pruned search so many times what it costs the dense one, which also has to start.
@@ -22,7 +22,7 @@ SINGLE_MARGIN = 2.0**-19  # more than single precision can be off on unit vector
 Candidates = tuple[np.ndarray, np.ndarray, np.ndarray]  # row, i, j of the frame's pairs
 
 
-def find(onto: np.ndarray, square: np.ndarray, frame: Frame, least: float) -> Iterator[Candidates]:
+def find(onto: np.ndarray, square: np.ndarray, frame: Basis, least: float) -> Iterator[Candidates]:
     """Finds all accepted (row, pair), and a few that are not, in the cheaper of the two ways.
 
     Args:
@@ -43,13 +43,13 @@ def find(onto: np.ndarray, square: np.ndarray, frame: Frame, least: float) -> It
         yield from _pruned(onto, square, frame, least)
 
 
-def _leads(squares: np.ndarray, square: np.ndarray, frame: Frame, least: float) -> np.ndarray:
+def _leads(squares: np.ndarray, square: np.ndarray, frame: Basis, least: float) -> np.ndarray:
     """Returns which vectors a sample projects enough on to lead an accepted pair."""
     return np.asarray(squares >= least * square[:, None] * frame.bound)
 
 
 def _pruned(
-    onto: np.ndarray, square: np.ndarray, frame: Frame, least: float
+    onto: np.ndarray, square: np.ndarray, frame: Basis, least: float
 ) -> Iterator[Candidates]:
     """Pairs each leading vector of a sample with those on which it projects no more."""
     size, squares = frame.size, onto * onto
@@ -94,7 +94,7 @@ def _reach(
 
 
 def _dense(
-    onto: np.ndarray, square: np.ndarray, frame: Frame, least: float
+    onto: np.ndarray, square: np.ndarray, frame: Basis, least: float
 ) -> Iterator[Candidates]:
     """Looks at every pair and sample."""
     first, second = frame.pairs.T

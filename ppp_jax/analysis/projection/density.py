@@ -71,10 +71,10 @@ def picture(
     edges: np.ndarray,
     bandwidth: float,
 ) -> dict[str, Any]:
-    """Smooths the binned shares of pairs, observed and expected, and compares them.
+    """Smooths the binned fractions of pairs, observed and expected, and compares them.
 
     Args:
-      mass: share of pairs in each bin, `(groups, epsilons, v, u)`.
+      mass: fraction of pairs in each bin, `(groups, epsilons, v, u)`.
       null_mass: the same, expected of isotropic latents.
       pairs: (plane, sample) pairs of each group, `(groups,)`.
       edges: of the bins.
@@ -93,13 +93,13 @@ def picture(
     log_ratio = np.full_like(density, np.nan)
     log_ratio[there] = np.log2(floored[there] / null[there])
     dims = ("group", "epsilon", "v", "u")
-    share = {"units": "share of pairs per unit area"}
+    fraction = {"units": "fraction of pairs per unit area"}
     centres = (edges[:-1] + edges[1:]) / 2
     return {
         "u": centres,
         "v": centres,
-        "density": xr.Variable(dims, density, share),
-        "null": xr.Variable(dims, null, share),
+        "density": xr.Variable(dims, density, fraction),
+        "null": xr.Variable(dims, null, fraction),
         "ratio": xr.Variable(dims, ratio, {"long_name": "density over isotropic null"}),
         "log_ratio": xr.Variable(dims, log_ratio, {"long_name": "log2 of density over null"}),
     }

@@ -15,7 +15,7 @@ SUBPIXELS = 4  # each bin of a density is sampled at 4 × 4 places
 
 
 def acceptance(units: int, epsilon: float) -> float:
-    """Returns A0 = (1 − ε²)^((n−2)/2), the share of isotropic samples that a plane accepts.
+    """Returns A0 = (1 − ε²)^((n−2)/2), the fraction of isotropic samples that a plane accepts.
 
     Args:
       units: n, at least 2.
@@ -34,7 +34,7 @@ def acceptance(units: int, epsilon: float) -> float:
 
 
 def spotlight(units: int, epsilon: float) -> float:
-    """Returns SRM of isotropic latents, ½·I_{1−ε²}((n−1)/2, ½): the share within arccos(ε).
+    """Returns SRM of isotropic latents, ½·I_{1−ε²}((n−1)/2, ½): the fraction within arccos(ε).
 
     Args:
       units: n, at least 2.
@@ -64,7 +64,7 @@ def _group_lengths(lengths: np.ndarray) -> np.ndarray:
 def radius_distribution(
     radius: np.ndarray, lengths: np.ndarray, units: int, epsilon: float
 ) -> np.ndarray:
-    """Returns the share of isotropic (plane, sample) pairs accepted with in-plane radius ≤ r.
+    """Returns the fraction of isotropic (plane, sample) pairs accepted with in-plane radius ≤ r.
 
     It rises from 0 to A0, and is exact for up to 256 samples; of more, equally filled groups of
     lengths are represented by their means.
@@ -79,16 +79,16 @@ def radius_distribution(
       Array of `radius`'s shape.
     """
     radius = np.asarray(radius, np.float64)
-    share = radius[..., None] / _group_lengths(lengths)
+    fraction = radius[..., None] / _group_lengths(lengths)
     power = (units - 2) / 2
     if power == 0:  # every sample lies in the only plane there is
-        return (share >= 1).mean(axis=-1)
-    beyond = (1 - np.clip(share, epsilon, 1) ** 2) ** power
+        return (fraction >= 1).mean(axis=-1)
+    beyond = (1 - np.clip(fraction, epsilon, 1) ** 2) ** power
     return (acceptance(units, epsilon) - beyond).mean(axis=-1)
 
 
 def density_mass(lengths: np.ndarray, units: int, epsilon: float, edges: np.ndarray) -> np.ndarray:
-    """Returns the share of isotropic (plane, sample) pairs expected in each bin of the plane.
+    """Returns the fraction of isotropic (plane, sample) pairs expected in each bin of the plane.
 
     Of no samples, nothing is expected anywhere.
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ppp_jax.analysis.io.sources import Source, open_source, read, to_numpy
 from ppp_jax.analysis.projection.candidates import at, find
-from ppp_jax.analysis.projection.planes import Frame, build_frame
+from ppp_jax.analysis.projection.planes import Basis, resolve_basis
 from ppp_jax.errors import InputError, choice, truth
 
 WINDOW_ELEMENTS = 2**17  # projections held at once: they stay in the cache
@@ -52,7 +52,7 @@ class Prepared(NamedTuple):
     """
 
     source: Source
-    frame: Frame
+    frame: Basis
     survey: Survey
     epsilons: np.ndarray
     progress: bool
@@ -67,18 +67,18 @@ class Accepted(NamedTuple):
     """Accepted samples, in blocks of consecutive samples.
 
     Attributes:
-      plane: row of `Frame.planes`, `(accepted,)`; within a plane samples ascend.
+      plane: row of `Basis.planes`, `(accepted,)`; within a plane samples ascend.
       sample: row of the pooled latents, `(accepted,)`.
       u: first in-plane coordinate, in latent units, float64.
       v: second in-plane coordinate.
-      share: (r/‖x‖)², the squared cosine between the sample and the plane.
+      squared_cosine: (r/‖x‖)², the squared cosine between the sample and the plane.
     """
 
     plane: np.ndarray
     sample: np.ndarray
     u: np.ndarray
     v: np.ndarray
-    share: np.ndarray
+    squared_cosine: np.ndarray
 
 
 def check_epsilon(epsilon: Any) -> np.ndarray:
@@ -110,11 +110,11 @@ def prepare(
 
     Args:
       latents: `(..., samples, units)`, any array.
-      basis: as `build_frame`.
+      basis: as `resolve_basis`.
       epsilon: one acceptance cosine or several, in [0, 1].
       nonfinite: `raise`, or `drop` to leave out rows with a NaN or an infinity.
       progress: show a progress bar on stderr.
-      **options: of `build_frame`.
+      **options: of `resolve_basis`.
 
     Raises:
       InputError: an argument that cannot be used, naming it.
@@ -123,7 +123,7 @@ def prepare(
     truth("progress", progress)
     epsilons = np.unique(check_epsilon(epsilon))
     source = open_source(latents)
-    frame = build_frame(basis, source.units, **options)
+    frame = resolve_basis(basis, source.units, **options)
     survey = _survey(source, frame, epsilons[0], progress)
     if survey.dropped_rows and nonfinite == "raise":
         raise InputError(
@@ -151,7 +151,7 @@ def progress_bar(items: list[Any], name: str) -> Iterable[Any]:
     return bar
 
 
-def _survey(source: Source, frame: Frame, epsilon: float, progress: bool) -> Survey:
+def _survey(source: Source, frame: Basis, epsilon: float, progress: bool) -> Survey:
     lengths = np.empty(source.rows)
     candidates = []
     windows = _windows(source.rows, max(source.units, frame.size), progress=progress, name="survey")
@@ -186,7 +186,7 @@ def _in_range(values: np.ndarray) -> tuple[np.ndarray, Any]:
 
 
 def _may_be_near(
-    values: np.ndarray, square: np.ndarray, frame: Frame, epsilon: float
+    values: np.ndarray, square: np.ndarray, frame: Basis, epsilon: float
 ) -> np.ndarray:
     """Returns which samples project enough on a vector for a plane with it to accept them."""
     length = np.sqrt(square)
@@ -235,23 +235,23 @@ def accepted(prepared: Prepared) -> Iterator[Accepted]:
 def _decide(
     onto: np.ndarray,
     square: np.ndarray,
-    frame: Frame,
+    frame: Basis,
     least: float,
     row: np.ndarray,
     i: np.ndarray,
     j: np.ndarray,
 ) -> tuple[np.ndarray, ...]:
-    """Decides on candidates: the accepted ones' row, i, j, u, v and share."""
+    """Decides on candidates: the accepted ones' row, i, j, u, v and squared cosine."""
     u, v = at(onto, row, i), _second(onto, frame, row, i, j)
-    share = (u * u + v * v) / square.take(row)
-    keep = share >= least
+    squared_cosine = (u * u + v * v) / square.take(row)
+    keep = squared_cosine >= least
     if keep.all():
-        return row, i, j, u, v, share
-    return tuple(x[keep] for x in (row, i, j, u, v, share))
+        return row, i, j, u, v, squared_cosine
+    return tuple(x[keep] for x in (row, i, j, u, v, squared_cosine))
 
 
 def _second(
-    onto: np.ndarray, frame: Frame, row: np.ndarray, i: np.ndarray, j: np.ndarray
+    onto: np.ndarray, frame: Basis, row: np.ndarray, i: np.ndarray, j: np.ndarray
 ) -> np.ndarray:
     """Returns v, the coordinate across b_i in the plane of b_i and b_j."""
     v = at(onto, row, j)
@@ -262,11 +262,11 @@ def _second(
     return result
 
 
-def _number(block: tuple[np.ndarray, ...], frame: Frame, onto: np.ndarray) -> Iterator[Accepted]:
+def _number(block: tuple[np.ndarray, ...], frame: Basis, onto: np.ndarray) -> Iterator[Accepted]:
     """Gives pairs the numbers of their planes; the reversed plane holds the mirror image."""
-    row, i, j, u, v, share = block
+    row, i, j, u, v, squared_cosine = block
     if frame.ordered:
-        yield Accepted(at(frame.number, i, j), row, u, v, share)
+        yield Accepted(at(frame.number, i, j), row, u, v, squared_cosine)
         return
     for a, b in ((i, j), (j, i)):
         plane = at(frame.number, a, b)
@@ -274,7 +274,7 @@ def _number(block: tuple[np.ndarray, ...], frame: Frame, onto: np.ndarray) -> It
         row_there, a, b = row[there], a[there], b[there]
         v = _second(onto, frame, row_there, a, b)
         u = at(onto, row_there, a)
-        yield Accepted(plane[there], row_there, u, v, share[there])
+        yield Accepted(plane[there], row_there, u, v, squared_cosine[there])
 
 
 def _place(part: Accepted, chosen: np.ndarray, exponent: Any) -> Accepted:

@@ -14,7 +14,7 @@ PAIR_BYTES = 24  # that the tables of planes take for every two vectors
 ORTHONORMAL = 1e-14  # cosines up to this are rounding
 
 
-class Frame(NamedTuple):
+class Basis(NamedTuple):
     """The privileged planes of a basis.
 
     Attributes:
@@ -44,42 +44,42 @@ class Frame(NamedTuple):
     name: str
 
 
-def build_frame(
+def resolve_basis(
     basis: Any,
     units: int,
     *,
     planes: str = "combinations",
     max_planes: int | None = None,
-    seed: int = 0,
-) -> Frame:
+    plane_seed: int = 0,
+) -> Basis:
     """Lists the privileged planes of a basis.
 
     Args:
       basis: `(vectors, units)`, rows of any length but 0; or a name that `bases.build` knows; None
-        for the standard basis. A `Frame` of these units is returned as it is.
+        for the standard basis. A `Basis` of these units is returned as it is.
       units: width of the latents.
       planes: `combinations` (i < j) or `permutations` (both orders, which adds only the
         reflections of the first; docs/method.md §1).
       max_planes: keep so many planes, drawn without replacement; None for all.
-      seed: of that draw.
+      plane_seed: Seed of the draw of planes.
 
     Returns:
-      The `Frame`.
+      The `Basis`.
 
     Raises:
       InputError: a basis of the wrong shape, with a zero or non-finite row, or fewer than two
         directions; an unknown kind of planes; `max_planes` below 1.
 
     Example:
-      >>> build_frame(None, 4).planes.shape
+      >>> resolve_basis(None, 4).planes.shape
       (6, 2)
     """
-    if isinstance(basis, Frame):  # built before
+    if isinstance(basis, Basis):  # built before
         return basis
     if units < 2:
         raise InputError("latents", f"{units} unit", "must have at least 2 units to span a plane")
     choice("planes", planes, ("combinations", "permutations"))
-    seed = seeded(seed)
+    plane_seed = seeded(plane_seed, field="plane_seed")
     if max_planes is not None:
         max_planes = whole("max_planes", max_planes, least=1)
     vectors, name = _unit_vectors(basis, units)
@@ -96,14 +96,14 @@ def build_frame(
         raise InputError("basis", name, "spans no plane")
     chosen = _places(spans)
     if max_planes is not None and max_planes < len(chosen):
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(plane_seed)
         chosen = chosen[np.sort(rng.choice(len(chosen), size=max_planes, replace=False))]
     number = np.full((size, size), -1, np.int32)
     number[chosen[:, 0], chosen[:, 1]] = np.arange(len(chosen))
     ordered = bool((chosen[:, 0] < chosen[:, 1]).all())
     pairs = chosen if ordered else _places(np.triu((number >= 0) | (number.T >= 0)))
     bound = _bound(number, gram)
-    return Frame(vectors, size, gram, chosen, ordered, pairs, number, bound, skipped, name)
+    return Basis(vectors, size, gram, chosen, ordered, pairs, number, bound, skipped, name)
 
 
 def _places(matrix: np.ndarray) -> np.ndarray:

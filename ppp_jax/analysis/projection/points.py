@@ -24,7 +24,7 @@ def project(
     epsilon: float = 0.85,
     planes: str = "combinations",
     max_planes: int | None = None,
-    seed: int = 0,
+    plane_seed: int = 0,
     nonfinite: str = "raise",
     progress: bool = False,
 ) -> xr.Dataset:
@@ -41,7 +41,7 @@ def project(
       epsilon: acceptance cosine, in [0, 1].
       planes: `combinations`, or `permutations` for both orders of every pair.
       max_planes: use so many planes, drawn without replacement; None for all.
-      seed: of that draw.
+      plane_seed: Seed of the draw of planes.
       nonfinite: `raise`, or `drop` to leave out samples that are not finite.
       progress: show a progress bar on stderr.
 
@@ -69,7 +69,7 @@ def project(
         _single(epsilon),
         planes=planes,
         max_planes=max_planes,
-        seed=seed,
+        plane_seed=plane_seed,
         nonfinite=nonfinite,
         progress=progress,
     )
@@ -152,7 +152,7 @@ def count_planes(
     epsilon: Any = 0.85,
     planes: str = "combinations",
     max_planes: int | None = None,
-    seed: int = 0,
+    plane_seed: int = 0,
     nonfinite: str = "raise",
     progress: bool = False,
 ) -> xr.Dataset:
@@ -164,7 +164,7 @@ def count_planes(
       epsilon: one acceptance cosine or several, counted in one pass.
       planes: as `project`.
       max_planes: as `project`.
-      seed: as `project`.
+      plane_seed: Seed of the draw of planes, as `project` takes it.
       nonfinite: as `project`.
       progress: as `project`.
 
@@ -184,13 +184,13 @@ def count_planes(
     options: dict[str, Any] = {
         "planes": planes,
         "max_planes": max_planes,
-        "seed": seed,
+        "plane_seed": plane_seed,
         "nonfinite": nonfinite,
     }
     prepared = prepare(latents, basis, epsilon, progress=progress, **options)
     count = count_accepted(prepared)
-    share = count / prepared.samples if prepared.samples else np.full(count.shape, np.nan)
-    ratio, log_ratio = over_null(prepared, share.T)
+    fraction = count / prepared.samples if prepared.samples else np.full(count.shape, np.nan)
+    ratio, log_ratio = over_null(prepared, fraction.T)
     first, second = prepared.frame.planes.T
     return xr.Dataset(
         {
@@ -213,7 +213,7 @@ def count_accepted(prepared: Prepared) -> np.ndarray:
     counts = np.zeros((len(least), len(prepared.frame.planes)), np.int64)
     for block in accepted(prepared):
         for k, value in enumerate(least):
-            add_counts(counts[k], block.plane[block.share >= value] if k else block.plane)
+            add_counts(counts[k], block.plane[block.squared_cosine >= value] if k else block.plane)
     return counts
 
 
@@ -246,16 +246,16 @@ def null_acceptance(prepared: Prepared) -> np.ndarray:
     return np.array([isotropic_null.acceptance(units, float(e)) for e in prepared.epsilons])
 
 
-def over_null(prepared: Prepared, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns accepted shares, `(..., epsilons)`, over their null, and the decimal logarithm.
+def over_null(prepared: Prepared, fraction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns accepted fractions, `(..., epsilons)`, over their null, and the decimal logarithm.
 
     The null of a wide layer may be less than any number; its logarithm is not.
     """
     power = (prepared.source.units - 2) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
         log_null = power * np.log10(1 - prepared.epsilons**2) if power else 0.0
-        log_ratio = np.log10(share) - log_null
-        return np.where(share == 0, 0, share / null_acceptance(prepared)), log_ratio
+        log_ratio = np.log10(fraction) - log_null
+        return np.where(fraction == 0, 0, fraction / null_acceptance(prepared)), log_ratio
 
 
 def provenance(prepared: Prepared) -> dict[str, Any]:
@@ -291,5 +291,5 @@ def levels(block: Accepted, prepared: Prepared) -> np.ndarray:
     """Returns the index of the largest ε that accepts each point."""
     least = threshold(prepared.epsilons)
     if len(least) == 1:
-        return np.zeros(len(block.share), np.int64)
-    return np.searchsorted(least, block.share, side="right") - 1
+        return np.zeros(len(block.squared_cosine), np.int64)
+    return np.searchsorted(least, block.squared_cosine, side="right") - 1

@@ -32,7 +32,7 @@ def ppp(
     epsilon: Any = 0.85,
     planes: str = "combinations",
     max_planes: int | None = None,
-    seed: int = 0,
+    plane_seed: int = 0,
     nonfinite: str = "raise",
     by: str | Sequence[str] = (),
     extent: float | None = None,
@@ -52,7 +52,7 @@ def ppp(
       epsilon: one acceptance cosine, or several (an ε-sweep, in one pass over the latents).
       planes: as `project`.
       max_planes: as `project`.
-      seed: as `project`.
+      plane_seed: Seed of the draw of planes, as `project` takes it.
       nonfinite: as `project`.
       by: axes of the latents to keep apart, say `("seed", "step")` for a picture of every seed at
         every snapshot; all others are pooled. Axes without names are `axis_0`, `axis_1`, ….
@@ -65,13 +65,14 @@ def ppp(
 
     Returns:
       Dataset over the axes in `by`, `epsilon` if there are several, and `v` and `u` (bin centres,
-      latent units): `density`, the share of all (plane, sample) pairs per unit area, which
-      integrates to the accepted share; `null`, the same for isotropic latents; `ratio`, missing
+      latent units): `density`, the fraction of all (plane, sample) pairs per unit area, which
+      integrates to the accepted fraction; `null`, the same for isotropic latents; `ratio`, missing
       where isotropic latents would put fewer than 5 points under the Gaussian (over its effective
       area of 4π bandwidth²); and `log_ratio`, its logarithm to base 2, no less than of half a
-      point. Beside them `accepted`, the number of points, `acceptance`, their share of all pairs,
-      `acceptance_null` A0, `acceptance_ratio` A/A0 and its decimal logarithm, which holds what no
-      number does (in wide layers A0 may be 10⁻¹⁰⁰⁰). Attributes say what it was made with.
+      point. Beside them `accepted`, the number of points, `acceptance`, their fraction of all
+      pairs, `acceptance_null` A0, `acceptance_ratio` A/A0 and its decimal logarithm, which holds
+      what no number does (in wide layers A0 may be 10⁻¹⁰⁰⁰). Attributes say what it was made
+      with.
 
     Raises:
       InputError: an argument out of its range, naming it.
@@ -90,7 +91,7 @@ def ppp(
     options: dict[str, Any] = {
         "planes": planes,
         "max_planes": max_planes,
-        "seed": seed,
+        "plane_seed": plane_seed,
         "nonfinite": nonfinite,
     }
     prepared = prepare(latents, basis, epsilon, progress=progress, **options)
@@ -135,15 +136,15 @@ def _split(values: np.ndarray, group: np.ndarray, count: int) -> list[np.ndarray
 
 
 def _shares(prepared: Prepared, number: np.ndarray, pairs: np.ndarray) -> dict[str, xr.Variable]:
-    """Returns how many points each group has at each ε, and what share that is."""
-    share = np.divide(
+    """Returns how many points each group has at each ε, and what fraction that is."""
+    fraction = np.divide(
         number, pairs[:, None], out=np.full(number.shape, np.nan), where=pairs[:, None] > 0
     )
-    ratio, log_ratio = over_null(prepared, share)
+    ratio, log_ratio = over_null(prepared, fraction)
     dims = ("group", "epsilon")
     return {
         "accepted": xr.Variable(dims, number, {"long_name": "accepted points"}),
-        "acceptance": xr.Variable(dims, share, {"long_name": "accepted share of pairs"}),
+        "acceptance": xr.Variable(dims, fraction, {"long_name": "accepted fraction of pairs"}),
         "acceptance_null": xr.Variable("epsilon", null_acceptance(prepared), {"long_name": "A0"}),
         "acceptance_ratio": xr.Variable(dims, ratio, {"long_name": "A/A0"}),
         "log10_acceptance_ratio": xr.Variable(dims, log_ratio, {"long_name": "log10 of A/A0"}),

@@ -31,11 +31,11 @@ def srm(
     top: int | None = 1000,
     planes: str = "combinations",
     max_planes: int | None = None,
-    seed: int = 0,
+    plane_seed: int = 0,
     nonfinite: str = "raise",
     progress: bool = False,
 ) -> xr.Dataset:
-    """Returns Spotlight Resonance curves: the share of samples within arccos(ε) of a turning probe.
+    """Returns Spotlight Resonance: the fraction of samples within arccos(ε) of a turning probe.
 
     The probe at angle θ of a plane is cos θ ê1 + sin θ ê2, so that it points along the first basis
     vector at θ = 0 and reaches the second at the angle between the two.
@@ -45,14 +45,14 @@ def srm(
       basis: as `project`.
       epsilon: one cosine of the spotlight's half-angle, in [0, 1], or several.
       angles: how many, equally spaced from 0 on without 2π; or the angles themselves, in radians.
-      signed: subtract the share of samples within the same angle of the probe's opposite.
+      signed: subtract the fraction of samples within the same angle of the probe's opposite.
       orientation: `ppp` turns with PPP, the second basis vector at a positive angle; `reference`
         turns against it, as the published code does (docs/method.md §3).
       top: keep the curves of so many planes, those with the most accepted samples at the smallest
         ε; None for all.
       planes: as `project`.
       max_planes: as `project`.
-      seed: as `project`.
+      plane_seed: Seed of the draw of planes, as `project` takes it.
       nonfinite: as `project`.
       progress: as `project`.
 
@@ -82,7 +82,7 @@ def srm(
     options: dict[str, Any] = {
         "planes": planes,
         "max_planes": max_planes,
-        "seed": seed,
+        "plane_seed": plane_seed,
         "nonfinite": nonfinite,
     }
     prepared = prepare(latents, basis, epsilon, progress=progress, **options)
@@ -106,17 +106,17 @@ def _label(
     *,
     several: bool,
 ) -> xr.Dataset:
-    """Turns counts into shares with named axes."""
+    """Turns counts into fractions with named axes."""
     frame, samples, epsilons = prepared.frame, max(1, prepared.samples), prepared.epsilons
     null = np.array([isotropic_null.spotlight(prepared.source.units, float(e)) for e in epsilons])
     first = (slice(None) if several else 0,)  # a single ε is no axis
     dims = ("epsilon",) if several else ()
-    share = {"long_name": "share of samples in the spotlight"}
+    fraction = {"long_name": "fraction of samples in the spotlight"}
     mean = pooled[first] / samples / len(frame.planes)
     return xr.Dataset(
         {
-            "pooled": ((*dims, "angle"), mean, share),
-            "srm": ((*dims, "plane", "angle"), own[first] / samples, share),
+            "pooled": ((*dims, "angle"), mean, fraction),
+            "srm": ((*dims, "plane", "angle"), own[first] / samples, fraction),
             "null": (dims, null[first], {"long_name": "the same of isotropic latents"}),
         },
         coords={
@@ -174,8 +174,8 @@ def _count(
     for block in accepted(prepared):
         angle, row = np.arctan2(block.v, block.u), place[block.plane]
         for k, epsilon in enumerate(prepared.epsilons):
-            seen: Any = block.share >= threshold(epsilon) if k else slice(None)
-            phi, half = angle[seen], _half_angle(block.share[seen], epsilon)
+            seen: Any = block.squared_cosine >= threshold(epsilon) if k else slice(None)
+            phi, half = angle[seen], _half_angle(block.squared_cosine[seen], epsilon)
             number[k] += len(phi)
             _add(ends[k], row[seen], *_interval(phi, half, turn[order]), 1)
             if signed:
@@ -186,10 +186,10 @@ def _count(
     return counts[:, :-1], counts.sum(axis=1), number
 
 
-def _half_angle(share: np.ndarray, epsilon: float) -> np.ndarray:
+def _half_angle(fraction: np.ndarray, epsilon: float) -> np.ndarray:
     """Returns arccos(ε‖x‖/r); a sample across the plane is seen from everywhere, if at all."""
-    cosine = np.full(len(share), -1.0)
-    np.divide(np.sqrt(SLACK) * epsilon, np.sqrt(share), out=cosine, where=share > 0)
+    cosine = np.full(len(fraction), -1.0)
+    np.divide(np.sqrt(SLACK) * epsilon, np.sqrt(fraction), out=cosine, where=fraction > 0)
     return np.arccos(np.minimum(cosine, 1)) + TOUCH
 
 

@@ -45,9 +45,9 @@ def write_analysis(
 ) -> pathlib.Path:
     """Writes pictures, curves and tables of latents into a folder, all of it or nothing.
 
-    `ppp.png` and `srm.png` have a row per group and a column per ε; `shares.csv` and `shares.md`
-    hold A/A0, `srm.csv` the mean curves, `planes.csv` the 100 planes of each group with the most
-    samples at the largest ε, `analysis.json` how all was made.
+    `ppp.png` and `srm.png` have a row per group and a column per ε; `fractions.csv` and
+    `fractions.md` hold A/A0, `srm.csv` the mean curves, `planes.csv` the 100 planes of each group
+    with the most samples at the largest ε, `analysis.json` how all was made.
 
     Args:
       latents: what `load` takes or returns, but a single array.
@@ -155,23 +155,23 @@ def _write_tables(
     top: list[xr.Dataset],
     folder: pathlib.Path,
 ) -> None:
-    shares, turns, planes = [], [], []
+    fractions, turns, planes = [], [], []
     for name, picture, curve, best in zip(names, pictures, curves, top, strict=True):
         at_epsilon = picture[COLUMNS].to_dataframe()[COLUMNS].reset_index()
         counted = {k: picture.attrs[k] for k in ("samples", "zero_rows", "dropped_rows")}
-        shares.append(at_epsilon.assign(**counted, **name))
+        fractions.append(at_epsilon.assign(**counted, **name))
         turns.append(curve[["pooled", "null"]].to_dataframe().reset_index().assign(**name))
         table = best.isel(epsilon=-1).to_dataframe().reset_index(drop=True)
         planes.append(table[["first", "second", "counts", "acceptance_ratio"]].assign(**name))
     axes = list(names[0])
-    for tables, file in ((shares, "shares"), (turns, "srm"), (planes, "planes")):
+    for tables, file in ((fractions, "fractions"), (turns, "srm"), (planes, "planes")):
         table = pd.concat(tables, ignore_index=True)
         table = table[axes + [column for column in table if column not in axes]]
         write_csv(table, folder / f"{file}.csv")
-        if file == "shares":
+        if file == "fractions":
             body = [
                 [f"{x:.4g}" if isinstance(x, float) else str(x) for x in row]
                 for row in table.itertuples(index=False)
             ]
             header = [str(column).replace("_", " ") for column in table]
-            write_markdown(header, body, folder / "shares.md")
+            write_markdown(header, body, folder / "fractions.md")

@@ -16,7 +16,7 @@ from ppp_jax.analysis.inference import calibration
 from ppp_jax.analysis.inference.seeds import MIN_SEEDS, smallest_p
 from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.report.pages import fragment, html_table, render
-from ppp_jax.analysis.results.measure import KINDS, cells
+from ppp_jax.analysis.results.measure import SITES, cells
 from ppp_jax.analysis.results.tables import number, varying
 from ppp_jax.analysis.results.verdicts import CLAIMS, difference_table, rate_table
 from ppp_jax.analysis.statistics import registry
@@ -82,13 +82,13 @@ def format_verdicts(verdicts: pd.DataFrame) -> tuple[list[str], list[list[str]]]
     Args:
       verdicts: a table of `verdict_table`.
     """
-    axes = [*varying(verdicts), "latents"]
+    axes = [*varying(verdicts), "site"]
     columns = _columns()
-    header = [*(axis.replace("_", " ") for axis in axes), "clean", *columns]
+    header = [*(axis.replace("_", " ") for axis in axes), "unconfounded", *columns]
     body = [
         [
             *(str(row[axis]) for axis in axes),
-            "yes" if row["clean"] else "no",
+            "yes" if row["unconfounded"] else "no",
             *(column(row) for column in columns.values()),
         ]
         for row in verdicts.to_dict("records")
@@ -110,8 +110,8 @@ def plain_words(verdicts: pd.DataFrame, *, claim: str) -> Markup:
     found: dict[str, list[str]] = {}
     for row in verdicts.to_dict("records"):
         name = " ".join(str(row[axis]) for axis in axes)
-        star = "" if row["clean"] else "*"
-        found.setdefault(row[claim], []).append(f"{name}{star} ({row['latents']})")
+        star = "" if row["unconfounded"] else "*"
+        found.setdefault(row[claim], []).append(f"{name}{star} ({row['site']})")
     return render("claims", claims={text: ", ".join(names) for text, names in found.items()})
 
 
@@ -135,7 +135,7 @@ def verdict_block(
     return render(
         "verdict",
         items=Markup("").join(claims),
-        clean=bool(verdicts["clean"].all()),
+        unconfounded=bool(verdicts["unconfounded"].all()),
         table=html_table(*table),
         rotations=rotations,
         least=MIN_SEEDS,
@@ -155,9 +155,9 @@ def difference_figure(runs: xr.Dataset, folder: pathlib.Path, name: str) -> Figu
 
 
 def plane_figures(runs: xr.Dataset) -> dict[str, Figure]:
-    """Draws the plane of alignment and discreteness, by kind of latents."""
+    """Draws the plane of alignment and discreteness, by site of latents."""
     labels = varying(pd.DataFrame([names for names, _ in cells(runs)]))
-    return {kind: evidence.plot_plane(runs, kind=kind, labels=labels) for kind in KINDS}
+    return {site: evidence.plot_plane(runs, site=site, labels=labels) for site in SITES}
 
 
 def data_block(inputs: np.ndarray, units: int) -> Markup:
@@ -248,20 +248,20 @@ def certificate_block(workdir: pathlib.Path, config: Mapping[str, Any]) -> Marku
 def _certificates(
     path: pathlib.Path, config: Mapping[str, Any]
 ) -> list[tuple[list[str], list[list[str]]]] | None:
-    """Lays certificates out, a table per kind; None if they are not what was computed of a grid."""
+    """Lays certificates out, a table per site; None if they are not what was computed of a grid."""
     try:
         found = json.loads(regular.read(path, most=LARGEST))
         if not is_intact(found) or any(
-            found[kind].keys() != set(config[kind]) for kind in CERTIFIED
+            found[site].keys() != set(config[site]) for site in CERTIFIED
         ):
             return None
         return [
             (
-                [kind, *next(iter(rows.values()), {})],
+                [site, *next(iter(rows.values()), {})],
                 [[name, *(_text(value) for value in row.values())] for name, row in rows.items()],
             )
-            for kind, rows in found.items()
-            if kind not in (SUBJECT, SEAL)
+            for site, rows in found.items()
+            if site not in (SUBJECT, SEAL)
         ]
     except (
         ValueError,

@@ -25,7 +25,7 @@ from ppp_jax.analysis.results import tables
 from ppp_jax.analysis.results.measure import (
     COUNTED,
     HELD_BYTES,
-    KINDS,
+    SITES,
     Measured,
     cell_dims,
     measure,
@@ -117,9 +117,13 @@ def _group_blocks(
     judged: pd.DataFrame,
 ) -> list[Markup]:
     """Returns everything about one architecture's latents of one width: evidence, then pictures."""
-    width, kind = group["latent_width"], group["architecture"]
-    name = file_stem(("" if kind == "mlp" else f"{kind}_") + f"latent_{width}")
-    heading = fragment("<h2>{{ kind }}, {{ width }} latent units</h2>", kind=kind, width=width)
+    width, architecture = group["latent_width"], group["architecture"]
+    name = file_stem(("" if architecture == "mlp" else f"{architecture}_") + f"latent_{width}")
+    heading = fragment(
+        "<h2>{{ architecture }}, {{ width }} latent units</h2>",
+        architecture=architecture,
+        width=width,
+    )
     verdicts = evidence.verdict_block(judged, how.folder, name, rotations=how.rotations)
     text, calibration = evidence.calibration_figure(dataset.sizes["sample"], width)
     pictures = _pictures(how, measured, name, calibration)
@@ -132,7 +136,7 @@ def _group_blocks(
             text=text,
             differences=pictures.get("differences", none),
             data=evidence.data_block(dataset["inputs"].values, width),
-            planes=[pictures[f"plane-{kind}"] for kind in KINDS],
+            planes=[pictures[f"plane-{site}"] for site in SITES],
             rates=evidence.rate_block(measured.runs, how.folder, name),
             calibration=pictures["calibration"],
             name=name,
@@ -153,8 +157,8 @@ def _pictures(how: _How, measured: Measured, name: str, calibration: Figure) -> 
         "differences": evidence.difference_figure(measured.runs, how.folder, name),
         "calibration": calibration,
     }
-    for kind, figure in evidence.plane_figures(measured.runs).items():
-        figures[f"plane-{kind}"] = figure
+    for site, figure in evidence.plane_figures(measured.runs).items():
+        figures[f"plane-{site}"] = figure
     return {
         label: html_figure(figure, how.folder / f"{name}-{label}.png", label)
         for label, figure in figures.items()
@@ -199,23 +203,23 @@ def _section_block(section: _Section, folder: pathlib.Path, prefix: str, epsilon
     last, first, every = len(epochs) - 1, slice(1), slice(None)
     pooled: list[Markup] = []
     single: list[Markup] = []
-    for kind in KINDS:
+    for site in SITES:
         strips: dict[str, list[list[xr.Dataset]]] = {"pooled": [], "first": [], "seeds": []}
         for name in names:
-            panel = _panels(section, kind, name, epsilon)
+            panel = _panels(section, site, name, epsilon)
             strips["pooled"].append([panel(every, i) for i in range(len(epochs))])
             strips["first"].append([panel(first, i) for i in range(len(epochs))])
             strips["seeds"].append([panel(slice(k, k + 1), last) for k in range(len(seeds))])
-        title = f"{section.title} · {kind}-activation"
+        title = f"{section.title} · {site}-activation"
         for target, key, columns, about, file in (
-            (pooled, "pooled", epochs, _seeds(len(seeds)), f"{kind}-pooled"),
-            (single, "first", epochs, f"seed {seeds[0]} alone", f"{kind}-seed{seeds[0]}"),
+            (pooled, "pooled", epochs, _seeds(len(seeds)), f"{site}-pooled"),
+            (single, "first", epochs, f"seed {seeds[0]} alone", f"{site}-seed{seeds[0]}"),
             (
                 single,
                 "seeds",
                 [f"seed {k}" for k in seeds],
                 f"every seed alone, {epochs[-1]}",
-                f"{kind}-every-seed",
+                f"{site}-every-seed",
             ),
         ):
             strip = plot_strip(strips[key], rows=names, columns=columns, title=f"{title} · {about}")
@@ -225,17 +229,17 @@ def _section_block(section: _Section, folder: pathlib.Path, prefix: str, epsilon
 
 
 def _panels(
-    section: _Section, kind: str, name: str, epsilon: float
+    section: _Section, site: str, name: str, epsilon: float
 ) -> Callable[[slice, int], xr.Dataset]:
     """Returns what draws one activation's panels: of some seeds, pooled, at one snapshot.
 
     Latents are missing where the tables leave them out. Those of a small cell are read once; of a
     large one, what a panel shows.
     """
-    latents = section.latents[kind].sel(activation=name)
+    latents = section.latents[site].sel(activation=name)
     basis = str(latents["activation_basis"].values)
     latents = latents.load() if latents.nbytes <= HELD_BYTES else latents
-    counted: Any = section.statistics[f"{COUNTED}_{kind}"].sel(activation=name) > 0
+    counted: Any = section.statistics[f"{COUNTED}_{site}"].sel(activation=name) > 0
     counted = counted.transpose("seed", "step").values
 
     def panel(seeds: slice, step: int) -> xr.Dataset:

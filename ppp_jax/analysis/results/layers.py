@@ -15,7 +15,7 @@ from ppp_jax.analysis.io.facts import Facts, facts_of
 from ppp_jax.analysis.io.runs import BOTTLENECK, load_run, saved_groups
 from ppp_jax.analysis.projection.kernel import progress_bar
 from ppp_jax.analysis.results.comparisons import Cell, compare, partner_in
-from ppp_jax.analysis.results.measure import KINDS, cells, healthy, usable
+from ppp_jax.analysis.results.measure import SITES, cells, healthy, mask
 from ppp_jax.analysis.statistics import registry
 
 MOST_VECTORS = 2048  # of a run, drawn from all: a convolution has one at every position
@@ -30,9 +30,9 @@ NAMES = (
     "initializer",
     "learning_rate",
     "dose",
-    "latents",
+    "site",
 )
-ALWAYS = ("architecture", "activation", "optimizer", "latents")  # of these, in every table
+ALWAYS = ("architecture", "activation", "optimizer", "site")  # of these, in every table
 
 
 def measure_layers(
@@ -40,7 +40,7 @@ def measure_layers(
     *,
     layer: str | None = None,
     rotations: int = ROTATIONS,
-    seed: int = 0,
+    rotation_seed: int = 0,
     progress: bool = False,
 ) -> list[dict[str, Any]]:
     """Measures every layer that a run folder keeps, untrained and trained.
@@ -49,12 +49,12 @@ def measure_layers(
       path: the run folder.
       layer: this one alone; None: all.
       rotations: K of the rotation null.
-      seed: of the rotations.
+      rotation_seed: Seed of the random rotations.
       progress: show a progress bar on stderr.
 
     Returns:
-      A row per layer, cell and kind of latents: the cell's names, the `facts` of its activation,
-      `architecture`, `latent_width`, `layer`, `units`, `latents` (`pre` or `post`); `seeds`, how
+      A row per layer, cell and site of latents: the cell's names, the `facts` of its activation,
+      `architecture`, `latent_width`, `layer`, `units`, `site` (`pre` or `post`); `seeds`, how
       many neither diverged nor died; `c4` (mean over seeds), its test `c4_z` and `c4_p`, the same
       of `unit_kurtosis`; `c4_first` of the untrained networks; `discreteness` and
       `discreteness_first`, and `elliptical` likewise, which is beyond lengths; `test_mse`; and per
@@ -63,17 +63,17 @@ def measure_layers(
       over seeds.
     """
     groups = saved_groups(path, layer=layer)
-    places = [(group, kind) for group in groups for kind in KINDS]
+    places = [(group, site) for group in groups for site in SITES]
     rows: list[dict[str, Any]] = []
-    for group, kind in progress_bar(places, "layers") if progress else places:
+    for group, site in progress_bar(places, "layers") if progress else places:
         dataset = load_run(path, **group).isel(step=[0, -1])
         runs, known = dataset[["test_mse", "diverged_step"]].load(), facts_of(dataset)
         for names, at in cells(runs):
-            clouds = usable(_thinned(dataset[kind].isel(at)), runs.isel(at))
+            clouds = mask(_thinned(dataset[site].isel(at)), runs.isel(at))
             chosen = {key: names[key] for key in names if not key.endswith("_rotations")}
             where = {name: group[name] for name in ("architecture", "latent_width", "layer")}
             own = known[names["activation"]]
-            found = _row(clouds, own.basis, rotations, seed)
+            found = _row(clouds, own.basis, rotations, rotation_seed)
             last = runs.isel(at).isel(step=-1)
             errors = last["test_mse"].where(healthy(runs.isel(at))).values
             rows.append(
@@ -82,7 +82,7 @@ def measure_layers(
                     **chosen,
                     "facts": own,
                     "units": group["units"],
-                    "latents": kind,
+                    "site": site,
                     "test_mse": interquartile_mean(errors),
                     "test_mse_seeds": errors,
                     **found,
@@ -103,8 +103,8 @@ def _thinned(clouds: xr.DataArray) -> xr.DataArray:
     return clouds.isel(sample=np.sort(drawn))
 
 
-def _row(clouds: xr.DataArray, basis: str, rotations: int, seed: int) -> dict[str, Any]:
-    tested = rotation_test(clouds, basis=basis, rotations=rotations, seed=seed)
+def _row(clouds: xr.DataArray, basis: str, rotations: int, rotation_seed: int) -> dict[str, Any]:
+    tested = rotation_test(clouds, basis=basis, rotations=rotations, rotation_seed=rotation_seed)
     pooled = pool(tested).isel(step=-1)
     found: dict[str, Any] = {}
     for name in registry.names(family=registry.ALIGNMENT):
@@ -172,7 +172,7 @@ def trends(
       doublings: slopes per doubling of the axis rather than per unit.
 
     Returns:
-      A row per architecture, activation, optimiser, kind of latents, quantity and whatever else
+      A row per architecture, activation, optimiser, site of latents, quantity and whatever else
       of a cell's names varies: slope, 95 % interval, p, how many seeds are there at every point.
       None of cells that are one point of the axis.
     """
@@ -220,7 +220,7 @@ def differences(
       quantities: of which the rows have one value per seed; None: those of `compared`.
 
     Returns:
-      A row per architecture, optimiser, elementwise activation, kind of latents, quantity and
+      A row per architecture, optimiser, elementwise activation, site of latents, quantity and
       whatever else of a cell's names varies: the mean difference, its 95 % interval, p, the number
       of pairs.
     """

@@ -8,13 +8,13 @@ import xarray as xr
 
 from ppp_jax.analysis.inference.rotation_test import ROTATIONS, pool, rotation_test
 from ppp_jax.analysis.projection.kernel import progress_bar
-from ppp_jax.analysis.projection.planes import Frame, build_frame
+from ppp_jax.analysis.projection.planes import Basis, resolve_basis
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.statistics.registry import BASIS, CLOUD, PLANES, Statistic
 
-KINDS = ("pre", "post")
+SITES = ("pre", "post")
 ENDS = ("z", "p", "null", "clouds", "rank")
-ROUNDING = 1e-6  # a range below this share of the largest number is none
+ROUNDING = 1e-6  # a range below this fraction of the largest number is none
 ERRORS = ("train_mse", "validation_mse", "test_mse")
 COUNTED = "counted"  # whether a cloud is one of those that tables and pictures show
 NETWORK = "architecture_respects_rotations"  # the attribute of a run folder's Dataset
@@ -26,7 +26,7 @@ class Measured(NamedTuple):
 
     Attributes:
       runs: over the axes of the grid, `seed` and `step`: errors, `diverged_step`, and for each
-        kind of latents (`pre` and `post`) `c4`, `unit_kurtosis`, `acceptance_ratio`,
+        site of latents (`pre` and `post`) `c4`, `unit_kurtosis`, `acceptance_ratio`,
         `discreteness`, as `c4_pre` and so on; their rotation null's mean `…_null`, its
         `…_z` and `…_p`. The angles'
         (`entropy_deficit`, `mode_1` to `mode_4`), the acceptance ratio's tests and `elliptical`
@@ -43,7 +43,7 @@ class Measured(NamedTuple):
     pooled: xr.Dataset
 
 
-def usable(clouds: xr.DataArray, runs: xr.Dataset) -> xr.DataArray:
+def mask(clouds: xr.DataArray, runs: xr.Dataset) -> xr.DataArray:
     """Loads clouds, missing where a run has diverged, at whatever time, or its units have died.
 
     A run that diverges later is none of the untrained ones either: all snapshots have one sample.
@@ -52,7 +52,7 @@ def usable(clouds: xr.DataArray, runs: xr.Dataset) -> xr.DataArray:
       clouds: `(..., sample, unit)`.
       runs: with `diverged_step` of the same runs, over `step` and the clouds' other axes.
     """
-    return living(clouds.load().where(healthy(runs)))
+    return mask_constant(clouds.load().where(healthy(runs)))
 
 
 def healthy(runs: xr.Dataset) -> xr.DataArray:
@@ -64,7 +64,7 @@ def healthy(runs: xr.Dataset) -> xr.DataArray:
     return runs["diverged_step"].isel(step=-1, drop=True) < 0
 
 
-def living(clouds: xr.DataArray) -> xr.DataArray:
+def mask_constant(clouds: xr.DataArray) -> xr.DataArray:
     """Returns the clouds, missing where nothing varies, as of a network whose units have died.
 
     All vectors of such a cloud are one, which may well point along an axis: no distribution.
@@ -82,7 +82,7 @@ def measure(
     *,
     epsilon: float,
     rotations: int = ROTATIONS,
-    seed: int = 0,
+    rotation_seed: int = 0,
     progress: bool = False,
 ) -> Measured:
     """Measures every run at every snapshot, each against its activation's own basis.
@@ -91,24 +91,24 @@ def measure(
       dataset: what `load` returns of a run folder; latents are read in parts.
       epsilon: acceptance cosine.
       rotations: K of the rotation null.
-      seed: of the rotations.
+      rotation_seed: Seed of the random rotations.
       progress: show a progress bar on stderr.
     """
     runs = dataset[[*ERRORS, "diverged_step"]].load()
-    places = [(kind, i) for kind in KINDS for i in range(dataset.sizes["activation"])]
-    columns: dict[str, list[xr.Dataset]] = {kind: [] for kind in KINDS}
-    pooled: dict[str, list[xr.Dataset]] = {kind: [] for kind in KINDS}
+    places = [(site, i) for site in SITES for i in range(dataset.sizes["activation"])]
+    columns: dict[str, list[xr.Dataset]] = {site: [] for site in SITES}
+    pooled: dict[str, list[xr.Dataset]] = {site: [] for site in SITES}
     # In parts: the latents of a grid need not fit into memory.
-    for kind, i in progress_bar(places, "rotations") if progress else places:
+    for site, i in progress_bar(places, "rotations") if progress else places:
         here = {"activation": [i]}
         basis = str(dataset["activation_basis"].values[i])
-        frame = build_frame(basis, dataset.sizes["unit"])
-        one = _Test(frame, epsilon, rotations, seed)
-        tests = _measure(dataset[kind].isel(here), runs.isel(here), one)
+        frame = resolve_basis(basis, dataset.sizes["unit"])
+        one = _Test(frame, epsilon, rotations, rotation_seed)
+        tests = _measure(dataset[site].isel(here), runs.isel(here), one)
         angles = _at_all_steps(_columns(tests.at_ends), dataset["step"])
-        columns[kind].append(_columns(tests.everywhere).assign(angles).assign(tests.numbers))
+        columns[site].append(_columns(tests.everywhere).assign(angles).assign(tests.numbers))
         ends = _at_all_steps(_columns(pool(tests.at_ends)), dataset["step"])
-        pooled[kind].append(_columns(pool(tests.everywhere)).assign(ends))
+        pooled[site].append(_columns(pool(tests.everywhere)).assign(ends))
     errors = {name: runs[name].where(healthy(runs)) for name in ERRORS}
     numbers, whole = _joined(columns), _joined(pooled)
     runs = _described(runs.assign(errors).assign(numbers)).assign_attrs(rotations=rotations)
@@ -116,10 +116,10 @@ def measure(
 
 
 def _joined(columns: dict[str, list[xr.Dataset]]) -> dict[str, xr.DataArray]:
-    """Puts the activations together again, and the kind of latents into the names."""
+    """Puts the activations together again, and the site of latents into the names."""
     return {
-        _named(str(name), kind): xr.concat([one[name] for one in parts], "activation")
-        for kind, parts in columns.items()
+        _named(str(name), site): xr.concat([one[name] for one in parts], "activation")
+        for site, parts in columns.items()
         for name in parts[0]
     }
 
@@ -127,10 +127,10 @@ def _joined(columns: dict[str, list[xr.Dataset]]) -> dict[str, xr.DataArray]:
 class _Test(NamedTuple):
     """How latents are tested: against which basis, at which ε, by which rotations."""
 
-    frame: Frame
+    frame: Basis
     epsilon: float
     rotations: int
-    seed: int
+    rotation_seed: int
 
     def rotated(
         self, clouds: xr.DataArray, first_seed: int, statistics: tuple[Statistic, ...]
@@ -142,7 +142,7 @@ class _Test(NamedTuple):
             statistics=statistics,
             epsilon=self.epsilon,
             rotations=self.rotations,
-            seed=self.seed,
+            rotation_seed=self.rotation_seed,
             first_seed=first_seed,
         ).drop_vars("null")
 
@@ -162,13 +162,13 @@ class _Tests(NamedTuple):
 
 
 def _measure(latents: xr.DataArray, runs: xr.Dataset, how: _Test) -> _Tests:
-    """Measures one activation's latents, of one kind, part by part."""
+    """Measures one activation's latents, of one site, part by part."""
     last = latents.sizes["step"] - 1
     found = _Tests(*(_nothing(latents) for _ in _Tests._fields))
     of_basis, of_planes = registry.chosen(of=[BASIS]), registry.chosen(of=[PLANES])
     for at, part in _parts(latents):
         of_runs = {dim: where for dim, where in at.items() if dim != "step"}
-        clouds = usable(part, runs.isel(of_runs))
+        clouds = mask(part, runs.isel(of_runs))
         steps = np.arange(last + 1)[at["step"]]
         at_end, first = np.isin(steps, [0, last]), at["seed"].start
         _put(found.numbers, at, _numbers(clouds, how, everywhere=True))
@@ -262,17 +262,17 @@ def _columns(tested: xr.Dataset) -> xr.Dataset:
     )
 
 
-def _named(name: str, kind: str) -> str:
+def _named(name: str, site: str) -> str:
     """Returns `c4_pre_z` of `c4_z`."""
     stem, _, end = name.rpartition("_")
-    return f"{stem}_{kind}_{end}" if end in ENDS else f"{name}_{kind}"
+    return f"{stem}_{site}_{end}" if end in ENDS else f"{name}_{site}"
 
 
 def _described(runs: xr.Dataset) -> xr.Dataset:
-    for kind in KINDS:
+    for site in SITES:
         for one in registry.chosen():
-            if f"{one.name}_{kind}" in runs:
-                runs[f"{one.name}_{kind}"].attrs["long_name"] = f"{one.label}, {kind}-activation"
+            if f"{one.name}_{site}" in runs:
+                runs[f"{one.name}_{site}"].attrs["long_name"] = f"{one.label}, {site}-activation"
     return runs
 
 
@@ -284,7 +284,7 @@ def cell_dims(runs: xr.Dataset) -> tuple[str, ...]:
 def cells(runs: xr.Dataset) -> Iterable[tuple[dict[str, Any], dict[str, int]]]:
     """Yields each cell at each learning rate and dose: its names, and its place along the axes.
 
-    Among the names is `clean`: whether nothing but the activation prefers a basis, so far as
+    Among the names is `unconfounded`: whether nothing but the activation prefers a basis, so far as
     optimiser, initialiser and architecture go (docs/method.md §11).
     """
     dims = cell_dims(runs)
@@ -294,5 +294,5 @@ def cells(runs: xr.Dataset) -> Iterable[tuple[dict[str, Any], dict[str, int]]]:
         names = {dim: part[dim].item() for dim in dims if dim != "rate"}
         rotation = [f"{axis}_respects_rotations" for axis in ("optimizer", "initializer")]
         names |= {name: part[name].item() for name in ("learning_rate", *rotation)}
-        clean = all(names[name] for name in rotation)
-        yield names | {"clean": clean and bool(runs.attrs.get(NETWORK, True))}, at
+        unconfounded = all(names[name] for name in rotation)
+        yield names | {"unconfounded": unconfounded and bool(runs.attrs.get(NETWORK, True))}, at

@@ -23,7 +23,7 @@ def summary(
     basis: Any = None,
     epsilon: float = 0.85,
     rotations: int = ROTATIONS,
-    seed: int = 0,
+    rotation_seed: int = 0,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Says of latents, in a row each, whether they are aligned with a basis.
@@ -35,11 +35,11 @@ def summary(
         cells of a run folder are held against their activations' own bases.
       epsilon: acceptance cosine of a run folder's angles.
       rotations: K of the rotation null.
-      seed: Seed of the random rotations.
+      rotation_seed: Seed of the random rotations.
       progress: show a progress bar on stderr.
 
     Returns:
-      Of a run folder a row per cell and kind of latents: its names, of each statistic of
+      Of a run folder a row per cell and site of latents: its names, of each statistic of
       alignment the mean over seeds, `…_z` and `…_q`, and the verdicts in words. Of other latents
       a row per cloud and statistic: `value`, the null's `mean` and `sd`, `z` and `p`.
 
@@ -52,7 +52,7 @@ def summary(
       >>> table[["statistic", "p"]].values.tolist()
       [['c4', 0.01], ['kurtosis', 0.01], ['unit_kurtosis', 0.01]]
     """
-    options = {"rotations": rotations, "seed": seed, "progress": progress}
+    options = {"rotations": rotations, "rotation_seed": rotation_seed, "progress": progress}
     if isinstance(latents, str | os.PathLike):
         path = pathlib.Path(os.fspath(latents)).expanduser()
         found = load(path)

@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from ppp_jax.analysis.inference.seeds import bootstrap_interval, interquartile_mean
-from ppp_jax.analysis.results.measure import ERRORS, KINDS, cells
+from ppp_jax.analysis.results.measure import ERRORS, SITES, cells
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import write_csv, write_markdown
 
@@ -17,7 +17,7 @@ from ppp_jax.analysis.texts import write_csv, write_markdown
 def summarised() -> tuple[str, ...]:
     """Returns the variables of a measured grid that a cell's row holds."""
     numbers = [one.name for one in registry.STATISTICS.values() if one.everywhere and one.reported]
-    return (*ERRORS, *(f"{name}_{kind}" for kind in KINDS for name in numbers))
+    return (*ERRORS, *(f"{name}_{site}" for site in SITES for name in numbers))
 
 
 def cell_table(runs: xr.Dataset) -> pd.DataFrame:

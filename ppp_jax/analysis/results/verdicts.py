@@ -21,20 +21,20 @@ from ppp_jax.analysis.inference.seeds import (
 )
 from ppp_jax.analysis.io.facts import Facts, facts_of
 from ppp_jax.analysis.results.comparisons import Cell, compare, partner_in, with_q
-from ppp_jax.analysis.results.measure import KINDS, Measured, cells
+from ppp_jax.analysis.results.measure import SITES, Measured, cells
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.statistics.registry import CLOUD, TESTED, Statistic
 from ppp_jax.errors import InputError
 
 LEVEL = 0.05
 CLAIMS = ("alignment", "training", "clusters")  # of which a verdict speaks
-BEYOND_LENGTHS = 0.5  # share of a change in discreteness that equal lengths must leave
+BEYOND_LENGTHS = 0.5  # fraction of a change in discreteness that equal lengths must leave
 ERROR = "test_mse"  # what is compared beside the statistics
 
 
 def paired() -> tuple[str, ...]:
     """Returns the variables of which differences are shown: the error, and what statistics ask."""
-    return (ERROR, *(f"{one.name}_{kind}" for one in registry.chosen() for kind in one.compared))
+    return (ERROR, *(f"{one.name}_{site}" for one in registry.chosen() for site in one.compared))
 
 
 def verdict_table(grid: Sequence[Measured]) -> list[pd.DataFrame]:
@@ -44,7 +44,7 @@ def verdict_table(grid: Sequence[Measured]) -> list[pd.DataFrame]:
       grid: what `measure` returns of every group of latents (architecture and width) of a grid.
 
     Returns:
-      For each group a table, a row per cell and kind of latents: its names; `seeds`, how many
+      For each group a table, a row per cell and site of latents: its names; `seeds`, how many
       neither diverged nor died; for C4 and unit kurtosis the mean over seeds, untrained (`…_first`)
       and trained, the rotation null's mean (`…_null`), `…_z`, `…_p`, `…_rank` and `…_q` of all
       seeds (see `pool`), and how many seeds have p ≤ .05 alone (`…_seeds`); the same without q for
@@ -79,22 +79,22 @@ def _families() -> Iterator[list[str]]:
 
 def _group(measured: Measured) -> list[dict[str, Any]]:
     return [
-        {**names, "latents": kind, **_cell(measured, at, kind)}
+        {**names, "site": site, **_cell(measured, at, site)}
         for names, at in cells(measured.runs)
-        for kind in KINDS
+        for site in SITES
     ]
 
 
-def _cell(measured: Measured, at: dict[str, int], kind: str) -> dict[str, Any]:
+def _cell(measured: Measured, at: dict[str, int], site: str) -> dict[str, Any]:
     runs, pooled = measured.runs.isel(at), measured.pooled.isel(at)
     first, last = runs.isel(step=0), runs.isel(step=-1)
     row: dict[str, Any] = {
-        "seeds": int(last[f"unit_kurtosis_{kind}"].notnull().sum()),
+        "seeds": int(last[f"unit_kurtosis_{site}"].notnull().sum()),
         "snapshots": runs.sizes["step"],
         "epoch": last["epoch"].item(),
     }
     for one in registry.chosen(of=TESTED):
-        name, key = one.name, f"{one.name}_{kind}"
+        name, key = one.name, f"{one.name}_{site}"
         row |= {f"{name}_first": pooled[key].isel(step=0).item()}
         row |= {name: pooled[key].isel(step=-1).item()}
         row |= {
@@ -103,13 +103,13 @@ def _cell(measured: Measured, at: dict[str, int], kind: str) -> dict[str, Any]:
         }
         row[f"{name}_seeds"] = int((last[f"{key}_p"] <= LEVEL).sum())
     for one in registry.chosen(of=[CLOUD]):
-        values = last[f"{one.name}_{kind}"].values
+        values = last[f"{one.name}_{site}"].values
         low, high = bootstrap_interval(values)
         row |= {one.name: interquartile_mean(values)}
         row |= {f"{one.name}_low": low, f"{one.name}_high": high}
-        row[f"{one.name}_first"] = interquartile_mean(first[f"{one.name}_{kind}"].values)
+        row[f"{one.name}_first"] = interquartile_mean(first[f"{one.name}_{site}"].values)
     for one in registry.chosen():
-        found = paired_difference(*(excess(end, f"{one.name}_{kind}") for end in (last, first)))
+        found = paired_difference(*(excess(end, f"{one.name}_{site}") for end in (last, first)))
         ends = {"": found.mean, "_low": found.low, "_high": found.high, "_p": found.p}
         row |= {f"{one.name}_change{end}": value for end, value in ends.items()}
     return row

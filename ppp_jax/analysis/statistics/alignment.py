@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ppp_jax.analysis.io.sources import Latents, PerCloud, as_clouds, labelled_like, rescale
-from ppp_jax.analysis.projection.planes import Frame, build_frame
+from ppp_jax.analysis.projection.planes import Basis, resolve_basis
 from ppp_jax.numerics import polar
 
 BATCH_ELEMENTS = 2**20  # projections held at once while many bases are measured
-ROUNDING = 1e-12  # a variance below this share of the largest square is rounding, not spread
+ROUNDING = 1e-12  # a variance below this fraction of the largest square is rounding, not spread
 
 
 class Planes(NamedTuple):
@@ -122,13 +122,13 @@ def unit_kurtosis(latents: Latents, *, basis: Any = None) -> PerCloud:
 
 def _measured(function: OfBasis, latents: Latents, basis: Any) -> PerCloud:
     values, _ = rescale(as_clouds(latents))
-    target = build_target(build_frame(basis, values.shape[-1]), values.dtype)
+    target = build_target(resolve_basis(basis, values.shape[-1]), values.dtype)
     clouds = values.reshape(-1, *values.shape[-2:])
     (found,) = _measure_clouds(clouds, target, functions=(function,))
     return labelled_like(latents, np.asarray(found).reshape(values.shape[:-2]))
 
 
-def build_target(frame: Frame, dtype: np.dtype) -> Target:
+def build_target(frame: Basis, dtype: np.dtype) -> Target:
     """Returns a basis as the kernel takes it.
 
     Args:

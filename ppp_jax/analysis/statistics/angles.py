@@ -9,7 +9,7 @@ import xarray as xr
 from ppp_jax.analysis.io.sources import Latents, PerCloud, labelled_like
 from ppp_jax.analysis.projection import isotropic_null
 from ppp_jax.analysis.projection.kernel import Prepared, accepted, prepare
-from ppp_jax.analysis.projection.planes import Frame
+from ppp_jax.analysis.projection.planes import Basis
 from ppp_jax.errors import InputError
 
 SECTORS = 32
@@ -17,7 +17,7 @@ MODES = 4
 
 
 def acceptance_ratio(latents: Latents, *, basis: Any = None, epsilon: float = 0.85) -> PerCloud:
-    """Returns A/A0: the share of (plane, sample) pairs accepted, over the isotropic share.
+    """Returns A/A0: the fraction of (plane, sample) pairs accepted, over the isotropic fraction.
 
     1 for isotropic latents, larger if they crowd the privileged planes, 0 if they avoid them; the
     corners of the cube do, so 0 does not mean that there is no structure (docs/method.md §2).
@@ -93,7 +93,7 @@ def angles(latents: Latents, *, basis: Any = None, epsilon: float = 0.85) -> Ang
     for block in accepted(prepared):
         cloud = block.sample // per_cloud
         count += np.bincount(cloud, minlength=clouds)
-        there = block.share > 0  # across the plane there is no angle
+        there = block.squared_cosine > 0  # across the plane there is no angle
         cloud, point = cloud[there], block.u[there] + 1j * block.v[there]
         # Rounded to the nearest sector, so that the axes are centres and not edges.
         sector = np.rint(np.angle(point) * (SECTORS / 2 / np.pi)).astype(np.int64) % SECTORS
@@ -107,8 +107,8 @@ def angles(latents: Latents, *, basis: Any = None, epsilon: float = 0.85) -> Ang
     histogram = histogram.reshape(*shape, SECTORS)
     seen = histogram.sum(axis=-1)
     known = np.isfinite(ratio) & (seen > 0)
-    share = histogram / np.maximum(seen, 1)[..., None]
-    deficit = np.log2(SECTORS) + scipy.special.xlogy(share, share).sum(axis=-1) / np.log(2)
+    fraction = histogram / np.maximum(seen, 1)[..., None]
+    deficit = np.log2(SECTORS) + scipy.special.xlogy(fraction, fraction).sum(axis=-1) / np.log(2)
     sizes = np.abs(modes.reshape(*shape, MODES)) / np.maximum(seen, 1)[..., None]
     deficit = np.where(known, deficit, np.nan)
     sizes = np.where(known[..., None], sizes, np.nan)
@@ -125,7 +125,7 @@ def _labelled(latents: Latents, modes: np.ndarray) -> PerCloud:
     return first.expand_dims(mode=numbers, axis=-1).copy(data=modes)
 
 
-def angles_of(clouds: np.ndarray, frame: Frame, epsilon: float) -> dict[str, np.ndarray]:
+def angles_of(clouds: np.ndarray, frame: Basis, epsilon: float) -> dict[str, np.ndarray]:
     """Returns every statistic of `angles` by its name.
 
     Args:

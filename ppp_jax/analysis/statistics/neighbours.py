@@ -13,7 +13,7 @@ NEIGHBOUR_ROWS = 512  # distances to all other samples held at once
 
 
 def discreteness(
-    latents: Latents, *, elliptical: bool = False, max_samples: int = 6000, seed: int = 0
+    latents: Latents, *, elliptical: bool = False, max_samples: int = 6000, reference_seed: int = 0
 ) -> PerCloud:
     """Returns 1 − median nearest-neighbour distance over that of a reference of the same shape.
 
@@ -28,7 +28,7 @@ def discreteness(
       latents: `(..., samples, units)`; leading axes are separate clouds.
       elliptical: take that reference.
       max_samples: of larger clouds so many are drawn; the cost is quadratic in them.
-      seed: of the draws.
+      reference_seed: of the draws.
 
     Returns:
       Array of the leading shape, labelled if the latents are; NaN for a cloud that is not finite or
@@ -43,14 +43,14 @@ def discreteness(
       1.0
     """
     whole("max_samples", max_samples, least=2)
-    seeded(seed)
+    seeded(reference_seed, field="reference_seed")
     truth("elliptical", elliptical)
     values, _ = rescale(as_clouds(latents))
     clouds = values.reshape(-1, *values.shape[-2:]).astype(np.float64)
     draw = _draw_elliptical if elliptical else _draw_gaussian
 
     def measure(cloud: np.ndarray) -> float:
-        return _discreteness(cloud, draw, max_samples, np.random.default_rng(seed))
+        return _discreteness(cloud, draw, max_samples, np.random.default_rng(reference_seed))
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         found = np.array(list(pool.map(measure, clouds))).reshape(values.shape[:-2])

@@ -26,7 +26,7 @@ class Statistic(NamedTuple):
       label: what figures call it.
       short: what tables call it.
       of: what `function` takes. `basis`: a cloud, the vectors of a basis and its planes, as JAX
-        traces them (`alignment.OfBasis`). `planes`: clouds, the basis as a `Frame`, and ε; it
+        traces them (`alignment.OfBasis`). `planes`: clouds, the basis as a `Basis`, and ε; it
         returns the values of one or more statistics by name. `cloud`: clouds alone, because no
         rotation changes it, so that there is no rotation null.
       function: measures it.

@@ -55,7 +55,7 @@ def test_statistics_are_their_definitions(name):
 def test_null_is_the_statistic_of_rotated_latents(name):
     """Against a plain loop that turns the latents, where ours turns the basis."""
     x, basis = draw(), FRAMES[name]
-    tested = pa.rotation_test(x, basis=basis, epsilon=0.6, rotations=4, seed=7)
+    tested = pa.rotation_test(x, basis=basis, epsilon=0.6, rotations=4, rotation_seed=7)
     turns = bases.rotations(5, 4, np.random.default_rng([7, 0]))
     for k, turn in enumerate(turns):
         turned = x @ turn
@@ -200,8 +200,8 @@ def test_fewer_than_six_clouds_are_not_judged_together():
     assert np.isfinite(found["z"]).all()
 
 
-def test_power_grows_with_the_share_of_aligned_samples():
-    found = calibration.power(shares=(0.0, 0.1, 0.5), samples=300, draws=40, rotations=39)
+def test_power_grows_with_the_fraction_of_aligned_samples():
+    found = calibration.power(fractions=(0.0, 0.1, 0.5), samples=300, draws=40, rotations=39)
     for kind, sign in (("axes", 1), ("corners", -1)):
         c4 = found.sel(kind=kind, statistic="c4")
         power = c4["power"].values
@@ -220,7 +220,7 @@ def test_seeds_have_rotations_of_their_own_and_other_axes_share_them():
     assert not np.allclose(null.isel(seed=0), null.isel(seed=1))
     again = pa.rotation_test(stacked, rotations=5)["null"]
     np.testing.assert_array_equal(null, again)
-    assert not np.allclose(null, pa.rotation_test(stacked, rotations=5, seed=1)["null"])
+    assert not np.allclose(null, pa.rotation_test(stacked, rotations=5, rotation_seed=1)["null"])
 
 
 def test_blocks_of_rotations_change_nothing(monkeypatch):
@@ -261,7 +261,7 @@ def test_p_counts_by_hand_and_says_nothing_where_nothing_varies():
     [
         ({"rotations": 0}, "rotations=0"),
         ({"rotations": 2.5}, "rotations=2.5"),
-        ({"seed": -1}, "seed=-1"),
+        ({"rotation_seed": -1}, "rotation_seed=-1"),
         ({"epsilon": 1.2}, "epsilon=1.2"),
         ({"epsilon": [0.1, 0.2]}, "epsilon"),
         ({"basis": np.eye(3)}, "basis"),
@@ -272,7 +272,7 @@ def test_what_cannot_be_used_is_refused(options, text):
         pa.rotation_test(draw(), **options)
 
 
-@pytest.mark.parametrize(("share", "kind"), [(1.5, "axes"), (0.5, "faces")])
-def test_mixtures_refuse_what_they_do_not_know(share, kind):
+@pytest.mark.parametrize(("fraction", "kind"), [(1.5, "axes"), (0.5, "faces")])
+def test_mixtures_refuse_what_they_do_not_know(fraction, kind):
     with pytest.raises(InputError):
-        mixture(np.random.default_rng(0), share, kind=kind)
+        mixture(np.random.default_rng(0), fraction, kind=kind)

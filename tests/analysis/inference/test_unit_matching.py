@@ -34,11 +34,11 @@ AXES, OWN = clumps(np.eye(6))
 @pytest.mark.parametrize("cloud", ["axis clusters", "Laplace"])
 def test_embeddings_are_the_same_for_a_seed_and_blind_to_rotations(cloud, method):
     x, q = known_clouds(samples=90)[cloud], haar(16, 1)
-    first, second = (embeddings.embed(x, method=method, seed=3) for _ in range(2))
+    first, second = (embeddings.embed(x, method=method, embedding_seed=3) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert first.shape == (len(x), 2)
     # Distances and the start from PCA, in single precision, are the same: so is all that follows.
-    turned = embeddings.embed(x @ q, method=method, seed=3)
+    turned = embeddings.embed(x @ q, method=method, embedding_seed=3)
     assert embeddings.difference(first, turned) < 1e-6
     assert abs(alignment_c4(x) - alignment_c4(x @ q)) > 0.2
     assert embeddings.difference(first, 3 * first @ haar(2, 2) + 5) < 1e-9
@@ -51,7 +51,7 @@ def test_umap_runs_or_says_what_to_install():
         with pytest.raises(InputError, match="pip install"):
             embeddings.embed(AXES, method="umap")
     else:
-        first, second = (embeddings.embed(AXES, method="umap", seed=1) for _ in range(2))
+        first, second = (embeddings.embed(AXES, method="umap", embedding_seed=1) for _ in range(2))
         np.testing.assert_array_equal(first, second)
 
 
@@ -67,7 +67,7 @@ def test_clusters_and_their_agreement():
     assert np.isnan(embeddings.agreement(OWN, np.zeros_like(OWN)).information)
     hidden = np.where(OWN < 3, OWN, -1)
     half = embeddings.agreement(OWN, hidden)
-    assert (half.information, half.share) == (1.0, 0.5)
+    assert (half.information, half.fraction) == (1.0, 0.5)
     assert 0.5 < half.overall < 0.9  # what is not grouped counts as one group
     assert np.isnan(embeddings.agreement(OWN[:0], OWN[:0])).all()
 
@@ -181,7 +181,7 @@ def test_rounding_to_many_bits_is_exact_and_to_one_is_the_ends():
 
 def test_noise_is_as_long_as_it_says_and_isotropic():
     x = RNG.normal(size=(4000, 5)) * np.array([1, 2, 3, 4, 5]) + 100
-    noise = downstream.add_noise(x, share=0.1) - x
+    noise = downstream.add_noise(x, fraction=0.1) - x
     scale = np.sqrt(((x - x.mean(axis=0)) ** 2).mean())
     np.testing.assert_allclose(np.sqrt((noise**2).mean(axis=0)), 0.1 * scale, rtol=0.05)
 
@@ -276,7 +276,7 @@ def made_rows(**axes):
         facts = interpolated.get(names.get("activation", "tanh"))
         rows.append({"architecture": "mlp", "activation": "tanh", "optimizer": "sgd",
                      "facts": facts,
-                     "latents": "pre", "layer": "bottleneck", "latent_width": 3, **names,
+                     "site": "pre", "layer": "bottleneck", "latent_width": 3, **names,
                      "c4_excess_seeds": c4, "discreteness_seeds": -c4,
                      "elliptical_seeds": -c4})  # fmt: skip
     return rows

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ppp_jax import bases
 from ppp_jax.analysis import count_planes, project, top_planes
 from ppp_jax.analysis.projection import candidates, kernel
-from ppp_jax.analysis.projection.planes import build_frame
+from ppp_jax.analysis.projection.planes import resolve_basis
 from ppp_jax.errors import InputError
 from tests import plain
 
@@ -88,7 +88,7 @@ def test_pruned_dense_and_plain_accept_the_same(
     latents = made(kind, samples, units, rng).astype(dtype)
     vectors = made_basis(basis, units, rng)
     try:
-        build_frame(vectors, units)
+        resolve_basis(vectors, units)
     except InputError:
         return  # all its vectors are parallel
     expected, _ = plain.ppp(latents, vectors, epsilon, order=getattr(itertools, order))
@@ -173,11 +173,11 @@ def test_dense_search_compiles_once_for_blocks_of_every_length(monkeypatch):
 
 
 def test_planes_drawn_by_a_seed_without_replacement():
-    frames = [build_frame(None, 10, max_planes=7, seed=seed) for seed in (0, 0, 1)]
+    frames = [resolve_basis(None, 10, max_planes=7, plane_seed=seed) for seed in (0, 0, 1)]
     assert len({tuple(pair) for pair in frames[0].planes.tolist()}) == 7
     np.testing.assert_array_equal(frames[0].planes, frames[1].planes)
     assert not np.array_equal(frames[0].planes, frames[2].planes)
-    assert len(build_frame(None, 4, max_planes=100).planes) == 6
+    assert len(resolve_basis(None, 4, max_planes=100).planes) == 6
 
 
 @pytest.mark.parametrize("order", ["combinations", "permutations"])

@@ -65,7 +65,7 @@ def test_false_discoveries_are_counted_within_a_family():
 
 
 def test_the_summary_of_clouds_names_each_and_its_test():
-    labelled = pa.known_clouds(samples=300, units=4, seed=0)
+    labelled = pa.known_clouds(samples=300, units=4, sample_seed=0)
     cloud = np.stack([np.asarray(value) for value in labelled.values()][:2])
     table = pa.summary(cloud, rotations=19)
     assert table["statistic"].tolist() == ["c4", "kurtosis", "unit_kurtosis"] * 2

@@ -82,7 +82,7 @@ def table(measured):
 
 @pytest.fixture(scope="module")
 def rows(measured):
-    return {(row["activation"], row["latents"]): row for row in table(measured)}
+    return {(row["activation"], row["site"]): row for row in table(measured)}
 
 
 def test_verdicts_are_what_the_clouds_are(rows):
@@ -103,7 +103,7 @@ def test_verdicts_are_what_the_clouds_are(rows):
         more = "no evidence" not in row["clusters"]
         assert more == (row["activation"] != "isotropic_tanh")
         assert "lengths" not in row["clusters"]
-        assert row["clean"]
+        assert row["unconfounded"]
 
 
 def test_numbers_of_a_verdict_are_the_statistics_own(rows, measured):
@@ -143,7 +143,7 @@ def test_an_effect_in_one_cell_of_many_is_found():
     aligned = made_up(("relu",), seeds=16)["pre"].isel(activation=0, sample=slice(0, 60))
     both = xr.concat([grid, dataset.assign_coords(activation=["relu"])], "activation")
     both["pre"].loc[{"activation": "relu"}] = aligned
-    found = {(row["activation"], row["latents"]): row["alignment"]
+    found = {(row["activation"], row["site"]): row["alignment"]
              for row in table(measure(both, epsilon=0.6, rotations=39))}  # fmt: skip
     assert found.pop(("relu", "pre")).startswith("aligned with the axes")
     assert set(found.values()) == {"no evidence of alignment"}
@@ -271,7 +271,7 @@ def test_an_isotropic_activation_of_any_name_is_not_compared_as_an_elementwise_o
     seeds = np.arange(6.0)
     rows = [
         {"activation": one, "facts": facts_of(dataset)[one], "layer": "bottleneck",
-         "latents": "pre", "optimizer": "sgd", "architecture": "mlp", "c4_excess_seeds": seeds}
+         "site": "pre", "optimizer": "sgd", "architecture": "mlp", "c4_excess_seeds": seeds}
         for one in dataset["activation"].values.tolist()
     ]  # fmt: skip
     found = layers.differences(rows, quantities=["c4_excess"])
@@ -305,7 +305,7 @@ def test_cells_are_every_place_and_say_whether_they_are_clean(measured):
     runs = measured.runs
     assert len(list(cells(runs))) == 4
     unclean = runs.assign_coords(optimizer_respects_rotations=("optimizer", [False]))
-    assert not any(names["clean"] for names, _ in cells(unclean))
+    assert not any(names["unconfounded"] for names, _ in cells(unclean))
 
 
 def test_angles_are_measured_at_the_ends_only():
