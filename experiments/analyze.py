@@ -9,6 +9,7 @@ from absl import flags
 
 import ppp_jax.analysis as pa
 from ppp_jax import bases
+from ppp_jax.analysis.io.load import is_run
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.errors import InputError, printable
 from ppp_jax.grid.grid import MAX_COUNT, MAX_SEED, MAX_UNITS
@@ -110,9 +111,9 @@ def load(
         snapshot, and of a file none.
       **which: What names one array of several, as `pa.load` takes it.
     """
+    if is_run(path) and which.get("name") is None:
+        which["name"] = "pre"
     found = pa.load(path, **which)
-    if isinstance(found, xr.Dataset):
-        found = found["pre"]
     if by is not None or "step" not in found.dims:
         return found, list(by or ())
     last = found.isel(step=-1)

@@ -8,9 +8,9 @@ import xarray as xr
 from absl import flags
 from matplotlib.figure import Figure
 
-import ppp_jax.analysis as pa
 from ppp_jax.analysis.inference import calibration
 from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.projection.kernel import check_epsilon
 from ppp_jax.analysis.texts import as_markdown
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.errors import writing
@@ -44,7 +44,7 @@ def define() -> None:
 def command() -> None:
     """Calibrates the tests as the flags say."""
     values = flags.FLAGS
-    pa.check_epsilon(values.epsilon)
+    check_epsilon(values.epsilon)
     out = pathlib.Path(values.out).expanduser()
     with writing("out", out):
         out.mkdir(parents=True, exist_ok=True)

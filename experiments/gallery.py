@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpecBase
 
 import ppp_jax.analysis as pa
+from ppp_jax.analysis.projection.kernel import check_epsilon
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.cli import study
 from ppp_jax.errors import InputError, writing
@@ -38,7 +39,7 @@ def define() -> None:
 def command() -> None:
     """Draws the gallery and the film of the run folder that the flags name."""
     values = flags.FLAGS
-    pa.check_epsilon(values.epsilon)
+    check_epsilon(values.epsilon)
     with experiment_flags.naming("workdir"):
         run = bottlenecks(pathlib.Path(values.workdir))
     out = pathlib.Path(values.out).expanduser()

@@ -9,7 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import xarray as xr
 
-from ppp_jax.analysis import load
+from ppp_jax.analysis import load_run
 from ppp_jax.storage import run_dir
 from tests import forks
 
@@ -112,6 +112,6 @@ def final_states(workdir, runs, *, part=0):
 def assert_same(first, second, *, runs):
     """Asserts that two run folders hold the same losses, latents and parameters, bit for bit."""
     assert (first / "metrics.jsonl").read_bytes() == (second / "metrics.jsonl").read_bytes()
-    one, other = load(first).load(), load(second).load()
+    one, other = load_run(first).load(), load_run(second).load()
     xr.testing.assert_identical(one.drop_attrs(), other.drop_attrs())
     assert final_states(first, runs) == final_states(second, runs)

@@ -6,13 +6,13 @@ __all__ = [
     "angles",
     "animate",
     "bootstrap_interval",
-    "check_epsilon",
     "count_planes",
     "difference_table",
     "discreteness",
     "interquartile_mean",
     "known_clouds",
     "load",
+    "load_run",
     "measure",
     "plot_curves",
     "plot_forest",
@@ -35,10 +35,10 @@ __all__ = [
 from .inference.rotation_test import pool, rotation_test
 from .inference.seeds import bootstrap_interval, interquartile_mean
 from .io.load import load
+from .io.runs import load_run
 from .plots.animation import animate
 from .plots.evidence import plot_forest
 from .plots.ppp import plot_curves, plot_ppp, plot_srm, plot_strip
-from .projection.kernel import check_epsilon
 from .projection.points import EmptyPPPWarning, count_planes, project, top_planes
 from .projection.ppp import ppp
 from .projection.srm import srm

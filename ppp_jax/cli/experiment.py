@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-import ppp_jax.analysis as pa
 from ppp_jax.analysis.inference.rotation_test import ROTATIONS
+from ppp_jax.analysis.projection.kernel import check_epsilon
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.cli import study
 from ppp_jax.engine import devices
@@ -175,7 +175,7 @@ def _check(experiment: Experiment, grid: Grid) -> None:
     _check_axes(grid, AXES if experiment.along is None else experiment.along)
     if experiment.check:
         experiment.check(grid)
-    pa.check_epsilon(values.epsilon)
+    check_epsilon(values.epsilon)
     whole("rotations", values.rotations, least=LEAST_ROTATIONS)
 
 

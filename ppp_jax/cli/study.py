@@ -128,10 +128,7 @@ def trained_grid(workdir: pathlib.Path) -> Grid:
 
 def load(workdir: pathlib.Path) -> xr.Dataset:
     """Opens a run folder whose grid has one latent width and architecture."""
-    found = pa.load(workdir)
-    if not isinstance(found, xr.Dataset):
-        raise InputError("workdir", workdir, "is no run folder")
-    return found
+    return pa.load_run(workdir)
 
 
 def beside(workdir: str | pathlib.Path, *, number: int = 2) -> pathlib.Path:

@@ -2,7 +2,7 @@
 
 One xarray group per architecture and latent width, with a dimension for every other axis of the
 grid, one more for every captured layer, and beside them the probe inputs and labels.
-`xarray.open_datatree(path)` opens it with nothing of ours, and `ppp_jax.analysis.load` does so
+`xarray.open_datatree(path)` opens it with nothing of ours, and `ppp_jax.analysis.load_run` does so
 leaving out snapshots that not every run has. Every chunk carries a CRC-32 that zarr checks, and
 `ppp_jax.files.ledger` knows what else there should be.
 """
@@ -28,7 +28,7 @@ from ppp_jax.engine.training import NEVER, Observation, build_model
 from ppp_jax.errors import InputError, printable, shortened
 from ppp_jax.files import atomic, ledger
 from ppp_jax.grid.extension import AXES, obstacles, positions, run_places
-from ppp_jax.grid.grid import Cell, Grid, cell_axes, grouped_axes
+from ppp_jax.grid.grid import STATIC, TRACED, Cell, Grid, axes_of, cell_axes, grouped_axes
 from ppp_jax.networks import architectures, functional, interpolated, optimizers
 from ppp_jax.storage import strangers
 from ppp_jax.storage.manifest import Manifest, parsed
@@ -535,17 +535,11 @@ def _attributes(group: Group) -> dict[str, Any]:
 
 
 def _coordinates(grid: Grid, steps_per_epoch: int) -> dict[str, tuple[Any, Any]]:
-    axes: dict[str, list[Any]] = {
-        "activation": list(grid.activations),
-        "depth": list(grid.depths),
-        "width": list(grid.widths),
-        "optimizer": list(grid.optimizers),
-        "initializer": list(grid.initializers),
-        "rate": list(range(grid.rate_count)),
-        **({"dose": list(grid.doses)} if grid.doses else {}),
-        "seed": list(grid.seeds),
-        "step": [epoch * steps_per_epoch for epoch in grid.snapshot_epochs],
-    }
+    declared = axes_of(STATIC, TRACED).items()
+    known = {axis.coordinate: list(getattr(grid, name)) for name, axis in declared}
+    known["rate"] = list(range(grid.rate_count))  # an optimiser's own rates differ
+    known["step"] = [epoch * steps_per_epoch for epoch in grid.snapshot_epochs]
+    axes: dict[str, list[Any]] = {dim: known[dim] for dim in run_dims(grid)}
     rates = np.array([grid.rates(name) for name in grid.optimizers])
     # docs/method.md §11: what, besides the activation, prefers a basis.
     rotation = {

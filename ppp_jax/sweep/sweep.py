@@ -97,7 +97,7 @@ def train(
       progress: show a progress bar, and a line of losses at each snapshot, on stderr.
 
     Returns:
-      The run folder, for `ppp_jax.analysis.load`.
+      The run folder, for `ppp_jax.analysis.load_run`.
 
     Raises:
       InputError: the data cannot be used, the batch is larger than the training set, or the

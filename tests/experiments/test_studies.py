@@ -12,7 +12,7 @@ from sklearn.cluster import KMeans
 
 import ppp_jax.analysis as pa
 from ppp_jax import bases
-from ppp_jax.analysis import load, rotation_test
+from ppp_jax.analysis import load_run, rotation_test
 from ppp_jax.analysis.inference import special_directions, unit_matching
 from ppp_jax.analysis.inference.seeds import interquartile_mean
 from tests import ROOT, forks
@@ -104,7 +104,7 @@ def test_reconstruction_at_fixed_and_best_rates(tmp_path):
     assert [(row["rate"], row["rates"]) for row in (fixed, best)] == [
         ("fixed", "0.1, 0.1"), ("best", "0.1, 0.1"),
     ]  # fmt: skip
-    error = load(tmp_path / "run")["test_mse"].isel(step=-1, rate=0).squeeze()
+    error = load_run(tmp_path / "run")["test_mse"].isel(step=-1, rate=0).squeeze()
     apart = error.sel(activation="tanh") - error.sel(activation="isotropic_tanh")
     for row in (fixed, best):
         assert math.isclose(float(row["MSE difference"]), apart.mean(), rel_tol=1e-6)
@@ -247,7 +247,7 @@ def test_every_study_runs_as_a_command(module, tmp_path):
                      if key in row and not math.isfinite(float(row[key] or "nan"))}  # fmt: skip
             assert not wrong, (name, row)
     if module in RECOMPUTED:
-        RECOMPUTED[module](load(tmp_path / "run"), found)
+        RECOMPUTED[module](load_run(tmp_path / "run"), found)
 
 
 @pytest.mark.slow

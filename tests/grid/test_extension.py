@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ppp_jax.analysis import load
+from ppp_jax.analysis import load_run
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid, extension
 from ppp_jax.storage import run_dir
@@ -51,7 +51,7 @@ def workdir(finished, tmp_path):
 
 def assert_same_latents(first, second, grid):
     for width in grid.latent_widths:
-        one, other = (load(folder, latent_width=width).load() for folder in (first, second))
+        one, other = (load_run(folder, latent_width=width).load() for folder in (first, second))
         xr.testing.assert_identical(one.drop_attrs(), other.drop_attrs())
 
 
@@ -112,7 +112,7 @@ def test_killed_while_the_store_is_laid_out_anew(moment, workdir, tmp_path, monk
     monkeypatch.setattr(pathlib.Path, "rename", killing(pathlib.Path.rename))
     monkeypatch.setattr(shutil, "rmtree", killing(shutil.rmtree))
     monkeypatch.setattr(run_dir.latents, "_copy", killing(run_dir.latents._copy))
-    before = load(workdir).load()
+    before = load_run(workdir).load()
     with pytest.raises(KilledError):
         train(grid, workdir)
     monkeypatch.undo()

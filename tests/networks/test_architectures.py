@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
-from ppp_jax.analysis import alignment_c4, load, project, rotation_test
+from ppp_jax.analysis import alignment_c4, load, load_run, project, rotation_test
 from ppp_jax.analysis.io.runs import saved_groups
 from ppp_jax.analysis.results import layers
 from ppp_jax.data import datasets
@@ -299,26 +299,26 @@ def test_captured_layers_are_groups_of_their_own(captured):
     )
     for group in groups:
         if group["architecture"] == "mlp":
-            latents = load(captured, **group)
+            latents = load_run(captured, **group)
             assert latents.sizes["unit"] == group["units"]
             assert np.isfinite(latents["post"].values).all()
             np.testing.assert_allclose(latents["post"], np.tanh(latents["pre"]), atol=1e-5)
             deep = group["layer"] in ("encoder_1", "decoder_1")
             assert latents["depth"].values.tolist() == ([2] if deep else [1, 2])
-    shallow = load(captured, layer="encoder_0", architecture="conv", units=4)
+    shallow = load_run(captured, layer="encoder_0", architecture="conv", units=4)
     assert shallow.sizes["sample"] == 30 * 16  # 30 images, 4 × 4 positions each
     assert shallow["labels"].values[:16].tolist() == [shallow["labels"].values[0]] * 16
 
 
 def test_a_layer_in_several_sizes_must_be_chosen(captured):
     with pytest.raises(InputError, match=r"architecture=None: name one of \['conv', 'mlp'\]"):
-        load(captured)
+        load_run(captured)
     with pytest.raises(InputError, match=r"units=5: not in this grid, which has \[4\]"):
-        load(captured, architecture="mlp", layer="encoder_0", units=5)
+        load_run(captured, architecture="mlp", layer="encoder_0", units=5)
     with pytest.raises(InputError, match=r"vectors=None: name one of \[4, 16\]"):
-        load(captured, architecture="conv", layer="decoder_0")
+        load_run(captured, architecture="conv", layer="decoder_0")
     with pytest.raises(InputError, match="layer=encoder_9: not in this grid"):
-        load(captured, layer="encoder_9")
+        load_run(captured, layer="encoder_9")
 
 
 def test_analyze_opens_any_layer_of_any_network(captured, tmp_path):
@@ -341,7 +341,7 @@ def test_restored_networks_give_the_latents_that_were_saved(captured):
     found = {one.cell.name: one for one in restore.restore(captured, dataset)}
     assert len(found) == 4
     for one in found.values():
-        saved = load(captured, architecture=one.cell.architecture)
+        saved = load_run(captured, architecture=one.cell.architecture)
         saved = saved["post"].isel(step=-1).sel(depth=one.cell.depth).squeeze(drop=True)
         for run in (0, 1):
             params = jax.tree.map(lambda leaf, run=run: leaf[run], one.params)
@@ -358,7 +358,7 @@ def test_a_folder_that_was_grown_is_restored_as_one_grid(tmp_path):
     }  # fmt: skip
     for added in ({}, {"seeds": [2, 3, 0], "learning_rates": [0.05, 0.2]}):
         sweep.train(Grid(**axes | added), tmp_path, seed_batch=1, progress=False)
-    dataset, saved = datasets.load("digits"), load(tmp_path)["post"].isel(step=-1)
+    dataset, saved = datasets.load("digits"), load_run(tmp_path)["post"].isel(step=-1)
     (one,) = restore.restore(tmp_path, dataset)
     assert one.grid.run_shape == (2, 3)
     latents = jax.vmap(lambda p: one.model.apply(p, dataset.train[:20]).latents.post)(one.params)
@@ -383,7 +383,7 @@ def test_every_layer_is_measured(captured):
     # Of 1 and 2 hidden layers on each side: 3 and 5 layers, before and after the activation.
     assert len(mlp) == 2 * (3 + 5)
     assert {(row["layer"], row["depth"]) for row in mlp} >= {("encoder_1", 2), ("encoder_0", 1)}
-    bottleneck = load(captured, architecture="mlp")["post"].isel(step=-1).squeeze(drop=True)
+    bottleneck = load_run(captured, architecture="mlp")["post"].isel(step=-1).squeeze(drop=True)
     for row in mlp:
         assert row["seeds"] == 2
         assert len(row["c4_excess_seeds"]) == 2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ppp_jax import bases
-from ppp_jax.analysis import load
+from ppp_jax.analysis import load_run
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 from ppp_jax.networks import interpolated
@@ -217,7 +217,7 @@ def test_a_width_that_blocks_do_not_divide_is_refused_before_anything():
 def test_composed_activations_train(tmp_path):
     names = ["block_tanh:4", "tanh@simplex"]
     grid = Grid(activations=names, widths=[8], latent_widths=[4], epochs=1, probe_samples=30)
-    latents = load(sweep.train(grid, tmp_path, seed_batch=1, progress=False))
+    latents = load_run(sweep.train(grid, tmp_path, seed_batch=1, progress=False))
     assert latents["activation"].values.tolist() == names
     assert np.isfinite(latents["pre"].values).all()
     assert (latents["test_mse"].isel(step=-1) < latents["test_mse"].isel(step=0)).all()

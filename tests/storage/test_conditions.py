@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from ppp_jax.analysis import load
+from ppp_jax.analysis import load_run
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 from ppp_jax.storage import manifest, run_dir
@@ -218,11 +218,11 @@ def test_with_permission_it_goes_on_and_is_recorded(permitted, stopped):
         "conditions": now
     }
     assert run_dir.last_step(permitted, 0) == STEPS
-    np.testing.assert_array_equal(load(permitted)["epoch"], [0, 1, 2])
+    np.testing.assert_array_equal(load_run(permitted)["epoch"], [0, 1, 2])
 
 
 def test_the_latents_carry_the_record(permitted):
-    attribute = load(permitted).attrs["manifest"]
+    attribute = load_run(permitted).attrs["manifest"]
     assert json.loads(attribute)["inexact_resumes"] == entries(permitted)["inexact_resumes"]
     assert attribute == (permitted / "manifest.json").read_text()
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ppp_jax.analysis import load
+from ppp_jax.analysis import load_run
 from ppp_jax.analysis.report.evidence import certificate_block
 from ppp_jax.data import datasets
 from ppp_jax.engine import states
@@ -747,7 +747,8 @@ def test_what_is_no_file_is_named_and_not_waited_for(name, odd, workdir):
     (workdir / name).unlink()
     odd(workdir / name)
     before = sorted(workdir.rglob("*"))
-    for call in (train, lambda folder: train(folder, LONGER), load)[: 3 if "zarr" in name else 2]:
+    calls = (train, lambda folder: train(folder, LONGER), load_run)
+    for call in calls[: 3 if "zarr" in name else 2]:
         with pytest.raises(InputError, match=name.rpartition("/")[-1]) as caught:
             call(workdir)
         one_line(caught)

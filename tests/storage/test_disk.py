@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ppp_jax.analysis import load
+from ppp_jax.analysis import load_run
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 from ppp_jax.storage import run_dir
@@ -26,7 +26,7 @@ def test_a_file_that_cannot_grow(tmp_path):
     """No file may exceed 64 kB, less than one layer in a checkpoint: the writer of orbax fails."""
     workdir = tmp_path / "run"
     sweep.train(Grid(**AXES, epochs=1), workdir, seed_batch=1, progress=False)
-    before, step = load(workdir).load(), run_dir.last_step(workdir, 0)
+    before, step = load_run(workdir).load(), run_dir.last_step(workdir, 0)
     flags = [f"--workdir={workdir}", "--seed_batch=1", *commands.flags(AXES), "--epochs=3"]
     limited = subprocess.run(
         [sys.executable, "-m", "tests.storage.test_disk", *flags], capture_output=True, text=True
@@ -36,12 +36,12 @@ def test_a_file_that_cannot_grow(tmp_path):
     assert f"error: --workdir={workdir}: {problem}" in limited.stderr
     assert "sweep.py" not in limited.stderr  # no traceback of ours
     assert run_dir.last_step(workdir, 0) == step
-    kept = load(workdir).isel(step=slice(2)).load()
+    kept = load_run(workdir).isel(step=slice(2)).load()
     for name in ("pre", "post", "test_mse"):
         np.testing.assert_array_equal(kept[name], before[name])
     commands.finish(commands.start(workdir, flags[1:]))
     whole = sweep.train(Grid(**AXES, epochs=3), tmp_path / "whole", seed_batch=1, progress=False)
-    xr.testing.assert_identical(load(workdir).drop_attrs(), load(whole).drop_attrs())
+    xr.testing.assert_identical(load_run(workdir).drop_attrs(), load_run(whole).drop_attrs())
 
 
 def test_a_disk_without_room(tmp_path, monkeypatch, capfd):
@@ -53,7 +53,7 @@ def test_a_disk_without_room(tmp_path, monkeypatch, capfd):
     assert capfd.readouterr().err == ""
     monkeypatch.undo()
     sweep.train(Grid(**AXES, epochs=1), tmp_path, seed_batch=1, progress=False)
-    np.testing.assert_array_equal(load(tmp_path)["epoch"], [0, 1])
+    np.testing.assert_array_equal(load_run(tmp_path)["epoch"], [0, 1])
 
 
 if __name__ == "__main__":  # the command of tests/train.py, under a limit

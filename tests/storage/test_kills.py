@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from ppp_jax.analysis import load
+from ppp_jax.analysis import load_run
 from ppp_jax.grid import Grid
 from ppp_jax.storage import run_dir
 from ppp_jax.sweep import sweep
@@ -66,7 +66,7 @@ def kill(workdir, kind, rng):
 
 def test_killed_at_random_moments_the_result_is_the_same(tmp_path):
     undisturbed = sweep.train(Grid(**AXES), tmp_path / "whole", seed_batch=2, progress=False)
-    whole, workdir, rng = load(undisturbed).load(), tmp_path / "killed", random.Random(0)
+    whole, workdir, rng = load_run(undisturbed).load(), tmp_path / "killed", random.Random(0)
     landed = dict.fromkeys(("training", "checkpoint", "latents"), 0)
     for kind in itertools.cycle(landed):
         if min(landed.values()) == LANDED:
@@ -74,7 +74,7 @@ def test_killed_at_random_moments_the_result_is_the_same(tmp_path):
         if landed[kind] < LANDED:
             landed[kind] += kill(workdir, kind, rng)
             # Nothing half-written is read: what there is to read is what it should be.
-            kept = load(workdir).load()
+            kept = load_run(workdir).load()
             same = whole.isel(step=slice(len(kept["step"])))
             xr.testing.assert_identical(kept.drop_attrs(), same.drop_attrs())
     assert run_dir.last_step(workdir, 0) < AXES["epochs"] * (1438 // 24)

@@ -5,6 +5,7 @@ the last tests train.
 """
 
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -16,8 +17,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ppp_jax.analysis import load
-from ppp_jax.analysis.io.runs import load_run, saved_groups
+from ppp_jax.analysis import load, load_run
+from ppp_jax.analysis.io.runs import saved_groups
 from ppp_jax.analysis.results.layers import measure_layers
 from ppp_jax.data import datasets
 from ppp_jax.engine.training import NEVER, Observation
@@ -174,7 +175,7 @@ def test_the_store_opened_by_itself_is_checked_too(name, copy):
     for content in (path.read_bytes()[:9], None):
         path.unlink() if content is None else path.write_bytes(content)
         with pytest.raises(InputError, match=f"path={path}: is (damaged|missing)"):
-            load(copy / "latents.zarr")
+            load_run(copy / "latents.zarr")
 
 
 @pytest.mark.parametrize("kind", ["removed", "emptied", "halved"])
@@ -219,7 +220,7 @@ def test_whatever_is_read_of_a_damaged_chunk_is_refused(copy):
     path = copy / "latents.zarr" / "latent_3" / "post" / "0.0.0.0.0.0.0.2.0.0"
     path.unlink()
     dataset = load_run(copy)
-    np.testing.assert_array_equal(dataset["post"].isel(step=0), load(copy)["post"].isel(step=0))
+    np.testing.assert_array_equal(dataset["post"].isel(step=0), load_run(copy)["post"].isel(step=0))
     np.testing.assert_array_equal(dataset["post"].isel(activation=1, seed=[1, 0]).sel(step=118),
                                   load(copy, name="post")[1, ..., ::-1, 2, :, :])  # fmt: skip
     for read in (
@@ -249,7 +250,7 @@ LEDGERS = {
 def test_a_sealed_ledger_that_no_run_wrote_is_one_line(kind, copy):
     path = copy / "latents.zarr" / ledger.FILE
     path.write_text(json.dumps(integrity.sealed(LEDGERS[kind])))
-    for call in (lambda: load(copy), lambda: latents.check(path.parent)):
+    for call in (lambda: load_run(copy), lambda: latents.check(path.parent)):
         with pytest.raises(InputError, match=r"checksums\.json:? is ") as caught:
             call()
         assert "\n" not in str(caught.value)
@@ -308,7 +309,7 @@ def test_a_ledger_edited_and_sealed_again_is_one_line(kind, copy):
     entries = json.loads(path.read_text())
     EDITS[kind](entries)
     path.write_text(json.dumps(integrity.sealed(entries)))
-    for call in (lambda: load(copy), lambda: latents.check(path.parent)):
+    for call in (lambda: load_run(copy), lambda: latents.check(path.parent)):
         with pytest.raises(InputError, match=r"checksums\.json:? is ") as caught:
             call()
         assert "\n" not in str(caught.value)
@@ -319,7 +320,7 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(name, copy):
     (copy / name).unlink()
     os.mkfifo(copy / name)
     with pytest.raises(InputError, match=r"regular|neither file nor folder"):
-        load(copy)
+        load_run(copy)
 
 
 def test_a_pipe_in_the_place_of_the_manifest_is_not_waited_for(tmp_path):
@@ -404,7 +405,7 @@ def test_a_store_of_before_with_another_manifest_is_one_line(text, copy):
         attributes["manifest"] = text
         (path / name).write_text(json.dumps(entries))
     with pytest.raises(InputError, match="its attribute manifest is damaged") as caught:
-        load(copy)
+        load_run(copy)
     assert "\n" not in str(caught.value)
 
 
@@ -415,7 +416,7 @@ def test_untrained_means_epoch_0(copy):
         latents.zarr.open_group(path, mode="r+", zarr_format=2), "latent_3/saved"
     )
     saved[..., 0] = False
-    for read in (load_run, load, measure_layers):
+    for read in (load_run, functools.partial(load, name="post"), measure_layers):
         with pytest.raises(InputError, match=r"untrained networks are lost.* is of epoch 1; train"):
             read(copy)
 
@@ -500,7 +501,7 @@ def test_what_the_line_says_trains_the_runs_again(tmp_path):
     chunk.write_bytes(flipped(chunk.read_bytes(), random.Random(0)))
     sweep.train(grid, workdir, seed_batch=2, progress=False)  # finished: latents are not read
     with pytest.raises(InputError, match="remove this file and checkpoints/0 from the run folder"):
-        load(workdir).load()
+        load_run(workdir).load()
     with pytest.raises(InputError, match=r"workdir=.*pre/0\.0\.0\.0\.0\.0\.0\.1\.0\.0 is damaged"):
         sweep.train(dataclasses.replace(grid, seeds=[0, 1, 2]), workdir, seed_batch=2)
     chunk.unlink()

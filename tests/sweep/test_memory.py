@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from ppp_jax.analysis import load
+from ppp_jax.analysis import load_run
 from ppp_jax.data import datasets
 from ppp_jax.engine import devices, program
 from ppp_jax.errors import InputError
@@ -86,12 +86,12 @@ def test_no_memory_to_time_widths(tmp_path, monkeypatch):
 
 
 def test_what_was_saved_is_kept(trained, monkeypatch):
-    before, step = load(trained).load(), run_dir.last_step(trained, 0)
+    before, step = load_run(trained).load(), run_dir.last_step(trained, 0)
     monkeypatch.setattr(run_dir, "append_metrics", raising(XLA("RESOURCE_EXHAUSTED")))
     with pytest.raises(InputError, match="what is saved is kept"):
         sweep.train(Grid(**AXES, epochs=2), trained, seed_batch=2, progress=False)
     assert run_dir.last_step(trained, 0) == step
-    after = load(trained).load()
+    after = load_run(trained).load()
     np.testing.assert_array_equal(after["pre"], before["pre"])
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ppp_jax.analysis import load
+from ppp_jax.analysis import load_run
 from ppp_jax.data import datasets
 from ppp_jax.engine import interrupts
 from ppp_jax.errors import InputError
@@ -44,12 +44,12 @@ def metrics(workdir):
 
 def assert_same_results(first, second):
     assert (first / "metrics.jsonl").read_bytes() == (second / "metrics.jsonl").read_bytes()
-    one, other = load(first).load(), load(second).load()
+    one, other = load_run(first).load(), load_run(second).load()
     xr.testing.assert_identical(one.drop_attrs(), other.drop_attrs())
 
 
 def test_run_folder_explains_itself(undisturbed):
-    dataset = load(undisturbed)
+    dataset = load_run(undisturbed)
     assert dataset["pre"].dims == (
         "activation", "depth", "width", "optimizer", "initializer", "rate", "seed", "step",
         "sample", "unit",
@@ -75,7 +75,7 @@ def test_run_folder_explains_itself(undisturbed):
 
 def test_saved_latents_are_labelled_right(undisturbed):
     """Each cell's latents stand under its own names: post is its activation of pre."""
-    dataset = load(undisturbed).squeeze(["depth", "width", "initializer", "rate"])
+    dataset = load_run(undisturbed).squeeze(["depth", "width", "initializer", "rate"])
     for name in ("tanh", "isotropic_tanh"):
         pre, post = (dataset[k].sel(activation=name).values for k in ("pre", "post"))
         if name == "tanh":
@@ -131,7 +131,7 @@ def test_interrupted_anywhere_continues_to_the_same_result(
     done = run_dir.last_step(tmp_path, 0)
     assert done is not None
     assert done < 4 * (1438 // 24)
-    assert len(load(tmp_path)["step"]) >= calls
+    assert len(load_run(tmp_path)["step"]) >= calls
     monkeypatch.undo()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 9')  # a line that a killed process left unfinished
@@ -153,7 +153,7 @@ def test_snapshots_not_complete_are_not_read(undisturbed, tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         sweep.train(SMALL, tmp_path, progress=False)
     monkeypatch.undo()
-    np.testing.assert_array_equal(load(tmp_path)["epoch"], [0, 1])
+    np.testing.assert_array_equal(load_run(tmp_path)["epoch"], [0, 1])
     sweep.train(SMALL, tmp_path, progress=False)
     assert_same_results(undisturbed, tmp_path)
 
@@ -203,7 +203,7 @@ def test_a_signal_stops_at_a_checkpoint_and_the_result_is_the_same(
     monkeypatch.setattr(run_dir, "append_metrics", append)
     sweep.train(SMALL, tmp_path / "cut", progress=False)
     assert_same_results(whole, tmp_path / "cut")
-    one, other = load(whole).load(), load(undisturbed).load()
+    one, other = load_run(whole).load(), load_run(undisturbed).load()
     xr.testing.assert_identical(one.drop_attrs(), other.drop_attrs())
 
 
@@ -263,7 +263,7 @@ def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
     other = dataclasses.replace(grid, seeds=[7])
     assert plan.plan(other, tmp_path, overwrite=True).run_steps_done == 0
     sweep.train(other, tmp_path, overwrite=True, progress=False)
-    np.testing.assert_array_equal(load(tmp_path)["seed"], [7])
+    np.testing.assert_array_equal(load_run(tmp_path)["seed"], [7])
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
@@ -272,7 +272,7 @@ def test_killed_while_overwriting_leaves_nothing_that_counts(removed, tmp_path, 
     """Killed after any removal: the old run begins anew, and the new one is still refused."""
     grid = dataclasses.replace(SMALL, epochs=1, activations=["tanh"], optimizers=["sgd"])
     sweep.train(grid, tmp_path, progress=False)
-    before = load(tmp_path).load()
+    before = load_run(tmp_path).load()
     count = iter(range(100))
 
     def killed(path, original=shutil.rmtree):
@@ -290,12 +290,12 @@ def test_killed_while_overwriting_leaves_nothing_that_counts(removed, tmp_path, 
         with pytest.raises(InputError, match="another configuration"):
             sweep.train(other, tmp_path, progress=False)
         sweep.train(grid, tmp_path, progress=False)
-        xr.testing.assert_identical(load(tmp_path).load().drop_attrs(), before.drop_attrs())
+        xr.testing.assert_identical(load_run(tmp_path).load().drop_attrs(), before.drop_attrs())
         # What the killed removal left behind is not in the way of the next one.
         sweep.train(other, tmp_path, overwrite=True, progress=False)
-        np.testing.assert_array_equal(load(tmp_path)["seed"], [7, 8, 9])
+        np.testing.assert_array_equal(load_run(tmp_path)["seed"], [7, 8, 9])
     else:
-        np.testing.assert_array_equal(load(tmp_path)["seed"], [7, 8, 9])
+        np.testing.assert_array_equal(load_run(tmp_path)["seed"], [7, 8, 9])
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "latents.zarr", "report", "metrics.jsonl"])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.stats
+import scipy  # its parts are imported when they are first used
 from numpy.typing import ArrayLike
 
 from ppp_jax.analysis.io.sources import numbers

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import xarray as xr
 import zarr
 
-from ppp_jax.analysis.io.headers import Array, check_entries, check_store, has_chunks
+from ppp_jax.analysis.io.headers import Array, check_store, has_chunks
 from ppp_jax.analysis.io.runs import BOTTLENECK, STORE, load_run
 from ppp_jax.analysis.io.sources import (
     SAMPLE,
     UNIT,
+    Latents,
     Lazy,
     labelled,
     named_axes,
@@ -26,13 +27,14 @@ from ppp_jax.errors import InputError
 from ppp_jax.files import archives, ledger
 from ppp_jax.files.paths import located
 
+WHOLE = "load_run opens all of it"
 KNOWN = "a run folder, .npy, .npz, or zarr"
 # Attributes by which xarray's files say that numbers are packed or missing.
 PACKED = frozenset({"scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned"})
 
 
 def load(
-    latents: Any,
+    latents: Latents | str | os.PathLike[str],
     *,
     name: str | None = None,
     latent_width: int | None = None,
@@ -41,34 +43,32 @@ def load(
     units: int | None = None,
     vectors: int | None = None,
     max_bytes: int | None = None,
-) -> xr.Dataset | xr.DataArray:
+) -> xr.DataArray:
     """Opens latents, with every axis named; large ones are read only where they are looked at.
 
-    Names that a zarr array has for its axes count by its own path as they do in its group. Chunks
-    of it that are not there are its fill value, as zarr has it; without any it is refused.
+    The names that a zarr array has for its axes count by its own path as they do in its group.
+    Chunks of it that are not there hold its fill value, as zarr has it; an array none of whose
+    chunks is there is refused. All of a run folder, with its errors and probe, is opened by
+    `load_run`.
 
     Args:
-      latents: a run folder, or the `latents.zarr` in it; the path of an `.npy` or `.npz` file or of
+      latents: A run folder, or the `latents.zarr` in it; the path of an `.npy` or `.npz` file or of
         a zarr array or group; or any array, `(..., samples, units)`.
-      name: which array, if there are several; `pre` or `post` of a run folder.
-      latent_width: which latents of a run folder, if the grid has several widths.
-      architecture: likewise, if it has several.
-      layer: of which layer, if others than the bottleneck were captured.
-      units: of this layer, if it comes in several sizes.
-      vectors: per sample, likewise: a convolution has one at every position.
-      max_bytes: that an array of a file may claim; by default what memory is free, and any size of
-        an array on disk that is all there, for it is read in parts.
+      name: The array to open, where there are several; `pre` or `post` of a run folder.
+      latent_width: The width of the latents of a run folder, if its grid has several widths.
+      architecture: The architecture of a run folder, if its grid has several.
+      layer: The layer of a run folder, if others than the bottleneck were captured.
+      units: The width of this layer, if it comes in several sizes.
+      vectors: The vectors per sample of this layer, if it comes in several sizes: a convolution
+        has one at every position.
+      max_bytes: The bytes that an array of a file may claim; by default the memory that is free,
+        and any size of an array on disk that is all there, because it is read in parts.
 
     Returns:
-      Of a run folder the Dataset with `pre` and `post` (the bottleneck before and after its
-      activation) over `(activation, depth, width, optimizer, initializer, rate, seed, step,
-      sample, unit)`, with `dose` before `seed` if the grid has doses, `train_mse`,
-      `validation_mse`, `test_mse`, `diverged_step`, and the probe `inputs` (and
-      `labels`, where the data has any); snapshots that not every run has are left out. Of anything
-      else, and if a `name` is given, a DataArray over `(..., sample, unit)`.
+      A DataArray over `(..., sample, unit)`.
 
     Raises:
-      InputError: nothing is there, it does not open, it holds no array of vectors or several and
+      InputError: Nothing is there, it does not open, it holds no array of vectors or several and
         none was named, it claims more than may be used, it could run its author's code or holds
         another type than numbers, there is no snapshot that every run has, or something else
         than a run folder is chosen from as if it were one.
@@ -78,19 +78,24 @@ def load(
       >>> load(np.zeros((2, 5, 4))).dims
       ('axis_0', 'sample', 'unit')
     """
-    given = {"architecture": architecture, "latent_width": latent_width, "units": units,
-             "vectors": vectors}  # fmt: skip
-    which = {key: value for key, value in given.items() if value is not None}
+    given = {
+        "architecture": architecture,
+        "latent_width": latent_width,
+        "units": units,
+        "vectors": vectors,
+    }
+    which: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if not isinstance(latents, str | os.PathLike):
         _refuse_choices(layer, which)
         if name is not None:
             raise InputError("name", name, "chooses in files, and this is one array; leave it out")
         return _labelled(labelled(latents))
     path = located("path", latents)
-    if _is_run(path):
-        check_entries(path if path.name == STORE else path / STORE)  # before its ledger is read
-        dataset = load_run(path, layer=layer, **which)
-        return dataset if name is None else _choose(_of_run(dataset), name, path)
+    if is_run(path):
+        found = _of_run(load_run(path, layer=layer, **which))
+        if name is None:
+            raise InputError("name", None, f"{path} is a run folder: name pre or post; {WHOLE}")
+        return _labelled(_choose(found, name, path))
     _refuse_choices(layer, which)
     if not path.exists():
         raise InputError("path", path, f"is not there; give {KNOWN}")
@@ -110,8 +115,12 @@ def _refuse_choices(layer: str, which: Mapping[str, Any]) -> None:
         raise InputError(key, value, "chooses in run folders, and this is none; leave it out")
 
 
-def _is_run(path: pathlib.Path) -> bool:
-    """Tells our store from somebody's array that has its name."""
+def is_run(path: pathlib.Path) -> bool:
+    """Returns whether a path is a run folder or its store, and not somebody's array of that name.
+
+    Args:
+      path: Any path.
+    """
     if (path / STORE).is_dir() or (path.name == STORE and (path / ledger.FILE).exists()):
         return True
     if path.name != STORE or not (path / ".zgroup").exists():

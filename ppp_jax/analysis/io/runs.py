@@ -6,6 +6,7 @@ file.
 """
 
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -15,31 +16,55 @@ import xarray as xr
 from xarray.core import indexing
 
 from ppp_jax.analysis.io.facts import with_facts
-from ppp_jax.analysis.io.headers import check_store
+from ppp_jax.analysis.io.headers import check_entries, check_store
 from ppp_jax.errors import InputError, printable, shortened
 from ppp_jax.files import ledger
+from ppp_jax.files.paths import located
 
 STORE = "latents.zarr"
 BOTTLENECK = "bottleneck"
 
 
-def load_run(path: str | pathlib.Path, *, layer: str = BOTTLENECK, **which: Any) -> xr.Dataset:
-    """Opens the latents that a sweep saved.
+def load_run(
+    path: str | os.PathLike[str],
+    *,
+    latent_width: int | None = None,
+    architecture: str | None = None,
+    layer: str = BOTTLENECK,
+    units: int | None = None,
+    vectors: int | None = None,
+) -> xr.Dataset:
+    """Opens everything that a sweep saved: latents, errors, and the probe; read where looked at.
 
     Args:
-      path: a run folder, or the `latents.zarr` in it.
-      layer: whose vectors.
-      **which: `architecture`, `latent_width`, `units`, `vectors`, where the grid has several.
+      path: A run folder, or the `latents.zarr` in it.
+      latent_width: The width of the latents, if the grid has several widths.
+      architecture: The architecture, if the grid has several.
+      layer: The layer, if others than the bottleneck were captured.
+      units: The width of this layer, if it comes in several sizes.
+      vectors: The vectors per sample of this layer, if it comes in several sizes: a convolution
+        has one at every position.
 
     Returns:
-      The Dataset that `load` describes.
+      The Dataset with `pre` and `post` (the layer before and after its activation) over
+      `(activation, depth, width, optimizer, initializer, rate, seed, step, sample, unit)`, with
+      `dose` before `seed` if the grid has doses; `train_mse`, `validation_mse`, `test_mse` and
+      `diverged_step` over the axes of the runs; and the probe's `inputs` (and `labels`, where the
+      data has any). Snapshots that not every run has are left out.
 
     Raises:
-      InputError: nothing is there, there is no snapshot that every run has, the first is not of
-        untrained networks, several groups fit or none, or a file is damaged or missing. Of latents
-        and errors that is noticed, and raised, when they are read.
+      InputError: Nothing is there, there is no snapshot that every run has, the first is not of
+        untrained networks, several groups fit or none, or a file is damaged or missing. Damage of
+        latents and errors is noticed, and raised, when they are read.
     """
-    store = _store(path)
+    which = {
+        "architecture": architecture,
+        "latent_width": latent_width,
+        "units": units,
+        "vectors": vectors,
+    }
+    store = _store(located("path", path))
+    check_entries(store)  # before its ledger is read
     tree, kept = _open(store)
     node = _chosen(tree, layer, which)
     group = _checked(node, store, kept)

@@ -3,8 +3,7 @@
 from typing import Any
 
 import numpy as np
-import scipy.signal
-import scipy.special
+import scipy  # its parts are imported when they are first used
 import xarray as xr
 
 from ppp_jax.analysis.projection import isotropic_null

@@ -12,7 +12,7 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-from ppp_jax.analysis.io.load import load
+from ppp_jax.analysis.io.load import is_run, load
 from ppp_jax.analysis.plots.ppp import plot_srm, plot_strip
 from ppp_jax.analysis.projection.kernel import check_epsilon
 from ppp_jax.analysis.projection.points import EmptyPPPWarning, count_planes, top_planes
@@ -21,6 +21,7 @@ from ppp_jax.analysis.projection.srm import srm
 from ppp_jax.analysis.texts import drawn, write_csv, write_markdown
 from ppp_jax.errors import InputError
 from ppp_jax.files import atomic
+from ppp_jax.files.paths import located
 
 RECORD = "analysis.json"
 TOP, MAX_GROUPS = 100, 64
@@ -57,7 +58,7 @@ def write_analysis(
       epsilon: one acceptance cosine or several.
       angles: as `srm`.
       signed: as `srm`.
-      **options: `basis`, `planes`, `max_planes`, `seed`, `nonfinite` and `progress`, as `ppp`.
+      **options: `basis`, `planes`, `max_planes`, `plane_seed`, `nonfinite`, `progress`, as `ppp`.
 
     Returns:
       The folder.
@@ -69,9 +70,9 @@ def write_analysis(
     out = pathlib.Path(os.path.abspath(pathlib.Path(out).expanduser()))
     atomic.check(out, field="out", value=out, kind=atomic.ANALYSIS)
     epsilons = np.unique(check_epsilon(epsilon))
+    if isinstance(latents, str | os.PathLike) and is_run(located("latents", latents)):
+        raise InputError("latents", latents, "is a run folder; give load(…, name='pre') of it")
     array = latents if isinstance(latents, xr.DataArray) else load(latents)
-    if isinstance(array, xr.Dataset):
-        raise InputError("latents", "run folder", "name one array of it, say load(…, name='pre')")
     names, groups = _groups(array, by)
     lock = atomic.hidden(out, "lock")
     with (

@@ -1,5 +1,6 @@
 """The page: pictures, curves and tables of a run folder, in one self-contained HTML file."""
 
+import itertools
 import json
 import pathlib
 import warnings
@@ -31,6 +32,7 @@ from ppp_jax.analysis.results.measure import (
     measure,
 )
 from ppp_jax.analysis.results.verdicts import verdict_table
+from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import file_stem
 from ppp_jax.errors import whole
 from ppp_jax.files import atomic
@@ -38,6 +40,7 @@ from ppp_jax.files import atomic
 REPORT = "report"
 BINS = 64
 LEAST_ROTATIONS = 19
+CURVE_INCHES = (3.6, 3.1)  # of a panel
 
 
 class _Section(NamedTuple):
@@ -258,17 +261,13 @@ def _panels(
 
 
 def _curves(statistics: xr.Dataset) -> Figure:
-    """Draws errors and alignment against training, every seed visible."""
-    figure = Figure(figsize=(11.5, 6.2), dpi=110, layout="constrained")
-    names = (
-        "train_mse",
-        "acceptance_ratio_pre",
-        "c4_pre",
-        "test_mse",
-        "acceptance_ratio_post",
-        "c4_post",
-    )
-    for axes, name in zip(figure.subplots(2, 3).flat, names, strict=True):
+    """Draws errors and every statistic of all snapshots against training, every seed visible."""
+    curved = registry.names(everywhere=True)
+    columns = [("train_mse", "test_mse"), *((f"{name}_pre", f"{name}_post") for name in curved)]
+    size = (CURVE_INCHES[0] * len(columns), CURVE_INCHES[1] * len(SITES))
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    panels = figure.subplots(len(SITES), len(columns), squeeze=False)
+    for axes, name in zip(panels.T.flat, itertools.chain(*columns), strict=True):
         plot_curves(statistics[name], ax=axes, yscale="log" if name.endswith("_mse") else "linear")
         axes.yaxis.label.set_size(8)
     handles, labels = axes.get_legend_handles_labels()

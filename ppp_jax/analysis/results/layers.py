@@ -15,23 +15,12 @@ from ppp_jax.analysis.io.facts import Facts, facts_of
 from ppp_jax.analysis.io.runs import BOTTLENECK, load_run, saved_groups
 from ppp_jax.analysis.projection.kernel import progress_bar
 from ppp_jax.analysis.results.comparisons import Cell, compare, partner_in
-from ppp_jax.analysis.results.measure import SITES, cells, healthy, mask
+from ppp_jax.analysis.results.measure import CELL_AXES, SITES, cells, healthy, mask
 from ppp_jax.analysis.statistics import registry
 
 MOST_VECTORS = 2048  # of a run, drawn from all: a convolution has one at every position
 THINNING_SEED = 0
-NAMES = (
-    "architecture",
-    "activation",
-    "depth",
-    "width",
-    "latent_width",
-    "optimizer",
-    "initializer",
-    "learning_rate",
-    "dose",
-    "site",
-)
+NAMES = ("architecture", *CELL_AXES[:3], "latent_width", *CELL_AXES[3:], "site")
 ALWAYS = ("architecture", "activation", "optimizer", "site")  # of these, in every table
 
 

@@ -13,6 +13,16 @@ from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.statistics.registry import BASIS, CLOUD, PLANES, Statistic
 
 SITES = ("pre", "post")
+# The axes of a grid that tell cells apart, in its order; `grid` itself would import optax.
+CELL_AXES = (
+    "activation",
+    "depth",
+    "width",
+    "optimizer",
+    "initializer",
+    "learning_rate",
+    "dose",
+)
 ENDS = ("z", "p", "null", "clouds", "rank")
 ROUNDING = 1e-6  # a range below this fraction of the largest number is none
 ERRORS = ("train_mse", "validation_mse", "test_mse")

@@ -8,7 +8,7 @@ import pandas as pd
 import xarray as xr
 
 from ppp_jax.analysis.inference.rotation_test import ROTATIONS, rotation_test
-from ppp_jax.analysis.io.load import load
+from ppp_jax.analysis.io.load import is_run, load
 from ppp_jax.analysis.io.runs import load_run, saved_groups
 from ppp_jax.analysis.io.sources import Latents
 from ppp_jax.analysis.results.measure import measure
@@ -55,9 +55,8 @@ def summary(
     options = {"rotations": rotations, "rotation_seed": rotation_seed, "progress": progress}
     if isinstance(latents, str | os.PathLike):
         path = pathlib.Path(os.fspath(latents)).expanduser()
-        found = load(path)
-        if not isinstance(found, xr.Dataset):
-            return _of_clouds(found, basis, **options)
+        if not is_run(path):
+            return _of_clouds(load(path), basis, **options)
         if basis is not None:
             problem = "is not taken for a run folder, whose activations have bases of their own"
             raise InputError("basis", basis, problem)

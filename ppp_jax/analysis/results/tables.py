@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from ppp_jax.analysis.inference.seeds import bootstrap_interval, interquartile_mean
-from ppp_jax.analysis.results.measure import ERRORS, SITES, cells
+from ppp_jax.analysis.results.measure import CELL_AXES, ERRORS, SITES, cells
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import write_csv, write_markdown
 
@@ -90,8 +90,7 @@ def varying(table: pd.DataFrame) -> list[str]:
     Args:
       table: with a column for every axis of a grid.
     """
-    names = ("activation", "depth", "width", "optimizer", "initializer", "learning_rate", "dose")
-    there = [name for name in names if name in table]
+    there = [name for name in CELL_AXES if name in table]
     return [name for name in there if table[name].nunique() > 1] or ["activation"]
 
 

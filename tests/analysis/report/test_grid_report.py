@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
-from ppp_jax.analysis import load, plot_curves, plot_ppp, ppp, write_report
+from ppp_jax.analysis import load_run, plot_curves, plot_ppp, ppp, write_report
 from ppp_jax.analysis.results.measure import measure
 from ppp_jax.analysis.texts import as_markdown
 from ppp_jax.errors import InputError
@@ -66,7 +66,7 @@ def test_tables_say_what_the_run_says(page, workdir):
         rows = list(csv.DictReader(file))
     assert len(rows) == 4
     row = next(r for r in rows if r["activation"] == "relu" and float(r["learning_rate"]) == 0.1)
-    errors = load(workdir, latent_width=3)["test_mse"].isel(step=-1)
+    errors = load_run(workdir, latent_width=3)["test_mse"].isel(step=-1)
     errors = errors.sel(activation="relu", rate=0).values.ravel()
     np.testing.assert_allclose(float(row["test_mse"]), errors.mean(), rtol=1e-5)
     assert float(row["test_mse_low"]) <= errors.mean() <= float(row["test_mse_high"])
@@ -84,7 +84,7 @@ def test_runs_table_has_a_row_per_run_and_snapshot(page):
 
 
 def test_statistics_are_of_the_right_run(workdir):
-    dataset = load(workdir, latent_width=4)
+    dataset = load_run(workdir, latent_width=4)
     statistics = measure(dataset, epsilon=0.8, rotations=19).runs
     one = dataset["pre"].isel(activation=1, rate=0, seed=1, step=2).squeeze()
     expected = ppp(one, epsilon=0.8).acceptance_ratio
@@ -100,11 +100,11 @@ def test_report_can_be_made_again(page, workdir):
 
 def test_load_names_what_is_missing(workdir, tmp_path):
     with pytest.raises(InputError, match=r"path=.*holds no latents\.zarr"):
-        load(tmp_path)
+        load_run(tmp_path)
     with pytest.raises(InputError, match=r"latent_width=None: name one of \[3, 4\]"):
-        load(workdir)
+        load_run(workdir)
     with pytest.raises(InputError, match="latent_width=5: not in this grid"):
-        load(workdir, latent_width=5)
+        load_run(workdir, latent_width=5)
     with pytest.raises(InputError, match="epsilon=2"):
         write_report(workdir, epsilon=2)
     with pytest.raises(InputError, match="rotations=18: must be at least 19"):

@@ -13,9 +13,10 @@ from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.report import grid_report
 from ppp_jax.analysis.report.evidence import format_verdicts, plain_words
 from ppp_jax.analysis.results import layers, verdicts
-from ppp_jax.analysis.results.measure import cells, measure
+from ppp_jax.analysis.results.measure import CELL_AXES, cells, measure
 from ppp_jax.analysis.synthetic import mixture
 from ppp_jax.errors import InputError
+from ppp_jax.grid.grid import STATIC, TRACED, axes_of
 from ppp_jax.networks import interpolated
 
 FACTS = [f"activation_{fact}" for fact in COORDINATES]
@@ -299,6 +300,12 @@ def test_best_rate_is_chosen_on_validation_and_shown_on_test():
     assert np.isnan([row["best_rate"], row["best"], *row["best_seeds"]]).all()
     assert not row["best_at_end"]
     assert row["fixed"] == 5
+
+
+def test_axes_that_tables_name_are_those_that_the_grid_declares():
+    declared = axes_of(STATIC, TRACED).values()
+    ours = [axis.coordinate for axis in declared if not axis.grouped and axis.coordinate != "seed"]
+    assert list(CELL_AXES) == ours
 
 
 def test_cells_are_every_place_and_say_whether_they_are_clean(measured):
