@@ -19,10 +19,10 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 FILES = [
     "analysis.json",
-    "planes.csv",
-    "ppp.png",
     "fractions.csv",
     "fractions.md",
+    "planes.csv",
+    "ppp.png",
     "srm.csv",
     "srm.png",
 ]

@@ -95,7 +95,8 @@ def load(
         found = _of_run(load_run(path, layer=layer, **which))
         if name is None:
             raise InputError("name", None, f"{path} is a run folder: name pre or post; {WHOLE}")
-        return _labelled(_choose(found, name, path))
+        array: xr.DataArray = _choose(found, name, path)
+        return array
     _refuse_choices(layer, which)
     if not path.exists():
         raise InputError("path", path, f"is not there; give {KNOWN}")
