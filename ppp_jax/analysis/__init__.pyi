@@ -8,12 +8,15 @@ __all__ = [
     "bootstrap_interval",
     "count_planes",
     "difference_table",
+    "density_peaks",
     "discreteness",
+    "false_discovery",
     "interquartile_mean",
     "known_clouds",
     "load",
     "load_run",
     "measure",
+    "paired_difference",
     "plot_curves",
     "plot_forest",
     "plot_ppp",
@@ -33,7 +36,12 @@ __all__ = [
 ]
 
 from .inference.rotation_test import pool, rotation_test
-from .inference.seeds import bootstrap_interval, interquartile_mean
+from .inference.seeds import (
+    bootstrap_interval,
+    false_discovery,
+    interquartile_mean,
+    paired_difference,
+)
 from .io.load import load
 from .io.runs import load_run
 from .plots.animation import animate
@@ -50,4 +58,5 @@ from .results.verdicts import difference_table, verdict_table
 from .statistics.alignment import alignment_c4, alignment_kurtosis, unit_kurtosis
 from .statistics.angles import acceptance_ratio, angles
 from .statistics.neighbours import discreteness
+from .statistics.quantisation import density_peaks
 from .synthetic import known_clouds

@@ -15,18 +15,21 @@ import numpy as np
 import xarray as xr
 
 from ppp_jax import bases
-from ppp_jax.analysis.inference.seeds import sign_flip
+from ppp_jax.analysis.inference.seeds import combined_rank, sign_flip
+from ppp_jax.analysis.io.rows import RAISE, Rows, check_rows, kept_rows, warn_of_long_rows
 from ppp_jax.analysis.io.sources import Latents, Source, check_made, open_source, read, rescale
 from ppp_jax.analysis.projection.kernel import check_epsilon, progress_bar
 from ppp_jax.analysis.projection.planes import Basis, resolve_basis
-from ppp_jax.analysis.statistics import registry
-from ppp_jax.analysis.statistics.alignment import build_target, measure_turned
+from ppp_jax.analysis.statistics import registry, views
+from ppp_jax.analysis.statistics.alignment import Target, build_target, measure_turned
+from ppp_jax.analysis.statistics.quantisation import DIP_SAMPLES
 from ppp_jax.analysis.statistics.registry import Statistic
 from ppp_jax.errors import InputError, seeded, truth, whole
 
 ROTATIONS, MOST_ROTATIONS = 200, 10**6
 BLOCK_BYTES = 2**26  # of rotated latents held at once
 WORKERS = min(4, os.cpu_count() or 1)  # clouds tested at once; each takes a few blocks of memory
+BAND = (0.025, 0.975)  # quantiles of the null that are shown
 ROUNDING = 1e-6  # differences below this fraction of the values are no differences
 
 
@@ -39,6 +42,8 @@ def rotation_test(
     rotations: int = ROTATIONS,
     rotation_seed: int = 0,
     first_seed: int = 0,
+    nonfinite: str = RAISE,
+    drop_outliers: float | None = None,
     progress: bool = False,
 ) -> xr.Dataset:
     """Tests alignment statistics against the rotation null.
@@ -58,19 +63,28 @@ def rotation_test(
       rotation_seed: Seed of the random rotations.
       first_seed: place along `seed` of the first cloud, where these are a part of more: it gets
         the rotations that it has among all.
-      progress: show a progress bar on stderr.
+      nonfinite: What to do about rows that are not finite: `raise` refuses them, `drop` leaves
+        them out. A cloud without any finite row is missing, such as that of a network that
+        diverged, and so are its numbers.
+      drop_outliers: Rows longer than so many times the median row are left out; None keeps them,
+        with a warning about rows longer than 100 times the median.
+      progress: Whether to show a progress bar on stderr.
 
     Returns:
       Dataset over the leading axes and `statistic`: `value`; `null`, the K rotated values on a
       last axis `rotation`; and what `verdict` adds: `mean` and `sd` of them, `z`, `p` and `rank`.
+      A statistic of the shape is missing of a cloud with fewer than 5 samples per unit, and one
+      of the mean of a cloud whose mean cannot be told from 0. Attributes
+      count the rows: `rows` that count, and `rows_nonfinite`, `rows_zero` and `rows_long`; of
+      statistics that cannot be judged, `not_judged` says why.
 
     Raises:
-      InputError: an argument out of its range, naming it.
+      InputError: An argument is out of its range, or rows are not finite; the error names it.
 
     Example:
       >>> cloud = np.random.default_rng(0).laplace(size=(2000, 8))
       >>> found = rotation_test(cloud, rotations=99)
-      >>> float(found["p"].sel(statistic="c4"))
+      >>> float(found["p"].sel(statistic="shape"))
       0.01
     """
     whole("rotations", rotations, least=1, most=MOST_ROTATIONS)
@@ -79,9 +93,13 @@ def rotation_test(
     truth("progress", progress)
     if epsilon is not None and len(check_epsilon(epsilon)) != 1:
         raise InputError("epsilon", epsilon, "must be one number")
+    check_rows(nonfinite, drop_outliers)
     asked = registry.resolve(statistics, epsilon)
     source = open_source(latents)
-    test = _Test(asked, resolve_basis(basis, source.units), epsilon)
+    test = _Test(
+        asked, resolve_basis(basis, source.units), epsilon, Rules(nonfinite, drop_outliers)
+    )
+    rows = _counted(source, test.rules)
     names = [one.name for one in asked]
     leading = source.shape[:-2]
     found = np.full((int(np.prod(leading)), len(names), rotations + 1), np.nan)
@@ -99,7 +117,7 @@ def rotation_test(
     tested = xr.Dataset(
         {"value": (dims, shaped[..., 0]), "null": ((*dims, "rotation"), shaped[..., 1:])},
         coords={**source.coords, "statistic": names},
-        attrs={"rotations": rotations, "rotation_seed": rotation_seed},
+        attrs={"rotations": rotations, "rotation_seed": rotation_seed, **_told(rows, test, source)},
     )
     return verdict(tested)
 
@@ -134,9 +152,42 @@ def _groups(
         yield np.flatnonzero(number.ravel() == group).tolist(), start, turns
 
 
-def _cloud(source: Source, cloud: int) -> np.ndarray:
+class Rules(NamedTuple):
+    """What becomes of rows that are no ordinary samples, as `kept_rows` takes it."""
+
+    nonfinite: str = RAISE
+    drop_outliers: float | None = None
+
+
+def _cloud(source: Source, cloud: int, rules: Rules) -> tuple[np.ndarray, Rows]:
     samples = source.shape[-2]
-    return rescale(read(source, cloud * samples, (cloud + 1) * samples))[0]
+    values = read(source, cloud * samples, (cloud + 1) * samples)
+    kept, rows = kept_rows(values, **rules._asdict())
+    return rescale(kept)[0], rows
+
+
+def _counted(source: Source, rules: Rules) -> list[Rows]:
+    """Returns the counts of rows of every cloud, and refuses or warns before anything is tested."""
+    clouds = source.rows // source.shape[-2]
+    counts = [_cloud(source, cloud, rules)[1] for cloud in range(clouds)]
+    if rules.drop_outliers is None:
+        warn_of_long_rows(sum(rows.long for rows in counts))
+    return counts
+
+
+def _told(counts: list[Rows], test: "_Test", source: Source) -> dict[str, Any]:
+    """Returns what attributes say of rows, and of statistics that cannot be judged."""
+    told: dict[str, Any] = {
+        "rows": sum(rows.samples for rows in counts),
+        "rows_nonfinite": sum(rows.nonfinite for rows in counts),
+        "rows_zero": sum(rows.zero for rows in counts),
+        "rows_long": sum(rows.long for rows in counts),
+    }
+    fewest = min((rows.samples for rows in counts if rows.samples), default=0)
+    short = {one.name: views.needed(one.sees, source.units) for one in test.statistics}
+    few = [f"{name}: {fewest} samples, {need} needed" for name, need in short.items()
+           if fewest < need]  # fmt: skip
+    return told | ({"not_judged": "; ".join(few)} if few else {})
 
 
 class _Test(NamedTuple):
@@ -145,6 +196,7 @@ class _Test(NamedTuple):
     statistics: tuple[Statistic, ...]
     frame: Basis
     epsilon: float | None
+    rules: Rules
 
     def of(self, kind: str) -> tuple[Statistic, ...]:
         return tuple(one for one in self.statistics if one.of == kind)
@@ -152,17 +204,44 @@ class _Test(NamedTuple):
 
 def _tested(source: Source, test: _Test, turns: np.ndarray, cloud: int) -> np.ndarray:
     """Returns all statistics of one cloud under many rotations, `(statistics, rotations)`."""
-    values = _cloud(source, cloud)
-    of_basis = test.of(registry.BASIS)
+    values, _ = _cloud(source, cloud, test.rules)
     found: dict[str, np.ndarray] = {}
-    if of_basis:
-        target = build_target(test.frame, values.dtype)
-        functions = tuple(one.function for one in of_basis)
-        names = [one.name for one in of_basis]
-        found |= zip(names, measure_turned(functions, values, target, turns), strict=True)
+    target = build_target(test.frame, values.dtype)
+    for sees in dict.fromkeys(one.sees for one in test.of(registry.BASIS)):
+        seeing = [one for one in test.of(registry.BASIS) if one.sees == sees]
+        found |= _of_view(views.view(values, sees), seeing, target, turns)
+    if of_projections := test.of(registry.PROJECTIONS):
+        found |= _of_projections(values, of_projections, target, turns)
     if of_planes := test.of(registry.PLANES):
         found |= _of_planes(values, of_planes, test, turns)
     return np.stack([found[one.name] for one in test.statistics])
+
+
+def _of_view(
+    values: np.ndarray | None, statistics: list[Statistic], target: Target, turns: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Measures what a function of a basis sees of a cloud; nothing where that cannot be told."""
+    names = [one.name for one in statistics]
+    if values is None:
+        return {name: np.full(len(turns), np.nan) for name in names}
+    functions = tuple(one.function for one in statistics)
+    return dict(zip(names, measure_turned(functions, values, target, turns), strict=True))
+
+
+def _of_projections(
+    values: np.ndarray, statistics: tuple[Statistic, ...], target: Target, turns: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Measures projections onto the vectors of the turned basis, rotation by rotation."""
+    samples = values[views.present(values)]
+    if len(samples) < 2 or not np.isfinite(samples).all():
+        return {one.name: np.full(len(turns), np.nan) for one in statistics}
+    if len(samples) > DIP_SAMPLES:
+        drawn = np.random.default_rng(0).choice(len(samples), DIP_SAMPLES, replace=False)
+        samples = samples[np.sort(drawn)]
+    found = [
+        registry.measured_once(statistics, (target.vectors @ turn.T) @ samples.T) for turn in turns
+    ]
+    return {one.name: np.array([each[one.name] for each in found]) for one in statistics}
 
 
 def _of_planes(
@@ -220,7 +299,10 @@ def under_rotations(
 
 
 def verdict(tested: xr.Dataset) -> xr.Dataset:
-    """Adds `mean` and `sd` of the null, `z = (value − mean)/sd`, `p`, and `rank`.
+    """Adds `mean`, `sd`, `low` and `high` of the null, `z = (value − mean)/sd`, `p`, and `rank`.
+
+    `low` and `high` are the null's 2.5 and 97.5 % quantiles; z is only a size, since the null may
+    be skewed.
 
     p = (1 + #{|T_k − T̄| ≥ |T − T̄|})/(K + 1), where T̄ is the mean of all K + 1 values, observed
     and rotated: so they are treated alike, and p is valid exactly. Rotated values that are missing
@@ -231,8 +313,9 @@ def verdict(tested: xr.Dataset) -> xr.Dataset:
       tested: Dataset with `value`, and `null` with one axis `rotation` more.
 
     Returns:
-      The same with `mean`, `sd`, `z`, `p`, `rank`; missing where the value is, or where nothing
-      varies.
+      The same with `mean`, `sd`, `low`, `high`, `z`, `p`, `rank`, and `places`, the number of
+      values among which the observed one has its rank; missing where the value is, or where
+      nothing varies.
     """
     value, null = tested["value"], tested["null"]
     there = null.notnull()
@@ -247,22 +330,45 @@ def verdict(tested: xr.Dataset) -> xr.Dataset:
     below, upto = ((null < value + side * slack).sum("rotation") for side in (-1, 1))
     rank = (below + upto + 1) / 2 / (count + 1) - 0.5
     known = value.notnull() & (count > 1) & (sd > slack)
+    low, high = (
+        xr.apply_ufunc(
+            _quantile, null, count, input_core_dims=[["rotation"], []], kwargs={"at": at}
+        )
+        for at in BAND
+    )
     return tested.assign(
         mean=mean,
         sd=sd,
+        low=low,
+        high=high,
+        places=(count + 1).where(known),
         z=((value - mean) / sd).where(known),
         p=p.where(known),
         rank=rank.where(known),
     )
 
 
+def _quantile(null: np.ndarray, count: np.ndarray, at: float) -> np.ndarray:
+    """Returns a quantile along the last axis of the `count` values there that are not missing."""
+    ordered = np.sort(null, axis=-1)  # what is missing comes last
+    place = at * np.maximum(count - 1, 0)
+    below, above = (
+        np.take_along_axis(ordered, rounded(place).astype(int)[..., None], axis=-1)[..., 0]
+        for rounded in (np.floor, np.ceil)
+    )
+    found: np.ndarray = below + (place % 1) * (above - below)
+    return found
+
+
 def pool(tested: xr.Dataset, *, over: str = "seed") -> xr.Dataset:
     """Tests several clouds together, such as those of seeds, which are the units of replication.
 
     z says how large the effect is: the mean value against the mean null, whose rotations must be
-    independent between clouds, as `rotation_test` makes them along `seed`. p says whether clouds
-    agree: the sign of each one's `rank` among its own rotations is a coin toss under the null, so
-    the mean rank is held against all patterns of signs (`sign_flip`). It is exact whatever the
+    independent between clouds, as `rotation_test` makes them along `seed`. `p_networks` says
+    whether these networks prefer the basis: their ranks are independent and uniform under the null,
+    so that the law of their sum is known exactly, of any number of clouds (`combined_rank`). `p`
+    says whether that generalises over seeds: the sign of each one's `rank` among its own rotations
+    is a coin toss under the null, so the mean rank is held against all patterns of signs (`sign_flip`). It is exact whatever the
     statistic's law, a single odd cloud among many decides nothing, and its smallest value is
     2/2^clouds, however few rotations there are.
 
@@ -273,20 +379,24 @@ def pool(tested: xr.Dataset, *, over: str = "seed") -> xr.Dataset:
     Returns:
       Dataset without that axis: `value`, `mean` (of the null) and `rank`, averaged; `sd` of the
       average value; `z`; `p`, missing of fewer than 6 clouds, of which no significance is claimed;
-      and `clouds`, how many there were. Clouds without a rank are left out. A few clouds far on
-      one side can give z another sign than the mean rank, whose side is the one that p tests.
+      `p_networks`, of any number of them; and `clouds`, how many there were. Clouds without a
+      rank are left out. A few clouds far on one side can give z another sign than the mean rank, whose side is the one that p tests.
 
     Raises:
       InputError: `tested` is something else, or has no such axis.
     """
-    check_made("tested", tested, ("value", "mean", "sd", "rank"), "rotation_test")
+    check_made("tested", tested, ("value", "mean", "sd", "rank", "places"), "rotation_test")
     if not isinstance(over, str) or over not in tested["rank"].dims:
         raise InputError("over", over, f"must be an axis of {[*tested['rank'].dims]}")
     known = tested["rank"].notnull()
     value, mean, sd = (tested[name].where(known) for name in ("value", "mean", "sd"))
     clouds = known.sum(over)
     spread = np.sqrt((sd * sd).sum(over)) / clouds.where(clouds > 0)
-    p = xr.apply_ufunc(sign_flip, tested["rank"], input_core_dims=[[over]], vectorize=True)
+    rank, axes = tested["rank"], [[over]]
+    p = xr.apply_ufunc(sign_flip, rank, input_core_dims=axes, vectorize=True)
+    networks = xr.apply_ufunc(
+        combined_rank, rank, tested["places"], input_core_dims=2 * axes, vectorize=True
+    )
     return xr.Dataset(
         {
             "value": value.mean(over),
@@ -295,6 +405,7 @@ def pool(tested: xr.Dataset, *, over: str = "seed") -> xr.Dataset:
             "sd": spread,
             "z": (value - mean).mean(over) / spread,
             "p": p,
+            "p_networks": networks,
             "clouds": clouds,
         }
     )

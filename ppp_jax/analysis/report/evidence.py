@@ -287,7 +287,13 @@ def calibration_figure(samples: int, units: int) -> tuple[Markup, Figure]:
     exact at any number.
     """
     samples = min(samples, MOST_CALIBRATED)
-    p = calibration.null_p_values(samples=samples, units=units, draws=DRAWS, rotations=ROTATIONS)
+    p = calibration.null_p_values(
+        samples=samples,
+        units=units,
+        draws=DRAWS,
+        rotations=ROTATIONS,
+        statistics=registry.names(family=registry.ALIGNMENT),
+    )
     rates = calibration.false_positives(p)
     header = ["clouds", *(str(s) for s in rates["statistic"].values)]
     body = [

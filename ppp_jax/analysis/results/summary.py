@@ -41,7 +41,8 @@ def summary(
     Returns:
       Of a run folder a row per cell and site of latents: its names, of each statistic of
       alignment the mean over seeds, `…_z` and `…_q`, and the verdicts in words. Of other latents
-      a row per cloud and statistic: `value`, the null's `mean` and `sd`, `z` and `p`.
+      a row per cloud and statistic: `value`, the null's `mean` and its 2.5 and
+      97.5 % quantiles `low` and `high`, `z` and `p`.
 
     Raises:
       InputError: an argument that cannot be used, naming it.
@@ -68,7 +69,7 @@ def summary(
 
 def _of_clouds(latents: Latents, basis: Any, **options: Any) -> pd.DataFrame:
     tested = rotation_test(latents, basis=basis, **options)
-    columns = ["value", "mean", "sd", "z", "p"]
+    columns = ["value", "mean", "low", "high", "z", "p"]
     table = tested[columns].to_dataframe().reset_index()
     return table[[*(name for name in table if name not in columns), *columns]]
 

@@ -7,6 +7,7 @@ null are computed alike.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from ppp_jax.analysis.projection.planes import Basis, resolve_basis
 from ppp_jax.numerics import polar
 
 BATCH_ELEMENTS = 2**20  # projections held at once while many bases are measured
+NO_SUM = 1e-5  # of the length of as many orthogonal vectors: a sum below it is rounding
 ROUNDING = 1e-12  # a variance below this fraction of the largest square is rounding, not spread
 
 
@@ -253,13 +255,89 @@ def unit_kurtosis_of(cloud: jax.Array, vectors: jax.Array, planes: Planes | None
     # Clouds that are measured together may differ in scale by more than a fourth power holds.
     largest = jnp.maximum(jnp.max(jnp.abs(cloud)), jnp.finfo(cloud.dtype).tiny)
     cloud = cloud / largest
-    square = jnp.square(_project(vectors, cloud - jnp.mean(cloud, axis=0, keepdims=True)))
-    variance = jnp.mean(square, axis=-1)
+    there = jnp.any(cloud != 0, axis=-1, keepdims=True)  # a row of zeros is no sample
+    count = jnp.maximum(jnp.sum(there), 1).astype(cloud.dtype)
+    centred = jnp.where(there, cloud - jnp.sum(cloud, axis=0, keepdims=True) / count, 0)
+    square = jnp.square(_project(vectors, centred))
+    variance = jnp.sum(square, axis=-1) / count
     spread = variance > ROUNDING
     safe = jnp.where(spread, variance, jnp.ones_like(variance))
-    each = jnp.where(spread, jnp.mean(square * square, axis=-1) / (3 * safe * safe), 0)
+    each = jnp.where(spread, jnp.sum(square * square, axis=-1) / count / (3 * safe * safe), 0)
     # Not finite stays not finite: a comparison with NaN is false, and would hide it.
     return jnp.sum(each) / jnp.sum(spread).astype(each.dtype) + 0 * jnp.sum(variance)
+
+
+def mean_ones_of(mean: jax.Array, vectors: jax.Array, planes: Planes | None) -> jax.Array:
+    """Traces |cos(μ, Σ_k b_k)| of one cloud, with (1, …, 1) for Σ b_k in the standard basis.
+
+    The sum of the vectors is the one direction that every permutation of them keeps.
+
+    Args:
+      mean: The mean sample, `(1, units)`.
+      vectors: The vectors of the basis, `(vectors, units)`.
+      planes: These do not matter.
+
+    Returns:
+      The cosine; NaN where the vectors add up to nothing, as those of a simplex do.
+    """
+    del planes
+    ones = jnp.sum(vectors, axis=0)
+    length = jnp.linalg.norm(ones) * jnp.linalg.norm(mean)
+    there = jnp.linalg.norm(ones) > NO_SUM * math.sqrt(len(vectors))
+    along = jnp.abs(jnp.matmul(mean[0], ones, precision=jax.lax.Precision.HIGHEST))
+    return jnp.where(there, along / length, jnp.nan)
+
+
+def covariance_of(matrix: jax.Array, vectors: jax.Array, planes: Planes | None) -> jax.Array:
+    """Traces n/m · Σ_k (b_kᵀ S b_k)² / ‖S‖² over the m vectors of a basis of n units.
+
+    Args:
+      matrix: The covariance S, `(units, units)`.
+      vectors: The vectors of the basis, `(vectors, units)`.
+      planes: These do not matter.
+
+    Returns:
+      1 if the covariance is diagonal in an orthonormal basis, and less otherwise.
+    """
+    del planes
+    along = _variances(matrix, vectors)
+    scale = matrix.shape[-1] / len(vectors)
+    return scale * jnp.sum(along * along) / jnp.sum(matrix * matrix)
+
+
+def outlier_kurtosis_of(matrix: jax.Array, vectors: jax.Array, planes: Planes | None) -> jax.Array:
+    """Traces the kurtosis of the second moments m_k along the vectors: mean(m²)/mean(m)².
+
+    Args:
+      matrix: The second moments around 0, `(units, units)`.
+      vectors: The vectors of the basis, `(vectors, units)`.
+      planes: These do not matter.
+
+    Returns:
+      1 if all vectors have the same second moment, and up to their number if one has it all.
+    """
+    del planes
+    along = _variances(matrix, vectors)
+    return jnp.mean(along * along) / jnp.square(jnp.mean(along))
+
+
+def max_median_ratio_of(cloud: jax.Array, vectors: jax.Array, planes: Planes | None) -> jax.Array:
+    """Traces the largest over the median of the vectors' mean absolute projections.
+
+    Args:
+      cloud: The samples, `(samples, units)`.
+      vectors: The vectors of the basis, `(vectors, units)`.
+      planes: These do not matter.
+    """
+    del planes
+    size = jnp.mean(jnp.abs(_project(vectors, cloud)), axis=-1)
+    return jnp.max(size) / jnp.median(size)
+
+
+def _variances(matrix: jax.Array, vectors: jax.Array) -> jax.Array:
+    """Returns bᵀ M b of every vector, `(vectors,)`."""
+    turned = jnp.matmul(vectors, matrix, precision=jax.lax.Precision.HIGHEST)
+    return jnp.sum(turned * vectors, axis=-1)
 
 
 def _c4_planes(onto: jax.Array, planes: Planes) -> jax.Array:

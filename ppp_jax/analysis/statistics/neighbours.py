@@ -47,7 +47,7 @@ def discreteness(
     truth("elliptical", elliptical)
     values, _ = rescale(as_clouds(latents))
     clouds = values.reshape(-1, *values.shape[-2:]).astype(np.float64)
-    draw = _draw_elliptical if elliptical else _draw_gaussian
+    draw = draw_elliptical if elliptical else _draw_gaussian
 
     def measure(cloud: np.ndarray) -> float:
         return _discreteness(cloud, draw, max_samples, np.random.default_rng(reference_seed))
@@ -77,7 +77,7 @@ def _draw_gaussian(cloud: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return rng.multivariate_normal(cloud.mean(axis=0), covariance, len(cloud), method="eigh")
 
 
-def _draw_elliptical(cloud: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def draw_elliptical(cloud: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Keeps covariance and the lengths of the whitened vectors, and draws their directions."""
     centred = cloud - cloud.mean(axis=0)
     values, axes = np.linalg.eigh(np.atleast_2d(np.cov(cloud.T)))

@@ -9,11 +9,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ppp_jax.analysis.statistics import alignment, angles, neighbours
-from ppp_jax.errors import InputError, enter, lookup
+from ppp_jax.analysis.statistics import alignment, angles, neighbours, quantisation
+from ppp_jax.analysis.statistics.views import (
+    COVARIANCE,
+    MEAN,
+    MOMENTS,
+    SAMPLES,
+    SHAPE,
+    VIEWS,
+)
+from ppp_jax.errors import InputError, choice, enter, lookup
 
-BASIS, PLANES, CLOUD = "basis", "planes", "cloud"  # what a statistic is a function of
-TESTED = (BASIS, PLANES)  # there is a rotation null for it
+# What a statistic is a function of.
+BASIS, PROJECTIONS, PLANES, CLOUD = "basis", "projections", "planes", "cloud"
+KINDS = (BASIS, PROJECTIONS, PLANES, CLOUD)
+TESTED = (BASIS, PROJECTIONS, PLANES)  # there is a rotation null for it
 ALIGNMENT = "alignment"  # the family of hypotheses about a basis
 NEIGHBOUR_SAMPLES = 1024  # of each cloud, for how near samples stand to each other
 
@@ -26,10 +36,14 @@ class Statistic(NamedTuple):
       label: what figures call it.
       short: what tables call it.
       of: what `function` takes. `basis`: a cloud, the vectors of a basis and its planes, as JAX
-        traces them (`alignment.OfBasis`). `planes`: clouds, the basis as a `Basis`, and ε; it
+        traces them (`alignment.OfBasis`). `projections`: the projections of one cloud onto the
+        vectors, `(vectors, samples)`, in NumPy; it returns the values of one or more statistics by
+        name. `planes`: clouds, the basis as a `Basis`, and ε; it
         returns the values of one or more statistics by name. `cloud`: clouds alone, because no
         rotation changes it, so that there is no rotation null.
       function: measures it.
+      sees: what of a cloud `function` takes, if it is of a basis: its `samples`, its `mean`, its
+        `covariance`, its second `moments`, or its `shape`, the whitened samples (`views`).
       family: the hypotheses among which its false discoveries are counted; None: it is described,
         and no verdict rests on it.
       sides: what is said of latents below, and above, the null.
@@ -45,6 +59,7 @@ class Statistic(NamedTuple):
     short: str
     of: str
     function: Callable[..., Any]
+    sees: str = SAMPLES
     family: str | None = None
     sides: tuple[str, str] | None = None
     moves: tuple[str, str] | None = None
@@ -72,10 +87,10 @@ def register_statistic(statistic: Statistic) -> Statistic:
       The entry.
 
     Raises:
-      InputError: the name is taken, or no name of a variable; or `of` is none of the three kinds.
+      InputError: the name is taken, or no name of a variable; or `of` or `sees` is unknown.
     """
-    if statistic.of not in (BASIS, PLANES, CLOUD):
-        raise InputError("of", statistic.of, f"must be {BASIS}, {PLANES} or {CLOUD}")
+    choice("of", statistic.of, KINDS)
+    choice("sees", statistic.sees, VIEWS)
     return enter(STATISTICS, statistic.name, statistic, field="statistics")
 
 
@@ -134,6 +149,95 @@ for _entry in (
         sides=("units flatter than other directions", "units more peaked than other directions"),
         moves=("training made units flatter", "training made units more peaked"),
     ),
+    # What is aligned with the basis: the mean, the covariance, or the shape that is left.
+    Statistic(
+        "mean_axes",
+        "C4 of the mean",
+        "mean: C4",
+        BASIS,
+        alignment.c4_of,
+        sees=MEAN,
+        sides=("mean along the diagonals", "mean along the axes"),
+        orthonormal=True,
+        reported=False,
+    ),
+    Statistic(
+        "mean_ones",
+        "cosine of the mean and (1, …, 1)",
+        "mean: ones",
+        BASIS,
+        alignment.mean_ones_of,
+        sees=MEAN,
+        sides=("mean across (1, …, 1)", "mean along (1, …, 1)"),
+        reported=False,
+    ),
+    Statistic(
+        "covariance",
+        "covariance in the basis",
+        "covariance",
+        BASIS,
+        alignment.covariance_of,
+        sees=COVARIANCE,
+        sides=("covariance away from the axes", "covariance along the axes"),
+        reported=False,
+    ),
+    Statistic(
+        "shape",
+        "C4 of the whitened latents",
+        "shape: C4",
+        BASIS,
+        alignment.c4_of,
+        sees=SHAPE,
+        sides=("shape aligned with the diagonals", "shape aligned with the axes"),
+        orthonormal=True,
+        reported=False,
+    ),
+    Statistic(
+        "shape_kurtosis",
+        "unit kurtosis of the whitened latents",
+        "shape: kurtosis",
+        BASIS,
+        alignment.unit_kurtosis_of,
+        sees=SHAPE,
+        sides=("whitened units flatter", "whitened units more peaked"),
+        reported=False,
+    ),
+    Statistic(
+        "outlier_kurtosis",
+        "kurtosis of the units' second moments",
+        "outliers: kurtosis",
+        BASIS,
+        alignment.outlier_kurtosis_of,
+        sees=MOMENTS,
+        reported=False,
+    ),
+    Statistic(
+        "max_median_ratio",
+        "largest over median unit",
+        "outliers: max/median",
+        BASIS,
+        alignment.max_median_ratio_of,
+        reported=False,
+    ),
+    Statistic(
+        "axis_quantisation",
+        "mean dip along the axes",
+        "dip",
+        PROJECTIONS,
+        quantisation.dips,
+        sides=("smoother along the axes", "quantised along the axes"),
+        everywhere=False,
+        reported=False,
+    ),
+    Statistic(
+        "quantised_fraction",
+        "fraction of units with a dip",
+        "units with a dip",
+        PROJECTIONS,
+        quantisation.dips,
+        everywhere=False,
+        reported=False,
+    ),
     Statistic(
         "discreteness",
         "discreteness",
@@ -160,7 +264,7 @@ for _entry in (
 
 def chosen(
     *,
-    of: Collection[str] = (BASIS, PLANES, CLOUD),
+    of: Collection[str] = KINDS,
     everywhere: bool | None = None,
     family: str | None = None,
     only_reported: bool = True,
@@ -175,7 +279,7 @@ def chosen(
     """
     return tuple(
         one
-        for kind in (BASIS, PLANES, CLOUD)
+        for kind in KINDS
         for one in STATISTICS.values()
         if one.of == kind
         and kind in of
@@ -236,6 +340,24 @@ def resolve(
     if len(set(given_names)) < len(found):
         raise InputError("statistics", given_names, "must be different")
     return tuple(found)
+
+
+def measured_once(functions: Sequence[Statistic], *arguments: Any) -> dict[str, float]:
+    """Returns the values of statistics of one cloud, each function called once.
+
+    Args:
+      functions: Statistics whose functions take the same arguments.
+      *arguments: These arguments.
+    """
+    results: dict[Callable[..., Any], Any] = {}
+    for one in functions:
+        if one.function not in results:
+            results[one.function] = one.function(*arguments)
+    found = {one.name: results[one.function] for one in functions}
+    return {
+        name: float(value[name] if isinstance(value, Mapping) else value)
+        for name, value in found.items()
+    }
 
 
 def measured(

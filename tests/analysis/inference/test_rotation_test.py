@@ -28,6 +28,11 @@ KURTOSIS_Z = {
 }
 
 
+PLAIN = ["c4", "kurtosis", "unit_kurtosis", "acceptance_ratio", "entropy_deficit",
+         *(f"mode_{m}" for m in range(1, 5))]  # fmt: skip
+JUDGED = ["c4", "kurtosis", "unit_kurtosis", "covariance", "shape", "shape_kurtosis"]
+
+
 def draw(samples=60, units=5, seed=1):
     return np.random.default_rng(seed).laplace(size=(samples, units)) + 0.3
 
@@ -68,7 +73,8 @@ def test_null_is_the_statistic_of_rotated_latents(name):
             modes.entropy_deficit,
             *modes.modes,
         ]
-        np.testing.assert_allclose(tested["null"].values[:, k], expected, rtol=1e-9)
+        found = tested["null"].sel(statistic=PLAIN)
+        np.testing.assert_allclose(found.values[:, k], expected, rtol=1e-9)
     null = tested["null"].values
     np.testing.assert_allclose(tested["mean"], null.mean(-1))
     z = (tested["value"].values - null.mean(-1)) / null.std(-1, ddof=1)
@@ -161,7 +167,9 @@ def test_pooled_p_values_are_uniform_too():
         [isotropic_clouds(rng, samples=60)["clumped, randomly rotated"] for _ in range(200 * 8)]
     ).reshape(200, 8, 60, 8)
     labelled = xr.DataArray(clouds, dims=("case", "seed", "sample", "unit"))
-    p = pa.pool(pa.rotation_test(labelled, rotations=39))["p"].values
+    pooled = pa.pool(pa.rotation_test(labelled, statistics=JUDGED, rotations=39))
+    both = np.array([pooled[name].values for name in ("p", "p_networks")]).transpose(1, 0, 2)
+    p = both.reshape(len(both), -1)
     # Ranks of 39 rotations are often tied, which makes p a little larger, never smaller.
     assert (abs((p <= 0.0625).mean(axis=0) - 0.0625) < 4 * np.sqrt(0.06 / 200)).all()
     assert (abs(p.mean(axis=0) - 0.5) < 4 / np.sqrt(12 * 200) + 0.01).all()
@@ -192,9 +200,11 @@ def test_a_rank_is_its_place_ties_half_and_is_symmetric():
 
 def test_fewer_than_six_clouds_are_not_judged_together():
     clouds = [draw(80, seed=k) for k in range(6)]
-    assert pa.pool(pa.rotation_test(labelled_seeds(clouds), rotations=19))["p"].notnull().all()
+    options = {"statistics": JUDGED, "rotations": 19}
+    assert pa.pool(pa.rotation_test(labelled_seeds(clouds), **options))["p"].notnull().all()
     clouds[2] = clouds[2] * np.nan
-    found = pa.pool(pa.rotation_test(labelled_seeds(clouds), rotations=19))
+    found = pa.pool(pa.rotation_test(labelled_seeds(clouds), **options))
+    assert found["p_networks"].notnull().all()
     assert (found["clouds"] == 5).all()
     assert np.isnan(found["p"]).all()
     assert np.isfinite(found["z"]).all()
@@ -238,7 +248,7 @@ def test_pool_leaves_out_seeds_that_are_missing():
     x = np.stack([draw(80, seed=k) for k in range(3)])
     labelled = xr.DataArray(x, dims=("seed", "sample", "unit"))
     broken = labelled.copy(deep=True)
-    broken[1, 4, 2] = np.nan
+    broken[1] = np.nan
     tested = pa.rotation_test(broken, rotations=9, epsilon=0.5)
     assert np.isnan(tested["p"].values[1]).all()
     pooled = pa.pool(tested)

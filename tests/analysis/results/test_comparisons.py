@@ -7,6 +7,7 @@ import pytest
 import ppp_jax.analysis as pa
 from ppp_jax.analysis.inference.seeds import false_discovery, paired_difference
 from ppp_jax.analysis.results.comparisons import Cell, compare, partner_in, with_q
+from ppp_jax.analysis.statistics import registry
 from ppp_jax.errors import InputError
 from ppp_jax.networks import interpolated
 
@@ -68,8 +69,9 @@ def test_the_summary_of_clouds_names_each_and_its_test():
     labelled = pa.known_clouds(samples=300, units=4, sample_seed=0)
     cloud = np.stack([np.asarray(value) for value in labelled.values()][:2])
     table = pa.summary(cloud, rotations=19)
-    assert table["statistic"].tolist() == ["c4", "kurtosis", "unit_kurtosis"] * 2
-    assert table["axis_0"].tolist() == [0] * 3 + [1] * 3
+    names = list(registry.names(of=[registry.BASIS], only_reported=False))
+    assert table["statistic"].tolist() == names * 2
+    assert table["axis_0"].tolist() == [0] * len(names) + [1] * len(names)
     tested = pa.rotation_test(cloud, rotations=19)
     np.testing.assert_array_equal(table["z"], tested["z"].values.ravel())
     with pytest.raises(InputError, match="latents=Dataset: must be the path"):

@@ -1,0 +1,155 @@
+"""What statistics see of a cloud: its samples, its mean, its covariance, its shape.
+
+Every view turns with the cloud: the mean of X·Q is μ·Q, its covariance Qᵀ·S·Q, and its whitened
+samples are Y·Q, since the root of the covariance that whitens is the symmetric one. So a statistic
+of a view can be held against the rotation null as one of the samples can (docs/method.md §6).
+
+Rows of zeros have no direction and are no samples of any view: whoever leaves a row out puts zeros
+in its place, and so keeps the shape of the array.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy  # its parts are imported when they are first used
+
+SAMPLES, MEAN, COVARIANCE, MOMENTS, SHAPE = "samples", "mean", "covariance", "moments", "shape"
+VIEWS = (SAMPLES, MEAN, COVARIANCE, MOMENTS, SHAPE)
+LEAST_PER_UNIT = 5  # samples per unit, below which whitened latents are not judged
+NO_MEAN = 1e-3  # p above which a mean cannot be told from 0
+SUPPORT = 1e-10  # a variance below this fraction of the largest is rounding, not spread
+
+
+class Whitened(NamedTuple):
+    """Latents without their mean and covariance.
+
+    Attributes:
+      samples: Y = (X − μ)·S^(−1/2), `(samples, units)`, float64; zeros where the sample was.
+      rank: The number of directions in which the latents vary; Y is 0 along the others.
+    """
+
+    samples: np.ndarray
+    rank: int
+
+
+def present(cloud: np.ndarray) -> np.ndarray:
+    """Returns which rows are samples: all but those of zeros, `(samples,)`.
+
+    Args:
+      cloud: `(samples, units)`.
+    """
+    there: np.ndarray = np.any(cloud != 0, axis=-1)
+    return there
+
+
+def mean_of(cloud: np.ndarray) -> np.ndarray:
+    """Returns the mean sample, `(units,)`, float64.
+
+    Args:
+      cloud: `(samples, units)`, at least one row of which is not of zeros.
+    """
+    total: np.ndarray = cloud.sum(axis=0, dtype=np.float64) / np.count_nonzero(present(cloud))
+    return total
+
+
+def has_mean(cloud: np.ndarray) -> bool:
+    """Returns whether the mean of a cloud can be told from 0 (Hotelling's T² at p < .001).
+
+    The mean of samples around 0 is noise of their covariance: it points wherever that is wide, and
+    says of the basis what the covariance says. The test does not change if the cloud is rotated, so
+    that what is found of the means that pass stays exact.
+
+    Args:
+      cloud: `(samples, units)`.
+    """
+    mean, count = mean_of(cloud), np.count_nonzero(present(cloud))
+    variances, axes = np.linalg.eigh(covariance_of(cloud))
+    spread = variances > SUPPORT * np.maximum(variances[-1], mean @ mean)
+    along = mean @ axes
+    if np.linalg.norm(along[~spread]) > np.sqrt(SUPPORT) * np.linalg.norm(mean):
+        return True  # it stands where nothing varies
+    square = count * np.sum(along[spread] ** 2 / variances[spread])
+    return bool(square > scipy.special.chdtri(max(np.count_nonzero(spread), 1), NO_MEAN))
+
+
+def covariance_of(cloud: np.ndarray) -> np.ndarray:
+    """Returns the covariance of the samples, `(units, units)`, float64.
+
+    Args:
+      cloud: `(samples, units)`.
+    """
+    centred = _centred(cloud)
+    matrix: np.ndarray = centred.T @ centred / np.count_nonzero(present(cloud))
+    return matrix
+
+
+def moments_of(cloud: np.ndarray) -> np.ndarray:
+    """Returns the second moments of the samples around 0, `(units, units)`, float64.
+
+    Args:
+      cloud: `(samples, units)`.
+    """
+    values = cloud.astype(np.float64)
+    matrix: np.ndarray = values.T @ values / np.count_nonzero(present(cloud))
+    return matrix
+
+
+def whiten(cloud: np.ndarray) -> Whitened:
+    """Takes mean and covariance out of a cloud, by the symmetric root (ZCA).
+
+    Where the latents do not vary in all directions, as after a LayerNorm, they are whitened on the
+    directions in which they do.
+
+    Args:
+      cloud: `(samples, units)`.
+    """
+    centred = _centred(cloud)
+    variances, axes = np.linalg.eigh(centred.T @ centred / np.count_nonzero(present(cloud)))
+    spread = variances > SUPPORT * variances[-1]
+    axes = axes[:, spread]
+    samples = (centred @ axes / np.sqrt(variances[spread])) @ axes.T
+    return Whitened(samples, int(np.count_nonzero(spread)))
+
+
+def view(cloud: np.ndarray, name: str) -> np.ndarray | None:
+    """Returns what a statistic sees of a cloud, in the cloud's precision.
+
+    Args:
+      cloud: `(samples, units)`.
+      name: One of `VIEWS`.
+
+    Returns:
+      `(samples, units)` of samples and shape, `(1, units)` of the mean, `(units, units)` of the
+      covariance and the second moments; None where there are too few samples to tell.
+    """
+    if name == SAMPLES:
+        return cloud
+    count = np.count_nonzero(present(cloud))
+    if count < needed(name, cloud.shape[1]) or not np.isfinite(cloud).all():
+        return None
+    if name == MEAN and not has_mean(cloud):
+        return None
+    makers = {
+        MEAN: lambda: mean_of(cloud)[None],
+        COVARIANCE: lambda: covariance_of(cloud),
+        MOMENTS: lambda: moments_of(cloud),
+        SHAPE: lambda: whiten(cloud).samples,
+    }
+    found = makers[name]()
+    largest = np.abs(found).max()
+    return (found / largest if largest > 0 else found).astype(cloud.dtype)
+
+
+def needed(name: str, units: int) -> int:
+    """Returns how many samples a view takes to be judged.
+
+    Args:
+      name: One of `VIEWS`.
+      units: The width of the latents.
+    """
+    return {SHAPE: LEAST_PER_UNIT * units, MEAN: units + 2, COVARIANCE: 2}.get(name, 1)
+
+
+def _centred(cloud: np.ndarray) -> np.ndarray:
+    values = cloud.astype(np.float64)
+    return np.where(present(cloud)[:, None], values - mean_of(cloud), 0.0)

@@ -1,0 +1,162 @@
+"""Clouds on few places and others, told apart by dips and by valleys of the density."""
+
+import diptest
+import numpy as np
+import pytest
+import xarray as xr
+
+import ppp_jax.analysis as pa
+from ppp_jax import bases
+from ppp_jax.analysis.statistics import quantisation
+
+SAMPLES, UNITS = 600, 16
+
+
+def embedded(rng, points):
+    turn = bases.rotations(UNITS, 1, rng)[0]
+    return np.pad(points, ((0, 0), (0, UNITS - points.shape[1]))) @ turn
+
+
+def clouds():
+    rng = np.random.default_rng(0)
+    angle, z = rng.uniform(0, 2 * np.pi, SAMPLES), rng.normal(size=(SAMPLES, UNITS))
+    roll, sphere = rng.uniform(1.5 * np.pi, 4.5 * np.pi, SAMPLES), z[:, :3]
+    corners, centres = np.sign(z), 3 * rng.normal(size=(8, UNITS))
+    torus = np.c_[np.cos(angle), np.sin(angle), np.cos(roll), np.sin(roll)]
+    continuous = {
+        "ring": embedded(rng, np.c_[np.cos(angle), np.sin(angle)]),
+        "sphere": embedded(rng, sphere / np.linalg.norm(sphere, axis=1, keepdims=True)),
+        "torus": embedded(rng, torus),
+        "swiss roll": embedded(
+            rng, np.c_[roll * np.cos(roll), rng.uniform(0, 20, SAMPLES), roll * np.sin(roll)]
+        ),
+        "normal": z,
+        "t3": rng.standard_t(3, size=(SAMPLES, UNITS)),
+        "Laplace": rng.laplace(size=(SAMPLES, UNITS)),
+        "two scales": z * rng.choice([1, 0.1], size=(SAMPLES, 1)),
+        "rank 2": embedded(rng, z[:, :2]),
+        "every row twice": np.repeat(z[: SAMPLES // 2], 2, axis=0),
+    }
+    quantised = {
+        "corners": corners + 0.1 * z,
+        "blurred corners": corners + 0.5 * z,
+        "tanh(3z)": np.tanh(3 * z),
+        "three levels": np.round(np.clip(z, -1, 1)) + 0.05 * rng.normal(size=z.shape),
+    }
+    clusters = {
+        "eight clusters": centres[rng.integers(8, size=SAMPLES)] + 0.3 * z,
+        "axis clusters": 4 * np.eye(UNITS)[rng.integers(UNITS, size=SAMPLES)] + 0.3 * z,
+    }
+    return continuous, quantised, clusters
+
+
+CONTINUOUS, QUANTISED, CLUSTERS = clouds()
+
+
+def dip_test(cloud, rotations=99):
+    found = pa.rotation_test(cloud, statistics=["axis_quantisation"], rotations=rotations)
+    return found["p"].item(), found["z"].item()
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_levels_along_the_axes_are_found(name):
+    p, z = dip_test(QUANTISED[name])
+    assert p == 0.01
+    assert z > 30
+
+
+def test_a_law_that_knows_no_axes_is_rejected_in_five_of_a_hundred_draws():
+    rng = np.random.default_rng(1)
+    laws = {
+        "normal": lambda: rng.normal(size=(200, 8)),
+        "rotated corners": lambda: (
+            (np.sign(rng.normal(size=(200, 8))) + 0.2 * rng.normal(size=(200, 8)))
+            @ bases.rotations(8, 1, rng)[0]
+        ),
+        "elliptical": lambda: rng.normal(size=(200, 8)) * rng.gamma(1, size=(200, 1)) / SPECTRUM,
+    }
+    for law, draw in laws.items():
+        drawn = xr.DataArray(
+            np.stack([draw() for _ in range(100)]), dims=("seed", "sample", "unit")
+        )
+        p = pa.rotation_test(drawn, statistics=["axis_quantisation"], rotations=19)["p"]
+        assert float((p <= 0.05).mean()) <= 0.13, law
+
+
+SPECTRUM = np.arange(1, 9)
+
+
+def test_dips_are_those_of_each_vector():
+    onto = QUANTISED["three levels"].T
+    found = quantisation.dips(onto)
+    each = [diptest.diptest(row) for row in onto]
+    np.testing.assert_allclose(found["axis_quantisation"], np.mean([dip for dip, _ in each]))
+    assert found["quantised_fraction"] == np.mean([p < 0.05 for _, p in each]) == 1
+
+
+@pytest.mark.parametrize("name", [*CONTINUOUS, *QUANTISED])
+def test_continuous_clouds_and_corners_of_many_units_have_no_deep_valley(name):
+    found = pa.density_peaks({**CONTINUOUS, **QUANTISED}[name])
+    assert found.number == 1
+    assert 0 <= found.depth < 1
+    assert 0 <= found.reference < 1
+
+
+@pytest.mark.parametrize(("name", "peaks"), [("eight clusters", 8), ("axis clusters", UNITS)])
+def test_clusters_are_found_wherever_they_are(name, peaks):
+    found = pa.density_peaks(CLUSTERS[name] @ bases.haar(UNITS, rotation_seed=2))
+    assert found.number == peaks
+    assert 3.6 < found.depth < 45
+    assert found.reference < 1
+
+
+def plain_valleys(cloud):
+    """All of it by hand: Kruskal's algorithm over all pairs, groups as sets."""
+    apart = np.linalg.norm(cloud[:, None] - cloud, axis=-1)
+    ordered = np.sort(apart, axis=1)
+    core = ordered[:, 8]
+    ratio = np.sort(np.log(ordered[:, 2] / ordered[:, 1]))
+    count = int(0.9 * len(ratio))
+    y = -np.log(1 - np.arange(1, count + 1) / len(ratio))
+    dimension = np.sum(ratio[:count] * y) / np.sum(ratio[:count] ** 2)
+    pairs = [
+        (max(apart[i, j], core[i], core[j]), i, j) for i in range(len(cloud)) for j in range(i)
+    ]
+    group, depths = {k: {k} for k in range(len(cloud))}, []
+    for height, i, j in sorted(pairs):
+        a, b = group[i], group[j]
+        if a is b:
+            continue
+        if min(len(a), len(b)) >= max(10, 0.01 * len(cloud)):
+            high = max(np.median([core[k] for k in side]) for side in (a, b))
+            depths.append(dimension * np.log(height / high))
+        union = a | b
+        for k in union:
+            group[k] = union
+    return max([0.0, *depths]), dimension
+
+
+@pytest.mark.parametrize("name", ["eight clusters", "axis clusters"])
+def test_valleys_are_those_of_a_plain_search_over_all_pairs(name):
+    cloud = CLUSTERS[name][:240]
+    found, (depth, dimension) = pa.density_peaks(cloud), plain_valleys(cloud)
+    np.testing.assert_allclose(found.depth, depth, rtol=1e-6)
+    np.testing.assert_allclose(found.dimension, dimension, rtol=1e-6)
+
+
+def test_peaks_do_not_see_rotation_scale_order_or_copies():
+    cloud = CLUSTERS["eight clusters"]
+    expected = pa.density_peaks(cloud)
+    turned = cloud @ bases.haar(UNITS, rotation_seed=4)
+    for other in (turned, 1e-6 * cloud, cloud[::-1], cloud + 3, np.repeat(cloud, 2, axis=0)):
+        found = pa.density_peaks(other)
+        np.testing.assert_allclose(found.depth, expected.depth, rtol=1e-6)
+        assert found.number == expected.number
+
+
+def test_labels_come_out_and_what_cannot_be_told_is_missing():
+    cloud = np.stack([CONTINUOUS["normal"][:60], np.full((60, UNITS), np.nan)])
+    found = pa.density_peaks(xr.DataArray(cloud, dims=("seed", "sample", "unit")))
+    assert found.number.dims == ("seed",)
+    assert np.isnan(found.depth.values).tolist() == [False, True]
+    assert np.isnan(pa.density_peaks(np.ones((50, 3))).number)

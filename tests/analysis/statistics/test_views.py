@@ -1,0 +1,172 @@
+"""The mean, the covariance and the shape: what each statistic sees, and what moves it."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+import xarray as xr
+
+import ppp_jax.analysis as pa
+from ppp_jax import bases
+from ppp_jax.analysis.statistics import views
+
+RNG = np.random.default_rng(0)
+UNITS, SAMPLES, DRAWS = 16, 500, 100
+OUTLIER = np.where(np.arange(UNITS) == 5, 30.0, 1.0)
+SPECTRUM = 1 / np.arange(1, UNITS + 1)
+SHAPE = ["shape", "shape_kurtosis"]
+
+
+def normal(rng, samples=SAMPLES):
+    return rng.normal(size=(samples, UNITS))
+
+
+def heavy(rng):
+    return normal(rng) / np.sqrt(rng.chisquare(5, size=(SAMPLES, 1)) / 5)
+
+
+# Laws that prefer the axes in nothing but their mean or covariance (docs/method.md §6).
+SHAPELESS = {
+    "normal": normal,
+    "spectrum": lambda rng: normal(rng) * SPECTRUM,
+    "outlier": lambda rng: normal(rng) * OUTLIER,
+    "elliptical": lambda rng: heavy(rng) * SPECTRUM,
+    "mean": lambda rng: normal(rng) + 0.75,
+    "rank": lambda rng: normal(rng)[:, :9] @ RANK,
+}
+RANK = np.random.default_rng(9).normal(size=(9, UNITS))
+SHAPED = {
+    "tanh": lambda rng: np.tanh(1.5 * normal(rng)) * SPECTRUM,
+    "relu": lambda rng: np.maximum(normal(rng), 0) * SPECTRUM,
+    "Laplace": lambda rng: rng.laplace(size=(SAMPLES, UNITS)) * SPECTRUM,
+    "Laplace around a mean": lambda rng: rng.laplace(size=(SAMPLES, UNITS)) + 5 * MEAN,
+}
+MEAN = np.random.default_rng(8).normal(size=UNITS)
+
+
+def plain_whitened(cloud):
+    """By the matrix root of the inverse covariance, in SciPy."""
+    covariance = np.cov(cloud.T, bias=True)
+    return (cloud - cloud.mean(0)) @ scipy.linalg.inv(scipy.linalg.sqrtm(covariance)).real
+
+
+def plain_c4(cloud):
+    """By its definition: plane by plane."""
+    cloud = cloud / np.linalg.norm(cloud, axis=1, keepdims=True)
+    along = total = 0.0
+    for i in range(cloud.shape[1]):
+        for j in range(i + 1, cloud.shape[1]):
+            point = cloud[:, i] + 1j * cloud[:, j]
+            along, total = along + np.sum((point**4).real), total + np.sum(np.abs(point) ** 4)
+    return along / total
+
+
+@pytest.mark.usefixtures("x64")
+def test_shape_is_c4_of_plainly_whitened_samples():
+    cloud = SHAPED["Laplace around a mean"](np.random.default_rng(3))
+    expected = plain_whitened(cloud)
+    np.testing.assert_allclose(views.whiten(cloud).samples, expected, atol=1e-8)
+    found = pa.rotation_test(cloud, statistics=["shape"], rotations=3)["value"].item()
+    np.testing.assert_allclose(found, plain_c4(expected), rtol=1e-8)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", views.VIEWS)
+def test_every_view_turns_with_the_cloud(name):
+    cloud, turn = SHAPED["tanh"](np.random.default_rng(4)) + 0.3, bases.haar(UNITS, rotation_seed=1)
+    mine, turned = (views.view(x, name) for x in (cloud, cloud @ turn))
+    expected = turn.T @ mine @ turn if mine.shape == (UNITS, UNITS) else mine @ turn
+    # A view is scaled by its own largest entry, which no statistic of it sees.
+    np.testing.assert_allclose(
+        turned / np.linalg.norm(turned), expected / np.linalg.norm(expected), atol=1e-10
+    )
+
+
+@pytest.mark.usefixtures("x64")
+def test_whitened_samples_have_no_mean_and_no_covariance_on_their_support():
+    found = views.whiten(SHAPELESS["rank"](np.random.default_rng(5)) + 2)
+    assert found.rank == 9
+    np.testing.assert_allclose(found.samples.mean(0), 0, atol=1e-10)
+    variances = np.linalg.eigvalsh(np.cov(found.samples.T, bias=True))
+    np.testing.assert_allclose(variances, [0] * 7 + [1] * 9, atol=1e-9)
+
+
+def rejected(law, statistics):
+    rng = np.random.default_rng(6)
+    clouds = xr.DataArray(
+        np.stack([law(rng) for _ in range(DRAWS)]), dims=("seed", "sample", "unit")
+    )
+    p = pa.rotation_test(clouds, statistics=statistics, rotations=39)["p"]
+    return (p <= 0.05).mean("seed").values
+
+
+@pytest.mark.parametrize("law", SHAPELESS)
+def test_no_mean_and_no_covariance_is_taken_for_a_shape(law):
+    """Of 100 draws 5 are rejected; more than 13 have probability 0.0005."""
+    assert (rejected(SHAPELESS[law], SHAPE) <= 0.13).all()
+
+
+@pytest.mark.parametrize("law", SHAPED)
+def test_a_shape_is_found_whatever_the_mean_and_covariance(law):
+    assert (rejected(SHAPED[law], SHAPE) == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("law", "statistic", "least", "most"),
+    [
+        ("spectrum", "covariance", 1, 1),
+        ("outlier", "covariance", 1, 1),
+        ("mean", "covariance", 0, 0.13),
+        ("mean", "mean_axes", 1, 1),
+        ("mean", "mean_ones", 1, 1),
+        ("normal", "mean_axes", 0, 0.02),
+        ("outlier", "mean_axes", 0, 0.02),  # a mean of noise says nothing of the mean
+        ("outlier", "outlier_kurtosis", 1, 1),
+        ("outlier", "max_median_ratio", 1, 1),
+        ("normal", "outlier_kurtosis", 0, 0.13),
+        ("normal", "max_median_ratio", 0, 0.13),
+    ],
+)
+def test_each_alignment_sees_its_own_part(law, statistic, least, most):
+    assert least <= rejected(SHAPELESS[law], [statistic])[0] <= most
+
+
+@pytest.mark.usefixtures("x64")
+def test_values_are_their_formulas():
+    cloud = SHAPED["relu"](np.random.default_rng(7))
+    names = ["mean_axes", "mean_ones", "covariance", "outlier_kurtosis", "max_median_ratio"]
+    found = dict(
+        zip(names, pa.rotation_test(cloud, statistics=names, rotations=2)["value"].values,
+            strict=True)
+    )  # fmt: skip
+    mean, moments = cloud.mean(0), (cloud**2).mean(0)
+    covariance, size = np.cov(cloud.T, bias=True), np.abs(cloud).mean(0)
+    expected = {
+        "mean_axes": plain_c4(mean[None]),
+        "mean_ones": mean.sum() / np.linalg.norm(mean) / np.sqrt(UNITS),
+        "covariance": np.sum(np.diag(covariance) ** 2) / np.sum(covariance**2),
+        "outlier_kurtosis": np.mean(moments**2) / np.mean(moments) ** 2,
+        "max_median_ratio": size.max() / np.median(size),
+    }
+    for name in names:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-8, err_msg=name)
+
+
+@pytest.mark.parametrize("basis", ["simplex", "thomson:20"])
+def test_any_basis_is_judged_and_a_sum_of_nothing_is_not(basis):
+    """Levels along the vectors of a frame are found; those of a simplex add up to nothing."""
+    vectors = bases.build(basis, 8)
+    rng = np.random.default_rng(1)
+    cloud = np.tanh(3 * rng.normal(size=(800, 8)) @ vectors.T) @ vectors + 1
+    found = pa.rotation_test(cloud, basis=basis, rotations=99)
+    assert found["p"].sel(statistic="shape_kurtosis") <= 0.02
+    assert found["value"].sel(statistic="mean_ones").isnull() == (basis == "simplex")
+
+
+def test_too_few_samples_are_not_judged_and_the_number_needed_is_told():
+    cloud = np.random.default_rng(2).normal(size=(79, UNITS))
+    found = pa.rotation_test(cloud, rotations=19)
+    assert found["p"].sel(statistic=SHAPE).isnull().all()
+    assert "shape: 79 samples, 80 needed" in found.attrs["not_judged"]
+    whole = pa.rotation_test(np.concatenate([cloud, cloud[:1]]), rotations=19)
+    assert whole["p"].sel(statistic=SHAPE).notnull().all()
+    assert "not_judged" not in whole.attrs
