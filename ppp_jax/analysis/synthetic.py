@@ -46,7 +46,7 @@ def known_clouds(*, samples: int = 6000, units: int = 16, seed: int = 0) -> dict
         "hypercube-corner clusters": clusters(
             np.sign(rng.normal(size=(CLUSTERS, units))), CORNER_NOISE
         ),
-        "axis clusters, rotated": axes @ bases.haar(units, seed=seed),
+        "axis clusters, rotated": axes @ bases.haar(units, rotation_seed=seed),
         "clusters in random directions": clusters(directions, DIRECTION_NOISE),
         "tanh(1.5·normal)": np.tanh(1.5 * normal),
         "axis-aligned ellipsoid": normal * np.geomspace(SHORTEST_AXIS, 1, units),
