@@ -27,7 +27,7 @@ from ppp_jax.engine import devices
 from ppp_jax.engine.training import NEVER, Observation, build_model
 from ppp_jax.errors import InputError, printable, shortened
 from ppp_jax.files import atomic, ledger
-from ppp_jax.grid.extension import AXES, obstacles, positions, run_places
+from ppp_jax.grid.extension import AXES, indices, obstacles, run_indices
 from ppp_jax.grid.grid import Cell, Grid, cell_axes, grouped_axes
 from ppp_jax.networks import architectures, functional, interpolated, optimizers
 from ppp_jax.storage import strangers
@@ -395,7 +395,7 @@ def _copy(
     larger = {group.name: group.grid for group in after}
     for group in before:
         small, large = group.grid, larger[group.name]
-        steps = positions(large.snapshot_epochs, small.snapshot_epochs)
+        steps = indices(large.snapshot_epochs, small.snapshot_epochs)
         table = _table_of_numbers(old[group.name]) if kept is None else kept.groups[group.name]
         places = zip(_cell_places(small, small), _cell_places(large, small), strict=True)
         for (here, there), name in itertools.product(places, LATENTS):
@@ -421,8 +421,8 @@ def _table_of_numbers(group: Any) -> ledger.Table:
 
 def _positions(grid: Grid, part: Grid) -> tuple[list[int], ...]:
     """Returns where a part stands along each axis of the whole grid but `step`."""
-    cells = [positions(getattr(grid, f"{a}s"), getattr(part, f"{a}s")) for a in CELL_AXES]
-    return (*cells, *run_places(grid, part))
+    cells = [indices(getattr(grid, f"{a}s"), getattr(part, f"{a}s")) for a in CELL_AXES]
+    return (*cells, *run_indices(grid, part))
 
 
 def _cell_places(grid: Grid, part: Grid) -> Iterator[tuple[Any, ...]]:
@@ -585,7 +585,7 @@ def write_snapshot(
       epoch: one of `grid.snapshot_epochs`.
       observations: per cell of the part, NumPy arrays with a leading axis over its runs.
     """
-    step = positions(wanted[0].grid.snapshot_epochs, [epoch])[0]
+    step = indices(wanted[0].grid.snapshot_epochs, [epoch])[0]
     shares = [(group, inside) for group in wanted if (inside := _inside(part, group)) is not None]
     devices.on_main(lambda: _unmark(path, shares, step))
     store = zarr.open_group(path, mode="r+", zarr_format=2)

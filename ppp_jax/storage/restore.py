@@ -10,7 +10,7 @@ from ppp_jax.data.datasets import Dataset
 from ppp_jax.engine import devices, program, training
 from ppp_jax.errors import InputError, printable, shortened
 from ppp_jax.files import regular
-from ppp_jax.grid.extension import run_places
+from ppp_jax.grid.extension import run_indices
 from ppp_jax.grid.grid import Cell, Grid
 from ppp_jax.networks.functional import Model, Params
 from ppp_jax.storage import checkpoints, manifest, run_dir
@@ -127,7 +127,7 @@ def _placed(there: Params | None, params: Params, whole: Grid, part: Grid) -> Pa
       part: a part of it.
     """
     places = np.arange(whole.runs_per_cell).reshape(whole.run_shape)
-    rows = places[np.ix_(*run_places(whole, part))].ravel()
+    rows = places[np.ix_(*run_indices(whole, part))].ravel()
     if there is None:
         there = jax.tree.map(
             lambda leaf: np.zeros((whole.runs_per_cell, *leaf.shape[1:]), leaf.dtype), params

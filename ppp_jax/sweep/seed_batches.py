@@ -224,7 +224,7 @@ def _cpu_width(grid: Grid, cell: Cell, dataset: Dataset, steps: int, timed: bool
 def _fastest(grid: Grid, cell: Cell, dataset: Dataset, runs: int, widths: list[int]) -> int:
     """Times a device's batches at each width in turn; the first one wins unless clearly beaten."""
     times: dict[int, list[float]] = {width: [] for width in widths}
-    arrays = program.place(grid, dataset, mesh=devices.runs_mesh(over=jax.local_devices()))
+    arrays = program.put_data(grid, dataset, mesh=devices.runs_mesh(over=jax.local_devices()))
     trainers = {width: _Trainer(grid, cell, dataset, width, arrays) for width in widths}
     for trainer in trainers.values():
         trainer.seconds(steps=10)  # compiles
@@ -357,7 +357,7 @@ def seconds_per_step(grid: Grid, cell: Cell, dataset: Dataset, width: int) -> fl
       dataset: what it would be trained on.
       width: the number of runs trained at a time.
     """
-    arrays = program.place(grid, dataset, mesh=devices.runs_mesh(over=jax.local_devices()))
+    arrays = program.put_data(grid, dataset, mesh=devices.runs_mesh(over=jax.local_devices()))
     trainer = _Trainer(grid, cell, dataset, width, arrays)
     trainer.seconds(steps=10)  # compiles
     steps = max(10, int(0.5 / trainer.seconds(steps=10)))

@@ -311,7 +311,7 @@ def _train_parts(wanted: Manifest, dataset: Dataset, workdir: pathlib.Path, show
         arrays = None
         for index, (grid, done) in enumerate(zip(wanted.parts, reached, strict=True)):
             if done != total:
-                arrays = program.place(grid, dataset) if arrays is None else arrays
+                arrays = program.put_data(grid, dataset) if arrays is None else arrays
                 part, before = _build_part(wanted, index, dataset, arrays, workdir), bar.seconds
                 _train_part(part, done, bar, stop_requested)
                 if devices.is_main():

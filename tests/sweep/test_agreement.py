@@ -68,9 +68,9 @@ def test_another_main_is_said_before_the_flags_that_come_with_it(defined, monkey
 
 
 def test_processes_have_equally_many_devices():
-    devices.check_equal_shares([2, 2, 2])
+    devices.check_equal_device_counts([2, 2, 2])
     with pytest.raises(InputError, match="process 0 has 2 devices, but process 2 has 1; give each"):
-        devices.check_equal_shares([2, 2, 1])
+        devices.check_equal_device_counts([2, 2, 1])
 
 
 def test_long_values_are_shown_where_they_differ():

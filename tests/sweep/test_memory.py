@@ -141,8 +141,8 @@ def test_later_changes_of_the_caller_s_arrays_are_not_seen():
 def test_data_is_placed_once_for_all_that_a_sweep_builds(tmp_path, monkeypatch, timed):
     """And once more, for this process alone, if widths are timed."""
     placed, built = [], []
-    place, build = program.place, program.build
-    monkeypatch.setattr(program, "place", lambda *a, **k: placed.append(1) or place(*a, **k))
+    put_data, build = program.put_data, program.build
+    monkeypatch.setattr(program, "put_data", lambda *a, **k: placed.append(1) or put_data(*a, **k))
     monkeypatch.setattr(program, "build", lambda *a, **k: built.append(1) or build(*a, **k))
     if timed:
         monkeypatch.setattr(seed_batches, "WORTH_TIMING", 0)
@@ -153,7 +153,7 @@ def test_data_is_placed_once_for_all_that_a_sweep_builds(tmp_path, monkeypatch, 
     assert len(placed) == 1 + timed
     assert len(built) >= 1 + 2 * timed
     shapes = program.outline(grid, datasets.load("digits"))
-    real = place(grid, datasets.load("digits"))
+    real = put_data(grid, datasets.load("digits"))
     assert [(a.shape, a.dtype) for a in shapes] == [(b.shape, b.dtype) for b in real]
 
 
