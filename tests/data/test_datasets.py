@@ -119,7 +119,7 @@ def test_damaged_compression(tmp_path):
     content = bytearray(path.read_bytes())
     content[80:300] = bytes(220)
     path.write_bytes(content)
-    with pytest.raises(InputError, match="x_train is no array"):
+    with pytest.raises(InputError, match="x_train is not an array"):
         datasets.load(str(path))
 
 

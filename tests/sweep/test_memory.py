@@ -26,7 +26,7 @@ XLA = jax.errors.JaxRuntimeError
 def test_a_grid_larger_than_the_address_space(tmp_path):
     """Asked for: 172 TB of weights. Refused from shapes, before anything is computed or written."""
     grid = Grid(**AXES | {"widths": [2**24], "seeds": range(20_000), "epochs": 1})
-    with pytest.raises(InputError, match=r"memory does not suffice: .* TiB, .* free") as caught:
+    with pytest.raises(InputError, match=r"memory does not suffice: .* TiB, and .* free") as caught:
         sweep.train(grid, tmp_path / "run", seed_batch=2, progress=False)
     assert caught.value.field == "seeds"
     assert all(flag in str(caught.value) for flag in ("--seeds", "--widths", "--seed_batch"))
@@ -88,7 +88,7 @@ def test_no_memory_to_time_widths(tmp_path, monkeypatch):
 def test_what_was_saved_is_kept(trained, monkeypatch):
     before, step = load(trained).load(), run_dir.last_step(trained, 0)
     monkeypatch.setattr(run_dir, "append_metrics", raising(XLA("RESOURCE_EXHAUSTED")))
-    with pytest.raises(InputError, match="what is saved is kept"):
+    with pytest.raises(InputError, match="saved results are kept"):
         sweep.train(Grid(**AXES, epochs=2), trained, seed_batch=2, progress=False)
     assert run_dir.last_step(trained, 0) == step
     after = load(trained).load()

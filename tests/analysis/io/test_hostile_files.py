@@ -344,9 +344,9 @@ def test_two_members_of_one_name_are_refused(names, tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         for name in (*names, "x_train"):
             archive.writestr(name, npy((4, 2), body=bytes(32)))
-    with pytest.raises(InputError, match=r"path=.*has two members named x_test; write it anew"):
+    with pytest.raises(InputError, match=r"path=.*has two members named x_test; write it again"):
         load(tmp_path / "a.npz", name="x_train")
-    with pytest.raises(InputError, match=r"data=.*has two members named x_test; write it anew"):
+    with pytest.raises(InputError, match=r"data=.*has two members named x_test; write it again"):
         datasets.load(str(tmp_path / "a.npz"))
 
 
@@ -637,7 +637,7 @@ def test_a_damaged_member_leaves_the_others_readable(tmp_path):
                                        "z": npy((4, 2), "|V4", bytes(32))})  # fmt: skip
     content = bytearray(path.read_bytes())
     assert load(path, name="x").shape == (400, 6)
-    with pytest.raises(InputError, match=r"name=y: is no array"):
+    with pytest.raises(InputError, match=r"name=y: is not an array"):
         load(path, name="y")
     content[60:70] = bytes(10)
     path.write_bytes(content)
