@@ -163,7 +163,7 @@ def read(store: pathlib.Path) -> Ledger | None:
     if not is_intact(entries):
         raise _damage(store, FILE, "is damaged (its seal is broken)", f"{ANEW}; {UNCHECKED}")
     if type(entries.get("format")) is not int or entries["format"] != FORMAT:
-        raise _damage(store, FILE, f"has format {entries.get('format')}", "update ppp_jax")
+        raise _damage(store, FILE, f"is of format {entries.get('format')}", "update ppp_jax")
     try:
         return _parsed(entries)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -310,7 +310,7 @@ def check_files(store: pathlib.Path, ledger: Ledger) -> None:
         message = shortened(printable(f"{type(error).__name__} {error}"))
         raise _damage(store, METADATA, f"is damaged ({message})", f"{ANEW}; {UNCHECKED}") from None
     if wrong is not None:
-        what = f"does not belong to this store ({wrong} is missing or wrong)"
+        what = f"is not the ledger of this store ({wrong} is missing or wrong)"
         raise _damage(store, FILE, what, f"{ANEW}; {UNCHECKED}")
 
 

@@ -280,7 +280,9 @@ def test_a_manifest_of_other_samples_than_the_data_has_is_refused(name, workdir)
     calls = (train, lambda folder: train(folder, LONGER),
              lambda folder: restore.restore(folder, datasets.load("digits")))  # fmt: skip
     for call in calls:
-        with pytest.raises(InputError, match=rf"data: {name} is \[700, 64\] there, and") as caught:
+        with pytest.raises(
+            InputError, match=rf"data: {name} has shape \[700, 64\] there, and"
+        ) as caught:
             call(workdir)
         assert "manifest.json is damaged" in one_line(caught)
     assert content(workdir) == before
@@ -569,8 +571,8 @@ def test_files_of_a_run_with_another_function_of_that_name_are_not_its_own(own, 
         runs.append(train(tmp_path / str(scale), grid))
     other, mine = runs
     for name, problem in (
-        ("latents.zarr", "of another run"),
-        ("checkpoints", "of another run"),
+        ("latents.zarr", "to another run"),
+        ("checkpoints", "to another run"),
         ("metrics.jsonl", "damaged at line 1"),
     ):
         workdir = shutil.copytree(mine, tmp_path / name)
@@ -623,7 +625,7 @@ def test_checkpoints_of_two_parts_are_not_exchanged(grown, tmp_path):
     folders = [workdir / "checkpoints" / name for name in ("0", "1", "between")]
     for source, target in ((0, 2), (1, 0), (2, 1)):
         folders[source].rename(folders[target])
-    with pytest.raises(InputError, match="or of another part of this one"):
+    with pytest.raises(InputError, match="or to another part of this run"):
         restore.restore(workdir, datasets.load("digits"))
 
 
@@ -672,7 +674,9 @@ def test_older_latents_without_a_group_are_refused(whole, tmp_path):
     train(workdir, wider)
     put("latents.zarr", whole, workdir)
     before = content(workdir)
-    with pytest.raises(InputError, match=r"latents.zarr/latent_4 lacks .* which checkpoints/1 is"):
+    with pytest.raises(
+        InputError, match=r"latents.zarr/latent_4 lacks .* which checkpoints/1 has passed"
+    ):
         train(workdir, wider)
     assert content(workdir) == before
 
@@ -703,7 +707,7 @@ def test_latents_renamed_throughout_are_not_those_of_the_manifest(workdir):
     (path / ledger.FILE).write_text(json.dumps(integrity.sealed(entries)))
     before = content(workdir)
     for grid in (GRID, LONGER):
-        with pytest.raises(InputError, match="has no latent_3 of the runs in its own manifest"):
+        with pytest.raises(InputError, match="lacks latent_3 for the runs in its own manifest"):
             train(workdir, grid)
     assert content(workdir) == before
 

@@ -233,7 +233,7 @@ def test_folders_on_another_disk_are_not_replaced(way, name, workdir, tmp_path):
     (workdir / name).rename(tmp_path / name)
     (workdir / name).symlink_to(tmp_path / name)
     before = content(tmp_path / name)
-    assert_refused(workdir, way, f"its {name} is a link, and .* would not follow it; move the")
+    assert_refused(workdir, way, f"its {name} is a link, and .* would not follow it; replace the")
     assert content(tmp_path / name) == before
     train(workdir, "again")  # which replaces no folder
     assert (workdir / name).is_symlink()
