@@ -118,7 +118,7 @@ def test_no_other_processes_to_be_found_is_one_line(capsys, monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", fail)
     line = refusal(capsys, "--distributed")
     assert "no other processes were found (coordinator_address should be defined.)" in line
-    assert "name --coordinator, --num_processes and --process_id" in line
+    assert "set --coordinator, --num_processes and --process_id" in line
 
 
 def test_one_worker_of_a_tpu_slice_is_told_to_start_all(capsys, monkeypatch):

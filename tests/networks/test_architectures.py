@@ -246,7 +246,7 @@ def test_grid_equals_a_loop_of_single_runs(name):
         (
             {"capture": ["encoder_3"], "depths": [2]},
             "capture=encoder_3: no network of this grid "
-            "has it; known: decoder_0, decoder_1, encoder_0, encoder_1",
+            "has this layer .known: decoder_0, decoder_1, encoder_0, encoder_1",
         ),
     ],
 )

@@ -162,7 +162,7 @@ def test_a_failure_leaves_what_was_there(tmp_path, error):
             raise error
 
     if isinstance(error, OSError):
-        refused(fail, text=r"cannot be written \(No space left on device\).*was there is kept")
+        refused(fail, text=r"cannot be written \(No space left on device\).*earlier folder is kept")
     else:
         with pytest.raises(KeyboardInterrupt):
             fail()
