@@ -17,7 +17,7 @@ from ppp_jax.sweep import seed_batches
 
 
 def ours(size: Size, seeds: int) -> Train:
-    """The program of ppp_jax on all cores, its seed batch chosen as a sweep chooses it."""
+    """Returns the training by ppp_jax on all cores, with a sweep's choice of seed batch."""
     runtime.use_all_cores()
     grid, dataset = our_grid(size, seeds), our_data(size)
     widths = seed_batches.seed_batches(grid, dataset, recorded={}, steps=10**5)
@@ -50,11 +50,11 @@ def our_grid(size: Size, seeds: int, *, epochs: int = 1) -> Grid:
 def our_data(size: Size) -> Dataset:
     """Returns the task's data."""
     x = samples(size.features)
-    return Dataset("benchmark", x, x[:2], None, None, "")  # two: one to choose by, one to test
+    return Dataset("benchmark", x, x[:2], None, None, "")  # one validation and one test sample
 
 
 def vmap_scan(size: Size, seeds: int) -> Train:
-    """What one would write first: jit(vmap(scan)), on one device with all its threads."""
+    """Returns the training by a plain jit(vmap(scan)) on one device with all its threads."""
     x, (init, step) = jnp.asarray(samples(size.features)), _plain(size)
 
     def run(state: Any, key: jax.Array, steps: int) -> Any:
@@ -77,7 +77,10 @@ def vmap_scan(size: Size, seeds: int) -> Train:
 
 
 def jitted_steps(size: Size, seeds: int) -> Train:
-    """A Python loop that calls a jitted step; one model, as each takes the same."""
+    """Returns the training by a Python loop over a jitted step.
+
+    One model is trained, because every model takes the same time.
+    """
     del seeds
     x, (init, step) = jnp.asarray(samples(size.features)), _plain(size)
     jitted = jax.jit(lambda state, chosen: step(state, x[chosen]), donate_argnums=0)
@@ -94,7 +97,7 @@ def jitted_steps(size: Size, seeds: int) -> Train:
 
 
 def _plain(size: Size) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Returns `init(key)` and `step(state, batch)` of one autoencoder, nothing done for speed."""
+    """Returns `init(key)` and `step(state, batch)` of one autoencoder, without optimisations."""
     widths = [size.features, size.width, size.latent, size.width, size.features]
     adam, draw = optax.adam(LEARNING_RATE), jax.nn.initializers.glorot_normal()
 

@@ -1,4 +1,4 @@
-"""What this machine can do at most: matrix products and copies per second."""
+"""The rates of this machine for matrix products and for copies of memory."""
 
 import statistics
 import time
@@ -11,7 +11,7 @@ ROUNDS = 5
 
 
 def median_seconds(call: Callable[[], object]) -> float:
-    """Returns the median time of a call, the first, which compiles, left out."""
+    """Returns the median time of a call in seconds, without the first call, which compiles."""
     times = []
     for _ in range(ROUNDS + 1):
         start = time.perf_counter()
@@ -27,7 +27,7 @@ def _on_every_device(size: tuple[int, ...]) -> jax.Array:
 
 
 def matrix_product_rate() -> float:
-    """Returns the FLOP/s of large float32 products, one on each device at the same time."""
+    """Returns the FLOP/s of large float32 products, computed on all devices at the same time."""
     n = 1024 if jax.default_backend() == "cpu" else 8192
     a = _on_every_device((n, n))
     product = jax.jit(lambda x: jnp.einsum("dij,djk->dik", x, x))
@@ -35,7 +35,7 @@ def matrix_product_rate() -> float:
 
 
 def copy_rate() -> float:
-    """Returns the bytes/s, read and written, of adding to a large array on each device."""
+    """Returns the bytes/s that are read and written when all devices add 1 to large arrays."""
     a = _on_every_device((2**26,))
     add = jax.jit(lambda x: x + 1)
     return 2 * a.nbytes / median_seconds(lambda: add(a))

@@ -48,7 +48,7 @@ def known_clouds(
         "hypercube-corner clusters": clusters(
             np.sign(rng.normal(size=(CLUSTERS, units))), CORNER_NOISE
         ),
-        "axis clusters, rotated": axes @ bases.haar(units, seed=sample_seed),
+        "axis clusters, rotated": axes @ bases.haar(units, rotation_seed=sample_seed),
         "clusters in random directions": clusters(directions, DIRECTION_NOISE),
         "tanh(1.5·normal)": np.tanh(1.5 * normal),
         "axis-aligned ellipsoid": normal * np.geomspace(SHORTEST_AXIS, 1, units),

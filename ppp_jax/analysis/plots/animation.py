@@ -59,7 +59,7 @@ def animate(
     whole("frames_per_second", frames_per_second, least=1, most=50)
     with writing("path", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic.placed(path) as partial:
+        with atomic.new_file(path) as partial:
             _write(pictures, partial, over, label, frames_per_second)
     return path
 
