@@ -1,5 +1,6 @@
 """The whole grid as one jitted function."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -122,15 +123,30 @@ def _map_runs(function: Callable[..., Any], runs: Any, width: int) -> Any:
     return jax.lax.map(lambda run: function(*run), runs, batch_size=width)
 
 
+def _single_precision() -> contextlib.AbstractContextManager[Any]:
+    """Returns the context in which products are traced in single precision.
+
+    GPUs and TPUs would round factors to 11 or 8 bits, so that a network that is certified to have
+    no axes would be trained on a grid of numbers that has. Whoever sets JAX's
+    `jax_default_matmul_precision` has it as it is set. On a CPU nothing changes.
+    """
+    if jax.config.values["jax_default_matmul_precision"] is not None:
+        return contextlib.nullcontext()
+    highest: contextlib.AbstractContextManager[Any] = jax.default_matmul_precision("highest")
+    return highest
+
+
 def _sharded(function: Callable[..., Any], mesh: Mesh, *, shared: int) -> Callable[..., Any]:
     """Runs `function` on every device's runs; its last `shared` arguments are whole everywhere."""
 
     def sharded(*args: Any) -> Any:
         specs = [P(RUNS)] * (len(args) - shared) + [P()] * shared
         # The checker does not see through the custom gradient of the dense product.
-        return jax.shard_map(
+        mapped = jax.shard_map(
             function, mesh=mesh, in_specs=tuple(specs), out_specs=P(RUNS), check_vma=False
-        )(*args)
+        )
+        with _single_precision():
+            return mapped(*args)
 
     return sharded
 

@@ -39,8 +39,10 @@ def optimizer_residual(name: str, *, seed: int = 0) -> float:
     }
     data = jax.random.normal(keys[4], (SAMPLES, FEATURES))
     train = jax.jit(lambda params: _train(name, params, data))
-    start, turned = _flat(_turn(params, turn)), _flat(train(_turn(params, turn)))
-    plain = _flat(_turn(train(params), turn))
+    # By default accelerators would multiply in less than single precision.
+    with jax.default_matmul_precision("highest"):
+        start, turned = _flat(_turn(params, turn)), _flat(train(_turn(params, turn)))
+        plain = _flat(_turn(train(params), turn))
     return float(jnp.linalg.norm(turned - plain) / jnp.linalg.norm(plain - start))
 
 
@@ -94,7 +96,8 @@ def initializer_deviation(name: str, *, seed: int = 0) -> float:
         weights = draw(key[0], (UNITS, UNITS), jnp.float32)
         return _peakedness(weights) - _peakedness(weights @ haar_orthogonal(key[1], UNITS))
 
-    apart = np.asarray(jax.vmap(difference)(keys), np.float64)
+    with jax.default_matmul_precision("highest"):  # as above
+        apart = np.asarray(jax.vmap(difference)(keys), np.float64)
     return float(apart.mean() / (apart.std(ddof=1) / np.sqrt(MATRICES)))
 
 

@@ -269,8 +269,10 @@ def equivariance_residual(
     """
     drawn, members = jax.random.split(key)
     x = _inputs(drawn, samples, units)
-    g = jnp.stack([group.sample(k, units) for k in jax.random.split(members, elements)])
-    return _worst(function, x, g)
+    # By default accelerators would multiply in less than single precision.
+    with jax.default_matmul_precision("highest"):
+        g = jnp.stack([group.sample(k, units) for k in jax.random.split(members, elements)])
+        return _worst(function, x, g)
 
 
 @functools.partial(jax.jit, static_argnums=0)  # compiled once for all groups
@@ -316,14 +318,13 @@ def certify(
     """
     group = get_group(claimed)
     x = _inputs(key, 256, units)
-    y = function(x)
-    inversion = float(jnp.linalg.norm(function(-x) + y) / jnp.linalg.norm(y))
-    residual = float(equivariance_residual(function, group, units=units, key=key))
-    residuals = {
-        name: float(equivariance_residual(function, get_group(name), units=units, key=key))
-        for name in COMMON
-    }
-    algebra = lie_algebra(function, units=units, key=key)
+    residual_of = functools.partial(equivariance_residual, function, units=units, key=key)
+    with jax.default_matmul_precision("highest"):  # the map may multiply, too
+        y = function(x)
+        inversion = float(jnp.linalg.norm(function(-x) + y) / jnp.linalg.norm(y))
+        residual = float(residual_of(group))
+        residuals = {name: float(residual_of(get_group(name))) for name in COMMON}
+        algebra = lie_algebra(function, units=units, key=key)
     no_more = group.has_inversion in (None, inversion < COMMUTES)
     no_more &= algebra.rotations == group.rotations(units)
     return Certificate(
