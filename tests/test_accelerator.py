@@ -3,6 +3,11 @@
 Everything here is skipped where there is no accelerator.
 """
 
+import json
+import os
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -16,7 +21,7 @@ from ppp_jax.networks import functional, interpolated, optimizers
 from ppp_jax.networks.activations import ACTIVATIONS
 from ppp_jax.networks.architectures import ARCHITECTURES
 from ppp_jax.symmetry import certificates
-from tests import bits, plain
+from tests import ROOT, bits, plain
 
 CLOSE = 5e-6  # ‖there − here‖ / ‖here‖ in single precision; factors of 11 bits miss it by far
 LOSSES = 2e-4  # of a loss, after a few steps in which roundings have grown
@@ -147,6 +152,20 @@ def test_bits_are_the_same_in_any_company_and_any_chunks(axes):
     alone = bits.digests(axes, 1, 1, [15])
     assert bits.digests(axes, 1, 1, [1, 4, 10]) == alone
     assert bits.digests(axes, 9, 1, [15]) == alone
+
+
+def test_bits_are_the_same_in_another_process():
+    """Each compiles for itself, and would take what it finds to be the fastest products."""
+    axes = json.dumps({"activations": ["isotropic_tanh"], "optimizers": ["adam", "muon"]})
+    command = [sys.executable, "-m", "tests.bits", axes, "[[9, 1, [15]]]"]
+    environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    started = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, cwd=ROOT)
+        for _ in range(2)
+    ]
+    one, other = (process.communicate()[0] for process in started)
+    assert one == other
+    assert b"muon" in one
 
 
 def test_a_training_that_goes_on_is_the_same_as_one_that_was_not_stopped(tmp_path):

@@ -27,6 +27,10 @@ Widths = Mapping[str, int]  # `Cell.shape` to the number of runs trained at a ti
 # layers. Level 1 gives the same bits as the default, level 0 does not.
 _INIT_OPTIONS: dict[str, Any] = {"xla_backend_optimization_level": 1}
 
+# On a GPU, XLA would time several kernels for each product and take the fastest, which is another
+# one in another process, or beside other cells, with other bits.
+_OPTIONS: dict[str, dict[str, Any]] = {"gpu": {"xla_gpu_deterministic_ops": True}}
+
 
 class Program(NamedTuple):
     """A grid, compiled: each function handles all cells and runs at once.
@@ -247,6 +251,8 @@ def build(
       The `Program`.
     """
     mesh = devices.runs_mesh() if mesh is None else mesh
+    platform = mesh.devices.flat[0].platform
+    options = _OPTIONS.get(platform)
     shapes = [cell.shape for cell in grid.cells]
     widths = dict.fromkeys(shapes, seed_batch) if isinstance(seed_batch, int) else seed_batch
     runs = {
@@ -260,11 +266,15 @@ def build(
         arrays=place(grid, dataset, mesh=mesh) if arrays is None else arrays,
         init=jax.jit(
             _sharded(functools.partial(_init, grid, runs, widths), mesh, shared=0),
-            compiler_options=_INIT_OPTIONS if mesh.devices.flat[0].platform == "cpu" else None,
+            compiler_options=_INIT_OPTIONS if platform == "cpu" else options,
         ),
         chunk=jax.jit(
             _sharded(functools.partial(_chunk, grid, runs, widths), mesh, shared=3),
             donate_argnums=0,
+            compiler_options=options,
         ),
-        observe=jax.jit(_sharded(functools.partial(_observe, grid, runs, widths), mesh, shared=2)),
+        observe=jax.jit(
+            _sharded(functools.partial(_observe, grid, runs, widths), mesh, shared=2),
+            compiler_options=options,
+        ),
     )
