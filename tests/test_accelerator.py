@@ -27,6 +27,13 @@ CLOSE = 5e-6  # ‖there − here‖ / ‖here‖ in single precision; factors o
 LOSSES = 2e-4  # of a loss, after a few steps in which roundings have grown
 STEPS = 30
 COMPOSED = [*interpolated.EXAMPLES, "dose_tanh", "tanh@rotated"]
+# At its own rate a transformer diverges, and no two roundings do so alike.
+SMALL_STEPS = {
+    "activations": ["tanh"],
+    "optimizers": ["sgd"],
+    "architectures": sorted(ARCHITECTURES),
+    "learning_rates": [0.01],
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -110,7 +117,7 @@ def losses(axes, device):
     [
         {"activations": ["tanh", "relu", "isotropic_tanh"], "optimizers": ["adam", "momentum"]},
         {"activations": ["tanh"], "optimizers": ["muon", "isotropic_adam"]},
-        {"activations": ["tanh"], "optimizers": ["sgd"], "architectures": sorted(ARCHITECTURES)},
+        SMALL_STEPS,
     ],
     ids=["activations", "optimizers", "architectures"],
 )
@@ -144,7 +151,7 @@ def test_a_step_is_in_single_precision(cpu):
     [
         {"activations": ["tanh", "isotropic_tanh"], "optimizers": ["adam", "sgd"]},
         {"activations": ["isotropic_softplus"], "optimizers": ["muon", "isotropic_adam"]},
-        {"activations": ["tanh"], "optimizers": ["sgd"], "architectures": sorted(ARCHITECTURES)},
+        SMALL_STEPS,
     ],
     ids=["activations", "optimizers", "architectures"],
 )

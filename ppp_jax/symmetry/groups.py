@@ -34,6 +34,10 @@ class Group(NamedTuple):
     has_inversion: bool | None
 
 
+# By default accelerators would multiply in less than single precision.
+_product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
 def _none(_: int) -> int:
     return 0
 
@@ -112,7 +116,7 @@ def _blocks(name: str) -> Group:
         count = n // size
         turned = jax.vmap(lambda k: haar_orthogonal(k, size))(jax.random.split(turns, count))
         blocks = jax.scipy.linalg.block_diag(*turned)
-        return jnp.kron(_permutation(order, count), jnp.eye(size)) @ blocks
+        return _product(jnp.kron(_permutation(order, count), jnp.eye(size)), blocks)
 
     description = f"rotates blocks of {size} axes freely, and permutes the blocks"
     return Group(description, sample, lambda n: n // size * _all(size), has_inversion=True)
@@ -121,7 +125,7 @@ def _blocks(name: str) -> Group:
 def _turned(group: Group, basis: str) -> Callable[[jax.Array, int], jax.Array]:
     def sample(key: jax.Array, n: int) -> jax.Array:
         vectors = jnp.asarray(bases.build(basis, n), float)
-        return vectors.T @ group.sample(key, n) @ vectors
+        return _product(_product(vectors.T, group.sample(key, n)), vectors)
 
     return sample
 
