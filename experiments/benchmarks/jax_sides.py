@@ -19,9 +19,7 @@ from ppp_jax.sweep import seed_batches
 def ours(size: Size, seeds: int) -> Train:
     """Returns the training by ppp_jax on all cores, with a sweep's choice of seed batch."""
     runtime.use_all_cores()
-    grid, dataset = our_grid(size, seeds), our_data(size)
-    widths = seed_batches.seed_batches(grid, dataset, recorded={}, steps=10**5)
-    built = program.build(grid, dataset, seed_batch=widths)
+    built = our_program(size, seeds)
     states = built.init(built.hypers)
 
     def train(steps: int) -> None:
@@ -30,6 +28,19 @@ def ours(size: Size, seeds: int) -> Train:
         jax.block_until_ready(states)
 
     return train
+
+
+def our_program(size: Size, seeds: int, *, timed: bool = True) -> program.Program:
+    """Returns the task's program.
+
+    Args:
+      size: of the networks.
+      seeds: how many there are.
+      timed: the seed batch may be chosen by timing, or by compiling for nothing else.
+    """
+    grid, dataset = our_grid(size, seeds), our_data(size)
+    widths = seed_batches.seed_batches(grid, dataset, recorded={}, steps=10**5, timed=timed)
+    return program.build(grid, dataset, seed_batch=widths)
 
 
 def our_grid(size: Size, seeds: int, *, epochs: int = 1) -> Grid:

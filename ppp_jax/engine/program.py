@@ -1,5 +1,6 @@
 """The program that trains a whole grid: jitted functions over all cells and runs."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -25,6 +26,10 @@ Widths = Mapping[str, int]  # by `Cell.shape`, the number of runs that a device 
 # XLA:CPU needs much longer to optimise random number generation than to run it: 5 s instead of 1 s
 # for four layers. Optimisation level 1 gives the same bits as the default, and level 0 does not.
 _INIT_OPTIONS: dict[str, Any] = {"xla_backend_optimization_level": 1}
+
+# On a GPU, XLA would time several kernels for each product and take the fastest, which is another
+# one in another process, or beside other cells, with other bits.
+_OPTIONS: dict[str, dict[str, Any]] = {"gpu": {"xla_gpu_deterministic_ops": True}}
 
 
 class Program(NamedTuple):
@@ -127,6 +132,19 @@ def _map_runs(function: Callable[..., Any], runs: Any, width: int) -> Any:
     return jax.lax.map(lambda run: function(*run), runs, batch_size=width)
 
 
+def _single_precision() -> contextlib.AbstractContextManager[Any]:
+    """Returns the context in which products are traced in single precision.
+
+    GPUs and TPUs would round factors to 11 or 8 bits, so that a network that is certified to have
+    no axes would be trained on a grid of numbers that has. Whoever sets JAX's
+    `jax_default_matmul_precision` has it as it is set. On a CPU nothing changes.
+    """
+    if jax.config.values["jax_default_matmul_precision"] is not None:
+        return contextlib.nullcontext()
+    highest: contextlib.AbstractContextManager[Any] = jax.default_matmul_precision("highest")
+    return highest
+
+
 def _sharded(function: Callable[..., Any], mesh: Mesh, *, shared: int) -> Callable[..., Any]:
     """Maps `function` over the devices, which hold different runs and the same last arguments.
 
@@ -139,9 +157,11 @@ def _sharded(function: Callable[..., Any], mesh: Mesh, *, shared: int) -> Callab
     def sharded(*args: Any) -> Any:
         specs = [P(RUNS)] * (len(args) - shared) + [P()] * shared
         # JAX's check for replicated values does not support the custom gradient of dense products.
-        return jax.shard_map(
+        mapped = jax.shard_map(
             function, mesh=mesh, in_specs=tuple(specs), out_specs=P(RUNS), check_vma=False
-        )(*args)
+        )
+        with _single_precision():
+            return mapped(*args)
 
     return sharded
 
@@ -243,6 +263,8 @@ def build(
       The program.
     """
     mesh = devices.runs_mesh() if mesh is None else mesh
+    platform = mesh.devices.flat[0].platform
+    options = _OPTIONS.get(platform)
     shapes = [cell.shape for cell in grid.cells]
     widths = dict.fromkeys(shapes, seed_batch) if isinstance(seed_batch, int) else seed_batch
     runs = {
@@ -256,11 +278,15 @@ def build(
         arrays=put_data(grid, dataset, mesh=mesh) if arrays is None else arrays,
         init=jax.jit(
             _sharded(functools.partial(_init, grid, runs, widths), mesh, shared=0),
-            compiler_options=_INIT_OPTIONS if mesh.devices.flat[0].platform == "cpu" else None,
+            compiler_options=_INIT_OPTIONS if platform == "cpu" else options,
         ),
         chunk=jax.jit(
             _sharded(functools.partial(_chunk, grid, runs, widths), mesh, shared=3),
             donate_argnums=0,
+            compiler_options=options,
         ),
-        observe=jax.jit(_sharded(functools.partial(_observe, grid, runs, widths), mesh, shared=2)),
+        observe=jax.jit(
+            _sharded(functools.partial(_observe, grid, runs, widths), mesh, shared=2),
+            compiler_options=options,
+        ),
     )

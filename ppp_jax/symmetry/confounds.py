@@ -46,8 +46,10 @@ def optimizer_residual(name: str, *, test_seed: int = 0) -> float:
     }
     data = jax.random.normal(keys[4], (SAMPLES, FEATURES))
     train = jax.jit(lambda params: _train(name, params, data))
-    start, from_turned = _flat(_turn(params, turn)), _flat(train(_turn(params, turn)))
-    end_turned = _flat(_turn(train(params), turn))
+    # By default accelerators would multiply in less than single precision.
+    with jax.default_matmul_precision("highest"):
+        start, from_turned = _flat(_turn(params, turn)), _flat(train(_turn(params, turn)))
+        end_turned = _flat(_turn(train(params), turn))
     moved = jnp.linalg.norm(end_turned - start)
     return float(jnp.linalg.norm(from_turned - end_turned) / moved)
 
@@ -105,8 +107,12 @@ def initializer_deviation(name: str, *, test_seed: int = 0) -> float:
         weights = draw(key[0], (UNITS, UNITS), jnp.float32)
         return _peakedness(weights) - _peakedness(weights @ haar_orthogonal(key[1], UNITS))
 
-    differences = np.asarray(jax.vmap(difference)(keys), np.float64)
-    return float(differences.mean() / (differences.std(ddof=1) / np.sqrt(MATRICES)))
+    # By default accelerators would multiply in less than single precision.
+    with jax.default_matmul_precision("highest"):
+        start, from_turned = _flat(_turn(params, turn)), _flat(train(_turn(params, turn)))
+        end_turned = _flat(_turn(train(params), turn))
+    moved = jnp.linalg.norm(end_turned - start)
+    return float(jnp.linalg.norm(from_turned - end_turned) / moved)
 
 
 def _peakedness(weights: jax.Array) -> jax.Array:

@@ -37,6 +37,10 @@ class Group(NamedTuple):
     has_inversion: bool | None
 
 
+# By default accelerators would multiply in less than single precision.
+_product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
 def _none(_: int) -> int:
     return 0
 
@@ -117,7 +121,7 @@ def _blocks(name: str) -> Group:
         count = n // size
         turned = jax.vmap(lambda k: haar_orthogonal(k, size))(jax.random.split(turns, count))
         blocks = jax.scipy.linalg.block_diag(*turned)
-        return jnp.kron(_permutation(order, count), jnp.eye(size)) @ blocks
+        return _product(jnp.kron(_permutation(order, count), jnp.eye(size)), blocks)
 
     description = f"rotates blocks of {size} axes freely, and permutes the blocks"
     return Group(description, sample, lambda n: n // size * _all(size), has_inversion=True)
@@ -126,7 +130,7 @@ def _blocks(name: str) -> Group:
 def _turned(group: Group, basis: str) -> Callable[[jax.Array, int], jax.Array]:
     def sample(key: jax.Array, n: int) -> jax.Array:
         vectors = jnp.asarray(bases.build(basis, n), float)
-        return vectors.T @ group.sample(key, n) @ vectors
+        return _product(_product(vectors.T, group.sample(key, n)), vectors)
 
     return sample
 
@@ -282,8 +286,10 @@ def equivariance_residual(
     """
     drawn, members = jax.random.split(key)
     x = _inputs(drawn, samples, units)
-    g = jnp.stack([group.sample(k, units) for k in jax.random.split(members, elements)])
-    return _worst(function, x, g)
+    # By default accelerators would multiply in less than single precision.
+    with jax.default_matmul_precision("highest"):
+        g = jnp.stack([group.sample(k, units) for k in jax.random.split(members, elements)])
+        return _worst(function, x, g)
 
 
 @functools.partial(jax.jit, static_argnums=0)  # compiled once for all groups
@@ -335,14 +341,13 @@ def certify(
     """
     group = get_group(claimed)
     x = _inputs(key, 256, units)
-    y = function(x)
-    inversion = float(jnp.linalg.norm(function(-x) + y) / jnp.linalg.norm(y))
-    residual = float(equivariance_residual(function, group, units=units, key=key))
-    residuals = {
-        name: float(equivariance_residual(function, get_group(name), units=units, key=key))
-        for name in COMMON
-    }
-    algebra = lie_algebra(function, units=units, key=key)
+    residual_of = functools.partial(equivariance_residual, function, units=units, key=key)
+    with jax.default_matmul_precision("highest"):  # the map may multiply, too
+        y = function(x)
+        inversion = float(jnp.linalg.norm(function(-x) + y) / jnp.linalg.norm(y))
+        residual = float(residual_of(group))
+        residuals = {name: float(residual_of(get_group(name))) for name in COMMON}
+        algebra = lie_algebra(function, units=units, key=key)
     no_more = group.has_inversion in (None, inversion < COMMUTES)
     no_more &= algebra.rotations == group.rotations(units)
     return Certificate(
