@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ppp_jax.analysis.io.sources import numbers
+from ppp_jax.analysis.io.sources import Latents, numbers
+from ppp_jax.analysis.projection.planes import BasisLike
 from ppp_jax.analysis.projection.points import count_planes, project, top_planes
 from ppp_jax.errors import InputError, lookup, seeded, whole
 
@@ -24,7 +25,7 @@ LEAST_CLUSTER = 0.02  # fraction of the samples that make a cluster
 NO_CLUSTER = -1
 
 
-def embed(latents: Any, *, method: str, embedding_seed: int = 0) -> np.ndarray:
+def embed(latents: Latents, *, method: str, embedding_seed: int = 0) -> np.ndarray:
     """Embeds latents in two dimensions.
 
     Args:
@@ -175,7 +176,7 @@ class PlaneView(NamedTuple):
     plane: tuple[int, int]
 
 
-def fullest_plane(latents: Any, *, basis: Any = None, epsilon: float = 0.85) -> PlaneView:
+def fullest_plane(latents: Latents, *, basis: BasisLike = None, epsilon: float = 0.85) -> PlaneView:
     """Projects latents onto the privileged plane that most of them lie near.
 
     Args:

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ppp_jax.analysis.io.sources import Source, open_source, read, to_numpy
+from ppp_jax.analysis.io.sources import Latents, Source, open_source, read, to_numpy
 from ppp_jax.analysis.projection.candidates import at, find
-from ppp_jax.analysis.projection.planes import Basis, resolve_basis
+from ppp_jax.analysis.projection.planes import Basis, BasisLike, resolve_basis
 from ppp_jax.errors import InputError, choice, truth
 
 WINDOW_ELEMENTS = 2**17  # projections held at once: they stay in the cache
@@ -98,8 +98,8 @@ def threshold(epsilon: np.ndarray) -> np.ndarray:
 
 
 def prepare(
-    latents: Any,
-    basis: Any,
+    latents: Latents,
+    basis: BasisLike,
     epsilon: Any,
     *,
     nonfinite: str = "raise",

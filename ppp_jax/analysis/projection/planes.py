@@ -1,8 +1,10 @@
 """The privileged planes of a basis (docs/method.md §1)."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
 
 from ppp_jax import bases
 from ppp_jax.analysis.io.sources import is_real, to_numpy
@@ -44,8 +46,12 @@ class Basis(NamedTuple):
     name: str
 
 
+BasisLike = str | ArrayLike | xr.DataArray | Basis | None
+"""A privileged basis as callers give it: a name, vectors `(vectors, units)`, or None."""
+
+
 def resolve_basis(
-    basis: Any,
+    basis: BasisLike,
     units: int,
     *,
     planes: str = "combinations",
@@ -125,13 +131,13 @@ def _bound(number: np.ndarray, gram: np.ndarray | None) -> np.ndarray:
     return np.maximum((1 - largest) / 2 * (1 - 1e-6) - 1e-12, 0)
 
 
-def _unit_vectors(basis: Any, units: int) -> tuple[np.ndarray | None, str]:
+def _unit_vectors(basis: BasisLike, units: int) -> tuple[np.ndarray | None, str]:
     """Returns the unit vectors of a basis, None for the standard one, and its name."""
     if basis is None or (isinstance(basis, str) and basis == "standard"):
         return None, "standard"
-    named = isinstance(basis, str)
-    vectors = to_numpy("basis", bases.build(basis, units) if named else basis)
-    label = basis if named else f"array {vectors.shape}"
+    built = bases.build(basis, units) if isinstance(basis, str) else basis
+    vectors = to_numpy("basis", built)
+    label = basis if isinstance(basis, str) else f"array {vectors.shape}"
     if vectors.ndim != 2 or vectors.shape[1] != units or not _is_real(vectors):
         problem = f"must be real, (vectors, {units}), or one of {', '.join(bases.FORMS)}"
         raise InputError("basis", label, problem)

@@ -7,9 +7,10 @@ import numpy as np
 import xarray as xr
 
 from ppp_jax import __version__
-from ppp_jax.analysis.io.sources import check_made, to_numpy
+from ppp_jax.analysis.io.sources import Latents, check_made, to_numpy
 from ppp_jax.analysis.projection import isotropic_null
 from ppp_jax.analysis.projection.kernel import Accepted, Prepared, accepted, prepare, threshold
+from ppp_jax.analysis.projection.planes import BasisLike
 from ppp_jax.errors import InputError, real, whole
 
 
@@ -18,9 +19,9 @@ class EmptyPPPWarning(UserWarning):
 
 
 def project(
-    latents: Any,
+    latents: Latents,
     *,
-    basis: Any = None,
+    basis: BasisLike = None,
     epsilon: float = 0.85,
     planes: str = "combinations",
     max_planes: int | None = None,
@@ -146,9 +147,9 @@ def add_counts(counts: np.ndarray, index: np.ndarray, *, weight: int = 1) -> Non
 
 
 def count_planes(
-    latents: Any,
+    latents: Latents,
     *,
-    basis: Any = None,
+    basis: BasisLike = None,
     epsilon: Any = 0.85,
     planes: str = "combinations",
     max_planes: int | None = None,

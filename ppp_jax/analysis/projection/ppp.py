@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ppp_jax.analysis.io.sources import axis_names, groups
+from ppp_jax.analysis.io.sources import Latents, axis_names, groups
 from ppp_jax.analysis.projection import density
 from ppp_jax.analysis.projection.kernel import Prepared, accepted, prepare
+from ppp_jax.analysis.projection.planes import BasisLike
 from ppp_jax.analysis.projection.points import (
     add_counts,
     levels,
@@ -26,9 +27,9 @@ MAX_BINS = 2**26  # of all pictures together
 
 
 def ppp(
-    latents: Any,
+    latents: Latents,
     *,
-    basis: Any = None,
+    basis: BasisLike = None,
     epsilon: Any = 0.85,
     planes: str = "combinations",
     max_planes: int | None = None,

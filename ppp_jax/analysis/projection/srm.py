@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ppp_jax.analysis.io.sources import to_numpy
+from ppp_jax.analysis.io.sources import Latents, to_numpy
 from ppp_jax.analysis.projection import isotropic_null
 from ppp_jax.analysis.projection.kernel import SLACK, Prepared, accepted, prepare, threshold
+from ppp_jax.analysis.projection.planes import BasisLike
 from ppp_jax.analysis.projection.points import add_counts, count_accepted, provenance, warn_if_empty
 from ppp_jax.errors import InputError, choice, truth, whole
 
@@ -21,9 +22,9 @@ MAX_CURVES = 2**25  # numbers held for curves of single planes
 
 
 def srm(
-    latents: Any,
+    latents: Latents,
     *,
-    basis: Any = None,
+    basis: BasisLike = None,
     epsilon: Any = 0.85,
     angles: Any = 360,
     signed: bool = False,
