@@ -92,7 +92,7 @@ def test_corners_are_structure_that_no_plane_shows():
     ("call", "problem"),
     [
         (lambda: embeddings.embed(AXES, method="tsna"), "did you mean tsne"),
-        (lambda: embeddings.embed(AXES[:5], method="pca"), "ten samples or more"),
+        (lambda: embeddings.embed(AXES[:5], method="pca"), "of at least 10 samples"),
         (lambda: embeddings.find_clusters(np.full((20, 2), np.nan)), "must be finite"),
         (lambda: embeddings.agreement(OWN, OWN[:3]), "one length"),
         (lambda: unit_matching.match(AXES, AXES[:, :3]), "one shape"),
