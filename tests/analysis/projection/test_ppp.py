@@ -190,7 +190,7 @@ def test_a_wide_layer_has_a_null_below_all_numbers():
     assert picture.log10_acceptance_ratio.item() == pytest.approx(expected)
     axes = plot_ppp(picture)
     assert axes.get_title() == f"A/A0 = 10^{expected:.0f}"
-    assert any("(no null)" in text.get_text() for text in axes.texts)
+    assert any("(null too small)" in text.get_text() for text in axes.texts)
     assert len(axes.images) == 2
 
 
