@@ -140,7 +140,7 @@ def test_bad_animations_are_one_line(tmp_path):
     one = pictures.isel(seed=0)
     for arguments, text in (
         ((one, tmp_path / "film.mp4"), "must end in .gif"),
-        ((pictures, tmp_path / "film.gif"), r"over=step: pictures are over"),
+        ((pictures, tmp_path / "film.gif"), r"over=step: must be the only axis"),
     ):
         with pytest.raises(InputError, match=text):
             animate(*arguments)

@@ -9,7 +9,7 @@ import concurrent.futures
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -18,7 +18,7 @@ from ppp_jax import bases
 from ppp_jax.analysis.inference.seeds import sign_flip
 from ppp_jax.analysis.io.sources import Latents, Source, check_made, open_source, read, rescale
 from ppp_jax.analysis.projection.kernel import check_epsilon, progress_bar
-from ppp_jax.analysis.projection.planes import Basis, resolve_basis
+from ppp_jax.analysis.projection.planes import Basis, BasisLike, resolve_basis
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.statistics.alignment import build_target, measure_turned
 from ppp_jax.analysis.statistics.registry import Statistic
@@ -33,7 +33,7 @@ ROUNDING = 1e-6  # differences below this fraction of the values are no differen
 def rotation_test(
     latents: Latents,
     *,
-    basis: Any = None,
+    basis: BasisLike = None,
     statistics: Sequence[str | Statistic] | None = None,
     epsilon: float | None = None,
     rotations: int = ROTATIONS,
