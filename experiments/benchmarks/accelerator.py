@@ -33,7 +33,7 @@ import ppp_jax.analysis as pa
 from experiments.benchmarks import jax_sides, machine
 from experiments.benchmarks.task import BATCH, Size, Train
 from ppp_jax import bases
-from ppp_jax.analysis.projection.planes import build_frame
+from ppp_jax.analysis.projection.planes import resolve_basis
 from ppp_jax.analysis.statistics.alignment import build_target, c4_of, measure_turned
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.errors import InputError, lookup, whole
@@ -269,7 +269,7 @@ def rotation_seconds(units: int, count: int) -> list[float]:
     few = min(count, WARM + 1)
     drawing = _seconds(lambda: bases.rotations(units, few, np.random.default_rng(0)))
     turns = bases.rotations(units, few, np.random.default_rng(0)).astype(np.float32)
-    target = build_target(build_frame(None, units), cloud.dtype)
+    target = build_target(resolve_basis(None, units), cloud.dtype)
     measure_turned((c4_of,), cloud, target, turns)
     measuring = _seconds(lambda: measure_turned((c4_of,), cloud, target, turns))
     multiply = jax.jit(lambda x, q: jax.lax.map(lambda each: _product(x, each).sum(), q))

@@ -109,10 +109,8 @@ def initializer_deviation(name: str, *, test_seed: int = 0) -> float:
 
     # By default accelerators would multiply in less than single precision.
     with jax.default_matmul_precision("highest"):
-        start, from_turned = _flat(_turn(params, turn)), _flat(train(_turn(params, turn)))
-        end_turned = _flat(_turn(train(params), turn))
-    moved = jnp.linalg.norm(end_turned - start)
-    return float(jnp.linalg.norm(from_turned - end_turned) / moved)
+        differences = np.asarray(jax.vmap(difference)(keys), np.float64)
+    return float(differences.mean() / (differences.std(ddof=1) / np.sqrt(MATRICES)))
 
 
 def _peakedness(weights: jax.Array) -> jax.Array:
