@@ -152,7 +152,8 @@ def test_an_accelerator_is_measured_to_the_last_table():
             rf"^\| least \| {seeds} \| [\d,]+ \| [\d,]+ \| [\d.]+ \|", done.stdout, re.M
         )
     assert re.search(r"^\| cpu( \| [\d.,]+){4} \|$", done.stdout, re.M)
-    assert done.stdout.splitlines()[-2].startswith("| least | plain jit(vmap(scan)) | 2 | ")
+    last = done.stdout.rstrip().splitlines()[-1]
+    assert last.startswith("| least | plain jit(vmap(scan)) | 2 | ")
 
 
 ONE_LINE = {
