@@ -7,8 +7,9 @@ observed one is uniform, at any number of samples.
 
 import concurrent.futures
 import functools
+import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -82,20 +83,10 @@ def rotation_test(
     asked = registry.resolve(statistics, epsilon)
     source = open_source(latents)
     test = _Test(asked, resolve_basis(basis, source.units), epsilon)
+    found = _values(source, test, _groups(source, rotations, (rotation_seed, first_seed), progress))
     names = [one.name for one in asked]
-    leading = source.shape[:-2]
-    found = np.full((int(np.prod(leading)), len(names), rotations + 1), np.nan)
-    small = source.shape[-2] * source.units * source.dtype.itemsize <= BLOCK_BYTES
-    with concurrent.futures.ThreadPoolExecutor(WORKERS if small else 1) as workers:
-        for members, start, turns in _groups(
-            source, rotations, (rotation_seed, first_seed), progress
-        ):
-            place = slice(start, start + len(turns))
-            one = functools.partial(_tested, source, test, turns)
-            for cloud, values in zip(members, workers.map(one, members), strict=True):
-                found[cloud, :, place] = values
     dims = (*source.dims[:-1], "statistic")
-    shaped = found.reshape(*leading, len(names), rotations + 1)
+    shaped = found.reshape(*source.shape[:-2], len(names), rotations + 1)
     tested = xr.Dataset(
         {"value": (dims, shaped[..., 0]), "null": ((*dims, "rotation"), shaped[..., 1:])},
         coords={**source.coords, "statistic": names},
@@ -104,12 +95,29 @@ def rotation_test(
     return verdict(tested)
 
 
+def _values(
+    source: Source, test: "_Test", groups: Iterable[tuple[list[int], np.ndarray]]
+) -> np.ndarray:
+    """Returns every statistic of every cloud, as it is and rotated, `(clouds, statistics, K + 1)`.
+
+    Clouds are tested at the same time, unless they are large.
+    """
+    small = source.shape[-2] * source.units * source.dtype.itemsize <= BLOCK_BYTES
+    blocks: dict[int, list[np.ndarray]] = {k: [] for k in range(math.prod(source.shape[:-2]))}
+    with concurrent.futures.ThreadPoolExecutor(WORKERS if small else 1) as workers:
+        for members, turns in groups:
+            one = functools.partial(_tested, source, test, turns)
+            for cloud, values in zip(members, workers.map(one, members), strict=True):
+                blocks[cloud].append(values)
+    return np.stack([np.concatenate(each, axis=1) for each in blocks.values()])
+
+
 def _groups(
     source: Source, rotations: int, seeds: tuple[int, int], progress: bool
-) -> Iterator[tuple[list[int], int, np.ndarray]]:
+) -> Iterator[tuple[list[int], np.ndarray]]:
     """Yields clouds that share rotations, and blocks of these, the very first of which is none.
 
-    Each block comes with the number of rotations before it. In wide layers a block is small.
+    A cloud's blocks come in the order of its rotations. In wide layers a block is small.
     """
     leading, units = source.shape[:-2], source.units
     number = np.zeros(leading, np.int64)
@@ -131,7 +139,7 @@ def _groups(
         none = [np.eye(units)] if start == 0 else []
         drawn = bases.rotations(units, stop - start - len(none), rng)
         turns = np.stack([*none, *drawn]).astype(source.dtype)
-        yield np.flatnonzero(number.ravel() == group).tolist(), start, turns
+        yield np.flatnonzero(number.ravel() == group).tolist(), turns
 
 
 def _cloud(source: Source, cloud: int) -> np.ndarray:
