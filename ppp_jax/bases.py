@@ -1,6 +1,6 @@
-"""Privileged bases: the directions that a function, or a hypothesis, singles out.
+"""Privileged bases: the directions that a function or a hypothesis singles out (docs/method.md §1).
 
-Every function returns unit vectors as rows, `(vectors, units)`, float64.
+Every function that makes a basis returns unit vectors as rows, `(vectors, units)`, in float64.
 """
 
 import functools
@@ -15,43 +15,53 @@ from ppp_jax.errors import InputError, lookup, seeded, whole
 from ppp_jax.resources import check_fits, check_product
 
 THOMSON_STARTS, THOMSON_STEPS = 8, 3000
-MOST_DISTANCES = 2**26  # components of distances at every step: minutes, and a gigabyte
-LONGEST_NUMBER = 18  # digits in a basis's name
+# Most components of distances that one step of `thomson` may compute. This many take minutes, and
+# a gigabyte of memory.
+MOST_DISTANCES = 2**26
+LONGEST_NUMBER = 18  # most digits of a number in a basis's name
 ALIASES = {"rotated": "haar:0"}
-ORTHONORMAL = ("standard", "haar")  # the kinds of bases that have as many vectors as axes
+ORTHONORMAL = ("standard", "haar")  # forms of names of orthonormal bases
 FORMS = ("standard", "haar:SEED", "simplex", "cross_polytope", "thomson:VECTORS[:SEED]")
 
 
 def standard(units: int) -> np.ndarray:
-    """Returns the unit vectors of the axes."""
+    """Returns the standard basis, the unit vectors of the axes, `(units, units)`."""
     check_fits("units", units, 8 * whole("units", units, least=1) ** 2)
     return np.eye(units)
 
 
-def haar(units: int, *, seed: int = 0) -> np.ndarray:
-    """Returns a random orthonormal basis, from the Haar measure of O(n).
+def haar(units: int, *, rotation_seed: int = 0) -> np.ndarray:
+    """Draws an orthonormal basis from the Haar measure of O(n).
 
     Args:
-      units: n.
-      seed: of the draw.
+      units: Number of units, n.
+      rotation_seed: Seed of the draw.
+
+    Returns:
+      The basis, `(units, units)`.
     """
-    return rotations(units, 1, np.random.default_rng(seeded(seed)))[0]
+    rng = np.random.default_rng(seeded(rotation_seed, field="rotation_seed"))
+    return rotations(units, 1, rng)[0]
 
 
 def rotations(units: int, count: int, rng: np.random.Generator) -> np.ndarray:
     """Draws orthogonal matrices from the Haar measure of O(n).
 
-    QR of normal matrices, with the signs of R's diagonals moved into Q, without which Q is not
-    Haar distributed (Mezzadri 2007, "How to generate random matrices from the classical compact
-    groups").
+    Each matrix is the Q of the QR decomposition of a normal matrix. The signs of R's diagonal are
+    moved into Q, without which Q is not Haar distributed (Mezzadri 2007, "How to generate random
+    matrices from the classical compact groups").
 
     Args:
-      units: n.
-      count: how many.
-      rng: where they are drawn from.
+      units: Number of units, n.
+      count: Number of matrices.
+      rng: NumPy's random generator.
 
     Returns:
-      `(count, n, n)`.
+      The matrices, `(count, n, n)`.
+
+    Raises:
+      InputError: A number is too small, the matrices do not fit into memory, or `rng` is not a
+        generator.
     """
     size = whole("count", count, least=0), *(whole("units", units, least=1),) * 2
     check_product({"units": units, "count": count}, 24 * math.prod(size))
@@ -62,15 +72,20 @@ def rotations(units: int, count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def simplex(units: int, *, vectors: int | None = None) -> np.ndarray:
-    """Returns the corners of a regular simplex around the origin, all cosines −1/(vectors − 1).
+    """Returns the corners of a regular simplex around the origin.
+
+    The cosine between any two corners is −1/(vectors − 1).
 
     Args:
-      units: n.
-      vectors: number of corners, at most n + 1, which is the default; with fewer the simplex lies
-        in a subspace.
+      units: Number of units, n.
+      vectors: Number of corners, at most n + 1, which is the default. A simplex with fewer corners
+        lies in a subspace.
+
+    Returns:
+      The corners, `(vectors, units)`.
 
     Raises:
-      InputError: a number of corners that n dimensions do not hold.
+      InputError: There are fewer than 2 or more than n + 1 corners.
 
     Example:
       >>> corners = simplex(3)
@@ -80,9 +95,11 @@ def simplex(units: int, *, vectors: int | None = None) -> np.ndarray:
     least = whole("units", units, least=1) + 1
     corners = least if vectors is None else whole("vectors", vectors, least=2)
     if corners > least:
-        raise InputError("vectors", corners, f"a simplex in {units} units has 2 to {units + 1}")
+        problem = f"a simplex in {units} units has 2 to {units + 1} vectors"
+        raise InputError("vectors", corners, problem)
     check_fits("units", units, 32 * corners**2 + 8 * corners * units)
-    # The axes of one dimension more, seen along their diagonal: its orthogonal complement.
+    # The simplex is the projection of the unit vectors of as many axes as there are corners onto
+    # the orthogonal complement of their diagonal.
     centred = np.eye(corners) - 1 / corners
     inside = np.linalg.svd(centred)[2][: corners - 1]
     rows = np.zeros((corners, units))
@@ -91,33 +108,37 @@ def simplex(units: int, *, vectors: int | None = None) -> np.ndarray:
 
 
 def cross_polytope(units: int) -> np.ndarray:
-    """Returns ±e_i, `(2 units, units)`: the axes, then their opposites."""
+    """Returns the axes and then their opposites, ±e_i, `(2 units, units)`."""
     return np.concatenate([standard(units), -standard(units)])
 
 
-def thomson(vectors: int, units: int, *, seed: int = 0, starts: int = THOMSON_STARTS) -> np.ndarray:
+def thomson(
+    vectors: int, units: int, *, start_seed: int = 0, starts: int = THOMSON_STARTS
+) -> np.ndarray:
     """Spreads vectors over the sphere as if they were charges that repel each other.
 
-    Up to n + 1 vectors form the regular simplex and 2n the cross-polytope, which are built; other
-    numbers have no name, and the Coulomb energy Σ 1/‖b_i − b_j‖ is minimised by Adam from several
-    random starts, of which the lowest is kept (docs/method.md §1). Needs optax.
+    Up to n + 1 vectors form the regular simplex, and 2n vectors form the cross-polytope; both are
+    constructed exactly. For other numbers the Coulomb energy Σ 1/‖b_i − b_j‖ is minimised by Adam
+    from several random starts, and the result of lowest energy is returned (docs/method.md §1).
+    It need not be the global minimum. The minimisation needs optax.
 
     Args:
-      vectors: how many.
-      units: n.
-      seed: of the starts.
-      starts: how many; no minimum is guaranteed to be the global one.
+      vectors: Number of vectors.
+      units: Number of units, n.
+      start_seed: Seed of the random starts.
+      starts: Number of random starts.
 
     Returns:
-      `(vectors, units)`.
+      The vectors, `(vectors, units)`.
 
     Raises:
-      InputError: fewer than two vectors or units, no start, or more of them than can be spread.
+      InputError: There are fewer than two vectors or units, there is no start, the numbers are too
+        large, or optax is not installed.
     """
     whole("vectors", vectors, least=2)
     whole("units", units, least=2)
     whole("starts", starts, least=1)
-    seed = seeded(seed)
+    start_seed = seeded(start_seed, field="start_seed")
     if vectors <= units + 1:
         return simplex(units, vectors=vectors)
     if vectors == 2 * units:
@@ -128,14 +149,20 @@ def thomson(vectors: int, units: int, *, seed: int = 0, starts: int = THOMSON_ST
         raise InputError(
             "vectors",
             vectors,
-            f"so many would be spread for days; at most {most:,} "
+            f"spreading so many vectors would take days; choose at most {most:,} "
             f"in {units:,} units from {starts:,} starts",
         )
-    return minimise_energy(vectors, units, seed, starts).copy()
+    return minimise_energy(vectors, units, start_seed, starts).copy()
 
 
 def energy(vectors: np.ndarray) -> float:
     """Returns the Coulomb energy Σ_{i<j} 1/‖b_i − b_j‖ of unit vectors.
+
+    Args:
+      vectors: Unit vectors as rows, `(vectors, units)`.
+
+    Raises:
+      InputError: The vectors are not a matrix of real numbers.
 
     Example:
       >>> round(energy(cross_polytope(3)), 6)  # the octahedron
@@ -143,35 +170,42 @@ def energy(vectors: np.ndarray) -> float:
     """
     vectors = np.asarray(vectors)
     if vectors.ndim != 2 or vectors.dtype.kind not in "iuf":
-        raise InputError(
-            "vectors", f"array of {vectors.dtype} {vectors.shape}", "must be unit rows"
-        )
+        given = f"array of {vectors.dtype} {vectors.shape}"
+        raise InputError("vectors", given, "must be a matrix whose rows are unit vectors")
     i, j = np.triu_indices(len(vectors), 1)
     return float(np.sum(1 / np.linalg.norm(vectors[i] - vectors[j], axis=1)))
 
 
 @functools.lru_cache(maxsize=32)
-def minimise_energy(vectors: int, units: int, seed: int, starts: int) -> np.ndarray:
-    """Returns the lowest of several minima of the Coulomb energy, whatever their name.
+def minimise_energy(vectors: int, units: int, start_seed: int, starts: int) -> np.ndarray:
+    """Returns the lowest of several minima of the Coulomb energy, for any number of vectors.
+
+    The same array is returned by equal calls, so the caller must not change it.
 
     Args:
-      vectors: how many.
-      units: n.
-      seed: of the starts.
-      starts: how many.
+      vectors: Number of vectors.
+      units: Number of units, n.
+      start_seed: Seed of the random starts.
+      starts: Number of random starts.
+
+    Returns:
+      The vectors, `(vectors, units)`.
     """
-    first = jax.random.normal(jax.random.key(seed), (starts, vectors, units))
+    first = jax.random.normal(jax.random.key(start_seed), (starts, vectors, units))
     ends = np.array(jax.jit(jax.vmap(_descend))(first), np.float64)
     ends /= np.linalg.norm(ends, axis=-1, keepdims=True)
     return min(ends, key=energy)
 
 
 def _descend(points: jax.Array) -> jax.Array:
-    """Follows the energy downhill; the step shrinks to nothing, so the end is not jittery."""
+    """Minimises the energy from one start, `(vectors, units)`, by Adam.
+
+    The learning rate decays to 0, so that the points have settled at the end.
+    """
     try:
         import optax
     except ImportError as error:
-        problem = "needs optax to find it: pip install optax"
+        problem = "needs optax, which is not installed; pip install optax"
         raise InputError("basis", "thomson", problem) from error
 
     i, j = np.triu_indices(len(points), 1)
@@ -194,18 +228,18 @@ def _descend(points: jax.Array) -> jax.Array:
 
 
 def build(name: str, units: int) -> np.ndarray:
-    """Builds a basis from its name, as flags give it.
+    """Builds a basis from its name, as given by flags.
 
     Args:
       name: `standard`, `rotated` (the same as `haar:0`), `haar:SEED`, `simplex`,
         `cross_polytope`, `thomson:VECTORS` or `thomson:VECTORS:SEED`.
-      units: n.
+      units: Number of units, n.
 
     Returns:
-      `(vectors, units)`.
+      The basis, `(vectors, units)`.
 
     Raises:
-      InputError: no such name, or numbers that do not fit it.
+      InputError: The name has no such form, or one of its numbers is not valid.
 
     Example:
       >>> build("thomson:32", 16).shape
@@ -214,28 +248,28 @@ def build(name: str, units: int) -> np.ndarray:
     if not isinstance(name, str):
         raise InputError("basis", name, f"must be one of {', '.join(FORMS)}")
     whole("units", units, least=1)
-    kind, *texts = ALIASES.get(name, name).split(":")
+    form, *texts = ALIASES.get(name, name).split(":")
     makers: dict[str, tuple[Callable[..., np.ndarray], range]] = {
         "standard": (lambda: standard(units), range(1)),
-        "haar": (lambda seed=0: haar(units, seed=seed), range(2)),
+        "haar": (lambda seed=0: haar(units, rotation_seed=seed), range(2)),
         "simplex": (lambda: simplex(units), range(1)),
         "cross_polytope": (lambda: cross_polytope(units), range(1)),
-        "thomson": (lambda vectors, seed=0: thomson(vectors, units, seed=seed), range(1, 3)),
+        "thomson": (lambda vectors, seed=0: thomson(vectors, units, start_seed=seed), range(1, 3)),
     }
-    maker, takes = lookup(makers, kind, field="basis")
-    if len(texts) not in takes or not all(map(_is_number, texts)):
+    maker, counts = lookup(makers, form, field="basis")
+    if len(texts) not in counts or not all(map(_is_number, texts)):
         raise InputError("basis", name, f"must be one of {', '.join(FORMS)}")
     try:
         return maker(*(int(text) for text in texts))
-    except InputError as error:  # the number is a part of the name, which is the setting
+    except InputError as error:  # the user set the name, and not the number in it
         raise InputError("basis", name, f"{error.field} {error.problem}") from None
 
 
 def is_orthonormal(name: str) -> bool:
-    """Returns whether a basis is orthonormal, whatever the number of units.
+    """Returns whether a basis is orthonormal in every number of units.
 
     Args:
-      name: as `build` reads it.
+      name: Name of the basis, in one of the forms that `build` accepts.
 
     Example:
       >>> is_orthonormal("rotated"), is_orthonormal("haar:3"), is_orthonormal("simplex")
@@ -245,5 +279,5 @@ def is_orthonormal(name: str) -> bool:
 
 
 def _is_number(text: str) -> bool:
-    """Returns whether a text is a whole number of plain digits, and not beyond all sense."""
+    """Returns whether a text consists of ASCII digits, and not of too many."""
     return text.isascii() and text.isdecimal() and len(text) <= LONGEST_NUMBER

@@ -9,17 +9,19 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-LONGEST_VALUE = 200  # characters of an offending value that an error repeats
+WRITE_REMEDY = "correct the cause, or choose another path"
+LONGEST_VALUE = 200  # most characters of an offending value that an error quotes
 
 
 def printable(text: object) -> str:
-    r"""Returns a text as one line that a terminal can show and no terminal obeys.
+    r"""Returns a text as one line without characters that a terminal would act on.
 
-    Control characters, among them those that begin a terminal's escape sequences, those that break
-    lines and those that turn the direction of writing, become Python's escapes.
+    Control characters are replaced by Python's escapes. Among them are those that begin a
+    terminal's escape sequences, those that break lines and those that reverse the writing
+    direction.
 
     Args:
-      text: anything; `str` of it.
+      text: Any object, which is converted by `str`.
 
     Example:
       >>> printable("a\x1b[31mred\nb")
@@ -36,10 +38,10 @@ _UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 
 def shortened(text: str) -> str:
-    """Returns a text of at most `LONGEST_VALUE` characters, its middle left out if it has more.
+    """Returns a text of at most `LONGEST_VALUE` characters; of a longer one the middle is left out.
 
     Args:
-      text: one line.
+      text: One line of text.
     """
     half = LONGEST_VALUE // 2 - 2
     return text if len(text) <= LONGEST_VALUE else f"{text[:half]} … {text[-half:]}"
@@ -48,35 +50,43 @@ def shortened(text: str) -> str:
 class InputError(ValueError):
     """A setting that cannot be used.
 
-    Its text is one line, `field=value: what is wrong and what to do`, in which `field` is both the
+    The message is one line, `field=value: what is wrong and what to do`. `field` is both the
     argument's name in Python and the flag's name on the command line.
+
+    Attributes:
+      field: Name of the setting.
+      value: The offending value.
+      problem: What is wrong with the value, and the remedy.
     """
 
     def __init__(self, field: str, value: object, problem: str):
-        """Names the setting, the offending value and the remedy."""
-        told = shortened(printable(_text(value)))
-        super().__init__(f"{field}={told}: {printable(problem)}")
+        """Composes the message of the setting's name, the offending value and the remedy."""
+        quoted = shortened(printable(_text(value)))
+        super().__init__(f"{field}={quoted}: {printable(problem)}")
         self.field = field
         self.value = value
         self.problem = problem
 
 
 def _text(value: object) -> str:
-    """Returns what Python says of a value, or its type where it does not say anything."""
+    """Returns `str` of a value, or the name of its type where `str` fails."""
     try:
         return str(value)
-    except Exception:  # whole numbers of thousands of digits; an author's own __str__
+    except Exception:  # e.g. integers of thousands of digits, or a user's own __str__
         return f"<{type(value).__name__}>"
 
 
 def whole(field: str, value: Any, *, least: int, most: int | None = None) -> int:
-    """Returns a setting that must be a whole number, and raises `InputError` if it is not.
+    """Returns a setting that must be a whole number.
 
     Args:
-      field: the setting.
-      value: what it is set to; a truth value is no number.
-      least: the smallest that makes sense.
-      most: the largest; None: any.
+      field: Name of the setting, for the error message.
+      value: Value of the setting. True and False are not accepted as numbers.
+      least: Smallest valid number.
+      most: Largest valid number; None means that there is no upper limit.
+
+    Raises:
+      InputError: The value is not a whole number, or lies outside the limits.
     """
     try:
         number = operator.index(_no_truth(value))
@@ -90,29 +100,37 @@ def whole(field: str, value: Any, *, least: int, most: int | None = None) -> int
 
 
 def seeded(value: Any, *, field: str = "seed") -> int:
-    """Returns the seed of a draw: a whole number of 32 bits, which is what JAX keeps of it.
+    """Returns a setting that must be a seed, a whole number from 0 to 2**32 − 1.
+
+    JAX ignores the higher bits of a larger seed, so that two different seeds would draw the same.
 
     Args:
-      value: what it is set to.
-      field: the setting.
+      value: Value of the setting.
+      field: Name of the setting, for the error message.
+
+    Raises:
+      InputError: The value is not such a number.
     """
     return whole(field, value, least=0, most=2**32 - 1)
 
 
 def real(field: str, value: Any, *, least: float = -math.inf, most: float = math.inf) -> float:
-    """Returns a setting that must be one finite number, and raises `InputError` if it is not.
+    """Returns a setting that must be one finite number.
 
     Args:
-      field: the setting.
-      value: what it is set to: a number of Python or NumPy, or an array of no dimension.
-      least: the smallest that makes sense.
-      most: the largest.
+      field: Name of the setting, for the error message.
+      value: Value of the setting: a Python or NumPy number, or an array without dimensions.
+      least: Smallest valid number.
+      most: Largest valid number.
+
+    Raises:
+      InputError: The value is not a finite number, or lies outside the limits.
     """
     kind = getattr(getattr(value, "dtype", None), "kind", None)
     number = isinstance(value, int | float) if kind is None else kind in "iuf"
     try:
         found = float(_no_truth(value)) if number else math.nan
-    except (TypeError, ValueError, OverflowError):  # arrays; whole numbers of 400 digits
+    except (TypeError, ValueError, OverflowError):  # e.g. arrays, or integers of 400 digits
         found = math.nan
     if not math.isfinite(found):
         raise InputError(field, value, "must be a finite number")
@@ -126,17 +144,20 @@ def real(field: str, value: Any, *, least: float = -math.inf, most: float = math
 
 def _no_truth(value: Any) -> Any:
     if isinstance(value, bool) or getattr(getattr(value, "dtype", None), "kind", None) == "b":
-        raise TypeError("a truth value")
+        raise TypeError("True and False are not numbers")
     return value
 
 
 def choice(field: str, value: Any, known: Sequence[str]) -> str:
-    """Returns a setting that must be one of a few words, and raises `InputError` if it is not.
+    """Returns a setting that must be one of a few words.
 
     Args:
-      field: the setting.
-      value: what it is set to.
-      known: the words.
+      field: Name of the setting, for the error message.
+      value: Value of the setting.
+      known: The valid words.
+
+    Raises:
+      InputError: The value is not one of the words.
     """
     if isinstance(value, str) and value in known:
         return value
@@ -144,29 +165,38 @@ def choice(field: str, value: Any, known: Sequence[str]) -> str:
 
 
 def truth(field: str, value: Any) -> bool:
-    """Returns a setting that must be True or False, and raises `InputError` if it is neither.
+    """Returns a setting that must be True or False.
+
+    Other values are not converted, because `bool("no")` is True.
 
     Args:
-      field: the setting.
-      value: what it is set to; a text such as "no" would count as true.
+      field: Name of the setting, for the error message.
+      value: Value of the setting.
+
+    Raises:
+      InputError: The value is neither True nor False.
     """
-    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):  # NumPy's
+    # NumPy calls its boolean type "bool" or "bool_", depending on the version.
+    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
         return bool(value)
     raise InputError(field, value, "must be True or False")
 
 
 @contextlib.contextmanager
 def writing(field: str, path: object) -> Iterator[None]:
-    """Turns the system's refusal to write into an `InputError`.
+    """Turns an `OSError` that occurs in the block into an `InputError`.
 
     Args:
-      field: the setting that names the place.
-      path: the place.
+      field: Name of the setting that gives the path, for the error message.
+      path: Path that is written to in the block.
+
+    Raises:
+      InputError: The path cannot be written.
     """
     try:
         yield
     except OSError as error:
-        problem = f"cannot be written ({error.strerror or error}); mend that or name another place"
+        problem = f"cannot be written ({error.strerror or error}); {WRITE_REMEDY}"
         raise InputError(field, path, problem) from error
 
 
@@ -174,19 +204,21 @@ def enter(registry: MutableMapping[str, T], name: str, entry: T, *, field: str) 
     """Adds an entry to a registry.
 
     Args:
-      registry: names to entries.
-      name: letters, digits and underscores, a letter first; it stands in flags, tables and paths.
-      entry: what is registered.
-      field: what the name is of, for the error's text.
+      registry: Mapping from names to entries, which is changed.
+      name: Name of the new entry: a Python identifier in ASCII, because flags, tables and paths
+        contain it.
+      entry: The new entry.
+      field: What kind of thing is named, such as `activation`, for the error message.
 
     Returns:
       The entry.
 
     Raises:
-      InputError: the name is no such name, or is taken.
+      InputError: The name is not an identifier, or is registered already.
     """
     if not isinstance(name, str) or not (name.isascii() and name.isidentifier()):
-        raise InputError(field, name, "must be letters, digits and underscores, a letter first")
+        problem = "must consist of letters, digits and underscores, and must not begin with a digit"
+        raise InputError(field, name, problem)
     if name in registry:
         raise InputError(field, name, "is registered already; choose another name")
     registry[name] = entry
@@ -194,15 +226,16 @@ def enter(registry: MutableMapping[str, T], name: str, entry: T, *, field: str) 
 
 
 def lookup(registry: Mapping[str, T], name: str, *, field: str) -> T:
-    """Returns `registry[name]`.
+    """Returns an entry of a registry, `registry[name]`.
 
     Args:
-      registry: names to entries.
-      name: the name asked for.
-      field: the setting that named it, for the error's text.
+      registry: Mapping from names to entries.
+      name: Name of the entry.
+      field: Name of the setting that gives the name, for the error message.
 
     Raises:
-      InputError: no name, or no such one; the error suggests the nearest ones and lists all.
+      InputError: The value is not a text, or no entry has this name. The message suggests similar
+        names and lists all names.
 
     Example:
       >>> lookup({"tanh": 1, "relu": 2}, "tahn", field="activations")

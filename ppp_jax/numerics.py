@@ -6,10 +6,10 @@ from jax.typing import ArrayLike
 
 
 def at_least_single(x: ArrayLike) -> jax.Array:
-    """Returns half-precision numbers as float32, all others as they are.
+    """Converts half-precision numbers to float32, and returns all others unchanged.
 
     Args:
-      x: any shape.
+      x: Array of any shape.
     """
     x = jnp.asarray(x)
     return x.astype(jnp.float32) if x.dtype in (jnp.bfloat16, jnp.float16) else x
@@ -22,10 +22,10 @@ def polar(x: ArrayLike) -> tuple[jax.Array, jax.Array]:
     of the floating-point range neither underflow nor overflow. The zero vector (and any whose
     entries are all subnormal) has length 0 and direction 0, and both have gradient 0 there: every
     norm in the package goes through here, so that the undefined gradient of ‖x‖ at 0 is decided
-    in one place. Half-precision input is computed in float32.
+    in one place (docs/method.md §10). Half-precision input is computed in float32.
 
     Args:
-      x: vectors, `(..., units)`.
+      x: Vectors, `(..., units)`.
 
     Returns:
       `(length, direction)` of shapes `(..., 1)` and `(..., units)`, in float32 for half-precision
@@ -46,33 +46,41 @@ def polar(x: ArrayLike) -> tuple[jax.Array, jax.Array]:
 
 
 def _scaled(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Divides vectors by about their largest magnitude; returns that, them, and which are 0."""
+    """Divides vectors by about their largest magnitude.
+
+    Returns:
+      `(scale, scaled, is_zero)`: the divisors, `(..., 1)`; the divided vectors, `(..., units)`; and
+      whether each vector counts as zero, `(..., 1)`.
+    """
     # ‖x‖ = c·‖x/c‖ for every c > 0, so c may be treated as a constant by differentiation.
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
     smallest_normal = jnp.finfo(x.dtype).tiny
-    # Bounded, so that the reciprocal is a normal number too.
+    # The bounds make the reciprocal a normal number too.
     scale = jnp.clip(largest, smallest_normal, 0.25 / smallest_normal)
-    # Reciprocals of the short side rather than divisions of the long one: XLA:CPU turns the one
-    # into the other for some numbers of devices and not for others, which would change bits.
+    # The vectors are multiplied by the reciprocal of the scale, not divided by the scale: XLA:CPU
+    # replaces the division by the multiplication for some numbers of devices only, and the results
+    # would then differ in their last bits.
     return scale, x * (1 / scale), largest < smallest_normal
 
 
 def p_norm(x: ArrayLike, p: float) -> jax.Array:
-    """Returns ‖x‖_p = (Σ|x_i|ᵖ)^(1/p) of vectors on the last axis, safely as `polar`.
+    """Returns the p-norm ‖x‖_p = (Σ|x_i|ᵖ)^(1/p) of vectors on the last axis.
+
+    It neither underflows nor overflows, for the same reason as in `polar`.
 
     Args:
-      x: vectors, `(..., units)`, in float32 or float64.
-      p: at least 1.
+      x: Vectors, `(..., units)`, in float32 or float64.
+      p: Order of the norm, at least 1.
 
     Returns:
-      `(..., 1)`; 0 with gradient 0 of the zero vector.
+      The norms, `(..., 1)`. The norm of the zero vector is 0 and its gradient is 0.
     """
-    # The largest entry is 1 here, and so is its power: no p makes the sum vanish.
+    # The largest scaled entry is 1, and so is its power: for no p does the sum vanish.
     scale, y, is_zero = _scaled(jnp.asarray(x))
     size = jnp.abs(y)
-    # Entries of 0 and the zero vector never meet the power's slope (double `where`).
-    there = size > 0
-    powers = jnp.where(there, jnp.where(there, size, jnp.ones_like(size)) ** p, 0)
+    # Double `where`: derivatives of the power can be infinite at 0, and are not evaluated there.
+    nonzero = size > 0
+    powers = jnp.where(nonzero, jnp.where(nonzero, size, jnp.ones_like(size)) ** p, 0)
     total = jnp.where(is_zero, 1, jnp.sum(powers, axis=-1, keepdims=True))
     return jnp.where(is_zero, 0, scale * total ** (1 / p))
 
@@ -80,16 +88,16 @@ def p_norm(x: ArrayLike, p: float) -> jax.Array:
 def haar_orthogonal(key: jax.Array, n: int) -> jax.Array:
     """Draws a matrix from the Haar measure of O(n).
 
-    QR of a normal matrix, with the sign of R's diagonal moved into Q, without which Q is not Haar
-    distributed (Mezzadri 2007, "How to generate random matrices from the classical compact
-    groups").
+    The matrix is the Q of the QR decomposition of a normal matrix. The signs of R's diagonal are
+    moved into Q, without which Q is not Haar distributed (Mezzadri 2007, "How to generate random
+    matrices from the classical compact groups").
 
     Args:
       key: PRNG key.
-      n: dimension.
+      n: Dimension.
 
     Returns:
-      Orthogonal matrix, `(n, n)`, float32 (float64 under x64).
+      An orthogonal matrix, `(n, n)`, in float32 (in float64 under x64).
     """
     q, r = jnp.linalg.qr(jax.random.normal(key, (n, n)))
     return q * jnp.sign(jnp.diagonal(r))[None, :]

@@ -1,4 +1,4 @@
-"""What this machine has to give: free memory, free disk; and sizes as texts."""
+"""Free memory and free disk space of this machine, and sizes as readable texts."""
 
 import os
 import pathlib
@@ -7,21 +7,21 @@ from collections.abc import Mapping
 
 from ppp_jax.errors import InputError
 
-_CGROUPS = (  # the limit and the use of a container's memory: version 2, version 1
+_CGROUPS = (  # files of a container's memory limit and use, in cgroup version 2 and version 1
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
 
 
 def free_memory() -> int:
-    """Returns the bytes of memory that this process may still use, within its container's limit.
+    """Returns how many bytes of memory this process may still use, within its container's limit.
 
-    Where the system does not say, a very large number: nothing is refused on a guess.
+    Where the system does not tell, the number is very large, so that nothing is refused on a guess.
     """
-    return min([_of_system(), *(_of_container(*files) for files in _CGROUPS)])
+    return min([_system_memory(), *(_container_memory(*files) for files in _CGROUPS)])
 
 
-def _of_system() -> int:
+def _system_memory() -> int:
     try:
         lines = pathlib.Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:  # not Linux
@@ -31,68 +31,68 @@ def _of_system() -> int:
     return int(known["MemAvailable"].split()[0]) * 1024
 
 
-def _of_container(limit: str, use: str) -> int:
+def _container_memory(limit: str, use: str) -> int:
     try:
         most, used = (
             pathlib.Path(path).read_text(encoding="ascii").strip() for path in (limit, use)
         )
-    except OSError:  # no such container
+    except OSError:  # this process is in no container of this version
         return 2**62
-    return max(0, int(most) - int(used)) if most.isdigit() else 2**62  # "max": no limit
+    # The limit reads "max" where there is none.
+    return max(0, int(most) - int(used)) if most.isdigit() else 2**62
 
 
 def check_product(given: Mapping[str, int], size: float) -> None:
-    """Refuses several settings that together would take more memory than is free.
+    """Checks that an array whose size depends on several settings fits into free memory.
 
     Args:
-      given: the settings, of which the error names the largest.
-      size: bytes that they would take.
+      given: Settings by name. The error message names the largest one.
+      size: Memory that the settings would take, in bytes.
 
     Raises:
-      InputError: they would take more.
+      InputError: The settings would take more memory than is free.
     """
     field = max(given, key=given.__getitem__)
     check_fits(field, given[field], size)
 
 
 def check_fits(field: str, value: object, size: float) -> None:
-    """Refuses what would take more memory than is free, before it is asked for.
+    """Checks that an array fits into free memory, before it is allocated.
 
     Args:
-      field: the setting that decides the size.
-      value: what it is set to.
-      size: bytes that it would take.
+      field: Name of the setting that decides the size, for the error message.
+      value: Value of the setting.
+      size: Memory that the array would take, in bytes.
 
     Raises:
-      InputError: it would take more.
+      InputError: The array would take more memory than is free.
     """
     free = free_memory()
     if size > free:
         needs, has = size_text(min(size, 2**80)), size_text(free)
-        problem = f"takes {needs} of memory, and {has} are free; take less"
+        problem = f"takes {needs} of memory, and {has} are free; choose a smaller value"
         raise InputError(field, value, problem)
 
 
 def free_disk(path: pathlib.Path) -> int:
-    """Returns the free bytes of the disk on which a path is, or will be once it is created.
+    """Returns how many bytes are free on the disk of a path.
 
     Args:
-      path: a folder or file, there or not.
+      path: A folder or file, which need not exist yet.
     """
-    there = path.expanduser().absolute()
-    while not there.exists():
-        there = there.parent
-    usage = shutil.disk_usage(there)
-    return (
-        usage.free if usage.total else 2**62
-    )  # of no disk, such as /proc, there is no room to run out
+    existing = path.expanduser().absolute()
+    while not existing.exists():
+        existing = existing.parent
+    usage = shutil.disk_usage(existing)
+    # A file system without a disk, such as /proc, reports a total of 0 and cannot be full.
+    return usage.free if usage.total else 2**62
 
 
 def size_text(size: float) -> str:
-    """Returns a number of bytes as a text with a unit.
+    """Returns a size as a text with a unit.
 
     Args:
-      size: in bytes.
+      size: Size in bytes.
 
     Example:
       >>> size_text(2**31)

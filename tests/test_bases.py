@@ -21,13 +21,13 @@ def test_rows_are_unit_vectors(name, units):
 
 
 def test_haar_is_orthonormal_and_depends_on_its_seed():
-    one, other = bases.haar(16, seed=1), bases.haar(16, seed=2)
+    one, other = bases.haar(16, rotation_seed=1), bases.haar(16, rotation_seed=2)
     np.testing.assert_allclose(one @ one.T, np.eye(16), atol=1e-14)
     assert np.abs(one - other).max() > 0.1
 
 
 def test_haar_prefers_no_direction():
-    entries = np.stack([bases.haar(4, seed=k) for k in range(400)])
+    entries = np.stack([bases.haar(4, rotation_seed=k) for k in range(400)])
     # The mean of every entry is 0 and of its square 1/n; its fourth power 3/(n(n + 2)).
     for power, expected in ((1, 0), (2, 1 / 4), (4, 3 / 24)):
         error = entries**power - expected
@@ -58,7 +58,7 @@ KNOWN = {4: 3.674234614, 6: 9.985281374, 12: 49.165253058}
 
 @pytest.mark.parametrize("vectors", sorted(KNOWN))
 def test_minimum_is_the_known_one(vectors):
-    found = bases.minimise_energy(vectors, 3, seed=0, starts=4)
+    found = bases.minimise_energy(vectors, 3, start_seed=0, starts=4)
     assert bases.energy(found) == pytest.approx(KNOWN[vectors], rel=1e-7)
     assert bases.energy(bases.thomson(vectors, 3)) == pytest.approx(KNOWN[vectors], rel=1e-7)
 
@@ -76,7 +76,7 @@ def test_sixteen_units_have_simplex_and_cross_polytope_built():
     np.testing.assert_array_equal(bases.thomson(32, 16), bases.cross_polytope(16))
     for vectors, named in ((17, bases.simplex(16)), (32, bases.cross_polytope(16))):
         # And no descent finds anything lower.
-        found = bases.minimise_energy(vectors, 16, seed=0, starts=2)
+        found = bases.minimise_energy(vectors, 16, start_seed=0, starts=2)
         assert bases.energy(found) >= bases.energy(named) * (1 - 1e-7)
         assert bases.energy(found) == pytest.approx(bases.energy(named), rel=1e-4)
 

@@ -122,7 +122,7 @@ def test_the_page_and_the_tables_name_it(report):
 )
 @pytest.mark.parametrize("name", ["", "a b", "a:b", "ünit", 5])
 def test_a_name_that_cannot_stand_in_a_flag_is_refused(register, entry, field, name):
-    with pytest.raises(InputError, match=f"{field}=.*must be letters"):
+    with pytest.raises(InputError, match=f"{field}=.*must consist of letters"):
         getattr(ppp_jax, register)(name, entry)
 
 

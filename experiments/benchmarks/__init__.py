@@ -1,1 +1,1 @@
-"""Benchmarks: both sides in one run, medians, ratios."""
+"""Benchmarks, each of which runs both sides in turn and prints medians and ratios."""

@@ -17,11 +17,9 @@ from ppp_jax.sweep import seed_batches
 
 
 def ours(size: Size, seeds: int) -> Train:
-    """The program of ppp_jax on all cores, its seed batch chosen as a sweep chooses it."""
+    """Returns the training by ppp_jax on all cores, with a sweep's choice of seed batch."""
     runtime.use_all_cores()
-    grid, dataset = our_grid(size, seeds), our_data(size)
-    widths = seed_batches.seed_batches(grid, dataset, recorded={}, steps=10**5)
-    built = program.build(grid, dataset, seed_batch=widths)
+    built = our_program(size, seeds)
     states = built.init(built.hypers)
 
     def train(steps: int) -> None:
@@ -30,6 +28,19 @@ def ours(size: Size, seeds: int) -> Train:
         jax.block_until_ready(states)
 
     return train
+
+
+def our_program(size: Size, seeds: int, *, timed: bool = True) -> program.Program:
+    """Returns the task's program.
+
+    Args:
+      size: of the networks.
+      seeds: how many there are.
+      timed: the seed batch may be chosen by timing, or by compiling for nothing else.
+    """
+    grid, dataset = our_grid(size, seeds), our_data(size)
+    widths = seed_batches.seed_batches(grid, dataset, recorded={}, steps=10**5, timed=timed)
+    return program.build(grid, dataset, seed_batch=widths)
 
 
 def our_grid(size: Size, seeds: int, *, epochs: int = 1) -> Grid:
@@ -50,11 +61,11 @@ def our_grid(size: Size, seeds: int, *, epochs: int = 1) -> Grid:
 def our_data(size: Size) -> Dataset:
     """Returns the task's data."""
     x = samples(size.features)
-    return Dataset("benchmark", x, x[:2], None, None, "")  # two: one to choose by, one to test
+    return Dataset("benchmark", x, x[:2], None, None, "")  # one validation and one test sample
 
 
 def vmap_scan(size: Size, seeds: int) -> Train:
-    """What one would write first: jit(vmap(scan)), on one device with all its threads."""
+    """Returns the training by a plain jit(vmap(scan)) on one device with all its threads."""
     x, (init, step) = jnp.asarray(samples(size.features)), _plain(size)
 
     def run(state: Any, key: jax.Array, steps: int) -> Any:
@@ -77,7 +88,10 @@ def vmap_scan(size: Size, seeds: int) -> Train:
 
 
 def jitted_steps(size: Size, seeds: int) -> Train:
-    """A Python loop that calls a jitted step; one model, as each takes the same."""
+    """Returns the training by a Python loop over a jitted step.
+
+    One model is trained, because every model takes the same time.
+    """
     del seeds
     x, (init, step) = jnp.asarray(samples(size.features)), _plain(size)
     jitted = jax.jit(lambda state, chosen: step(state, x[chosen]), donate_argnums=0)
@@ -94,7 +108,7 @@ def jitted_steps(size: Size, seeds: int) -> Train:
 
 
 def _plain(size: Size) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Returns `init(key)` and `step(state, batch)` of one autoencoder, nothing done for speed."""
+    """Returns `init(key)` and `step(state, batch)` of one autoencoder, without optimisations."""
     widths = [size.features, size.width, size.latent, size.width, size.features]
     adam, draw = optax.adam(LEARNING_RATE), jax.nn.initializers.glorot_normal()
 

@@ -1,4 +1,4 @@
-"""The other side: docs/method.md §1–3 in plain NumPy, plane by plane, as one first would."""
+"""The baseline of `projection.py`: docs/method.md §1–3 in plain NumPy, plane by plane."""
 
 import itertools
 from collections.abc import Iterator
@@ -17,14 +17,17 @@ def _planes(basis: np.ndarray, order: str) -> Iterator[np.ndarray]:
 def points(
     x: np.ndarray, basis: np.ndarray, epsilon: float, *, order: str, planes: int | None = None
 ) -> np.ndarray:
-    """Returns accepted points: one matrix product and one norm per plane.
+    """Returns the accepted points, by one matrix product and one norm per plane.
 
     Args:
-      x: samples, `(samples, units)`.
-      basis: unit vectors, `(vectors, units)`.
-      epsilon: acceptance cosine.
-      order: `combinations` or `permutations`.
-      planes: stop after so many.
+      x: Samples, `(samples, units)`.
+      basis: Unit vectors, `(vectors, units)`.
+      epsilon: Acceptance cosine ε.
+      order: Planes to use, `combinations` or `permutations`.
+      planes: Number of planes after which to stop; None means all planes.
+
+    Returns:
+      The points (u, v), `(points, 2)`.
     """
     least = epsilon * np.linalg.norm(x, axis=1)
     found = []
@@ -43,15 +46,15 @@ def spotlight(
     planes: int | None = None,
     at_once: bool = False,
 ) -> np.ndarray:
-    """Returns SRM curves, `(planes, angles)`: every angle's probe against every sample.
+    """Returns SRM curves, `(planes, angles)`, by comparing every probe with every sample.
 
     Args:
-      x: samples, `(samples, units)`.
-      basis: unit vectors, `(vectors, units)`.
-      epsilon: cosine of the spotlight's half-angle.
-      angles: in radians.
-      planes: stop after so many.
-      at_once: one matrix product for all angles of a plane, instead of one for each.
+      x: Samples, `(samples, units)`.
+      basis: Unit vectors, `(vectors, units)`.
+      epsilon: Cosine of the spotlight's half-angle.
+      angles: Angles of the probes in radians.
+      planes: Number of planes after which to stop; None means all planes.
+      at_once: Whether one matrix product serves all angles of a plane, instead of one per angle.
     """
     direction = x / np.linalg.norm(x, axis=1, keepdims=True)
     turns = np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -66,13 +69,13 @@ def spotlight(
 
 
 def density(found: np.ndarray, extent: float, *, bins: int, bandwidth: float) -> np.ndarray:
-    """Returns a density on a grid, `(bins, bins)`: one Gaussian per point.
+    """Returns a density on a grid, `(bins, bins)`, the mean of one Gaussian per point.
 
     Args:
-      found: points, `(points, 2)`.
-      extent: half-width of the grid.
-      bins: grid points along each axis.
-      bandwidth: standard deviation of the Gaussians.
+      found: Points, `(points, 2)`.
+      extent: Half-width of the grid.
+      bins: Number of grid points along each axis.
+      bandwidth: Standard deviation of the Gaussians.
     """
     axis = np.linspace(-extent, extent, bins)
     u, v = np.meshgrid(axis, axis)

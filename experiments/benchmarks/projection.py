@@ -2,12 +2,12 @@
 
   .venv/bin/python -m experiments.benchmarks.projection
 
-Both sides take turns of at least half a second in one process; medians are compared. Both decide
-in double precision, from single-precision samples; the baseline's are converted beforehand. Long
-baselines are measured on some of their planes or points and extrapolated, which is exact for loops.
-The wide layer is 1.6 GB on disk and has a process of its own, whose memory is measured. Cost: two
-minutes on two cores. Outcome: docs/benchmarks.md. Whether all of it runs is seen in seconds with
---divide=100 --rounds=1 --seconds=0.
+Both sides take turns of at least half a second in one process, and their medians are compared. Both
+decide acceptance in double precision from single-precision samples, which the baseline converts
+before its time is measured. Long baselines are measured on some of their planes or points and are
+extrapolated, which is exact for loops. The wide layer is 1.6 GB on disk and has its own process,
+whose memory is measured. The benchmark takes two minutes on two cores. Its results are in
+docs/benchmarks.md. A test of the benchmark with --divide=100 --rounds=1 --seconds=0 takes seconds.
 """
 
 import functools
@@ -41,7 +41,7 @@ WRITTEN = 4000  # rows of the wide layer written at a time
 
 
 def main() -> None:
-    """Prints all tables, ready to be pasted."""
+    """Prints all tables as Markdown."""
     values = flags.FLAGS
     whole("rounds", values.rounds, least=1)
     if whole("divide", values.divide, least=1) > MOST_DIVIDED:
@@ -59,12 +59,12 @@ def main() -> None:
 
 
 def divided(number: int) -> int:
-    """Returns a number of samples or units, made smaller as the flag says."""
+    """Returns a number of samples or units, divided by the flag `--divide`."""
     return number // flags.FLAGS.divide
 
 
 def cloud(samples: int, units: int, *, seed: int = 0) -> np.ndarray:
-    """Returns samples of which nine in ten are heavy-tailed and one in ten is near an axis."""
+    """Returns samples of which nine in ten are heavy-tailed and one in ten lies near an axis."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((samples, units), dtype=np.float32)
     x /= np.sqrt(rng.chisquare(3, size=(samples, 1)) / 3).astype(np.float32)
@@ -76,22 +76,34 @@ def cloud(samples: int, units: int, *, seed: int = 0) -> np.ndarray:
 
 
 def _compare(
-    work: str, ours: Callable[[], object], theirs: Callable[[], object], share: float, target: str
+    work: str,
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    fraction: float,
+    target: str,
 ) -> None:
-    """Times both sides in turn and prints a row; `theirs` does `share` of the baseline's work."""
+    """Times both sides in turn, and prints a row of the table.
+
+    Args:
+      work: Description of the work.
+      ours: The work by ppp_jax.
+      theirs: A part of the baseline's work.
+      fraction: The fraction of the baseline's work that `theirs` does.
+      target: The ratio that is aimed at.
+    """
     ours()
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(flags.FLAGS.rounds):
         for side, call in zip(times, (ours, theirs), strict=True):
             side.append(_milliseconds(call))
-    mine, baseline = statistics.median(times[0]), statistics.median(times[1]) / share
+    mine, baseline = statistics.median(times[0]), statistics.median(times[1]) / fraction
     print(
         f"| {work} | {mine:.1f} | {baseline:,.0f} | {baseline / mine:,.0f} | {target} |", flush=True
     )
 
 
 def _milliseconds(call: Callable[[], object]) -> float:
-    """Returns the mean time of as many calls as fit into a turn, at least one."""
+    """Returns the mean time of a call in milliseconds, over the calls of one turn."""
     start, calls = time.perf_counter(), 0
     while calls == 0 or time.perf_counter() - start < flags.FLAGS.seconds:
         call()
@@ -100,7 +112,7 @@ def _milliseconds(call: Callable[[], object]) -> float:
 
 
 def points() -> None:
-    """Compares PPP's points."""
+    """Compares the times of PPP points."""
     x = cloud(divided(10_000), 32)
     double = x.astype(np.float64)
     for order in ("combinations", "permutations"):
@@ -129,7 +141,7 @@ def points() -> None:
 
 
 def curves_and_density() -> None:
-    """Compares SRM curves and densities."""
+    """Compares the times of SRM curves and densities."""
     y, angles = cloud(divided(1797), 16), 2 * np.pi * np.arange(360) / 360
     for at_once, name in ((False, "an angle"), (True, "a plane")):
         _compare(
@@ -160,7 +172,7 @@ def curves_and_density() -> None:
 
 
 def wide() -> None:
-    """Measures the wide layer in a process of its own, and the baseline on 50 planes and angles."""
+    """Measures the wide layer in its own process, and the baseline on 50 planes and angles."""
     samples, units = map(divided, WIDE)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "layer.npy"
@@ -189,7 +201,7 @@ def wide() -> None:
 
 
 def scaling() -> None:
-    """Prints the pruned kernel's cost per number, against samples and units."""
+    """Prints the time of the pruned kernel per number, for several numbers of samples and units."""
     print("| N | n | s | ns per number |\n| --- | --- | --- | --- |")
     for sizes in [
         (5000, 1024),

@@ -3,12 +3,12 @@
   .venv/bin/pip install -e ".[bench]"
   .venv/bin/python -m experiments.benchmarks.sweep_throughput
 
-Each side has its own process; they take turns, round after round, and medians are compared. The
-last two tables: what a training that is cut into chunks and checkpointed costs over one call, and
-how far the arithmetic is from the machine's own rate. Cost: about six minutes on two cores, of
-which the sides train two thirds. Without PyTorch its sides are left out. Outcome:
-docs/benchmarks.md. Whether all of it runs is seen in half a minute with --sizes=least --rounds=1
---seconds=0.
+Each side has its own process. The sides take turns, and their medians are compared. The second
+table shows how much longer a training in chunks with checkpoints takes than a single call, and the
+third compares the arithmetic with the rate of the machine. The benchmark takes about six minutes on
+two cores. If PyTorch is not installed, its sides are left out. The results are in
+docs/benchmarks.md. A test of the benchmark with --sizes=least --rounds=1 --seconds=0 takes half a
+minute.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ flags.DEFINE_float("seconds", 1.5, "of a turn, about; at least 100 steps")
 
 
 class Side(NamedTuple):
-    """One way to train, at one number of seeds."""
+    """One way to train, with a number of seeds."""
 
     module: str
     name: str
@@ -68,7 +68,7 @@ class Side(NamedTuple):
 
 
 def main() -> None:
-    """Prints all tables, ready to be pasted."""
+    """Prints all tables as Markdown."""
     sizes, others = settings()
     packages = ["jax", "jaxlib", "flax", "optax"]
     if others == OTHERS:
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def settings() -> tuple[list[str], dict[str, str]]:
-    """Returns the sizes asked for, and the other sides that can be had here."""
+    """Returns the chosen sizes, and the other sides that are installed."""
     values = flags.FLAGS
     whole("rounds", values.rounds, least=1)
     if not 0 <= values.seconds <= LONGEST_TURN:
@@ -133,7 +133,7 @@ def _train(worker: subprocess.Popen[str], steps: int) -> float:
 
 
 def _calibrate(worker: subprocess.Popen[str]) -> int:
-    """Returns how many steps take a round's time, compiled."""
+    """Returns the number of steps that take the time of a round, without compilation."""
     _train(worker, 20)
     steps = max(100, int(20 * flags.FLAGS.seconds / _train(worker, 20)))  # at least a sweep's chunk
     _train(worker, steps)
@@ -141,7 +141,7 @@ def _calibrate(worker: subprocess.Popen[str]) -> int:
 
 
 def print_comparison(cost: dict[str, dict[Side, float]]) -> None:
-    """Prints every side's cost, and how many times ours it is."""
+    """Prints the time of every side, and its ratio to ours."""
     print("| size | side | seeds | µs per seed-step | over ours |\n| --- | --- | --- | --- | --- |")
     for size, sides in cost.items():
         ours = sides[Side("jax_sides", "ours", COMPARED[size])]
@@ -153,7 +153,7 @@ def print_comparison(cost: dict[str, dict[Side, float]]) -> None:
 
 
 class _ClockedProgress(progress.Progress):
-    """A silent bar that knows how long training took, compilation left out."""
+    """A hidden progress bar that measures the time of training without compilation."""
 
     seconds_trained = 0.0
 
@@ -163,13 +163,13 @@ class _ClockedProgress(progress.Progress):
         self.start = time.perf_counter()
 
     def __exit__(self, *error: Any) -> None:
-        """Stops it."""
+        """Stops the clock."""
         super().__exit__(*error)
         _ClockedProgress.seconds_trained = time.perf_counter() - self.start
 
 
 def print_chunks(sizes: Iterable[str]) -> None:
-    """Prints what chunks of 100 steps, their lines of metrics and checkpoints cost."""
+    """Prints how much time chunks of 100 steps take, with their metrics and checkpoints."""
     print("| size | seeds | steps | chunks of 100 over one call |\n| --- | --- | --- | --- |")
     for size in sizes:
         seeds = COMPARED[size]
@@ -200,7 +200,7 @@ def _chunked(grid: Grid, dataset: Dataset, width: int) -> float:
 
 
 def _one_call(grid: Grid, dataset: Dataset, width: int) -> Callable[[int], float]:
-    """Returns the function that trains anew for so many steps, and returns the seconds."""
+    """Returns a function that trains for a number of steps, and returns the seconds."""
     built = program.build(grid, dataset, seed_batch=width)
 
     def seconds(steps: int) -> float:
@@ -217,7 +217,7 @@ def _one_call(grid: Grid, dataset: Dataset, width: int) -> Callable[[int], float
 
 
 def print_rates(cost: dict[str, dict[Side, float]]) -> None:
-    """Prints how much of the machine's arithmetic, and of a GPU's bandwidth, is used."""
+    """Prints which fraction of the machine's arithmetic, and of a GPU's bandwidth, is used."""
     rate = machine.matrix_product_rate()
     print(f"matrix products: {rate / 1e9:.0f} GFLOP/s measured, on {jax.device_count()} devices")
     copied = machine.copy_rate() if jax.default_backend() == "gpu" else float("nan")

@@ -1,4 +1,4 @@
-"""What every side of sweep_throughput.py trains: autoencoders a-b-c-b-a, tanh, Adam, MSE."""
+"""The task of all sides of sweep_throughput.py: autoencoders a-b-c-b-a with tanh, Adam and MSE."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -13,7 +13,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def one_model(size: Size, seeds: int, *, threads: int) -> Train:
-    """One model at a time, eagerly, with the fused Adam; one, as each takes the same."""
+    """Returns the eager training of one model with the fused Adam; all take the same time."""
     del seeds
     torch.set_num_threads(threads)
     x, model = torch.from_numpy(samples(size.features)).to(DEVICE), _model(size)
@@ -32,7 +32,7 @@ def one_model(size: Size, seeds: int, *, threads: int) -> Train:
 
 
 def ensemble(size: Size, seeds: int) -> Train:
-    """All models at once by torch.func, and the fused Adam on their stacked parameters."""
+    """Returns the training of all models by torch.func, with fused Adam on stacked parameters."""
     x = torch.from_numpy(samples(size.features)).to(DEVICE)
     models = [_model(size) for _ in range(seeds)]
     stacked, buffers = torch.func.stack_module_state(models)

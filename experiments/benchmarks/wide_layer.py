@@ -1,4 +1,4 @@
-"""PPP, SRM and density of a wide layer on disk, in a process of its own, whose memory is measured.
+"""Measures time and memory of PPP, SRM and density for a wide layer on disk.
 
 python -m experiments.benchmarks.wide_layer --latents=FILE.npy
 """
@@ -18,7 +18,7 @@ flags.DEFINE_string("latents", "", "an .npy of (samples, units)")
 
 
 def main() -> None:
-    """Prints one line: seconds of each part, and the peak of resident memory in GiB."""
+    """Prints the seconds of each part, and the peak of resident memory in GiB, in one line."""
     path = flags.FLAGS.latents
     try:
         latents = np.load(path, mmap_mode="r")

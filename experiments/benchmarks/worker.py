@@ -1,4 +1,4 @@
-"""One side of sweep_throughput.py in a process of its own, so that no other has its threads.
+"""Runs one side of sweep_throughput.py in its own process, so that no other uses its threads.
 
     python -m experiments.benchmarks.worker MODULE SIDE FEATURES WIDTH LATENT SEEDS
 
@@ -16,7 +16,7 @@ USAGE = "MODULE (jax_sides or torch_sides) SIDE FEATURES WIDTH LATENT SEEDS, fou
 
 
 def main(arguments: list[str]) -> None:
-    """Builds the side, then trains on request."""
+    """Builds the side, and then trains on request."""
     train = _side(*arguments[:2], numbers=arguments[2:])
     for line in sys.stdin:
         start = time.perf_counter()
@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _side(module: str = "", side: str = "", *, numbers: list[str]) -> Train:
-    """Returns the side's training; ends the process with one line where there is none."""
+    """Returns the side's training function, or ends the process with one line if it is unknown."""
     if module not in ("jax_sides", "torch_sides") or len(numbers) != 4:
         sys.exit(f"error: say which side: {USAGE}")
     if not all(number.isdecimal() and number.isascii() and int(number) for number in numbers):

@@ -1,9 +1,9 @@
-"""Other views of latents beside PPP: PCA, t-SNE, UMAP, and how far their clusters agree.
+"""Views of latents other than PPP: PCA, t-SNE and UMAP, and the agreement of their clusters.
 
-t-SNE and UMAP see distances alone, which turning the latents does not change, so whether a cloud is
-aligned with a basis cannot be seen in them (t-SNE's points stay where they are; UMAP's layout can
-differ all the same, by chance). PPP sees alignment, and misses what lies
-in no privileged plane (docs/method.md §2).
+t-SNE and UMAP use distances alone, which a rotation of the latents does not change, so they cannot
+show whether a cloud is aligned with a basis. (A rotation leaves t-SNE's points where they are;
+UMAP's layout may change by chance.) PPP shows alignment, and misses samples that lie near no
+privileged plane (docs/method.md §12).
 """
 
 import importlib.util
@@ -12,31 +12,33 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ppp_jax.analysis.io.sources import numbers
+from ppp_jax.analysis.io.sources import Latents, numbers
+from ppp_jax.analysis.projection.planes import BasisLike
 from ppp_jax.analysis.projection.points import count_planes, project, top_planes
 from ppp_jax.errors import InputError, lookup, seeded, whole
 
 METHODS = ("pca", "tsne", "umap")
-PERPLEXITY = 30.0  # of t-SNE, its authors' and scikit-learn's default; less for few samples
-NEIGHBOURS = 15  # of UMAP, its default
+PERPLEXITY = 30.0  # This is scikit-learn's default of t-SNE; few samples get a smaller one.
+NEIGHBOURS = 15  # This is UMAP's default.
 LEAST_SAMPLES = 10
-LEAST_CLUSTER = 0.02  # fraction of the samples that make a cluster
+LEAST_CLUSTER = 0.02  # A cluster has at least this fraction of the samples.
 NO_CLUSTER = -1
 
 
-def embed(latents: Any, *, method: str, embedding_seed: int = 0) -> np.ndarray:
+def embed(latents: Latents, *, method: str, embedding_seed: int = 0) -> np.ndarray:
     """Embeds latents in two dimensions.
 
     Args:
-      latents: `(samples, units)`, at least 10 samples.
-      method: `pca`, `tsne` (scikit-learn's, started from PCA) or `umap` (needs `umap-learn`).
+      latents: Finite latents, `(samples, units)`, of at least 10 samples.
+      method: `pca`, `tsne` (scikit-learn's, started from PCA) or `umap`, which needs `umap-learn`.
       embedding_seed: Seed of the embedding.
 
     Returns:
-      `(samples, 2)`.
+      The coordinates of the samples, `(samples, 2)`, float64.
 
     Raises:
-      InputError: an unknown method or one that is not installed, or no finite matrix.
+      InputError: The method is unknown or not installed, or the latents are no finite matrix of
+        at least 10 samples.
     """
     lookup(dict.fromkeys(METHODS), method, field="method")
     embedding_seed = seeded(embedding_seed, field="embedding_seed")
@@ -44,7 +46,7 @@ def embed(latents: Any, *, method: str, embedding_seed: int = 0) -> np.ndarray:
     if method == "pca":
         return _pca(x)
     if method == "tsne":
-        from sklearn.manifold import TSNE  # the analysis works without scikit-learn until here
+        from sklearn.manifold import TSNE  # All else works without scikit-learn.
         from threadpoolctl import threadpool_limits
 
         view = TSNE(
@@ -52,7 +54,7 @@ def embed(latents: Any, *, method: str, embedding_seed: int = 0) -> np.ndarray:
             init=_pca_start(x),
             random_state=embedding_seed,
         )
-        with threadpool_limits(limits=1):  # threads add in any order, and wait for each other
+        with threadpool_limits(limits=1):  # Several threads add in any order.
             return np.asarray(view.fit_transform(x), np.float64)
     return _umap(x, embedding_seed)
 
@@ -61,7 +63,7 @@ def _umap(x: np.ndarray, embedding_seed: int) -> np.ndarray:
     if importlib.util.find_spec("umap") is None:
         raise InputError("method", "umap", "needs umap-learn: pip install 'ppp_jax[umap]'")
     with warnings.catch_warnings():
-        # It tells that TensorFlow, which only its parametric kind needs, is not there.
+        # UMAP warns that TensorFlow is missing, which only parametric UMAP needs.
         warnings.simplefilter("ignore", ImportWarning)
         from umap import UMAP
     neighbours = min(NEIGHBOURS, len(x) - 1)
@@ -74,13 +76,13 @@ def _umap(x: np.ndarray, embedding_seed: int) -> np.ndarray:
 def _matrix(latents: Any, *, field: str = "latents") -> np.ndarray:
     x = numbers(field, latents, dimensions=2)
     if len(x) < LEAST_SAMPLES or not x.shape[1] or not np.isfinite(x).all():
-        problem = "must be finite, of shape (samples, units), of ten samples or more"
+        problem = "must be a finite matrix, with a row per sample, of at least 10 samples"
         raise InputError(field, x.shape, problem)
     return x
 
 
 def _pca(x: np.ndarray) -> np.ndarray:
-    """Returns the first two principal components; signs make each one's third moment positive."""
+    """Returns the first two principal components, with signs that make third moments positive."""
     centred = x - x.mean(axis=0)
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
     components = u[:, :2] * s[:2]
@@ -91,26 +93,30 @@ def _pca(x: np.ndarray) -> np.ndarray:
 
 
 def _pca_start(x: np.ndarray) -> np.ndarray:
-    """Returns PCA at the small scale that t-SNE and UMAP start from; rotations do not change it."""
+    """Returns PCA at the small scale that t-SNE and UMAP start from.
+
+    A rotation of the samples does not change this start.
+    """
     start = _pca(x)
     scale = start[:, 0].std()
     return (start / (scale if scale > 0 else 1) * 1e-4).astype(np.float32)
 
 
 def find_clusters(points: Any, *, least: int | None = None) -> np.ndarray:
-    """Finds clusters of any number and shape (HDBSCAN).
+    """Finds clusters of any number and shape by HDBSCAN.
 
     Args:
-      points: `(samples, dimensions)`.
-      least: samples that make a cluster; by default 2 % of them, at least 5.
+      points: Finite points, `(samples, dimensions)`, of at least 10 samples.
+      least: Least number of samples of a cluster; by default 2 % of the samples, at least 5.
 
     Returns:
-      `(samples,)`: the number of each sample's cluster, −1 for none.
+      The number of each sample's cluster, `(samples,)`, or −1 for samples in no cluster.
 
     Raises:
-      InputError: points that are no finite matrix, or `least` below 2.
+      InputError: The points are no finite matrix of at least 10 samples, or `least` is below 2 or
+        above the number of samples.
     """
-    from sklearn.cluster import HDBSCAN  # the analysis works without scikit-learn until here
+    from sklearn.cluster import HDBSCAN  # All else works without scikit-learn.
 
     x = _matrix(points, field="points")
     least = max(5, round(LEAST_CLUSTER * len(x))) if least is None else least
@@ -119,13 +125,15 @@ def find_clusters(points: Any, *, least: int | None = None) -> np.ndarray:
 
 
 class Agreement(NamedTuple):
-    """How far two groupings of the same samples agree.
+    """The agreement of two groupings of the same samples.
 
     Attributes:
-      information: adjusted mutual information of the samples that both group: 1 if they agree, 0
-        in expectation if one tells nothing of the other; NaN if either has fewer than two groups.
-      fraction: of samples that both group, or NaN of no samples.
-      overall: the same information of all samples, those without a group being one more group.
+      information: Adjusted mutual information over the samples that have a group in both. It is 1
+        if the groupings agree, 0 in expectation if they are independent, and NaN if either has
+        fewer than two groups.
+      fraction: Fraction of samples that have a group in both, or NaN if there are no samples.
+      overall: Adjusted mutual information over all samples, of which those without a group form
+        one more group.
     """
 
     information: float
@@ -134,23 +142,25 @@ class Agreement(NamedTuple):
 
 
 def agreement(a: np.ndarray, b: np.ndarray) -> Agreement:
-    """Compares two groupings.
+    """Compares two groupings by their adjusted mutual information.
 
     Args:
-      a: `(samples,)`, a number per group, −1 for none.
-      b: likewise.
+      a: Number of each sample's group in the first grouping, `(samples,)`; −1 for no group.
+      b: Number of each sample's group in the second grouping, `(samples,)`; −1 for no group.
 
     Raises:
-      InputError: their lengths differ, or they are no numbers of groups.
+      InputError: The two differ in length, or their entries are not whole numbers.
     """
     from sklearn.metrics import adjusted_mutual_info_score
 
     a, b = (numbers(name, x, dimensions=1) for name, x in (("a", a), ("b", b)))
     if a.shape != b.shape:
-        raise InputError("a", a.shape, f"must have one length with b, {b.shape}")
+        raise InputError("a", a.shape, f"must have the same length as b, {b.shape}")
     for name, x in (("a", a), ("b", b)):
         if not np.array_equal(x, np.round(x)):
-            raise InputError(name, f"array {x.shape}", "must number the groups; -1 for none")
+            raise InputError(
+                name, f"array {x.shape}", "must hold whole numbers of groups, with -1 for no group"
+            )
     both = (a != NO_CLUSTER) & (b != NO_CLUSTER)
     fraction = float(both.mean()) if both.size else float("nan")
 
@@ -162,12 +172,12 @@ def agreement(a: np.ndarray, b: np.ndarray) -> Agreement:
 
 
 class PlaneView(NamedTuple):
-    """What the fullest privileged plane shows.
+    """The samples near the privileged plane that accepts the most.
 
     Attributes:
-      sample: `(accepted,)`, which samples lie near it.
-      points: `(accepted, 2)`, their coordinates in it.
-      plane: the two basis vectors that span it.
+      sample: Indices of the accepted samples, `(accepted,)`.
+      points: Their in-plane coordinates u and v in latent units, `(accepted, 2)`.
+      plane: Indices of the two basis vectors that span the plane.
     """
 
     sample: np.ndarray
@@ -175,19 +185,20 @@ class PlaneView(NamedTuple):
     plane: tuple[int, int]
 
 
-def fullest_plane(latents: Any, *, basis: Any = None, epsilon: float = 0.85) -> PlaneView:
-    """Projects latents onto the privileged plane that most of them lie near.
+def fullest_plane(latents: Latents, *, basis: BasisLike = None, epsilon: float = 0.85) -> PlaneView:
+    """Projects latents onto the privileged plane that accepts the most samples.
 
     Args:
-      latents: `(samples, units)`.
-      basis: privileged vectors or a name, as `project` takes them.
-      epsilon: acceptance cosine.
+      latents: Latents, `(samples, units)`.
+      basis: Privileged vectors, `(vectors, units)`, or the name of a basis; None for the standard
+        basis.
+      epsilon: Acceptance cosine ε, in [0, 1].
 
     Returns:
-      The `PlaneView`, without samples if none lies near any plane.
+      The `PlaneView`, which is empty if no plane accepts any sample.
 
     Raises:
-      InputError: see `project`.
+      InputError: An argument is out of its range; the error names it.
     """
     counted = count_planes(latents, basis=basis, epsilon=epsilon)
     fullest = top_planes(counted, 1).isel(plane=0)
@@ -200,23 +211,29 @@ def fullest_plane(latents: Any, *, basis: Any = None, epsilon: float = 0.85) -> 
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:
-    """Returns how far two embeddings differ, up to position, size, rotation and reflection.
+    """Returns the Procrustes disparity of two embeddings.
+
+    Position, size, rotation and reflection do not count.
 
     Args:
-      a: `(samples, 2)`.
-      b: `(samples, 2)`.
+      a: Coordinates of the samples in the first embedding, `(samples, 2)`.
+      b: Coordinates of the samples in the second embedding, `(samples, 2)`.
 
     Returns:
-      Share of the variance of one that the other leaves after the best match (Procrustes): 0 if
-      they are the same.
+      The fraction of the variance of one embedding that the best match to the other leaves
+      unexplained; it is 0 if the two are the same.
 
     Raises:
-      InputError: they differ in shape, or one is not finite or does not vary.
+      InputError: The two differ in shape, or one is not finite or does not vary.
     """
     from scipy.spatial import procrustes
 
     first, second = (numbers(name, x, dimensions=2) for name, x in (("a", a), ("b", b)))
     for name, x in (("a", first), ("b", second)):
         if x.shape != first.shape or not np.isfinite(x).all() or len(np.unique(x, axis=0)) < 2:
-            raise InputError(name, x.shape, "both must be finite, vary, and have one shape")
+            raise InputError(
+                name,
+                x.shape,
+                "must be finite, must vary, and must have the shape of the other embedding",
+            )
     return float(procrustes(first, second)[2])

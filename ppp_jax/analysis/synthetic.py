@@ -1,4 +1,4 @@
-"""Clouds whose structure is known, to test an instrument's judgement (docs/method.md §13)."""
+"""Clouds of known structure, on which statistics and tests are checked (docs/method.md §13)."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from ppp_jax.errors import InputError, choice, real, seeded, whole
 from ppp_jax.resources import check_product
 
 CLUSTERS = 32
-ARRAYS = 12  # of the clouds' size, that are held at once
+ARRAYS = 12  # Number of arrays of the size of one cloud that are held at once.
 # The widths of the clusters and the axes of the ellipsoid were chosen to reproduce the table of
 # docs/method.md §13.
 AXIS_NOISE, CORNER_NOISE, DIRECTION_NOISE, SHORTEST_AXIS = 0.062, 0.245, 0.061, 0.14
@@ -21,15 +21,15 @@ def known_clouds(
     """Returns the eight clouds of docs/method.md §13.
 
     Args:
-      samples: of each cloud.
-      units: n.
-      sample_seed: of all draws.
+      samples: Number of samples of each cloud.
+      units: Number of units n.
+      sample_seed: Seed of all random draws.
 
     Returns:
-      Names to latents, `(samples, units)`, float64.
+      A dictionary from the name of each cloud to its latents, `(samples, units)`, float64.
 
     Raises:
-      InputError: an argument out of its range, naming it.
+      InputError: An argument is out of its range, or the clouds would not fit into memory.
     """
     _check(samples, units)
     rng = np.random.default_rng(seeded(sample_seed, field="sample_seed"))
@@ -48,7 +48,7 @@ def known_clouds(
         "hypercube-corner clusters": clusters(
             np.sign(rng.normal(size=(CLUSTERS, units))), CORNER_NOISE
         ),
-        "axis clusters, rotated": axes @ bases.haar(units, seed=sample_seed),
+        "axis clusters, rotated": axes @ bases.haar(units, rotation_seed=sample_seed),
         "clusters in random directions": clusters(directions, DIRECTION_NOISE),
         "tanh(1.5·normal)": np.tanh(1.5 * normal),
         "axis-aligned ellipsoid": normal * np.geomspace(SHORTEST_AXIS, 1, units),
@@ -65,23 +65,28 @@ def _check(samples: int, units: int) -> None:
 
 def _generator(rng: Any) -> None:
     if not isinstance(rng, np.random.Generator):
-        raise InputError("rng", type(rng).__name__, "must be numpy.random.default_rng(seed)")
+        raise InputError(
+            "rng", type(rng).__name__, "must be a generator, such as numpy.random.default_rng(seed)"
+        )
 
 
 def isotropic_clouds(
     rng: np.random.Generator, *, samples: int = 500, units: int = 8
 ) -> dict[str, np.ndarray]:
-    """Draws clouds whose law no rotation changes, however far they are from normal.
+    """Draws clouds whose distribution no rotation changes, although most of them are not normal.
 
     Args:
-      rng: where they are drawn from.
-      samples: of each cloud.
-      units: n.
+      rng: Generator of the random numbers.
+      samples: Number of samples of each cloud.
+      units: Number of units n.
 
     Returns:
-      Names to latents, `(samples, units)`, float64: normal samples; uniform on the sphere;
-      heavy-tailed (Student's t with 1.5 degrees of freedom, which has no variance); and clusters
-      on the axes, all turned by one random rotation.
+      A dictionary from names to latents, `(samples, units)`, float64. The clouds are normal;
+      uniform on the sphere; heavy-tailed, with Student's t distribution of 1.5 degrees of freedom,
+      which has no variance; and clustered on the axes, turned by one random rotation.
+
+    Raises:
+      InputError: `rng` is no generator, or a size is out of its range.
     """
     _generator(rng)
     _check(samples, units)
@@ -107,18 +112,19 @@ def mixture(
     """Draws normal samples, of which a fraction is replaced by clusters on the axes or the corners.
 
     Args:
-      rng: where they are drawn from.
-      fraction: probability of each sample to be replaced.
-      samples: how many.
-      units: n.
-      kind: `axes` for ±e_i, `corners` for those of the cube; both of length √n, as long as a
-        normal sample.
+      rng: Generator of the random numbers.
+      fraction: Probability that a sample is replaced, in [0, 1].
+      samples: Number of samples.
+      units: Number of units n.
+      kind: `axes` for centres ±√n·e_i, or `corners` for random corners (±1, …, ±1) of the cube.
+        Both have length √n, which is the usual length of a normal sample.
 
     Returns:
-      `(samples, units)`, float64.
+      The samples, `(samples, units)`, float64.
 
     Raises:
-      InputError: another kind, or a fraction outside [0, 1].
+      InputError: `kind` is neither word, `fraction` lies outside [0, 1], `rng` is no generator, or
+        a size is out of its range.
     """
     real("fraction", fraction, least=0, most=1)
     choice("kind", kind, ("axes", "corners"))

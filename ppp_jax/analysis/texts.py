@@ -1,7 +1,8 @@
-"""Texts that leave the program: names of files, tables as CSV and Markdown, words in figures.
+"""Makes texts safe to write: names of files, tables as CSV and Markdown, and words in figures.
 
-Names in them come from run folders, which may be a stranger's: here they become text and nothing
-else, in a spreadsheet, a terminal, a figure and a file system alike.
+The names in them come from run folders, which strangers may have written. The functions of this
+module make sure that a spreadsheet, a terminal, a figure and a file system treat them as plain
+text.
 """
 
 import hashlib
@@ -14,26 +15,28 @@ import pandas as pd
 
 from ppp_jax.errors import printable
 
-LONGEST_STEM = 100  # bytes of a part of a file's name: two of them and an ending fit into 255
-FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"  # how what a spreadsheet computes begins, wide forms too
+LONGEST_STEM = 100  # In bytes; a file's name of two such parts and an ending fits into 255.
+# A spreadsheet computes a cell that begins with one of these characters or their wide forms.
+FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"
 
 
 def lines(text: object) -> str:
-    """Returns a text without control characters but the ends of its lines.
+    """Returns a text in which all control characters except line ends are escaped.
 
     Args:
-      text: anything; `str` of it.
+      text: Any object; its `str` is used.
     """
     return "\n".join(printable(line) for line in str(text).split("\n"))
 
 
 def file_stem(text: object) -> str:
-    """Returns a text as part of a file's name: the same for usual names, no other folder's ever.
+    """Returns a text as part of a file's name, which cannot lead into another folder.
 
-    What was changed or cut off is told apart by a digest.
+    Ordinary names stay as they are. A name that had to be changed or cut off gets a digest, so
+    that different names stay different.
 
     Args:
-      text: anything; `str` of it.
+      text: Any object; its `str` is used.
 
     Example:
       >>> file_stem("1-16-adam"), file_stem("../a")
@@ -48,10 +51,10 @@ def file_stem(text: object) -> str:
 
 
 def cell(value: Any) -> Any:
-    r"""Returns a value for a spreadsheet: a text that it would compute begins with an apostrophe.
+    r"""Returns a value for a spreadsheet, with an apostrophe before a text that would be computed.
 
     Args:
-      value: numbers, and texts that are numbers, stay what they are.
+      value: Any value. Numbers, and texts that are numbers, stay as they are.
 
     Example:
       >>> cell("=1+1"), cell("-0.5"), cell(-0.5), cell("a\tb")
@@ -59,7 +62,7 @@ def cell(value: Any) -> Any:
     """
     if not isinstance(value, str):
         return value
-    first = value.lstrip()[:1]  # some programs skip blanks
+    first = value.lstrip()[:1]  # Some programs skip blanks.
     risky = first != "" and first in FORMULA and not _is_number(value)
     return ("'" if risky or value[:1].isspace() else "") + printable(value)
 
@@ -76,8 +79,8 @@ def write_csv(table: pd.DataFrame | Iterable[Mapping[str, Any]], path: pathlib.P
     """Writes a table as CSV, in which no cell is a formula.
 
     Args:
-      table: a frame, or rows by column.
-      path: where to.
+      table: A data frame, or rows that map the names of columns to values.
+      path: The file to write.
     """
     frame = table if isinstance(table, pd.DataFrame) else pd.DataFrame(list(table))
     safe = frame.copy(deep=False)
@@ -92,8 +95,8 @@ def as_markdown(header: Sequence[object], body: Sequence[Sequence[object]]) -> s
     """Renders a table of texts as aligned Markdown.
 
     Args:
-      header: a text per column.
-      body: rows of texts.
+      header: A text per column.
+      body: Rows with a text per column.
     """
     cells = [[printable(text).replace("|", "\\|") for text in row] for row in [header, *body]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
@@ -110,9 +113,9 @@ def write_markdown(
     """Writes a table of texts as Markdown, and returns it.
 
     Args:
-      header: a text per column.
-      body: rows of texts.
-      path: where to.
+      header: A text per column.
+      body: Rows with a text per column.
+      path: The file to write.
     """
     text = as_markdown(header, body)
     path.write_text(text + "\n", encoding="utf-8")
@@ -120,10 +123,10 @@ def write_markdown(
 
 
 def drawn(text: object) -> str:
-    r"""Returns a text that matplotlib draws as it is: a dollar sign begins no formula.
+    r"""Returns a text that matplotlib draws as it is, because its dollar signs are escaped.
 
     Args:
-      text: anything; `str` of it.
+      text: Any object; its `str` is used.
 
     Example:
       >>> drawn("$x^$")

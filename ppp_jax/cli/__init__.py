@@ -1,1 +1,1 @@
-"""Command lines: flags, the processes they start, and what all studies share."""
+"""Command lines of the experiments: flags, the start of processes, and the studies they write."""

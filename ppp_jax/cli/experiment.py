@@ -1,8 +1,8 @@
-"""An experiment is one question: a grid to train, and a function that analyses what came out.
+"""Experiments: each is one question, with a grid to train and a function that analyses the runs.
 
-`register` makes it known once. As a command it has the flags of its grid, trains what is not
-trained yet, and leaves figures, tables and a page; called as a function, its analysis takes a
-trained run folder and returns them.
+`register` adds an experiment to the registry. As a command, an experiment has the flags of its
+grid, trains what is not trained yet, and writes figures, tables and a page. Its analysis can also
+be called as a function of a trained run folder.
 """
 
 import dataclasses
@@ -28,13 +28,13 @@ LEAST_ROTATIONS = 19
 
 
 class Options(NamedTuple):
-    """How an experiment analyses a run, whatever the run is.
+    """Options of an experiment's analysis.
 
     Attributes:
-      rotations: How many random rotations each alignment is held against.
-      epsilon: The acceptance cosine of pictures.
+      rotations: Number of random rotations that each alignment is compared with.
+      epsilon: Acceptance cosine ε of PPP pictures.
       progress: Whether progress bars are shown on stderr.
-      prepared: What the experiment's `prepare` returned; None if nothing was prepared.
+      prepared: Result of the experiment's `prepare`, or None.
     """
 
     rotations: int = ROTATIONS
@@ -45,27 +45,28 @@ class Options(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One question, and everything that its command, its help and its page need.
+    """One question, with everything that its command, its help and its page need.
 
     Attributes:
-      name: The module in `experiments`.
-      question: The question, as the first line of the help and of the page.
-      about: What is trained and measured, and the command.
-      documented: What the command costs and what came out of it, with the defaults.
-      defaults: The grid that is trained unless flags say otherwise.
-      workdir: The default run folder.
-      analyse: It returns what a trained run folder says.
-      along: The axes of the grid that the analysis tells apart, beside the seeds; None: all.
-      check: It raises `InputError` for what the analysis cannot take, before training.
-      more: It returns the grids that are trained beside, each in the folder that `study.beside`
-        names.
-      prepare: It is called by every process with the trained run folder, the grid that was asked
-        for and the keyword arguments of `sweep.train`, and its result becomes `Options.prepared`:
-        what trains or restores networks needs all processes, while the main process alone
-        analyses.
-      writes: The folder in the run folder that the analysis itself writes; `study.FOLDER`: the
-        tables, figures and page that are made of its results.
-      epsilon: The default acceptance cosine.
+      name: Name of the module in `experiments`.
+      question: The question, which is the first line of the help and of the page.
+      about: Text on what is trained and measured, with the command.
+      documented: Text on the cost and the results of the command with the default grid.
+      defaults: Default grid, which flags can change.
+      workdir: Default run folder.
+      analyse: Function that analyses a trained run folder.
+      along: Axes of the grid, in addition to the seeds, along which the analysis distinguishes
+        runs; None means all axes.
+      check: Function of the grid that raises `InputError`, before training, if the analysis cannot
+        be applied to it.
+      more: Function of the grid that returns further grids to train, each in the folder that
+        `study.beside` returns.
+      prepare: Function of the trained run folder, the given grid and the keyword arguments of
+        `sweep.train`, whose result becomes `Options.prepared`. All processes call it, because
+        training and restoring networks needs all of them. Only the main process analyses.
+      writes: Name of the folder in the run folder that the analysis writes. `study.FOLDER` means
+        that tables, figures and a page are written from the results.
+      epsilon: Default acceptance cosine ε of PPP pictures.
     """
 
     name: str
@@ -84,7 +85,7 @@ class Experiment:
 
     @property
     def asked(self) -> str:
-        """The question and what is done about it, as help and page begin."""
+        """The question and its description, with which the help and the page begin."""
         return f"{self.question}\n\n{self.about.rstrip()}"
 
 
@@ -92,9 +93,9 @@ EXPERIMENTS: dict[str, Experiment] = {}
 
 
 def register(experiment: Experiment) -> Experiment:
-    """Makes an experiment known by its name.
+    """Adds an experiment to the registry under its name.
 
-    A module that runs as a command may be imported once more by another one; the later
+    A module that runs as a command can be imported a second time by another module. The later
     registration replaces the earlier one.
 
     Args:
@@ -112,7 +113,7 @@ def main(experiment: Experiment, *, argv: list[str] | None = None) -> None:
 
     Args:
       experiment: The experiment.
-      argv: The command line with the program's name; None: the process's own.
+      argv: Command line with the program's name; None means that of the process.
     """
     experiment_flags.run(
         functools.partial(_train_and_analyse, experiment, command(experiment.name, argv=argv)),
@@ -128,11 +129,11 @@ def main(experiment: Experiment, *, argv: list[str] | None = None) -> None:
 
 
 def command(name: str, *, argv: list[str] | None = None) -> str:
-    """Returns a command as it was given.
+    """Returns the text of the command that runs an experiment with given flags.
 
     Args:
-      name: The module in `experiments`.
-      argv: The command line with the program's name; None: the process's own.
+      name: Name of the module in `experiments`.
+      argv: Command line with the program's name; None means that of the process.
 
     Example:
       >>> command("depth", argv=["depth", "--epochs=1"])
@@ -143,11 +144,11 @@ def command(name: str, *, argv: list[str] | None = None) -> str:
 
 
 def _train_and_analyse(experiment: Experiment, given: str) -> None:
-    """Trains the grid of the flags, and others derived from it, and analyses what came out.
+    """Trains the grid of the flags, and others derived from it, and analyses the runs.
 
     Raises:
-      InputError: a flag cannot be used, or something else stands where the analysis is to write;
-        before anything is trained.
+      InputError: A flag cannot be used, or the folder of the analysis cannot be written. This is
+        checked before anything is trained.
     """
     values, grid = flags.FLAGS, experiment_flags.grid()
     _check(experiment, grid)
@@ -170,7 +171,7 @@ def _train_and_analyse(experiment: Experiment, given: str) -> None:
 
 
 def _check(experiment: Experiment, grid: Grid) -> None:
-    """Refuses what the analysis cannot take."""
+    """Raises `InputError` for flags that the analysis cannot use."""
     values = flags.FLAGS
     _check_axes(grid, AXES if experiment.along is None else experiment.along)
     if experiment.check:
@@ -180,33 +181,33 @@ def _check(experiment: Experiment, grid: Grid) -> None:
 
 
 def _check_axes(grid: Grid, along: Collection[str]) -> None:
-    """Refuses several values of an axis that an analysis would mix up.
+    """Checks that axes which the analysis does not distinguish have one value.
 
     Raises:
-      InputError: naming the axis.
+      InputError: Such an axis has several values.
     """
     for axis in AXES:
         values = getattr(grid, axis)
         if len(values) > 1 and axis not in (*along, "seeds"):
-            problem = f"name one value: this experiment compares {' and '.join(along)}"
+            problem = f"give one value, because this experiment compares {' and '.join(along)}"
             raise InputError(axis, ",".join(str(value) for value in values), problem)
 
 
 def _plan(grids: list[Grid], folders: list[Any], how: dict[str, Any]) -> None:
-    """Says what training would do."""
+    """Prints the plan of each grid's training."""
     for grid, folder in zip(grids, folders, strict=True):
         planned = plan.plan(grid, folder, **how, measure=flags.FLAGS.measure)
         devices.on_main(functools.partial(print, planned))
-        if planned.shortage is not None:  # as training would say
+        if planned.shortage is not None:  # training would raise it too
             raise planned.shortage
 
 
 def _analyse(experiment: Experiment, workdir: pathlib.Path, options: Options, given: str) -> None:
-    """Analyses a run, and writes what an analysis does not write itself."""
+    """Analyses a run, and writes the study unless the analysis writes its own folder."""
     if experiment.writes != study.FOLDER:
         study.tell(experiment.analyse(workdir, options).notes)
         return
-    with study.writing(workdir) as folder:  # no other run is at work there while it is measured
+    with study.writing(workdir) as folder:  # the lock keeps other runs out meanwhile
         results = experiment.analyse(workdir, options)
         study.keep(
             results,

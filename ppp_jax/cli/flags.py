@@ -1,13 +1,13 @@
-"""Command-line flags shared by the experiments, and how a main is run.
+"""Command-line flags shared by the experiments, and the function that runs a main.
 
-Axes of a grid are comma lists; whole numbers may also be ranges, `start:stop` or
-`start:stop:step`, without `stop`, as in Python.
+Flags of a grid's axes are lists separated by commas. Whole numbers can also be ranges,
+`start:stop` or `start:stop:step`, which exclude `stop` as in Python.
 
-Flags are defined while their main runs, and no longer: importing a main defines none, and mains
-whose flags share names run in one process one after the other.
+Flags are defined only while their main runs. So importing a main defines no flags, and mains with
+equally named flags can run in one process one after the other.
 
-Every flag of every main, absl's own among them, is looked at here before anything reads it: no
-empty value, no control characters, numbers in plain digits, a path that a system could open.
+The value of every flag, including absl's own, is checked before it is used. It must not be empty or
+contain control characters, numbers must consist of ASCII digits, and a path must be valid.
 """
 
 import contextlib
@@ -33,21 +33,21 @@ from ppp_jax.engine.interrupts import Stopped
 from ppp_jax.errors import InputError, printable, shortened
 from ppp_jax.grid.grid import MAX_COUNT, MAX_VALUES, Grid, axes_of
 
-app.define_help_flags()  # absl's own, once in a process: a main that has ended must not remove them
+app.define_help_flags()  # defined here once, so that no main defines and later removes them
 
 USER_ERROR, SYNTAX_ERROR, FAILED, INTERRUPTED, UNREAD = 1, 2, 3, 130, 141
 MOST_ROTATIONS = 100_000
 EPSILON = 0.85
-LARGEST_FLAG_FILE = 2**20  # bytes
+LARGEST_FLAG_FILE = 2**20  # most bytes of a flag file
 MOST_FLAG_FILES = 100
-EMPTY = "is empty; an unset shell variable? Give it a value, or leave the flag out"
+EMPTY = "is empty (perhaps an unset shell variable); give a value, or leave the flag out"
 PATHS = ("workdir", "data", "out", "latents", "basis", "compilation_cache", "flagfile", "log_dir")
 _NUMBER = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?(nan|inf)"
 _INTEGER = r"[-+]?[0-9]{1,40}"
 
 
 class _ListParser(flags.ArgumentParser):
-    """Parses a comma list; absl turns its ValueError into a syntax error."""
+    """Parses a list separated by commas. absl turns its ValueError into a syntax error."""
 
     syntactic_help = "values separated by commas"
 
@@ -56,14 +56,14 @@ class _ListParser(flags.ArgumentParser):
         self.item = item
 
     def parse(self, argument: str | Sequence[Any]) -> tuple[Any, ...]:
-        """Returns the listed values, ranges unfolded."""
+        """Returns the listed values, with ranges expanded."""
         if not isinstance(argument, str):
             return tuple(argument)
         pieces = [piece.strip() for piece in argument.split(",")] if argument.strip() else []
         return tuple(value for piece in pieces for value in self.item(piece))
 
     def flag_type(self) -> str:
-        """Type named in the help."""
+        """Returns the name of the type for the help text."""
         return "comma list"
 
 
@@ -73,7 +73,7 @@ class _ListSerializer(flags.ArgumentSerializer):
 
 
 class _CountParser(flags.ArgumentParser):
-    """Parses a whole number that makes sense between two bounds."""
+    """Parses a whole number between two bounds."""
 
     syntactic_help = "a whole number"
 
@@ -89,14 +89,14 @@ class _CountParser(flags.ArgumentParser):
         return number
 
     def flag_type(self) -> str:
-        """Type named in the help."""
+        """Returns the name of the type for the help text."""
         return "integer"
 
 
 class _Checked(flags.ArgumentParser):
-    """Looks at a flag's text before the flag's own parser does.
+    """Checks a flag's text before the flag's own parser reads it.
 
-    absl takes numbers in any alphabet and with underscores.
+    absl would accept numbers in any alphabet and with underscores.
     """
 
     def __init__(self, name: str, inner: Any):
@@ -104,10 +104,10 @@ class _Checked(flags.ArgumentParser):
         self.name, self.inner, self.syntactic_help = name, inner, inner.syntactic_help
 
     def parse(self, argument: Any) -> Any:
-        """Returns what the flag's own parser does.
+        """Returns the result of the flag's own parser.
 
         Raises:
-          InputError: a value that no flag, or not this one, may have.
+          InputError: The value is not valid.
         """
         if isinstance(argument, str):
             _check_text(self.name, argument, self.inner)
@@ -117,17 +117,19 @@ class _Checked(flags.ArgumentParser):
             raise InputError(self.name, argument, str(error)) from None
 
     def flag_type(self) -> str:
-        """Type named in the help."""
+        """Returns the name of the type for the help text."""
         kind: str = self.inner.flag_type()
         return kind
 
 
 def _check_text(name: str, text: str, parser: Any) -> None:
-    """Refuses a text that the flag's own parser might take, and should not."""
+    """Raises `InputError` for invalid texts, some of which the flag's own parser would accept."""
     if not text.strip():
         raise InputError(name, text, EMPTY)
     if printable(text) != text:
-        raise InputError(name, text, "has control characters, or bytes that are no UTF-8")
+        raise InputError(
+            name, text, "has control characters, or bytes that are not UTF-8; remove them"
+        )
     whole = isinstance(parser, flags.IntegerParser | _CountParser)
     if whole and not re.fullmatch(_INTEGER, text):
         raise InputError(name, text, "must be a whole number")
@@ -143,11 +145,13 @@ def _check_number(text: str, error: Callable[[str], Exception]) -> None:
 
 
 def _check_path(name: str, text: str) -> None:
-    """Refuses a path that no system could open, whether anything is there or not."""
+    """Raises `InputError` for a path that cannot exist on this system."""
     try:
         os.stat(pathlib.Path(text).expanduser())
     except RuntimeError:
-        raise InputError(name, text, "names a user (~) who is not known here") from None
+        raise InputError(
+            name, text, "names a user (~) who does not exist on this machine"
+        ) from None
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             raise InputError(name, text, f"cannot be a path ({error.strerror})") from None
@@ -166,7 +170,7 @@ def _integers(piece: str) -> list[int]:
     if count <= 0:
         raise ValueError(f"the range {piece!r} is empty; its stop must exceed its start")
     if count > MAX_VALUES:
-        raise ValueError(f"the range {piece!r} has {count:,} values; at most {MAX_VALUES:,}")
+        raise ValueError(f"the range {piece!r} has {count:,} values; give at most {MAX_VALUES:,}")
     return list(range(*numbers))
 
 
@@ -186,11 +190,11 @@ def _define_list(name: str, item: Callable[[str], list[Any]], text: str, default
 
 
 def define_names(name: str, text: str) -> None:
-    """Defines a flag that takes names separated by commas, and is None if not given.
+    """Defines a flag that takes names separated by commas, and is None by default.
 
     Args:
-      name: of the flag.
-      text: its help.
+      name: Name of the flag.
+      text: Help text of the flag.
     """
     _define_list(name, _names, text, None)
 
@@ -199,11 +203,12 @@ def define_count(name: str, default: int | None, text: str, *, least: int, most:
     """Defines a flag that takes a whole number between bounds.
 
     Args:
-      name: of the flag.
-      default: what it is if not given.
-      text: its help.
-      least: the smallest that makes sense.
-      most: the largest; beyond, it is a slip of the finger that would fill memory or never end.
+      name: Name of the flag.
+      default: Default value.
+      text: Help text of the flag.
+      least: Smallest valid number.
+      most: Largest valid number. Larger ones are taken for typing errors, because they would fill
+        memory or run without end.
     """
     flags.DEFINE(_CountParser(least, most), name, default, text, serializer=_ListSerializer())
 
@@ -212,32 +217,32 @@ def define_numbers(name: str, default: Sequence[float], text: str) -> None:
     """Defines a flag that takes numbers separated by commas.
 
     Args:
-      name: of the flag.
-      default: what it is if not given.
-      text: its help.
+      name: Name of the flag.
+      default: Default values.
+      text: Help text of the flag.
     """
     _define_list(name, _numbers, text, tuple(default))
 
 
 def define_rotations() -> None:
-    """Defines the flag that says how many random rotations a test draws."""
-    text = "random rotations that each alignment is held against"
+    """Defines the flag `--rotations`, the number of random rotations of a test."""
+    text = "number of random rotations that each alignment is compared with"
     define_count("rotations", ROTATIONS, text, least=1, most=MOST_ROTATIONS)
 
 
 @contextlib.contextmanager
 def bound(define: Callable[[], None]) -> Iterator[None]:
-    """Defines a main's flags, and those that say how its process starts, for as long as it runs.
+    """Defines a main's flags, and those of `runtime.define`, for the duration of the block.
 
     Args:
-      define: It defines the flags of the main, by `flags.DEFINE_string` of absl and by `define`,
-        `define_names`, `define_count` and `define_numbers` of this module.
+      define: Function that defines the flags of the main, by `flags.DEFINE_string` of absl and by
+        `define`, `define_names`, `define_count` and `define_numbers` of this module.
     """
     before = set(flags.FLAGS)
     runtime.define()
     define()
     ours = sorted(set(flags.FLAGS) - before)
-    for name in ours:  # absl lists them in --help as the flags of the main
+    for name in ours:  # absl then lists them in --help as the flags of the main
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     try:
         yield
@@ -250,9 +255,9 @@ def define(grid: Grid, *, workdir: str, epsilon: float = EPSILON) -> None:
     """Defines the flags of a grid and of its report, with the defaults of an experiment.
 
     Args:
-      grid: the experiment's defaults.
-      workdir: the default run folder.
-      epsilon: the default acceptance cosine.
+      grid: Default grid of the experiment.
+      workdir: Default run folder.
+      epsilon: Default acceptance cosine ε of PPP pictures.
     """
     lists: dict[type, Callable[[str], list[Any]]] = {str: _names, int: _integers, float: _numbers}
     single: dict[type, Callable[..., Any]] = {str: flags.DEFINE_string, int: flags.DEFINE_integer}
@@ -265,18 +270,22 @@ def define(grid: Grid, *, workdir: str, epsilon: float = EPSILON) -> None:
 
 
 def _define_handling(workdir: str, epsilon: float) -> None:
-    """Defines the flags that say how a grid is trained and looked at, not what is trained."""
+    """Defines the flags that determine how a grid is trained and analysed."""
     flags.DEFINE_float("epsilon", epsilon, "acceptance cosine of the PPP pictures, in [0, 1]")
-    flags.DEFINE_bool("measure", False, "with --dry_run: compile and time a little, and know more")
+    flags.DEFINE_bool(
+        "measure", False, "with --dry_run, compile and time a short chunk, for better predictions"
+    )
     define_rotations()
-    flags.DEFINE_string("workdir", workdir, "run folder; the same command continues what is there")
-    flags.DEFINE_bool("dry_run", False, "say what would be done, and do nothing")
+    flags.DEFINE_string(
+        "workdir", workdir, "run folder; the same command continues an interrupted run in it"
+    )
+    flags.DEFINE_bool("dry_run", False, "print what would be done, and do nothing")
     flags.DEFINE_bool("overwrite", False, "replace an earlier run in the workdir")
     flags.DEFINE_string(
         "seed_batch",
         "auto",
-        "how many runs a device trains at a time; bits depend on it; auto: the workdir's, or what "
-        "suits cache or memory",
+        "number of runs that a device trains at a time, on which bits depend; auto takes that of "
+        "the workdir, or one that suits cache or memory",
     )
     flags.DEFINE_bool(
         "allow_inexact_resume",
@@ -293,26 +302,26 @@ def grid() -> Grid:
 
 
 def tell_single_numbers(grid: Grid) -> None:
-    """Says on stderr what a single number means where a range, or a count, may have been meant.
+    """Explains on stderr a single number that the user can have meant as a count or a range.
 
     Args:
-      grid: what the flags describe.
+      grid: Grid that the flags describe.
     """
     if flags.FLAGS["seeds"].present and len(grid.seeds) == 1 and grid.seeds[0] > 1:
         (seed,) = grid.seeds
-        print(f"seeds: 1 (number {seed}); {seed} of them are 0:{seed}", file=sys.stderr)
+        print(f"seeds: one seed, {seed}; for {seed} seeds give 0:{seed}", file=sys.stderr)
     if flags.FLAGS["snapshots"].present and len(grid.snapshots) == 1 and grid.snapshots[0] > 1:
         (epoch,) = grid.snapshots
         kept = ", ".join(str(e) for e in grid.snapshot_epochs)
         print(
-            f"snapshots: {len(grid.snapshot_epochs)} (after epochs {kept}); after each of the "
-            f"first {epoch} they are 0:{epoch + 1}",
+            f"snapshots: {len(grid.snapshot_epochs)} (after epochs {kept}); for snapshots after "
+            f"each of the first {epoch} epochs give 0:{epoch + 1}",
             file=sys.stderr,
         )
 
 
 def training_options() -> dict[str, Any]:
-    """Returns the keyword arguments of `sweep.train` and `plan.plan` that the flags give.
+    """Returns the keyword arguments of `sweep.train` and `plan.plan` that flags set.
 
     Raises:
       InputError: `--seed_batch` is neither auto nor a positive whole number.
@@ -331,10 +340,10 @@ def training_options() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def naming(flag: str) -> Iterator[None]:
-    """Names the flag in an error about the path that it gave to the library.
+    """Puts a flag's name into an error about the path that the flag gives.
 
     Args:
-      flag: its name.
+      flag: Name of the flag.
     """
     try:
         yield
@@ -345,7 +354,7 @@ def naming(flag: str) -> Iterator[None]:
 
 
 def _check_every_flag() -> None:
-    """Puts `_Checked` before the parser of every flag there is."""
+    """Puts `_Checked` before the parser of every defined flag."""
     for name in flags.FLAGS:
         flag = flags.FLAGS[name]
         inner = flag.parser.inner if isinstance(flag.parser, _Checked) else flag.parser
@@ -353,28 +362,31 @@ def _check_every_flag() -> None:
 
 
 def _check_flag_file(named: str, within: tuple[str, ...], seen: list[str]) -> None:
-    """Refuses what absl would read for ever, or into all of memory: pipes, devices, huge files.
+    """Checks a flag file, because absl would read pipes, devices and huge files without a limit.
 
     Args:
-      named: as it is in the arguments, or in a file.
-      within: the files in which it is named.
-      seen: all files so far; this one is added.
+      named: Path of the file, as written in the arguments or in another file.
+      within: Paths of the files that lead to this one.
+      seen: Paths of all files so far, to which this one is added.
 
     Raises:
-      InputError: it, or a file that it names, is no regular file, or too large; or too many.
+      InputError: The file, or one that it names, is not a regular file or is too large, or there
+        are too many files.
     """
     path = os.path.expanduser(named.strip())
     seen.append(path)
     if len(seen) > MOST_FLAG_FILES:
-        raise InputError("flagfile", seen[0], f"leads to more than {MOST_FLAG_FILES} files")
-    if path in within:  # absl goes on without it, and `_with_files` says so
+        raise InputError(
+            "flagfile", seen[0], f"names more than {MOST_FLAG_FILES} files; give fewer"
+        )
+    if path in within:  # absl ignores it with a warning, which `_with_files` raises
         return
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise InputError("flagfile", named, "is no regular file")
+            raise InputError("flagfile", named, "is not a regular file")
         with open(path, "rb") as file:
             text = file.read(LARGEST_FLAG_FILE + 1)
-    except OSError:  # of which absl says what it is
+    except OSError:  # absl reports it
         return
     if len(text) > LARGEST_FLAG_FILE:
         raise InputError("flagfile", named, f"is larger than {LARGEST_FLAG_FILE:,} bytes")
@@ -384,7 +396,7 @@ def _check_flag_file(named: str, within: tuple[str, ...], seen: list[str]) -> No
 
 
 def _with_files(arguments: list[str]) -> list[str]:
-    """Returns the arguments with those of `--flagfile=` in its place."""
+    """Returns the arguments, with `--flagfile` replaced by the arguments in the file."""
     seen: list[str] = []
     for argument, following in itertools.zip_longest(arguments, arguments[1:]):
         flag, given, path = argument.partition("=")
@@ -396,14 +408,14 @@ def _with_files(arguments: list[str]) -> list[str]:
             _check_flag_file(path if given else following, (), seen)
         except InputError as error:
             raise flags.Error(f"--{error}") from error
-    said = io.StringIO()
+    warnings = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(warnings):
             found: list[str] = flags.FLAGS.read_flags_from_files(arguments)
     except UnicodeDecodeError:
-        raise flags.Error("--flagfile: it holds bytes that are no UTF-8") from None
-    if said.getvalue():  # absl goes on without a file that names itself
-        raise flags.Error(f"--flagfile: {said.getvalue().removeprefix('Warning: ')}")
+        raise flags.Error("--flagfile: the file has bytes that are not UTF-8") from None
+    if warnings.getvalue():  # absl warns of a file that names itself, and ignores it
+        raise flags.Error(f"--flagfile: {warnings.getvalue().removeprefix('Warning: ')}")
     return found
 
 
@@ -422,11 +434,13 @@ def _parse(arguments: list[str], *, about: str) -> list[str]:
         sys.exit(0)
     except flags.Error as error:
         reason = error.__context__
-        told = f"--{reason}" if isinstance(reason, InputError) else " ".join(str(error).split())
-        _refuse(f"{shortened(printable(told))}; --help explains every flag")
-    except ValueError as error:  # of --noflag=value, and of absl's flags that refuse a value late
-        told = " ".join(str(error).split())
-        named = told if "--" in told else f"--logger_levels: {told}"  # the one that does not say
+        message = f"--{reason}" if isinstance(reason, InputError) else " ".join(str(error).split())
+        _refuse(f"{shortened(printable(message))}; --help explains every flag")
+    except ValueError as error:  # raised for --noflag=value, and by some of absl's own flags
+        message = " ".join(str(error).split())
+        named = (
+            message if "--" in message else f"--logger_levels: {message}"
+        )  # this flag's message lacks its name
         _refuse(f"{shortened(printable(named))}; --help explains every flag")
     if len(rest) > 1:
         _refuse(f"unexpected argument '{shortened(printable(rest[1]))}'; flags begin with --")
@@ -434,9 +448,9 @@ def _parse(arguments: list[str], *, about: str) -> list[str]:
 
 
 def _explain(about: str, argument: Any) -> None:
-    """Prints what a main is about and its flags, as --help asks.
+    """Prints the description of a main and its flags, for --help.
 
-    absl would read the text in the docstring of `__main__`, which `python -OO` takes away.
+    absl would print the docstring of `__main__`, which `python -OO` removes.
 
     Args:
       about: The text.
@@ -452,12 +466,13 @@ def _explain(about: str, argument: Any) -> None:
 
 
 def _no_flags() -> None:
-    """Defines none."""
+    """Defines no flags."""
 
 
 def _guarded(work: Callable[[], None], _: list[str]) -> None:
-    """Runs what a main does, and leaves with the status and the one line that its failure has."""
-    # Libraries' errors come as exceptions; orbax would log a failed save's traceback too.
+    """Runs the work of a main, and turns a failure into one line on stderr and an exit status."""
+    # Errors of libraries are exceptions, and orbax would in addition log tracebacks of failed
+    # saves.
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.FATAL)
     try:
@@ -470,7 +485,7 @@ def _guarded(work: Callable[[], None], _: list[str]) -> None:
     except KeyboardInterrupt as request:
         resumes = "overwrite" in flags.FLAGS
         more = ", and the same command continues from there (without --overwrite)"
-        text = f"\ninterrupted; what is saved is kept{more if resumes else ''}"
+        text = f"\ninterrupted; saved results are kept{more if resumes else ''}"
         print(text, file=sys.stderr)
         runtime.leave(INTERRUPTED, together=isinstance(request, Stopped))
     except BrokenPipeError:
@@ -490,19 +505,21 @@ def run(
     about: str | None = "",
     argv: list[str] | None = None,
 ) -> None:
-    """Runs a main: a setting that cannot be used is one line on stderr, not a traceback.
+    """Runs a main. An invalid setting is reported in one line on stderr, without a traceback.
 
-    JAX is set up first: devices, compilation cache, other processes.
+    JAX is set up first, with its devices, its compilation cache and the other processes. The exit
+    status is 1 for an invalid setting, 2 for flags that cannot be parsed, 3 if one of several
+    processes fails, which ends all of them, 130 after Ctrl-C, and 141 if the reader of the output
+    has closed it, as `head` does.
 
     Args:
-      work: What to run once the flags are parsed.
-      define: It defines the flags of this main, which are gone when the main has ended.
-      about: What --help says above the flags.
-      argv: The command line with the program's name; None: the process's own.
+      work: Function to run once the flags are parsed.
+      define: Function that defines the flags of this main, which are removed when the main ends.
+      about: Text that --help prints above the flags.
+      argv: Command line with the program's name; None means that of the process.
 
-    Exits with 1 for such a setting, 2 for flags that cannot be parsed, 130 after Ctrl-C, with 3 if
-    one of several processes fails, which ends them all, and with 141 if nobody reads its output
-    any more (`| head`).
+    Raises:
+      SystemExit: The main failed; its status is the exit status.
     """
     parse = functools.partial(_parse, about=about or "")
     try:
@@ -510,14 +527,14 @@ def run(
             with bound(define):
                 app.run(functools.partial(_guarded, work), argv=argv, flags_parser=parse)
         finally:
-            sys.stdout.flush()  # what is left of it may be what nobody reads
+            sys.stdout.flush()  # raises BrokenPipeError if the reader has closed the output
     except BrokenPipeError:
         _discard_output()
         sys.exit(UNREAD)
 
 
 def _discard_output() -> None:
-    """Lets nothing more be written to where nobody reads, at the interpreter's end neither."""
+    """Redirects a closed output to nowhere, so that the interpreter's last flush does not fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:

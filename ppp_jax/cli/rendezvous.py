@@ -1,8 +1,9 @@
-"""The roll call: processes that are to train together find each other before JAX does.
+"""The roll call, in which processes that train together find each other before JAX starts.
 
-Process 0 listens where the coordinator of `jax.distributed` will, the others say who they are and
-what they were told, and all get the same answer: go on, or why not. JAX itself would abort, crash
-or hang. Plain sockets: a request to stop is heard. Whoever else knocks at the port is ignored.
+Process 0 listens at the address that the coordinator of `jax.distributed` will use. The others send
+their number and their settings, and all receive the same answer: to continue, or an error. Without
+the roll call, JAX would abort, crash or hang if a process is missing or differs. The roll call uses
+plain sockets, so that it can be interrupted. Other connections to the port are ignored.
 """
 
 import contextlib
@@ -19,23 +20,23 @@ from ppp_jax.errors import InputError
 from ppp_jax.sweep import agreement
 
 GREETING = "ppp_jax roll call"
-LONGEST_MESSAGE = 4 << 20  # bytes
-MOST_GUESTS = 1024  # connections that have not said who they are
-GUEST_SECONDS = 10.0  # until which they must have
-LINGER_SECONDS = 3.0  # in which those who come late still hear why the others have ended
-STRANGER_SECONDS = 10.0  # for which something else may answer at the port, such as an older run
-NAME_SECONDS = 30.0  # for which a host's name may be unknown, such as that of a machine starting
+LONGEST_MESSAGE = 4 << 20  # most bytes of a message
+MOST_GUESTS = 1024  # most connections that have not identified themselves
+GUEST_SECONDS = 10.0  # longest time in which a connection must identify itself
+LINGER_SECONDS = 3.0  # for which process 0 sends an error to processes that come late
+STRANGER_SECONDS = 10.0  # for which another program, such as an older run, may use the port
+NAME_SECONDS = 30.0  # for which a host's name may be unknown, because the machine is starting
 PAUSE = 0.2
 LAST_PORT = 65535
 
 
 class Member(NamedTuple):
-    """A process.
+    """A process of the roll call.
 
     Attributes:
-      number: which one it is.
-      size: how many there are, as it was told.
-      fields: what else it was told, see `agreement`.
+      number: Number of the process, from 0.
+      size: Number of processes according to this one's flags.
+      fields: Other settings of this process, see `agreement`.
     """
 
     number: int
@@ -44,13 +45,13 @@ class Member(NamedTuple):
 
 
 def address(coordinator: str) -> tuple[str, int]:
-    """Returns host and port.
+    """Returns host and port of an address.
 
     Args:
-      coordinator: `host:port`, an IPv6 address in brackets.
+      coordinator: The address, `host:port`, in which an IPv6 address is in brackets.
 
     Raises:
-      InputError: it is something else.
+      InputError: The address has another form.
 
     Example:
       >>> address("[::1]:1234")
@@ -64,16 +65,16 @@ def address(coordinator: str) -> tuple[str, int]:
 
 
 def roll_call(coordinator: str, me: Member, *, wait_seconds: float) -> None:
-    """Waits until all processes are here and were told the same.
+    """Waits until all processes have joined the roll call with the same settings.
 
     Args:
-      coordinator: where process 0 listens.
-      me: this process.
-      wait_seconds: for how long.
+      coordinator: Address at which process 0 listens.
+      me: This process.
+      wait_seconds: Longest time to wait, in seconds.
 
     Raises:
-      InputError: the same in all processes that are here: some are missing, a number is given
-        twice, or they were told different things. Or process 0 cannot listen at that address.
+      InputError: A process is missing, two have the same number, the settings differ, or process 0
+        cannot listen at the address. All processes that have joined raise the same error.
     """
     deadline = time.monotonic() + wait_seconds
     if me.number:
@@ -82,7 +83,7 @@ def roll_call(coordinator: str, me: Member, *, wait_seconds: float) -> None:
     try:
         listener = _listen(coordinator)
     except InputError:
-        with contextlib.suppress(_NobodyThereError):  # another process 0 would be glad to know
+        with contextlib.suppress(_NobodyThereError):  # tell a second process 0, if there is one
             _attend(coordinator, me, time.monotonic() + 2, 2.0, patient=False)
         raise
     with _Host(listener, me) as host:
@@ -95,10 +96,10 @@ def roll_call(coordinator: str, me: Member, *, wait_seconds: float) -> None:
 
 
 def _listen(coordinator: str) -> socket.socket:
-    """Listens at all of this machine's addresses, as JAX's coordinator will.
+    """Opens a socket at all of this machine's addresses, as JAX's coordinator will.
 
     Raises:
-      InputError: it cannot be, or the address is not this machine's.
+      InputError: The port cannot be opened, or the address is not this machine's.
     """
     host, port = address(coordinator)
     try:
@@ -110,8 +111,8 @@ def _listen(coordinator: str) -> socket.socket:
     except (OSError, UnicodeError) as error:
         reason = _reason(error)
         problem = (
-            f"process 0 cannot listen there ({reason}); name an address of process 0's own "
-            "machine, and a port that is free"
+            f"process 0 cannot listen there ({reason}); give an address of process 0's own "
+            "machine, and a free port"
         )
         raise InputError("coordinator", coordinator, problem) from None
 
@@ -119,10 +120,10 @@ def _listen(coordinator: str) -> socket.socket:
 def _check_local(found: list[Any]) -> None:
     """Raises the system's OSError if none of the addresses is this machine's."""
     failure: OSError | None = None
-    for family, kind, _, _, where in found:
+    for family, kind, _, _, socket_address in found:
         try:
             with socket.socket(family, kind) as probe:
-                probe.bind((where[0], 0, *where[2:]))
+                probe.bind((socket_address[0], 0, *socket_address[2:]))
             return
         except OSError as error:
             failure = error
@@ -131,7 +132,7 @@ def _check_local(found: list[Any]) -> None:
 
 
 def _reason(error: Exception) -> str:
-    # create_server adds the address to the system's words.
+    # create_server adds the address to the system's message.
     number = getattr(error, "errno", None)
     if isinstance(error, OSError) and not isinstance(error, socket.gaierror) and number:
         return os.strerror(number)
@@ -168,7 +169,7 @@ class _Host:
         self.listener.close()
 
     def call(self, deadline: float, wait_seconds: float) -> InputError | None:
-        """Returns the verdict, which all who are here have been told."""
+        """Holds the roll call, sends the verdict to all members, and returns it."""
         while True:
             verdict = self._verdict()
             if verdict is not None or len(self._members()) >= self.me.size:
@@ -189,19 +190,19 @@ class _Host:
 
     def _verdict(self) -> InputError | None:
         members = self._members()
-        for place, member in enumerate(members):
+        for index, member in enumerate(members):
             if member.size != self.me.size:
                 problem = (
                     f"in process 0, but {member.size} in process {member.number}; "
                     f"{agreement.REMEDY}"
                 )
                 return InputError("num_processes", self.me.size, problem)
-            if member.number in [other.number for other in members[:place]]:
-                problem = "is given to two processes; each has a number of its own, from 0"
+            if member.number in [other.number for other in members[:index]]:
+                problem = "is given to two processes; give each process its own number, from 0"
                 return InputError("process_id", member.number, problem)
         for member in members[1:]:
             try:
-                # In their places, so that the line names the right one.
+                # The list is padded so that the error names the right number.
                 between = [self.me.fields] * member.number
                 agreement.check([*between, member.fields])
             except InputError as error:
@@ -209,8 +210,8 @@ class _Host:
         return None
 
     def _missing(self, wait_seconds: float) -> InputError:
-        here = {member.number for member in self._members()}
-        absent = [number for number in range(min(self.me.size, 100)) if number not in here]
+        present = {member.number for member in self._members()}
+        absent = [number for number in range(min(self.me.size, 100)) if number not in present]
         names = ", ".join(map(str, absent[:8])) + (", …" if len(absent) > 8 else "")
         problem = (
             f"process 0 of {self.me.size} has waited in vain for process {names}; start the same "
@@ -219,15 +220,15 @@ class _Host:
         return InputError("wait_seconds", f"{wait_seconds:g}", problem)
 
     def _answer(self, verdict: InputError | None) -> None:
-        told = verdict and [verdict.field, str(verdict.value), verdict.problem]
-        text = json.dumps({"greeting": GREETING, "refusal": told}).encode() + b"\n"
+        refusal = verdict and [verdict.field, str(verdict.value), verdict.problem]
+        text = json.dumps({"greeting": GREETING, "refusal": refusal}).encode() + b"\n"
         for guest in self.guests:
             if guest.member is not None:
-                with contextlib.suppress(OSError):  # it has gone
+                with contextlib.suppress(OSError):  # the connection is closed
                     guest.connection.sendall(text)
 
     def _serve(self) -> None:
-        """Accepts, reads and dismisses for a moment."""
+        """Accepts and reads connections for a moment, and closes those that take too long."""
         for key, _ in self.selector.select(PAUSE):
             if key.fileobj is self.listener:
                 self._accept()
@@ -240,7 +241,7 @@ class _Host:
     def _accept(self) -> None:
         try:
             connection, _ = self.listener.accept()
-        except OSError:  # gone again, or no descriptors left
+        except OSError:  # the connection is closed already, or no descriptors are left
             time.sleep(PAUSE)
             return
         connection.setblocking(False)
@@ -252,7 +253,7 @@ class _Host:
         self.selector.register(connection, selectors.EVENT_READ, guest)
 
     def _read(self, guest: _Guest) -> None:
-        if guest not in self.guests:  # dismissed since
+        if guest not in self.guests:  # it was dismissed meanwhile
             return
         try:
             piece = guest.connection.recv(1 << 16)
@@ -260,7 +261,7 @@ class _Host:
             return
         except OSError:
             piece = b""
-        if not piece or guest.member is not None:  # it has ended; nobody speaks twice
+        if not piece or guest.member is not None:  # it is closed, or has sent a second message
             self._dismiss(guest)
             return
         guest.text += piece
@@ -282,10 +283,10 @@ class _Host:
 
 
 def _member(line: bytes) -> Member | None:
-    """Returns who says this, or None if it is not one of ours."""
-    said = _message(line)
+    """Returns the member that a message describes, or None if it is not of a roll call."""
+    message = _message(line)
     try:
-        member = Member(said["number"], said["count"], said["fields"])
+        member = Member(message["number"], message["count"], message["fields"])
     except KeyError:
         return None
     if not all(type(number) is int for number in member[:2]) or not isinstance(member.fields, dict):
@@ -294,12 +295,12 @@ def _member(line: bytes) -> Member | None:
 
 
 def _message(line: bytes) -> dict[str, Any]:
-    """Returns a message, empty if it is not one of ours."""
+    """Returns the content of a message, which is empty if it is not of a roll call."""
     try:
-        said = json.loads(line)
+        message = json.loads(line)
     except (ValueError, RecursionError):
         return {}
-    return said if isinstance(said, dict) and said.get("greeting") == GREETING else {}
+    return message if isinstance(message, dict) and message.get("greeting") == GREETING else {}
 
 
 # ------------------------------------------------------------------------------ the others
@@ -312,11 +313,11 @@ class _NobodyThereError(Exception):
 def _attend(
     coordinator: str, me: Member, deadline: float, wait_seconds: float, *, patient: bool = True
 ) -> None:
-    """Tells process 0 who this is, and waits for its answer.
+    """Sends this process's number and settings to process 0, and waits for the answer.
 
     Raises:
-      InputError: the answer is no, or there is none within the time.
-      _NobodyThereError: there is none, and the caller is not `patient`.
+      InputError: The answer is an error, or there is none within the time.
+      _NobodyThereError: There is no answer, and `patient` is False.
     """
     began, strange, reason = time.monotonic(), None, "nobody answers"
     while time.monotonic() < deadline:
@@ -346,14 +347,14 @@ def _attend(
     raise InputError("coordinator", coordinator, problem)
 
 
-def _ask(where: tuple[str, int], me: Member, deadline: float) -> dict[str, Any] | None:
-    """Returns process 0's answer; nothing if it is not ours; None if the connection ended."""
-    said = {"greeting": GREETING, "number": me.number, "count": me.size, "fields": me.fields}
-    with socket.create_connection(where, timeout=2) as connection:
-        connection.sendall(json.dumps(said).encode() + b"\n")
+def _ask(host_and_port: tuple[str, int], me: Member, deadline: float) -> dict[str, Any] | None:
+    """Returns process 0's answer; {} from another program; None if the connection was closed."""
+    message = {"greeting": GREETING, "number": me.number, "count": me.size, "fields": me.fields}
+    with socket.create_connection(host_and_port, timeout=2) as connection:
+        connection.sendall(json.dumps(message).encode() + b"\n")
         connection.settimeout(PAUSE)
         text = b""
-        while time.monotonic() < deadline + LINGER_SECONDS:  # process 0 may be about to say so
+        while time.monotonic() < deadline + LINGER_SECONDS:  # process 0 sends a late error then
             try:
                 piece = connection.recv(1 << 16)
             except TimeoutError:

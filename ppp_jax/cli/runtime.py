@@ -1,6 +1,6 @@
-"""The process before its first computation: its devices, its cache, the other processes.
+"""Setup of a process before its first computation: devices, compilation cache, other processes.
 
-Only mains come here: importing the library changes no setting of JAX.
+Only mains call this module. Importing the library changes no setting of JAX.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ from ppp_jax.engine import devices, interrupts
 from ppp_jax.errors import InputError
 from ppp_jax.sweep import agreement
 
-GRACE_SECONDS = 2.0
-LONGEST_WAIT = 7 * 24 * 3600  # seconds
+GRACE_SECONDS = 2.0  # for which a failed process 0 lets the others print their messages
+LONGEST_WAIT = 7 * 24 * 3600  # largest --wait_seconds
 MOST_PROCESSES = 100_000
 OF_ONE_PROCESS = {"compilation_cache", "coordinator", "process_id", "wait_seconds"}
 SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision")
@@ -31,27 +31,27 @@ ALL_WORKERS = "gcloud compute tpus tpu-vm ssh NAME --worker=all --command='…'"
 
 
 def define() -> None:
-    """Defines the flags that say how a process starts, which all mains have."""
+    """Defines the flags for the start of a process, which all mains have."""
     flags.DEFINE_string(
         "compilation_cache",
         "auto",
-        "folder in which compiled programs are kept for the next launch; auto: in the user's cache "
-        "folder; none: keep nothing",
+        "folder in which compiled programs are kept for the next launch; auto is a folder in the "
+        "user's cache, and none keeps nothing",
     )
     flags.DEFINE_bool("distributed", False, "this is one of several processes that train together")
-    flags.DEFINE_string("coordinator", None, "host:port of process 0; found by itself on TPU VMs")
-    flags.DEFINE_integer("num_processes", None, "how many there are; found by itself on TPU VMs")
+    flags.DEFINE_string("coordinator", None, "host:port of process 0; not needed on TPU VMs")
+    flags.DEFINE_integer("num_processes", None, "number of processes; not needed on TPU VMs")
     flags.DEFINE_integer(
-        "process_id", None, "which one this is, from 0; found by itself on TPU VMs"
+        "process_id", None, "number of this process, from 0; not needed on TPU VMs"
     )
-    flags.DEFINE_float("wait_seconds", 300, "how long to wait for the other processes to start")
+    flags.DEFINE_float("wait_seconds", 300, "longest time to wait for the other processes to start")
 
 
 def start() -> None:
-    """Sets up JAX as the flags say; call it before anything is computed.
+    """Sets up JAX according to the flags. It must be called before anything is computed.
 
     Raises:
-      InputError: the flags cannot be used together, or the other processes cannot be found.
+      InputError: The flags cannot be used together, or the other processes cannot be found.
     """
     use_all_cores()
     _keep_compiled_programs(flags.FLAGS.compilation_cache)
@@ -59,11 +59,11 @@ def start() -> None:
 
 
 def use_all_cores() -> None:
-    """Makes every core of a CPU a device, unless the environment says how many there are."""
+    """Makes every core of a CPU a device, unless the environment sets the number of devices."""
     named = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if jax.config.values["jax_num_cpu_devices"] != -1 or named:
         return
-    # Something may have been computed before, in a notebook: then the devices stay what they are.
+    # In a notebook something can have been computed before. The devices then cannot be changed.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", core_count())
 
@@ -76,7 +76,11 @@ def core_count() -> int:
 
 
 def cache_folder(setting: str) -> pathlib.Path | None:
-    """Returns where compiled programs are kept, or None."""
+    """Returns the folder in which compiled programs are kept, or None.
+
+    Args:
+      setting: Value of `--compilation_cache`: a path, `auto` or `none`.
+    """
     if setting == "none":
         return None
     if setting != "auto":
@@ -87,7 +91,7 @@ def cache_folder(setting: str) -> pathlib.Path | None:
 
 def _keep_compiled_programs(setting: str) -> None:
     if setting == "auto" and jax.config.values["jax_compilation_cache_dir"]:
-        return  # the environment has named one
+        return  # the environment sets a folder
     folder = cache_folder(setting)
     if folder is None:
         jax.config.update("jax_enable_compilation_cache", False)
@@ -95,17 +99,17 @@ def _keep_compiled_programs(setting: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        problem = f"cannot be created ({error.strerror}); name another folder, or none"
+        problem = f"cannot be created ({error.strerror}); choose another folder, or none"
         raise InputError("compilation_cache", folder, problem) from None
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    # Our many small programs are worth keeping too.
+    # JAX would not keep small programs, of which a grid has many.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _join_processes() -> None:
     values = flags.FLAGS
-    if not 0 < values.wait_seconds <= LONGEST_WAIT:  # nor is nan
+    if not 0 < values.wait_seconds <= LONGEST_WAIT:  # also excludes NaN
         problem = f"must be a number of seconds above 0 and at most {LONGEST_WAIT:,}"
         raise InputError("wait_seconds", values.wait_seconds, problem)
     named = {
@@ -117,12 +121,12 @@ def _join_processes() -> None:
     if not values.distributed:
         if given:
             name, value = next(iter(given.items()))
-            raise InputError(name, value, "needs --distributed beside it")
+            raise InputError(name, value, "needs --distributed in addition")
         _refuse_a_lonely_tpu_worker()
         return
     if given and len(given) < len(named):
         missing = ", ".join(f"--{name}" for name in named if name not in given)
-        raise InputError("distributed", True, f"needs {missing} too")
+        raise InputError("distributed", True, f"needs {missing} in addition")
     if given and not 1 <= values.num_processes <= MOST_PROCESSES:
         problem = f"must be at least 1 and at most {MOST_PROCESSES:,}"
         raise InputError("num_processes", values.num_processes, problem)
@@ -134,10 +138,10 @@ def _join_processes() -> None:
     _connect(values.coordinator, values.num_processes, values.process_id, values.wait_seconds)
 
 
-def told() -> dict[str, Any]:
-    """Returns what this process was told, as far as it must be the same in all of them.
+def shared_settings() -> dict[str, Any]:
+    """Returns the settings of this process that must be the same in all processes.
 
-    Every flag counts but those of absl and those that speak of one process, so a new one does.
+    They include every flag except absl's own and those in `OF_ONE_PROCESS`, and so any new flag.
     """
     values = flags.FLAGS
     defined = {
@@ -146,7 +150,7 @@ def told() -> dict[str, Any]:
         if not module.startswith("absl.")
         for flag in defined
     }
-    return {  # first of all what brings other flags with it
+    return {  # the main comes first, because another main has other flags
         "main": _main_name(),
         **agreement.versions(),
         **{
@@ -169,13 +173,13 @@ def _connect(
 ) -> None:
     interrupts.end_waits()
     if coordinator is not None and count is not None and process_id is not None:
-        me = rendezvous.Member(process_id, count, told())
+        me = rendezvous.Member(process_id, count, shared_settings())
         rendezvous.roll_call(coordinator, me, wait_seconds=wait_seconds)
     _initialize(coordinator, count, process_id, wait_seconds)
     with _stdout_to_stderr():  # Gloo, in C++, prints a line per connection
         devices.meet()
         if coordinator is None:
-            agreement.check(devices.exchange(told()))
+            agreement.check(devices.exchange(shared_settings()))
 
 
 def _initialize(
@@ -185,13 +189,13 @@ def _initialize(
         # JAX itself would abort the process with a C++ stack trace.
         text = (
             f"error: --distributed: this process has waited {wait_seconds:g} s in vain for the "
-            f"others; start the same command on every machine; on a TPU slice: {ALL_WORKERS}"
+            f"others; start the same command on every machine (on a TPU slice, {ALL_WORKERS})"
         )
         print(text, file=sys.stderr, flush=True)
         os._exit(1)
 
     if "jax_enable_preemption_service" in jax.config.values:
-        # It would catch SIGTERM, and do nothing.
+        # This service would catch SIGTERM without an effect.
         jax.config.update("jax_enable_preemption_service", False)
     timer = threading.Timer(wait_seconds, give_up)
     timer.daemon = True
@@ -207,7 +211,7 @@ def _initialize(
     except (ValueError, RuntimeError) as error:
         problem = (
             f"no other processes were found ({' '.join(str(error).split())}); "
-            "name --coordinator, --num_processes and --process_id"
+            "set --coordinator, --num_processes and --process_id"
         )
         raise InputError("distributed", True, problem) from None
     finally:
@@ -227,26 +231,26 @@ def _stdout_to_stderr() -> Iterator[None]:
 
 
 def explain_failure(error: Exception) -> None:
-    """Says on stderr why one of several processes ends, which is mostly that another one has."""
+    """Prints on stderr why one of several processes ends, mostly because another one has ended."""
     if isinstance(error, jax.errors.JaxRuntimeError):
         reason = textwrap.shorten(str(error), 160)
     else:
         traceback.print_exc()
         reason = type(error).__name__
     print(
-        f"error: --distributed: this process or another one has ended ({reason}); what is saved "
-        "is kept, and the same command, started on all machines, continues from there",
+        f"error: --distributed: this process or another one has ended ({reason}); saved results "
+        "are kept, and the same command, started on all machines, continues from there",
         file=sys.stderr,
     )
 
 
 def leave(status: int, *, together: bool = False) -> NoReturn:
-    """Ends the process with `status`, and with it a job of several processes.
+    """Ends this process, and thereby a job of several processes.
 
     Args:
-      status: of the exit.
-      together: all processes leave, so that each can wait for the others. If not, they may be
-        waiting for this one.
+      status: Exit status.
+      together: Whether all processes end now, so that each can wait for the others. Otherwise the
+        others can be waiting for this one.
     """
     if not jax.distributed.is_initialized():
         sys.exit(status)
@@ -256,13 +260,13 @@ def leave(status: int, *, together: bool = False) -> NoReturn:
         with interrupts.waiting():
             jax.distributed.shutdown()
     elif devices.is_main():
-        # JAX aborts the others as soon as process 0 is gone: first they may say what they know.
+        # JAX aborts the others as soon as process 0 has ended. This gives them time for messages.
         time.sleep(GRACE_SECONDS)
     os._exit(status)
 
 
 def _refuse_a_lonely_tpu_worker() -> None:
-    """On a slice of several TPU machines, one process alone would hang."""
+    """Raises `InputError` on one of several TPU machines, where a single process would hang."""
     workers = [name for name in os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if name]
     if len(workers) > 1:
         problem = (

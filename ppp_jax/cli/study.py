@@ -1,4 +1,4 @@
-"""What the analyses of experiments share: checks, rows of tables, the folder that keeps them."""
+"""Functions that experiments share: checks, tables, and the folder of a study."""
 
 import contextlib
 import datetime
@@ -30,16 +30,16 @@ from ppp_jax.storage import manifest, run_dir
 
 FOLDER = run_dir.STUDY
 MOST_LINES = 8
-FEW_SEEDS = f"p and q are missing of fewer than {MIN_SEEDS} seeds, of which nothing is claimed."
+FEW_SEEDS = f"p and q are missing where there are fewer than {MIN_SEEDS} seeds."
 
 
 class Results(NamedTuple):
-    """What an analysis found.
+    """Results of an analysis.
 
     Attributes:
-      tables: The tables by the names of their files; one without rows is not written.
+      tables: The tables by the names of their files. A table without rows is not written.
       figures: The figures by the names of their files.
-      silent: The names of tables that are written and not printed, because they are long.
+      silent: Names of tables that are written and not printed, because they are long.
       notes: Texts that are printed after the tables.
     """
 
@@ -50,21 +50,21 @@ class Results(NamedTuple):
 
 
 def check_folder(workdir: str | pathlib.Path, writes: str) -> None:
-    """Refuses a run folder in which something of somebody's has the name of what is to be written.
+    """Checks that the folder of an analysis can be written in a run folder.
 
     Args:
-      workdir: the run folder, there or not.
-      writes: what is to be written in it.
+      workdir: Path of the run folder, which need not exist.
+      writes: Name of the folder of the analysis.
 
     Raises:
-      InputError: saying what stands there.
+      InputError: Something else has that name.
     """
     folder = run_dir.folder(workdir)
     atomic.check(folder / writes, field="workdir", value=folder, kind=writes)
 
 
 def tell_diverged(workdirs: Sequence[pathlib.Path]) -> None:
-    """Says on stderr which cells have diverged, and what to do: their rows will be empty."""
+    """Prints on stderr which cells have diverged runs, and advice."""
     lines = []
     for workdir in workdirs:
         for group in saved_groups(workdir, layer=BOTTLENECK):
@@ -79,55 +79,59 @@ def tell_diverged(workdirs: Sequence[pathlib.Path]) -> None:
                     )
     if lines:
         more = [f"and {len(lines) - MOST_LINES} more cells"] if len(lines) > MOST_LINES else []
-        advice = "they are left out; a smaller rate in --learning_rates may help"
+        advice = "diverged runs are left out; smaller --learning_rates may help"
         print("\n".join([*lines[:MOST_LINES], *more, advice]), file=sys.stderr)
 
 
 def check_architectures(grid: Grid, known: Collection[str]) -> None:
-    """Refuses networks that an analysis does not know.
+    """Checks that an analysis supports all architectures of a grid.
 
     Args:
-      grid: what is to be trained.
-      known: what the analysis can take.
+      grid: The grid to be trained.
+      known: Architectures that the analysis supports.
 
     Raises:
-      InputError: naming the first other one.
+      InputError: The grid has another architecture.
     """
     for name in grid.architectures:
         if name not in known:
-            problem = f"this experiment cannot look at it; name one of {', '.join(known)}"
+            problem = f"is not supported by this experiment; choose among {', '.join(known)}"
             raise InputError("architectures", name, problem)
 
 
 def check_standard(grid: Grid) -> None:
-    """Refuses activations over another basis, for an analysis that knows the standard one alone.
+    """Checks that no activation is over another basis, for an analysis in the standard basis.
 
     Raises:
-      InputError: naming the first one.
+      InputError: An activation is over another basis.
     """
     for name in grid.activations:
         if interpolated.get(name).basis != "standard":
-            problem = "this experiment looks at the standard basis alone: leave out the part from @"
+            problem = "this experiment uses only the standard basis; leave out the part from @ on"
             raise InputError("activations", name, problem)
 
 
 def trained_grid(workdir: pathlib.Path) -> Grid:
-    """Returns the grid that a run folder holds.
+    """Returns the grid of a run folder.
 
     Args:
-      workdir: The run folder.
+      workdir: Path of the run folder.
 
     Raises:
-      InputError: nothing was trained there.
+      InputError: The folder is not a run folder.
     """
     stored = manifest.read(workdir)
     if stored is None:
-        raise InputError("workdir", workdir, "is no run folder")
+        raise InputError("workdir", workdir, "is not a run folder")
     return stored.grid
 
 
 def load(workdir: pathlib.Path) -> xr.Dataset:
-    """Opens a run folder whose grid has one latent width and architecture."""
+    """Opens the latents of a run folder whose grid has one latent width and architecture.
+
+    Raises:
+      InputError: The folder is not such a run folder.
+    """
     return pa.load_run(workdir)
 
 
@@ -136,7 +140,7 @@ def beside(workdir: str | pathlib.Path, *, number: int = 2) -> pathlib.Path:
 
     Args:
       workdir: The run folder of the first grid.
-      number: Which grid it is, counted from 1.
+      number: Number of the grid, counted from 1.
 
     Example:
       >>> print(beside("runs/dose"))
@@ -147,15 +151,16 @@ def beside(workdir: str | pathlib.Path, *, number: int = 2) -> pathlib.Path:
 
 @contextlib.contextmanager
 def writing(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a folder to write into, which becomes `study/` in the run folder once complete.
+    """Yields a new folder, which becomes `study/` in the run folder at the end of the block.
 
-    No other run is at work in the run folder meanwhile.
+    The run folder is locked meanwhile.
 
     Args:
-      workdir: The run folder.
+      workdir: Path of the run folder.
 
     Raises:
-      InputError: another run is at work there, something else has that name, or the disk is full.
+      InputError: Another run is at work in the folder, something else has the name of the study, or
+        the disk is full.
     """
     final = workdir / FOLDER
     with (
@@ -169,14 +174,14 @@ def writing(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
 def keep(
     results: Results, folder: pathlib.Path, *, asked: str, documented: str, this_run: str
 ) -> None:
-    """Writes what an analysis found: tables, figures, and a page that shows them all.
+    """Writes the results of an analysis: tables, figures, and a page that shows them.
 
     Args:
-      results: What the analysis returned.
-      folder: Where to write, as `writing` gives it.
-      asked: What the experiment asks and does, for the top of the page.
-      documented: What the documentation says of the experiment's defaults.
-      this_run: What was run, as `this_run` returns it.
+      results: Results of the analysis.
+      folder: Folder of the study, as `writing` yields it.
+      asked: Question and description of the experiment, for the top of the page.
+      documented: Documented results with the experiment's default grid.
+      this_run: Description of this run, as `this_run` returns it.
     """
     for name, table in results.tables.items():
         _keep_table(folder, name, table, show=name not in results.silent)
@@ -187,7 +192,7 @@ def keep(
 
 
 def tell(notes: Iterable[str]) -> None:
-    """Prints the notes of an analysis, in which names of a run folder may stand."""
+    """Prints the notes of an analysis, without control characters that names can contain."""
     for note in notes:
         print(lines(note))
 
@@ -202,7 +207,7 @@ def frames(**tables: pd.DataFrame | list[dict[str, Any]]) -> dict[str, pd.DataFr
 
 
 def _write_page(folder: pathlib.Path, *, asked: str, documented: str, this_run: str) -> None:
-    """Puts the study on one page: what the experiment asks, this run, its figures, its tables."""
+    """Writes the page of a study, with the question, this run, its figures and its tables."""
     pictures = [
         (path.stem, html_image(path.read_bytes(), path.stem))
         for path in sorted(folder.glob("*.png"))
@@ -226,11 +231,11 @@ def _write_page(folder: pathlib.Path, *, asked: str, documented: str, this_run: 
 
 
 def this_run(command: str, workdir: pathlib.Path) -> str:
-    """Returns the command, when it ran, versions, and what of the grid is in the run folder.
+    """Returns a description of this run: command, date, versions and grid.
 
     Args:
-      command: The command as it was given.
-      workdir: The run folder.
+      command: The command, as `experiment.command` returns it.
+      workdir: Path of the run folder.
     """
     lines = [command, f"{datetime.date.today()}, ppp_jax {__version__}, jax {jax.__version__}"]
     stored = manifest.read(workdir)
@@ -248,8 +253,8 @@ def _lacks_seeds(table: pd.DataFrame) -> bool:
 
 
 def _keep_table(folder: pathlib.Path, name: str, table: pd.DataFrame, *, show: bool) -> None:
-    """Writes a table as CSV and as Markdown, where numbers are rounded; of no rows, nothing."""
-    if table.empty:  # nothing to compare, in a grid of one activation
+    """Writes a table as CSV, and with rounded numbers as Markdown, unless it has no rows."""
+    if table.empty:  # e.g. comparisons in a grid of one activation
         return
     write_csv(table, folder / f"{name}.csv")
     text = write_markdown(list(table), _texts(table), folder / f"{name}.md")
@@ -268,16 +273,16 @@ def _text(value: Any) -> str:
 def against(
     clouds: xr.DataArray, basis: Any, *, rotations: int, statistics: tuple[str, ...] = ("c4",)
 ) -> dict[str, tuple[float, float, float]]:
-    """Tests the mean over seeds against one basis.
+    """Runs the rotation test in one basis, and pools it over seeds (docs/method.md §5, §9).
 
     Args:
-      clouds: `(seed, sample, unit)`, one cell at one snapshot.
-      basis: as `pa.rotation_test` takes it.
-      rotations: K.
-      statistics: which ones.
+      clouds: Latents of one cell at one snapshot, `(seed, sample, unit)`.
+      basis: Basis, as `pa.rotation_test` accepts it.
+      rotations: Number of random rotations, K.
+      statistics: Names of the statistics.
 
     Returns:
-      Statistic to `(value, z, p)`.
+      `(value, z, p)` by the names of the statistics.
     """
     tested = pa.pool(pa.rotation_test(clouds, basis=basis, rotations=rotations))
     return {
@@ -287,15 +292,15 @@ def against(
 
 
 def layer_table(rows: list[dict[str, Any]], names: Collection[str]) -> list[dict[str, Any]]:
-    """Lays out what was measured of layers, with the false discovery rate of both statistics.
+    """Returns a table of the measurements of layers, with q-values of the alignment statistics.
 
     Args:
-      rows: what `measure_layers` returns.
-      names: what tells the rows apart.
+      rows: Rows of `measure_layers`.
+      names: Names of the columns that distinguish the rows.
 
     Returns:
-      A row per layer, cell and site of latents; `c4_q` and `unit_kurtosis_q` are of one family, all
-      rows and both statistics.
+      A row per layer, cell and site. All rows and all alignment statistics are one family of
+      q-values (docs/method.md §9).
     """
     aligned = registry.names(family=registry.ALIGNMENT)
     q = false_discovery([[row[f"{name}_p"] for name in aligned] for row in rows])
@@ -316,10 +321,10 @@ def layer_table(rows: list[dict[str, Any]], names: Collection[str]) -> list[dict
 
 
 def error_differences(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Returns elementwise − isotropic held-out error, paired by seed.
+    """Returns the differences elementwise − isotropic of held-out errors, paired by seed.
 
     Args:
-      rows: what `measure_layers` returns.
+      rows: Rows of `measure_layers`.
     """
     once = [row for row in rows if row["site"] == SITES[0]]  # one network, two kinds of latents
     found = layers.differences(once, quantities=("test_mse",))

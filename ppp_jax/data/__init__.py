@@ -1,1 +1,1 @@
-"""Datasets: the registry of them, images on disk, downloads."""
+"""The registry of datasets, readers of image files, and downloads."""

@@ -1,9 +1,10 @@
-"""Named datasets: real ones, downloaded or not, a synthetic manifold, and local files.
+"""Named datasets (bundled, downloaded and synthetic ones), and local files.
 
 Every dataset is centred per feature and divided by *one* number, so that the training set has
-mean 0 and average variance 1 per feature. Dividing each feature by its own deviation would
-stretch the data along the axes; one number keeps the data's geometry up to scale, and makes a
-mean squared error read as the share of the variance that is not reconstructed.
+mean 0 and average variance 1 per feature. Dividing each feature by its own standard deviation would
+stretch the data along the axes. Dividing by one number keeps the data's geometry up to scale, and
+makes the mean squared error the fraction of the variance that is not reconstructed
+(docs/method.md §11).
 """
 
 import functools
@@ -21,21 +22,21 @@ from ppp_jax.errors import InputError, enter, lookup
 from ppp_jax.files import archives
 from ppp_jax.files.paths import located
 
-SPLIT_SEED = 0  # one fixed split for everyone
-TEST_SHARE = 0.2
-PARTS = ("x_train", "x_test", "y_train", "y_test")  # of a file
+SPLIT_SEED = 0  # fixed, so that all grids use the same split
+TEST_FRACTION = 0.2
+PARTS = ("x_train", "x_test", "y_train", "y_test")  # arrays that a user's .npz can hold
 PATCH_SIDE = 8
 PATCHES_TRAIN, PATCHES_TEST = 8000, 2000
 MANIFOLD_SAMPLES, MANIFOLD_FEATURES, MANIFOLD_HARMONICS = 5000, 64, 3
 
 
 class Shape(NamedTuple):
-    """What a network's size depends on, beside the grid.
+    """The shape of a dataset's samples and labels, on which the size of a network depends.
 
     Attributes:
-      features: of a sample.
-      image: `(height, width, channels)` into which the features fold, or None.
-      classes: of the labels, 0 without labels.
+      features: Number of features of a sample.
+      image: `(height, width, channels)` of a sample if it is an image, otherwise None.
+      classes: Number of classes; 0 if there are no class labels.
     """
 
     features: int
@@ -44,16 +45,17 @@ class Shape(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """Arrays to train on.
+    """A standardised dataset, split into training and held-out samples.
 
     Attributes:
-      name: what it was asked for as.
-      train: `(samples, features)`, float32, standardised.
-      held_out: the same, of samples that training never sees, at least two.
-      train_labels: `(samples,)` integers, or None.
-      held_out_labels: likewise.
-      sha256: of the bytes and shape of `train` and `held_out`.
-      image: `(height, width, channels)` into which a sample's features fold, or None.
+      name: Name or path by which the dataset was loaded.
+      train: Standardised training samples, `(samples, features)`, float32.
+      held_out: Standardised samples that training never sees, `(samples, features)`, float32. There
+        are at least two.
+      train_labels: Labels of the training samples, `(samples,)`, or None.
+      held_out_labels: Labels of the held-out samples, `(samples,)`, or None.
+      sha256: SHA-256 of the bytes and shapes of `train` and `held_out`.
+      image: `(height, width, channels)` of a sample if it is an image, otherwise None.
     """
 
     name: str
@@ -66,19 +68,20 @@ class Dataset(NamedTuple):
 
     @property
     def shape(self) -> Shape:
-        """What a network's size depends on."""
-        counted = [x for x in (self.train_labels, self.held_out_labels) if x is not None]
-        whole = len(counted) == 2 and all(
-            np.issubdtype(x.dtype, np.integer) and x.min() >= 0 for x in counted
+        """The shape of the samples and labels, on which the size of a network depends."""
+        labels = [x for x in (self.train_labels, self.held_out_labels) if x is not None]
+        whole = len(labels) == 2 and all(
+            np.issubdtype(x.dtype, np.integer) and x.min() >= 0 for x in labels
         )
-        classes = 1 + max(int(x.max()) for x in counted) if whole else 0
-        # A class for every number up to the largest: numbers beyond the samples name no classes.
+        classes = 1 + max(int(x.max()) for x in labels) if whole else 0
+        # There is a class for every number up to the largest label. Labels that would make more
+        # classes than there are samples are other numbers, such as identifiers.
         classes = classes if classes <= len(self.train) else 0
         return Shape(self.train.shape[1], self.image, classes)
 
     @property
     def labels(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Labels of `train`, `validation` and `test`, int32, zeros where there are no classes."""
+        """Labels of `train`, `validation` and `test`, int32; zeros if there are no classes."""
         train, held_out = self.train_labels, self.held_out_labels
         if not self.shape.classes or train is None or held_out is None:
             train, held_out = np.zeros(len(self.train)), np.zeros(len(self.held_out))
@@ -87,24 +90,24 @@ class Dataset(NamedTuple):
 
     @property
     def validation(self) -> np.ndarray:
-        """Every other held-out sample: choices, such as the learning rate, may see these."""
+        """Every other held-out sample; choices, such as that of the learning rate, use these."""
         return self.held_out[0::2]
 
     @property
     def test(self) -> np.ndarray:
-        """The other half, on which errors are reported: no choice sees it."""
+        """The other held-out samples, on which errors are reported and no choice is based."""
         return self.held_out[1::2]
 
 
 class Raw(NamedTuple):
-    """A dataset as its source gives it.
+    """A dataset before it is standardised.
 
     Attributes:
-      train: `(samples, features)`.
-      test: `(samples, features)`.
-      train_labels: `(samples,)`, if there are labels.
-      test_labels: `(samples,)`.
-      image: height, width and channels of a sample, if it is one.
+      train: Training samples, `(samples, features)`.
+      test: Held-out samples, `(samples, features)`.
+      train_labels: Labels of the training samples, `(samples,)`, or None.
+      test_labels: Labels of the held-out samples, `(samples,)`, or None.
+      image: `(height, width, channels)` of a sample if it is an image, otherwise None.
     """
 
     train: np.ndarray
@@ -118,7 +121,7 @@ def _digits() -> Raw:
     bunch = sklearn_datasets.load_digits()
     order = np.random.default_rng(SPLIT_SEED).permutation(len(bunch.data))
     x, y = bunch.data[order], bunch.target[order]
-    n_test = round(TEST_SHARE * len(x))
+    n_test = round(TEST_FRACTION * len(x))
     return Raw(x[n_test:], x[:n_test], y[n_test:], y[:n_test], (8, 8, 1))
 
 
@@ -128,9 +131,9 @@ def _patches() -> Raw:
     images = sklearn_datasets.load_sample_images().images
     for image in images:
         grey = image.mean(axis=-1)
-        # Held-out patches come from the right-hand fifth of each photograph: patches drawn from
-        # the same area overlap, and would not be held out.
-        border = round((1 - TEST_SHARE) * grey.shape[1])
+        # Held-out patches come from the right-hand fifth of each photograph. If they came from the
+        # same area as training patches, they would overlap and would not be held out.
+        border = round((1 - TEST_FRACTION) * grey.shape[1])
         train.append(_draw_patches(rng, grey[:, :border], PATCHES_TRAIN // len(images)))
         test.append(_draw_patches(rng, grey[:, border:], PATCHES_TEST // len(images)))
     shuffled = [rng.permutation(np.concatenate(part)) for part in (train, test)]
@@ -138,7 +141,7 @@ def _patches() -> Raw:
 
 
 def _draw_patches(rng: np.random.Generator, image: np.ndarray, count: int) -> np.ndarray:
-    """Draws `count` patches without replacement, each with its own mean removed."""
+    """Draws `count` patches without replacement, and subtracts from each its own mean."""
     windows = np.lib.stride_tricks.sliding_window_view(image, (PATCH_SIDE, PATCH_SIDE))
     windows = windows.reshape(-1, PATCH_SIDE, PATCH_SIDE)
     chosen = rng.choice(len(windows), size=count, replace=False)
@@ -147,11 +150,11 @@ def _draw_patches(rng: np.random.Generator, image: np.ndarray, count: int) -> np
 
 
 def _synthetic() -> Raw:
-    """A smooth closed surface: a torus, bent into feature space by random low harmonics.
+    """Draws samples of a smooth closed surface, a torus bent into feature space by low harmonics.
 
-    x(θ, φ) = Σ_{a,b} c_ab cos(aθ + bφ) + s_ab sin(aθ + bφ), a, b = 0…3, with normal coefficients
-    damped by 1/(a² + b²). Continuous, two-dimensional, and with no preferred feature: whatever
-    quantises here, the data did not do it.
+    The surface is x(θ, φ) = Σ_{a,b} c_ab cos(aθ + bφ) + s_ab sin(aθ + bφ), a, b = 0…3, with random
+    normal coefficients damped by 1/(a² + b²). It is continuous and two-dimensional, and its law
+    prefers no feature. If latents quantise on these data, the data are not the cause.
     """
     rng = np.random.default_rng(SPLIT_SEED)
     frequency = np.array(
@@ -161,12 +164,12 @@ def _synthetic() -> Raw:
     cosine, sine = damping * rng.normal(size=(2, len(frequency), MANIFOLD_FEATURES))
     phase = rng.uniform(0, 2 * np.pi, size=(MANIFOLD_SAMPLES, 2)) @ frequency.T
     x = np.cos(phase) @ cosine + np.sin(phase) @ sine
-    n_test = round(TEST_SHARE * len(x))
+    n_test = round(TEST_FRACTION * len(x))
     return Raw(x[n_test:], x[:n_test])
 
 
 def _flat(load_images: Callable[[], images.Images]) -> Raw:
-    """Returns images as rows, in a random order: probes are the first ones."""
+    """Returns images as rows. Training images are shuffled, because the first ones are probes."""
     found = load_images()
     order = np.random.default_rng(SPLIT_SEED).permutation(len(found.train))
     train, test = (x.reshape(len(x), -1) for x in (found.train, found.test))
@@ -193,17 +196,18 @@ DATASETS: dict[str, Callable[[], Raw]] = {
 
 
 def register_dataset(name: str, load_raw: Callable[[], Raw]) -> Callable[[], Raw]:
-    """Adds a dataset: grids and flags know it from then on.
+    """Adds a dataset, which grids and flags accept from then on.
 
     Args:
-      name: of the dataset.
-      load_raw: returns the samples; they are standardised, and split for validation, like others.
+      name: Name of the new dataset.
+      load_raw: Function that returns the samples. They are standardised, and the held-out ones are
+        split into validation and test samples, as for every dataset.
 
     Returns:
-      The function.
+      The function `load_raw`.
 
     Raises:
-      InputError: the name is none, or is taken.
+      InputError: The name is not an identifier, or is registered already.
     """
     return enter(DATASETS, name, load_raw, field="data")
 
@@ -212,19 +216,20 @@ def load(name: str | os.PathLike[str]) -> Dataset:
     """Loads a dataset by name, or from an `.npz` file.
 
     Args:
-      name: `digits` (scikit-learn's 1,797 handwritten digits of 8×8), `patches` (10,000 grey 8×8
-        patches of scikit-learn's two sample photographs), `synthetic` (a smooth torus in 64
-        features); `mnist`, `fashion_mnist`, `cifar10` (colour) and `cifar10_grey`, which are
-        downloaded once into `$PPP_DATA_DIR`; or the path of an `.npz` with `x_train` and `x_test`
-        of shape `(samples, features)`, or `(samples, height, width, channels)`, and optionally
-        `y_train` and `y_test` of shape `(samples,)`.
+      name: Name of a dataset, or path of an `.npz` file. `digits` are scikit-learn's 1,797
+        handwritten digits of 8×8 pixels, `patches` are 10,000 grey 8×8 patches of scikit-learn's
+        two sample photographs, and `synthetic` is a smooth torus in 64 features. `mnist`,
+        `fashion_mnist`, `cifar10` (in colour) and `cifar10_grey` are downloaded once into
+        `$PPP_DATA_DIR`. An `.npz` file holds `x_train` and `x_test` of shape `(samples, features)`
+        or `(samples, height, width, channels)`, and optionally `y_train` and `y_test` of shape
+        `(samples,)`.
 
     Returns:
-      The standardised `Dataset`; the same one at every call.
+      The standardised `Dataset`. Every call returns the same samples.
 
     Raises:
-      InputError: unknown name, a download that fails, or a file that is missing, unreadable,
-        incomplete, of the wrong shape, not finite, or larger than the memory.
+      InputError: The name is unknown, the download fails, or the file is missing, unreadable,
+        incomplete, of the wrong shape, not finite, or larger than free memory.
 
     Example:
       >>> load("digits").train.shape
@@ -253,16 +258,17 @@ def _named(name: str) -> Raw:
 
 
 def _standardise(name: str, raw: Raw) -> tuple[np.ndarray, np.ndarray]:
-    """Centres each feature and divides by one number, both of the training set alone."""
+    """Centres each feature and divides by one number; both are computed from the training set."""
     if not np.ptp(raw.train, axis=0).any():
-        raise InputError("data", name, "every training sample is the same; nothing can be learned")
+        problem = "all training samples are equal; give samples that differ"
+        raise InputError("data", name, problem)
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
         mean = raw.train.mean(axis=0, dtype=np.float64)
         scale = np.sqrt(raw.train.var(axis=0, dtype=np.float64).mean())
         train, test = (((x - mean) / scale).astype(np.float32) for x in (raw.train, raw.test))
     if not (np.isfinite(train).all() and np.isfinite(test).all() and train.any()):
         largest = max(np.abs(x).max() for x in (raw.train, raw.test))
-        problem = f"has values (up to {largest:g}) that standardising overflows; rescale the data"
+        problem = f"has values (up to {largest:g}) that overflow when standardised; rescale them"
         raise InputError("data", name, problem)
     return train, test
 
@@ -270,17 +276,17 @@ def _standardise(name: str, raw: Raw) -> tuple[np.ndarray, np.ndarray]:
 def _from_file(name: str) -> Raw:
     path = located("data", name)
     if not path.exists():
-        raise InputError("data", name, "no such file; give an existing .npz")
+        raise InputError("data", name, "no such file; give the path of an existing .npz")
     if not path.is_file():
-        raise InputError("data", name, "is no regular file; give an .npz")
+        raise InputError("data", name, "is not a regular file; give the path of an .npz")
     arrays = _read(name, path)
     for key in ("x_train", "x_test"):
         _check_samples(name, key, arrays[key])
     train, test = arrays["x_train"], arrays["x_test"]
     if train.shape[1:] != test.shape[1:]:
         sizes = (" × ".join(str(n) for n in x.shape[1:]) for x in (train, test))
-        found = "x_train has {} features, x_test {}".format(*sizes)
-        raise InputError("data", name, f"{found}; they must agree")
+        found = "x_train has {} features and x_test has {}".format(*sizes)
+        raise InputError("data", name, f"{found}; both need the same features")
     train_labels, test_labels = (_check_labels(name, arrays, split) for split in ("train", "test"))
     image = train.shape[1:] if train.ndim == 4 else None
     train, test = (x.reshape(len(x), -1) for x in (train, test))
@@ -288,16 +294,17 @@ def _from_file(name: str) -> Raw:
 
 
 def _read(name: str, path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads what data consists of, and nothing else that may be in the file."""
+    """Reads the arrays of a dataset, and no other array of the file."""
     how = "write it with numpy.savez(path, x_train=..., x_test=...)"
     try:
         if archives.is_npy(path):
-            raise archives.ReadError(f"is one array, an .npy by its content; {how}")
+            raise archives.ReadError(f"is a single array (its content is that of an .npy); {how}")
         archive = archives.Archive(path)
         missing = [key for key in ("x_train", "x_test") if key not in archive.members]
         if missing:
             found = ", ".join(archive.members) or "nothing"
-            raise InputError("data", name, f"lacks {' and '.join(missing)} (found: {found})")
+            problem = f"lacks {' and '.join(missing)} (found: {found}); {how}"
+            raise InputError("data", name, problem)
         keys = [key for key in PARTS if key in archive.members]
         archives.check_size(sum(archive.header(key).size for key in keys), archive.most)
         return {key: archive[key] for key in keys}
@@ -306,25 +313,25 @@ def _read(name: str, path: pathlib.Path) -> dict[str, np.ndarray]:
     except archives.ReadError as error:
         raise InputError("data", name, str(error)) from None
     except archives.UNREADABLE as error:
-        reason = error.strerror if isinstance(error, OSError) else "damaged or not an archive"
+        reason = error.strerror if isinstance(error, OSError) else "it is damaged or no archive"
         raise InputError("data", name, f"cannot be read as .npz ({reason}); {how}") from None
 
 
 def _check_samples(name: str, key: str, x: np.ndarray) -> None:
     if x.ndim in (2, 4) and not x.size:
-        raise InputError("data", name, f"{key} is empty, of shape {x.shape}; give it samples")
+        raise InputError("data", name, f"{key} is empty, of shape {x.shape}; add samples to it")
     if x.ndim not in (2, 4):
         raise InputError(
             "data", name, f"{key} has shape {x.shape}; reshape it to (samples, features)"
         )
-    if x.dtype.kind not in "iuf":  # neither complex numbers nor times, which NumPy counts to them
+    if x.dtype.kind not in "iuf":  # excludes complex numbers and times, which NumPy calls numbers
         raise InputError("data", name, f"{key} is of type {x.dtype}; convert it to real numbers")
     if key == "x_test" and len(x) < 2:
         raise InputError(
             "data",
             name,
-            "x_test needs at least two samples: one half is for "
-            "choosing learning rates, the other for the error reported",
+            "x_test needs at least two samples: one half is used to choose learning rates, "
+            "the other to report errors; add samples to it",
         )
     bad = x.size - np.count_nonzero(np.isfinite(x))
     if bad:
@@ -338,6 +345,6 @@ def _check_labels(name: str, arrays: dict[str, np.ndarray], split: str) -> np.nd
         raise InputError(
             "data",
             name,
-            f"y_{split} has shape {labels.shape}; it needs ({samples},), one label per sample",
+            f"y_{split} has shape {labels.shape}; give one label per sample, shape ({samples},)",
         )
     return labels

@@ -1,4 +1,4 @@
-"""Public files: fetched once from the first mirror that gives the right bytes, then kept."""
+"""Downloads of public files, each from the first mirror that gives the right bytes."""
 
 import logging
 import os
@@ -10,18 +10,18 @@ import requests
 
 from ppp_jax.errors import InputError
 
-FOLDER = "PPP_DATA_DIR"  # the environment variable that names where files are kept
-RETRIES = 2  # at each mirror, after the first attempt
-TIMEOUT_SECONDS = 30  # without a byte
+FOLDER = "PPP_DATA_DIR"  # environment variable with the folder of downloaded files
+RETRIES = 2  # further attempts at each mirror after the first one
+TIMEOUT_SECONDS = 30  # longest time without a byte received
 
 
 class Remote(NamedTuple):
     """A public file.
 
     Attributes:
-      name: its path below the folder in which files are kept.
-      sha256: of its bytes, which is what makes a file the right one, wherever it came from.
-      mirrors: addresses to try, in order.
+      name: Path of the file below the folder of downloaded files.
+      sha256: SHA-256 of the file's bytes. A file is accepted if it has this digest.
+      mirrors: Addresses to try, in order.
     """
 
     name: str
@@ -30,28 +30,31 @@ class Remote(NamedTuple):
 
 
 def folder() -> pathlib.Path:
-    """Returns where files are kept: `$PPP_DATA_DIR`, or the user's cache folder."""
+    """Returns the folder of downloaded files: `$PPP_DATA_DIR`, or the user's cache folder."""
     named = os.environ.get(FOLDER)
     return pathlib.Path(named).expanduser() if named else pathlib.Path(pooch.os_cache("ppp_jax"))
 
 
 def fetch(remote: Remote, *, field: str, value: str) -> pathlib.Path:
-    """Returns the path of a file, downloading it if it is not there with the right bytes.
+    """Returns the path of a file, which is downloaded if it is not on disk with the right bytes.
 
-    What arrives is checked before it takes its place, so that nothing half-downloaded or altered is
-    ever kept under the file's name.
+    A download is checked before it is moved to the file's path, so that an incomplete or altered
+    file never has the file's name.
 
     Args:
-      remote: the file.
-      field: the setting that asked for it, for the error's text.
-      value: what that setting is.
+      remote: The file.
+      field: Name of the setting that requires the file, for the error message.
+      value: Value of the setting.
+
+    Returns:
+      The path of the file on disk.
 
     Raises:
-      InputError: no mirror gave it, or the folder cannot be written; the error names the file, its
-        checksum and where to put it.
+      InputError: No mirror gave the file, or the folder cannot be written. The message names the
+        file, its checksum and the path at which to put it.
     """
     where, failures = folder(), []
-    pooch.get_logger().setLevel(logging.WARNING)  # the bar says enough
+    pooch.get_logger().setLevel(logging.WARNING)  # the progress bar tells enough
     for url in remote.mirrors:
         keeper = pooch.create(
             path=where,
@@ -65,16 +68,16 @@ def fetch(remote: Remote, *, field: str, value: str) -> pathlib.Path:
             return pathlib.Path(keeper.fetch(remote.name, downloader=loader))
         except requests.exceptions.RequestException as error:
             failures.append(f"{_host(url)}: {type(error).__name__}")
-        except ValueError:  # pooch's word for another checksum
+        except ValueError:  # pooch raises it for a wrong checksum
             failures.append(f"{_host(url)}: wrong checksum")
         except OSError as error:
-            problem = f"{where} cannot be written ({error.strerror or error}); set {FOLDER} to a "
-            raise InputError(field, value, problem + "folder that can") from error
+            problem = f"{where} cannot be written ({error.strerror or error}); set {FOLDER} to "
+            raise InputError(field, value, problem + "a folder that can be written") from error
     raise InputError(
         field,
         value,
         f"{remote.name} could not be downloaded ({'; '.join(failures)}); put the file with sha256 "
-        f"{remote.sha256} at {where / remote.name}, or set {FOLDER} to where it is",
+        f"{remote.sha256} at {where / remote.name}, or set {FOLDER} to the folder that holds it",
     )
 
 

@@ -1,4 +1,4 @@
-"""Public image data: MNIST, Fashion-MNIST and CIFAR-10, from their original files."""
+"""Readers of the original files of MNIST, Fashion-MNIST and CIFAR-10."""
 
 import gzip
 import io
@@ -14,12 +14,12 @@ import numpy as np
 from ppp_jax.data.downloads import Remote, fetch
 from ppp_jax.errors import InputError
 
-UNSIGNED_BYTES = 0x08  # of IDX's type codes the only one that these files have
+UNSIGNED_BYTES = 0x08  # the only type code of IDX that these files have
 CIFAR_SIDE, CIFAR_COLOURS, CIFAR_CLASSES = 32, 3, 10
 CIFAR_TRAIN = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 CIFAR_TEST = ("test_batch.bin",)
-GREY = np.array([0.299, 0.587, 0.114])  # luma of red, green and blue, ITU-R BT.601
-IDX_DIMENSIONS = (1, 3)  # labels and images
+GREY = np.array([0.299, 0.587, 0.114])  # weights of red, green and blue in the luma of ITU-R BT.601
+IDX_DIMENSIONS = (1, 3)  # numbers of dimensions of labels and of images
 _UNREADABLE = (OSError, EOFError, ValueError, zlib.error, tarfile.TarError)
 
 _MNIST = (
@@ -78,13 +78,13 @@ REMOTES: dict[str, tuple[Remote, ...]] = {
 
 
 class Images(NamedTuple):
-    """A data set of images.
+    """A dataset of images.
 
     Attributes:
-      train: `(samples, height, width, channels)`, uint8.
-      test: likewise.
-      train_labels: `(samples,)`.
-      test_labels: likewise.
+      train: Training images, `(samples, height, width, channels)`, uint8.
+      test: Test images, `(samples, height, width, channels)`, uint8.
+      train_labels: Labels of the training images, `(samples,)`.
+      test_labels: Labels of the test images, `(samples,)`.
     """
 
     train: np.ndarray
@@ -94,31 +94,33 @@ class Images(NamedTuple):
 
 
 def load_idx(name: str) -> Images:
-    """Loads MNIST or Fashion-MNIST, downloading it if need be.
+    """Loads MNIST or Fashion-MNIST, which is downloaded if it is not on disk.
 
     Args:
-      name: `mnist` or `fashion_mnist`.
+      name: Name of the dataset, `mnist` or `fashion_mnist`.
 
     Raises:
-      InputError: a file cannot be had, or is not what it should be.
+      InputError: A file cannot be downloaded, or is damaged.
     """
     paths = [fetch(remote, field="data", value=name) for remote in REMOTES[name]]
     train, train_labels, test, test_labels = (read_idx(path) for path in paths)
     for images, labels in ((train, train_labels), (test, test_labels)):
         if images.ndim != 3 or labels.shape != images.shape[:1]:
-            problem = f"has images {images.shape} and labels {labels.shape}, which do not belong "
-            raise InputError("data", name, f"{problem}together; remove {paths[0].parent}")
+            problem = f"has images of shape {images.shape} and labels of shape {labels.shape}, "
+            raise InputError(
+                "data", name, f"{problem}which do not match; remove {paths[0].parent} and try again"
+            )
     return Images(train[..., None], test[..., None], train_labels, test_labels)
 
 
 def load_cifar10(*, grey: bool) -> Images:
-    """Loads CIFAR-10, downloading it if need be.
+    """Loads CIFAR-10, which is downloaded if it is not on disk.
 
     Args:
-      grey: one channel of luma instead of red, green and blue.
+      grey: Whether to return one channel of luma instead of red, green and blue.
 
     Raises:
-      InputError: the file cannot be had, or is not what it should be.
+      InputError: The file cannot be downloaded, or is damaged.
     """
     (remote,) = REMOTES["cifar10"]
     path = fetch(remote, field="data", value="cifar10_grey" if grey else "cifar10")
@@ -132,17 +134,19 @@ def load_cifar10(*, grey: bool) -> Images:
 def read_idx(path: pathlib.Path) -> np.ndarray:
     """Reads a gzipped IDX file of unsigned bytes.
 
-    Four bytes 0, 0, type, number of dimensions; each length as a big-endian 32-bit integer; then
-    the values, the last dimension fastest.
+    Such a file begins with the four bytes 0, 0, type and number of dimensions. The length of each
+    dimension follows as a big-endian 32-bit integer, and then the values, the last dimension
+    fastest (http://yann.lecun.com/exdb/mnist/).
 
     Args:
-      path: the file.
+      path: Path of the file.
 
     Returns:
-      uint8 array of the shape that the file states.
+      The values, a uint8 array of the shape that the file states.
 
     Raises:
-      InputError: it is not gzipped IDX of unsigned bytes, or not as long as it states.
+      InputError: The file is not gzipped IDX of unsigned bytes, or its length is not the stated
+        one.
     """
     try:
         content = gzip.decompress(path.read_bytes())
@@ -153,48 +157,52 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
     dimensions = content[3]
     start = 4 + 4 * dimensions
     if dimensions not in IDX_DIMENSIONS:
-        raise _refused(path, f"has {dimensions} dimensions, where labels have 1 and images 3")
+        raise _refused(path, f"has {dimensions} dimensions, but labels have 1 and images have 3")
     if len(content) < start:
         raise _refused(path, "is not IDX: its header is cut off")
     shape = struct.unpack(f">{dimensions}I", content[4:start])
     if 0 in shape or math.prod(shape) != len(content) - start:
-        found = f"{len(content) - start} bytes of {math.prod(shape)}"
+        found = f"{len(content) - start} instead of {math.prod(shape)} bytes"
         raise _refused(path, f"states the shape {shape} and has {found}")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
 def read_cifar(path: pathlib.Path, members: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Reads batches of CIFAR-10's binary version: per image one label, then red, green, blue.
+    """Reads batches of CIFAR-10's binary version.
+
+    A batch holds for every image its label and then its red, green and blue values
+    (https://www.cs.toronto.edu/~kriz/cifar.html).
 
     Args:
-      path: the `.tar.gz`.
-      members: names of files in it, in any folder.
+      path: Path of the `.tar.gz` archive.
+      members: Names of the batches, which may be in any folder of the archive.
 
     Returns:
-      Images `(samples, 32, 32, 3)` and labels `(samples,)`, uint8.
+      Images, `(samples, 32, 32, 3)`, and labels, `(samples,)`, both uint8.
 
     Raises:
-      InputError: it is no such archive, a batch is missing, has a length that is no number of
-        images, or a label that is no class.
+      InputError: The file is not such an archive, or a batch is missing, does not hold whole
+        images, or has a label that is not a class.
     """
     pixels = CIFAR_COLOURS * CIFAR_SIDE**2
     rows = []
     for name, content in _members(path, members).items():
         if not content or len(content) % (1 + pixels):
-            raise _refused(path, f"has {len(content)} bytes in {name}: no whole number of images")
+            raise _refused(path, f"has {len(content)} bytes in {name}, which are not whole images")
         rows.append(np.frombuffer(content, np.uint8).reshape(-1, 1 + pixels))
     batch = np.concatenate(rows)
     if batch[:, 0].max() >= CIFAR_CLASSES:
-        raise _refused(path, f"has the label {batch[:, 0].max()}, which is no class of CIFAR-10")
+        raise _refused(path, f"has the label {batch[:, 0].max()}, but CIFAR-10 has 10 classes")
     planes = batch[:, 1:].reshape(-1, CIFAR_COLOURS, CIFAR_SIDE, CIFAR_SIDE)
     return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), batch[:, 0]
 
 
 def _members(path: pathlib.Path, names: tuple[str, ...]) -> dict[str, bytes]:
-    """Returns the named files of an archive, which is never unpacked onto the disk."""
+    """Returns the contents of files of an archive, without unpacking the archive onto the disk."""
     found: dict[str, bytes] = {}
     try:
-        # To its end, where the checksum stands: tarfile alone stops where the last file does.
+        # The archive is decompressed to its end, where its checksum is. Given the compressed file,
+        # tarfile would stop behind the last member and not verify the checksum.
         content = gzip.decompress(path.read_bytes())
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
             for member in archive:
@@ -203,7 +211,7 @@ def _members(path: pathlib.Path, names: tuple[str, ...]) -> dict[str, bytes]:
                     opened = archive.extractfile(member)
                     found[name] = b"" if opened is None else opened.read()
     except _UNREADABLE as error:
-        raise _refused(path, "is truncated or no .tar.gz") from error
+        raise _refused(path, "is truncated or not a .tar.gz") from error
     missing = [name for name in names if name not in found]
     if missing:
         raise _refused(path, f"lacks {', '.join(missing)}")
@@ -211,4 +219,5 @@ def _members(path: pathlib.Path, names: tuple[str, ...]) -> dict[str, bytes]:
 
 
 def _refused(path: pathlib.Path, problem: str) -> InputError:
-    return InputError("data", path, f"{problem}; remove it, and it is fetched again")
+    problem = f"{problem}; remove it, and the next call downloads it again"
+    return InputError("data", path, problem)

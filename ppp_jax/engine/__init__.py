@@ -1,1 +1,1 @@
-"""The jitted program that trains a grid: pure JAX, without files."""
+"""The jitted program that trains a grid, in pure JAX and without access to files."""

@@ -1,9 +1,10 @@
 """Shuffled minibatches without a stored permutation.
 
-Each epoch's order is a keyed bijection of {0, …, size − 1}, evaluated only where it is needed: a
-Feistel network on a grid of a × b ≥ size cells, walked until it lands below `size` (Black and
-Rogaway 2002, "Ciphers with arbitrary finite domains"). Nothing is stored, so a run resumes
-from its step number alone, and the cost does not grow with the data.
+The order of an epoch is a keyed bijection of {0, …, size − 1}, which is evaluated only at the
+indices of the batch. It is a Feistel network on a rectangle of a × b ≥ size numbers, which is
+iterated until the result lies below `size` (Black and Rogaway 2002, "Ciphers with arbitrary finite
+domains"). Because no permutation is stored, a run resumes from its step number alone, and the cost
+does not grow with the data.
 """
 
 import math
@@ -11,27 +12,28 @@ import math
 import jax
 import jax.numpy as jnp
 
-ROUNDS = 8  # three fail a χ² test of uniformity; see tests/engine/test_batches.py
+ROUNDS = 8  # with three rounds a χ² test rejects uniformity (tests/engine/test_batches.py)
 
 
 def _hash(x: jax.Array, key: jax.Array) -> jax.Array:
-    """Mixes 32 bits (the finaliser of MurmurHash3)."""
+    """Returns a hash of 32-bit integers, by the finaliser of MurmurHash3."""
     x = (x + key) * jnp.uint32(0x9E3779B1)
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
     return x ^ (x >> 16)
 
 
-def shuffled(key: jax.Array, position: jax.Array, size: int) -> jax.Array:
-    """Returns the elements at `position` of a random order of 0, …, size − 1.
+def shuffled(key: jax.Array, index: jax.Array, size: int) -> jax.Array:
+    """Returns elements, selected by index, of a random order of 0, …, size − 1.
 
     Args:
-      key: PRNG key, which names the order.
-      position: integers in [0, size), any shape.
-      size: number of elements, below 2³¹.
+      key: PRNG key that determines the order.
+      index: Indices into the order, integers in [0, size), of any shape.
+      size: Number of elements, below 2³¹.
 
     Returns:
-      int32 array of `position`'s shape: for one key, a bijection of {0, …, size − 1}.
+      The elements, int32, of the shape of `index`. For one key, the map from index to element is a
+      bijection of {0, …, size − 1}.
 
     Example:
       >>> order = shuffled(jax.random.key(0), jnp.arange(5), 5)
@@ -45,7 +47,8 @@ def shuffled(key: jax.Array, position: jax.Array, size: int) -> jax.Array:
     def permute(x: jax.Array) -> jax.Array:
         left, right = x // columns, x % columns
         for i in range(0, ROUNDS, 2):
-            # Half the hash's range: the sum must not wrap at 2³², or the step is no bijection.
+            # Half of the hash's range is used, because the round would not be a bijection if the
+            # sum wrapped at 2³².
             left = (left + (_hash(right, keys[i]) >> 1)) % rows
             right = (right + (_hash(left, keys[i + 1]) >> 1)) % columns
         return left * columns + right
@@ -53,6 +56,6 @@ def shuffled(key: jax.Array, position: jax.Array, size: int) -> jax.Array:
     def walk(x: jax.Array) -> jax.Array:
         return jnp.where(x >= size, permute(x), x)
 
-    x = permute(position.astype(jnp.uint32))
+    x = permute(index.astype(jnp.uint32))
     x = jax.lax.while_loop(lambda x: jnp.any(x >= size), walk, x)
     return x.astype(jnp.int32)

@@ -1,8 +1,8 @@
-"""Ctrl-C and SIGTERM as a request to stop at the next good place.
+"""Ctrl-C and SIGTERM as requests to stop training where it can be continued.
 
-Python raises KeyboardInterrupt wherever it happens to be, and where that is a callback of a
-library, the exception is swallowed. A request is never lost, and training stops where it can be
-continued.
+Python raises KeyboardInterrupt at an arbitrary point. If that is in a callback of a library, the
+exception is lost. A request in the sense of this module is never lost, and training stops at a
+point from which it can be continued.
 """
 
 import contextlib
@@ -18,27 +18,27 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 NOTICE = b"\nstopping at the end of this chunk of steps; once more stops at once\n"
 
-WAIT_SECONDS = 10.0  # for which a process that is to stop waits for another one
-MOST_PATIENCE = 60.0  # seconds beyond, however long it has waited before
+WAIT_SECONDS = 10.0  # for which a process that was asked to stop at least waits for another one
+MOST_PATIENCE = 60.0  # most seconds by which an earlier, slower wait prolongs this
 GIVEN_UP = (
-    b"\nerror: --distributed: asked to stop, this process has stopped waiting for the others, "
-    b"which do not answer; what is saved is kept\n"
+    b"\nerror: --distributed: this process was asked to stop while it waited for the others, which "
+    b"do not answer; saved results are kept, and the same command continues\n"
 )
 INTERRUPTED = 130  # exit status
 
 
 class Stopped(KeyboardInterrupt):
-    """Training has stopped where it can be continued, as was asked: in all processes alike."""
+    """Training was asked to stop, and all processes stopped where it can be continued."""
 
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Catches the first SIGINT or SIGTERM within the block; the second has its usual effect.
+    """Catches the first SIGINT or SIGTERM within the block. A second one has its usual effect.
 
-    Outside the main thread, where Python allows no signal handlers, nothing is caught.
+    Outside the main thread Python allows no signal handlers, and no signal is caught.
 
     Yields:
-      A function that says whether to stop has been requested.
+      A function that returns whether a stop was requested.
     """
     requested = threading.Event()
     usual: dict[signal.Signals, Any] = {}
@@ -62,7 +62,12 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
 
 
 class _Waits:
-    """How long this process waits for others now, and has waited at most."""
+    """State of this process's waits for other processes.
+
+    Attributes:
+      since: When the present wait began, by the monotonic clock; None if there is none.
+      longest: Duration of the longest wait so far, in seconds.
+    """
 
     since: float | None = None
     longest = 0.0
@@ -70,8 +75,8 @@ class _Waits:
 
 @contextlib.contextmanager
 def waiting() -> Iterator[None]:
-    """Marks a block in which this process may wait for others, deaf to Python's signals."""
-    if _Waits.since is not None:  # within another one
+    """Marks a block in which this process may wait for others and cannot handle signals."""
+    if _Waits.since is not None:  # this block is within another one
         yield
         return
     _Waits.since = time.monotonic()
@@ -83,33 +88,34 @@ def waiting() -> Iterator[None]:
 
 
 def end_waits() -> None:
-    """Makes SIGINT and SIGTERM end this process even while it waits for another one.
+    """Makes SIGINT and SIGTERM end this process even while it waits for another process.
 
-    Python's handlers run between two of its instructions, and a library that waits executes none.
-    The signal itself still arrives: a thread of its own hears of it, and once the process has
-    waited too long since (or at a second signal), ends it. Otherwise SIGTERM does what Ctrl-C does.
-    For mains, in the main thread, before anything waits.
+    Python runs signal handlers only between two of its own instructions, so not while a library
+    waits. Python does write the signal's number to a socket at once. A thread reads it, and ends
+    the process at a second signal or once the process has waited too long. In all other cases
+    SIGTERM has the effect of Ctrl-C. Programs call this function in the main thread before anything
+    waits.
     """
-    heard, told = socket.socketpair()
-    told.setblocking(False)
-    signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    threading.Thread(target=_end_waits, args=(heard, told), daemon=True).start()
+    threading.Thread(target=_end_waits, args=(reader, writer), daemon=True).start()
 
 
 def _patience() -> float:
-    """Returns for how many seconds a process that is to stop waits for another one."""
-    # The slowest wait so far was for computation, probably: this one may be as long.
+    """Returns for how many seconds a process that was asked to stop waits for another one."""
+    # The longest wait so far probably was for a computation, and this one can take as long.
     return WAIT_SECONDS + min(2 * _Waits.longest, MOST_PATIENCE)
 
 
-def _end_waits(heard: socket.socket, _told: socket.socket) -> None:
+def _end_waits(reader: socket.socket, _writer: socket.socket) -> None:
     requests = 0
     asked = 0.0
     while True:
-        heard.settimeout(0.1 if requests else None)
+        reader.settimeout(0.1 if requests else None)
         with contextlib.suppress(TimeoutError):
-            new = sum(number in SIGNALS for number in heard.recv(64))
+            new = sum(number in SIGNALS for number in reader.recv(64))
             asked = asked or (time.monotonic() if new else 0.0)
             requests += new
         since = _Waits.since

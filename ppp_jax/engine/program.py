@@ -1,5 +1,6 @@
-"""The whole grid as one jitted function."""
+"""The program that trains a whole grid: jitted functions over all cells and runs."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -17,30 +18,34 @@ from ppp_jax.engine.training import Arrays, Hyper, Observation, Run, RunState, b
 from ppp_jax.grid.grid import Cell, Grid
 from ppp_jax.networks.functional import Params
 
-# Cell name to the pytree of that cell, every leaf with a leading axis over its runs, padded.
+# Trees by the names of their cells. Every leaf has a leading axis over the cell's runs, padded.
 Hypers = dict[str, Hyper]
 States = dict[str, RunState]
-Widths = Mapping[str, int]  # `Cell.shape` to the number of runs trained at a time on a device
+Widths = Mapping[str, int]  # by `Cell.shape`, the number of runs that a device trains at a time
 
-# Random numbers take XLA:CPU much longer to optimise than to draw: 5 s instead of 1 for four
-# layers. Level 1 gives the same bits as the default, level 0 does not.
+# XLA:CPU needs much longer to optimise random number generation than to run it: 5 s instead of 1 s
+# for four layers. Optimisation level 1 gives the same bits as the default, and level 0 does not.
 _INIT_OPTIONS: dict[str, Any] = {"xla_backend_optimization_level": 1}
+
+# On a GPU, XLA would time several kernels for each product and take the fastest, which is another
+# one in another process, or beside other cells, with other bits.
+_OPTIONS: dict[str, dict[str, Any]] = {"gpu": {"xla_gpu_deterministic_ops": True}}
 
 
 class Program(NamedTuple):
-    """A grid, compiled: each function handles all cells and runs at once.
+    """The jitted functions that train a grid. Each of them handles all cells and runs at once.
 
-    Every leading axis is a cell's runs, in the order of `grid.run_axes`, padded to whole seed
-    batches on every device: only the first `grid.runs_per_cell` mean anything.
+    Every leading axis is over a cell's runs, in the order of `grid.run_axes`, padded to whole seed
+    batches on every device. Only the first `grid.runs_per_cell` entries are results.
 
     Attributes:
-      hypers: the traced axes of every cell's runs, spread over the devices.
-      arrays: the data, passed to every call rather than compiled into it.
-      init: `(hypers) -> states`, untrained.
-      chunk: `(states, hypers, arrays, first_step, steps) -> (states, losses)`; donates `states`.
-        `losses` are means over the chunk, `(runs,)` per cell. Step counts are traced, so all
-        chunk lengths share one compilation.
-      observe: `(states, arrays, step) -> observations`, per cell, after `step` steps.
+      hypers: Traced axes of every cell's runs, spread over the devices.
+      arrays: The data, which are passed to every call and not compiled into the functions.
+      init: Function `(hypers) -> states` that returns untrained states.
+      chunk: Function `(states, hypers, arrays, first_step, steps) -> (states, losses)` that trains
+        for `steps` steps and donates `states`. `losses` are means over these steps, `(runs,)` per
+        cell. The numbers of steps are traced, so chunks of all lengths share one compilation.
+      observe: Function `(states, arrays, step) -> observations` of the states after `step` steps.
     """
 
     hypers: Hypers
@@ -51,39 +56,44 @@ class Program(NamedTuple):
 
 
 def _parts(grid: Grid, dataset: Dataset) -> Arrays:
-    """Returns NumPy's arrays of what runs are trained on and looked at with."""
+    """Returns the NumPy arrays on which runs are trained and observed."""
     train = dataset.train
     inputs = (train, dataset.validation, dataset.test, train[: grid.probe_samples])
     parts: list[Any] = [*inputs, *dataset.labels]
     return Arrays(*parts)
 
 
-def place(grid: Grid, dataset: Dataset, *, mesh: Mesh | None = None) -> Arrays:
-    """Places what runs are trained on and looked at with on every device.
+def put_data(grid: Grid, dataset: Dataset, *, mesh: Mesh | None = None) -> Arrays:
+    """Copies the data on which runs are trained and observed to every device.
 
     Args:
-      grid: what to train.
-      dataset: what to train on.
-      mesh: devices; by default all devices of all processes.
+      grid: The grid to be trained.
+      dataset: The dataset.
+      mesh: Mesh of the devices, by default of all devices of all processes.
 
     Returns:
-      Arrays for `build`, of this grid or of others with as many probe samples.
+      Arrays for `build`. They can be used for this grid and for others with as many probe samples.
     """
-    placed: Arrays = devices.replicate(_parts(grid, dataset), mesh or devices.runs_mesh())
-    return placed
+    arrays: Arrays = devices.replicate(_parts(grid, dataset), mesh or devices.runs_mesh())
+    return arrays
 
 
 def outline(grid: Grid, dataset: Dataset) -> Arrays:
-    """Returns the shapes of what `place` places, enough to compile for and to measure."""
+    """Returns the shapes and dtypes of the result of `put_data`, which suffice to compile.
+
+    Args:
+      grid: The grid to be trained.
+      dataset: The dataset.
+    """
     parts = _parts(grid, dataset)
     shapes: Arrays = jax.tree.map(lambda part: jax.ShapeDtypeStruct(part.shape, part.dtype), parts)
     return shapes
 
 
 def _hyper(grid: Grid, cell: Cell, width: int, mesh: Mesh) -> Hyper:
-    """Spreads the traced axes of a cell's runs, and padding, over the devices.
+    """Returns the traced axes of a cell's runs, padded and spread over the devices.
 
-    Padding repeats the last run: it is trained and thrown away.
+    The padding repeats the last run. Its results are discarded.
     """
     rates, doses, seeds = np.meshgrid(
         np.asarray(grid.rates(cell.optimizer), np.float32),
@@ -98,7 +108,7 @@ def _hyper(grid: Grid, cell: Cell, width: int, mesh: Mesh) -> Hyper:
 
 
 def _train_run(run: Run, arrays: Arrays, first_step: jax.Array, steps: jax.Array) -> Any:
-    """Returns `(state, hyper) -> (state, mean loss)` over `steps` steps of one run."""
+    """Returns a function `(state, hyper) -> (state, mean loss)` that trains one run for `steps`."""
 
     def train(state: RunState, hyper: Hyper) -> tuple[RunState, jax.Array]:
         def body(step: jax.Array, carry: tuple[RunState, jax.Array]) -> tuple[RunState, jax.Array]:
@@ -114,23 +124,44 @@ def _train_run(run: Run, arrays: Arrays, first_step: jax.Array, steps: jax.Array
 
 
 def _map_runs(function: Callable[..., Any], runs: Any, width: int) -> Any:
-    """Applies a function of one run to a device's runs, `width` at a time.
+    """Applies a function of one run to a device's runs, `width` runs at a time.
 
-    The width is fixed and divides the number of runs, so that a run is computed by the same code
-    wherever it stands and however many there are.
+    The width is fixed and divides the number of runs. So every run is computed by the same code,
+    whatever its index and the number of runs.
     """
     return jax.lax.map(lambda run: function(*run), runs, batch_size=width)
 
 
+def _single_precision() -> contextlib.AbstractContextManager[Any]:
+    """Returns the context in which products are traced in single precision.
+
+    GPUs and TPUs would round factors to 11 or 8 bits, so that a network that is certified to have
+    no axes would be trained on a grid of numbers that has. Whoever sets JAX's
+    `jax_default_matmul_precision` has it as it is set. On a CPU nothing changes.
+    """
+    if jax.config.values["jax_default_matmul_precision"] is not None:
+        return contextlib.nullcontext()
+    highest: contextlib.AbstractContextManager[Any] = jax.default_matmul_precision("highest")
+    return highest
+
+
 def _sharded(function: Callable[..., Any], mesh: Mesh, *, shared: int) -> Callable[..., Any]:
-    """Runs `function` on every device's runs; its last `shared` arguments are whole everywhere."""
+    """Maps `function` over the devices, which hold different runs and the same last arguments.
+
+    Args:
+      function: Function of arrays over runs, and of `shared` further arguments.
+      mesh: Mesh of the devices.
+      shared: Number of last arguments of which every device holds the whole.
+    """
 
     def sharded(*args: Any) -> Any:
         specs = [P(RUNS)] * (len(args) - shared) + [P()] * shared
-        # The checker does not see through the custom gradient of the dense product.
-        return jax.shard_map(
+        # JAX's check for replicated values does not support the custom gradient of dense products.
+        mapped = jax.shard_map(
             function, mesh=mesh, in_specs=tuple(specs), out_specs=P(RUNS), check_vma=False
-        )(*args)
+        )
+        with _single_precision():
+            return mapped(*args)
 
     return sharded
 
@@ -138,8 +169,8 @@ def _sharded(function: Callable[..., Any], mesh: Mesh, *, shared: int) -> Callab
 def _init(grid: Grid, runs: dict[str, Run], widths: Widths, hypers: Hypers) -> States:
     """Returns the untrained states of all cells.
 
-    Cells that differ only in activation or optimiser share their initial weights: they are drawn
-    once, which pairs the seeds and saves most of the compile time.
+    Cells that differ only in activation or optimiser share their initial weights. The weights are
+    drawn once, which pairs the seeds and saves most of the compile time.
     """
     drawn: dict[Cell, Params] = {}
     states = {}
@@ -162,7 +193,7 @@ def _chunk(
     first_step: jax.Array,
     steps: jax.Array,
 ) -> tuple[States, dict[str, jax.Array]]:
-    """Returns the states after `steps` more steps, and the mean losses on the way."""
+    """Returns the states after `steps` more steps, and the mean losses over these steps."""
     trained = {
         cell.name: _map_runs(
             _train_run(runs[cell.name], arrays, first_step, steps),
@@ -185,23 +216,23 @@ def _observe(
     arrays: Arrays,
     step: jax.Array,
 ) -> dict[str, Observation]:
-    def look(run: Run) -> Callable[[RunState], Observation]:
+    def observe(run: Run) -> Callable[[RunState], Observation]:
         return lambda state: run.observe(state, arrays, step)
 
     return {
-        cell.name: _map_runs(look(runs[cell.name]), (states[cell.name],), widths[cell.shape])
+        cell.name: _map_runs(observe(runs[cell.name]), (states[cell.name],), widths[cell.shape])
         for cell in grid.cells
     }
 
 
 def abstract_states(built: Program) -> States:
-    """Returns the shapes and places of a program's states, into which a checkpoint is restored."""
-    like = jax.eval_shape(built.init, built.hypers)
+    """Returns the shapes, dtypes and shardings of a program's states, to restore a checkpoint."""
+    shapes = jax.eval_shape(built.init, built.hypers)
     sharding = jax.tree.leaves(built.hypers)[0].sharding
-    placed: States = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like
+    states: States = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
     )
-    return placed
+    return states
 
 
 def build(
@@ -215,22 +246,25 @@ def build(
     """Builds the program that trains a grid.
 
     Cells are unrolled in the trace, each with its own shapes and code. A cell's runs are spread
-    over the devices, and on each device trained `seed_batch` at a time, vmapped. A run's bits
-    depend on that width, but not on its place, on the number of runs, devices or processes, nor
-    on how steps are cut into chunks. Nothing is compiled until a function is first called.
+    over the devices, and each device trains `seed_batch` of them at a time, by `vmap`. The bits of
+    a run depend on this width. They do not depend on the run's index, on the numbers of runs,
+    devices and processes, or on the division of steps into chunks. Nothing is compiled until a
+    function is first called.
 
     Args:
-      grid: what to train.
-      dataset: what to train on.
-      seed_batch: the width, one for all or one for every `Cell.shape`.
-      mesh: devices; by default all devices of all processes.
-      arrays: the data as `place` placed them, or an `outline` of them for a program that is not
-        going to run; placed anew if None.
+      grid: The grid to be trained.
+      dataset: The dataset.
+      seed_batch: Number of runs that a device trains at a time, for all cells or by `Cell.shape`.
+      mesh: Mesh of the devices, by default of all devices of all processes.
+      arrays: The data, as returned by `put_data`, or by `outline` for a program that is only
+        compiled. None means that this function calls `put_data`.
 
     Returns:
-      The `Program`.
+      The program.
     """
     mesh = devices.runs_mesh() if mesh is None else mesh
+    platform = mesh.devices.flat[0].platform
+    options = _OPTIONS.get(platform)
     shapes = [cell.shape for cell in grid.cells]
     widths = dict.fromkeys(shapes, seed_batch) if isinstance(seed_batch, int) else seed_batch
     runs = {
@@ -241,14 +275,18 @@ def build(
     }
     return Program(
         hypers={cell.name: _hyper(grid, cell, widths[cell.shape], mesh) for cell in grid.cells},
-        arrays=place(grid, dataset, mesh=mesh) if arrays is None else arrays,
+        arrays=put_data(grid, dataset, mesh=mesh) if arrays is None else arrays,
         init=jax.jit(
             _sharded(functools.partial(_init, grid, runs, widths), mesh, shared=0),
-            compiler_options=_INIT_OPTIONS if mesh.devices.flat[0].platform == "cpu" else None,
+            compiler_options=_INIT_OPTIONS if platform == "cpu" else options,
         ),
         chunk=jax.jit(
             _sharded(functools.partial(_chunk, grid, runs, widths), mesh, shared=3),
             donate_argnums=0,
+            compiler_options=options,
         ),
-        observe=jax.jit(_sharded(functools.partial(_observe, grid, runs, widths), mesh, shared=2)),
+        observe=jax.jit(
+            _sharded(functools.partial(_observe, grid, runs, widths), mesh, shared=2),
+            compiler_options=options,
+        ),
     )

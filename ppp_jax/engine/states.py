@@ -1,4 +1,4 @@
-"""Digests of trained states: the same for any sharding and padding, and on disk as in memory."""
+"""Digests of trained states, which depend neither on sharding nor on padding."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -12,21 +12,22 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def digest(states: Mapping[str, Any], *, runs: int) -> str:
-    """Returns the SHA-256 of all cells' states, in hexadecimal; of several processes all call it.
+    """Returns the SHA-256 of all cells' states, in hexadecimal.
 
-    Every run is hashed by itself, from the bytes of its row in every leaf and the leaf's path,
-    type and shape, so that neither devices nor processes nor padding have a say.
+    Every run is hashed by itself, from the bytes of its row in every leaf and from the leaf's path,
+    dtype and shape. So the digest does not depend on devices, processes or padding, and is the same
+    for states in memory and on disk. If there are several processes, all must call this function.
 
     Args:
-      states: cell name to a tree of arrays, JAX's or NumPy's, with a leading axis over runs.
-      runs: how many of the rows are runs; the others are padding.
+      states: Trees of JAX or NumPy arrays with a leading axis over runs, by the names of cells.
+      runs: Number of rows that are runs. The rows behind them are padding.
     """
     names = sorted(states)
     rows = np.stack([_rows(states[name], runs) for name in names])
     if jax.process_count() > 1 and any(
         isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(states)
     ):
-        # Every run is hashed by the one process that holds it; of the others it is zeros.
+        # The digest of a run is zero in all processes except the one that holds the run.
         rows = np.asarray(multihost_utils.process_allgather(rows)).max(axis=0)
     whole = hashlib.sha256()
     for name, of_cell in zip(names, rows, strict=True):
@@ -56,7 +57,7 @@ def _rows(tree: Any, runs: int) -> np.ndarray:
 
 
 def _blocks(leaf: Any) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields what this process holds of an array, with the place of each block's first row."""
+    """Yields the blocks of an array that this process holds, with the index of their first row."""
     if isinstance(leaf, jax.Array):
         for shard in leaf.addressable_shards:
             if shard.replica_id == 0:

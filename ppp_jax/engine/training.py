@@ -1,4 +1,4 @@
-"""One run of one seed: pure functions to start it, step it and look at it. No jit, no I/O."""
+"""One run of one seed, as pure functions that start, update and observe it, without jit and I/O."""
 
 import functools
 from collections.abc import Callable
@@ -14,17 +14,19 @@ from ppp_jax.grid.grid import Cell
 from ppp_jax.networks import architectures, functional, interpolated, optimizers
 
 NEVER = -1  # the `diverged_step` of a run whose losses were all finite
-SLICE = 8192  # samples looked at together: a large data set's hidden layers would fill the memory
-_WEIGHTS, _BATCHES = 0, 1  # the streams of random numbers that a seed names
+# Most samples that pass through a network at once when errors are computed. The hidden layers of a
+# whole large dataset would fill the memory.
+SLICE = 8192
+_WEIGHTS, _BATCHES = 0, 1  # numbers of the two random streams of a seed
 
 
 class Hyper(NamedTuple):
-    """The traced axes of a run, scalars.
+    """Values of the traced axes for a run, which are scalars.
 
     Attributes:
-      seed: int32.
-      learning_rate: float32.
-      dose: float32, t of a `dose_…` activation; nothing to others.
+      seed: Training seed, int32.
+      learning_rate: Learning rate, float32.
+      dose: Dose t of a `dose_…` activation, float32. Other activations do not use it.
     """
 
     seed: jax.Array
@@ -33,16 +35,17 @@ class Hyper(NamedTuple):
 
 
 class Arrays(NamedTuple):
-    """What runs are trained on and looked at with.
+    """The data on which runs are trained and observed.
 
     Attributes:
-      train: `(samples, features)`.
-      validation: `(held-out samples, features)`, which choices such as the learning rate may see.
-      test: `(held-out samples, features)`, which nothing sees.
-      probe: `(probe samples, features)`, those whose latents are kept.
-      train_labels: `(samples,)`, int32, zeros where the data has none.
-      validation_labels: likewise.
-      test_labels: likewise.
+      train: Training samples, `(samples, features)`.
+      validation: Held-out samples for choices such as that of the learning rate, `(held-out
+        samples, features)`.
+      test: Held-out samples on which errors are reported, `(held-out samples, features)`.
+      probe: Training samples whose latents are saved, `(probe samples, features)`.
+      train_labels: Labels of `train`, `(samples,)`, int32; zeros if the data have no classes.
+      validation_labels: Labels of `validation`, `(held-out samples,)`, int32, or zeros.
+      test_labels: Labels of `test`, `(held-out samples,)`, int32, or zeros.
     """
 
     train: jax.Array
@@ -55,12 +58,12 @@ class Arrays(NamedTuple):
 
 
 class RunState(NamedTuple):
-    """What a step carries to the next.
+    """The state of a run between two steps.
 
     Attributes:
-      params: the network's parameters.
-      opt_state: the optimiser's state.
-      diverged_step: the first step whose loss was not finite, or -1.
+      params: Parameters of the network.
+      opt_state: State of the optimiser.
+      diverged_step: First step whose loss was not finite, or -1, int32.
     """
 
     params: functional.Params
@@ -69,16 +72,18 @@ class RunState(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """What is kept of a run at a snapshot.
+    """The results of a run that are saved at a snapshot.
 
     Attributes:
-      train_mse: mean squared error over the whole training set, per feature.
-      validation_mse: the same over the held-out samples that choices may see.
-      test_mse: the same over the other held-out samples.
-      diverged_step: see `RunState`; the number of steps taken if the errors are the first things
-        not finite.
-      latents: the probe samples' latents, `(probe samples, latent_width)` each.
-      captured: likewise of every other layer that is kept, `(vectors, units)` each.
+      train_mse: Mean squared error over the training samples, per feature.
+      validation_mse: Mean squared error over the validation samples, per feature.
+      test_mse: Mean squared error over the test samples, per feature.
+      diverged_step: `RunState.diverged_step`, or the number of steps taken so far if all losses
+        were finite and an error is not.
+      latents: Latents of the probe samples before and after the activation, both of shape `(probe
+        samples, latent_width)`.
+      captured: Vectors of the other saved layers by name, before and after the activation, both
+        `(vectors, units)`.
     """
 
     train_mse: jax.Array
@@ -93,10 +98,12 @@ class Run(NamedTuple):
     """One run as pure functions.
 
     Attributes:
-      draw: `(seed) -> params`, the initial weights; depends on shapes and initialiser alone.
-      init: `(params, hyper) -> RunState`.
-      update: `(state, hyper, arrays, step) -> (RunState, loss)`; `step` counts from 0.
-      observe: `(state, arrays, step) -> Observation`, after `step` steps.
+      draw: Function `(seed) -> params` that draws the initial weights. It depends only on the
+        shapes of the network and on the initialiser.
+      init: Function `(params, hyper) -> RunState` that returns the untrained state.
+      update: Function `(state, hyper, arrays, step) -> (RunState, loss)` that takes one step. Steps
+        are counted from 0.
+      observe: Function `(state, arrays, step) -> Observation` of the state after `step` steps.
     """
 
     draw: Callable[[jax.Array], functional.Params]
@@ -106,7 +113,12 @@ class Run(NamedTuple):
 
 
 def build_model(cell: Cell, shape: Shape) -> functional.Model:
-    """Builds the network of a cell for data of some shape."""
+    """Builds the network of a cell.
+
+    Args:
+      cell: The cell, whose activation, sizes, initialiser and architecture are used.
+      shape: Shape of the data.
+    """
     return architectures.build(
         cell.architecture,
         shape,
@@ -117,25 +129,25 @@ def build_model(cell: Cell, shape: Shape) -> functional.Model:
 
 
 def batch_indices(key: jax.Array, step: jax.Array, *, samples: int, batch_size: int) -> jax.Array:
-    """Returns the `(batch_size,)` sample indices of a step.
+    """Returns the sample indices of a step's batch, `(batch_size,)`.
 
-    Each epoch runs once through a fresh random order, leaving out its last, incomplete batch.
+    Each epoch runs once through a new random order and leaves out the last, incomplete batch.
 
     Args:
-      key: the seed's key for batches.
-      step: step number, from 0.
-      samples: size of the training set, at least `batch_size`.
-      batch_size: samples per step.
+      key: PRNG key of the seed's stream for batches.
+      step: Number of the step, counted from 0.
+      samples: Number of training samples, at least `batch_size`.
+      batch_size: Number of samples per step.
     """
     steps_per_epoch = samples // batch_size
-    position = (step % steps_per_epoch) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
-    return batches.shuffled(jax.random.fold_in(key, step // steps_per_epoch), position, samples)
+    index = (step % steps_per_epoch) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
+    return batches.shuffled(jax.random.fold_in(key, step // steps_per_epoch), index, samples)
 
 
 def _error(
     model: functional.Model, params: functional.Params, x: jax.Array, labels: jax.Array
 ) -> jax.Array:
-    """Returns the error over samples, a slice of them at a time."""
+    """Returns the mean error over samples, computed over slices of `SLICE` samples."""
 
     def of(x: jax.Array, labels: jax.Array) -> jax.Array:
         return model.error(model.apply(params, x), x, labels)
@@ -162,34 +174,34 @@ def _observe(
     train_mse = _error(model, params, arrays.train, arrays.train_labels)
     validation_mse = _error(model, params, arrays.validation, arrays.validation_labels)
     test_mse = _error(model, params, arrays.test, arrays.test_labels)
-    # The update after the last finite loss may have been the one that blew up.
+    # The latest update can have made the parameters diverge although its own loss was finite.
     last = (state.diverged_step == NEVER) & ~jnp.isfinite(train_mse + validation_mse + test_mse)
-    seen = model.apply(params, arrays.probe)
+    output = model.apply(params, arrays.probe)
     return Observation(
         train_mse=train_mse,
         validation_mse=validation_mse,
         test_mse=test_mse,
         diverged_step=jnp.where(last, step, state.diverged_step),
-        latents=seen.latents,
-        captured={name: seen.layers[name] for name in capture},
+        latents=output.latents,
+        captured={name: output.layers[name] for name in capture},
     )
 
 
 def build_run(cell: Cell, *, shape: Shape, batch_size: int, capture: tuple[str, ...] = ()) -> Run:
-    """Builds the run of a cell, closed over what is static.
+    """Builds the functions of a cell's runs.
 
-    Randomness comes from the seed and the step alone (`fold_in` of the seed's key), never from a
-    run's place in a batch: a seed has the same initial weights (up to shape) and the same batches
-    in every cell.
+    All randomness is derived from the seed and the step (by `fold_in` of the seed's key) and not
+    from a run's index. So a seed has the same initial weights (up to shape) and the same batches in
+    every cell.
 
     Args:
-      cell: the static configuration.
-      shape: of the data.
-      batch_size: samples per step.
-      capture: layers that are observed beside the bottleneck.
+      cell: The static configuration.
+      shape: Shape of the data.
+      batch_size: Number of samples per step.
+      capture: Names of the layers that are saved in addition to the bottleneck.
 
     Returns:
-      The `Run`.
+      The run as pure functions.
     """
     model, parameter = build_model(cell, shape), interpolated.get(cell.activation).parameter
     optimizer = optimizers.get(cell.optimizer)

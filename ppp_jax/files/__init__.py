@@ -1,1 +1,1 @@
-"""Files that are whole or not at all, and are looked at before they are believed."""
+"""Atomic writing of files and folders, and checks of files before they are read."""

@@ -1,8 +1,8 @@
-"""NumPy's files, looked at before anything in them is read.
+"""Safe reading of NumPy's `.npy` and `.npz` files, whose headers are checked before any array.
 
-A header of some bytes can claim any size, a member of a zip can unpack to a thousand times its own,
-and an array of objects is a program. So the claims are read first, and what is read is what was
-looked at: one member at a time, and only those that are asked for.
+A header of a few bytes can claim an array of any size, a member of a zip archive can unpack to a
+thousand times its own size, and an array of Python objects can execute code. So headers are read
+and checked first. Then only the requested members are read, one at a time.
 """
 
 import math
@@ -18,13 +18,14 @@ from ppp_jax.errors import InputError, whole
 from ppp_jax.resources import free_memory, size_text
 
 NPY, ZIP = b"\x93NUMPY", b"PK"
-LONGEST_HEADER = 10_000  # bytes; NumPy's own limit for files that are not trusted
-MOST_DIMENSIONS = 32  # what every NumPy has
-RESERVE = 0.9  # of the free memory, what one array may take
-# How numpy writes members. Of the others zipfile unpacks 4 KiB at a time, whatever they become.
+LONGEST_HEADER = 10_000  # most bytes of a header, NumPy's own limit for untrusted files
+MOST_DIMENSIONS = 32  # the most that every version of NumPy supports
+RESERVE = 0.9  # fraction of free memory that one array may take
+# Compression methods that NumPy writes. With others, zipfile unpacks 4 KiB of input at a time,
+# however large the result.
 METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 OTHERS = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "lzma"}
-# What numpy and zipfile raise of files that are damaged, encrypted or no archives at all.
+# Exceptions of numpy and zipfile for files that are damaged, encrypted or not archives.
 UNREADABLE = (
     OSError,
     ValueError,
@@ -41,17 +42,17 @@ UNREADABLE = (
 
 
 class ReadError(ValueError):
-    """An array that is not read; its text says why, and what to do."""
+    """An array cannot be read. The message tells the reason and the remedy."""
 
 
 class Header(NamedTuple):
-    """What an `.npy` says of itself.
+    """Header of an `.npy` file.
 
     Attributes:
-      shape: of the array.
-      fortran: whether the first axis is the fastest.
-      dtype: of its numbers.
-      start: bytes before them.
+      shape: Shape of the array.
+      fortran: Whether the first axis varies fastest.
+      dtype: Type of the array's elements.
+      start: Number of bytes before the first element.
     """
 
     shape: tuple[int, ...]
@@ -61,18 +62,18 @@ class Header(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes that the array takes."""
+        """Size of the array in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def most_bytes(max_bytes: int | None) -> int:
-    """Returns how many bytes one array may take: as told, or nearly all memory that is free.
+    """Returns the most bytes that one array may take, by default nearly all free memory.
 
     Args:
-      max_bytes: what the user allows, or None.
+      max_bytes: Limit set by the user, or None.
 
     Raises:
-      InputError: it is no number of bytes.
+      InputError: The limit is not a positive whole number.
     """
     if max_bytes is None:
         return int(RESERVE * free_memory())
@@ -80,32 +81,33 @@ def most_bytes(max_bytes: int | None) -> int:
 
 
 def check_size(size: int, most: int) -> None:
-    """Refuses an array that would not fit.
+    """Checks that an array is not too large.
 
     Args:
-      size: bytes that it takes.
-      most: bytes that it may take.
+      size: Size of the array in bytes.
+      most: Largest accepted size in bytes.
 
     Raises:
-      ReadError: it takes more.
+      ReadError: The array is larger.
     """
     if size > most:
         raise ReadError(
             f"claims {size_text(size)}, more than the {size_text(most)} that may be "
-            "used (max_bytes, or the free memory); read a part of it"
+            "used (max_bytes, or the free memory); read only a part of it"
         )
 
 
 def read_header(file: IO[bytes], length: int) -> Header:
-    """Reads the header of an `.npy`, and nothing behind it.
+    """Reads and checks the header of an `.npy` file, and does not read its array.
 
     Args:
-      file: opened at its beginning.
-      length: how many bytes there are in all.
+      file: The file, opened at its beginning.
+      length: Length of the file in bytes.
 
     Raises:
-      ReadError: it is no array of plain numbers, texts or truth values, or longer than its file.
-      ValueError: it is no header.
+      ReadError: The array does not consist of plain numbers, texts or booleans, or the file is too
+        short for it.
+      ValueError: The file does not begin with a header.
     """
     version = np.lib.format.read_magic(file)
     readers = {
@@ -113,12 +115,10 @@ def read_header(file: IO[bytes], length: int) -> Header:
         (2, 0): np.lib.format.read_array_header_2_0,
     }
     if version not in readers:
-        raise ReadError(
-            f"is of NumPy's format {version}, for structured arrays; save one plain array"
-        )
+        raise ReadError(f"has NumPy's format {version} for structured arrays; save one plain array")
     shape, fortran, dtype = readers[version](file, max_header_size=LONGEST_HEADER)
-    if any(type(length) is not int for length in shape):  # True counts as one, for some readers
-        raise ReadError(f"states a shape of other things than whole numbers, {shape}")
+    if any(type(length) is not int for length in shape):  # some versions of NumPy accept True
+        raise ReadError(f"states a shape that does not consist of whole numbers, {shape}")
     header = Header(tuple(shape), bool(fortran), dtype, file.tell())
     if dtype.hasobject:
         raise ReadError(
@@ -132,42 +132,43 @@ def read_header(file: IO[bytes], length: int) -> Header:
     if header.start + header.size > length:
         found = size_text(max(0, length - header.start))
         raise ReadError(
-            f"claims {size_text(header.size)} and holds {found}: it is cut short, or "
-            "no honest file; write it again"
+            f"claims {size_text(header.size)} and holds {found}; it is truncated or damaged, "
+            "so write it again"
         )
     return header
 
 
 def is_npy(path: pathlib.Path) -> bool:
-    """Returns whether a file is an `.npy` by its content, whatever its name.
+    """Returns whether a file's content, and not its name, is that of an `.npy`.
 
     Args:
-      path: a regular file.
+      path: Path of a regular file.
     """
     with path.open("rb") as file:
         return file.read(len(NPY)) == NPY
 
 
 def is_zip(path: pathlib.Path) -> bool:
-    """Returns whether a file begins as a zip does, whatever its name.
+    """Returns whether a file's content, and not its name, begins like a zip archive.
 
     Args:
-      path: a regular file.
+      path: Path of a regular file.
     """
     with path.open("rb") as file:
         return file.read(len(ZIP)) == ZIP
 
 
 def map_npy(path: pathlib.Path, *, max_bytes: int | None = None) -> np.ndarray:
-    """Maps an `.npy` into memory, of which only what is looked at is read.
+    """Maps an `.npy` file into memory, so that only the accessed parts are read.
 
     Args:
-      path: the file.
-      max_bytes: that the array may have; None: any number, for it is not read as a whole.
+      path: Path of the file.
+      max_bytes: Largest accepted size of the array in bytes. None means that there is no limit,
+        because the array is not read as a whole.
 
     Raises:
-      ReadError: see `read_header` and `check_size`.
-      ValueError: it is no `.npy`; and the other `UNREADABLE`.
+      ReadError: The array cannot be read (`read_header`) or is too large (`check_size`).
+      ValueError: The file is not an `.npy`. Other exceptions of `UNREADABLE` are possible.
     """
     with path.open("rb") as file:
         header = read_header(file, path.stat().st_size)
@@ -180,12 +181,12 @@ def map_npy(path: pathlib.Path, *, max_bytes: int | None = None) -> np.ndarray:
 
 
 class Member(NamedTuple):
-    """An array of an archive that has not been read.
+    """A member of an archive.
 
     Attributes:
-      info: its place in the archive.
-      header: what it says of itself; None where it is not read.
-      problem: why it is not read; empty where it is.
+      info: Entry of the member in the archive's directory.
+      header: Header of the array; None if it cannot be read.
+      problem: Reason why the array cannot be read; empty if it can.
     """
 
     info: zipfile.ZipInfo
@@ -194,38 +195,42 @@ class Member(NamedTuple):
 
 
 class Archive(Mapping[str, np.ndarray]):
-    """The arrays of an `.npz` by name, each read when it is asked for.
+    """Mapping from names to the arrays of an `.npz`, each of which is read when it is accessed.
 
     Attributes:
-      members: everything in it, readable or not.
-      most: bytes that one array may take.
+      members: All members of the archive by name, readable or not.
+      most: Largest accepted size of an array in bytes.
     """
 
     def __init__(self, path: pathlib.Path, *, max_bytes: int | None = None):
         """Reads the headers of all members, and no array.
 
-        Raises one of `UNREADABLE` if the file is no archive, and `ReadError` if two of its members
-        have one name.
+        Args:
+          path: Path of the archive.
+          max_bytes: Largest accepted size of an array in bytes; None means nearly all free memory.
+
+        Raises:
+          ReadError: Two members have the same name.
+          OSError: The file cannot be read. Other exceptions of `UNREADABLE` are possible.
         """
         self.path, self.most = path, most_bytes(max_bytes)
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             found: dict[str, zipfile.ZipInfo] = {}
             for info in archive.infolist():
                 name = info.filename.removesuffix(".npy")
-                if name in found:  # which of them was meant, nobody knows
+                if name in found:  # it is unknown which of them was meant
                     raise ReadError(
-                        f"has two members named {name}; write it anew, with one of "
-                        "them or other names"
+                        f"has two members named {name}; write it again with different names"
                     )
                 found[name] = info
             self.members = {name: _member(archive, info) for name, info in found.items()}
 
     def __iter__(self) -> Iterator[str]:
-        """Yields the names of what can be read."""
+        """Yields the names of the arrays that can be read."""
         return (name for name, member in self.members.items() if member.header is not None)
 
     def __len__(self) -> int:
-        """Returns how many arrays can be read."""
+        """Returns the number of arrays that can be read."""
         return sum(1 for _ in self)
 
     def header(self, name: str) -> Header:
@@ -236,7 +241,7 @@ class Archive(Mapping[str, np.ndarray]):
         return member.header
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """Reads one array; raises one of `UNREADABLE` if it cannot be."""
+        """Reads one array, and raises one of `UNREADABLE` if it cannot be read."""
         header = self.header(name)
         try:
             check_size(header.size, self.most)
@@ -250,38 +255,39 @@ class Archive(Mapping[str, np.ndarray]):
             array: np.ndarray = np.lib.format.read_array(
                 stream, allow_pickle=False, max_header_size=LONGEST_HEADER
             )
-            stream.read(1)  # to the end, where the checksum is looked at
+            stream.read(1)  # at the end of the member, zipfile verifies its checksum
         return array
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
-    """Looks at the header of a member; the others are readable whatever it is."""
+    """Reads the header of one member. If that fails, the other members remain readable."""
     if info.compress_type not in METHODS:
         how = OTHERS.get(info.compress_type, f"method {info.compress_type}")
         return Member(
             info,
             None,
-            f"is compressed by {how}, which cannot be looked into before it "
-            "is unpacked; write it with numpy.savez_compressed",
+            f"is compressed by {how}, and its size cannot be checked before it is unpacked; "
+            "write it with numpy.savez_compressed",
         )
     try:
         with archive.open(info) as stream:
             return Member(info, read_header(stream, info.file_size), "")
     except UNREADABLE as error:
-        told = " ".join(str(error).split())
-        return Member(info, None, told if isinstance(error, ReadError) else f"is no array ({told})")
+        what = " ".join(str(error).split())
+        problem = what if isinstance(error, ReadError) else f"is not an array ({what})"
+        return Member(info, None, problem)
 
 
 def open_archive(path: pathlib.Path, *, field: str, max_bytes: int | None = None) -> Archive:
-    """Opens an `.npz`.
+    """Opens an `.npz` archive.
 
     Args:
-      path: the file.
-      field: the setting that names it, for the error's text.
-      max_bytes: that one array may take; None: what is free.
+      path: Path of the archive.
+      field: Name of the setting that gives the path, for the error message.
+      max_bytes: Largest accepted size of an array in bytes; None means nearly all free memory.
 
     Raises:
-      InputError: it does not open, or has two arrays of one name.
+      InputError: The archive cannot be opened, or two of its arrays have the same name.
     """
     try:
         return Archive(path, max_bytes=max_bytes)
@@ -290,6 +296,6 @@ def open_archive(path: pathlib.Path, *, field: str, max_bytes: int | None = None
     except ReadError as error:
         raise InputError(field, path, str(error)) from None
     except UNREADABLE as error:
-        why = error.strerror if isinstance(error, OSError) else "damaged or not an archive"
+        why = error.strerror if isinstance(error, OSError) else "it is damaged or no archive"
         problem = f"cannot be read as .npz ({why}); write it with numpy.savez(path, name=array)"
         raise InputError(field, path, problem) from None

@@ -1,8 +1,9 @@
-"""Folders of results that appear whole or not at all, and the lock of the folder they stand in.
+"""Atomic writing of files and folders, and locks of folders.
 
-What a program writes into such a folder it lists there, in `.written.json`, with a digest of each
-file. So what is in the folder and not on the list, or has been edited since, is known to be
-somebody else's: it is never deleted, and stands in the next version of the folder again.
+A folder of results is replaced as a whole, or not at all. The record `.written.json` in it lists
+the files that this package wrote, with a digest of each. A file that is not in the record, or was
+edited since, belongs to somebody else. It is never deleted, and is moved to the next version of
+the folder.
 """
 
 import contextlib
@@ -19,39 +20,40 @@ import stat
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from ppp_jax.errors import InputError
+from ppp_jax.errors import WRITE_REMEDY, InputError
 from ppp_jax.files import regular
 from ppp_jax.files.integrity import is_intact, sealed
 
 LOCK = ".lock"
-LOCKED = b"a run of ppp_jax is at work here, or was killed\n"  # what a lock file holds
+LOCKED = b"a run of ppp_jax is at work here, or was killed\n"  # content of a lock file
 RECORD = ".written.json"
-LARGEST_RECORD = 2**26  # bytes
-REPORT, STUDY, ANALYSIS = KINDS = ("report", "study", "analysis")  # of folders
-KEPT = ".kept"  # added to the name of somebody's file where a new one of ours has that name
-OURS = ".ours"  # stands in every folder of `open_aside`
-NAMED = 100  # bytes; longer names of folders do not stand in the names of what is beside them
+LARGEST_RECORD = 2**26  # most bytes of a record
+REPORT, STUDY, ANALYSIS = KINDS = ("report", "study", "analysis")  # kinds of folders
+KEPT = ".kept"  # appended to the name of another person's file if a new file has its name
+OURS = ".ours"  # name of a file that marks every folder of `open_aside`
+NAMED = 100  # most bytes of a folder's name that is used in names of temporary files beside it
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text file in one move.
+    """Writes a text file atomically.
 
     Args:
-      path: the file.
-      text: its new content.
+      path: Path of the file.
+      text: New content of the file.
     """
-    with placed(path) as partial:
+    with new_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
-def placed(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives an empty file to write to, which takes the place of another at the end of the block.
+def new_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields the path of a new, empty file that replaces `path` at the end of the block.
 
-    It is new, and no link: nothing of somebody's is written to. After an error it is gone.
+    The file is never a link, so no other file is changed. After an error in the block the new file
+    is removed.
 
     Args:
-      path: the other file, there or not.
+      path: Path of the file to replace, which need not exist.
     """
     partial = _beside(path, "partial")
     os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
@@ -64,14 +66,14 @@ def placed(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def is_partial(path: pathlib.Path, of: Collection[str]) -> bool:
-    """Returns whether a path is what a killed process left of writing a file in one move.
+    """Returns whether a path is a temporary file that a killed process left.
 
     Args:
-      path: what may be such a file.
-      of: the names of the files that we write so.
+      path: The path.
+      of: Names of the files that are written atomically.
 
     Example:
-      >>> is_partial(pathlib.Path(".a.json.partial-0123abcd"), ["a.json"])  # not there
+      >>> is_partial(pathlib.Path(".a.json.partial-0123abcd"), ["a.json"])  # does not exist
       False
     """
     found = re.fullmatch(r"\.(.+)\.partial-[0-9a-f]{8}", path.name)
@@ -79,11 +81,11 @@ def is_partial(path: pathlib.Path, of: Collection[str]) -> bool:
 
 
 def remove_partial(folder: pathlib.Path, of: Collection[str]) -> None:
-    """Removes what killed processes left of writing files in one move.
+    """Removes the temporary files that killed processes left in a folder.
 
     Args:
-      folder: in which they stand, there or not.
-      of: the names of the files.
+      folder: The folder, which need not exist.
+      of: Names of the files that are written atomically.
     """
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if is_partial(path, of):
@@ -99,16 +101,16 @@ def locked(
 ) -> Iterator[None]:
     """Creates a folder and keeps other runs out of it for the duration of the block.
 
-    The operating system takes the lock away with the process, however that ends.
+    The operating system releases the lock when the process ends, however it ends.
 
     Args:
-      folder: whose lock is taken.
-      name: of the file that is locked.
-      field: the setting that names the place, for the error.
-      value: what it is set to; None: the folder.
+      folder: Folder to create and lock.
+      name: Name of the lock file.
+      field: Name of the setting that gives the folder, for the error message.
+      value: Value of the setting; None means the folder's path.
 
     Raises:
-      InputError: the folder cannot be written, or another run is at work in it.
+      InputError: The folder cannot be written, or another run is at work in it.
     """
     path, value = folder / name, folder if value is None else value
     try:
@@ -145,18 +147,18 @@ def _lock(descriptor: int, path: pathlib.Path, field: str, value: object) -> Non
 
 
 def _open_lock(path: pathlib.Path) -> tuple[int, bool]:
-    """Opens a lock file, and returns too whether it was made."""
+    """Opens a lock file, and returns its descriptor and whether the file is new."""
     with contextlib.suppress(FileExistsError):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        with contextlib.suppress(OSError):  # a full disk can be locked too
+        with contextlib.suppress(OSError):  # an empty lock file on a full disk suffices
             os.write(descriptor, LOCKED)
         return descriptor, True
-    # Not through a link, which may lead to a file of somebody's.
+    # Links are not followed, because they can lead to another person's file.
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), False
 
 
 def _is_left_over(descriptor: int) -> bool:
-    """Returns whether a lock file that was there is of a run that was killed."""
+    """Returns whether an existing lock file was left by a run that was killed."""
     about = os.fstat(descriptor)
     same_size = stat.S_ISREG(about.st_mode) and about.st_size == len(LOCKED)
     return same_size and os.pread(descriptor, len(LOCKED), 0) == LOCKED
@@ -178,37 +180,42 @@ def _is_still(descriptor: int, path: pathlib.Path) -> bool:
 
 
 def check(target: pathlib.Path, *, field: str, value: object, kind: str | None = None) -> None:
-    """Refuses a place that no folder of ours can take.
+    """Checks that a folder of results can be written at a path.
 
     Args:
-      target: where the folder is to stand.
-      field: the setting that names the place, for the error.
-      value: what it is set to.
-      kind: of folder it is to be, such as `report`; None: it does not matter.
+      target: Path of the folder.
+      field: Name of the setting that gives the path, for the error message.
+      value: Value of the setting.
+      kind: Kind of the new folder, such as `report`; None means that any kind may be replaced.
 
     Raises:
-      InputError: there is a link, a file, a folder with files and without our record, or one of
-        ours of another kind.
+      InputError: The path is a link, a file, a folder with files but without a record of this
+        package, or a folder of another kind.
     """
     name = target.name
     if not name or "\0" in str(target):
-        raise InputError(field, value, "is no name for a folder")
+        raise InputError(field, value, "cannot be the name of a folder")
     try:
         if target.is_symlink():
-            raise InputError(field, value, f"{name} is a link; remove it, or name another place")
+            raise InputError(field, value, f"{name} is a link; remove it, or choose another path")
         if not target.exists():
             return
         if not target.is_dir():
-            raise InputError(field, value, f"{name} is no folder; move it, or name another place")
+            raise InputError(
+                field, value, f"{name} is not a folder; move it, or choose another path"
+            )
         if _record(target) is None and any(target.iterdir()):
-            problem = f"{name} is there and not ours ({RECORD} is missing or damaged); move it away"
+            problem = (
+                f"{name} exists and was not written by ppp_jax ({RECORD} is missing or damaged); "
+                "move it, or choose another path"
+            )
             raise InputError(field, value, problem)
-        there = _kind(target)
-        if None not in (kind, there) and kind != there:
-            problem = f"{name} is of another kind ({there}, not {kind}); name another place"
+        existing = _kind(target)
+        if None not in (kind, existing) and kind != existing:
+            problem = f"{name} is of another kind ({existing}, not {kind}); choose another path"
             raise InputError(field, value, problem)
     except OSError as error:
-        problem = f"cannot be written ({error.strerror or error}); mend that or name another place"
+        problem = f"cannot be written ({error.strerror or error}); {WRITE_REMEDY}"
         raise InputError(field, value, problem) from None
 
 
@@ -216,21 +223,21 @@ def check(target: pathlib.Path, *, field: str, value: object, kind: str | None =
 def replacing(
     target: pathlib.Path, *, field: str, value: object, kind: str | None = None
 ) -> Iterator[pathlib.Path]:
-    """Gives an empty folder to write files into, which takes the target's place once complete.
+    """Yields a new, empty folder that replaces the target at the end of the block.
 
-    Whether that is possible is found out first. An error in the block, or a disk that is full,
-    leaves the target as it was. What an earlier version holds of somebody else's is in the new one
-    too, under its name with `.kept` where one of ours has that name. One process at a time may do
-    this: hold a lock.
+    The target is checked first. An error in the block, or a full disk, leaves the target unchanged.
+    Other people's files in the earlier version are moved to the new one, with `.kept` appended to
+    a name that a new file has. Only one process at a time may do this, so the caller holds a lock.
 
     Args:
-      target: the folder.
-      field: the setting that names the place, for errors.
-      value: what it is set to.
-      kind: of folder it is, such as `report`, which its record says; None: of no kind.
+      target: Path of the folder to replace, which need not exist.
+      field: Name of the setting that gives the path, for error messages.
+      value: Value of the setting.
+      kind: Kind of the folder, such as `report`, which is written to its record; None means that
+        it has no kind.
 
     Raises:
-      InputError: the target cannot be taken (`check`), or something cannot be written.
+      InputError: The target cannot be replaced (`check`), or a file cannot be written.
     """
     check(target, field=field, value=value, kind=kind)
     partial = _beside(target, "partial")
@@ -249,10 +256,11 @@ def replacing(
 
 
 def remove(target: pathlib.Path) -> None:
-    """Removes what was written into a folder, and the folder if nothing else is in it.
+    """Removes the files that this package wrote into a folder, and the folder if it is then empty.
 
     Args:
-      target: a folder, there or not; a link, a file or a folder without our record stays.
+      target: Path of the folder, which need not exist. A link, a file or a folder without a record
+        is not removed.
     """
     if target.is_symlink() or not target.is_dir():
         return
@@ -269,11 +277,11 @@ def remove(target: pathlib.Path) -> None:
 
 
 def hidden(target: pathlib.Path, what: str) -> str:
-    """Returns the name of a hidden file or folder beside a folder, for which it stands.
+    """Returns the name of a hidden file or folder that belongs to a folder and is beside it.
 
     Args:
-      target: the folder, whose name may be as long as the system allows.
-      what: for what.
+      target: Path of the folder, whose name can be as long as the system allows.
+      what: Purpose of the hidden file or folder, which is a part of its name.
 
     Example:
       >>> hidden(pathlib.Path("runs/out"), "lock")
@@ -293,20 +301,20 @@ def _beside(target: pathlib.Path, what: str) -> pathlib.Path:
 def _disk_errors(field: str, value: object, partial: pathlib.Path) -> Iterator[None]:
     try:
         yield
-    except BrokenPipeError:  # of what reads the output, not of the disk
+    except BrokenPipeError:  # raised by a reader of the output, and not by the disk
         raise
     except OSError as error:
         reason, about = error.strerror or str(error), error.filename
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
         if about is None or full or str(about).startswith(str(partial.parent)):
-            problem = f"cannot be written ({reason}); mend that or name another place"
+            problem = f"cannot be written ({reason}); {WRITE_REMEDY}"
         else:
-            problem = f"stopped ({reason}: {about}); mend that and try again"
-        raise InputError(field, value, f"{problem}; what was there is kept") from error
+            problem = f"stopped ({reason}: {about}); correct the cause and try again"
+        raise InputError(field, value, f"{problem}; the earlier folder is kept") from error
 
 
 def _swap(partial: pathlib.Path, target: pathlib.Path) -> None:
-    """Puts a finished folder in the place of an earlier one, of which only ours is deleted."""
+    """Replaces a folder by a finished one, and deletes only this package's files of the earlier."""
     if not target.exists():
         partial.rename(target)
         return
@@ -317,7 +325,7 @@ def _swap(partial: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def _tidy(target: pathlib.Path) -> None:
-    """Brings in order what killed processes left beside a folder."""
+    """Completes or removes the replacements of a folder that killed processes left beside it."""
     for earlier in _leftovers(target, "earlier"):
         if _record(earlier) is None:
             continue
@@ -339,7 +347,7 @@ def _leftovers(target: pathlib.Path, what: str) -> list[pathlib.Path]:
 
 
 def _merge(earlier: pathlib.Path, target: pathlib.Path) -> None:
-    """Moves what is not ours into the new folder, and removes the earlier one."""
+    """Moves other people's files into the new folder, and removes the earlier one."""
     _remove_ours(earlier, _record(earlier) or {})
     for path in sorted(earlier.iterdir()):
         if path.name != RECORD:
@@ -359,7 +367,7 @@ def _free(path: pathlib.Path) -> pathlib.Path:
 def _remove_ours(folder: pathlib.Path, written: dict[str, str]) -> None:
     for name, digest in written.items():
         path = folder / name
-        # Of a file edited since, the digest differs.
+        # A file that was edited since has another digest and stays.
         if path.is_file() and not path.is_symlink() and _digest(path) == digest:
             path.unlink()
 
@@ -368,10 +376,10 @@ def _remove_ours(folder: pathlib.Path, written: dict[str, str]) -> None:
 
 
 def aside(target: pathlib.Path) -> pathlib.Path:
-    """Returns where versions of a folder stand while another takes its place.
+    """Returns the path of the hidden folder that holds versions of a folder while it is replaced.
 
     Args:
-      target: the folder.
+      target: Path of the folder.
 
     Example:
       >>> aside(pathlib.Path("runs/latents.zarr")).as_posix()
@@ -381,42 +389,44 @@ def aside(target: pathlib.Path) -> pathlib.Path:
 
 
 def check_aside(target: pathlib.Path, *, field: str, value: object) -> None:
-    """Refuses a folder beside which somebody else's has the name of ours.
+    """Checks that the path `aside(target)` is free, or is a folder of this package.
 
     Args:
-      target: the folder.
-      field: the setting that names the place, for the error.
-      value: what it is set to.
+      target: Path of the folder.
+      field: Name of the setting that gives the path, for the error message.
+      value: Value of the setting.
 
     Raises:
-      InputError: there is something else under that name.
+      InputError: The path is in use by something else.
     """
     folder = aside(target)
     if os.path.lexists(folder) and not has_aside(target):
-        raise InputError(field, value, f"{folder.name} is there and not ours; move it away")
+        raise InputError(
+            field, value, f"{folder.name} exists and was not written by ppp_jax; move it away"
+        )
 
 
 def has_aside(target: pathlib.Path) -> bool:
-    """Returns whether there is a folder of ours beside a folder.
+    """Returns whether the folder `aside(target)` exists and is this package's.
 
     Args:
-      target: the folder.
+      target: Path of the folder.
     """
     folder = aside(target)
     if folder.is_symlink() or not folder.is_dir():
         return False
-    # Empty, where a process was killed between making it and marking it.
+    # It is empty if a process was killed between making and marking it.
     return (folder / OURS).is_file() or not any(folder.iterdir())
 
 
 def open_aside(target: pathlib.Path) -> pathlib.Path:
-    """Makes the folder beside a folder, marked as ours, and returns it.
+    """Makes the folder `aside(target)`, marks it as this package's, and returns its path.
 
     Args:
-      target: the folder.
+      target: Path of the folder.
 
     Raises:
-      InputError: somebody else's has that name.
+      InputError: The path is in use by something else.
     """
     check_aside(target, field="workdir", value=target.parent)
     folder = aside(target)
@@ -426,16 +436,16 @@ def open_aside(target: pathlib.Path) -> pathlib.Path:
 
 
 def close_aside(target: pathlib.Path) -> None:
-    """Removes the folder beside a folder, if it is ours.
+    """Removes the folder `aside(target)` if it is this package's.
 
     Args:
-      target: the folder.
+      target: Path of the folder.
     """
     if not has_aside(target):
         return
     folder = aside(target)
     for path in sorted(folder.iterdir()):
-        if path.name != OURS:  # which goes last: whenever this is killed, it can be said again
+        if path.name != OURS:  # the mark is removed last, so that a killed removal can be repeated
             shutil.rmtree(path)
     (folder / OURS).unlink(missing_ok=True)
     folder.rmdir()
@@ -445,16 +455,16 @@ def close_aside(target: pathlib.Path) -> None:
 
 
 def _record(folder: pathlib.Path) -> dict[str, str] | None:
-    """Returns the names of the files that were written into a folder, with their digests."""
+    """Returns the digests in a folder's record, by the names of files; None without a record."""
     files = _read_record(folder).get("files")
     if not isinstance(files, dict):
         return None
-    # A foreign record, sealed too, must not lead out of the folder.
+    # A forged record could be sealed, and must not name files outside the folder.
     return {name: str(digest) for name, digest in files.items() if name == pathlib.Path(name).name}
 
 
 def _kind(folder: pathlib.Path) -> str | None:
-    """Returns what kind of folder the record says it is; None where it says nothing."""
+    """Returns the kind of a folder according to its record, or None."""
     kind = _read_record(folder).get("kind")
     return kind if kind in KINDS else None
 
@@ -470,8 +480,8 @@ def _read_record(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _write_record(folder: pathlib.Path, files: dict[str, str], kind: str | None) -> None:
-    said = {} if kind is None else {"kind": kind}
-    text = json.dumps(sealed({**said, "files": files}), indent=1, ensure_ascii=True)
+    stated = {} if kind is None else {"kind": kind}
+    text = json.dumps(sealed({**stated, "files": files}), indent=1, ensure_ascii=True)
     (folder / RECORD).write_text(text + "\n", encoding="utf-8")
 
 

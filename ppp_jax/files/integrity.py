@@ -1,7 +1,7 @@
-"""Digests that tell whether what is read is what was written.
+"""Digests by which changes of JSON files are detected.
 
-One form for everything kept as JSON in a run folder: the entries, and under `sha256` the digest of
-all others. Who edits such a file by hand breaks its seal.
+All JSON files of a run folder have the same form: their entries, and under `sha256` the digest of
+all other entries, which is called the seal. Editing such a file by hand breaks its seal.
 """
 
 import hashlib
@@ -13,24 +13,24 @@ SEAL = "sha256"
 
 
 def digest(value: Any) -> str:
-    """Returns the SHA-256 of a JSON value, in hexadecimal; the order of keys has no say.
+    """Returns the SHA-256 of a JSON value, in hexadecimal. It does not depend on the order of keys.
 
     Args:
-      value: dictionaries, lists, texts, numbers, truth values and None.
+      value: Value composed of dictionaries, lists, texts, numbers, booleans and None.
 
     Raises:
-      ValueError: a number is not finite, which JSON cannot hold.
-      TypeError: something else that JSON cannot hold.
+      ValueError: A number is not finite, which JSON cannot represent.
+      TypeError: The value contains another type, which JSON cannot represent.
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sealed(entries: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the entries with their digest as the last one.
+    """Returns entries together with their digest as the last entry.
 
     Args:
-      entries: what JSON can hold; a seal among them is replaced.
+      entries: Entries that JSON can represent. A seal among them is replaced.
 
     Example:
       >>> is_intact(sealed({"a": 1}))
@@ -43,12 +43,12 @@ def sealed(entries: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_intact(entries: Any) -> bool:
-    """Returns whether entries carry the digest of what they hold.
+    """Returns whether entries carry the digest of their other entries.
 
     Args:
-      entries: what was read; anything that is no dictionary, and has no seal, is not intact.
+      entries: Parsed content of a file. It is not intact if it is not a dictionary or has no seal.
     """
     try:
         return isinstance(entries, dict) and sealed(entries)[SEAL] == entries.get(SEAL)
-    except (TypeError, ValueError):  # a number that is not finite was never sealed
+    except (TypeError, ValueError):  # e.g. a number that is not finite, which is never sealed
         return False

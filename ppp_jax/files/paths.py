@@ -1,4 +1,4 @@
-"""Paths as users give them, checked before anything is opened."""
+"""Checks of paths that users give, before anything is opened."""
 
 import os
 import pathlib
@@ -8,30 +8,32 @@ from ppp_jax.errors import InputError
 
 
 def located(field: str, value: Any) -> pathlib.Path:
-    """Returns a path with its `~` resolved, there or not.
+    """Returns a path, which need not exist, with its `~` resolved.
 
     Args:
-      field: the setting that names it.
-      value: a text, or a path of Python's.
+      field: Name of the setting that gives the path, for the error message.
+      value: Value of the setting, a text or a path-like object.
 
     Raises:
-      InputError: it is neither, it is empty, or no system could open it: a zero byte, a name that
-        is too long, a `~user` who is not known, a folder on the way that may not be looked into.
+      InputError: The value is not a path, is empty, contains a zero byte or an unknown `~user`, or
+        cannot be accessed, because a name is too long or a parent folder may not be read.
     """
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
         raise InputError(field, value, "must be a path")
     if not os.fspath(value):
         raise InputError(field, value, "is empty; give a path")
     if "\0" in os.fspath(value):
-        raise InputError(field, value, "has a zero byte, which no path may have")
+        raise InputError(field, value, "has a zero byte, which paths cannot contain; remove it")
     try:
         path = pathlib.Path(value).expanduser()
     except RuntimeError:
-        raise InputError(field, value, "names a user (~) who is not known here") from None
+        raise InputError(
+            field, value, "names a user (~) who does not exist on this machine"
+        ) from None
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
-        return path  # not there, which is for the caller to judge
+        return path  # whether it must exist is decided by the caller
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise InputError(field, value, f"cannot be opened ({why})") from None

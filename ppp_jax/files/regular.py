@@ -1,7 +1,8 @@
-"""Files are looked at before they are opened: a pipe would be waited for, a device has no end.
+"""Checks that a path is a regular file of plausible size, before it is opened.
 
-A folder may have come from somebody else, or something else may have got into it since. Whatever
-reads one of its files asks here first whether that is a file, and no larger than it can be.
+Reading a pipe can block for ever, and reading a device can go on without end. A run folder can come
+from another person, or can have been changed. So every reader of its files calls these functions
+first.
 """
 
 import errno
@@ -14,14 +15,14 @@ from ppp_jax.resources import size_text
 
 
 def problem(path: pathlib.Path, *, most: int | None = None) -> str | None:
-    """Returns why a file is not to be opened, or None if it may be, or nothing is there.
+    """Returns the reason why a path must not be opened, or None if it may be or does not exist.
 
     Args:
-      path: the file; of a link, what it leads to is looked at.
-      most: bytes that it can have; None: any number.
+      path: Path of the file. Links are followed.
+      most: Largest plausible size in bytes; None means that there is no limit.
 
     Raises:
-      OSError: the system does not let it be looked at.
+      OSError: The system does not allow access to the path.
 
     Example:
       >>> problem(pathlib.Path("/dev/zero"))
@@ -38,20 +39,20 @@ def problem(path: pathlib.Path, *, most: int | None = None) -> str | None:
     if not stat.S_ISREG(about.st_mode):
         return "is not a regular file"
     if most is not None and about.st_size > most:
-        return f"has {size_text(about.st_size)}, more than it can have"
+        return f"has {size_text(about.st_size)}, more than expected"
     return None
 
 
 def read(path: pathlib.Path, *, most: int) -> bytes:
-    """Returns what is in a file.
+    """Returns the content of a file.
 
     Args:
-      path: the file.
-      most: bytes that it can have.
+      path: Path of the file.
+      most: Largest plausible size in bytes.
 
     Raises:
-      FileNotFoundError: there is none.
-      OSError: it is no regular file, or larger, or cannot be read.
+      FileNotFoundError: The file does not exist.
+      OSError: The path is not a regular file, is too large, or cannot be read.
     """
     wrong = problem(path, most=most)
     if wrong is not None:
@@ -62,12 +63,12 @@ def read(path: pathlib.Path, *, most: int) -> bytes:
 def odd(
     folder: pathlib.Path, *, most: Callable[[pathlib.Path], int | None], leaf: str = ""
 ) -> Iterator[tuple[str, str]]:
-    """Yields what a folder holds, at any depth, that is not to be opened, and why.
+    """Yields the paths inside a folder, at any depth, that must not be opened, and the reasons.
 
     Args:
-      folder: which may itself be a link, as none inside it may that leads to a folder.
-      most: bytes that a file in it can have, by its path.
-      leaf: a file that stands only in folders without folders in them.
+      folder: The folder, which may be a link. Links to folders inside it are reported.
+      most: Function of a file's path that returns its largest plausible size in bytes, or None.
+      leaf: Name of a file that occurs only in folders without subfolders.
     """
     for where, folders, files in os.walk(folder):
         folders.sort()

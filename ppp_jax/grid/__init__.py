@@ -1,4 +1,4 @@
-"""The grid: every combination that is trained, and how a grid may grow."""
+"""The grid of networks to train, and how a grid can be extended."""
 
 from ppp_jax.grid.grid import Grid
 

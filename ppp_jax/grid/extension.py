@@ -1,4 +1,4 @@
-"""Extending a grid: which runs a larger grid adds to a smaller one."""
+"""Extension of a grid: the runs that a larger grid adds to a smaller one."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ FIXED = tuple(name for name, axis in axes_of(SETTING).items() if axis.fixed)
 
 
 class Extension(NamedTuple):
-    """A larger grid in terms of a smaller one.
+    """A larger grid, and the runs that it adds to a smaller one.
 
     Attributes:
-      grid: everything, the larger grid with the smaller one's snapshots added to its own.
-      missing: the runs that the smaller grid lacks, as disjoint grids.
+      grid: The larger grid, whose snapshots include those of the smaller grid.
+      missing: The runs that the smaller grid lacks, as disjoint grids.
     """
 
     grid: Grid
@@ -23,10 +23,14 @@ class Extension(NamedTuple):
 
 
 def obstacles(old: Grid, new: Grid) -> list[str]:
-    """Returns what keeps `new` from being an extension of `old`, one text per difference.
+    """Returns the reasons why `new` is not an extension of `old`, one text per difference.
 
-    Axes and epochs may grow. What has been trained cannot shrink, and training does not go back
-    to snapshots that it has passed.
+    Axes and epochs can grow and cannot shrink. A snapshot cannot be added at an epoch that training
+    has passed.
+
+    Args:
+      old: The smaller grid, which has been trained.
+      new: The larger grid.
     """
     shrunk = [axis for axis in AXES if not _contains(getattr(new, axis), getattr(old, axis), axis)]
     if new.epochs < old.epochs:
@@ -35,20 +39,24 @@ def obstacles(old: Grid, new: Grid) -> list[str]:
     if not passed <= set(old.snapshot_epochs):
         shrunk.append("snapshots")
     shrunk += [name for name in FIXED if getattr(old, name) != getattr(new, name)]
-    there, now = old.to_json(), new.to_json()
-    return [f"{name} {there[name]} there, {now[name]} now" for name in shrunk]
+    saved, given = old.to_json(), new.to_json()
+    return [f"{name} {saved[name]} there, {given[name]} now" for name in shrunk]
 
 
 def _contains(larger: Sequence[Any], smaller: Sequence[Any], axis: str) -> bool:
-    # No learning rate means each optimiser's default, and no dose that there is no such axis:
-    # neither is one more value beside others.
+    # An empty axis of learning rates stands for each optimiser's default, and an empty axis of
+    # doses for no axis. Neither is contained in an axis with values.
     if axes_of()[axis].optional and not (larger and smaller):
         return larger == smaller
     return set(smaller) <= set(larger)
 
 
 def extend(old: Grid, new: Grid) -> Extension:
-    """Returns `new` as `old` and what it lacks; `obstacles(old, new)` must be empty.
+    """Returns the extension of one grid to another, for which `obstacles(old, new)` is empty.
+
+    Args:
+      old: The smaller grid.
+      new: The larger grid.
 
     Example:
       >>> old = Grid(activations=["tanh"], seeds=[0, 1])
@@ -68,33 +76,33 @@ def extend(old: Grid, new: Grid) -> Extension:
     return Extension(grid, tuple(missing))
 
 
-def run_places(grid: Grid, part: Grid) -> tuple[list[int], ...]:
-    """Returns where the runs of a part's cells stand along each of the whole grid's `run_axes`.
+def run_indices(grid: Grid, part: Grid) -> tuple[list[int], ...]:
+    """Returns the indices of a part's runs along each of the whole grid's `run_axes`.
 
     Args:
-      grid: the whole.
-      part: some of its runs, as `extend` makes them.
+      grid: The whole grid.
+      part: A grid of some of its runs, as `extend` returns it.
 
     Example:
       >>> whole = Grid(activations=["tanh"], seeds=[0, 3, 1, 2])
-      >>> run_places(whole, Grid(activations=["tanh"], seeds=[2, 3]))
+      >>> run_indices(whole, Grid(activations=["tanh"], seeds=[2, 3]))
       ([0], [3, 1])
     """
-    rates = positions(grid.learning_rates, part.learning_rates) or [0]
-    doses = [positions(grid.doses, part.doses)] if grid.doses else []
-    return (rates, *doses, positions(grid.seeds, part.seeds))
+    rates = indices(grid.learning_rates, part.learning_rates) or [0]
+    doses = [indices(grid.doses, part.doses)] if grid.doses else []
+    return (rates, *doses, indices(grid.seeds, part.seeds))
 
 
-def positions(whole: Sequence[Any], part: Sequence[Any]) -> list[int]:
-    """Returns where the values of a part stand in the whole, in a time that grows with both.
+def indices(whole: Sequence[Any], part: Sequence[Any]) -> list[int]:
+    """Returns the indices of values in a sequence, in linear time.
 
     Args:
-      whole: values, each once.
-      part: some of them.
+      whole: Distinct values.
+      part: Some of these values.
 
     Example:
-      >>> positions(["a", "b", "c"], ["c", "a"])
+      >>> indices(["a", "b", "c"], ["c", "a"])
       [2, 0]
     """
-    places = {value: i for i, value in enumerate(whole)}
-    return [places[value] for value in part]
+    index_of = {value: i for i, value in enumerate(whole)}
+    return [index_of[value] for value in part]

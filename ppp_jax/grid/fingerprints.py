@@ -1,7 +1,7 @@
-"""Fingerprints of the functions behind names: a name in a manifest should mean the same for ever.
+"""Fingerprints of registered functions, which tell whether a name still means the same function.
 
-A fingerprint is the hash of a function lowered to StableHLO at a fixed small size, gradient and
-constants included. It does not depend on the machine; it does on JAX's version and settings.
+A fingerprint is the hash of a function and its gradient, lowered to StableHLO at a fixed small size
+with all constants. It does not depend on the machine. It does depend on JAX's version and settings.
 """
 
 import functools
@@ -27,10 +27,10 @@ Of = TypeVar("Of", bound=Callable[..., Any])
 
 
 def fingerprints(grid: Grid) -> Fingerprints:
-    """Returns the fingerprint of everything that a grid names, by kind and name.
+    """Returns the fingerprints of all functions that a grid names, by kind and then by name.
 
     Args:
-      grid: what is trained.
+      grid: The grid to be trained.
 
     Example:
       >>> found = fingerprints(Grid(activations=["tanh"]))
@@ -44,7 +44,8 @@ def fingerprints(grid: Grid) -> Fingerprints:
         "initializers": {name: functional.get_initializer(name) for name in grid.initializers},
     }
     if not all(_is_ours(entry) for named in entries.values() for entry in named.values()):
-        jax.clear_caches()  # JAX keeps what it traced of a jitted function, and trains with that
+        # JAX would train with an earlier trace of a jitted function that has changed since.
+        jax.clear_caches()
     compute = (_activation, _architecture, _optimizer, _initializer)
     return {
         kind: {name: of(entry) for name, entry in entries[kind].items()}
@@ -53,13 +54,13 @@ def fingerprints(grid: Grid) -> Fingerprints:
 
 
 def kept(compute: Of) -> Of:
-    """Keeps what was computed of our own entries; what a user registers may change.
+    """Caches a function's results for this package's entries, but not for those of users.
 
-    A constant that a function of a notebook reads is another one after its cell was run again, and
-    no look at a function tells all that it reads: it may be wrapped, bound, or held by an object.
+    The meaning of a user's function can change, for example when a notebook cell that defines a
+    constant is run again. It is not possible to find out everything on which a function depends.
 
     Args:
-      compute: of an entry of a registry, and of constants, all of them hashable.
+      compute: Function of an entry of a registry and of constants, all of them hashable.
     """
     known = functools.lru_cache(maxsize=256)(compute)
 
@@ -71,9 +72,9 @@ def kept(compute: Of) -> Of:
 
 
 def _is_ours(entry: Any) -> bool:
-    """Returns whether only this package has a say in an entry of a registry.
+    """Returns whether an entry depends on this package only.
 
-    An activation that is composed of others is so while there are no others to compose it of.
+    A composed activation does so if all registered activations are this package's.
     """
     if _is_one_of(OURS, entry) or not isinstance(entry, Activation):
         return _is_one_of(OURS, entry)
@@ -81,12 +82,12 @@ def _is_ours(entry: Any) -> bool:
 
 
 def _is_one_of(entries: Iterable[Any], entry: Any) -> bool:
-    return any(entry is one for one in entries)  # a user's function may equal whatever it likes
+    return any(entry is one for one in entries)  # `==` could be a user's own definition
 
 
 def _hash(function: Callable[..., Any], *arguments: Any, about: str = "") -> str:
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
-    # For one platform, whatever there is: the text is the same on all machines.
+    # The platform is fixed, so that the text is the same on all machines.
     lowered = jax.jit(function).trace(*shapes).lower(lowering_platforms=("cpu",))
     return hashlib.sha256((about + lowered.as_text()).encode()).hexdigest()
 

@@ -1,8 +1,8 @@
-"""What is swept: one frozen description of an experiment, and the cells it unfolds into.
+"""The grid: a frozen description of the networks to train, and its cells and runs.
 
-A *cell* is one static configuration: it has its own shapes and its own code, so it is unrolled in
-the one compiled program. A *run* is one cell at one learning rate, dose and seed: those are array
-axes. No JAX computation happens here.
+A *cell* is one static configuration. It has its own shapes and its own code, so all cells are
+unrolled in one compiled program. A *run* is one cell at one learning rate, dose and seed, which are
+axes of arrays. This module does no JAX computation.
 """
 
 import dataclasses
@@ -21,31 +21,34 @@ from ppp_jax.networks import architectures, functional, interpolated, optimizers
 from ppp_jax.networks.activations import ACTIVATIONS
 
 MAX_SEED = 2**31 - 1
-ALL = "all"  # of the layers
-MAX_LAYERS = 256  # hidden ones on each side; the compiled program holds every layer of every cell
-MAX_UNITS = 2**24  # of a layer
-MAX_COUNT = 2**31 - 1  # of what is counted in 32 bits: epochs, samples, steps
-MAX_VALUES = 100_000  # of an axis; more is a slip of the finger
-MAX_CELLS = 1_000  # each is unrolled in the compiled program
+ALL = "all"  # value of `capture` that stands for all layers
+# Most hidden layers on each side: the compiled program contains every layer of every cell.
+MAX_LAYERS = 256
+MAX_UNITS = 2**24  # most units of a layer
+MAX_COUNT = 2**31 - 1  # largest number of epochs, samples or steps, which are counted in 32 bits
+MAX_VALUES = 100_000  # most values of an axis; more are taken for a typing error
+MAX_CELLS = 1_000  # most cells, because all of them are unrolled in the compiled program
 
 
 STATIC, TRACED, SETTING = "static", "traced", "setting"
 
 
 class Axis(NamedTuple):
-    """What is declared of one field of a grid, once: cells, growth, flags and labels follow.
+    """Declaration of one field of a grid, from which cells, extension, flags and labels follow.
 
     Attributes:
-      kind: of its values: `str`, `int` or `float`.
-      text: what the flag's help says of it; a function, since registries may have grown.
-      check: raises `InputError` of a value that can never be used, given the field's name.
-      role: `static` (each value is a cell of its own), `traced` (an array axis of the program), or
-        `setting` (the same for all runs).
-      several: whether it takes several values.
-      coordinate: what one of its values is called in cells, latents and tables.
-      grouped: whether the latents of its values stand in groups of their own, since sizes differ.
-      optional: whether it may be empty.
-      fixed: whether a finished grid keeps it as it grows.
+      kind: Type of the field's values: `str`, `int` or `float`.
+      text: Function that returns the help text of the field's flag. It is a function because it can
+        list a registry, to which users add.
+      check: Function `(field, value)` that raises `InputError` if the value is not valid.
+      role: `static` (each value makes a cell), `traced` (the values are an array axis of the
+        program), or `setting` (the field has the same value for all runs).
+      several: Whether the field takes several values.
+      coordinate: Name of one value in cells, latents and tables.
+      grouped: Whether the latents of each value are saved in a group of their own, because their
+        sizes differ.
+      optional: Whether the field can be empty.
+      fixed: Whether the field cannot change when a trained grid is extended.
     """
 
     kind: type
@@ -65,10 +68,10 @@ def _declared(default: Any, **about: Any) -> Any:
 
 
 def axes_of(*roles: str) -> dict[str, Axis]:
-    """Returns the declarations of a grid's fields, in their order.
+    """Returns the declarations of a grid's fields by name, in their order.
 
     Args:
-      *roles: only those of these roles; none: all.
+      *roles: Roles of the fields to return. Without roles, all fields are returned.
     """
     declared = {field.name: field.metadata["axis"] for field in dataclasses.fields(Grid)}
     return {name: axis for name, axis in declared.items() if not roles or axis.role in roles}
@@ -80,11 +83,11 @@ def cell_axes() -> tuple[str, ...]:
 
 
 def grouped_axes() -> tuple[str, ...]:
-    """Returns the coordinates of static axes whose latents stand in groups of their own."""
+    """Returns the coordinates of static axes each value of which has its own group of latents."""
     return tuple(axis.coordinate for axis in axes_of(STATIC).values() if axis.grouped)
 
 
-def _listed(registry: Mapping[str, Any], *, before: str = "of ", after: str = "") -> Any:
+def _listed(registry: Mapping[str, Any], *, before: str = "names among ", after: str = "") -> Any:
     return lambda: f"{before}{', '.join(registry)}{after}"
 
 
@@ -100,7 +103,7 @@ def _within(low: int, high: int) -> Callable[[str, Any], None]:
 
 
 def _anything(_field: str, _value: Any) -> None:
-    """Accepts a value that only other fields, or the data, can tell to be wrong."""
+    """Accepts every value, because its validity depends on other fields or on the data."""
 
 
 _SINGLE = np.finfo(np.float32)
@@ -121,7 +124,7 @@ def _check_integer(field: str, value: Any, *, low: int, high: int) -> None:
 
 
 def _check_rate(field: str, rate: float) -> None:
-    # Trained with in single precision, where others would be zero or infinite.
+    # Learning rates are used in single precision, in which others would become zero or infinite.
     if not float(_SINGLE.tiny) <= rate <= float(_SINGLE.max):
         raise InputError(field, rate, _NUMERIC[field])
 
@@ -132,7 +135,7 @@ def _check_dose(field: str, t: float) -> None:
 
 
 class Cell(NamedTuple):
-    """One static configuration: everything that shapes the compiled code."""
+    """One static configuration, which determines the shapes and the code of its runs."""
 
     activation: str
     depth: int
@@ -144,52 +147,55 @@ class Cell(NamedTuple):
 
     @property
     def shape(self) -> str:
-        """What the network's size depends on."""
+        """Name of the network's architecture and sizes, such as `1x48-8`."""
         kind = "" if self.architecture == "mlp" else f"{self.architecture}-"
         return f"{kind}{self.depth}x{self.width}-{self.latent_width}"
 
     @property
     def sizes(self) -> functional.Sizes:
-        """The same as numbers."""
+        """Sizes of the network."""
         return functional.Sizes(self.width, self.depth, self.latent_width)
 
     @property
     def name(self) -> str:
-        """Readable and unique within a grid."""
+        """Readable name of the cell, which is unique within a grid."""
         return f"{self.activation}-{self.shape}-{self.optimizer}-{self.initializer}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A grid of autoencoders to train, the only thing the training side of the library takes.
+    """A grid of networks to train, the complete input of the training side of this package.
 
-    The grid is the full product of its axes. Any iterable that has an order is accepted for an axis
-    and kept as a tuple of Python's own names and numbers.
+    The grid is the full product of its axes. Each axis accepts any ordered iterable, which is
+    converted to a tuple of Python's strings and numbers.
 
     Attributes:
-      activations: static axis; names as `interpolated.get` reads them.
-      depths: static axis; hidden layers on each side of the bottleneck.
-      widths: static axis; units of each hidden layer.
-      latent_widths: static axis; units of the bottleneck, at least 2.
-      optimizers: static axis; keys of `optimizers.OPTIMIZERS`.
-      initializers: static axis; keys of `functional.INITIALIZERS`.
-      learning_rates: traced axis; if empty, each optimiser runs at its own default.
-      doses: traced axis; t of activations such as `dose_tanh`, which all must be if this is not
-        empty: (1 − t)·isotropic + t·elementwise.
-      seeds: traced axis; a seed names initial weights and batch order, alike in every cell.
-      architectures: static axis; keys of `architectures.ARCHITECTURES`.
-      data: a key of `data.DATASETS` or the path of an `.npz`.
-      epochs: passes over the training set; an epoch's last, incomplete batch is left out.
-      batch_size: samples per step.
-      snapshots: epochs after which latents are kept; 0 and the last are always among them. If
-        empty: 0, the powers of two, and the last.
-      probe_samples: how many training samples' latents are kept (the first ones, in the split's
-        random order), at most all.
-      capture: layers whose vectors are kept beside the bottleneck's, such as `encoder_0`, or `all`;
-        of an architecture those that it has.
+      activations: Static axis of names of activations, as `interpolated.get` accepts them.
+      depths: Static axis of numbers of hidden layers on each side of the bottleneck.
+      widths: Static axis of numbers of units of a hidden layer.
+      latent_widths: Static axis of numbers of units of the bottleneck, at least 2.
+      optimizers: Static axis of keys of `optimizers.OPTIMIZERS`.
+      initializers: Static axis of keys of `functional.INITIALIZERS`.
+      learning_rates: Traced axis of learning rates. If it is empty, each optimiser runs at its
+        default learning rate.
+      doses: Traced axis of doses t of activations such as `dose_tanh`, (1 − t)·isotropic +
+        t·elementwise. If it is not empty, all activations must be of this form.
+      seeds: Traced axis of training seeds. A seed determines the initial weights and the order of
+        batches, which are the same in every cell.
+      architectures: Static axis of keys of `architectures.ARCHITECTURES`.
+      data: Key of `datasets.DATASETS`, or path of an `.npz` file.
+      epochs: Number of passes over the training set. An epoch leaves out its last, incomplete
+        batch.
+      batch_size: Number of samples per step.
+      snapshots: Epochs after which latents are saved. Epoch 0 and the last epoch are always added.
+        If it is empty, the powers of two are used.
+      probe_samples: Number of training samples whose latents are saved, at most all. They are the
+        first ones in the random order of the split.
+      capture: Names of layers whose vectors are saved in addition to the bottleneck's, such as
+        `encoder_0`, or `all`. Of each architecture those layers are saved that it has.
 
     Raises:
-      InputError: an axis is empty, repeats a value or holds an unknown or impossible one.
+      InputError: An axis is empty, repeats a value, or holds an unknown or invalid value.
 
     Example:
       >>> grid = Grid(activations=["tanh", "isotropic_tanh"], seeds=range(4), epochs=10)
@@ -207,8 +213,8 @@ class Grid:
         check=_name_of(interpolated.get),
         text=_listed(
             ACTIVATIONS,
-            before="one compiled cell each: ",
-            after=f", or {', '.join(interpolated.FORMS)}",
+            before="names among ",
+            after=f", or of the forms {', '.join(interpolated.FORMS)}",
         ),
     )
     depths: Sequence[int] = _declared(
@@ -217,7 +223,7 @@ class Grid:
         role=STATIC,
         coordinate="depth",
         check=_within(1, MAX_LAYERS),
-        text=lambda: "hidden layers on each side of the bottleneck",
+        text=lambda: "numbers of hidden layers on each side of the bottleneck",
     )
     widths: Sequence[int] = _declared(
         (48,),
@@ -225,9 +231,9 @@ class Grid:
         role=STATIC,
         coordinate="width",
         check=_within(1, MAX_UNITS),
-        text=lambda: "units of each hidden layer",
+        text=lambda: "numbers of units of each hidden layer",
     )
-    # Two units at least in the bottleneck: one spans no plane to look at.
+    # The bottleneck needs at least two units, because one spans no plane.
     latent_widths: Sequence[int] = _declared(
         (8,),
         kind=int,
@@ -235,7 +241,7 @@ class Grid:
         coordinate="latent_width",
         grouped=True,
         check=_within(2, MAX_UNITS),
-        text=lambda: "units of the bottleneck",
+        text=lambda: "numbers of units of the bottleneck, at least 2",
     )
     optimizers: Sequence[str] = _declared(
         ("adam",),
@@ -260,7 +266,7 @@ class Grid:
         coordinate="learning_rate",
         optional=True,
         check=_check_rate,
-        text=lambda: "default: each optimizer's own",
+        text=lambda: "learning rates; by default each optimizer's own",
     )
     doses: Sequence[float] = _declared(
         (),
@@ -269,7 +275,9 @@ class Grid:
         coordinate="dose",
         optional=True,
         check=_check_dose,
-        text=lambda: "t of activations such as dose_tanh, from 0 (isotropic) to 1",
+        text=lambda: (
+            "doses of activations such as dose_tanh, from 0 (isotropic) to 1 (elementwise)"
+        ),
     )
     seeds: Sequence[int] = _declared(
         (0,),
@@ -277,7 +285,7 @@ class Grid:
         role=TRACED,
         coordinate="seed",
         check=_within(0, MAX_SEED),
-        text=lambda: "of initial weights and batch order, such as 0:16",
+        text=lambda: "seeds of initial weights and batch order, such as 0:16",
     )
     architectures: Sequence[str] = _declared(
         ("mlp",),
@@ -294,14 +302,18 @@ class Grid:
         several=False,
         fixed=True,
         check=_anything,
-        text=_listed(datasets.DATASETS, before="", after=", or an .npz with x_train and x_test"),
+        text=_listed(
+            datasets.DATASETS,
+            before="one of ",
+            after=", or the path of an .npz with x_train and x_test",
+        ),
     )
     epochs: int = _declared(
         100,
         kind=int,
         several=False,
         check=_within(1, MAX_COUNT),
-        text=lambda: "passes over the training set",
+        text=lambda: "number of passes over the training set",
     )
     batch_size: int = _declared(
         24,
@@ -309,7 +321,7 @@ class Grid:
         several=False,
         fixed=True,
         check=_within(1, MAX_COUNT),
-        text=lambda: "samples per gradient step",
+        text=lambda: "number of samples per gradient step",
     )
     snapshots: Sequence[int] = _declared(
         (),
@@ -317,8 +329,8 @@ class Grid:
         optional=True,
         check=_anything,
         text=lambda: (
-            "epochs after which latents are kept, besides 0 and the last; "
-            "default: the powers of two"
+            "epochs after which latents are saved, in addition to 0 and the last; "
+            "by default the powers of two"
         ),
     )
     probe_samples: int = _declared(
@@ -327,7 +339,7 @@ class Grid:
         several=False,
         fixed=True,
         check=_within(1, MAX_COUNT),
-        text=lambda: "samples whose latents are kept",
+        text=lambda: "number of training samples whose latents are saved",
     )
     capture: Sequence[str] = _declared(
         (),
@@ -335,7 +347,7 @@ class Grid:
         optional=True,
         fixed=True,
         check=_anything,
-        text=lambda: "layers kept beside the bottleneck, such as encoder_0, or all",
+        text=lambda: "layers saved in addition to the bottleneck, such as encoder_0, or all",
     )
 
     def __post_init__(self) -> None:
@@ -350,19 +362,19 @@ class Grid:
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """Every static configuration, activation slowest."""
+        """All static configurations, in the order of the fields; the activation varies slowest."""
         axes = (getattr(self, name) for name in axes_of(STATIC))
         return tuple(Cell(*values) for values in itertools.product(*axes))
 
     def captured(self, cell: Cell) -> tuple[str, ...]:
-        """Layers of a cell whose vectors are kept, beside the bottleneck."""
+        """Returns the layers of a cell whose vectors are saved in addition to the bottleneck's."""
         names = architectures.get(cell.architecture).names(cell.depth)
         everything = ALL in self.capture
         chosen = (name for name in names if everything or name in self.capture)
         return tuple(name for name in chosen if name != functional.BOTTLENECK)
 
     def rates(self, optimizer: str) -> tuple[float, ...]:
-        """Learning rates at which an optimiser runs."""
+        """Returns the learning rates at which an optimiser runs."""
         default = optimizers.get(optimizer).default_learning_rate
         return tuple(self.learning_rates) or (default,)
 
@@ -379,28 +391,28 @@ class Grid:
 
     @property
     def run_axes(self) -> tuple[str, ...]:
-        """The axes of a cell's runs, slowest first: learning rate, dose if there are any, seed."""
+        """Axes of a cell's runs, slowest first: learning rate, dose (if there are any) and seed."""
         return ("rate", "dose", "seed") if self.doses else ("rate", "seed")
 
     @property
     def runs_per_cell(self) -> int:
-        """Learning rates × doses × seeds."""
+        """Number of a cell's runs: learning rates × doses × seeds."""
         return math.prod(self.run_shape)
 
     @property
     def runs(self) -> int:
-        """Networks to train."""
+        """Number of networks to train."""
         return len(self.cells) * self.runs_per_cell
 
     @property
     def snapshot_epochs(self) -> tuple[int, ...]:
-        """Epochs after which latents and a checkpoint are kept, ascending, from 0 to the last."""
+        """Epochs after which latents and a checkpoint are saved, ascending from 0 to the last."""
         powers = (2**i for i in range(self.epochs.bit_length()))
         middle = self.snapshots or tuple(e for e in powers if e < self.epochs)
         return tuple(sorted({0, *middle, self.epochs}))
 
     def to_json(self) -> dict[str, Any]:
-        """The grid as lists and numbers, with defaults resolved, in the order of its fields."""
+        """Returns the grid as lists and numbers, with defaults resolved, in the order of fields."""
         return {
             **{key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items()},
             "learning_rates": {name: list(self.rates(name)) for name in self.optimizers},
@@ -412,7 +424,7 @@ class Grid:
         """Returns the grid whose `to_json` is `config`.
 
         Raises:
-          InputError: it is of no grid.
+          InputError: `config` does not describe a valid grid.
         """
         names = {field.name for field in dataclasses.fields(cls)}
         if (
@@ -429,11 +441,11 @@ class Grid:
         except InputError:
             raise
         except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
-            raise InputError("config", config, f"is of no grid ({error})") from None
+            raise InputError("config", config, f"does not describe a grid ({error})") from None
 
 
 def _plain(value: Any) -> Any:
-    """Returns a number of NumPy or JAX as Python's, which compare, print and serialise alike."""
+    """Converts a NumPy or JAX number to a Python number, and returns other values unchanged."""
     return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
@@ -443,7 +455,9 @@ def _as_data(value: Any) -> str:
     if not isinstance(text, str):
         raise InputError("data", value, "must be the name of a dataset or the path of an .npz")
     if not text.strip():
-        raise InputError("data", text, "is empty; name a dataset or the path of an .npz")
+        raise InputError(
+            "data", text, "is empty; give the name of a dataset or the path of an .npz"
+        )
     return text
 
 
@@ -454,29 +468,30 @@ def _as_tuple(name: str, value: Any, axis: Axis) -> tuple[Any, ...]:
         if isinstance(value, str | bytes | Mapping):
             raise TypeError
         values = tuple(_plain(x) for x in itertools.islice(value, MAX_VALUES + 1))
-    except TypeError:  # no iterable; an array of no dimension
+    except TypeError:  # the value is not iterable, or is an array without dimensions
         raise InputError(name, value, "must be a sequence of values") from None
     if len(values) > MAX_VALUES:
-        raise InputError(name, f"{values[0]}, …", f"has more than {MAX_VALUES:,} values")
+        problem = f"has more than {MAX_VALUES:,} values; give fewer"
+        raise InputError(name, f"{values[0]}, …", problem)
     if not values and not axis.optional:
-        raise InputError(name, "", "is empty; name at least one value")
+        raise InputError(name, "", "is empty; give at least one value")
     values = tuple(_of_kind(name, x, axis.kind) for x in values)
     seen = set()
     for x in values:
         if x in seen:
-            raise InputError(name, x, "appears twice; name each value once")
+            raise InputError(name, x, "appears twice; give each value once")
         seen.add(x)
     return values
 
 
 def _of_kind(name: str, value: Any, kind: type) -> Any:
-    """Returns one value of an axis, and raises `InputError` if it is not of the axis's kind."""
+    """Returns one value of an axis, and raises `InputError` if it is not of the axis's type."""
     if kind is str:
         if not isinstance(value, str):
             raise InputError(name, value, "must be a name")
         return str(value)
     if kind is float:
-        # Zero has one sign: -0.0 and 0.0 would be one value under two names.
+        # The addition turns -0.0 into 0.0, which are equal and would have two names.
         return _number(name, value) + 0.0
     try:
         number = operator.index(value)
@@ -491,7 +506,7 @@ def _number(name: str, value: Any) -> float:
     try:
         if isinstance(value, float | int) and not isinstance(value, bool):
             return float(value)
-    except OverflowError:  # a whole number of 400 digits
+    except OverflowError:  # e.g. an integer of 400 digits
         return math.inf
     raise InputError(name, value, _NUMERIC[name])
 
@@ -501,7 +516,8 @@ def _check_axes(grid: Grid) -> None:
         values = getattr(grid, name)
         for value in values if axis.several else (values,):
             axis.check(name, value)
-    # Of any depth: which of them these networks have is the sweep's business.
+    # A layer is accepted if the architecture has it at some depth. Whether the networks of this
+    # grid have it is checked by the sweep.
     known = [x for name in grid.architectures for x in architectures.get(name).names(MAX_LAYERS)]
     for layer in grid.capture:
         lookup(dict.fromkeys([ALL, *known]), layer, field="capture")
@@ -519,30 +535,36 @@ def _check_doses(grid: Grid) -> None:
         dosed = parameter is not None and parameter.initial is None
         if dosed and not grid.doses:
             raise InputError(
-                "activations", name, f"needs a dose: {name}:0.25, or doses such as 0,0.5,1"
+                "activations",
+                name,
+                f"needs a dose; write it into the name ({name}:0.25), or set doses to 0,0.5,1",
             )
         if grid.doses and not dosed:
             known = "dose_tanh, dose_relu or another dose_NAME without a number"
-            raise InputError("activations", name, f"takes no dose; with doses, name {known}")
+            problem = f"takes no dose, but doses are set; choose {known}, or leave out doses"
+            raise InputError("activations", name, problem)
 
 
 def check_feasible(grid: Grid, samples: int) -> None:
-    """Refuses a grid that no program can be made of, before anything is computed.
+    """Checks, before anything is computed, that a program can be compiled for a grid.
 
     Args:
-      grid: what is to be trained.
-      samples: of the training set.
+      grid: The grid to be trained.
+      samples: Number of training samples.
 
     Raises:
-      InputError: more cells than can be compiled together, or more steps than are counted.
+      InputError: The grid has too many cells to be compiled together, or too many steps to be
+        counted in 32 bits.
     """
     cells = math.prod(len(getattr(grid, axis)) for axis in axes_of(STATIC))
     if cells > MAX_CELLS:
         longest = max(axes_of(STATIC), key=lambda axis: len(getattr(grid, axis)))
         values = getattr(grid, longest)
-        problem = f"makes {cells:,} cells, each compiled: at most {MAX_CELLS:,} in one grid"
+        problem = (
+            f"makes {cells:,} cells, and one grid can have at most {MAX_CELLS:,}; give fewer values"
+        )
         raise InputError(longest, f"{values[0]}, … ({len(values):,} values)", problem)
     steps = grid.epochs * (samples // grid.batch_size)
     if steps > MAX_COUNT:
-        problem = f"is {steps:,} steps per run: at most {MAX_COUNT:,} can be counted"
+        problem = f"makes {steps:,} steps per run, and at most {MAX_COUNT:,} are possible"
         raise InputError("epochs", grid.epochs, problem)

@@ -1,1 +1,1 @@
-"""Networks as pure functions: activations, architectures, initialisers, optimisers."""
+"""Activations, architectures, initialisers and optimisers, all as pure functions."""

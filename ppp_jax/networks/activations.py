@@ -3,9 +3,9 @@
 Every activation maps `(..., units)` to `(..., units)`: the last axis is the vector, all others are
 batch axes. There are two builders: `elementwise(σ)` acts on each coordinate and so prefers the
 standard basis; `radial(ρ)` acts on the length only and so prefers no basis. The registry
-`ACTIVATIONS` names the built ones with their formula, Jacobian at 0 and group (docs/method.md §10);
-what is between the two kinds is built from them in `ppp_jax.networks.interpolated`. The groups
-themselves are in `ppp_jax.symmetry.groups`, and the tests hold every claim against them.
+`ACTIVATIONS` holds named activations with their formula, Jacobian at 0 and group (docs/method.md
+§10). Activations between the two kinds are built in `ppp_jax.networks.interpolated`. The groups are
+defined in `ppp_jax.symmetry.groups`, and tests verify every claim numerically.
 """
 
 from collections.abc import Callable
@@ -25,35 +25,38 @@ Map = Callable[[ArrayLike], jax.Array]
 
 
 class Parameter(NamedTuple):
-    """A number that an activation takes beside the vector, one per layer.
+    """A scalar that an activation takes as its second argument, with one value per layer.
 
     Attributes:
-      initial: where training starts from; None if a grid's `doses` give it and nothing trains it.
+      initial: Initial value of a trained parameter; None if the values are given by the grid's
+        `doses` and are not trained.
     """
 
     initial: float | None
 
 
 class Activation(NamedTuple):
-    """An activation and what is claimed of it.
+    """An activation and the properties that are claimed of it.
 
     Attributes:
-      apply: the function, `(..., units) -> (..., units)`, dtype preserving; with a `parameter`,
-        `(x, value)`.
-      formula: its definition, in the notation of docs/method.md §10.
-      slope_at_zero: its Jacobian at the zero vector is this number times the identity; where the
-        function has a kink there, the convention that differentiation follows. NaN over a basis
-        that is not orthonormal, where it is no such multiple at every width.
-      group: name of the largest subgroup of O(n) it commutes with, as
-        `ppp_jax.symmetry.groups.get_group` reads it.
-      profile: the scalar function it is built from, σ of a coordinate or ρ of a length.
-      profile_name: what that scalar function is called: `isotropic_tanh` is made from `tanh`.
-      isotropic: whether it prefers no direction.
-      basis: name of the basis that it singles out, as `ppp_jax.bases.build` reads it; of an
-        isotropic activation the one that its latents are compared with.
-      partner: name of the isotropic activation that it is compared with, if there is one.
-      multiple_of: the widths that it takes are multiples of this.
-      parameter: what `apply` takes beside the vector, if anything.
+      apply: The function, `(..., units) -> (..., units)`, which preserves the dtype. If there is a
+        `parameter`, its value is the second argument.
+      formula: Definition of the function, in the notation of docs/method.md §10.
+      slope_at_zero: The Jacobian at the zero vector is this number times the identity. If the
+        function has a kink there, the number is the one that automatic differentiation gives. It is
+        NaN if the Jacobian is not such a multiple at every width, as over a basis that is not
+        orthonormal.
+      group: Name of the largest subgroup of O(n) with which the function commutes, as
+        `ppp_jax.symmetry.groups.get_group` accepts it.
+      profile: Scalar function from which the activation is built: σ of a coordinate or ρ of a
+        length.
+      profile_name: Name of the scalar function. It is `tanh` for `isotropic_tanh`.
+      isotropic: Whether the activation prefers no direction.
+      basis: Name of the basis that the activation singles out, as `ppp_jax.bases.build` accepts it.
+        For an isotropic activation it is the basis in which its latents are analysed.
+      partner: Name of the isotropic activation to which this one is compared, or None.
+      multiple_of: Number by which the width must be divisible.
+      parameter: The scalar that `apply` takes as its second argument, or None.
     """
 
     apply: Callable[..., jax.Array]
@@ -72,10 +75,10 @@ class Activation(NamedTuple):
 def elementwise(sigma: Profile) -> Map:
     """Builds x ↦ (σ(x₁), …, σ(xₙ)), which commutes with permutations of the coordinates.
 
-    If σ is odd it commutes with signed permutations too (docs/method.md §10).
+    If σ is odd, the map also commutes with signed permutations (docs/method.md §10).
 
     Args:
-      sigma: a scalar function, applied to arrays of any shape.
+      sigma: Scalar function σ, which is applied to arrays of any shape.
 
     Returns:
       The activation, `(..., units) -> (..., units)`.
@@ -94,12 +97,13 @@ def elementwise(sigma: Profile) -> Map:
 def radial(rho: Profile, *, slope_at_zero: float) -> Map:
     """Builds x ↦ ρ(‖x‖)·x/‖x‖, which commutes with all of O(n).
 
-    Within one rounding unit of the origin the map is its linearisation ρ'(0)·x, which is exact to
-    rounding and gives the Jacobian ρ'(0)·I at 0, where the naive formula gives NaN.
+    For lengths below the machine epsilon the map is replaced by its linearisation ρ'(0)·x, which is
+    exact to rounding. It gives the Jacobian ρ'(0)·I at 0, where the formula as written gives NaN
+    (docs/method.md §10).
 
     Args:
-      rho: scalar function of the length with ρ(0) = 0, applied to arrays of any shape.
-      slope_at_zero: ρ'(0).
+      rho: Scalar function ρ of the length with ρ(0) = 0, which is applied to arrays of any shape.
+      slope_at_zero: The derivative ρ'(0).
 
     Returns:
       The activation, `(..., units) -> (..., units)`.
@@ -124,7 +128,8 @@ def _leaky_profile(r: jax.Array) -> jax.Array:
 
 
 def _softplus_profile(r: jax.Array) -> jax.Array:
-    # log((1 + eʳ)/2); each branch where it neither cancels nor overflows (double `where`).
+    # log((1 + eʳ)/2) in two forms, each used where it neither cancels nor overflows. By the double
+    # `where` each form is evaluated, and differentiated, only in its own range.
     small = jnp.where(r < 1, r, jnp.ones_like(r))
     large = jnp.where(r < 1, jnp.ones_like(r), r)
     near = jnp.log1p(0.5 * jnp.expm1(small))
@@ -234,20 +239,20 @@ ACTIVATIONS: dict[str, Activation] = {
         isotropic=True,
     ),
 }
-OWN = tuple(ACTIVATIONS.values())  # before a user adds any
+OWN = tuple(ACTIVATIONS.values())  # the entries of this package, without those that users register
 
 
 def register_activation(name: str, entry: Activation) -> Activation:
-    """Adds an activation: grids, flags, certificates and tables know it from then on.
+    """Adds an activation, which grids, flags, certificates and tables accept from then on.
 
     Args:
-      name: of the activation.
-      entry: the function and what is claimed of it; `certificates` holds the claim against it.
+      name: Name of the new activation.
+      entry: The function and its claimed properties, which `ppp_jax.symmetry.certificates` tests.
 
     Returns:
       The entry.
 
     Raises:
-      InputError: the name is none, or is taken.
+      InputError: The name is not an identifier, or is registered already.
     """
     return enter(ACTIVATIONS, name, entry, field="activations")

@@ -1,8 +1,8 @@
-"""The networks by name, all behind one pair of pure functions (`functional.Model`).
+"""Named network architectures, all with the same interface of pure functions (`functional.Model`).
 
-Each says what a *vector* is, the thing that an isotropic activation acts on: of `mlp`,
-`classifier` and `sparse` a layer's units, of `conv` the channels at one position, of the
-transformers the hidden units of the MLP block at one token.
+The architectures differ in what the *vector* is on which an isotropic activation acts. In `mlp`,
+`classifier` and `sparse` it consists of all units of a layer; in `conv`, of the channels at one
+pixel; in the transformers, of the hidden units of the MLP block at one token.
 """
 
 import math
@@ -19,10 +19,11 @@ from ppp_jax.errors import InputError, enter, lookup
 from ppp_jax.networks import functional
 from ppp_jax.networks.functional import BOTTLENECK, Activate, Initializer, Model, Output, Sizes
 
-KERNEL, STRIDE = 3, 2  # of convolutions; a hidden layer halves both sides of the image
-HEADS = 2  # of attention
-HIDDEN = 2  # units of a transformer's MLP block over its width
-CONVOLVES = (0, 8, 0)  # the first JAX that can vmap the gradient of a convolution
+# Side and stride of a convolution's kernel: a hidden layer halves both sides of the image.
+KERNEL, STRIDE = 3, 2
+HEADS = 2  # number of attention heads
+HIDDEN = 2  # ratio of the hidden units of a transformer's MLP block to its width
+CONVOLVES = (0, 8, 0)  # first version of JAX that can vmap the gradient of a convolution
 SPARSITY = 0.01  # weight of the sparse autoencoder's penalty
 
 
@@ -31,7 +32,7 @@ def _names(count: int, *stems: str) -> list[str]:
 
 
 class _Convolutional(nnx.Module):
-    """Strided convolutions, a dense bottleneck, and transposed convolutions back."""
+    """Autoencoder of strided convolutions, a dense bottleneck and transposed convolutions."""
 
     def __init__(self, shape: Shape, sizes: Sizes, initializer: Initializer, rngs: nnx.Rngs):
         self.image, self.width, self.depth = shape.image, sizes.width, sizes.depth
@@ -72,21 +73,22 @@ class _Convolutional(nnx.Module):
 
 
 def _attention(query: jax.Array, key: jax.Array, value: jax.Array, **_: Any) -> jax.Array:
-    """Mixes values by the softmax of scaled products, `nnx.dot_product_attention` to rounding.
+    """Returns scaled dot-product attention (Vaswani et al. 2017, arXiv 1706.03762).
 
-    It multiplies by a reciprocal where `jax.nn.softmax` divides: one device and several would
-    round the division differently (see `numerics._scaled`).
+    The result equals that of `nnx.dot_product_attention` to rounding. This function multiplies by a
+    reciprocal where `jax.nn.softmax` divides, because XLA:CPU rounds the division differently for
+    different numbers of devices (see `numerics._scaled`).
 
     Args:
-      query: `(samples, tokens, heads, units)`.
-      key: likewise.
-      value: likewise.
+      query: Queries, `(samples, tokens, heads, units)`.
+      key: Keys, `(samples, tokens, heads, units)`.
+      value: Values, `(samples, tokens, heads, units)`.
 
     Returns:
-      The mixed values, `(samples, tokens, heads, units)`.
+      The weighted sums of the values, `(samples, tokens, heads, units)`.
     """
     scores = jnp.einsum("sqhu,skhu->shqk", query, key) * query.shape[-1] ** -0.5
-    # The softmax does not change with what is subtracted.
+    # The subtraction prevents overflow and does not change the softmax, so it needs no gradient.
     largest = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
     weights = jnp.exp(scores - largest)
     weights = weights * (1 / weights.sum(axis=-1, keepdims=True))
@@ -94,7 +96,7 @@ def _attention(query: jax.Array, key: jax.Array, value: jax.Array, **_: Any) -> 
 
 
 class _Block(nnx.Module):
-    """Attention and an MLP, each added to the residual stream, each after a norm."""
+    """Transformer block: normalised attention and normalised MLP, both added to the residual."""
 
     def __init__(
         self, width: int, norm: Callable[..., Any], initializer: Initializer, rngs: nnx.Rngs
@@ -114,12 +116,12 @@ class _Block(nnx.Module):
 
 
 def _rms(width: int, *, rngs: nnx.Rngs) -> nnx.RMSNorm:
-    """RMSNorm without a scale per unit, which would be a diagonal map: it respects rotations."""
+    """Returns an RMSNorm without a scale per unit, so that it respects rotations."""
     return nnx.RMSNorm(width, use_scale=False, rngs=rngs)
 
 
 class _Transformer(nnx.Module):
-    """Patches as tokens, blocks, a dense bottleneck, blocks, patches again."""
+    """Autoencoder of transformer blocks on patches of an image, with a dense bottleneck."""
 
     norm: Any = staticmethod(_rms)
 
@@ -155,35 +157,42 @@ class _Transformer(nnx.Module):
 
 
 class _LayerNormTransformer(_Transformer):
-    """The same with LayerNorm, as usual, which prefers (1, …, 1) and, by its scales, the axes."""
+    """Transformer with LayerNorm, which prefers (1, …, 1) and, by its scales per unit, the axes."""
 
     norm = nnx.LayerNorm
 
 
 class _Classifier(functional.Autoencoder):
-    """features → width × depth → latent_width → classes."""
+    """MLP classifier, features → width × depth → latent_width → classes."""
 
     def outputs(self, shape: Shape) -> int:
-        """Returns the width of the output."""
+        """Returns the number of logits."""
         return shape.classes
 
     def decoder_names(self) -> list[str]:
-        """None: logits follow the bottleneck."""
+        """Returns no names, because the logits follow the bottleneck directly."""
         return []
 
 
 class _Sparse(functional.Autoencoder):
-    """features → latent_width → features, with a penalty on the latents."""
+    """Sparse autoencoder, features → latent_width → features, with a penalty on the latents."""
 
     def encoder_names(self) -> list[str]:
-        """None: there is the one layer."""
+        """Returns no names, because the bottleneck is the only hidden layer."""
         return []
 
     decoder_names = encoder_names
 
 
 def patch_side(height: int, width: int) -> int:
-    """Returns the side of a transformer's patches: the largest that gives 16 tokens or more.
+    """Returns the side of a transformer's patches, the largest one that gives 16 tokens or more.
+
+    Args:
+      height: Height of the image in pixels.
+      width: Width of the image in pixels.
+
+    Returns:
+      A common divisor of both sides; 1 if no side gives 16 tokens.
 
     Example:
       >>> patch_side(8, 8), patch_side(28, 28), patch_side(32, 32)
@@ -205,25 +214,25 @@ def brier(output: Output, _x: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def _sparse_loss(output: Output, x: jax.Array, labels: jax.Array) -> jax.Array:
-    """Adds the mean absolute value of the latents, which itself prefers the axes."""
+    """Returns the mean squared error plus an L1 penalty on the latents, which prefers the axes."""
     return (
         functional.mean_squared(output, x, labels) + SPARSITY * jnp.abs(output.latents.post).mean()
     )
 
 
 class Architecture(NamedTuple):
-    """A kind of network.
+    """A network architecture.
 
     Attributes:
-      module: flax module, `(shape, sizes, initializer, rngs)`.
-      needs: what its data must have beside features: `""`, `image` or `labels`.
-      respects_rotations: whether nothing in it but the activation prefers a basis of its hidden
-        layers (docs/method.md §11).
-      names: hidden layers to the names of all layers whose vectors can be kept.
-      loss: what training lowers.
-      error: what is reported as MSE.
-      multiple_of: the widths that it takes are multiples of this.
-      oldest_jax: the version of JAX from which on it can be trained.
+      module: Flax module, called as `module(shape, sizes, initializer, rngs)`.
+      needs: What the data must have in addition to features: `""` (nothing), `image` or `labels`.
+      respects_rotations: Whether nothing in the network except the activation prefers a basis of
+        the hidden layers (docs/method.md §11).
+      names: Function of the depth that returns the names of all layers whose vectors can be saved.
+      loss: Function `(output, x, labels)` that training minimises.
+      error: Function `(output, x, labels)` that is reported as the mean squared error.
+      multiple_of: Number by which the width must be divisible.
+      oldest_jax: Oldest version of JAX that can train the architecture.
     """
 
     module: Callable[..., Any]
@@ -263,56 +272,62 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "sparse": Architecture(_Sparse, "", False, lambda _: [BOTTLENECK], _sparse_loss),
 }
-OWN = tuple(ARCHITECTURES.values())  # before a user adds any
+OWN = tuple(ARCHITECTURES.values())  # entries of this package, without those that users register
 
 
 def register_architecture(name: str, entry: Architecture) -> Architecture:
-    """Adds an architecture: grids, flags and tables know it from then on.
+    """Adds an architecture, which grids, flags and tables accept from then on.
 
     Args:
-      name: of the architecture.
-      entry: how it is built, and what is known of it.
+      name: Name of the new architecture.
+      entry: The architecture and its properties.
 
     Returns:
       The entry.
 
     Raises:
-      InputError: the name is none, or is taken.
+      InputError: The name is not an identifier, or is registered already.
     """
     return enter(ARCHITECTURES, name, entry, field="architectures")
 
 
 def get(name: str) -> Architecture:
-    """Returns the registered architecture `name`.
+    """Returns the architecture that is registered under a name.
 
     Raises:
-      InputError: no such architecture; the nearest names are suggested.
+      InputError: No architecture has this name. The message suggests similar names.
     """
     return lookup(ARCHITECTURES, name, field="architectures")
 
 
 def check(name: str, shape: Shape, *, width: int, data: str) -> None:
-    """Refuses data or sizes that an architecture cannot take, or a JAX that cannot train it.
+    """Checks that an architecture accepts data and a width, and that this JAX can train it.
+
+    Args:
+      name: Name of the architecture.
+      shape: Shape of the data.
+      width: Width of the hidden layers.
+      data: Name of the dataset, for the error message.
 
     Raises:
-      InputError: it needs images or labels, which the data has not, or a width of whole heads, or
-        a newer JAX.
+      InputError: The architecture needs images or labels that the data lack, the width is not
+        divisible by the number of heads, or JAX is too old.
     """
     entry = get(name)
     needs = entry.needs
     if needs == "image" and shape.image is None:
-        problem = f"has no images, which {name} needs; an .npz has them as (samples, height, "
-        raise InputError("data", data, f"{problem}width, channels)")
+        problem = f"has no images, which {name} needs; an .npz needs arrays of shape (samples, "
+        raise InputError("data", data, f"{problem}height, width, channels)")
     if needs == "labels" and not shape.classes:
-        problem = f"has no labels 0, 1, …, which {name} needs; an .npz has them as y_train, y_test"
+        problem = f"has no labels 0, 1, …, which {name} needs; an .npz needs y_train and y_test"
         raise InputError("data", data, problem)
     if width % entry.multiple_of:
-        problem = f"must be a multiple of {entry.multiple_of}, the heads of {name}"
+        problem = f"must be a multiple of {entry.multiple_of}, the number of heads of {name}"
         raise InputError("widths", width, problem)
     if jax.__version_info__ < entry.oldest_jax:
         least = ".".join(map(str, entry.oldest_jax))
-        problem = f"is trained by jax {least} or later, which can vmap gradients of convolutions"
-        raise InputError("architectures", name, f"{problem}; this is {jax.__version__}")
+        problem = f"needs jax {least} or later, which can vmap gradients of convolutions, but "
+        raise InputError("architectures", name, f"{problem}{jax.__version__} is installed")
 
 
 def build(
@@ -323,20 +338,20 @@ def build(
     activation: Callable[..., jax.Array],
     initializer: Initializer,
 ) -> Model:
-    """Builds a network.
+    """Builds a network of a named architecture.
 
     Args:
-      name: of the architecture.
-      shape: of the data.
-      sizes: of the network.
-      activation: see `functional.functional`.
-      initializer: see `functional.functional`.
+      name: Name of the architecture.
+      shape: Shape of the data.
+      sizes: Sizes of the network.
+      activation: Activation function, see `functional.functional`.
+      initializer: Initialiser of the weights, see `functional.functional`.
 
     Returns:
-      The `Model`.
+      The network as pure functions.
 
     Raises:
-      InputError: no such architecture.
+      InputError: No architecture has this name.
 
     Example:
       >>> draw = functional.get_initializer("orthogonal").make

@@ -1,4 +1,4 @@
-"""The autoencoder: a flax NNX network behind a pair of pure functions."""
+"""The autoencoder, and the conversion of flax NNX modules into pure functions."""
 
 import itertools
 from collections.abc import Callable
@@ -13,24 +13,26 @@ from ppp_jax.data.datasets import Shape
 from ppp_jax.errors import enter, lookup
 
 Params = Any  # a nested dict of arrays
-BOTTLENECK = "bottleneck"  # the layer whose vectors are the latents
-ACTIVATION = "activation"  # the entry of an activation's own parameter, `(activated layers,)`
+BOTTLENECK = "bottleneck"  # name of the layer whose vectors are the latents
+ACTIVATION = "activation"  # key in `Params` of the activation's parameter, `(activated layers,)`
 Initializer = Callable[..., jax.Array]
 
 
 class Latents(NamedTuple):
-    """Vectors of a layer, `(vectors, units)` each: before and after its activation."""
+    """Vectors of a layer before and after its activation, both `(vectors, units)`."""
 
     pre: jax.Array
     post: jax.Array
 
 
 class Output(NamedTuple):
-    """What a network gives.
+    """Output of a network.
 
     Attributes:
-      prediction: `(samples, features)`, the reconstruction; of a classifier `(samples, classes)`.
-      layers: the vectors of every named layer; `bottleneck`, one vector per sample, is among them.
+      prediction: The reconstruction, `(samples, features)`; for a classifier the logits,
+        `(samples, classes)`.
+      layers: Vectors of the layers, by the layers' names. `bottleneck`, with one vector per sample,
+        is always among them.
     """
 
     prediction: jax.Array
@@ -46,12 +48,15 @@ class Model(NamedTuple):
     """A network as pure functions.
 
     Attributes:
-      init: PRNG key to parameters, a nested dict of arrays.
-      apply: `(params, x)` to `Output`, with `x` of shape `(samples, features)`.
-      decode: `(params, post)` to the prediction, from the bottleneck's vectors after activation.
-      loss: `(Output, x, labels)` to the scalar that training lowers.
-      error: `(Output, x, labels)` to the mean squared error that is reported.
-      activated: how many layers have an activation, each with its own parameter if it takes one.
+      init: Function of a PRNG key that returns initial parameters, a nested dict of arrays.
+      apply: Function `(params, x)` that returns the `Output`, with `x` of shape `(samples,
+        features)`.
+      decode: Function `(params, post)` that returns the prediction from the bottleneck's vectors
+        after their activation, `(samples, latent_width)`.
+      loss: Function `(output, x, labels)` that returns the scalar which training minimises.
+      error: Function `(output, x, labels)` that returns the reported mean squared error.
+      activated: Number of layers with an activation. If the activation has a parameter, each of
+        these layers has its own value.
     """
 
     init: Callable[[jax.Array], Params]
@@ -63,7 +68,13 @@ class Model(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """What a network's size depends on, of the grid: see `Grid`."""
+    """Sizes of a network, which are axes of a grid.
+
+    Attributes:
+      width: Number of units of a hidden layer.
+      depth: Number of hidden layers before the bottleneck, and after it.
+      latent_width: Number of units of the bottleneck.
+    """
 
     width: int
     depth: int
@@ -71,20 +82,23 @@ class Sizes(NamedTuple):
 
 
 class Activate:
-    """Applies an activation layer by layer, and keeps the vectors that it saw.
+    """Applies an activation layer by layer, and records each layer's vectors.
 
-    Lives while a network is traced, and no longer.
+    An instance is used for one pass through a network while it is traced.
     """
 
     def __init__(
         self, function: Callable[..., jax.Array], parameter: jax.Array | None, *, first: int = 0
     ):
-        """Takes the activation, its parameters `(activated layers,)` if any, and where to start."""
+        """Sets the activation, its parameter per layer, `(activated layers,)`, and the first layer.
+
+        `first` is the index in `parameter` that belongs to the first activated layer of the pass.
+        """
         self.function, self.parameter, self.count = function, parameter, first
         self.layers: dict[str, Latents] = {}
 
     def __call__(self, name: str, pre: jax.Array) -> jax.Array:
-        """Returns the activation of `(..., units)`, and keeps both under a name."""
+        """Applies the activation to `pre`, `(..., units)`, and records both under a name."""
         own = () if self.parameter is None else (self.parameter[self.count],)
         self.count += 1
         post = self.function(pre, *own)
@@ -92,51 +106,56 @@ class Activate:
         return post
 
     def keep(self, name: str, pre: jax.Array, post: jax.Array) -> None:
-        """Keeps vectors under a name, one per row."""
+        """Records vectors, `(..., units)`, under a layer's name, as `(vectors, units)`."""
         units = pre.shape[-1]
         self.layers[name] = Latents(pre.reshape(-1, units), post.reshape(-1, units))
 
 
 class InitializerEntry(NamedTuple):
-    """A weight initialiser, and whether its law is unchanged by rotations of the weights."""
+    """A weight initialiser.
+
+    Attributes:
+      make: Function `(key, shape, dtype)` that draws a weight matrix.
+      respects_rotations: Whether the law of the matrix is unchanged by rotations.
+    """
 
     make: Initializer
     respects_rotations: bool
 
 
 INITIALIZERS: dict[str, InitializerEntry] = {
-    # Not `nnx.initializers.glorot_normal`, which truncates each entry at two standard deviations:
-    # a cube-shaped cut, so its law prefers the axes (docs/method.md §11 wants one that does not).
+    # This is not `nnx.initializers.glorot_normal`, which truncates each entry at two standard
+    # deviations. Its law has the support of a cube and so prefers the axes (docs/method.md §11).
     "glorot_normal": InitializerEntry(
         nnx.initializers.variance_scaling(1.0, "fan_avg", "normal"), respects_rotations=True
     ),
     "orthogonal": InitializerEntry(nnx.initializers.orthogonal(), respects_rotations=True),
     "glorot_uniform": InitializerEntry(nnx.initializers.glorot_uniform(), respects_rotations=False),
 }
-OWN = tuple(INITIALIZERS.values())  # before a user adds any
+OWN = tuple(INITIALIZERS.values())  # the entries of this package, without those that users register
 
 
 def register_initializer(name: str, entry: InitializerEntry) -> InitializerEntry:
-    """Adds an initialiser: grids, flags, certificates and tables know it from then on.
+    """Adds an initialiser, which grids, flags, certificates and tables accept from then on.
 
     Args:
-      name: of the initialiser.
-      entry: how it is made, and what is claimed of it.
+      name: Name of the new initialiser.
+      entry: The initialiser and its claimed property, which `ppp_jax.symmetry.certificates` tests.
 
     Returns:
       The entry.
 
     Raises:
-      InputError: the name is none, or is taken.
+      InputError: The name is not an identifier, or is registered already.
     """
     return enter(INITIALIZERS, name, entry, field="initializers")
 
 
 def get_initializer(name: str) -> InitializerEntry:
-    """Returns the registered initialiser `name`.
+    """Returns the initialiser that is registered under a name.
 
     Raises:
-      InputError: no such initialiser; the nearest names are suggested.
+      InputError: No initialiser has this name. The message suggests similar names.
     """
     return lookup(INITIALIZERS, name, field="initializers")
 
@@ -145,15 +164,15 @@ def get_initializer(name: str) -> InitializerEntry:
 def dense_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Returns `x @ kernel`, with a weight gradient that XLA computes fast on CPU.
 
-    The gradient xᵀg of a batch of networks misses XLA:CPU's fast path unless the transpose is
-    made beforehand, which the optimisation barrier enforces; other platforms need no such help.
+    For a batch of networks, the gradient xᵀg misses XLA:CPU's fast path unless the transpose is
+    computed first, which the optimisation barrier enforces. Other platforms do not need it.
 
     Args:
-      x: `(samples, inputs)`.
-      kernel: `(inputs, outputs)`.
+      x: Inputs, `(samples, inputs)`.
+      kernel: Weights, `(inputs, outputs)`.
 
     Returns:
-      `(samples, outputs)`.
+      The product, `(samples, outputs)`.
     """
     return x @ kernel
 
@@ -179,7 +198,7 @@ dense_product.defvjp(_dense_forward, _dense_backward)
 
 
 def _dot_general(x: ArrayLike, kernel: jax.Array, _dimensions: Any, **_: Any) -> jax.Array:
-    """What `nnx.Linear` asks for, at the default precision."""
+    """Computes the product of an `nnx.Linear` by `dense_product`, at the default precision."""
     x = jnp.asarray(x)
     product: jax.Array = dense_product(x.reshape(-1, x.shape[-1]), kernel)
     return product.reshape(*x.shape[:-1], kernel.shape[-1])
@@ -191,16 +210,23 @@ def mean_squared(output: Output, x: jax.Array, _labels: jax.Array) -> jax.Array:
 
 
 def linear(n_in: int, n_out: int, initializer: Initializer, rngs: nnx.Rngs) -> nnx.Linear:
-    """Returns a dense layer, biases zero at first, with `dense_product` inside."""
+    """Returns a dense layer that uses `dense_product`, with biases initialised to zero.
+
+    Args:
+      n_in: Number of inputs.
+      n_out: Number of outputs.
+      initializer: Initialiser of the weights.
+      rngs: Random streams of flax.
+    """
     return nnx.Linear(n_in, n_out, kernel_init=initializer, dot_general=_dot_general, rngs=rngs)
 
 
 class Autoencoder(nnx.Module):
-    """features → width × depth → latent_width → width × depth → features.
+    """MLP autoencoder, features → width × depth → latent_width → width × depth → features.
 
-    The activation follows every hidden layer and the bottleneck; the output is linear. Latents
-    are the bottleneck's vectors before and after its activation: the author's published radii
-    exceed every bounded output, so his pictures show the former (docs/method.md §14).
+    The activation follows every hidden layer and the bottleneck; the output is linear. The latents
+    are the bottleneck's vectors before and after its activation. Published pictures show those
+    before it, because their radii exceed every bounded output (docs/method.md §14).
     """
 
     def __init__(self, shape: Shape, sizes: Sizes, initializer: Initializer, rngs: nnx.Rngs):
@@ -217,11 +243,11 @@ class Autoencoder(nnx.Module):
         return shape.features
 
     def encoder_names(self) -> list[str]:
-        """Names of the layers before the bottleneck."""
+        """Returns the names of the layers before the bottleneck."""
         return [f"encoder_{i}" for i in range(self.depth)]
 
     def decoder_names(self) -> list[str]:
-        """Names of the layers after the bottleneck, without the output."""
+        """Returns the names of the layers after the bottleneck, without the output."""
         return [f"decoder_{i}" for i in range(self.depth)]
 
     def encode(self, x: jax.Array, activate: Activate) -> jax.Array:
@@ -251,19 +277,19 @@ def functional(
     """Turns a flax module with `encode` and `decode` into pure functions.
 
     Args:
-      module: `(shape, sizes, initializer, rngs)` to the module.
-      shape: of the data.
-      sizes: of the network.
-      activation: `(..., units) -> (..., units)`, see `ppp_jax.networks.activations`; if it takes a
-        parameter, that is one number per activated layer in the parameters' entry `ACTIVATION`,
-        which `init` leaves to the caller.
-      initializer: draws the kernels; biases start at zero.
-      loss: what training lowers.
-      error: what is reported.
+      module: Flax module, called as `module(shape, sizes, initializer, rngs)`.
+      shape: Shape of the data.
+      sizes: Sizes of the network.
+      activation: Activation function, `(..., units) -> (..., units)`, see
+        `ppp_jax.networks.activations`. If it takes a parameter, the caller adds the entry
+        `ACTIVATION` to the result of `init`, with one number per activated layer.
+      initializer: Initialiser of the kernels. Biases are initialised to zero.
+      loss: Function `(output, x, labels)` that training minimises.
+      error: Function `(output, x, labels)` that is reported as the mean squared error.
 
     Returns:
-      The `Model`. Two models of equal shapes have equal initial parameters for equal keys,
-      whatever their activation.
+      The network as pure functions. Two models of equal shapes have equal initial parameters for
+      equal keys, whatever their activations.
 
     Example:
       >>> model = functional(Autoencoder, Shape(4), Sizes(width=3, depth=1, latent_width=2),
@@ -305,7 +331,7 @@ def functional(
 def _count_activated(
     network: Callable[[Params], Any], params: Params, shape: Shape, sizes: Sizes
 ) -> tuple[int, int]:
-    """Returns how many activations a network applies up to the bottleneck, and after it."""
+    """Returns the numbers of activations up to the bottleneck (included) and behind it."""
     counts = []
 
     def run(params: Params) -> int:

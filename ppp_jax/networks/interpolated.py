@@ -1,13 +1,16 @@
-"""Between elementwise and isotropic: activations built from others, and their readable names.
+"""Activations between elementwise and isotropic, composed from others by their names.
 
-  block_tanh:4        radial on blocks of 4 units; of 1: elementwise and odd; of all: isotropic
-  pnorm_tanh:4        radial in the length ‖x‖₄; of 2: isotropic
-  intrinsic_tanh:1    radial in √(‖x‖² + 1), which has no kink at 0; `:trained` learns that 1
-  dose_tanh:0.25      (1 − t)·isotropic_tanh + t·tanh at t = 0.25; with no number, a grid's `doses`
-  tanh@simplex        over another basis: Σ_k σ(x·b_k) b_k; any name of `bases.build`
-  tanh@rotated        over the axes turned by a random rotation, `haar:0`
+  block_tanh:4        is radial on blocks of 4 units. Blocks of 1 unit are elementwise and odd, and
+                      one block of all units is isotropic.
+  pnorm_tanh:4        is radial in the length ‖x‖₄. It is isotropic for ‖x‖₂.
+  intrinsic_tanh:1    is radial in √(‖x‖² + 1), which has no kink at 0. `intrinsic_tanh:trained`
+                      trains the added number, from 1.
+  dose_tanh:0.25      is (1 − t)·isotropic_tanh + t·tanh at t = 0.25. `dose_tanh` takes t from the
+                      grid's `doses`.
+  tanh@simplex        is Σ_k σ(x·b_k) b_k over another basis, which is any name of `bases.build`.
+  tanh@rotated        is tanh over a random orthonormal basis, `haar:0`.
 
-A basis may follow any of them: `block_tanh:4@haar:3` (docs/method.md §10).
+A basis can follow each of these names, as in `block_tanh:4@haar:3` (docs/method.md §10).
 """
 
 import functools
@@ -37,24 +40,26 @@ FORMS = (
 FIELD = "activations"
 _NUMBERED = r"haar:[0-9]+|thomson:[0-9]+(:[0-9]+)?"
 _PLAIN_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
-MAX_UNITS = 2**24  # of a block
-MAX_VECTORS = 4096  # of a basis that is computed, or units over which it is: dense matrices
+MAX_UNITS = 2**24  # most units of a block
+# Most vectors, and most units, of a basis that is computed, because it is a dense matrix.
+MAX_VECTORS = 4096
 MAX_SEED = 2**32 - 1
 
 
 def block_radial(rho: Profile, *, slope_at_zero: float, size: int) -> Map:
     """Builds the map that is radial on each block of `size` neighbouring units.
 
-    It commutes with O(size) ≀ S_{n/size}. One unit per block is elementwise and odd, one block is
-    isotropic.
+    It commutes with O(size) ≀ S_{n/size}. With one unit per block it is elementwise and odd, and
+    with one block it is isotropic (docs/method.md §10).
 
     Args:
-      rho: scalar function of the length with ρ(0) = 0.
-      slope_at_zero: ρ'(0).
-      size: units of a block, which must divide the width.
+      rho: Scalar function ρ of the length with ρ(0) = 0.
+      slope_at_zero: The derivative ρ'(0).
+      size: Number of units of a block.
 
     Returns:
-      The activation, `(..., units) -> (..., units)`; it raises `InputError` at another width.
+      The activation, `(..., units) -> (..., units)`. It raises `InputError` if the number of units
+      is not a multiple of `size`.
 
     Example:
       >>> print(block_radial(jnp.tanh, slope_at_zero=1.0, size=2)(jnp.array([30.0, 40.0, 0, 9])))
@@ -72,12 +77,14 @@ def block_radial(rho: Profile, *, slope_at_zero: float, size: int) -> Map:
 
 
 def p_norm_radial(rho: Profile, *, slope_at_zero: float, p: float) -> Map:
-    """Builds x ↦ ρ(‖x‖_p)·x/‖x‖_p, which commutes with signed permutations, and O(n) if p = 2.
+    """Builds x ↦ ρ(‖x‖_p)·x/‖x‖_p, which commutes with signed permutations.
+
+    If p = 2, it commutes with all of O(n) (docs/method.md §10).
 
     Args:
-      rho: scalar function of the length with ρ(0) = 0.
-      slope_at_zero: ρ'(0).
-      p: at least 1.
+      rho: Scalar function ρ of the length with ρ(0) = 0.
+      slope_at_zero: The derivative ρ'(0).
+      p: Order of the norm, at least 1.
 
     Returns:
       The activation, `(..., units) -> (..., units)`.
@@ -98,9 +105,9 @@ def intrinsic(rho: Profile, *, length: ArrayLike) -> Map:
     """Builds x ↦ ρ(s)/s · x with s = √(‖x‖² + length), which commutes with all of O(n).
 
     Args:
-      rho: scalar function of the length.
-      length: o, the intrinsic length (its square root adds to the vector like one more unit),
-        positive; a number or a traced scalar.
+      rho: Scalar function ρ of the length.
+      length: The intrinsic length o, a positive number or traced scalar. It is added to the squared
+        length of the vector, as if there were one more unit of value √o.
 
     Returns:
       The activation, `(..., units) -> (..., units)`.
@@ -118,30 +125,35 @@ def intrinsic(rho: Profile, *, length: ArrayLike) -> Map:
 
 
 def dose(isotropic: Map, elementwise: Map, t: ArrayLike) -> Map:
-    """Builds x ↦ (1 − t)·isotropic(x) + t·elementwise(x), at t = 0 and 1 exactly one of them.
+    """Builds x ↦ (1 − t)·isotropic(x) + t·elementwise(x).
+
+    At t = 0 and at t = 1 the result equals one of the two activations exactly.
 
     Args:
-      isotropic: the activation at t = 0.
-      elementwise: the activation at t = 1.
-      t: a number or a traced scalar.
+      isotropic: The activation at t = 0.
+      elementwise: The activation at t = 1.
+      t: The dose, a number or a traced scalar.
+
+    Returns:
+      The activation, `(..., units) -> (..., units)`.
     """
 
     def apply(x: ArrayLike) -> jax.Array:
         x = jnp.asarray(x)
-        share = jnp.asarray(t, x.dtype)
-        return (1 - share) * isotropic(x) + share * elementwise(x)
+        fraction = jnp.asarray(t, x.dtype)
+        return (1 - fraction) * isotropic(x) + fraction * elementwise(x)
 
     return apply
 
 
 def over_basis(function: Map, basis: str) -> Map:
-    """Builds x ↦ Σ_k f(x·b̂)_k b̂_k: `function` acts on the projections onto a basis.
+    """Builds x ↦ Σ_k f(x·b̂)_k b̂_k, in which f acts on the projections onto a basis.
 
-    Over an orthonormal basis that is R f(Rᵀx).
+    Over an orthonormal basis the map is R f(Rᵀx) (docs/method.md §10).
 
     Args:
-      function: the activation, `(..., vectors) -> (..., vectors)`.
-      basis: a name of `bases.build`.
+      function: The activation f, `(..., vectors) -> (..., vectors)`.
+      basis: Name of the basis, as `bases.build` accepts it.
 
     Returns:
       The activation, `(..., units) -> (..., units)`.
@@ -159,7 +171,7 @@ def over_basis(function: Map, basis: str) -> Map:
 
 @functools.lru_cache(maxsize=64)
 def _vectors(basis: str, units: int) -> np.ndarray:
-    with jax.ensure_compile_time_eval():  # a network is being traced
+    with jax.ensure_compile_time_eval():  # this function is called while a network is traced
         return bases.build(basis, units)
 
 
@@ -174,16 +186,20 @@ def _number(text: str, name: str, *, least: float, most: float, whole: bool = Fa
 
 
 def _isotropic(base: str, name: str) -> Activation:
-    """Returns the radial activation made from a scalar function, as the partner of a new one."""
-    there = {
+    """Returns the radial activation of a scalar function, with itself as its `partner`.
+
+    New activations are derived from this entry, and thereby have the right partner.
+    """
+    radials = {
         entry.profile_name: entry._replace(partner=key)
         for key, entry in ACTIVATIONS.items()
-        if entry.isotropic and key != entry.profile_name  # the identity is both kinds at once
+        if entry.isotropic and key != entry.profile_name  # leaves out the identity
     }
-    if base not in there:
-        known = ", ".join(sorted(there))
-        raise InputError(FIELD, name, f"{base or 'nothing'} has no isotropic kind (known: {known})")
-    return there[base]
+    if base not in radials:
+        known = ", ".join(sorted(radials))
+        problem = f"no isotropic activation is made from {base!r} (known: {known})"
+        raise InputError(FIELD, name, problem)
+    return radials[base]
 
 
 def _block(base: str, text: str, name: str) -> Activation:
@@ -215,7 +231,7 @@ def _intrinsic(base: str, text: str, name: str) -> Activation:
         formula = f"ρ(s)/s x, s = √(‖x‖² + o), o trained from 1, of {entry.formula}"
 
         def learned(x: ArrayLike, logarithm: ArrayLike = 0.0) -> jax.Array:
-            # Its logarithm is what is trained: o stays positive.
+            # The trained parameter is the logarithm of o, so that o stays positive.
             return intrinsic(entry.profile, length=jnp.exp(jnp.asarray(logarithm)))(x)
 
         return entry._replace(
@@ -231,7 +247,7 @@ def _dose(base: str, text: str, name: str) -> Activation:
     if not text:
 
         def dosed(x: ArrayLike, t: ArrayLike) -> jax.Array:
-            # A condition of the experiment, not a weight: nothing may train it.
+            # The dose is a condition of the experiment and not a weight, so it is not trained.
             return dose(entry.apply, end.apply, jax.lax.stop_gradient(jnp.asarray(t)))(x)
 
         formula = f"(1 - t) ({entry.formula}) + t ({end.formula}), t an axis of the grid"
@@ -284,10 +300,10 @@ KINDS: dict[str, Callable[[str, str, str], Activation]] = {
 
 
 def get(name: str) -> Activation:
-    """Returns an activation by its name, registered or composed.
+    """Returns an activation by its name, which is registered or has one of the forms `FORMS`.
 
     Raises:
-      InputError: no such activation, or numbers that do not fit it.
+      InputError: No activation has this name, or a number in the name is not valid.
 
     Example:
       >>> get("block_tanh:4").group
@@ -295,13 +311,13 @@ def get(name: str) -> Activation:
     """
     if not isinstance(name, str):
         raise InputError(FIELD, name, "must be a name")
-    # What is composed is kept only as long as the registry says the same of its parts.
+    # The registry is a part of the cache's key, because entries can be registered anew.
     return _get(name, tuple(ACTIVATIONS.items()))
 
 
 @functools.lru_cache(maxsize=256)
 def _get(name: str, _registered: tuple[tuple[str, Activation], ...]) -> Activation:
-    plain, at, basis = name.partition("@")
+    plain, separator, basis = name.partition("@")
     kind, _, base = plain.partition("_")
     if plain in ACTIVATIONS:
         found = ACTIVATIONS[plain]
@@ -310,7 +326,7 @@ def _get(name: str, _registered: tuple[tuple[str, Activation], ...]) -> Activati
         found = KINDS[kind](base, text or colon, name)
     else:
         found = lookup(ACTIVATIONS, plain, field=FIELD)
-    return _over(found, bases.ALIASES.get(basis, basis), name) if at else found
+    return _over(found, bases.ALIASES.get(basis, basis), name) if separator else found
 
 
 def _over(entry: Activation, basis: str, name: str) -> Activation:
@@ -326,12 +342,14 @@ def _over(entry: Activation, basis: str, name: str) -> Activation:
     if seed:
         _number(seed, name, least=0, most=MAX_SEED, whole=True)
     if form != "haar" and entry.group not in ("S_n", "B_n"):
-        raise InputError(FIELD, name, "only elementwise activations go over more vectors than axes")
+        problem = f"only elementwise activations can act over {basis}; choose haar:SEED instead"
+        raise InputError(FIELD, name, problem)
     formula, group = f"Σ_k f(x·b)_k b_k over {basis}, f = {entry.formula}", f"{entry.group}@{basis}"
     if form == "haar" and entry.group == "O(n)":
         group = "O(n)"
     if form == "cross_polytope":
-        # What is not odd here is f(x) − f(−x) = x, or a multiple of it: no symmetry is broken.
+        # For every σ of this package that is not odd, σ(x) − σ(−x) is a multiple of x, so that the
+        # map is a multiple of the identity (docs/method.md §10).
         group = "B_n" if entry.group == "B_n" else "O(n)"
     slope = entry.slope_at_zero if form == "haar" else math.nan
 
@@ -349,12 +367,15 @@ def _over(entry: Activation, basis: str, name: str) -> Activation:
 
 
 def check_width(name: str, units: int, *, field: str) -> None:
-    """Raises `InputError` if an activation does not act on vectors of so many units.
+    """Checks that an activation can act on vectors of a given number of units.
 
     Args:
-      name: of the activation.
-      units: the width.
-      field: the setting that names the width.
+      name: Name of the activation.
+      units: Number of units.
+      field: Name of the setting that gives the number, for the error message.
+
+    Raises:
+      InputError: The activation cannot act on so many units.
     """
     entry = get(name)
     if units % entry.multiple_of:

@@ -1,4 +1,4 @@
-"""Named optax optimisers, each stating whether its step respects rotations (docs/method.md §11)."""
+"""Named optax optimisers, and whether they respect rotations (docs/method.md §11)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,18 +12,19 @@ from jax.typing import ArrayLike
 from ppp_jax.errors import enter, lookup
 
 MOMENTUM = 0.9
-ADAM = (0.9, 0.999, 1e-8)  # decay of the moments, and what is added to the root: optax's
+ADAM = (0.9, 0.999, 1e-8)  # optax's decays of the two moments, and its term added to the root
 
 
 class Optimizer(NamedTuple):
-    """An optimiser and what is claimed of it.
+    """An optimiser and the properties that are claimed of it.
 
     Attributes:
-      make: learning rate (a number or a traced array) to an optax transformation.
-      default_learning_rate: what a grid uses when it names no learning rate.
-      respects_rotations: whether the step taken from rotated parameters and gradients is the
-        rotated step. Where it is not, the optimiser prefers a basis, whatever the activation does.
-      description: the update rule.
+      make: Function of the learning rate (a number or a traced array) that returns an optax
+        transformation.
+      default_learning_rate: Learning rate of grids that do not set one.
+      respects_rotations: Whether the step from rotated parameters and gradients is the rotated
+        step. If it is not, the optimiser prefers a basis, whatever the activation.
+      description: The update rule, for readers.
     """
 
     make: Callable[[ArrayLike], optax.GradientTransformation]
@@ -37,7 +38,7 @@ def _momentum(learning_rate: ArrayLike) -> optax.GradientTransformation:
 
 
 class _IsotropicAdam(NamedTuple):
-    """Steps taken, first moment per entry, and one second moment for the whole array."""
+    """Number of steps, first moment of every entry, and one second moment for the whole array."""
 
     steps: jax.Array
     mean: jax.Array
@@ -45,9 +46,9 @@ class _IsotropicAdam(NamedTuple):
 
 
 def _isotropic_adam(learning_rate: ArrayLike) -> optax.GradientTransformation:
-    """Adam on one array with a single second moment, the mean over its entries.
+    """Returns Adam for one array with a single second moment, the mean over the array's entries.
 
-    Rotations of the array's rows or columns leave that mean as it is, so the step turns with them.
+    Rotations of the array's rows or columns leave this mean unchanged, so the step rotates too.
     """
     b1, b2, eps = ADAM
 
@@ -62,7 +63,8 @@ def _isotropic_adam(learning_rate: ArrayLike) -> optax.GradientTransformation:
         square = b2 * state.square + (1 - b2) * jnp.mean(jnp.square(gradient))
         power = steps.astype(gradient.dtype)
         root = jnp.sqrt(square / (1 - b2**power)) + eps
-        # One number for the whole array, so that no device count rounds it differently.
+        # The divisor is applied to one number and not to the array, because XLA:CPU rounds the
+        # division of an array differently for different numbers of devices.
         scale = -jnp.asarray(learning_rate, gradient.dtype) / ((1 - b1**power) * root)
         return scale * mean, _IsotropicAdam(steps, mean, square)
 
@@ -72,10 +74,10 @@ def _isotropic_adam(learning_rate: ArrayLike) -> optax.GradientTransformation:
 def _leafwise(
     choose: Callable[[jax.Array], optax.GradientTransformation],
 ) -> optax.GradientTransformation:
-    """Gives every parameter array a transformation, and so a step counter, of its own.
+    """Gives every parameter array its own transformation, and so its own step counter.
 
-    The updates are the same. But a bias correction shared by all arrays is divided by in another
-    way by XLA:CPU on one device than on several, to other bits; see BUILD_NOTES.md.
+    The updates are mathematically the same. But XLA:CPU rounds the division by a bias correction
+    that all arrays share differently on one device than on several (BUILD_NOTES.md).
     """
 
     def init(params: optax.Params) -> optax.OptState:
@@ -107,7 +109,10 @@ def _isotropic_adams(learning_rate: ArrayLike) -> optax.GradientTransformation:
 
 
 def _muon(learning_rate: ArrayLike) -> optax.GradientTransformation:
-    """Muon on matrices. optax gives all else to AdamW, which prefers the axes; we do not."""
+    """Returns Muon for matrices and isotropic Adam for all other arrays.
+
+    optax uses AdamW for the other arrays, which prefers the axes.
+    """
     matrix, vector = optax.contrib.muon(learning_rate), _isotropic_adam(learning_rate)
     return _leafwise(lambda leaf: matrix if leaf.ndim == 2 else vector)
 
@@ -127,30 +132,30 @@ OPTIMIZERS: dict[str, Optimizer] = {
         _muon, 0.02, True, "momentum, orthogonalised, on matrices; isotropic Adam on biases"
     ),
 }
-OWN = tuple(OPTIMIZERS.values())  # before a user adds any
+OWN = tuple(OPTIMIZERS.values())  # the entries of this package, without those that users register
 
 
 def register_optimizer(name: str, entry: Optimizer) -> Optimizer:
-    """Adds an optimiser: grids, flags, certificates and tables know it from then on.
+    """Adds an optimiser, which grids, flags, certificates and tables accept from then on.
 
     Args:
-      name: of the optimiser.
-      entry: how it is made, and what is claimed of it.
+      name: Name of the new optimiser.
+      entry: The optimiser and its claimed property, which `ppp_jax.symmetry.certificates` tests.
 
     Returns:
       The entry.
 
     Raises:
-      InputError: the name is none, or is taken.
+      InputError: The name is not an identifier, or is registered already.
     """
     return enter(OPTIMIZERS, name, entry, field="optimizers")
 
 
 def get(name: str) -> Optimizer:
-    """Returns the registered optimiser `name`.
+    """Returns the optimiser that is registered under a name.
 
     Raises:
-      InputError: no such optimiser; the nearest names are suggested.
+      InputError: No optimiser has this name. The message suggests similar names.
 
     Example:
       >>> get("adam").respects_rotations

@@ -1,1 +1,1 @@
-"""The run folder: manifest, metrics, checkpoints, latents."""
+"""The run folder, with its manifest, metrics, checkpoints and latents."""

@@ -1,4 +1,4 @@
-"""Which checkpoints there are, and whether one is what was saved."""
+"""The checkpoints of a part, and checks that a checkpoint is undamaged."""
 
 import contextlib
 import json
@@ -18,21 +18,21 @@ from ppp_jax.files import regular
 from ppp_jax.files.integrity import is_intact, sealed
 
 STATE, META, COMMITTED = "state", "meta", "_CHECKPOINT_METADATA"
-LARGEST_META = 2**20  # bytes
-AROUND = 2**26  # bytes of a file beside the numbers that it holds
-MAX_DIGITS = 18
+LARGEST_META = 2**20  # most bytes of a metadata file
+AROUND = 2**26  # most bytes of a file in addition to its numbers
+MAX_DIGITS = 18  # most digits of a step
 
 
 def describe(step: int, state: Any, *, runs: int, identity: str) -> dict[str, Any]:
-    """Returns what is kept beside the states to tell later whether they are intact.
+    """Returns the entries that are saved with states, by which damage is later detected.
 
-    All processes call it.
+    All processes must call this function.
 
     Args:
-      step: after which they are saved.
-      state: cell name to its states.
-      runs: of every cell.
-      identity: of the part, see `manifest.identity`.
+      step: Step after which the states are saved.
+      state: States by the names of cells.
+      runs: Number of runs of every cell.
+      identity: Identity of the part, see `manifest.identity`.
     """
     return sealed(
         {
@@ -49,8 +49,8 @@ def steps(folder: pathlib.Path, *, most: int | None = None) -> list[int]:
     """Returns the steps of a part's complete checkpoints, ascending.
 
     Args:
-      folder: of the part's checkpoints; it need not exist.
-      most: steps of the whole training; what claims to be of a later one does not count.
+      folder: Folder of the part's checkpoints, which need not exist.
+      most: Last step of the training. Checkpoints of later steps are ignored.
     """
     entries = folder.iterdir() if folder.is_dir() else ()
     found = sorted(int(path.name) for path in entries if is_complete(path))
@@ -58,10 +58,10 @@ def steps(folder: pathlib.Path, *, most: int | None = None) -> list[int]:
 
 
 def is_complete(path: pathlib.Path) -> bool:
-    """Returns whether a folder is named after a step and says that all of it was saved.
+    """Returns whether a folder is a completely saved checkpoint.
 
     Args:
-      path: the folder.
+      path: Path of the folder, whose name must be a step.
     """
     if not re.fullmatch(r"0|[1-9][0-9]*", path.name) or len(path.name) > MAX_DIGITS:
         return False
@@ -70,28 +70,28 @@ def is_complete(path: pathlib.Path) -> bool:
 
 
 def most(path: pathlib.Path) -> int | None:
-    """Returns how many bytes a file of a checkpoint can have, where its name tells.
+    """Returns the most bytes that a file of a checkpoint can have; None if its name does not tell.
 
     Args:
-      path: the file.
+      path: Path of the file.
     """
     return LARGEST_META if path.name in (COMMITTED, "metadata") else None
 
 
 def is_temporary(path: pathlib.Path) -> bool:
-    """Returns whether a save is at work in a folder, or was when its process was killed."""
+    """Returns whether a folder is an incomplete save, by a process at work or a killed one."""
     return ".orbax-checkpoint-tmp" in path.name
 
 
 def problem(folder: pathlib.Path, *, runs: int, identity: str) -> str | None:
-    """Returns what is wrong with a checkpoint, or None if it holds what was saved, bit for bit.
+    """Returns what is wrong with a checkpoint, or None if it equals what was saved, bit for bit.
 
-    One process alone may ask; the states are read whole into its memory.
+    A single process may call this function. It reads the states into its memory as a whole.
 
     Args:
-      folder: of the checkpoint, named after its step.
-      runs: of every cell.
-      identity: of the part, see `manifest.identity`.
+      folder: Folder of the checkpoint, named after its step.
+      runs: Number of runs of every cell.
+      identity: Identity of the part, see `manifest.identity`.
     """
     try:
         wrong = regular.problem(folder / META / "metadata", most=LARGEST_META)
@@ -101,25 +101,25 @@ def problem(folder: pathlib.Path, *, runs: int, identity: str) -> str | None:
         if not is_intact(about):
             return f"{META} is not what was saved"
         if about.get("part") != identity:
-            return "it is of another run, or of another part of this one"
+            return "it belongs to another run, or to another part of this run"
         if (about.get("step"), about.get("runs")) != (int(folder.name), runs):
-            return f"{META} is of another step, or of other runs"
+            return f"{META} belongs to another step, or to other runs"
         largest = 2 * about["bytes"] + AROUND
         for name, wrong in regular.odd(folder, most=lambda _: largest):
-            return f"{name} {wrong}"  # before a library opens it
+            return f"{name} {wrong}"  # checked before a library opens it
         with _quiet():
             found = _read((folder / STATE).absolute(), about["bytes"])
             same = found is not None and states.digest(found, runs=runs) == about[STATE]
     except (MemoryError, PermissionError):
         raise
-    except Exception as error:  # whatever libraries find in damaged files
-        told = (str(error) or type(error).__name__).strip().splitlines()[0]
-        return f"{STATE} or {META} cannot be read: {told}"
+    except Exception as error:  # libraries raise many types of errors for damaged files
+        message = (str(error) or type(error).__name__).strip().splitlines()[0]
+        return f"{STATE} or {META} cannot be read: {message}"
     return None if same else f"{STATE} is not what was saved"
 
 
 def _read(folder: pathlib.Path, size: int) -> Any:
-    """Returns saved states as NumPy's arrays; None if they are not of the size in bytes."""
+    """Returns saved states as NumPy arrays; None if their size is not `size` bytes."""
     here = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"read_by_{here}"
@@ -127,14 +127,14 @@ def _read(folder: pathlib.Path, size: int) -> Any:
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
         kept = reader.metadata(folder).item_metadata
-        if kept is None:  # what says which arrays there are is damaged
+        if kept is None:  # the list of arrays is damaged
             return None
         tree = kept.tree
         claimed = sum(
             int(np.prod(leaf.shape, dtype=object)) * np.dtype(leaf.dtype).itemsize
             for leaf in jax.tree.leaves(tree)
         )
-        if claimed != size:  # looked at before anything of that size is allocated
+        if claimed != size:  # checked before arrays of that size are allocated
             return None
         how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         return reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=how))
@@ -142,7 +142,7 @@ def _read(folder: pathlib.Path, size: int) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps what libraries say of damaged files from the user, who is told in one line."""
+    """Suppresses libraries' messages about damaged files, which our error reports in one line."""
     if not isinstance(sys.unraisablehook, _WithoutLateReads):
         sys.unraisablehook = _WithoutLateReads(sys.unraisablehook)
     logger = logging.getLogger("absl")
@@ -155,9 +155,9 @@ def _quiet() -> Iterator[None]:
 
 
 class _WithoutLateReads:
-    """Says nothing of reads that end after the one that found the damage has ended them all.
+    """Hook that ignores reads which were cancelled because another read found damage.
 
-    They may end at any time later, and Python would print a traceback of each.
+    Such reads can end at any later time, and Python would print a traceback of each.
     """
 
     def __init__(self, otherwise: Callable[[Any], Any]):

@@ -1,10 +1,10 @@
-"""`latents.zarr`: labelled latents and errors of every run, written snapshot by snapshot.
+"""`latents.zarr`, the labelled latents and errors of every run, written snapshot by snapshot.
 
-One xarray group per architecture and latent width, with a dimension for every other axis of the
-grid, one more for every captured layer, and beside them the probe inputs and labels.
-`xarray.open_datatree(path)` opens it with nothing of ours, and `ppp_jax.analysis.load_run` does so
-leaving out snapshots that not every run has. Every chunk carries a CRC-32 that zarr checks, and
-`ppp_jax.files.ledger` knows what else there should be.
+The store has one xarray group per architecture and latent width, with a dimension for every other
+axis of the grid. Further groups hold the captured layers, and the root holds the probe inputs and
+labels. `xarray.open_datatree(path)` opens the store without this package.
+`ppp_jax.analysis.load_run` opens it without snapshots that some runs lack. zarr checks a CRC-32 of
+every chunk, and `ppp_jax.files.ledger` checks that nothing is missing or exchanged.
 """
 
 import contextlib
@@ -27,36 +27,39 @@ from ppp_jax.engine import devices
 from ppp_jax.engine.training import NEVER, Observation, build_model
 from ppp_jax.errors import InputError, printable, shortened
 from ppp_jax.files import atomic, ledger
-from ppp_jax.grid.extension import AXES, obstacles, positions, run_places
+from ppp_jax.grid.extension import AXES, indices, obstacles, run_indices
 from ppp_jax.grid.grid import STATIC, TRACED, Cell, Grid, axes_of, cell_axes, grouped_axes
 from ppp_jax.networks import architectures, functional, interpolated, optimizers
 from ppp_jax.storage import strangers
 from ppp_jax.storage.manifest import Manifest, parsed
 
 LATENTS = ("pre", "post")
-CELL_AXES, GROUPED = cell_axes(), grouped_axes()  # dimensions of the latents, and groups
+CELL_AXES, GROUPED = cell_axes(), grouped_axes()  # axes that are dimensions, and that are groups
 SCALARS = ("train_mse", "validation_mse", "test_mse", "diverged_step")
 SAVED = ledger.SAVED
-_CHECKED = {"filters": [numcodecs.CRC32()]}  # of the bytes before they are compressed
+_CHECKED = {"filters": [numcodecs.CRC32()]}  # checksum of the bytes before compression
 _WHOLE = {**_CHECKED, "write_empty_chunks": True}
-_NEW, _OLD = "new", "old"  # stores that stand aside while one takes the other's place
-_OVERWRITE = "put it back from a copy, or overwrite the run, which trains it anew"
+_NEW, _OLD = (
+    "new",
+    "old",
+)  # names of the two stores in the folder aside while one replaces the other
+_OVERWRITE = "put it back from a copy, or overwrite the run, which trains it again"
 
 
 def run_dims(grid: Grid) -> tuple[str, ...]:
-    """Names of the axes that every number of a run has."""
+    """Returns the names of the axes over cells, runs and snapshots."""
     return (*CELL_AXES, *grid.run_axes, "step")
 
 
 class Group(NamedTuple):
-    """Vectors of one layer, of the runs in which it has one size.
+    """A group of the store: the vectors of one layer, for the runs in which it has one size.
 
     Attributes:
-      name: of the group in the store.
-      layer: `bottleneck`, or a captured one.
-      grid: the runs.
-      vectors: per sample.
-      units: of a vector.
+      name: Name of the group in the store.
+      layer: Name of the layer, `bottleneck` or a captured one.
+      grid: Grid of the runs.
+      vectors: Number of vectors per sample.
+      units: Number of units of a vector.
     """
 
     name: str
@@ -66,17 +69,17 @@ class Group(NamedTuple):
     units: int
 
     def holds(self, cell: Cell) -> bool:
-        """Returns whether the cell's layer is kept here."""
+        """Returns whether this group holds the vectors of a cell's layer."""
         axes = [*CELL_AXES, *GROUPED]
         return all(getattr(cell, axis) in getattr(self.grid, f"{axis}s") for axis in axes)
 
 
 def groups(grid: Grid, shape: Shape) -> tuple[Group, ...]:
-    """Returns what a grid's store holds.
+    """Returns the groups of a grid's store.
 
     Args:
-      grid: what is trained.
-      shape: of the data.
+      grid: The grid to be trained.
+      shape: Shape of the data.
     """
     found = []
     for architecture, width in itertools.product(grid.architectures, grid.latent_widths):
@@ -88,19 +91,19 @@ def groups(grid: Grid, shape: Shape) -> tuple[Group, ...]:
 
 
 def _captured(grid: Grid, prefix: str, shape: Shape) -> list[Group]:
-    """Returns the groups of captured layers: the same layer of other sizes is another group."""
-    places: dict[tuple[str, int, int], set[tuple[int, int]]] = {}
+    """Returns the groups of captured layers. A layer has one group for each of its sizes."""
+    sizes: dict[tuple[str, int, int], set[tuple[int, int]]] = {}
     first = grid.cells[0]
     for depth, width in itertools.product(grid.depths, grid.widths):
         cell = first._replace(depth=depth, width=width)
         model, chosen = build_model(cell, shape), grid.captured(cell)
         params = jax.eval_shape(model.init, jax.random.key(0))
-        seen = jax.eval_shape(model.apply, params, np.zeros((1, shape.features), np.float32))
+        output = jax.eval_shape(model.apply, params, np.zeros((1, shape.features), np.float32))
         for layer in chosen:
-            vectors, units = seen.layers[layer].pre.shape
-            places.setdefault((layer, vectors, units), set()).add((depth, width))
+            vectors, units = output.layers[layer].pre.shape
+            sizes.setdefault((layer, vectors, units), set()).add((depth, width))
     found = []
-    for (layer, vectors, units), where in places.items():
+    for (layer, vectors, units), where in sizes.items():
         depths, widths = (sorted(set(values)) for values in zip(*where, strict=True))
         size = f"{units}" if vectors == 1 else f"{vectors}x{units}"
         name, own = (
@@ -112,27 +115,28 @@ def _captured(grid: Grid, prefix: str, shape: Shape) -> list[Group]:
 
 
 def fit(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> None:
-    """Makes the store one of `grid`, whatever was there before.
+    """Creates the store of a grid, or extends an existing store to the grid.
 
-    A new store is laid out with latents and errors missing (NaN). Of a store of a smaller grid, or
-    of before there were ledgers, all is kept, under its names. The new store takes the old one's
-    place once it is complete.
+    In a new store all latents and errors are missing (NaN). The content of an existing store, of a
+    smaller grid or of before there were ledgers, is copied by its labels. The new store replaces
+    the old one once it is complete.
 
     Args:
-      path: the store.
-      grid: what the store is for.
-      dataset: what the grid is trained on.
-      manifest: text of the run's manifest, kept as an attribute.
+      path: Path of the store.
+      grid: Grid of the store.
+      dataset: Dataset of the grid.
+      manifest: Text of the run's manifest, which is kept as an attribute.
 
     Raises:
-      InputError: what is there is damaged; it is left as it is.
+      InputError: The existing store is damaged. It is not changed.
     """
     _recover(path)
     kept, stored = check(path), _stored_manifest(path)
     before = None if stored is None else Grid.from_json(json.loads(stored)["config"])
     if kept is not None and before is not None and before.to_json() == grid.to_json():
-        _mend_numbers(path, kept, groups(grid, dataset.shape))
-        unsettled = any(len(digests) > 1 for digests in kept.files.values())  # killed in that
+        _restore_numbers(path, kept, groups(grid, dataset.shape))
+        # Two digests of a file mean that a process was killed while it replaced the manifest.
+        unsettled = any(len(digests) > 1 for digests in kept.files.values())
         if stored != manifest or unsettled:
             _replace_manifest(path, kept, manifest)
         return
@@ -148,17 +152,19 @@ def fit(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> None
 
 
 def is_there(path: pathlib.Path) -> bool:
-    """Returns whether there is a store, or one that a killed process had no time to put back.
+    """Returns whether a store exists, or was moved aside by a killed process.
 
     Args:
-      path: the store.
+      path: Path of the store.
     """
     return path.exists() or (atomic.has_aside(path) and (atomic.aside(path) / _OLD).exists())
 
 
 def _recover(path: pathlib.Path) -> None:
-    """Puts a store back that a killed process had moved, and removes what else it left."""
-    if is_there(path) and not path.exists():  # killed between the two renames of `fit`
+    """Moves a store back that a killed process moved aside, and removes its temporary files."""
+    if (
+        is_there(path) and not path.exists()
+    ):  # a process was killed between the two renames of `fit`
         new, old = (atomic.aside(path) / name for name in (_NEW, _OLD))
         (new if new.exists() else old).rename(path)
     atomic.close_aside(path)
@@ -166,15 +172,13 @@ def _recover(path: pathlib.Path) -> None:
 
 
 def check(path: pathlib.Path) -> ledger.Ledger | None:
-    """Returns the ledger of a store, or None if there is none, once the store's files agree.
-
-    Latents are not read.
+    """Checks a store except its latents, and returns its ledger, or None if there is no ledger.
 
     Args:
-      path: the store, there or not.
+      path: Path of the store, which need not exist.
 
     Raises:
-      InputError: metadata, a coordinate, the probe or the ledger itself is damaged or missing.
+      InputError: Metadata, a coordinate, the probe or the ledger itself is damaged or missing.
     """
     if not path.exists():
         return None
@@ -189,25 +193,25 @@ def check(path: pathlib.Path) -> ledger.Ledger | None:
 def check_run(
     path: pathlib.Path, kept: ledger.Ledger | None, stored: Manifest, dataset: Dataset
 ) -> None:
-    """Refuses the store of another run, or of a newer state of this one.
+    """Checks that a store belongs to a run, and is not of a newer state of the run.
 
-    An older one may be honest: a process was killed after it had written the larger manifest.
+    An older state is valid, because a process can be killed after it wrote a larger manifest.
 
     Args:
-      path: the store, there or not.
-      kept: its ledger, see `check`.
-      stored: the manifest of the run whose folder it is in.
-      dataset: what it is trained on.
+      path: Path of the store, which need not exist.
+      kept: Ledger of the store, see `check`.
+      stored: Manifest of the run.
+      dataset: Dataset of the run.
 
     Raises:
-      InputError: the store holds runs or snapshots that are not of that manifest, or other data.
+      InputError: The store has runs or snapshots that are not in the manifest, or other data.
     """
     theirs = _manifest_of(path)
     if theirs is None:
         return
-    back = "put back the one that was here, or overwrite the run"
+    back = "put back the right one, or overwrite the run"
     if theirs.identities != stored.identities[: len(theirs.parts)]:
-        problem = f"its {path.name} is of another run than its manifest; {back}"
+        problem = f"its {path.name} belongs to another run than its manifest; {back}"
         raise InputError("workdir", path.parent, problem)
     more = obstacles(theirs.grid, stored.grid)
     if not more and not set(theirs.grid.snapshot_epochs) <= set(stored.grid.snapshot_epochs):
@@ -222,12 +226,12 @@ def check_run(
         cells = (len(getattr(grid, f"{axis}s")) for axis in CELL_AXES)
         shape = (*cells, *grid.run_shape, len(grid.snapshot_epochs))
         if SAVED not in table or table[SAVED].shape != shape:
-            problem = f"its {path.name} has no {group.name} of the runs in its own manifest; {back}"
+            problem = f"its {path.name} lacks {group.name} for the runs in its own manifest; {back}"
             raise InputError("workdir", path.parent, problem)
 
 
 def _manifest_of(path: pathlib.Path) -> Manifest | None:
-    """Returns what a store's copy of a manifest says, or None if there is no store."""
+    """Returns a store's copy of the manifest, or None if there is no store."""
     text = _stored_manifest(path)
     try:
         return None if text is None else parsed(text)
@@ -239,28 +243,29 @@ def _manifest_of(path: pathlib.Path) -> Manifest | None:
 def check_saved(
     path: pathlib.Path, stored: Manifest, dataset: Dataset, *, reached: Sequence[int | None]
 ) -> None:
-    """Refuses a store that lacks a snapshot which the checkpoint of a part is past.
+    """Checks that a store has all snapshots that the checkpoints have passed.
 
-    It is an older copy, or its ledger is: going on would never write that snapshot again. So the
-    run's own manifest says which should be there, whatever the store says of itself.
+    A store or ledger that lacks one is an older copy. Training would continue after that snapshot
+    and never write it. The expected snapshots are those of the run's own manifest.
 
     Args:
-      path: the store, there or not.
-      stored: the run's manifest.
-      dataset: what it is trained on.
-      reached: of each of its parts, the step of the checkpoint that counts; may be shorter.
+      path: Path of the store, which need not exist.
+      stored: Manifest of the run.
+      dataset: Dataset of the run.
+      reached: Steps of the parts' valid checkpoints, None for a part without one. Parts behind the
+        end of this list have none.
 
     Raises:
-      InputError: a snapshot is not saved.
+      InputError: A snapshot is not saved.
     """
     with _of_the_run(path):
-        kept = ledger.read(path)  # its files are looked at before and after this
+        kept = ledger.read(path)  # the files are checked by other calls, before and after this one
     theirs = _manifest_of(path)
     if kept is None or theirs is None:
         return
-    there = {group.name: group for group in groups(theirs.grid, dataset.shape)}
+    existing = {group.name: group for group in groups(theirs.grid, dataset.shape)}
     for number, step in enumerate(reached):
-        if step is None:  # nothing of this part is trained, or it is to be trained anew
+        if step is None:  # this part is not trained yet, or is to be trained again
             continue
         epochs, part = stored.grid.snapshot_epochs, stored.parts[number]
         passed = [epoch for epoch in epochs if epoch * stored.steps_per_epoch <= step]
@@ -268,13 +273,13 @@ def check_saved(
             inside = _inside(part, group)
             if inside is None:
                 continue
-            missing = _unsaved(kept, there.get(group.name), inside, passed)
+            missing = _unsaved(kept, existing.get(group.name), inside, passed)
             if missing:
                 raise InputError(
                     "workdir",
                     path.parent,
                     f"its {path.name}/{group.name} lacks the snapshot of epoch {missing[0]}, which "
-                    f"checkpoints/{number} is past; put back the {path.name} that was here, or "
+                    f"checkpoints/{number} has passed; put back the right {path.name}, or "
                     f"remove checkpoints/{number} to train its runs again",
                 )
 
@@ -282,13 +287,13 @@ def check_saved(
 def _unsaved(
     kept: ledger.Ledger, group: Group | None, runs: Grid, epochs: Sequence[int]
 ) -> list[int]:
-    """Returns of which epochs a group of a store, which may be too small, lacks some runs."""
+    """Returns the epochs at which a group of a store lacks some runs."""
     if group is None or not _is_within(runs, group.grid):
         return list(epochs)
     saved = kept.groups[group.name][SAVED]
-    saved = saved[np.ix_(*_positions(group.grid, runs), range(saved.shape[-1]))]
-    places = {epoch: k for k, epoch in enumerate(group.grid.snapshot_epochs)}
-    return [epoch for epoch in epochs if epoch not in places or not saved[..., places[epoch]].all()]
+    saved = saved[np.ix_(*_indices(group.grid, runs), range(saved.shape[-1]))]
+    index = {epoch: k for k, epoch in enumerate(group.grid.snapshot_epochs)}
+    return [epoch for epoch in epochs if epoch not in index or not saved[..., index[epoch]].all()]
 
 
 def _is_within(part: Grid, grid: Grid) -> bool:
@@ -296,17 +301,18 @@ def _is_within(part: Grid, grid: Grid) -> bool:
 
 
 def check_growth(path: pathlib.Path, grid: Grid, dataset: Dataset) -> None:
-    """Refuses to make a store one of `grid` if latents that would be copied are damaged.
+    """Checks that a store can be extended to a grid.
 
-    Or if it is a link, or somebody else has put something into it, which would not be copied.
+    Latents that would be copied must not be damaged. The store must not be a link, and must not
+    contain other people's files, which would not be copied.
 
     Args:
-      path: the store, there or not.
-      grid: what it is to be for.
-      dataset: what the grid is trained on.
+      path: Path of the store, which need not exist.
+      grid: Grid to which the store is to be extended.
+      dataset: Dataset of the grid.
 
     Raises:
-      InputError: something is damaged, missing or not of a run.
+      InputError: A file is damaged, is missing or was not written by a run, or the store is a link.
     """
     kept, stored = check(path), _stored_manifest(path)
     if stored is None or json.loads(stored)["config"] == grid.to_json():
@@ -320,13 +326,13 @@ def check_growth(path: pathlib.Path, grid: Grid, dataset: Dataset) -> None:
                 raise InputError("path", path / group.name, f"is missing; {_OVERWRITE}")
             table = None if kept is None else kept.groups[group.name]
             for blocks in (_blocks(path, store, group, name, table, stored) for name in LATENTS):
-                for place in _cell_places(group.grid, group.grid):
-                    ledger.checked(blocks, (*place, slice(None)))
+                for index in _cell_indices(group.grid, group.grid):
+                    ledger.checked(blocks, (*index, slice(None)))
 
 
 @contextlib.contextmanager
 def _of_the_run(path: pathlib.Path) -> Iterator[None]:
-    """Says of damage which run folder has it, as everything does that trains."""
+    """Turns an error about a file of a store into one about the run folder, the user's setting."""
     try:
         yield
     except InputError as error:
@@ -342,7 +348,7 @@ def _blocks(
     table: ledger.Table | None,
     manifest: str,
 ) -> ledger.Blocks:
-    """Returns one variable of a group as it is read and checked."""
+    """Returns one variable of a group, whose values can be read and checked."""
     array, grid = _array(store[group.name], name), group.grid
     axes = run_dims(grid)
     values = {"rate": range(grid.rate_count), "step": grid.snapshot_epochs}
@@ -361,13 +367,22 @@ def _stored_manifest(path: pathlib.Path) -> str | None:
     try:
         entries = json.loads((path / ".zmetadata").read_text(encoding="utf-8"))
         return str(entries["metadata"][".zattrs"]["manifest"])
-    except (OSError, ValueError, KeyError, TypeError) as error:  # a store without a ledger
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+    ) as error:  # only possible in a store without a ledger
         problem = f"its {path.name}/.zmetadata is damaged ({error}); {_OVERWRITE}"
         raise InputError("workdir", path.parent, problem) from error
 
 
 def _replace_manifest(path: pathlib.Path, kept: ledger.Ledger, manifest: str) -> None:
-    """Replaces the attribute; killed in between, the ledger vouches for the old and the new."""
+    """Replaces the manifest in a store's attributes.
+
+    Meanwhile the ledger has the digests of the old and of the new files, so that a process can be
+    killed at any point.
+    """
     texts = {}
     for name in (".zattrs", ".zmetadata"):
         entries = json.loads((path / name).read_text(encoding="utf-8"))
@@ -390,21 +405,21 @@ def _copy(
     after: tuple[Group, ...],
     made: ledger.Ledger,
 ) -> None:
-    """Copies what a smaller grid has to its places in a larger one."""
+    """Copies the content of a smaller grid's store into that of a larger grid."""
     old, new = (zarr.open_group(path, mode="r+", zarr_format=2) for path in (source, target))
     larger = {group.name: group.grid for group in after}
     for group in before:
         small, large = group.grid, larger[group.name]
-        steps = positions(large.snapshot_epochs, small.snapshot_epochs)
+        steps = indices(large.snapshot_epochs, small.snapshot_epochs)
         table = _table_of_numbers(old[group.name]) if kept is None else kept.groups[group.name]
-        places = zip(_cell_places(small, small), _cell_places(large, small), strict=True)
-        for (here, there), name in itertools.product(places, LATENTS):
-            values = _array(old[group.name], name).oindex[(*here, slice(None))]
+        pairs = zip(_cell_indices(small, small), _cell_indices(large, small), strict=True)
+        for (in_old, in_new), name in itertools.product(pairs, LATENTS):
+            values = _array(old[group.name], name).oindex[(*in_old, slice(None))]
             if kept is None:
                 values = ledger.canonical(values)
-                table[name][(*here, slice(None))] = ledger.checksums(values, values.ndim - 2)
-            _array(new[group.name], name).oindex[(*there, steps)] = values
-        at = np.ix_(*_positions(large, small), steps)
+                table[name][(*in_old, slice(None))] = ledger.checksums(values, values.ndim - 2)
+            _array(new[group.name], name).oindex[(*in_new, steps)] = values
+        at = np.ix_(*_indices(large, small), steps)
         for name, marks in table.items():
             made.groups[group.name][name][at] = marks
     _write_numbers(target, after, made)
@@ -412,35 +427,35 @@ def _copy(
 
 
 def _table_of_numbers(group: Any) -> ledger.Table:
-    """Returns what a ledger would say of a group without one, but for the latents."""
+    """Returns the table, without latents, that a ledger would have for a group without one."""
     saved = np.asarray(_array(group, SAVED)[...])
     numbers = {name: np.asarray(_array(group, name)[...]) for name in SCALARS}
     marks = {name: ledger.checksums(x, x.ndim) for name, x in numbers.items()}
     return {**ledger.unsaved(saved.shape, LATENTS), **marks, SAVED: saved}
 
 
-def _positions(grid: Grid, part: Grid) -> tuple[list[int], ...]:
-    """Returns where a part stands along each axis of the whole grid but `step`."""
-    cells = [positions(getattr(grid, f"{a}s"), getattr(part, f"{a}s")) for a in CELL_AXES]
-    return (*cells, *run_places(grid, part))
+def _indices(grid: Grid, part: Grid) -> tuple[list[int], ...]:
+    """Returns the indices of a part along each axis of the whole grid except `step`."""
+    cells = [indices(getattr(grid, f"{a}s"), getattr(part, f"{a}s")) for a in CELL_AXES]
+    return (*cells, *run_indices(grid, part))
 
 
-def _cell_places(grid: Grid, part: Grid) -> Iterator[tuple[Any, ...]]:
-    """Yields where each of a part's cells stands, and its runs, in the order of `part.cells`."""
-    axes = _positions(grid, part)
-    runs = [ledger.span(places) for places in axes[len(CELL_AXES) :]]
+def _cell_indices(grid: Grid, part: Grid) -> Iterator[tuple[Any, ...]]:
+    """Yields the indices of each of a part's cells and of its runs, in the order of cells."""
+    axes = _indices(grid, part)
+    runs = [ledger.span(index) for index in axes[len(CELL_AXES) :]]
     for cell in itertools.product(*axes[: len(CELL_AXES)]):
         yield (*cell, *runs)
 
 
 def _array(group: Any, name: str) -> Any:
-    # A chunk without a file is a lost one.
+    # Empty chunks are written too, so that a chunk without a file is a lost one.
     with zarr.config.set({"array.write_empty_chunks": True}):
         return group[name]
 
 
 def _create(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> ledger.Ledger:
-    """Lays out a store, latents and errors missing (NaN), and returns its ledger."""
+    """Creates a store in which all latents and errors are missing (NaN), and returns its ledger."""
     probe = slice(0, grid.probe_samples)
     root = xr.Dataset(
         {"inputs": (("sample", "feature"), dataset.train[probe], {"long_name": "probe inputs"})},
@@ -476,7 +491,7 @@ def _create(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> 
 
 
 def _written_once(path: pathlib.Path) -> dict[str, list[str]]:
-    """Returns the digest of every file of a new store but the chunks that training writes."""
+    """Returns the digests of all files of a new store except the chunks that training writes."""
     changing = {*LATENTS, *SCALARS, SAVED}
     return {
         file.relative_to(path).as_posix(): [ledger.sha256(file)]
@@ -486,11 +501,11 @@ def _written_once(path: pathlib.Path) -> dict[str, list[str]]:
 
 
 def _empty_group(group: Group, samples: int, steps_per_epoch: int) -> xr.Dataset:
-    """Returns the layout of one group: all names and axes, nothing measured yet."""
+    """Returns one group with all variables and axes, in which all values are missing."""
     grid = group.grid
     coords = _coordinates(grid, steps_per_epoch)
     shape = tuple(len(coords[dim][1]) for dim in run_dims(grid))
-    # A broadcast scalar: the store is laid out without ever being held in memory.
+    # A broadcast scalar takes no memory, so that the store is created without holding it in memory.
     missing = np.broadcast_to(np.float32(np.nan), (*shape, samples * group.vectors, group.units))
     variables = {
         "pre": (missing, f"{group.layer} before its activation"),
@@ -503,7 +518,7 @@ def _empty_group(group: Group, samples: int, steps_per_epoch: int) -> xr.Dataset
             f"first step whose loss was not finite, {NEVER} for none",
         ),
     }
-    # Several vectors per sample are an axis of another length than the samples'.
+    # With several vectors per sample the axis is longer than that of the samples.
     dims = (*run_dims(grid), "sample" if group.vectors == 1 else "vector", "unit")
     empty = xr.Dataset(
         {
@@ -541,7 +556,7 @@ def _coordinates(grid: Grid, steps_per_epoch: int) -> dict[str, tuple[Any, Any]]
     known["step"] = [epoch * steps_per_epoch for epoch in grid.snapshot_epochs]
     axes: dict[str, list[Any]] = {dim: known[dim] for dim in run_dims(grid)}
     rates = np.array([grid.rates(name) for name in grid.optimizers])
-    # docs/method.md §11: what, besides the activation, prefers a basis.
+    # Optimisers and initialisers can prefer a basis too (docs/method.md §11).
     rotation = {
         "optimizer": [optimizers.get(name).respects_rotations for name in grid.optimizers],
         "initializer": [
@@ -568,34 +583,35 @@ def write_snapshot(
     epoch: int,
     observations: Mapping[str, Observation],
 ) -> None:
-    """Writes one snapshot of a part's runs, and marks it saved once all of it is there.
+    """Writes one snapshot of a part's runs, and marks it as saved once it is complete.
 
-    Processes share the work: each writes the latents of some cells, no two in the same files.
+    Processes share the work. Each writes the latents of some cells, and no two write the same file.
 
     Args:
-      path: the store.
-      wanted: its groups.
-      part: the runs, a part of the grid.
-      epoch: one of `grid.snapshot_epochs`.
-      observations: per cell of the part, NumPy arrays with a leading axis over its runs.
+      path: Path of the store.
+      wanted: Groups of the store.
+      part: Grid of the runs, a part of the whole grid.
+      epoch: Epoch of the snapshot, one of `grid.snapshot_epochs`.
+      observations: NumPy arrays by the names of the part's cells, with a leading axis over the
+        cell's runs.
     """
-    step = positions(wanted[0].grid.snapshot_epochs, [epoch])[0]
-    shares = [(group, inside) for group in wanted if (inside := _inside(part, group)) is not None]
-    devices.on_main(lambda: _unmark(path, shares, step))
+    step = indices(wanted[0].grid.snapshot_epochs, [epoch])[0]
+    written = [(group, inside) for group in wanted if (inside := _inside(part, group)) is not None]
+    devices.on_main(lambda: _unmark(path, written, step))
     store = zarr.open_group(path, mode="r+", zarr_format=2)
-    for group, inside in shares:
-        places = zip(inside.cells, _cell_places(group.grid, inside), strict=True)
-        for cell, place in list(places)[jax.process_index() :: jax.process_count()]:
+    for group, inside in written:
+        pairs = zip(inside.cells, _cell_indices(group.grid, inside), strict=True)
+        for cell, index in list(pairs)[jax.process_index() :: jax.process_count()]:
             vectors = _vectors(observations[cell.name], group, inside)
             for name, values in vectors.items():
-                _write_chunks(path, store, group, name, (*place, slice(step, step + 1)), values)
+                _write_chunks(path, store, group, name, (*index, slice(step, step + 1)), values)
     devices.barrier("latents")
     if devices.is_main():
-        _mark(path, shares, step, observations)
+        _mark(path, written, step, observations)
 
 
 def _inside(part: Grid, group: Group) -> Grid | None:
-    """Returns the runs of a part whose vectors a group keeps, if any."""
+    """Returns the grid of a part's runs whose vectors a group holds, or None if there are none."""
     axes: dict[str, Any] = {}
     for axis in ("depths", "widths", *(f"{axis}s" for axis in GROUPED)):
         kept = set(getattr(group.grid, axis))
@@ -603,55 +619,55 @@ def _inside(part: Grid, group: Group) -> Grid | None:
     return dataclasses.replace(part, **axes) if all(axes.values()) else None
 
 
-def _vectors(seen: Observation, group: Group, part: Grid) -> dict[str, np.ndarray]:
-    """Returns what is written of a cell's runs: `(runs…, 1, vectors, units)`."""
-    vectors = seen.captured.get(group.layer, seen.latents)
+def _vectors(observed: Observation, group: Group, part: Grid) -> dict[str, np.ndarray]:
+    """Returns the saved vectors of a cell's runs by site, `(*runs, 1, vectors, units)`."""
+    vectors = observed.captured.get(group.layer, observed.latents)
     both = {name: np.asarray(getattr(vectors, name), np.float32) for name in LATENTS}
     shape = (*part.run_shape, 1)
     return {name: ledger.canonical(x.reshape(*shape, *x.shape[1:])) for name, x in both.items()}
 
 
 def _write_chunks(
-    path: pathlib.Path, store: Any, group: Group, name: str, place: Any, values: np.ndarray
+    path: pathlib.Path, store: Any, group: Group, name: str, index: Any, values: np.ndarray
 ) -> None:
-    """Writes latents beside those of runs trained at other times, which must be readable."""
+    """Writes latents into chunks that other runs share, so that the chunks must be readable."""
     try:
-        _array(store[group.name], name).oindex[place] = values
-    except (OSError, MemoryError):  # not the data's fault
+        _array(store[group.name], name).oindex[index] = values
+    except (OSError, MemoryError):  # not caused by damaged data
         raise
     except Exception as error:
         manifest = _stored_manifest(path) or ""
         blocks = _blocks(path, store, group, name, None, manifest)
-        starts = [np.atleast_1d(np.r_[one])[0] for one in place]
+        starts = [np.atleast_1d(np.r_[one])[0] for one in index]
         with _of_the_run(path):
             raise ledger.damaged_chunk(blocks, starts, error) from error
 
 
-def _unmark(path: pathlib.Path, shares: list[tuple[Group, Grid]], step: int) -> None:
-    """Takes back that a snapshot is saved, before it is written once more."""
+def _unmark(path: pathlib.Path, written: list[tuple[Group, Grid]], step: int) -> None:
+    """Removes the mark that a snapshot is saved, before the snapshot is written again."""
     kept = _ledger(path)
     marks = [
-        (kept.groups[group.name][SAVED], np.ix_(*_positions(group.grid, inside), [step]))
-        for group, inside in shares
+        (kept.groups[group.name][SAVED], np.ix_(*_indices(group.grid, inside), [step]))
+        for group, inside in written
     ]
     if any(saved[at].any() for saved, at in marks):
         for saved, at in marks:
             saved[at] = False
         ledger.write(path, kept)
-        _write_numbers(path, [group for group, _ in shares], kept)
+        _write_numbers(path, [group for group, _ in written], kept)
 
 
 def _mark(
     path: pathlib.Path,
-    shares: list[tuple[Group, Grid]],
+    written: list[tuple[Group, Grid]],
     step: int,
     observations: Mapping[str, Observation],
 ) -> None:
-    """Writes a snapshot's numbers, and that all of it is there."""
+    """Writes a snapshot's numbers and checksums, and marks it as saved."""
     kept = _ledger(path)
-    for group, inside in shares:
-        table, places = kept.groups[group.name], _positions(group.grid, inside)
-        at, shape = np.ix_(*places, [step]), [*map(len, places), 1]
+    for group, inside in written:
+        table, index = kept.groups[group.name], _indices(group.grid, inside)
+        at, shape = np.ix_(*index, [step]), [*map(len, index), 1]
         cells = [observations[cell.name] for cell in inside.cells]
         for name in SCALARS:
             values = ledger.canonical(np.stack([getattr(one, name) for one in cells]))
@@ -662,7 +678,7 @@ def _mark(
             marks = [ledger.checksums(row[name], row[name].ndim - 2) for row in rows]
             table[name][at] = np.stack(marks).reshape(shape)
         table[SAVED][at] = True
-    _write_numbers(path, [group for group, _ in shares], kept)
+    _write_numbers(path, [group for group, _ in written], kept)
     ledger.write(path, kept)
 
 
@@ -679,7 +695,7 @@ def _dtype(name: str) -> Any:
 
 
 def _numbers(table: ledger.Table, name: str) -> np.ndarray:
-    """Returns the numbers of all runs and snapshots, which a ledger holds too."""
+    """Returns a variable of single numbers for all runs and snapshots, from the ledger."""
     if name == SAVED:
         return table[SAVED]
     missing = _dtype(name)(NEVER if name == "diverged_step" else np.nan)
@@ -687,14 +703,14 @@ def _numbers(table: ledger.Table, name: str) -> np.ndarray:
 
 
 def _write_numbers(path: pathlib.Path, wanted: Sequence[Group], kept: ledger.Ledger) -> None:
-    """Writes the numbers of all runs from the ledger, and last which are saved."""
+    """Writes all single numbers from the ledger, and the marks of saved snapshots last."""
     store = zarr.open_group(path, mode="r+", zarr_format=2)
     for name, group in itertools.product((*SCALARS, SAVED), wanted):
         _array(store[group.name], name)[...] = _numbers(kept.groups[group.name], name)
 
 
-def _mend_numbers(path: pathlib.Path, kept: ledger.Ledger, wanted: Sequence[Group]) -> None:
-    """Writes numbers that are lost or damaged anew from the ledger."""
+def _restore_numbers(path: pathlib.Path, kept: ledger.Ledger, wanted: Sequence[Group]) -> None:
+    """Restores lost or damaged single numbers from the ledger."""
     store = zarr.open_group(path, mode="r+", zarr_format=2)
     for name, group in itertools.product((*SCALARS, SAVED), wanted):
         array, numbers = _array(store[group.name], name), _numbers(kept.groups[group.name], name)
@@ -705,5 +721,5 @@ def _mend_numbers(path: pathlib.Path, kept: ledger.Ledger, wanted: Sequence[Grou
 def _holds(array: zarr.Array, numbers: np.ndarray) -> bool:
     try:
         return np.asarray(array[...]).tobytes() == numbers.tobytes()
-    except Exception:  # whatever a decoder makes of damaged bytes
+    except Exception:  # decoders raise many types of errors for damaged bytes
         return False

@@ -1,7 +1,7 @@
-"""`manifest.json`: what a run folder holds, and under which conditions it was trained.
+"""`manifest.json`, which describes a run folder and the conditions of its training.
 
-A manifest names the whole grid, the *parts* in which it was trained (one, unless the grid was
-extended later), the data, and the conditions that the bits of a run depend on.
+A manifest contains the whole grid, the *parts* in which it was trained (one, unless the grid was
+extended), the digest of the data, and the conditions on which the bits of a run depend.
 """
 
 import datetime
@@ -29,24 +29,24 @@ from ppp_jax.grid.grid import Grid
 
 MANIFEST = "manifest.json"
 SCHEMA = 6
-# Of 5 the latents do not carry their activations' facts (`io.facts`), nor parts their functions.
+# Schema 5 lacks the activations' properties in the latents, and the functions of parts.
 READABLE = (5, 6)
-LARGEST = 2**26  # bytes
+LARGEST = 2**26  # most bytes of a manifest
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "xarray", "zarr")
 
 
 class Manifest(NamedTuple):
-    """What a run folder holds.
+    """Description of a run folder.
 
     Attributes:
-      grid: everything that is or will be trained.
-      parts: disjoint grids that together are `grid`, each trained by its own program.
-      functions: of each part, what `functions` said when it was begun, whatever versions of JAX it
-        went on with; None of a part of schema 5, of which nobody wrote it down.
-      dataset_sha256: of the data.
-      conditions: what bits depend on, beside the grid: see `conditions`.
-      fingerprints: of the functions behind the grid's names: see `ppp_jax.grid.fingerprints`.
-      record: the file's other entries, which are for readers.
+      grid: Grid of all runs that are trained or will be.
+      parts: Disjoint grids whose union is `grid`, each of which is trained by its own program.
+      functions: Results of `functions` for each part when its training began, which do not change
+        if it continues under another version of JAX; None for a part of schema 5.
+      dataset_sha256: SHA-256 of the data.
+      conditions: Conditions on which bits depend, in addition to the grid (`conditions`).
+      fingerprints: Fingerprints of the functions that the grid names (`ppp_jax.grid.fingerprints`).
+      record: Other entries of the file, which are for readers.
     """
 
     grid: Grid
@@ -59,23 +59,23 @@ class Manifest(NamedTuple):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Gradient steps of an epoch, whose last, incomplete batch is left out."""
+        """Number of gradient steps of an epoch, which leaves out its last, incomplete batch."""
         samples: int = self.record["data"]["train"][0]
         return samples // self.grid.batch_size
 
     @property
     def steps(self) -> int:
-        """Gradient steps of every run."""
+        """Number of gradient steps of a run."""
         return self.grid.epochs * self.steps_per_epoch
 
     @property
     def identities(self) -> tuple[str, ...]:
-        """The `identity` of every part."""
+        """Results of `identity` for all parts."""
         pairs = zip(self.parts, self.functions, strict=True)
         return tuple(identity(part, self.dataset_sha256, meant) for part, meant in pairs)
 
     def to_text(self) -> str:
-        """The file's content."""
+        """Returns the content of the file."""
         entries = {
             "schema": SCHEMA,
             **self.record,
@@ -89,12 +89,12 @@ class Manifest(NamedTuple):
 
 
 def conditions(seed_batch: dict[str, int]) -> dict[str, Any]:
-    """Returns what the bits of a run depend on, beside its configuration.
+    """Returns the conditions on which the bits of a run depend, in addition to its configuration.
 
-    The numbers of runs, devices and processes are not among them.
+    They do not depend on the numbers of runs, devices and processes.
 
     Args:
-      seed_batch: `Cell.shape` to the number of runs vmapped together.
+      seed_batch: Number of runs that are vmapped together, by `Cell.shape`.
     """
     device = jax.devices()[0]
     values = {
@@ -108,14 +108,14 @@ def conditions(seed_batch: dict[str, int]) -> dict[str, Any]:
         **{name: str(jax.config.values[f"jax_{name}"]) for name in _RANDOMNESS},
         "seed_batch": seed_batch,
     }
-    if device.platform == "cpu":  # large matrix products are cut up by the number of threads
+    if device.platform == "cpu":  # large matrix products are divided among the threads
         values["cpu_threads"] = len(os.sched_getaffinity(0)) if _HAS_AFFINITY else os.cpu_count()
     return values
 
 
 _RANDOMNESS = ("default_prng_impl", "threefry_partitionable", "random_seed_offset")
 _VERSIONS = ("jax", "jaxlib", "flax", "optax")
-# What the texts behind fingerprints depend on, beside the functions.
+# Conditions on which the lowered texts behind fingerprints depend, in addition to the functions.
 _OF_FINGERPRINTS = (*_VERSIONS, "x64", "matmul_precision", *_RANDOMNESS)
 _TEXTS = (
     "platform",
@@ -131,15 +131,16 @@ _HAS_AFFINITY = hasattr(os, "sched_getaffinity")  # not on macOS
 
 
 def identity(part: Grid, dataset_sha256: str, meant: str | None) -> str:
-    """Returns a digest of what a part is, which its checkpoints, metrics and latents carry.
+    """Returns a digest that identifies a part.
 
-    So files of another run, or of another part, are told from its own. What may grow later has no
-    say, nor have conditions: files of two runs that have the same one are as good as each other.
+    It is written to the part's checkpoints, metrics and latents. By it, files of another run or
+    part are detected. It does not depend on the epochs and snapshots, which can grow, or on the
+    conditions. Files of equal identity are interchangeable.
 
     Args:
-      part: what is trained.
-      dataset_sha256: of the data.
-      meant: the digest of its functions, see `Manifest.functions`.
+      part: Grid of the part.
+      dataset_sha256: SHA-256 of the data.
+      meant: Digest of the part's functions, see `Manifest.functions`.
     """
     config = {name: value for name, value in part.to_json().items() if name not in _GROWS}
     of_functions = {} if meant is None else {"functions": meant}
@@ -147,10 +148,10 @@ def identity(part: Grid, dataset_sha256: str, meant: str | None) -> str:
 
 
 def functions(part: Grid) -> str:
-    """Returns a digest of the functions that a part's names stand for now.
+    """Returns a digest of the functions that a part names.
 
     Args:
-      part: what is to be trained.
+      part: Grid of the part.
     """
     return digest(fingerprints(part))
 
@@ -159,7 +160,7 @@ _GROWS = ("epochs", "snapshots")
 
 
 def _compiler_flags() -> list[str]:
-    """Returns the flags that numbers may depend on; JAX's own switch stands for two of them."""
+    """Returns the XLA flags on which numbers can depend, and those that a switch of JAX implies."""
     flags = os.environ.get("XLA_FLAGS", "").split()
     if jax.config.values["jax_disable_most_optimizations"]:
         flags += ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
@@ -176,7 +177,13 @@ def _cpu_model() -> str:
 
 
 def create(grid: Grid, dataset: Dataset, conditions: dict[str, Any]) -> Manifest:
-    """Returns the manifest of a run that begins now."""
+    """Returns the manifest of a run that begins now.
+
+    Args:
+      grid: The grid to be trained.
+      dataset: The dataset.
+      conditions: Present conditions, see the function `conditions`.
+    """
     record = {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "ppp_jax": __version__,
@@ -208,22 +215,23 @@ def _shapes(dataset: Dataset) -> dict[str, list[int]]:
 
 
 def check_data(stored: Manifest, workdir: pathlib.Path, dataset: Dataset) -> None:
-    """Refuses a manifest that says of the data it was trained on what is not so.
+    """Checks that the shapes of the data in a manifest are right.
 
-    From the number of samples follow the steps of every epoch, and so which checkpoints count.
+    The number of samples determines the steps of an epoch, and so which checkpoints are valid.
 
     Args:
-      stored: the manifest.
-      workdir: the run folder.
-      dataset: data of the digest that the manifest names.
+      stored: The manifest.
+      workdir: Path of the run folder.
+      dataset: Dataset whose digest is in the manifest.
 
     Raises:
-      InputError: the samples of a part of the data are others.
+      InputError: A shape differs from that of the dataset.
     """
     for name, shape in _shapes(dataset).items():
-        there = stored.record["data"][name]
-        if there != shape:
-            raise _damaged(workdir, f"data: {name} is {there} there, and {shape} in {dataset.name}")
+        recorded = stored.record["data"][name]
+        if recorded != shape:
+            what = f"data: {name} has shape {recorded} there, and {shape} in {dataset.name}"
+            raise _damaged(workdir, what)
 
 
 def _git_commit() -> str | None:
@@ -232,7 +240,7 @@ def _git_commit() -> str | None:
     folder = pathlib.Path(__file__).parent
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    except FileNotFoundError:  # git is not installed: the versions alone must do
+    except FileNotFoundError:  # git is not installed
         return None
     return done.stdout.strip() or None
 
@@ -241,8 +249,8 @@ def read(workdir: pathlib.Path) -> Manifest | None:
     """Returns the manifest of a run folder, or None if there is none.
 
     Raises:
-      InputError: the file cannot be read, is of another schema, was changed since it was written,
-        or holds what no run writes.
+      InputError: The file cannot be read, has another schema, was changed since it was written, or
+        has content that no run writes.
     """
     try:
         wrong = regular.problem(workdir / MANIFEST, most=LARGEST)
@@ -264,32 +272,32 @@ def read(workdir: pathlib.Path) -> Manifest | None:
 
 
 def _damaged(workdir: pathlib.Path, what: str) -> InputError:
-    told = shortened(printable(what))
+    message = shortened(printable(what))
     return InputError(
         "workdir",
         workdir,
-        f"its {MANIFEST} is damaged ({told}); put it back from a copy: the attribute `manifest` of "
-        "latents.zarr holds one; or choose another folder",
+        f"its {MANIFEST} is damaged ({message}); put it back from a copy (the attribute `manifest` "
+        "of latents.zarr is one), or choose another folder",
     )
 
 
 class SchemaError(ValueError):
-    """A manifest of another version of this package, or of something else."""
+    """A manifest was written by another version of this package, or by another program."""
 
 
 class _ViolationError(ValueError):
-    """An entry that no run writes."""
+    """An entry of a manifest has content that no run writes."""
 
 
 def parsed(text: str) -> Manifest:
-    """Returns what the text of a manifest says, all of it looked at.
+    """Parses the text of a manifest, and checks all of it.
 
     Args:
-      text: the file's content, or a store's copy of it.
+      text: Content of the file, or a store's copy of it.
 
     Raises:
-      SchemaError: it is of another schema.
-      ValueError: it was changed since it was written, or holds what no run writes.
+      SchemaError: The manifest has another schema.
+      ValueError: The text was changed since it was written, or has content that no run writes.
     """
     try:
         entries: Any = json.loads(text)
@@ -298,12 +306,12 @@ def parsed(text: str) -> Manifest:
     if not isinstance(entries, dict) or entries.get("schema") not in READABLE:
         raise SchemaError(f"is not of schema {SCHEMA}, which this version reads")
     if not is_intact(entries):
-        raise ValueError("it is not what was written, its digest says")
+        raise ValueError("its digest is wrong")
     return _parsed(entries)
 
 
 def _parsed(entries: dict[str, Any]) -> Manifest:
-    """Returns what a file's entries say, all of them looked at."""
+    """Converts the entries of a manifest, all of which are checked."""
     known = {*_RECORD, "schema", "config", "parts", "conditions", "fingerprints", "sha256"}
     known |= {"functions"} if entries["schema"] > 5 else set()
     _require(entries.keys() == known, _difference(entries.keys(), known))
@@ -335,8 +343,8 @@ def _require(holds: Any, otherwise: str) -> None:
         raise _ViolationError(otherwise)
 
 
-def _difference(there: Any, known: set[str]) -> str:
-    lacking, unknown = sorted(known - set(there)), sorted(set(there) - known)
+def _difference(found: Any, known: set[str]) -> str:
+    lacking, unknown = sorted(known - set(found)), sorted(set(found) - known)
     return "; ".join(
         f"{what} {', '.join(names)}"
         for what, names in (("lacks", lacking), ("has an unknown", unknown))
@@ -386,33 +394,34 @@ _RECORD: dict[str, Callable[[Any], bool]] = {
 
 
 def _grid(config: Any, name: str) -> Grid:
-    """Returns a grid that is written exactly so."""
+    """Returns the grid of a configuration that is written exactly as `to_json` writes it."""
     try:
         grid = Grid.from_json(config)
     except InputError as error:
         raise _ViolationError(f"{name}: {error}") from None
-    there = json.loads(json.dumps(grid.to_json()))
-    wrong = [key for key in there if config[key] != there[key]]
+    written = json.loads(json.dumps(grid.to_json()))
+    wrong = [key for key in written if config[key] != written[key]]
     _require(not wrong, f"{name}: {', '.join(wrong)} is not as a run writes it")
     return grid
 
 
 def _check_parts(grid: Grid, parts: tuple[Grid, ...]) -> None:
-    """Parts are trained alike, and together are the configuration, every run once."""
+    """Checks that parts share the settings of the grid, and together contain every run once."""
     axes = {axis: getattr(grid, axis) or (None,) for axis in AXES}
     seen = np.zeros([len(values) for values in axes.values()], bool)
     for i, part in enumerate(parts):
         for name in (*FIXED, "epochs", "snapshot_epochs"):
             alike = getattr(part, name) == getattr(grid, name)
             _require(alike, f"parts[{i}]: {name} is not that of config")
-        places = []
+
+        indices = []
         for axis, values in axes.items():
             own = getattr(part, axis) or (None,)
             _require(set(own) <= set(values), f"parts[{i}]: {axis} has what config has not")
-            places.append([values.index(value) for value in own])
-        here = np.ix_(*places)
-        _require(not seen[here].any(), f"parts[{i}] has runs of an earlier part")
-        seen[here] = True
+            indices.append([values.index(value) for value in own])
+        runs = np.ix_(*indices)
+        _require(not seen[runs].any(), f"parts[{i}] has runs of an earlier part")
+        seen[runs] = True
     _require(seen.all(), "parts are not all of config")
 
 
@@ -420,30 +429,30 @@ def _check_data(data: dict[str, Any], grid: Grid) -> None:
     known = {"name", "sha256", "train", "validation", "test"}
     _require(data.keys() == known, f"data {_difference(data.keys(), known)}")
     _require(data["name"] == grid.data, "data: name is not that of config")
-    _require(_is_digest(data["sha256"]), "data: sha256 is no digest")
+    _require(_is_digest(data["sha256"]), "data: sha256 is not a digest")
     for name in ("train", "validation", "test"):
         shape = data[name]
         right = _is_list(shape, lambda n: type(n) is int and n >= 0) and len(shape) == 2
-        _require(right, f"data: {name} is no shape")
+        _require(right, f"data: {name} is not a shape")
     _require(data["train"][0] >= grid.batch_size, "data: train is smaller than a batch")
 
 
 def _check_conditions(conditions: Any, grid: Grid) -> None:
-    _require(isinstance(conditions, dict), "conditions is no object")
+    _require(isinstance(conditions, dict), "conditions is not an object")
     known = {*_TEXTS, "x64", "seed_batch"}
-    there = conditions.keys() - {"cpu_threads"}
-    _require(there == known, f"conditions {_difference(there, known)}")
+    found = conditions.keys() - {"cpu_threads"}
+    _require(found == known, f"conditions {_difference(found, known)}")
     for name in _TEXTS:
-        _require(_is_text(conditions[name]), f"conditions: {name} is no text")
-    _require(isinstance(conditions["x64"], bool), "conditions: x64 is no truth value")
-    _require(_is_count(conditions.get("cpu_threads", 1)), "conditions: cpu_threads is no count")
+        _require(_is_text(conditions[name]), f"conditions: {name} is not a text")
+    _require(isinstance(conditions["x64"], bool), "conditions: x64 is not a boolean")
+    _require(_is_count(conditions.get("cpu_threads", 1)), "conditions: cpu_threads is not a count")
     widths, shapes = conditions["seed_batch"], {cell.shape for cell in grid.cells}
     _require(_is_dict(widths, _is_count), "conditions: seed_batch is not of counts")
     _require(widths.keys() == shapes, f"seed_batch {_difference(widths.keys(), shapes)}")
 
 
 def _check_fingerprints(found: Any, grid: Grid) -> None:
-    _require(isinstance(found, dict), "fingerprints is no object")
+    _require(isinstance(found, dict), "fingerprints is not an object")
     _require(found.keys() == set(KINDS), f"fingerprints {_difference(found.keys(), set(KINDS))}")
     for kind in KINDS:
         of_kind, names = found[kind], set(getattr(grid, kind))
@@ -454,11 +463,17 @@ def _check_fingerprints(found: Any, grid: Grid) -> None:
 
 
 def extended(stored: Manifest, workdir: pathlib.Path, grid: Grid, dataset: Dataset) -> Manifest:
-    """Returns the manifest of a folder that is asked for `grid`: the stored one, or a larger one.
+    """Returns the manifest of a folder that is to hold `grid`, the stored or an extended one.
+
+    Args:
+      stored: Manifest of the folder.
+      workdir: Path of the run folder.
+      grid: The grid to be trained.
+      dataset: The dataset.
 
     Raises:
-      InputError: the folder holds something that `grid` does not, or other data, or says what is
-        not so of the data; the text shows the difference.
+      InputError: `grid` is not an extension of the stored grid, or the data differ. The message
+        shows the differences.
     """
     differences = obstacles(stored.grid, grid)
     if not differences and stored.dataset_sha256 != dataset.sha256:
@@ -467,8 +482,8 @@ def extended(stored: Manifest, workdir: pathlib.Path, grid: Grid, dataset: Datas
         raise InputError(
             "workdir",
             workdir,
-            f"holds another configuration ({'; '.join(differences)}); to grow it, name what is "
-            "there too; or choose another workdir, or overwrite this one, which deletes it",
+            f"holds another configuration ({'; '.join(differences)}); to extend it, include "
+            "what is there, or choose another workdir, or overwrite this one, which deletes it",
         )
     check_data(stored, workdir, dataset)
     whole, missing = extend(stored.grid, grid)
@@ -486,11 +501,17 @@ def extended(stored: Manifest, workdir: pathlib.Path, grid: Grid, dataset: Datas
 def under(
     stored: Manifest, workdir: pathlib.Path, now: dict[str, Any], *, allow_inexact: bool
 ) -> Manifest:
-    """Returns the manifest of a run that goes on under the conditions `now`.
+    """Returns the manifest of a run that continues under the conditions `now`.
+
+    Args:
+      stored: Manifest of the run.
+      workdir: Path of the run folder.
+      now: Present conditions, see the function `conditions`.
+      allow_inexact: Whether other conditions are accepted, and recorded.
 
     Raises:
-      InputError: they differ from those so far and `allow_inexact` is not set; or a name means
-        another function than so far.
+      InputError: The conditions have changed and `allow_inexact` is False, or a name stands for
+        another function than before.
     """
     changed = {
         name: [stored.conditions.get(name), now.get(name)]
@@ -506,8 +527,8 @@ def under(
         raise InputError(
             "workdir",
             workdir,
-            f"was trained under other conditions ({'; '.join(texts)}), so going on would not give "
-            "the same bits; restore them, or say --allow_inexact_resume",
+            f"was trained under other conditions ({'; '.join(texts)}), so continuing would "
+            "not give the same bits; restore the conditions, or set --allow_inexact_resume",
         )
     if not any(name in changed for name in _OF_FINGERPRINTS):
         check_functions(stored, workdir)
@@ -519,23 +540,23 @@ def under(
 
 
 def same_programs(stored: Manifest) -> bool:
-    """Returns whether JAX makes the same program of a function now as when a run was trained.
+    """Returns whether JAX now lowers functions to the same programs as when a run was trained.
 
     Args:
-      stored: the run's manifest.
+      stored: Manifest of the run.
     """
     now = conditions({})
     return all(stored.conditions[name] == now[name] for name in _OF_FINGERPRINTS)
 
 
 def check_functions(stored: Manifest, workdir: pathlib.Path) -> None:
-    """Refuses to go on with another function under a name than was trained.
+    """Checks that every name still stands for the function that was trained.
 
-    Under other versions or settings of JAX, of which other texts are no surprise, nothing can be
-    said of it.
+    Under other versions or settings of JAX the lowered texts can differ for equal functions, and
+    nothing is checked.
 
     Raises:
-      InputError: a name means another function now.
+      InputError: A name stands for another function.
     """
     if not same_programs(stored):
         return
@@ -551,17 +572,17 @@ def check_functions(stored: Manifest, workdir: pathlib.Path) -> None:
             "workdir",
             workdir,
             f"was trained with another function under the name of {', '.join(changed)}; restore "
-            "it, or give the new function a name of its own and train that too",
+            "the function, or give the new one another name and train it in addition",
         )
 
 
 def noted(going_on: Manifest, what: str, problem: str) -> Manifest:
-    """Returns the manifest with a note that something was lost and training went on without it.
+    """Returns the manifest with a note that something was lost and training continued without it.
 
     Args:
-      going_on: the manifest.
-      what: was lost.
-      problem: what was wrong with it.
+      going_on: The manifest.
+      what: Name of what was lost.
+      problem: What was wrong with it.
     """
     return _recorded(going_on, {what: [problem, None]})
 

@@ -1,8 +1,8 @@
-"""The lines of `metrics.jsonl`, chained so that none can change, vanish or move unnoticed.
+"""The lines of `metrics.jsonl`, which are chained so that damage and loss are detected.
 
-Each line ends with a digest of itself and of the line before it of the same part, the first with
-one of what the part is (`manifest.identity`); the chain of a part depends on nothing else, so that
-runs of other histories have equal files.
+Each line ends with a digest of itself and of the digest before it in the same part. The chain of a
+part starts from the part's identity (`manifest.identity`). It depends on nothing else, so runs that
+were interrupted or extended differently have equal chains.
 """
 
 import json
@@ -13,17 +13,17 @@ from typing import Any, NamedTuple
 from ppp_jax.files.integrity import digest
 
 CHAIN, CHAIN_LENGTH = "chain", 16
-LOST = "lost"  # the entry of a line that stands for lines lost
-LONGEST_LINE = 2**26  # bytes, of millions of runs
-FIRST_LOOK = 2**16
+LOST = "lost"  # entry of a line that replaces lost lines
+LONGEST_LINE = 2**26  # most bytes of a line, enough for millions of runs
+FIRST_LOOK = 2**16  # bytes at the end of the file that are searched first
 
 
 class Part(NamedTuple):
-    """What a file of metrics should hold of a part.
+    """The lines of a part that a file of metrics should contain.
 
     Attributes:
-      identity: of the part, from which its chain starts.
-      cells: how many lines there are for each step.
+      identity: Identity of the part, from which its chain starts.
+      cells: Number of lines for each step.
     """
 
     identity: str
@@ -31,13 +31,13 @@ class Part(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a file of metrics holds.
+    """The valid content of a file of metrics.
 
     Attributes:
-      lines: those that count, in order.
-      heads: of each part, the digest of its last line that counts.
-      incomplete: parts of which lines that should be there are not.
-      problem: what is wrong, or None.
+      lines: Valid lines up to the parts' checkpoints, in order.
+      heads: Digests of the last valid line by part.
+      incomplete: Parts that lack lines.
+      problem: What is wrong with the file, or None.
     """
 
     lines: list[bytes]
@@ -45,12 +45,12 @@ class Found(NamedTuple):
     incomplete: list[int]
     problem: str | None
 
-    def mended(self, parts: Sequence[Part], steps: Sequence[int | None]) -> bytes:
-        """Returns the file's content, with a line in place of all that a part has lost.
+    def repaired(self, parts: Sequence[Part], steps: Sequence[int | None]) -> bytes:
+        """Returns the repaired content of the file, with one line for the lost lines of each part.
 
         Args:
-          parts: what should be there of each.
-          steps: of each part's checkpoint.
+          parts: The lines that the parts should have.
+          steps: Steps of the parts' checkpoints.
         """
         lines = list(self.lines)
         for part in self.incomplete:
@@ -65,13 +65,13 @@ def _line(row: dict[str, Any], before: str) -> tuple[bytes, str]:
 
 
 def append(path: pathlib.Path, part: int, identity: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Appends lines of a part.
+    """Appends lines of a part to a file of metrics.
 
     Args:
-      path: the file.
-      part: whose lines they are.
-      identity: of the part, from which its chain starts.
-      rows: their entries, `part` and `step` first.
+      path: Path of the file.
+      part: Number of the part.
+      identity: Identity of the part, from which its chain starts.
+      rows: Entries of the lines, `part` and `step` first.
     """
     head, lines = _head(path, part) or identity, []
     for row in rows:
@@ -82,7 +82,7 @@ def append(path: pathlib.Path, part: int, identity: str, rows: Sequence[dict[str
 
 
 def _head(path: pathlib.Path, part: int) -> str:
-    """Returns the digest of a part's last line, looked for from the file's end; or nothing."""
+    """Returns the digest of a part's last line, searched from the file's end, or an empty text."""
     if not path.exists():
         return ""
     start = b'{"part": %d, ' % part
@@ -100,14 +100,15 @@ def _head(path: pathlib.Path, part: int) -> str:
 
 
 def read(path: pathlib.Path, parts: Sequence[Part], steps: Sequence[int | None]) -> Found:
-    """Reads the lines up to each part's checkpoint, and says whether they are all there.
+    """Reads the lines up to each part's checkpoint, and checks that none is missing.
 
-    What stands behind a checkpoint does not count: a killed process left it.
+    Lines of later steps were left by a killed process and are ignored.
 
     Args:
-      path: the file, which need not exist.
-      parts: what should be there of each.
-      steps: of each part's checkpoint, None if it has none; may be shorter.
+      path: Path of the file, which need not exist.
+      parts: The lines that the parts should have.
+      steps: Steps of the parts' checkpoints, None for a part without one. Parts behind the end of
+        this list have none.
     """
     kept: list[bytes] = []
     valid = {number: part.identity for number, part in enumerate(parts)}
@@ -141,7 +142,7 @@ def _problem(
     path: pathlib.Path, wrong: int | None, incomplete: list[int], steps: Sequence[int | None]
 ) -> str | None:
     if not path.exists():
-        return "is gone" if incomplete else None
+        return "is missing" if incomplete else None
     if wrong is not None:
         return f"is damaged at line {wrong}"
     part = incomplete[0] if incomplete else None
@@ -156,7 +157,7 @@ def _lines(path: pathlib.Path) -> Any:
 
 
 def _row(line: bytes, heads: dict[int, str]) -> dict[str, Any] | None:
-    """Returns a line's entries if it is the next of its part, as it was written."""
+    """Returns a line's entries if it continues the chain of its part, otherwise None."""
     try:
         row: Any = json.loads(line)
         content = {key: value for key, value in row.items() if key != CHAIN}

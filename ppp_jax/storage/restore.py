@@ -1,4 +1,4 @@
-"""Trained networks, taken out of a run folder to be looked at."""
+"""Trained networks, restored from a run folder for analysis."""
 
 import pathlib
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from ppp_jax.data.datasets import Dataset
 from ppp_jax.engine import devices, program, training
 from ppp_jax.errors import InputError, printable, shortened
 from ppp_jax.files import regular
-from ppp_jax.grid.extension import run_places
+from ppp_jax.grid.extension import run_indices
 from ppp_jax.grid.grid import Cell, Grid
 from ppp_jax.networks.functional import Model, Params
 from ppp_jax.storage import checkpoints, manifest, run_dir
@@ -21,10 +21,11 @@ class Trained(NamedTuple):
     """The trained networks of one cell.
 
     Attributes:
-      cell: what they are.
-      grid: everything that the folder holds; the axes of the cell's runs are `grid.run_axes`.
-      model: the network as pure functions.
-      params: every leaf with a leading axis over the runs, in the order of `grid.run_axes`.
+      cell: Configuration of the networks.
+      grid: Whole grid of the folder, whose `run_axes` are the axes of the cell's runs.
+      model: The network as pure functions.
+      params: Parameters. Every leaf has a leading axis over the runs, in the order of
+        `grid.run_axes`.
     """
 
     cell: Cell
@@ -37,15 +38,15 @@ def restore(workdir: str | pathlib.Path, dataset: Dataset) -> list[Trained]:
     """Restores the newest parameters of every run of a folder.
 
     Args:
-      workdir: the run folder.
-      dataset: what it was trained on, as `data.load` gives it.
+      workdir: Path of the run folder.
+      dataset: Dataset of the runs, as `datasets.load` returns it.
 
     Returns:
-      One entry per cell of the whole grid, however often the folder was grown.
+      One entry per cell of the whole grid, also if the grid was extended.
 
     Raises:
-      InputError: nothing trained is there, or it was trained on other data or with other
-        functions, or its newest checkpoint is damaged.
+      InputError: The folder holds no trained run, or one of other data or other functions, or its
+        newest checkpoint is damaged.
     """
     workdir = run_dir.folder(workdir)
     stored = manifest.read(workdir)
@@ -62,7 +63,7 @@ def restore(workdir: str | pathlib.Path, dataset: Dataset) -> list[Trained]:
         _refuse_damaged(workdir, number, reached[number])
         step = reached[number].step
         for name, params in _restore_part(workdir, stored, number, step, dataset).items():
-            found[name] = _placed(found.get(name), params, whole, part)
+            found[name] = _merged(found.get(name), params, whole, part)
     return [
         Trained(cell, whole, training.build_model(cell, dataset.shape), found[cell.name])
         for cell in whole.cells
@@ -70,38 +71,40 @@ def restore(workdir: str | pathlib.Path, dataset: Dataset) -> list[Trained]:
 
 
 def _refuse_odd(workdir: pathlib.Path, parts: int) -> None:
-    """Orbax looks into all checkpoints of a part, whichever of them it restores.
+    """Checks all checkpoints of all parts, because orbax opens all of a part to restore one.
 
-    One that is not complete, and would be passed over, may be the newest.
+    An incomplete checkpoint is refused, because it can be the newest and orbax would ignore it.
     """
     for folder in (f"{run_dir.CHECKPOINTS}/{part}" for part in range(parts)):
         found = list(regular.odd(workdir / folder, most=checkpoints.most))
         inside = (workdir / folder).iterdir() if (workdir / folder).is_dir() else ()
         for path in sorted(inside):
             if path.name.isdecimal() and not checkpoints.is_complete(path):
-                found.append((f"{path.name}/{checkpoints.COMMITTED}", "is missing, or no file"))
+                found.append(
+                    (f"{path.name}/{checkpoints.COMMITTED}", "is missing, or is not a file")
+                )
         for name, wrong in found:
-            problem = f"its {folder}/{name} {wrong}; the command that trained it, said again, "
-            raise InputError("workdir", workdir, f"{problem}moves that checkpoint out of the way")
+            problem = f"its {folder}/{name} {wrong}; run the command that trained it again, which "
+            raise InputError("workdir", workdir, f"{problem}moves that checkpoint aside")
 
 
 def _refuse_damaged(workdir: pathlib.Path, number: int, reached: run_dir.Reached) -> None:
-    """An older network in the place of the newest would be another one, in silence."""
+    """Refuses a damaged newest checkpoint, instead of restoring an older one without notice."""
     for step, problem in reached.damaged.items():
         where = f"{run_dir.CHECKPOINTS}/{number}/{step}"
-        told = f" ({shortened(printable(problem))})" if problem else ""
+        message = f" ({shortened(printable(problem))})" if problem else ""
         raise InputError(
             "workdir",
             workdir,
-            f"{where} is damaged{told}; the command that trained "
-            "it, said again, mends it from an older one",
+            f"{where} is damaged{message}; run the command that trained it again, which continues "
+            "from an older checkpoint",
         )
 
 
 def _restore_part(
     workdir: pathlib.Path, stored: Manifest, number: int, step: int | None, dataset: Dataset
 ) -> dict[str, Params]:
-    """Returns the parameters of one part after a step by cell, in every process."""
+    """Returns the parameters of one part after a step, by the names of cells, in every process."""
     if step is None:
         raise InputError("workdir", workdir, "is not trained yet; train it first")
     grid, widths = stored.parts[number], stored.conditions["seed_batch"]
@@ -117,19 +120,19 @@ def _restore_part(
     return gathered
 
 
-def _placed(there: Params | None, params: Params, whole: Grid, part: Grid) -> Params:
-    """Puts a part's parameters to the places that its runs have in the whole grid.
+def _merged(merged: Params | None, params: Params, whole: Grid, part: Grid) -> Params:
+    """Writes a part's parameters to the rows that its runs have in the whole grid.
 
     Args:
-      there: a cell's parameters so far, or None.
-      params: those of the part, padding behind its runs.
-      whole: the grid.
-      part: a part of it.
+      merged: Parameters of a cell's runs so far, or None.
+      params: Parameters of the part's runs, with padding behind them.
+      whole: The whole grid.
+      part: The part.
     """
-    places = np.arange(whole.runs_per_cell).reshape(whole.run_shape)
-    rows = places[np.ix_(*run_places(whole, part))].ravel()
-    if there is None:
-        there = jax.tree.map(
+    numbers = np.arange(whole.runs_per_cell).reshape(whole.run_shape)
+    rows = numbers[np.ix_(*run_indices(whole, part))].ravel()
+    if merged is None:
+        merged = jax.tree.map(
             lambda leaf: np.zeros((whole.runs_per_cell, *leaf.shape[1:]), leaf.dtype), params
         )
 
@@ -137,5 +140,5 @@ def _placed(there: Params | None, params: Params, whole: Grid, part: Grid) -> Pa
         target[rows] = leaf[: len(rows)]
         return target
 
-    merged: Params = jax.tree.map(put, there, params)
-    return merged
+    result: Params = jax.tree.map(put, merged, params)
+    return result

@@ -1,15 +1,15 @@
 """The run folder: manifest, metrics, checkpoints and labelled latents.
 
     <workdir>/
-      manifest.json     what was trained, in which parts, under which conditions
-      metrics.jsonl     one line per part, cell and chunk: mean training loss of every run
-      checkpoints/<n>/  of the n-th part: orbax, the newest two
-      latents.zarr/     xarray: latents, errors, probe inputs and labels, all labelled
+      manifest.json     grid, parts and conditions of the run
+      metrics.jsonl     mean training losses of every run, one line per part, cell and chunk
+      checkpoints/<n>/  newest two checkpoints of part n, written by orbax
+      latents.zarr/     labelled latents, errors, probe inputs and labels, readable by xarray
 
-A snapshot is written latents first, checkpoint last. The checkpoint is what makes it count:
-whatever a killed process left behind after the newest checkpoint is written again. All processes
-call these functions; what is said to be written is written by the main process, unless all share
-the work.
+The latents of a snapshot are written before its checkpoint, and the snapshot counts only once the
+checkpoint is complete. Whatever a killed process wrote after the newest checkpoint is written
+again. All processes call these functions. The main process does the writing, except where the
+functions say that all processes share it.
 """
 
 import contextlib
@@ -44,19 +44,19 @@ CERTIFICATES = "certificates.json"
 OURS = (METRICS, CHECKPOINTS, LATENTS, REPORT, CERTIFICATES)
 LOCK = atomic.LOCK
 KEPT_CHECKPOINTS = 2
-LARGEST_CERTIFICATES = 2**26  # bytes
-# Of metrics, whatever a line for every chunk and millions of runs may take.
+LARGEST_CERTIFICATES = 2**26  # most bytes of the file of certificates
+# Most bytes of files. The limit of metrics allows a line per chunk of millions of runs.
 LARGEST = {MANIFEST: manifest.LARGEST, METRICS: 2**36, CERTIFICATES: LARGEST_CERTIFICATES}
 
 
 @contextlib.contextmanager
 def locked(workdir: pathlib.Path) -> Iterator[None]:
-    """Creates the folder and keeps other runs out of it for the duration of the block.
+    """Creates a run folder and keeps other runs out of it for the duration of the block.
 
-    The operating system takes the lock away with the process, however that ends.
+    The operating system releases the lock when the process ends, however it ends.
 
     Raises:
-      InputError: the folder cannot be written, or another run is at work in it.
+      InputError: The folder cannot be written, or another run is at work in it.
     """
     with contextlib.ExitStack() as held:
         devices.on_main(lambda: held.enter_context(atomic.locked(workdir)))
@@ -64,13 +64,14 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def folder(workdir: str | pathlib.Path) -> pathlib.Path:
-    """Returns a run folder's path.
+    """Returns the path of a run folder.
 
     Raises:
-      InputError: it is the address of a bucket, where no file can be appended to or renamed.
+      InputError: The value is an address such as `gs://bucket`, where files can be neither appended
+        to nor renamed.
     """
     if "://" in str(workdir):
-        problem = "is not a folder; name one on a local disk or a shared file system"
+        problem = "is not a folder; choose one on a local disk or a shared file system"
         raise InputError("workdir", workdir, problem)
     return pathlib.Path(workdir).expanduser()
 
@@ -78,14 +79,20 @@ def folder(workdir: str | pathlib.Path) -> pathlib.Path:
 def check(
     workdir: pathlib.Path, grid: Grid, dataset: Dataset, *, overwrite: bool
 ) -> Manifest | None:
-    """Returns the manifest of a folder that is to hold `grid`, or None for a new one.
+    """Checks that a folder can hold a grid, and returns its manifest, or None for a new folder.
 
-    Writes nothing. The manifest is the stored one, extended by what it lacks.
+    This function writes nothing. The manifest is the stored one, extended to the grid.
+
+    Args:
+      workdir: Path of the run folder.
+      grid: The grid to be trained.
+      dataset: The dataset.
+      overwrite: Whether an existing run is to be replaced.
 
     Raises:
-      InputError: the folder holds something that `grid` does not, other data, or files under our
-        names that no manifest explains; or it has lost its latents; or what is to be replaced
-        holds files that no run wrote, or is a link.
+      InputError: The folder holds runs that `grid` lacks, other data, or files without a manifest;
+        its latents are missing; or a folder that would be replaced is a link or holds files that no
+        run wrote.
     """
     for name in (CHECKPOINTS, LATENTS):
         atomic.check_aside(workdir / name, field="workdir", value=workdir)
@@ -93,7 +100,7 @@ def check(
     if stored is None:
         foreign = [name for name in OURS if os.path.lexists(workdir / name)]
         if foreign:
-            problem = f"holds {', '.join(foreign)} of something else; choose another folder"
+            problem = f"holds {', '.join(foreign)} without a manifest; choose another folder"
             raise InputError("workdir", workdir, problem)
         return None
     _check_entries(workdir, len(stored.parts))
@@ -107,7 +114,7 @@ def check(
     lost = not latents.is_there(workdir / LATENTS)
     done = last_steps(workdir, stored)
     if lost and any(step is not None for step in done):
-        problem = f"has checkpoints but lost its {LATENTS}; put it back, or overwrite the run"
+        problem = f"has checkpoints but no {LATENTS}; put it back, or overwrite the run"
         raise InputError("workdir", workdir, problem)
     if grows := wanted.grid.to_json() != stored.grid.to_json():
         strangers.refuse(workdir / LATENTS, what="growing")
@@ -117,26 +124,26 @@ def check(
 
 
 def _check_entries(workdir: pathlib.Path, parts: int) -> None:
-    """Refuses a run folder in which something else stands in the place of a file or folder."""
+    """Checks that the entries of a run folder are files and folders as a run writes them."""
     for name, most in LARGEST.items():
         problem = regular.problem(workdir / name, most=most)
         if name == METRICS and problem is None and (workdir / name).is_symlink():
-            problem = "is a link, and what is appended would be written where it leads"
+            problem = "is a link, and lines would be appended to the file that it leads to"
         if problem is not None:
-            remedy = "put back the file that was here, or move this elsewhere"
+            remedy = "put back the original file, or move this one elsewhere"
             raise InputError("workdir", workdir, f"its {name} {problem}; {remedy}")
     for name in (LATENTS, CHECKPOINTS, *(f"{CHECKPOINTS}/{part}" for part in range(parts))):
         if os.path.lexists(workdir / name) and not (workdir / name).is_dir():
-            problem = f"its {name} is no folder; put back the one that was here, or move it away"
+            problem = f"its {name} is not a folder; put back the original one, or move this away"
             raise InputError("workdir", workdir, problem)
 
 
 class Reached(NamedTuple):
-    """How far a part was trained.
+    """The step up to which a part was trained.
 
     Attributes:
-      step: of the newest intact checkpoint, None if there never was one.
-      damaged: newer checkpoints by their step, and what is wrong with each.
+      step: Step of the newest intact checkpoint; None if there is no checkpoint.
+      damaged: What is wrong with newer checkpoints, by their steps.
     """
 
     step: int | None
@@ -144,12 +151,13 @@ class Reached(NamedTuple):
 
 
 def examine(workdir: pathlib.Path, stored: Manifest) -> list[Reached]:
-    """Reads each part's newest checkpoint, and older ones while they turn out to be damaged.
+    """Finds the newest intact checkpoint of each part, by reading checkpoints from the newest on.
 
-    Writes nothing. All processes call it, the main one reads, and all return the same steps.
+    This function writes nothing. All processes must call it. The main process reads, and all return
+    the same steps.
 
     Raises:
-      InputError: a part has checkpoints and none is intact.
+      InputError: A part has checkpoints, and none of them is intact.
     """
     return [_examine(workdir, stored, part) for part in range(len(stored.parts))]
 
@@ -173,7 +181,7 @@ def _examine(workdir: pathlib.Path, stored: Manifest, part: int) -> Reached:
             workdir,
             f"all checkpoints in {where} are damaged ({', '.join(map(str, damaged))}: "
             f"{shortened(printable(next(iter(damaged.values()))))}); put {where} back from a copy, "
-            "or move it elsewhere to train its runs anew",
+            "or move it elsewhere to train its runs again",
         )
     return Reached(None, {})
 
@@ -187,21 +195,22 @@ def prepare(
     reached: Sequence[Reached] = (),
     allow_inexact: bool = False,
 ) -> None:
-    """Makes `workdir` the folder that `wanted` describes, keeping what is trained already.
+    """Creates or extends a run folder according to a manifest, and keeps its trained runs.
 
-    A manifest is the first thing a run writes and the last that overwriting removes: a folder
-    with one is ours.
+    A run writes its manifest first, and overwriting removes it last. So every folder with a
+    manifest is a run folder.
 
     Args:
-      workdir: the run folder.
-      wanted: what it is to hold.
-      dataset: what it is trained on.
-      overwrite: remove an earlier run first.
-      reached: of the parts that are there, what `examine` found.
-      allow_inexact: go on without lines of metrics that are lost.
+      workdir: Path of the run folder.
+      wanted: Manifest of the folder.
+      dataset: The dataset.
+      overwrite: Whether an earlier run is removed first.
+      reached: Results of `examine` for the parts that are already trained.
+      allow_inexact: Whether training continues without lost lines of metrics.
 
     Raises:
-      InputError: lines of metrics are damaged or lost, and `allow_inexact` is not set.
+      InputError: Lines of metrics are damaged or missing and `allow_inexact` is False, or the
+        latents cannot be extended.
     """
     if overwrite and (workdir / MANIFEST).exists():
         _remove_run(workdir)
@@ -217,8 +226,8 @@ def prepare(
             raise InputError(
                 "workdir",
                 workdir,
-                f"{METRICS} {found.problem}; put it back from a copy, or say "
-                "--allow_inexact_resume to go on without what is lost, which is then recorded",
+                f"{METRICS} {found.problem}; put it back from a copy, or set "
+                "--allow_inexact_resume to continue without the lost lines, which is recorded",
             )
         wanted = manifest.noted(wanted, METRICS, found.problem)
     for part, of_part in enumerate(reached):
@@ -227,7 +236,7 @@ def prepare(
     if not (workdir / MANIFEST).exists() or (workdir / MANIFEST).read_bytes() != text.encode():
         _write_atomically(workdir / MANIFEST, text)
     latents.fit(workdir / LATENTS, wanted.grid, dataset, text)
-    lines, path = found.mended(parts, steps), workdir / METRICS
+    lines, path = found.repaired(parts, steps), workdir / METRICS
     before = path.stat().st_size if path.exists() else 0
     if before != len(lines) or (lines and path.read_bytes() != lines):
         _write_atomically(path, lines.decode())
@@ -239,7 +248,7 @@ def _lines_of_parts(wanted: Manifest) -> list[metrics.Part]:
 
 
 def _set_aside(workdir: pathlib.Path, wanted: Manifest, part: int, reached: Reached) -> None:
-    """Moves what is damaged, or no checkpoint, out of the way of checkpoints to come."""
+    """Moves damaged checkpoints and other files out of a part's folder of checkpoints."""
     folder = workdir / CHECKPOINTS / str(part)
     good = set(checkpoints.steps(folder, most=wanted.steps)) - reached.damaged.keys()
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
@@ -248,34 +257,35 @@ def _set_aside(workdir: pathlib.Path, wanted: Manifest, part: int, reached: Reac
         aside = folder.with_name(f"{part}.damaged")
         aside.mkdir(exist_ok=True)
         free = (aside / f"{path.name}{end}" for end in ("", *(f".{k}" for k in range(1, 10**6))))
-        target = next(place for place in free if not place.exists())
+        target = next(path for path in free if not path.exists())
         path.rename(target)
         name = printable(f"{CHECKPOINTS}/{part}/{path.name}")
         problem = reached.damaged.get(int(path.name)) if path.name.isdecimal() else None
-        what = f"is damaged ({shortened(printable(problem))})" if problem else "is no checkpoint"
+        what = f"is damaged ({shortened(printable(problem))})" if problem else "is not a checkpoint"
         used = f"; the older one of step {reached.step} is used" if problem else ""
         kept = f"{CHECKPOINTS}/{aside.name}/{printable(target.name)}"
         sys.stderr.write(f"{name} {what}{used}; it is kept as {kept}\n")
 
 
 def last_steps(workdir: pathlib.Path, stored: Manifest) -> list[int | None]:
-    """Returns each part's step of its newest complete checkpoint, or None."""
+    """Returns the step of each part's newest complete checkpoint, None for a part without one."""
     return [last_step(workdir, part, most=stored.steps) for part in range(len(stored.parts))]
 
 
 def _remove_run(workdir: pathlib.Path) -> None:
-    """Removes what a run folder consists of, and nothing else.
+    """Removes the files and folders of a run, and no other files.
 
-    Checkpoints go first and in one move, the manifest last: killed in between, what is left is a
-    run of the old configuration without a checkpoint, of which nothing counts.
+    Checkpoints are removed first and at once, and the manifest last. If the process is killed in
+    between, the rest is a run of the old configuration without checkpoints, so nothing of it
+    counts.
     """
     folders = (workdir / CHECKPOINTS, workdir / LATENTS)
-    for folder in folders:  # of an earlier process that was killed
+    for folder in folders:  # left by an earlier process that was killed
         atomic.close_aside(folder)
     for folder in folders:
         if folder.exists():
             folder.rename(atomic.open_aside(folder) / folder.name)
-    for name in (REPORT, STUDY):  # but for what others have put there
+    for name in (REPORT, STUDY):  # other people's files in them are kept
         atomic.remove(workdir / name)
     for folder in folders:
         atomic.close_aside(folder)
@@ -285,7 +295,7 @@ def _remove_run(workdir: pathlib.Path) -> None:
 
 
 def certified(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """Returns the certificates that a run folder holds; None if there are none that are intact."""
+    """Returns the certificates of a run folder, or None if it has no intact ones."""
     try:
         found: Any = json.loads(regular.read(workdir / CERTIFICATES, most=LARGEST_CERTIFICATES))
     except (FileNotFoundError, ValueError, RecursionError):
@@ -294,7 +304,7 @@ def certified(workdir: pathlib.Path) -> dict[str, Any] | None:
 
 
 def keep_certificates(workdir: pathlib.Path, certificates: dict[str, Any]) -> None:
-    """Writes certificates, sealed."""
+    """Writes certificates and their digest to a run folder."""
     _write_atomically(workdir / CERTIFICATES, json.dumps(sealed(certificates), indent=2) + "\n")
 
 
@@ -308,9 +318,19 @@ def append_metrics(
     *,
     identity: str,
 ) -> None:
-    """Appends one line per cell: the mean training loss of each run since the last line.
+    """Appends one line per cell, with the mean training loss of each run since the last line.
 
-    `loss` is nested as `Grid.run_axes` of the part; a loss that is not finite is null.
+    In the file, `loss` is nested in the order of the part's `run_axes`, and a loss that is not
+    finite is null.
+
+    Args:
+      workdir: Path of the run folder.
+      part: Number of the part.
+      grid: Grid of the part.
+      step: Number of steps taken.
+      epoch: The same in epochs.
+      losses: Mean losses, `(runs,)`, by the names of cells.
+      identity: Identity of the part, see `manifest.identity`.
     """
     rows = []
     for cell in grid.cells:
@@ -326,12 +346,12 @@ def append_metrics(
 
 
 class Checkpoints(NamedTuple):
-    """A part's checkpoints, open.
+    """The opened checkpoints of a part.
 
     Attributes:
-      manager: orbax's.
-      runs: of every cell; what is behind them in the states is padding.
-      identity: of the part.
+      manager: Orbax's manager of the checkpoints.
+      runs: Number of runs of every cell. Rows of the states behind them are padding.
+      identity: Identity of the part, see `manifest.identity`.
     """
 
     manager: ocp.CheckpointManager
@@ -343,16 +363,16 @@ class Checkpoints(NamedTuple):
 def checkpoint_manager(
     workdir: pathlib.Path, part: int, *, runs: int, identity: str
 ) -> Iterator[Checkpoints]:
-    """Opens a part's checkpoints for a block, at whose end the last save is waited for.
+    """Opens a part's checkpoints for a block, and waits for the last save at its end.
 
     Args:
-      workdir: the run folder.
-      part: its number.
-      runs: of every cell.
-      identity: of the part, see `manifest.identity`.
+      workdir: Path of the run folder.
+      part: Number of the part.
+      runs: Number of runs of every cell.
+      identity: Identity of the part, see `manifest.identity`.
 
     Raises:
-      OSError: a save failed.
+      OSError: A save failed.
     """
     folder = (workdir / CHECKPOINTS / str(part)).absolute()
     devices.on_main(lambda: folder.mkdir(parents=True, exist_ok=True))
@@ -362,7 +382,7 @@ def checkpoint_manager(
     try:
         yield Checkpoints(manager, runs, identity)
     except Exception:
-        # Closing waits for the other processes, and one of them may be what has failed.
+        # Closing waits for the other processes, and one of them can have failed.
         abandoned = jax.process_count() > 1
         raise
     finally:
@@ -372,12 +392,12 @@ def checkpoint_manager(
 
 
 def save_checkpoint(kept: Checkpoints, step: int, state: Any) -> None:
-    """Begins to save the states of all runs after `step` steps; all processes share the work.
+    """Begins to save the states of all runs after `step` steps. All processes share the work.
 
     Raises:
-      OSError: there is no room, or this save or the one before failed.
+      OSError: The disk is full, or this save or the one before failed.
     """
-    # Orbax would notice too, but its writers print a traceback per array.
+    # Orbax would notice a full disk too, but its writers print a traceback per array.
     if shutil.disk_usage(kept.manager.directory).free < sum(
         x.nbytes for x in jax.tree.leaves(state)
     ):
@@ -396,9 +416,9 @@ def save_checkpoint(kept: Checkpoints, step: int, state: Any) -> None:
 
 @contextlib.contextmanager
 def _failed_saves() -> Iterator[None]:
-    """Turns the writer's errors, ValueErrors with the system's words in them, into OSErrors."""
+    """Turns orbax's errors of writing, ValueErrors with the system's message, into OSErrors."""
     try:
-        with waiting():  # for the other processes' share
+        with waiting():  # the other processes write their shares
             yield
     except ValueError as error:
         words = re.search(r"([^:]+) \[os_error_code=", str(error))
@@ -406,9 +426,13 @@ def _failed_saves() -> Iterator[None]:
 
 
 def restore_checkpoint(kept: Checkpoints, step: int, like: Any) -> Any:
-    """Restores the states saved after `step` steps, as arrays like the abstract ones `like`.
+    """Restores the states that were saved after `step` steps.
 
-    Their number of runs may differ by padding: other devices, other padding.
+    Args:
+      kept: Checkpoints of the part.
+      step: Step of the checkpoint.
+      like: Abstract states with the shapes, dtypes and shardings of the result. Their padding can
+        differ from that of the saved states, because it depends on the number of devices.
     """
     item = ocp.args.StandardRestore(like, strict=False)
     return kept.manager.restore(step, args=ocp.args.Composite(state=item))["state"]
@@ -418,9 +442,9 @@ def last_step(workdir: pathlib.Path, part: int, *, most: int | None = None) -> i
     """Returns the step of a part's newest complete checkpoint, or None.
 
     Args:
-      workdir: the run folder.
-      part: its number.
-      most: steps of the whole training; what claims to be of a later one does not count.
+      workdir: Path of the run folder.
+      part: Number of the part.
+      most: Last step of the training. Checkpoints of later steps are ignored.
     """
     found = checkpoints.steps(workdir / CHECKPOINTS / str(part), most=most)
     return found[-1] if found else None

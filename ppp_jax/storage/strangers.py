@@ -1,7 +1,8 @@
-"""What somebody else has put into the folders of a run that are replaced as a whole.
+"""Files of other people in the folders of a run that are replaced as a whole.
 
-Training anew replaces checkpoints and latents, a larger grid the latents. So whatever is in them
-that neither the ledger names nor is laid out as orbax and zarr do it is looked for before.
+Overwriting a run replaces its checkpoints and latents, and extending a grid replaces its latents.
+So files that are neither in the ledger nor named as orbax and zarr name theirs are detected
+before, and are not deleted.
 """
 
 import functools
@@ -16,14 +17,14 @@ from collections.abc import Callable, Iterator
 from ppp_jax.errors import InputError, printable
 from ppp_jax.files import atomic, ledger
 
-REPLACED = (ledger.FILE, ".zattrs", ".zmetadata")  # files of a store, each replaced in one move
+REPLACED = (ledger.FILE, ".zattrs", ".zmetadata")  # files of a store that are replaced atomically
 _METADATA = (".zgroup", ".zarray", ".zattrs", ".zmetadata")
 _N = "(0|[1-9][0-9]*)"
 _CHUNK = re.compile(rf"{_N}(\.{_N})*")
-# Of a writer that was killed; zarr puts this in the place of what follows the last dot, if any.
+# File of a writer that was killed. zarr writes this ending in place of what follows the last dot.
 _ZARR_PARTIAL = re.compile(r"(.*)\.[0-9a-f]{32}\.partial")
-LARGEST_METADATA = 2**20  # bytes
-# Orbax writes below another name until a save is complete, and tensorstore locks files it writes.
+LARGEST_METADATA = 2**20  # most bytes of a metadata file
+# Orbax writes under another name until a save is complete, and tensorstore adds lock files.
 _SAVING = r"(\.orbax-checkpoint-tmp)?"
 _ARRAYS = r"(manifest\.ocdbt|d/[0-9a-f]{32})(\.__lock)?"
 _STATE = (
@@ -35,25 +36,25 @@ _STEP = (
     rf"|state{_SAVING}/{_STATE})"
 )
 _SAVED_STEP = re.compile(rf"{_N}/{_N}{_SAVING}/")
-# What was set aside as damaged has a number behind its name if that was taken.
+# A checkpoint that was set aside as damaged has a number appended if its name was in use.
 _CHECKPOINT = re.compile(rf"({_N}/{_N}{_SAVING}|{_N}\.damaged/{_N}(\.{_N})?)/{_STEP}")
 
 
 def refuse(folder: pathlib.Path, *, what: str) -> None:
-    """Refuses to replace a folder that is a link, or holds a file of somebody else's.
+    """Checks that a folder can be replaced without deleting other people's files.
 
     Args:
-      folder: `checkpoints` or `latents.zarr` of a run folder, there or not.
-      what: is about to be done.
+      folder: `checkpoints` or `latents.zarr` of a run folder, which need not exist.
+      what: What would replace the folder, such as `overwriting`, for the error message.
 
     Raises:
-      InputError: naming the link or the first such file.
+      InputError: The folder is a link, or contains a file that no run wrote.
     """
     workdir, name = folder.parent, folder.name
     if folder.is_symlink():
         problem = (
-            f"its {name} is a link, and {what} would not follow it; move the folder that it leads "
-            "to here in its place, or move the whole run folder and link that"
+            f"its {name} is a link, and {what} would not follow it; replace the link by the folder "
+            "itself, or move the whole run folder and link to that"
         )
         raise InputError("workdir", workdir, problem)
     is_ours = _of_latents(folder) if folder.suffix == ".zarr" else _is_of_checkpoints
@@ -61,13 +62,13 @@ def refuse(folder: pathlib.Path, *, what: str) -> None:
 
 
 def refuse_saved(folder: pathlib.Path) -> None:
-    """Refuses to train on if a checkpoint holds a file of somebody else's: old ones are deleted.
+    """Checks that checkpoints, which are deleted as training goes on, hold no other people's files.
 
     Args:
-      folder: `checkpoints` of a run folder, there or not.
+      folder: `checkpoints` of a run folder, which need not exist.
 
     Raises:
-      InputError: naming the first such file.
+      InputError: A checkpoint contains a file that no run wrote.
     """
     inside = (file for file in _files(folder) if _SAVED_STEP.match(file))
     others = (file for file in inside if not _is_of_checkpoints(file))
@@ -77,7 +78,7 @@ def refuse_saved(folder: pathlib.Path) -> None:
 def _refuse_first(folder: pathlib.Path, others: Iterator[str], what: str) -> None:
     for file in others:
         named = f"{folder.name}/{printable(file)}"
-        problem = f"{named} is not of a run, and {what} would delete it; move it to another folder"
+        problem = f"{named} was not written by a run, and {what} would delete it; move it elsewhere"
         raise InputError("workdir", folder.parent, problem)
 
 
@@ -86,7 +87,7 @@ def _is_of_checkpoints(name: str) -> bool:
 
 
 def _files(folder: pathlib.Path) -> Iterator[str]:
-    """Yields the paths of all files in a folder, and of links whatever they lead to, in order."""
+    """Yields the relative paths of all files and links in a folder, in order."""
     for where, folders, files in os.walk(folder):
         folders.sort()
         here = pathlib.Path(where)
@@ -96,10 +97,10 @@ def _files(folder: pathlib.Path) -> Iterator[str]:
 
 
 def _of_latents(store: pathlib.Path) -> Callable[[str], bool]:
-    """Returns what tells whether a file of a store, by its path there, is one that a run wrote."""
+    """Returns a function that tells whether a run wrote the file at a path in a store."""
     try:
         kept = ledger.read(store)
-    except InputError:  # a damaged store may be overwritten
+    except InputError:  # damaged stores can be overwritten
         kept = None
     known = None if kept is None else kept.files
     counts = functools.cache(lambda folder: _chunk_counts(store / folder / ".zarray"))
@@ -107,7 +108,7 @@ def _of_latents(store: pathlib.Path) -> Callable[[str], bool]:
     def is_chunk(folder: str, numbers: list[int]) -> bool:
         if known and f"{folder}/.zarray" not in known:
             return False
-        if (most := counts(folder)) is None:  # of a damaged store, whose metadata may be lost
+        if (most := counts(folder)) is None:  # the store is damaged and can lack metadata
             return not (store / folder / ".zgroup").exists()
         return len(numbers) == len(most) and all(map(operator.lt, numbers, most))
 
@@ -127,9 +128,9 @@ def _of_latents(store: pathlib.Path) -> Callable[[str], bool]:
 
 
 def _chunk_counts(metadata: pathlib.Path) -> list[int] | None:
-    """Returns how many chunks an array has along each axis; None if that cannot be read.
+    """Returns the number of chunks of an array along each axis; None if it cannot be read.
 
-    An array of no axes has one chunk, whose name is 0 too.
+    An array without axes has one chunk, whose name is 0.
     """
     try:
         if not stat.S_ISREG(metadata.stat().st_mode):

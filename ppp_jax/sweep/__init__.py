@@ -1,4 +1,4 @@
-"""Trains a grid into a run folder: plan, seed batches, agreement between processes, progress."""
+"""Training of a grid into a run folder, and the plan of such a training."""
 
 from ppp_jax.sweep.sweep import train
 

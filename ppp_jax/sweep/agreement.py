@@ -1,7 +1,7 @@
-"""Whether several processes were told the same: before anything is trained or written.
+"""Checks, before anything is trained or written, that all processes were given the same arguments.
 
-What each was told are *fields*, names to values that JSON can hold. The comparison is a pure
-function; how fields travel is the caller's choice.
+The arguments of a process are *fields*, a mapping from names to values that JSON can represent. The
+comparison is a pure function of the fields of all processes, which the caller exchanges.
 """
 
 import importlib.metadata
@@ -21,18 +21,19 @@ from ppp_jax.storage import manifest
 
 T = TypeVar("T")
 REMEDY = "start the same command, with the same versions and data, on every machine"
-WINDOW = 60  # characters shown from where two long values begin to differ
-SHARED_SECONDS = 5.0  # that a network's file system may take to show what another machine wrote
+WINDOW = 60  # characters shown around the first difference of two long values
+# Longest time after which a network's file system shows what another machine wrote.
+SHARED_SECONDS = 5.0
 _ABSENT = "nothing"
 
 
 class Disagreement(NamedTuple):
-    """A field that two processes were told differently.
+    """A field that has different values in two processes.
 
     Attributes:
-      field: its name.
-      values: of the two.
-      processes: the numbers of the two, the first of which is 0.
+      field: Name of the field.
+      values: Values of the field in the two processes.
+      processes: Numbers of the two processes, the first of which is 0.
     """
 
     field: str
@@ -40,34 +41,35 @@ class Disagreement(NamedTuple):
     processes: tuple[int, int]
 
 
-def disagreement(told: Sequence[Mapping[str, Any]]) -> Disagreement | None:
+def disagreement(fields: Sequence[Mapping[str, Any]]) -> Disagreement | None:
     """Returns the first field in which some process differs from process 0, or None.
 
     Args:
-      told: the fields of each process, in order.
+      fields: Fields of each process, in order.
 
     Example:
       >>> disagreement([{"epochs": 30}, {"epochs": 30}, {"epochs": 31}])
       Disagreement(field='epochs', values=(30, 31), processes=(0, 2))
     """
-    for number, other in enumerate(told):
-        for field in (*told[0], *other):
-            values = told[0].get(field, _ABSENT), other.get(field, _ABSENT)
+    for number, other in enumerate(fields):
+        for field in (*fields[0], *other):
+            values = fields[0].get(field, _ABSENT), other.get(field, _ABSENT)
             if values[0] != values[1]:
                 return Disagreement(field, values, (0, number))
     return None
 
 
-def check(told: Sequence[Mapping[str, Any]]) -> None:
-    """Refuses what processes were told differently, in the same words in all of them.
+def check(fields: Sequence[Mapping[str, Any]]) -> None:
+    """Checks that all processes have the same fields.
 
     Args:
-      told: the fields of each process, in order.
+      fields: Fields of each process, in order.
 
     Raises:
-      InputError: naming the field and both values.
+      InputError: A field differs. The message, which is the same in all processes, names the field
+        and both values.
     """
-    found = disagreement(told)
+    found = disagreement(fields)
     if found is not None:
         mine, other = _apart(*(_text(value) for value in found.values))
         problem = f"in process 0, but {other} in process {found.processes[1]}; {REMEDY}"
@@ -79,7 +81,7 @@ def _text(value: Any) -> str:
 
 
 def _apart(one: str, other: str) -> tuple[str, str]:
-    """Returns two texts so short that one line holds both, and so that they still differ."""
+    """Shortens two texts so that one line can show both and their difference."""
     short = shortened(one), shortened(other)
     if short[0] != short[1]:
         return short
@@ -90,7 +92,7 @@ def _apart(one: str, other: str) -> tuple[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Returns what is installed, as far as results depend on it."""
+    """Returns the versions of the installed packages on which results depend."""
     major, minor, _ = platform.python_version_tuple()
     return {
         "ppp_jax": __version__,
@@ -100,13 +102,16 @@ def versions() -> dict[str, str]:
 
 
 def together(function: Callable[[], T]) -> T:
-    """Calls `function` in every process; if one refuses its input, all do, in the same words.
+    """Calls a function in every process. If it raises `InputError` in one, all processes raise it.
 
     Args:
-      function: what to call; it speaks to no other process.
+      function: The function, which must not communicate with other processes.
+
+    Returns:
+      The result of the function in this process.
 
     Raises:
-      InputError: of the first process that raised one.
+      InputError: The function raised it in some process. It is the error of the first such process.
     """
     result, refusal = None, None
     try:
@@ -125,23 +130,23 @@ def together(function: Callable[[], T]) -> T:
 def check_call(
     config: Mapping[str, Any], dataset_sha256: str, how: Mapping[str, Any], workdir: pathlib.Path
 ) -> None:
-    """Refuses calls of `sweep.train` that differ between processes.
+    """Checks that all processes call `sweep.train` with the same arguments.
 
     Args:
-      config: `Grid.to_json` of what is to be trained.
-      dataset_sha256: of the data.
-      how: the other arguments.
-      workdir: the run folder.
+      config: Result of `Grid.to_json` for the grid to be trained.
+      dataset_sha256: SHA-256 of the data.
+      how: Other arguments by name.
+      workdir: Path of the run folder.
 
     Raises:
-      InputError: naming the argument, version, condition or function that differs, and both
-        values, of a function its fingerprint.
+      InputError: An argument, version, condition or function differs. The message names it and both
+        values; the value of a function is its fingerprint.
     """
     if devices.process_count() == 1:
         return
     conditions = manifest.conditions({})
     own = ("device", "cpu_threads") if how.get("allow_inexact_resume") else ()
-    for name in ("seed_batch", *own):  # machines that are not alike, if that is allowed
+    for name in ("seed_batch", *own):  # different machines are accepted if inexact resumption is
         conditions.pop(name, None)
     functions = {
         f"{kind.removesuffix('s')} {name}": text
@@ -161,30 +166,28 @@ def check_call(
 
 
 def check_shared(workdir: pathlib.Path, lock: str) -> None:
-    """Refuses a run folder that is not the same in all processes.
+    """Checks that all processes see the same run folder.
 
     Args:
-      workdir: the run folder.
-      lock: the name of the file in it that process 0 holds; a token is written into it.
+      workdir: Path of the run folder.
+      lock: Name of the lock file in it that process 0 holds, into which a token is written.
 
     Raises:
-      InputError: some process does not see what process 0 has written.
+      InputError: A process does not see what process 0 has written.
     """
     if devices.process_count() == 1:
         return
     path, token = workdir / lock, secrets.token_hex(16)
-    mine = token
 
     def write() -> None:
-        path.write_text(mine, encoding="utf-8")
+        path.write_text(token, encoding="utf-8")
 
     devices.on_main(write)
-    token = devices.exchange(token)[0]
-    seen = devices.exchange(_sees(path, token))
+    seen = devices.exchange(_sees(path, devices.exchange(token)[0]))
     if not all(seen):
         problem = (
             f"process {seen.index(False)} does not see the folder that process 0 writes into; "
-            "name one on a file system that all machines share"
+            "choose one on a file system that all machines share"
         )
         raise InputError("workdir", devices.exchange(str(workdir))[0], problem)
 
@@ -195,7 +198,7 @@ def _sees(path: pathlib.Path, token: str) -> bool:
         try:
             if path.read_text(encoding="utf-8") == token:
                 return True
-        except (OSError, ValueError):  # not there, or something else
+        except (OSError, ValueError):  # the file does not exist yet, or is not a text
             if time.monotonic() > deadline:
                 return False
         if time.monotonic() > deadline:

@@ -1,8 +1,8 @@
-"""What training a grid demands of the machine, from shapes alone: memory, disk, minutes.
+"""The memory, disk space and time that the training of a grid needs, predicted from shapes.
 
-Nothing is compiled here and no array is made, so that a grid which could never be trained is
-refused at once. Minutes come from what earlier trainings on this machine took, which is kept beside
-the compiled programs.
+The prediction compiles nothing and makes no arrays, so that a grid that is too large is refused at
+once. Times are predicted from those of earlier trainings on this machine, which are kept in JAX's
+cache of compiled programs.
 """
 
 import contextlib
@@ -26,20 +26,21 @@ from ppp_jax.sweep import seed_batches
 from ppp_jax.sweep.seed_batches import Needs
 
 RATES = "seconds_per_step.json"
-LARGEST = 2**24  # bytes of that file
-CHECKPOINTS = 2  # held at a time, the newest and the one before
+LARGEST = 2**24  # most bytes of that file
+CHECKPOINTS = 2  # number of checkpoints that are kept at a time
 LOWER = "lower --seeds, --seed_batch, --widths, --latent_widths, --probe_samples or --capture"
 
 
 class Demand(NamedTuple):
-    """Bytes that a grid demands.
+    """Memory and disk space that a grid needs, in bytes.
 
     Attributes:
-      largest: memory without which not one network can be trained: data, and the largest state.
-      least: memory without which the grid cannot: data, and the states of all runs, of one process.
-      memory: memory predicted of one device.
-      process: memory predicted of all devices of a process, which on a CPU share it.
-      checkpoints: disk of the newest two.
+      largest: Least memory in which a single network can be trained: the data and the largest
+        state.
+      least: Least memory of one process: the data and the states of all its runs.
+      memory: Predicted memory of one device.
+      process: Predicted memory of all devices of a process, which share it on a CPU.
+      checkpoints: Disk space of the newest two checkpoints.
     """
 
     largest: int
@@ -56,13 +57,14 @@ def demanded(
     *,
     needs: Mapping[str, Needs] | None = None,
 ) -> Demand:
-    """Predicts what training a grid takes.
+    """Predicts the memory and disk space that the training of a grid needs.
 
     Args:
-      grid: what is trained.
-      dataset: what it is trained on.
-      widths: `Cell.shape` to the number of runs trained at a time on a device.
-      needs: `Cell.shape` to what a run takes, as the compiler says; None: from shapes.
+      grid: The grid to be trained.
+      dataset: The dataset.
+      widths: Number of runs that a device trains at a time, by `Cell.shape`.
+      needs: Temporary memory of a run as measured by the compiler, by `Cell.shape`. None means
+        that it is predicted from shapes.
     """
     shapes = {cell: seed_batches.run_shapes(grid, cell, dataset) for cell in grid.cells}
     rough = {cell.shape: shapes[cell].needs for cell in grid.cells}
@@ -83,12 +85,12 @@ def demanded(
 
 
 def latent_bytes(grid: Grid, dataset: Dataset, snapshots: int) -> int:
-    """Returns the size of a grid's latents at some snapshots, before compression.
+    """Returns the size of a grid's latents at some snapshots before compression, in bytes.
 
     Args:
-      grid: what is trained.
-      dataset: what it is trained on.
-      snapshots: how many.
+      grid: The grid to be trained.
+      dataset: The dataset.
+      snapshots: Number of snapshots.
     """
     probes = min(grid.probe_samples, len(dataset.train)) * snapshots
     kept = latents.groups(grid, dataset.shape)
@@ -97,25 +99,25 @@ def latent_bytes(grid: Grid, dataset: Dataset, snapshots: int) -> int:
 
 
 def free_for_training() -> int:
-    """Returns the free bytes of what networks are trained in: a device's memory, or the host's."""
+    """Returns the free memory for training in bytes: a device's, or on a CPU the host's."""
     stats = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
     return stats["bytes_limit"] - stats["bytes_in_use"] if stats else resources.free_memory()
 
 
 def shares_memory() -> bool:
-    """Returns whether all devices of a process live in the host's memory."""
+    """Returns whether all devices of a process use the host's memory."""
     return jax.default_backend() == "cpu"
 
 
 def left(
     dataset: Dataset, parts: Sequence[Grid], reached: Sequence[int | None]
 ) -> list[tuple[Grid, int]]:
-    """Returns each part with the number of its snapshots that are still to be made.
+    """Returns each part with the number of its snapshots that are not saved yet.
 
     Args:
-      dataset: what is trained on.
-      parts: disjoint grids that together are the whole.
-      reached: each part's steps that are done already.
+      dataset: The dataset.
+      parts: Disjoint grids whose union is the whole grid.
+      reached: Number of steps that are done, for each part; None for a part that is not begun.
     """
     return [
         (
@@ -132,16 +134,16 @@ def left(
 def shortage(
     demand: Demand, to_do: Sequence[tuple[Grid, int]], dataset: Dataset, workdir: pathlib.Path
 ) -> InputError | None:
-    """Returns what training is bound to fail for want of, if anything.
+    """Returns the error for a lack of memory or disk space, or None if there is enough.
 
     Args:
-      demand: of the whole grid.
-      to_do: what `left` returns.
-      dataset: what is trained on.
-      workdir: the run folder.
+      demand: Memory and disk space that the grid needs.
+      to_do: Parts with the numbers of their missing snapshots, as `left` returns them.
+      dataset: The dataset.
+      workdir: Path of the run folder.
     """
     if not any(count for _, count in to_do):
-        return None  # finished: nothing is trained
+        return None  # the run is finished, so nothing is trained
     text, (grid, _) = resources.size_text, to_do[0]
     free, local = free_for_training(), jax.local_device_count()
     least = demand.least if shares_memory() else demand.least // local
@@ -150,14 +152,16 @@ def shortage(
         field = max(("widths", "latent_widths"), key=lambda axis: max(getattr(grid, axis)))
         named, value = (field, max(getattr(grid, field))) if one else ("seeds", _few(grid.seeds))
         what = "a single network" if one else "the networks"
-        problem = f"memory does not suffice: data and {what} alone take "
+        problem = f"memory does not suffice: the data and {what} take "
         size = demand.largest if one else least
-        return InputError(named, value, f"{problem}{text(size)}, {text(free)} are free; {LOWER}")
+        return InputError(
+            named, value, f"{problem}{text(size)}, and {text(free)} are free; {LOWER}"
+        )
     more = sum(latent_bytes(part, dataset, count) for part, count in to_do)
-    room = resources.free_disk(workdir)
-    if more > room:
-        problem = f"the disk has no room: latents take {text(more)}, {text(room)} are free"
-        return InputError("workdir", workdir, f"{problem}; name another --workdir, or {LOWER}")
+    free = resources.free_disk(workdir)
+    if more > free:
+        problem = f"the disk is too full: latents take {text(more)}, and {text(free)} are free"
+        return InputError("workdir", workdir, f"{problem}; choose another --workdir, or {LOWER}")
     return None
 
 
@@ -174,17 +178,18 @@ def check(
     *,
     seed_batch: int | None,
 ) -> None:
-    """Refuses what is bound to fail for want of memory or disk, before anything is computed.
+    """Checks, before anything is computed, that memory and disk space suffice.
 
     Args:
-      dataset: what is trained on.
-      parts: disjoint grids, each trained by a program of its own.
-      reached: each part's steps that are done already.
-      workdir: the run folder.
-      seed_batch: how many runs are trained at a time; None: not chosen yet.
+      dataset: The dataset.
+      parts: Disjoint grids, each of which is trained by its own program.
+      reached: Number of steps that are done, for each part; None for a part that is not begun.
+      workdir: Path of the run folder.
+      seed_batch: Number of runs that a device trains at a time; None if it is not chosen yet.
 
     Raises:
-      InputError: naming what does not fit, by how much, and what to lower.
+      InputError: Memory or disk space does not suffice. The message tells the sizes and which
+        settings to lower.
     """
     for part, count in left(dataset, parts, reached):
         widths = dict.fromkeys((cell.shape for cell in part.cells), seed_batch or 1)
@@ -199,13 +204,13 @@ def check(
 def minutes(
     grid: Grid, dataset: Dataset, widths: Mapping[str, int], *, run_steps: int
 ) -> float | None:
-    """Predicts how long training takes, or None where no such networks were trained before.
+    """Predicts the minutes that training takes, or returns None if no such networks were trained.
 
     Args:
-      grid: what is trained.
-      dataset: what it is trained on.
-      widths: `Cell.shape` to the number of runs trained at a time on a device.
-      run_steps: gradient steps that are left, over all runs of all cells.
+      grid: The grid to be trained.
+      dataset: The dataset.
+      widths: Number of runs that a device trains at a time, by `Cell.shape`.
+      run_steps: Number of remaining gradient steps, over all runs of all cells.
     """
     known = _known_rates()
     rates = [known.get(_key(grid, cell, dataset)) for cell in grid.cells]
@@ -220,16 +225,17 @@ def minutes(
 def remember_rate(
     grid: Grid, dataset: Dataset, widths: Mapping[str, int], *, seconds: float, steps: int
 ) -> None:
-    """Keeps what training took, for predictions of later ones.
+    """Saves the time of a training, from which later ones are predicted.
 
-    The cells of a grid are one program: its time is shared out among them by their arithmetic.
+    All cells of a grid are trained by one program. Its time is divided among the cells in
+    proportion to their numbers of parameters.
 
     Args:
-      grid: what was trained.
-      dataset: what on.
-      widths: `Cell.shape` to the number of runs trained at a time on a device.
-      seconds: that the steps took, compilation left out.
-      steps: of every run.
+      grid: The grid that was trained.
+      dataset: The dataset.
+      widths: Number of runs that a device trains at a time, by `Cell.shape`.
+      seconds: Duration of the steps in seconds, without compilation.
+      steps: Number of steps of a run.
     """
     folder = jax.config.values["jax_compilation_cache_dir"]
     if not folder or not pathlib.Path(folder).is_dir() or steps < 1 or seconds <= 0:
@@ -242,12 +248,12 @@ def remember_rate(
         for cell, work in zip(grid.cells, works, strict=True)
     }
     path = pathlib.Path(folder) / RATES
-    with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to stop
+    with contextlib.suppress(OSError):  # training goes on if the cache cannot be written
         atomic.write_text(path, json.dumps({**_known_rates(), **new}, indent=1))
 
 
 def _known_rates() -> dict[str, float]:
-    """Returns what is remembered: nothing, where it is not there or damaged."""
+    """Returns the saved times; none if their file is missing or damaged."""
     folder = jax.config.values["jax_compilation_cache_dir"]
     try:
         found = json.loads(regular.read(pathlib.Path(folder or "") / RATES, most=LARGEST))
@@ -258,7 +264,7 @@ def _known_rates() -> dict[str, float]:
 
 
 def _key(grid: Grid, cell: Cell, dataset: Dataset) -> str:
-    """Returns a digest of what the time of a step depends on, of one run among others."""
+    """Returns a digest of everything on which the time of a run's step depends."""
     question: list[Any] = [
         cell.architecture,
         cell.shape,
@@ -271,15 +277,15 @@ def _key(grid: Grid, cell: Cell, dataset: Dataset) -> str:
 
 
 def measure(grid: Grid, dataset: Dataset, widths: Mapping[str, int]) -> dict[str, Needs]:
-    """Compiles and times a little of every network shape and optimiser, and keeps the rates.
+    """Compiles and times a short chunk for every network shape and optimiser, and saves the times.
 
     Args:
-      grid: what would be trained.
-      dataset: what it would be trained on.
-      widths: `Cell.shape` to the number of runs trained at a time on a device.
+      grid: The grid to be trained.
+      dataset: The dataset.
+      widths: Number of runs that a device trains at a time, by `Cell.shape`.
 
     Returns:
-      `Cell.shape` to what a run of it takes of memory, as the compiler says.
+      Temporary memory of a run as reported by the compiler, by `Cell.shape`.
     """
     kinds = {(cell.shape, cell.optimizer): cell for cell in grid.cells}
     for cell in kinds.values():

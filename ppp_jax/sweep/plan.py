@@ -1,4 +1,4 @@
-"""What a sweep would do, before it does it."""
+"""The plan of a sweep: its runs, and the memory, disk space and time that it needs."""
 
 import pathlib
 from typing import NamedTuple
@@ -15,25 +15,26 @@ from ppp_jax.sweep import demand, seed_batches, sweep
 
 
 class Plan(NamedTuple):
-    """What training a grid amounts to.
+    """The size of a sweep, and what it needs.
 
     Attributes:
-      cells: static configurations, each compiled.
-      runs: trained networks.
-      steps: gradient steps per run.
-      run_steps_done: steps that the workdir already holds, over all runs.
-      parameters: trained numbers in all runs together.
-      devices: on which runs are trained, over all processes.
-      seed_batch: `Cell.shape` to the number of runs trained at a time on a device.
-      memory_bytes: memory that one device needs, predicted.
-      memory_free: what it has; on a CPU its share of the host's.
-      latents_bytes: size of the saved latents, uncompressed.
-      checkpoint_bytes: size of the newest two checkpoints.
-      disk_free: of the disk of the workdir.
-      minutes: that the steps not yet done take, compilation left out; None: unknown.
-      flops: floating-point operations of one step of all runs: as XLA counts them if measured, else
-        six per sample and parameter.
-      shortage: what training is bound to fail for want of, for which it is refused; None: nothing.
+      cells: Number of cells, each of which is compiled.
+      runs: Number of networks.
+      steps: Number of gradient steps per run.
+      run_steps_done: Number of steps that are already done in the run folder, over all runs.
+      parameters: Number of trained parameters in all runs together.
+      devices: Number of devices of all processes.
+      seed_batch: Number of runs that a device trains at a time, by `Cell.shape`.
+      memory_bytes: Predicted memory that one device needs, in bytes.
+      memory_free: Free memory of one device in bytes; on a CPU, its fraction of the host's.
+      latents_bytes: Size of the saved latents before compression, in bytes.
+      checkpoint_bytes: Size of the newest two checkpoints, in bytes.
+      disk_free: Free space on the disk of the run folder, in bytes.
+      minutes: Predicted minutes for the remaining steps, without compilation; None if unknown.
+      flops: Floating-point operations of one step of all runs. They are counted by XLA if measured,
+        and are otherwise six per sample and parameter.
+      shortage: Error with which training would be refused for lack of memory or disk; None if
+        there is enough.
     """
 
     cells: int
@@ -53,7 +54,7 @@ class Plan(NamedTuple):
     shortage: InputError | None
 
     def __str__(self) -> str:
-        """One line per figure; what does not fit is marked."""
+        """Returns one line per figure, with a mark at what does not fit."""
         widths = ", ".join(f"{width} of {shape}" for shape, width in self.seed_batch.items())
         done, text = self.run_steps_done / (self.steps * self.runs), resources.size_text
         tight = self.memory_bytes > self.memory_free
@@ -71,7 +72,7 @@ class Plan(NamedTuple):
             f"free{f'  !! may not fit: {demand.LOWER}' if tight else ''}",
             "latents": f"{text(self.latents_bytes)} on disk, before compression, and "
             f"{text(self.checkpoint_bytes)} of checkpoints, {text(self.disk_free)} free"
-            f"{f'  !! may not fit: name another --workdir, or {demand.LOWER}' if full else ''}",
+            f"{f'  !! may not fit: choose another --workdir, or {demand.LOWER}' if full else ''}",
             "minutes": "unknown; --measure times a short chunk"
             if self.minutes is None
             else f"{self.minutes:,.1f}, after compiling",
@@ -88,24 +89,24 @@ def plan(
     allow_inexact_resume: bool = False,
     measure: bool = False,
 ) -> Plan:
-    """Counts what `sweep.train` with the same arguments would do, writing nothing into `workdir`.
+    """Returns the plan of `sweep.train` with the same arguments, and writes nothing into `workdir`.
 
     Args:
-      grid: what would be trained.
-      workdir: the run folder, which need not exist.
-      seed_batch: see `sweep.train`.
-      overwrite: see `sweep.train`.
-      allow_inexact_resume: see `sweep.train`.
-      measure: compile and time a little of every network shape and optimiser: memory is the
-        compiler's, widths and minutes are timed. If not, all is from shapes and from what earlier
-        trainings on this machine took.
+      grid: The grid to be trained.
+      workdir: Path of the run folder, which need not exist.
+      seed_batch: Number of runs that a device trains at a time, see `sweep.train`.
+      overwrite: Whether an earlier run is to be replaced.
+      allow_inexact_resume: Whether training may continue under other conditions.
+      measure: Whether to compile and time a short chunk for every network shape and optimiser. The
+        compiler then reports the memory, and widths and minutes are timed. Otherwise all figures
+        are computed from shapes and from the times of earlier trainings on this machine.
 
     Returns:
-      The `Plan`, of the whole grid.
+      The plan of the whole grid.
 
     Raises:
-      InputError: as `sweep.train`, but for what only writing can show, and for a lack of memory or
-        disk, which the plan names.
+      InputError: `sweep.train` would raise it, except for a lack of memory or disk, which the plan
+        contains, and for errors that only writing can cause.
     """
     dataset, workdir = sweep.load_data(grid, seed_batch=seed_batch), run_dir.folder(workdir)
     stored = run_dir.check(workdir, grid, dataset, overwrite=overwrite)
@@ -136,7 +137,7 @@ def _planned(
     needs = demand.measure(whole, dataset, widths) if measure else None
     taken = demand.demanded(whole, dataset, widths, needs=needs)
     steps, local = sweep.total_steps(whole, dataset), jax.local_device_count()
-    share = local if demand.shares_memory() else 1
+    sharing = local if demand.shares_memory() else 1
     done = sum((n or 0) * part.runs for n, part in zip(reached, wanted.parts, strict=True))
     rest, parameters = steps * whole.runs - done, _parameters(whole, dataset)
     flops = 6.0 * whole.batch_size * parameters
@@ -150,8 +151,8 @@ def _planned(
         parameters=parameters,
         devices=jax.device_count(),
         seed_batch=widths,
-        memory_bytes=taken.memory if share == 1 else taken.process // share,
-        memory_free=demand.free_for_training() // share,
+        memory_bytes=taken.memory if sharing == 1 else taken.process // sharing,
+        memory_free=demand.free_for_training() // sharing,
         latents_bytes=demand.latent_bytes(whole, dataset, len(whole.snapshot_epochs)),
         checkpoint_bytes=taken.checkpoints,
         disk_free=resources.free_disk(workdir),
@@ -162,7 +163,7 @@ def _planned(
 
 
 def _parameters(grid: Grid, dataset: Dataset) -> int:
-    """Returns the trained numbers in all runs of a grid."""
+    """Returns the number of trained parameters in all runs of a grid."""
     per_run = (seed_batches.run_shapes(grid, cell, dataset).parameters for cell in grid.cells)
     return sum(per_run) * grid.runs_per_cell
 

@@ -1,4 +1,4 @@
-"""The progress bar of a sweep: steps, runs per second, remaining time, diverged runs."""
+"""The progress bar of a sweep, with steps, runs per second, remaining time and diverged runs."""
 
 import sys
 import time
@@ -12,13 +12,13 @@ from ppp_jax.grid.grid import Grid
 
 
 class Progress:
-    """A bar over the gradient steps of all parts of a sweep, to be used in a `with` block.
+    """A progress bar over the gradient steps of all parts of a sweep, used in a `with` block.
 
-    Compilation counts neither in its rate nor in the remaining time.
+    The rate and the remaining time do not include compilation.
     """
 
     def __init__(self, *, total: int, done: int, show: bool):
-        """Opens a bar of `total` steps, of which `done` were taken earlier."""
+        """Opens a bar of `total` steps, of which `done` were taken by earlier calls."""
         self.bar = tqdm(
             total=total,
             initial=done,
@@ -42,13 +42,13 @@ class Progress:
         self.bar.close()
 
     def compiled(self) -> None:
-        """Says that training starts now: what went before does not count in the rate."""
+        """Marks the end of compilation, from which on the rate is measured."""
         self.bar.unpause()
         self.since = time.monotonic()
 
     def compiling(self) -> None:
-        """Says that a program is being compiled."""
-        self.bar.last_print_t = time.time()  # what was trained since it was drawn counts
+        """Shows that a program is being compiled."""
+        self.bar.last_print_t = time.time()  # steps since the bar was last drawn stay in its rate
         self.bar.set_description("compiling")
 
     def advance(
@@ -63,11 +63,11 @@ class Progress:
         """Moves the bar.
 
         Args:
-          grid: the runs that were trained.
-          losses: their mean losses over the chunk, per cell.
-          steps: the chunk's length.
-          epoch: the epoch reached.
-          run_steps: steps of a whole run.
+          grid: Grid of the trained runs.
+          losses: Mean losses over the chunk, `(runs,)`, by the names of cells.
+          steps: Number of steps of the chunk.
+          epoch: Epoch at the end of the chunk.
+          run_steps: Number of steps of a complete run.
         """
         now = time.monotonic()
         self.seconds, self.since = self.seconds + now - self.since, now
@@ -79,7 +79,7 @@ class Progress:
         self.bar.update(steps)
 
     def write(self, grid: Grid, losses: Mapping[str, np.ndarray], *, epoch: float) -> None:
-        """Writes a line above the bar: each activation's median training loss over its runs."""
+        """Writes each activation's median training loss over its runs in a line above the bar."""
         if self.bar.disable:
             return
         medians = []

@@ -1,8 +1,9 @@
-"""How many runs to train at a time, and what that takes: memory and arithmetic.
+"""The number of runs that a device trains at a time, and the memory and arithmetic of a run.
 
-On a CPU the cache decides: more runs at a time than fit into it are slower, and so are too few.
-Elsewhere memory decides: as many as fit. Widths are chosen once per network shape, at the start of
-a run, and recorded, because bits depend on them.
+This number is called the width. On a CPU it is chosen by the cache: training is slower with more
+runs at a time than fit into the cache, and also with too few. On other devices it is the largest
+number that fits into memory. Widths are chosen once per network shape, at the start of a run, and
+are recorded, because bits depend on them.
 """
 
 import bisect
@@ -29,23 +30,25 @@ from ppp_jax.grid.grid import Cell, Grid
 from ppp_jax.networks import architectures, functional, interpolated
 from ppp_jax.storage import manifest
 
-MAX_CPU_WIDTH = 16  # wider is no faster for the smallest networks either
-USUAL_L3_BYTES = 16 * 2**20  # where the system does not say
-MEMORY_SHARE = 0.8  # of an accelerator's memory, leaving room for what the compiler adds
+MAX_CPU_WIDTH = 16  # larger widths are not faster, even for the smallest networks
+USUAL_L3_BYTES = 16 * 2**20  # assumed size of the cache if the system does not tell
+# Fraction of an accelerator's memory that is used; the compiler needs some of the rest.
+MEMORY_FRACTION = 0.8
 ROUNDS = 3
-CLEARLY_FASTER = 0.8  # a timing overrules the cache rule only if it takes less than this share
-WORTH_TIMING = 2e12  # floating-point operations; below, the choice costs more than it saves
+CLEARLY_FASTER = 0.8  # fraction of the time below which a timing overrules the cache rule
+# Floating-point operations of a training below which timing takes longer than it saves.
+WORTH_TIMING = 2e12
 REMEMBERED = "seed_batch.json"
-LARGEST = 2**24  # bytes of that file
+LARGEST = 2**24  # most bytes of that file
 NUMBER = np.dtype(np.float32).itemsize
 
 
 class Needs(NamedTuple):
-    """What one run of a network shape takes of its device while a batch is worked on, in bytes.
+    """Temporary memory of one run on its device, in bytes.
 
     Attributes:
-      step: temporaries while it is trained.
-      look: temporaries while it is observed.
+      step: Temporary memory of a training step.
+      look: Temporary memory of an observation.
     """
 
     step: int
@@ -53,13 +56,13 @@ class Needs(NamedTuple):
 
 
 class RunShapes(NamedTuple):
-    """What one run of a cell amounts to, from shapes alone.
+    """Sizes of one run of a cell, computed from shapes.
 
     Attributes:
-      parameters: trained numbers.
-      state: bytes of its parameters, the optimiser's state and what else a step carries on.
-      seen: bytes that are kept of it at a snapshot.
-      needs: bytes that it takes for a while, a coarse prediction.
+      parameters: Number of trained parameters.
+      state: Bytes of the state: parameters, state of the optimiser, and `diverged_step`.
+      seen: Bytes of the latents that are saved at a snapshot.
+      needs: Coarse prediction of the temporary memory.
     """
 
     parameters: int
@@ -69,12 +72,12 @@ class RunShapes(NamedTuple):
 
 
 def run_shapes(grid: Grid, cell: Cell, dataset: Dataset) -> RunShapes:
-    """Returns what one run of a cell amounts to, making no array and compiling nothing.
+    """Returns the sizes of one run of a cell, without making arrays or compiling.
 
     Args:
-      grid: what is trained.
-      cell: one of its cells.
-      dataset: what it is trained on.
+      grid: The grid to be trained.
+      cell: One of the grid's cells.
+      dataset: The dataset.
     """
     state = _abstract_state(_alike(cell), dataset.shape)
     layers = _layer_sizes(cell.architecture, cell.sizes, dataset.shape)
@@ -82,8 +85,8 @@ def run_shapes(grid: Grid, cell: Cell, dataset: Dataset) -> RunShapes:
     kept = sum(layers[name] for name in (functional.BOTTLENECK, *grid.captured(cell)))
     seen = 2 * NUMBER * probes * kept
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    # The gradient and the update lie beside what they change, and every layer's vectors are kept
-    # for the way back. An observation looks at all samples, a slice at a time, and at the probes.
+    # A step needs the gradient and the update in addition to the parameters, and every layer's
+    # vectors for backpropagation. An observation computes slices of samples, and the probes.
     units = sum(layers.values()) + 2 * dataset.shape.features
     step = 2 * NUMBER * parameters + 3 * NUMBER * grid.batch_size * units
     samples = max(min(training.SLICE, len(dataset.train)), probes)
@@ -92,7 +95,7 @@ def run_shapes(grid: Grid, cell: Cell, dataset: Dataset) -> RunShapes:
 
 
 def _alike(cell: Cell) -> Cell:
-    """Returns a cell of the same sizes, for as few activations and initialisers as there are."""
+    """Returns a cell of the same sizes with fixed activation and initialiser, as a cache's key."""
     parameter = interpolated.get(cell.activation).parameter
     same = cell.activation if parameter is not None else "identity"
     return cell._replace(activation=same, initializer="glorot_normal")
@@ -110,7 +113,7 @@ def _abstract_state(cell: Cell, shape: Shape) -> RunState:
 
 @functools.lru_cache(maxsize=4096)
 def _layer_sizes(architecture: str, sizes: functional.Sizes, shape: Shape) -> dict[str, int]:
-    """Returns the numbers that every named layer has for one sample."""
+    """Returns how many numbers each named layer has for one sample."""
     initializer = functional.get_initializer("glorot_normal").make
     model = architectures.build(
         architecture, shape, sizes, activation=lambda x, *_: x, initializer=initializer
@@ -122,11 +125,11 @@ def _layer_sizes(architecture: str, sizes: functional.Sizes, shape: Shape) -> di
 
 
 def padded_runs(grid: Grid, width: int) -> int:
-    """Returns how many runs of a cell every device trains, in whole batches.
+    """Returns the number of runs of a cell on every device, rounded up to whole batches.
 
     Args:
-      grid: what is trained.
-      width: the number of runs trained at a time.
+      grid: The grid to be trained.
+      width: Number of runs that a device trains at a time.
     """
     return -(-grid.runs_per_cell // (width * jax.device_count())) * width
 
@@ -139,18 +142,18 @@ def seed_batches(
     steps: int,
     timed: bool = True,
 ) -> dict[str, int]:
-    """Chooses for every network shape how many runs a device trains at a time.
+    """Chooses the number of runs that a device trains at a time, for every network shape.
 
     Args:
-      grid: what is trained.
-      dataset: what it is trained on.
-      recorded: earlier choices, which are kept.
-      steps: gradient steps per run; a short training is not worth timing for.
-      timed: something may be compiled and timed. If not, the choice is an earlier one of this
-        machine, or what follows from shapes.
+      grid: The grid to be trained.
+      dataset: The dataset.
+      recorded: Earlier choices by `Cell.shape`, which are kept.
+      steps: Number of gradient steps per run. Nothing is timed for a short training.
+      timed: Whether programs may be compiled and timed. Otherwise the choice is an earlier one of
+        this machine, or follows from shapes.
 
     Returns:
-      `Cell.shape` to width. All processes return what the main one chose.
+      The widths by `Cell.shape`. All processes return the choice of the main process.
     """
     chosen = dict(recorded)
     for cell in grid.cells:
@@ -164,11 +167,15 @@ def _choose(grid: Grid, cell: Cell, dataset: Dataset, steps: int, timed: bool) -
         return _cpu_width(grid, cell, dataset, steps, timed)
     limit = jax.local_devices()[0].memory_stats()["bytes_limit"]
     needs = measure(grid, cell.shape, dataset) if timed else run_shapes(grid, cell, dataset).needs
-    return _memory_width(grid, dataset, needs, limit=int(MEMORY_SHARE * limit))
+    return _memory_width(grid, dataset, needs, limit=int(MEMORY_FRACTION * limit))
 
 
 def balanced(runs: int, at_most: int) -> int:
-    """Returns the width up to `at_most` of the fewest, and then most equal, batches of `runs`.
+    """Returns the width that divides runs into the fewest batches, and these into equal ones.
+
+    Args:
+      runs: Number of runs.
+      at_most: Largest width.
 
     Example:
       >>> balanced(20, 16)
@@ -182,7 +189,12 @@ def balanced(runs: int, at_most: int) -> int:
 
 
 def cache_rule(bytes_per_run: int, *, l3_bytes: int, cores: int) -> int:
-    """Returns how many runs at a time fill half the last-level cache that cores share.
+    """Returns the number of runs at a time that fill half of the last-level cache.
+
+    Args:
+      bytes_per_run: Memory of one run in bytes.
+      l3_bytes: Size of the last-level cache in bytes.
+      cores: Number of cores that share the cache.
 
     Example:
       >>> cache_rule(111_000, l3_bytes=32 * 2**20, cores=2)  # 64-48-8-48-64 under Adam
@@ -202,7 +214,7 @@ def _l3_bytes() -> int:
 def _cpu_width(grid: Grid, cell: Cell, dataset: Dataset, steps: int, timed: bool) -> int:
     """Returns the cache rule's width, or one that a short timing finds clearly faster."""
     runs = -(-grid.runs_per_cell // jax.device_count())
-    # The gradient lives beside parameters and their moments.
+    # A run needs the gradient in addition to the parameters and their moments.
     shapes = run_shapes(grid, cell, dataset)
     params = NUMBER * shapes.parameters
     bytes_per_run = shapes.state + params
@@ -222,9 +234,9 @@ def _cpu_width(grid: Grid, cell: Cell, dataset: Dataset, steps: int, timed: bool
 
 
 def _fastest(grid: Grid, cell: Cell, dataset: Dataset, runs: int, widths: list[int]) -> int:
-    """Times a device's batches at each width in turn; the first one wins unless clearly beaten."""
+    """Times batches at each width, and returns the first width unless another is clearly faster."""
     times: dict[int, list[float]] = {width: [] for width in widths}
-    arrays = program.place(grid, dataset, mesh=devices.runs_mesh(over=jax.local_devices()))
+    arrays = program.put_data(grid, dataset, mesh=devices.runs_mesh(over=jax.local_devices()))
     trainers = {width: _Trainer(grid, cell, dataset, width, arrays) for width in widths}
     for trainer in trainers.values():
         trainer.seconds(steps=10)  # compiles
@@ -238,7 +250,7 @@ def _fastest(grid: Grid, cell: Cell, dataset: Dataset, runs: int, widths: list[i
 
 
 class _Trainer:
-    """One seed batch on every device of this process, trained on from call to call."""
+    """One seed batch on every device of this process, which each call trains further."""
 
     def __init__(self, grid: Grid, cell: Cell, dataset: Dataset, width: int, arrays: Arrays):
         mesh = devices.runs_mesh(over=jax.local_devices())
@@ -256,14 +268,14 @@ class _Trainer:
 
 
 def _remembered(key: str) -> int | None:
-    """Returns an earlier choice of this machine, kept beside its compiled programs."""
+    """Returns an earlier choice of this machine, which is kept in JAX's cache."""
     path = _memory_file()
     width: int | None = None if path is None else _known(path).get(key)
     return width
 
 
 def _known(path: pathlib.Path) -> dict[str, int]:
-    """Returns what a file remembers: nothing, if it is not there or damaged."""
+    """Returns the saved choices; none if the file is missing or damaged."""
     try:
         known = json.loads(regular.read(path, most=LARGEST))
     except (OSError, ValueError):
@@ -275,7 +287,7 @@ def _known(path: pathlib.Path) -> dict[str, int]:
 def _remember(key: str, width: int) -> int:
     path = _memory_file()
     if path is not None:
-        with contextlib.suppress(OSError):  # a cache that cannot be written stops nothing
+        with contextlib.suppress(OSError):  # training goes on if the cache cannot be written
             atomic.write_text(path, json.dumps({**_known(path), key: width}, indent=1))
     return width
 
@@ -289,9 +301,15 @@ def _memory_file() -> pathlib.Path | None:
 
 
 def measure(grid: Grid, shape: str, dataset: Dataset) -> Needs:
-    """Measures what a run of a shape takes, by compiling two small batches for one device.
+    """Measures the temporary memory of a run, by compiling two small batches for one device.
 
-    Of the activations an isotropic one stands for all, if there is any: it keeps more.
+    One activation is compiled for all. It is an isotropic one if the grid has one, because
+    isotropic activations need more memory for backpropagation.
+
+    Args:
+      grid: The grid to be trained.
+      shape: `Cell.shape` of the run.
+      dataset: The dataset.
     """
     cells = [cell for cell in grid.cells if cell.shape == shape]
     cell = max(cells, key=lambda cell: interpolated.get(cell.activation).isotropic)
@@ -313,16 +331,16 @@ def measure(grid: Grid, shape: str, dataset: Dataset) -> Needs:
 def memory_bytes(
     grid: Grid, dataset: Dataset, widths: Mapping[str, int], needs: Mapping[str, Needs]
 ) -> int:
-    """Predicts the memory that training a grid takes of one device, without compiling it.
+    """Predicts the memory of one device that the training of a grid needs, without compiling.
 
     Args:
-      grid: what is trained.
-      dataset: what it is trained on.
-      widths: `Cell.shape` to the number of runs trained at a time.
-      needs: `Cell.shape` to what a run of it takes.
+      grid: The grid to be trained.
+      dataset: The dataset.
+      widths: Number of runs that a device trains at a time, by `Cell.shape`.
+      needs: Temporary memory of a run, by `Cell.shape`.
 
     Returns:
-      The larger of what training and observing take, in bytes.
+      The larger of the memory of training and that of observation, in bytes.
     """
     step = look = kept = shown = 0
     for cell in grid.cells:
@@ -331,13 +349,13 @@ def memory_bytes(
         kept, shown = kept + runs * shapes.state, shown + runs * shapes.seen
         step = max(step, width * (need.step + shapes.state))
         look = max(look, width * (need.look + shapes.state))
-    # The loop over batches stacks new states beside the old ones.
+    # The loop over batches collects new states while the old ones are still in memory.
     data = size_bytes(program.outline(grid, dataset))
     return data + max(2 * kept + step, kept + shown + look)
 
 
 def _memory_width(grid: Grid, dataset: Dataset, need: Needs, *, limit: int) -> int:
-    """Returns the largest width, of equal batches, with which a grid's runs fit into `limit`."""
+    """Returns the largest width of equal batches with which a grid's runs fit into memory."""
     shapes = {cell.shape for cell in grid.cells}
     runs = -(-grid.runs_per_cell // jax.device_count())
 
@@ -349,15 +367,15 @@ def _memory_width(grid: Grid, dataset: Dataset, need: Needs, *, limit: int) -> i
 
 
 def seconds_per_step(grid: Grid, cell: Cell, dataset: Dataset, width: int) -> float:
-    """Times a short chunk of one batch of a cell on every device of this process.
+    """Returns the seconds per step of one batch of a cell on every device of this process.
 
     Args:
-      grid: what would be trained.
-      cell: one of its cells.
-      dataset: what it would be trained on.
-      width: the number of runs trained at a time.
+      grid: The grid to be trained.
+      cell: One of the grid's cells.
+      dataset: The dataset.
+      width: Number of runs that a device trains at a time.
     """
-    arrays = program.place(grid, dataset, mesh=devices.runs_mesh(over=jax.local_devices()))
+    arrays = program.put_data(grid, dataset, mesh=devices.runs_mesh(over=jax.local_devices()))
     trainer = _Trainer(grid, cell, dataset, width, arrays)
     trainer.seconds(steps=10)  # compiles
     steps = max(10, int(0.5 / trainer.seconds(steps=10)))
@@ -365,10 +383,11 @@ def seconds_per_step(grid: Grid, cell: Cell, dataset: Dataset, width: int) -> fl
 
 
 def flops_per_step(grid: Grid, dataset: Dataset) -> float:
-    """Returns the floating-point operations of one step of one run of every cell, as XLA counts."""
+    """Returns XLA's count of floating-point operations of one step of one run of every cell."""
     first: dict[str, Any] = {"learning_rates": grid.learning_rates[:1], "doses": grid.doses[:1]}
     one = dataclasses.replace(grid, seeds=grid.seeds[:1], **first)
-    mesh = devices.runs_mesh(over=jax.local_devices()[:1])
+    # An accelerator's plugin need not count; a CPU's compiler counts the same program's.
+    mesh = devices.runs_mesh(over=jax.local_devices(backend="cpu")[:1])
     arrays = program.outline(grid, dataset)
     built = program.build(one, dataset, seed_batch=1, mesh=mesh, arrays=arrays)
     states, number = jax.eval_shape(built.init, built.hypers), np.int32(0)
@@ -385,9 +404,9 @@ def alone(grid: Grid, cell: Cell, seeds: Any) -> Grid:
     """Returns the grid of one cell at its first learning rate and dose.
 
     Args:
-      grid: the whole.
-      cell: one of its cells.
-      seeds: of the runs.
+      grid: The whole grid.
+      cell: One of the grid's cells.
+      seeds: Training seeds of the result.
     """
     axes: dict[str, Any] = {f"{axis}s": [value] for axis, value in cell._asdict().items()}
     first: dict[str, Any] = {"learning_rates": grid.learning_rates[:1], "doses": grid.doses[:1]}

@@ -1,4 +1,4 @@
-"""The host loop: trains a grid chunk by chunk and keeps what it finds."""
+"""The training loop on the host, which trains a grid chunk by chunk and saves the results."""
 
 import contextlib
 import dataclasses
@@ -25,18 +25,23 @@ from ppp_jax.sweep import agreement, demand, seed_batches
 from ppp_jax.sweep.progress import Progress
 from ppp_jax.symmetry import certificates
 
-CHUNKS_PER_SNAPSHOT = 25  # so that the bar moves, and a request to stop is heard
-MIN_CHUNK_STEPS = 100  # below this, the host's share of the time is felt
-OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")  # in XLA's errors
-CHECKPOINT_SECONDS = 60  # what a killed process may lose, beside the chunk it was in
+# Chunks between two snapshots. At the end of a chunk the bar moves and requests to stop are served.
+CHUNKS_PER_SNAPSHOT = 25
+MIN_CHUNK_STEPS = 100  # shorter chunks would be slowed by the host's work between them
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")  # texts in XLA's errors
+CHECKPOINT_SECONDS = 60  # longest time between checkpoints, in addition to one chunk
 
 
 def load_data(grid: Grid, *, seed_batch: int | None = None) -> Dataset:
-    """Loads a grid's data.
+    """Loads a grid's dataset, and checks that the grid can be trained on it.
+
+    Args:
+      grid: The grid to be trained.
+      seed_batch: Number of runs that a device trains at a time, or None.
 
     Raises:
-      InputError: they cannot be used, or the batch is larger than the training set; or
-        `seed_batch` is not positive.
+      InputError: The dataset or an architecture cannot be used, the batch is larger than the
+        training set, or `seed_batch` is not positive.
     """
     if seed_batch is not None and seed_batch < 1:
         raise InputError("seed_batch", seed_batch, "must be at least 1")
@@ -46,14 +51,15 @@ def load_data(grid: Grid, *, seed_batch: int | None = None) -> Dataset:
         raise InputError(
             "batch_size",
             grid.batch_size,
-            f"is larger than the training set; {grid.data} has {len(dataset.train)} samples",
+            f"is larger than the training set; choose at most {len(dataset.train)}, the number of "
+            f"samples of {grid.data}",
         )
     check_feasible(grid, len(dataset.train))
     return dataset
 
 
 def _check_networks(grid: Grid, dataset: Dataset) -> None:
-    """Refuses data that an architecture cannot take, and layers that no network has."""
+    """Checks that the architectures accept the data, and that captured layers exist."""
     for name in grid.architectures:
         for width in grid.widths:
             architectures.check(name, dataset.shape, width=width, data=grid.data)
@@ -64,7 +70,8 @@ def _check_networks(grid: Grid, dataset: Dataset) -> None:
             raise InputError(
                 "capture",
                 layer,
-                f"no network of this grid has it; known: {', '.join(sorted(everywhere)) or 'none'}",
+                f"no network of this grid has this layer (known: "
+                f"{', '.join(sorted(everywhere)) or 'none'})",
             )
 
 
@@ -77,35 +84,37 @@ def train(
     allow_inexact_resume: bool = False,
     progress: bool = True,
 ) -> pathlib.Path:
-    """Trains a grid and saves its latents, continuing where an earlier call was stopped.
+    """Trains a grid and saves its latents. It continues where an earlier call was stopped.
 
-    The whole grid is one compiled program, called once per chunk of steps; between chunks the
-    losses are written down, and at each snapshot epoch the latents, the errors and a checkpoint.
+    The whole grid is one compiled program, which is called once per chunk of steps. Losses are
+    written after every chunk. Latents, errors and a checkpoint are written at every snapshot epoch.
     A call on a finished folder trains nothing. A call with a larger grid (more values on an axis,
-    more epochs) trains what is missing, each addition by a program of its own.
+    more epochs) trains the missing runs, each addition by its own program.
 
-    Under several processes all make the same call, and `workdir` is a folder that all share.
+    If there are several processes, all make the same call, and `workdir` is a folder that they
+    share.
 
     Args:
-      grid: what to train.
-      workdir: the run folder, see `ppp_jax.storage.run_dir`; created if it does not exist.
-      seed_batch: how many runs a device trains at a time; chosen by
-        `ppp_jax.sweep.seed_batches` if None. Bits depend on it.
-      overwrite: remove an earlier run in `workdir` first.
-      allow_inexact_resume: go on under other conditions than those so far (see
-        `manifest.conditions`), though it changes bits.
-      progress: show a progress bar, and a line of losses at each snapshot, on stderr.
+      grid: The grid to train.
+      workdir: Path of the run folder (`ppp_jax.storage.run_dir`), which is created if it does not
+        exist.
+      seed_batch: Number of runs that a device trains at a time, on which bits depend. None means
+        that `ppp_jax.sweep.seed_batches` chooses it.
+      overwrite: Whether an earlier run in `workdir` is removed first.
+      allow_inexact_resume: Whether training may continue under other conditions than before (see
+        `manifest.conditions`), with other bits.
+      progress: Whether to show a progress bar, and the losses at each snapshot, on stderr.
 
     Returns:
       The run folder, for `ppp_jax.analysis.load_run`.
 
     Raises:
-      InputError: the data cannot be used, the batch is larger than the training set, or the
-        folder cannot be written, is in use, or holds something that `grid` does not, or was
-        trained under other conditions. Nothing is trained before. Also, later, if the disk fails
-        or the memory does not suffice.
-      Stopped: a KeyboardInterrupt: Ctrl-C or SIGTERM, and a checkpoint has been kept at the end of
-        the chunk.
+      InputError: The data cannot be used, the batch is larger than the training set, or the folder
+        cannot be written, is in use, holds runs that `grid` lacks, or was trained under other
+        conditions. All this is checked before anything is trained. It is also raised during
+        training if the disk fails or memory does not suffice.
+      Stopped: Ctrl-C or SIGTERM was received, and a checkpoint was saved at the end of the chunk.
+        `Stopped` is a KeyboardInterrupt.
 
     Example:
       >>> import tempfile
@@ -119,8 +128,8 @@ def train(
     dataset = _agreed(grid, workdir, how)
     with run_dir.locked(workdir), _disk_errors(workdir):
         agreement.check_shared(workdir, run_dir.LOCK)
-        stored, reached = _looked_at(workdir, grid, dataset, how)
-        with _memory_errors(seed_batch):  # widths may be timed
+        stored, reached = _examined(workdir, grid, dataset, how)
+        with _memory_errors(seed_batch):  # choosing widths can compile and time programs
             wanted = resolve(
                 stored,
                 workdir,
@@ -147,23 +156,23 @@ def train(
 
 
 def _agreed(grid: Grid, workdir: pathlib.Path, how: dict[str, Any]) -> Dataset:
-    """Returns the data, once all processes mean the same and a new run of it can fit."""
+    """Returns the dataset, after checking that all processes agree and that a new run fits."""
     seed_batch = how["seed_batch"]
     dataset = agreement.together(lambda: load_data(grid, seed_batch=seed_batch))
     agreement.check_call(grid.to_json(), dataset.sha256, how, workdir)
 
     def check_new() -> None:
-        if how["overwrite"] or manifest.read(workdir) is None:  # before a folder is made
+        if how["overwrite"] or manifest.read(workdir) is None:  # checked before a folder is made
             demand.check(dataset, (grid,), [None], workdir, seed_batch=seed_batch)
 
     agreement.together(check_new)
     return dataset
 
 
-def _looked_at(
+def _examined(
     workdir: pathlib.Path, grid: Grid, dataset: Dataset, how: dict[str, Any]
 ) -> tuple[Manifest | None, list[run_dir.Reached]]:
-    """Returns what a folder is to hold and how far its parts are, once that is known to fit."""
+    """Returns the manifest of a folder and how far its parts are trained, after checking sizes."""
     stored = agreement.together(
         lambda: run_dir.check(workdir, grid, dataset, overwrite=how["overwrite"])
     )
@@ -178,28 +187,29 @@ def _looked_at(
 
 
 def _certify(workdir: pathlib.Path, wanted: Manifest) -> None:
-    """Keeps certificates of everything in the grid, unless they are there and of the same.
+    """Certifies the grid and saves the certificates, unless valid ones are saved already.
 
     Raises:
-      InputError: they are not, and a name stands for another function than was trained.
+      InputError: There are no valid certificates, and a name stands for another function than was
+        trained.
     """
-    there, subject = run_dir.certified(workdir), certificates.subject(wanted.grid)
-    fits = there is not None and certificates.fits(there, wanted.grid)
+    saved, subject = run_dir.certified(workdir), certificates.subject(wanted.grid)
+    fits = saved is not None and certificates.fits(saved, wanted.grid)
     if fits and not manifest.same_programs(wanted):
-        return  # computed where the run was trained, and nothing is trained here
-    if there is None or not fits or there.get("subject") != subject:
+        return  # the certificates are those of the JAX by which the run was trained
+    if saved is None or not fits or saved.get("subject") != subject:
         manifest.check_functions(wanted, workdir)
         found = certificates.certify_grid(wanted.grid)
         run_dir.keep_certificates(workdir, {**found, "subject": subject})
 
 
 def total_steps(grid: Grid, dataset: Dataset) -> int:
-    """Returns the gradient steps of every run."""
+    """Returns the number of gradient steps of a run."""
     return grid.epochs * steps_per_epoch(grid, dataset)
 
 
 def steps_per_epoch(grid: Grid, dataset: Dataset) -> int:
-    """Returns the gradient steps of an epoch, whose last, incomplete batch is left out."""
+    """Returns the number of gradient steps of an epoch, without its last, incomplete batch."""
     return len(dataset.train) // grid.batch_size
 
 
@@ -207,9 +217,9 @@ def is_finished(wanted: Manifest, dataset: Dataset, reached: Sequence[int | None
     """Returns whether every part of a run is trained to the end.
 
     Args:
-      wanted: the run.
-      dataset: what it is trained on.
-      reached: the step that counts of every part.
+      wanted: Manifest of the run.
+      dataset: The dataset.
+      reached: Step of every part's valid checkpoint.
     """
     total = total_steps(wanted.grid, dataset)
     return all(done == total for done in reached)
@@ -226,13 +236,24 @@ def resolve(
     timed: bool = True,
     reached: Sequence[int | None] | None = None,
 ) -> Manifest:
-    """Returns the manifest under which training starts or goes on, widths chosen.
+    """Returns the manifest under which training starts or continues, and chooses the widths.
 
-    Of a finished folder it is the stored one, whatever the conditions: nothing is trained.
+    For a finished folder it is the stored manifest, even if the conditions have changed, because
+    nothing is trained.
+
+    Args:
+      stored: Manifest of the folder, or None for a new folder.
+      workdir: Path of the run folder.
+      grid: The grid to be trained.
+      dataset: The dataset.
+      seed_batch: Number of runs that a device trains at a time; None means that it is chosen.
+      allow_inexact: Whether other conditions are accepted.
+      timed: Whether programs may be compiled and timed to choose widths.
+      reached: Step of every part's valid checkpoint; None means that it is read from the folder.
 
     Raises:
-      InputError: the conditions have changed and `allow_inexact` is not set, or a name means
-        another function than so far.
+      InputError: The conditions have changed and `allow_inexact` is False, or a name stands for
+        another function than before.
     """
     if stored is not None and reached is None:
         reached = run_dir.last_steps(workdir, stored)
@@ -255,10 +276,10 @@ def resolve(
 
 @contextlib.contextmanager
 def _disk_errors(workdir: pathlib.Path) -> Iterator[None]:
-    """Turns what goes wrong with the disk into one line that says what to do.
+    """Turns errors of the disk into an `InputError` that tells what to do.
 
     Raises:
-      InputError: a write failed; what was saved before is intact.
+      InputError: A write failed. Earlier results are intact.
     """
     try:
         yield
@@ -267,20 +288,20 @@ def _disk_errors(workdir: pathlib.Path) -> Iterator[None]:
         raise InputError(
             "workdir",
             workdir,
-            f"cannot be written any more ({reason}); what is saved is kept: mend that and say the "
-            "same again",
+            f"can no longer be written ({reason}), and saved results are kept; correct "
+            "the cause and run the same command again",
         ) from error
 
 
 @contextlib.contextmanager
 def _memory_errors(width: int | None) -> Iterator[None]:
-    """Turns a lack of memory, of devices or of the host, into one line that says what to lower.
+    """Turns a lack of memory into an `InputError` that tells which settings to lower.
 
     Args:
-      width: the seed batch in use, None where it is still being chosen.
+      width: Number of runs that a device trains at a time; None if it is not chosen yet.
 
     Raises:
-      InputError: memory does not suffice; what was saved before is intact.
+      InputError: Memory does not suffice. Earlier results are intact.
     """
     try:
         yield
@@ -291,18 +312,18 @@ def _memory_errors(width: int | None) -> Iterator[None]:
         raise InputError(
             "seed_batch",
             "auto" if width is None else width,
-            f"memory does not suffice ({text.splitlines()[0]}); what is saved is kept: lower "
-            "--seed_batch (saying --allow_inexact_resume, since bits depend on it), or in another "
-            "--workdir --probe_samples, --capture, --batch_size or --widths; --dry_run predicts "
-            "what is needed",
+            f"memory does not suffice ({text.splitlines()[0]}), and saved results are kept; lower "
+            "--seed_batch (with --allow_inexact_resume, because bits depend on it), or choose "
+            "another --workdir and lower --probe_samples, --capture, --batch_size or --widths; "
+            "--dry_run predicts the memory",
         ) from error
 
 
 def _train_parts(wanted: Manifest, dataset: Dataset, workdir: pathlib.Path, show: bool) -> None:
-    """Trains every part from where it is to the end.
+    """Trains every part from its checkpoint to the end.
 
     Raises:
-      Stopped: to stop was requested; a checkpoint holds everything up to here.
+      Stopped: A stop was requested, and a checkpoint was saved.
     """
     reached = run_dir.last_steps(workdir, wanted)
     total = total_steps(wanted.grid, dataset)
@@ -311,7 +332,7 @@ def _train_parts(wanted: Manifest, dataset: Dataset, workdir: pathlib.Path, show
         arrays = None
         for index, (grid, done) in enumerate(zip(wanted.parts, reached, strict=True)):
             if done != total:
-                arrays = program.place(grid, dataset) if arrays is None else arrays
+                arrays = program.put_data(grid, dataset) if arrays is None else arrays
                 part, before = _build_part(wanted, index, dataset, arrays, workdir), bar.seconds
                 _train_part(part, done, bar, stop_requested)
                 if devices.is_main():
@@ -325,16 +346,16 @@ def _train_parts(wanted: Manifest, dataset: Dataset, workdir: pathlib.Path, show
 
 
 class _Part(NamedTuple):
-    """A part as it is trained.
+    """A part and the program that trains it.
 
     Attributes:
-      number: its place in the manifest.
-      grid: its runs.
-      identity: see `manifest.identity`.
-      built: its program.
-      workdir: the run folder.
-      steps_per_epoch: of every run.
-      record: `(step, states)`: writes the snapshot after `step` steps.
+      number: Index of the part in the manifest.
+      grid: Grid of the part's runs.
+      identity: Identity of the part, see `manifest.identity`.
+      built: Program of the part.
+      workdir: Path of the run folder.
+      steps_per_epoch: Number of gradient steps of an epoch.
+      record: Function `(step, states)` that writes the snapshot after `step` steps.
     """
 
     number: int
@@ -355,28 +376,28 @@ def _build_part(
     kept = latents.groups(wanted.grid, dataset.shape)
 
     def record(step: int, states: States) -> None:
-        seen = _gathered(grid, built.observe(states, built.arrays, np.int32(step)))
-        latents.write_snapshot(workdir / run_dir.LATENTS, kept, grid, step // per_epoch, seen)
+        found = _gathered(grid, built.observe(states, built.arrays, np.int32(step)))
+        latents.write_snapshot(workdir / run_dir.LATENTS, kept, grid, step // per_epoch, found)
 
     return _Part(index, grid, wanted.identities[index], built, workdir, per_epoch, record)
 
 
 def _gathered(grid: Grid, tree: Any) -> Any:
-    """Returns what all devices hold of every run, without the padding."""
+    """Returns the arrays of all devices over the runs, without the padding."""
     return jax.tree.map(lambda leaf: leaf[: grid.runs_per_cell], devices.gather(tree))
 
 
 def _train_part(
     part: _Part, done: int | None, bar: Progress, stop_requested: Callable[[], bool]
 ) -> None:
-    """Trains a part from step `done` (None: from nothing) to the end."""
+    """Trains a part from step `done` to the end; None means that it is not begun."""
     built, snapshots = part.built, [e * part.steps_per_epoch for e in part.grid.snapshot_epochs]
     bar.compiling()
     with run_dir.checkpoint_manager(
         part.workdir, part.number, runs=part.grid.runs_per_cell, identity=part.identity
     ) as checkpoints:
         states = _start(part, done, checkpoints)
-        # Scalars come as NumPy's: the same in all processes.
+        # Scalars are NumPy's, which are equal in all processes.
         chunk = built.chunk.lower(
             states, built.hypers, built.arrays, np.int32(0), np.int32(0)
         ).compile()
@@ -405,7 +426,7 @@ def _train_part(
 
 
 def _start(part: _Part, done: int | None, checkpoints: Any) -> States:
-    """Returns the states of a part after `done` steps, or untrained ones, kept like all others."""
+    """Restores the states after `done` steps, or makes untrained states and saves them."""
     if done is None:
         states: States = part.built.init(part.built.hypers)
         part.record(0, states)
@@ -417,9 +438,9 @@ def _start(part: _Part, done: int | None, checkpoints: Any) -> States:
 
 
 def _chunks(snapshots: list[int], done: int) -> Iterator[tuple[int, int]]:
-    """Yields `(first step, steps)` from `done` on: the way between snapshots, cut for the bar.
+    """Yields `(first step, steps)` of the chunks from step `done` on.
 
-    The cuts depend on the snapshots alone, so a resumed run makes the same ones.
+    The chunks depend only on the snapshots, so a resumed run has the same ones.
     """
     for start, end in itertools.pairwise(snapshots):
         longest = max(MIN_CHUNK_STEPS, (end - start) // CHUNKS_PER_SNAPSHOT)

@@ -1,1 +1,1 @@
-"""What commutes with what: groups, and the certificates of everything that has one."""
+"""Groups of symmetries, and numerical certificates that functions have them."""

@@ -1,4 +1,4 @@
-"""What is certified of everything in a grid that might prefer a basis (docs/method.md §10–11)."""
+"""Certificates of a grid's activations, optimisers and initialisers (docs/method.md §10–11)."""
 
 import importlib.metadata
 from typing import Any
@@ -14,21 +14,23 @@ from ppp_jax.networks.activations import Activation
 from ppp_jax.symmetry import confounds, groups
 
 KINDS = ("activations", "optimizers", "initializers")
-USUAL_UNITS, MOST_UNITS = 8, 16  # the Lie algebra is a null space in units² unknowns
+# Wider activations are certified in about `USUAL_UNITS` units, because the Lie algebra is the null
+# space of a system in units² unknowns.
+USUAL_UNITS, MOST_UNITS = 8, 16
 
 
 def certify_grid(grid: Grid) -> dict[str, Any]:
     """Certifies a grid's activations, optimisers and initialisers numerically.
 
-    Activations are looked at in the smallest latent width of the grid, or in 8 units if that is
-    above 16; a swept dose at its elementwise end.
+    An activation is certified in the smallest latent width of the grid, or in 8 units if that width
+    is above 16. An activation whose dose is swept is certified at dose 1, the elementwise end.
 
     Args:
-      grid: what is trained.
+      grid: The grid to be trained.
 
     Returns:
-      Rows by kind (`activations`, `optimizers`, `initializers`) and name, of numbers and texts;
-      `holds` says whether the claim does.
+      Dictionaries of numbers and texts, by kind (`activations`, `optimizers`, `initializers`) and
+      then by name. In each of them, `holds` tells whether the claim holds.
     """
     return {
         "activations": {
@@ -41,10 +43,12 @@ def certify_grid(grid: Grid) -> dict[str, Any]:
 
 
 def subject(grid: Grid) -> str:
-    """Returns a digest of what `certify_grid` certifies, and by what.
+    """Returns a digest of everything on which the result of `certify_grid` depends.
+
+    It covers the certified functions and their claims, the units, and the versions of packages.
 
     Args:
-      grid: what is trained.
+      grid: The grid to be trained.
     """
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy")}
     units = {name: _units(name, min(grid.latent_widths)) for name in grid.activations}
@@ -61,14 +65,15 @@ def subject(grid: Grid) -> str:
 
 
 def fits(found: Any, grid: Grid) -> bool:
-    """Returns whether what a file holds can be what `certify_grid` found, and all of it holds.
+    """Returns whether a file's content can be a result of `certify_grid` in which all claims hold.
 
-    Digests cannot tell who computed the numbers. So claims must be the registry's and follow from
-    the numbers, and what is said not to hold, which is rare, is to be computed again.
+    A digest cannot tell who computed the numbers. Therefore the claims must be those of the
+    registry and must follow from the numbers. A claim that does not hold is rare, and is computed
+    again.
 
     Args:
-      found: rows by kind and name, and what else the file holds.
-      grid: what is trained.
+      found: Content of the file, of the form that `certify_grid` returns.
+      grid: The grid to be trained.
     """
     rows = {
         "activations": lambda name, row: _is_activation(
@@ -86,15 +91,15 @@ def fits(found: Any, grid: Grid) -> bool:
     return True
 
 
-def _has(row: dict[str, Any], kinds: dict[str, type], claims: dict[str, Any]) -> bool:
-    """Returns whether a row has these entries and no others, of these kinds or with these values.
+def _has(row: dict[str, Any], types: dict[str, type], claims: dict[str, Any]) -> bool:
+    """Returns whether a row has exactly these entries, with these types or these values.
 
-    A truth value is no number, and of whole numbers JSON makes no others.
+    Types are compared exactly: True is not accepted for 1, nor 1.0 for 1.
     """
-    if row.keys() != {*kinds, *claims}:
+    if row.keys() != {*types, *claims}:
         return False
-    said = all(type(row[key]) is type(value) and row[key] == value for key, value in claims.items())
-    return said and all(type(row[key]) is kind for key, kind in kinds.items())
+    same = all(type(row[key]) is type(value) and row[key] == value for key, value in claims.items())
+    return same and all(type(row[key]) is expected for key, expected in types.items())
 
 
 def _is_activation(name: str, row: dict[str, Any], units: int) -> bool:
@@ -131,14 +136,17 @@ def _units(name: str, width: int) -> int:
 
 
 def certify_activation(name: str, units: int) -> groups.Certificate:
-    """Certifies an activation by its name; one whose dose is swept at its elementwise end.
+    """Certifies an activation by its name, at dose 1 if its dose is swept.
 
     Args:
-      name: as `interpolated.get` reads it.
-      units: dimension in which to look.
+      name: Name of the activation, as `interpolated.get` accepts it.
+      units: Number of units in which it is certified.
+
+    Returns:
+      The `Certificate` (docs/method.md §10).
 
     Raises:
-      InputError: no such activation.
+      InputError: No activation has this name.
     """
     return _certified(interpolated.get(name), units)
 
@@ -151,20 +159,32 @@ def _certified(entry: Activation, units: int) -> groups.Certificate:
 
 
 def _activation(name: str, units: int) -> dict[str, Any]:
-    seen = certify_activation(name, units)
+    certificate = certify_activation(name, units)
+    residuals = certificate.residuals.items()
     return {
         "units": units,
-        "group": seen.claimed,
-        "residual": seen.residual,
-        **{f"residual under {group}": value for group, value in seen.residuals.items()},
-        "algebra": seen.algebra.dimension,
-        "rotations": seen.algebra.rotations,
-        "holds": seen.holds,
+        "group": certificate.claimed,
+        "residual": certificate.residual,
+        **{f"residual under {group}": value for group, value in residuals},
+        "algebra": certificate.algebra.dimension,
+        "rotations": certificate.algebra.rotations,
+        "holds": certificate.holds,
     }
 
 
 def certify_optimizer(name: str) -> dict[str, Any]:
-    """Returns whether an optimiser's rotated start gives the rotated training, and is said to."""
+    """Certifies whether an optimiser respects rotations (docs/method.md §11).
+
+    Args:
+      name: Name of the optimiser.
+
+    Returns:
+      `respects_rotations`, the claim; `residual`, see `confounds.optimizer_residual`; and `holds`,
+      whether the two agree.
+
+    Raises:
+      InputError: No optimiser has this name.
+    """
     entry = optimizers.get(name)
     residual = _optimizer_residual(entry, name)
     holds = (residual < confounds.TOLERANCE) == entry.respects_rotations
@@ -173,12 +193,23 @@ def certify_optimizer(name: str) -> dict[str, Any]:
 
 @kept
 def _optimizer_residual(entry: Any, name: str) -> float:
-    del entry  # behind the name
+    del entry  # only a part of the cache's key: a name can be registered anew
     return confounds.optimizer_residual(name)
 
 
 def certify_initializer(name: str) -> dict[str, Any]:
-    """Returns whether an initialiser's law is the same in all directions, and is said to be."""
+    """Certifies whether an initialiser's law is unchanged by rotations (docs/method.md §11).
+
+    Args:
+      name: Name of the initialiser.
+
+    Returns:
+      `respects_rotations`, the claim; `deviations`, see `confounds.initializer_deviation`; and
+      `holds`, whether the two agree.
+
+    Raises:
+      InputError: No initialiser has this name.
+    """
     entry = functional.get_initializer(name)
     deviation = _initializer_deviation(entry, name)
     holds = (abs(deviation) < confounds.DEVIATIONS) == entry.respects_rotations
@@ -187,5 +218,5 @@ def certify_initializer(name: str) -> dict[str, Any]:
 
 @kept
 def _initializer_deviation(entry: Any, name: str) -> float:
-    del entry  # behind the name
+    del entry  # only a part of the cache's key: a name can be registered anew
     return confounds.initializer_deviation(name)

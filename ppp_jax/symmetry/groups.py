@@ -12,26 +12,33 @@ from ppp_jax import bases
 from ppp_jax.errors import InputError, lookup
 from ppp_jax.numerics import haar_orthogonal
 
-SAME_COSINE = 1e-4  # optimised bases are known to single precision
-COMMUTES = 1e-4  # a larger residual is no rounding in single precision
-COMMON = ("S_n", "B_n", "O(n)", "S_n@haar:0", "B_n@haar:0")  # every map is held against these
-NULL_SINGULAR = 1e-5  # per equation, of the map's largest gain: below, it is a symmetry
+SAME_COSINE = 1e-4  # smaller differences are rounding: bases are optimised in single precision
+COMMUTES = 1e-4  # smaller residuals are rounding in single precision
+COMMON = ("S_n", "B_n", "O(n)", "S_n@haar:0", "B_n@haar:0")  # groups that every map is tested under
+# Largest singular value, relative to the map's largest gain and per root of the number of
+# equations, that counts as vanishing.
+NULL_SINGULAR = 1e-5
 
 
 class Group(NamedTuple):
     """A subgroup of O(n).
 
     Attributes:
-      description: what its elements do to a vector.
-      sample: `(key, n) -> (n, n)`, a random element; any may come.
-      rotations: n to the dimension of its Lie algebra, 0 of a discrete group.
-      has_inversion: whether −1 is in it; None where that depends.
+      description: What the group's elements do, for readers.
+      sample: Function `(key, n) -> (n, n)` that draws an element; every element can be drawn.
+      rotations: Function of n that returns the dimension of the group's Lie algebra, which is 0 for
+        a discrete group.
+      has_inversion: Whether the inversion −1 is in the group; None if that depends on the basis.
     """
 
     description: str
     sample: Callable[[jax.Array, int], jax.Array]
     rotations: Callable[[int], int]
     has_inversion: bool | None
+
+
+# By default accelerators would multiply in less than single precision.
+_product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def _none(_: int) -> int:
@@ -61,40 +68,42 @@ GROUPS: dict[str, Group] = {
 
 
 def get_group(name: str) -> Group:
-    """Returns a group by its name.
+    """Returns a group by its name (docs/method.md §10).
 
     Args:
-      name: `S_n`, `B_n`, `O(n)`; `blocks:K` for O(K) ≀ S_{n/K}; or one of these seen from another
-        basis: `G@haar:SEED` is R G Rᵀ, and over a basis of more vectors than axes `S_n@BASIS` are
-        the orthogonal maps that permute its vectors and `B_n@BASIS` those that may also flip them.
+      name: `S_n`, `B_n`, `O(n)`, `blocks:K` for O(K) ≀ S_{n/K}, or such a group with respect to
+        another basis. `G@haar:SEED` is R G Rᵀ, where G is any of them. `S_n@BASIS` consists of the
+        orthogonal maps that permute the vectors of a basis, and `B_n@BASIS` of those that permute
+        them up to sign.
 
     Raises:
-      InputError: no such group.
+      InputError: No group has this name.
 
     Example:
       >>> get_group("blocks:2").description
       'rotates blocks of 2 axes freely, and permutes the blocks'
     """
-    plain, at, basis = name.partition("@")
+    plain, separator, basis = name.partition("@")
     blocks = plain.startswith("blocks:")
     inner = _blocks(plain) if blocks else lookup(GROUPS, plain, field="group")
-    if not at:
+    if not separator:
         return inner
     if basis.startswith("haar"):
-        text = f"{inner.description}, seen from {basis}"
+        text = f"{inner.description}, with respect to {basis}"
         return inner._replace(description=text, sample=_turned(inner, basis))
     if plain not in ("S_n", "B_n"):
-        raise InputError("group", name, f"{basis} is permuted by S_n@{basis} or B_n@{basis}")
+        problem = f"only S_n and B_n act on {basis}; choose S_n@{basis} or B_n@{basis}"
+        raise InputError("group", name, problem)
     how = "permutes the vectors" if plain == "S_n" else "permutes and flips the vectors"
     signed = plain == "B_n"
 
-    def outside(n: int) -> int:  # what is across all vectors turns freely
+    def rotations(n: int) -> int:  # the orthogonal complement of all vectors turns freely
         return _all(n - int(np.linalg.matrix_rank(bases.build(basis, n))))
 
     return Group(
         f"{how} of {basis}",
         _basis_symmetry(basis, signed=signed),
-        outside,
+        rotations,
         True if signed else None,
     )
 
@@ -112,7 +121,7 @@ def _blocks(name: str) -> Group:
         count = n // size
         turned = jax.vmap(lambda k: haar_orthogonal(k, size))(jax.random.split(turns, count))
         blocks = jax.scipy.linalg.block_diag(*turned)
-        return jnp.kron(_permutation(order, count), jnp.eye(size)) @ blocks
+        return _product(jnp.kron(_permutation(order, count), jnp.eye(size)), blocks)
 
     description = f"rotates blocks of {size} axes freely, and permutes the blocks"
     return Group(description, sample, lambda n: n // size * _all(size), has_inversion=True)
@@ -121,13 +130,13 @@ def _blocks(name: str) -> Group:
 def _turned(group: Group, basis: str) -> Callable[[jax.Array, int], jax.Array]:
     def sample(key: jax.Array, n: int) -> jax.Array:
         vectors = jnp.asarray(bases.build(basis, n), float)
-        return vectors.T @ group.sample(key, n) @ vectors
+        return _product(_product(vectors.T, group.sample(key, n)), vectors)
 
     return sample
 
 
 def _basis_symmetry(basis: str, *, signed: bool) -> Callable[[jax.Array, int], jax.Array]:
-    """Samples orthogonal maps under which a basis, or it with its opposites, is itself again."""
+    """Returns a sampler of the orthogonal maps that permute a basis's vectors (`signed`: ±them)."""
 
     def sample(key: jax.Array, n: int) -> jax.Array:
         vectors = bases.build(basis, n)
@@ -139,13 +148,14 @@ def _basis_symmetry(basis: str, *, signed: bool) -> Callable[[jax.Array, int], j
 
 
 def _automorphism(vectors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draws G, orthogonal, such that the rows of vectors @ G are those of vectors in another order.
+    """Draws an orthogonal G such that `vectors @ G` has the rows of `vectors` in another order.
 
-    Images of linearly independent vectors are tried in random order, each with the right cosines
-    to those before it, and taken back where they lead nowhere. The identity always succeeds.
+    This is a search with backtracking. Images of linearly independent vectors are tried in random
+    order. Each image must have the right cosines to the images before it. The search cannot fail,
+    because the identity is a solution.
     """
     gram, anchors = vectors @ vectors.T, _independent(vectors)
-    profile = np.sort(gram, axis=1)  # an image has the same cosines to all others
+    profile = np.sort(gram, axis=1)  # a vector and its image have the same cosines to all vectors
     alike = np.abs(profile[:, None] - profile).max(axis=-1) < SAME_COSINE
     images: list[int] = []
     untried = [list(rng.permutation(np.flatnonzero(alike[anchors[0]])))]
@@ -168,7 +178,7 @@ def _automorphism(vectors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _independent(vectors: np.ndarray) -> list[int]:
-    """Returns the indices of as many linearly independent rows as there are."""
+    """Returns the indices of a largest set of linearly independent rows."""
     chosen: list[int] = []
     left = vectors.copy()
     lengths = np.linalg.norm(left, axis=1)
@@ -181,7 +191,10 @@ def _independent(vectors: np.ndarray) -> list[int]:
 
 
 def _map_between(first: np.ndarray, second: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Returns an orthogonal map of the rows of `first` to those of `second`, random elsewhere."""
+    """Returns an orthogonal map that takes the rows of `first` to those of `second`.
+
+    On the orthogonal complement of the rows it is a random orthogonal map.
+    """
     units, rank = first.shape[1], len(first)
     spans = [np.linalg.svd(rows)[2] for rows in (first, second)]
     inside = np.linalg.lstsq(first @ spans[0][:rank].T, second, rcond=None)[0]
@@ -190,11 +203,12 @@ def _map_between(first: np.ndarray, second: np.ndarray, rng: np.random.Generator
 
 
 class LieAlgebra(NamedTuple):
-    """How many continuous symmetries a map has.
+    """Dimensions of the Lie algebra of a map's continuous symmetries.
 
     Attributes:
-      dimension: of the matrices M for which x ↦ exp(tM)x commutes with the map.
-      rotations: of those among them that are antisymmetric: n(n − 1)/2 if it is isotropic.
+      dimension: Dimension of the space of matrices M for which x ↦ exp(tM)x commutes with the map.
+      rotations: Dimension of the space of antisymmetric ones among them, which is n(n − 1)/2 for an
+        isotropic map.
     """
 
     dimension: int
@@ -207,20 +221,22 @@ def lie_algebra(
     """Finds a map's continuous symmetries: all M with J_f(x) M x = M f(x) (docs/method.md §10).
 
     Args:
-      function: map on the last axis, `(samples, units) -> (samples, units)`.
-      units: dimension n.
-      key: PRNG key of the inputs x, as in `equivariance_residual`.
-      samples: how many.
+      function: Map on the last axis, `(samples, units) -> (samples, units)`.
+      units: Number of units, n.
+      key: PRNG key of the inputs x, which are drawn as in `equivariance_residual`.
+      samples: Number of inputs.
 
     Returns:
-      The dimensions, as the numbers of vanishing singular values of these linear equations in M.
+      The dimensions, which are the numbers of vanishing singular values of these linear equations
+      in M.
     """
     x = _inputs(key, samples, units)
     slopes = jax.jit(jax.vmap(jax.jacobian(lambda row: function(row[None])[0])))(x)
     points, values, jacobians = (np.asarray(a, np.float64) for a in (x, function(x), slopes))
     equations = np.einsum("sia,sb->siab", jacobians, points)
     equations -= np.einsum("ia,sb->siab", np.eye(units), values)
-    # Every sample has its say, however long it is, and so has a map of whatever scale.
+    # The equations are divided by the length of their sample and by the map's largest gain, so that
+    # short samples count as much as long ones and the threshold does not depend on the map's scale.
     lengths = np.linalg.norm(points, axis=1)
     gain = np.max(np.linalg.norm(values, axis=1) / lengths)
     equations /= lengths[:, None, None, None] * (gain if gain > 0 else 1)
@@ -235,7 +251,7 @@ def _nullity(equations: np.ndarray) -> int:
 
 
 def _inputs(key: jax.Array, samples: int, units: int) -> jax.Array:
-    """Draws normal vectors whose lengths are spread over two decades around 1."""
+    """Draws normal vectors, `(samples, units)`, scaled by factors over two decades around 1."""
     inputs, lengths = jax.random.split(key)
     x = jax.random.normal(inputs, (samples, units))
     return x * 10 ** jax.random.uniform(lengths, (samples, 1), minval=-1.0, maxval=1.0)
@@ -250,46 +266,50 @@ def equivariance_residual(
     samples: int = 256,
     elements: int = 8,
 ) -> jax.Array:
-    """Returns the worst relative residual ‖f(XG) − f(X)G‖ / ‖f(X)‖ over drawn group elements.
+    """Returns the worst relative residual ‖f(XG) − f(X)G‖ / ‖f(X)‖ over random group elements.
 
     The inputs X are normal vectors whose lengths are spread over two decades around 1, so that
-    both the linear and the saturated part of an activation are seen. Norms are taken over all
-    inputs together, so an input that is mapped to 0 divides nothing.
+    both the linear and the saturated part of an activation are tested. Norms are taken over all
+    inputs together, so an input that is mapped to 0 causes no division by 0 (docs/method.md §10).
 
     Args:
-      function: map on the last axis, `(samples, units) -> (samples, units)`.
-      group: the group to test against.
-      units: dimension n.
-      key: PRNG key for inputs and elements.
-      samples: number of inputs.
-      elements: number of group elements.
+      function: Map on the last axis, `(samples, units) -> (samples, units)`.
+      group: Group whose elements are drawn.
+      units: Number of units, n.
+      key: PRNG key of the inputs and the group elements.
+      samples: Number of inputs.
+      elements: Number of group elements.
 
     Returns:
-      Scalar: rounding error if `function` commutes with `group`, of order 1 if it does not.
+      A scalar. It is of the size of rounding errors if `function` commutes with `group`, and of
+      order 1 if it does not.
     """
     drawn, members = jax.random.split(key)
     x = _inputs(drawn, samples, units)
-    g = jnp.stack([group.sample(k, units) for k in jax.random.split(members, elements)])
-    return _worst(function, x, g)
+    # By default accelerators would multiply in less than single precision.
+    with jax.default_matmul_precision("highest"):
+        g = jnp.stack([group.sample(k, units) for k in jax.random.split(members, elements)])
+        return _worst(function, x, g)
 
 
 @functools.partial(jax.jit, static_argnums=0)  # compiled once for all groups
 def _worst(function: Callable[[jax.Array], jax.Array], x: jax.Array, g: jax.Array) -> jax.Array:
     y = function(x)
-    apart = jax.vmap(function)(x @ g) - y @ g
-    return jnp.max(jnp.linalg.norm(apart, axis=(1, 2))) / jnp.linalg.norm(y)
+    residual = jax.vmap(function)(x @ g) - y @ g
+    return jnp.max(jnp.linalg.norm(residual, axis=(1, 2))) / jnp.linalg.norm(y)
 
 
 class Certificate(NamedTuple):
-    """What was found of a map's symmetry.
+    """Result of a numerical test of a map's claimed symmetry.
 
     Attributes:
-      claimed: name of the group it should have.
-      residual: of equivariance under that group, see `equivariance_residual`.
-      inversion: the same under x ↦ −x.
-      residuals: the same under `COMMON` groups.
-      algebra: its continuous symmetries.
-      holds: whether it commutes with the claimed group, and neither turns nor inverts beyond it.
+      claimed: Name of the claimed group.
+      residual: Equivariance residual under the claimed group, see `equivariance_residual`.
+      inversion: Equivariance residual under the inversion x ↦ −x.
+      residuals: Equivariance residuals under the `COMMON` groups, by their names.
+      algebra: Dimensions of the Lie algebra of the map's continuous symmetries.
+      holds: Whether the map commutes with the claimed group, and has neither further continuous
+        symmetries nor the inversion if the group lacks it.
     """
 
     claimed: str
@@ -303,27 +323,31 @@ class Certificate(NamedTuple):
 def certify(
     function: Callable[[jax.Array], jax.Array], claimed: str, *, units: int, key: jax.Array
 ) -> Certificate:
-    """Finds out whether a map has the symmetry that is claimed of it (docs/method.md §10).
+    """Tests whether a map has exactly the claimed symmetry (docs/method.md §10).
+
+    A discrete group larger than the claimed one is noticed only if it contains the inversion −1.
 
     Args:
-      function: map on the last axis, `(samples, units) -> (samples, units)`.
-      claimed: name of a group, as `get_group` reads it.
-      units: dimension n.
-      key: PRNG key of inputs and group elements.
+      function: Map on the last axis, `(samples, units) -> (samples, units)`.
+      claimed: Name of the claimed group, as `get_group` accepts it.
+      units: Number of units, n.
+      key: PRNG key of the inputs and the group elements.
 
     Returns:
-      The `Certificate`. A larger discrete group than the claimed one is seen if it holds −1.
+      The `Certificate`.
+
+    Raises:
+      InputError: No group has this name.
     """
     group = get_group(claimed)
     x = _inputs(key, 256, units)
-    y = function(x)
-    inversion = float(jnp.linalg.norm(function(-x) + y) / jnp.linalg.norm(y))
-    residual = float(equivariance_residual(function, group, units=units, key=key))
-    residuals = {
-        name: float(equivariance_residual(function, get_group(name), units=units, key=key))
-        for name in COMMON
-    }
-    algebra = lie_algebra(function, units=units, key=key)
+    residual_of = functools.partial(equivariance_residual, function, units=units, key=key)
+    with jax.default_matmul_precision("highest"):  # the map may multiply, too
+        y = function(x)
+        inversion = float(jnp.linalg.norm(function(-x) + y) / jnp.linalg.norm(y))
+        residual = float(residual_of(group))
+        residuals = {name: float(residual_of(get_group(name))) for name in COMMON}
+        algebra = lie_algebra(function, units=units, key=key)
     no_more = group.has_inversion in (None, inversion < COMMUTES)
     no_more &= algebra.rotations == group.rotations(units)
     return Certificate(

@@ -37,9 +37,9 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("flag", "text"),
     [
-        ("--seeds=16", "seeds: 1 (number 16); 16 of them are 0:16\n"),
-        ("--snapshots=8", "snapshots: 3 (after epochs 0, 8, 100); after each of the first 8 they "
-                          "are 0:9\n"),
+        ("--seeds=16", "seeds: one seed, 16; for 16 seeds give 0:16\n"),
+        ("--snapshots=8", "snapshots: 3 (after epochs 0, 8, 100); for snapshots after each of the "
+                          "first 8 epochs give 0:9\n"),
         ("--seeds=0", ""),
         ("--seeds=3,4", ""),
     ],
@@ -99,14 +99,14 @@ SETTINGS = {
     "--batch_size=5000: is larger than the training set": ["--batch_size=5000"],
     "--epsilon=1.5: must lie in [0, 1]": ["--epsilon=1.5"],
     "--data=none.npz: no such file": ["--data=none.npz"],
-    "--workdir=gs://bucket/run: is not a folder; name one on a local disk": [
+    "--workdir=gs://bucket/run: is not a folder; choose one on a local disk": [
         "--workdir=gs://bucket/run"
     ],
     "--workdir=/proc/run: cannot be written": ["--workdir=/proc/run"],
 }
 SYNTAX = {
-    "--activations=: is empty; an unset shell variable? Give it": ["--activations="],
-    "--workdir=: is empty; an unset shell variable? Give it": ["--workdir="],
+    "--activations=: is empty (perhaps an unset shell variable); give a value": ["--activations="],
+    "--workdir=: is empty (perhaps an unset shell variable); give a value": ["--workdir="],
     "--learning_rates= : is empty": ["--learning_rates= "],
     "--coordinator=: is empty": ["--coordinator="],
     "--compilation_cache=: is empty": ["--compilation_cache", ""],
@@ -178,7 +178,7 @@ def test_end_to_end_on_local_data(tmp_path, capsys):
 @pytest.mark.parametrize("form", ["--flagfile={}", "-flagfile={}", "--flagfile {}", "nested"])
 @pytest.mark.parametrize("kind", ["pipe", "device", "huge", "folder", "bomb"])
 def test_a_flag_file_that_would_be_read_for_ever_is_one_line(form, kind, tmp_path, capsys):
-    path, text = tmp_path / "a.flags", "is no regular file"
+    path, text = tmp_path / "a.flags", "is not a regular file"
     match kind:
         case "pipe":
             os.mkfifo(path)
@@ -193,7 +193,7 @@ def test_a_flag_file_that_would_be_read_for_ever_is_one_line(form, kind, tmp_pat
             files = [path, *(tmp_path / f"{k}.flags" for k in range(40))]
             for one, other in itertools.pairwise(files):
                 one.write_text(f"--flagfile={other}\n" * 2)
-            text = "leads to more than 100 files"
+            text = "names more than 100 files"
     if form == "nested":
         (tmp_path / "outer.flags").write_text(f"# mine\n--flagfile={path}\n")
         path, form = tmp_path / "outer.flags", "--flagfile={}"

@@ -68,10 +68,10 @@ UNUSABLE = {
     "--coordinator=localhost:1: needs --distributed": [HOST],
     "--num_processes=2: needs --distributed": [COUNT],
     "--process_id=0: needs --distributed": [ID],
-    "--distributed=True: needs --num_processes, --process_id too": ["--distributed", HOST],
-    "--distributed=True: needs --coordinator, --process_id too": ["--distributed", COUNT],
-    "--distributed=True: needs --process_id too": ["--distributed", HOST, COUNT],
-    "--distributed=True: needs --coordinator too": ["--distributed", COUNT, ID],
+    "--distributed=True: needs --num_processes, --process_id in addition": ["--distributed", HOST],
+    "--distributed=True: needs --coordinator, --process_id in addition": ["--distributed", COUNT],
+    "--distributed=True: needs --process_id in addition": ["--distributed", HOST, COUNT],
+    "--distributed=True: needs --coordinator in addition": ["--distributed", COUNT, ID],
     "--process_id=2: must be from 0 to 1": ["--distributed", HOST, COUNT, "--process_id=2"],
     "--process_id=-1: must be from 0 to 1": ["--distributed", HOST, COUNT, "--process_id=-1"],
     "--wait_seconds=inf: must be a number": ["--wait_seconds=inf"],
@@ -118,7 +118,7 @@ def test_no_other_processes_to_be_found_is_one_line(capsys, monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", fail)
     line = refusal(capsys, "--distributed")
     assert "no other processes were found (coordinator_address should be defined.)" in line
-    assert "name --coordinator, --num_processes and --process_id" in line
+    assert "set --coordinator, --num_processes and --process_id" in line
 
 
 def test_one_worker_of_a_tpu_slice_is_told_to_start_all(capsys, monkeypatch):
@@ -194,7 +194,7 @@ def test_a_cache_that_cannot_be_made_is_one_line(name, settings, tmp_path, capsy
     (tmp_path / "file").write_text("mine")
     line = refusal(capsys, f"--compilation_cache={tmp_path / name}")
     assert line.startswith(f"error: --compilation_cache={tmp_path / name}: cannot be created (")
-    assert "name another folder, or none" in line
+    assert "choose another folder, or none" in line
     assert now() == settings
 
 

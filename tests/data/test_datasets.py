@@ -86,12 +86,12 @@ BAD_FILES = {
     "reshape it to": {"x_train": GOOD[0], "x_test": GOOD},
     "x_test is empty": {"x_train": GOOD, "x_test": GOOD[:0]},
     "1 non-finite": {"x_train": GOOD, "x_test": np.where(GOOD[0, 0] == GOOD, np.nan, GOOD)},
-    "x_train has 3 features, x_test 2": {"x_train": GOOD, "x_test": GOOD[:, :2]},
+    "x_train has 3 features and x_test has 2": {"x_train": GOOD, "x_test": GOOD[:, :2]},
     "convert it to real numbers": {"x_train": GOOD.astype(str), "x_test": GOOD},
-    "standardising overflows": {"x_train": 1e200 * GOOD, "x_test": GOOD},
-    r"up to 2.*e-199.*overflows": {"x_train": 1e-199 * GOOD, "x_test": 1e-200 * GOOD},
-    "overflows; rescale": {"x_train": GOOD, "x_test": 1e60 * GOOD},
-    "is the same": {"x_train": np.ones((4, 3)), "x_test": GOOD},
+    "overflow when standardised": {"x_train": 1e200 * GOOD, "x_test": GOOD},
+    r"up to 2.*e-199.*overflow": {"x_train": 1e-199 * GOOD, "x_test": 1e-200 * GOOD},
+    "overflow when standardised; rescale": {"x_train": GOOD, "x_test": 1e60 * GOOD},
+    "are equal": {"x_train": np.ones((4, 3)), "x_test": GOOD},
     "one label per sample": {"x_train": GOOD, "x_test": GOOD, "y_train": np.arange(3)},
 }
 
@@ -119,7 +119,7 @@ def test_damaged_compression(tmp_path):
     content = bytearray(path.read_bytes())
     content[80:300] = bytes(220)
     path.write_bytes(content)
-    with pytest.raises(InputError, match="x_train is no array"):
+    with pytest.raises(InputError, match="x_train is not an array"):
         datasets.load(str(path))
 
 

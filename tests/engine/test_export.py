@@ -56,6 +56,9 @@ def test_every_function_lowers(calls, name, platform):
     text = module.mlir_module()
     assert "optimization_barrier" not in text
     assert not re.search(r"\bf64>|xf64>", text)
+    products = re.findall(r"stablehlo.dot_general.*", text)
+    assert all(product.count("HIGHEST") == 2 for product in products)
+    assert products or name == "init"
     states = jax.tree.leaves(calls["chunk"][1][0])
     assert text.count("tf.aliasing_output") == (len(states) if name == "chunk" else 0)
     if name != "observe":

@@ -70,7 +70,7 @@ def test_earlier_analyses_are_replaced_and_nothing_else_is(tmp_path):
     assert (out / "fractions.md").read_text() != before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
-    with pytest.raises(InputError, match=r"out=.*mine is there and not ours"):
+    with pytest.raises(InputError, match=r"out=.*mine exists and was not written by ppp_jax"):
         write_analysis(np.eye(4), tmp_path / "mine")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]  # no leftovers
 
@@ -140,7 +140,7 @@ def test_bad_animations_are_one_line(tmp_path):
     one = pictures.isel(seed=0)
     for arguments, text in (
         ((one, tmp_path / "film.mp4"), "must end in .gif"),
-        ((pictures, tmp_path / "film.gif"), r"over=step: pictures are over"),
+        ((pictures, tmp_path / "film.gif"), r"over=step: must be the only axis"),
     ):
         with pytest.raises(InputError, match=text):
             animate(*arguments)

@@ -191,7 +191,9 @@ def test_what_is_registered_writes_a_study(toy, tmp_path, capsys):
 def test_what_is_registered_refuses_what_it_does_not_tell_apart(toy, tmp_path, capsys):
     assert run(toy, f"--workdir={tmp_path / 'run'}", "--widths=4,5") == 1
     _, told = capsys.readouterr()
-    assert told == ("error: --widths=4,5: name one value: this experiment compares activations\n")
+    assert told == (
+        "error: --widths=4,5: give one value, because this experiment compares activations\n"
+    )
     assert not (tmp_path / "run").exists()
 
 

@@ -26,6 +26,7 @@ RUN_BY = {
     "torch_transformer": "test_studies",  # where PyTorch is; here: where it is not
     "certify": "test_mains", "gallery": "test_mains", "benchmarks.rotations": "test_mains",
     "benchmarks.projection": "test_mains", "benchmarks.sweep_throughput": "test_mains",
+    "benchmarks.accelerator": "test_mains",
     "benchmarks.wide_layer": "experiments/benchmarks/projection.py",
     "benchmarks.worker": "experiments/benchmarks/sweep_throughput.py",
 }  # fmt: skip
@@ -134,6 +135,25 @@ def test_the_sweep_is_timed_to_the_last_table():
         assert re.search(rf"^\| least \| {side} \| 2 \| [\d.]+ \| [\d.]+ \|$", done.stdout, re.M)
     assert re.search(r"^\| least \| 2 \| 120 \| [\d.]+ \|$", done.stdout, re.M)
     assert re.match(r"least: [\d.]+ GFLOP/s, [\d.]+% of that", lines[-1])
+
+
+@pytest.mark.slow
+def test_an_accelerator_is_measured_to_the_last_table():
+    """Here it is a CPU; without PyTorch its sides are said."""
+    small = ["--sizes=least", "--rounds=1", "--seconds=0", "--rotations=2", "--units=8"]
+    done = command("benchmarks.accelerator", *small, without=["torch"])
+    assert done.returncode == 0, done.stderr
+    assert "torch is not installed" in done.stdout
+    assert re.search(
+        r"^least: at least 3,336 bytes and 11,136 FLOP per seed-step", done.stdout, re.M
+    )
+    for seeds in (2, 4):
+        assert re.search(
+            rf"^\| least \| {seeds} \| [\d,]+ \| [\d,]+ \| [\d.]+ \|", done.stdout, re.M
+        )
+    assert re.search(r"^\| cpu( \| [\d.,]+){4} \|$", done.stdout, re.M)
+    last = done.stdout.rstrip().splitlines()[-1]
+    assert last.startswith("| least | plain jit(vmap(scan)) | 2 | ")
 
 
 ONE_LINE = {

@@ -277,7 +277,7 @@ def test_views_of_every_seed_and_their_differences(tmp_path):
                  for seed in (0, 1)]  # fmt: skip
         assert math.isclose(float(labels[view]["difference"]), sum(apart) / 2, abs_tol=1e-9)
         assert labels[view]["p"] == ""  # two seeds claim nothing, and it is said
-    text = "p and q are missing of fewer than 6 seeds, of which nothing is claimed."
+    text = "p and q are missing where there are fewer than 6 seeds."
     assert done.stdout.count(text) == 1
     assert text in (tmp_path / "run" / "study" / "index.html").read_text()
 
@@ -287,7 +287,7 @@ def test_few_seeds_are_said_to_be_few(tmp_path):
     done = command("width", f"--workdir={tmp_path / 'run'}", *GRID, PAIR, "--seeds=0,1",
                    "--latent_widths=3")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    text = "p and q are missing of fewer than 6 seeds, of which nothing is claimed."
+    text = "p and q are missing where there are fewer than 6 seeds."
     assert done.stdout.count(text) == 1
     study = tmp_path / "run" / "study"
     assert text in (study / "index.html").read_text()
@@ -348,17 +348,17 @@ assert set(rows["seeds"]) == {2}
 @pytest.mark.parametrize(
     ("module", "flags", "problem"),
     [
-        ("depth", ["--architectures=transformer"], "--architectures=transformer: this experiment "
-         "cannot look at it; name one of mlp, conv, classifier"),
-        ("consequences", ["--architectures=classifier"], "--architectures=classifier: this "
-         "experiment cannot look at it; name one of mlp, conv, transformer, transformer_layernorm, "
-         "sparse"),
-        ("depth", ["--latent_widths=4,5"], "--latent_widths=4,5: name one value: this experiment "
-         "compares activations and depths"),
+        ("depth", ["--architectures=transformer"], "--architectures=transformer: "
+         "is not supported by this experiment; choose among mlp, conv, classifier"),
+        ("consequences", ["--architectures=classifier"], "--architectures=classifier: "
+         "is not supported by this experiment; choose among mlp, conv, transformer, "
+         "transformer_layernorm, sparse"),
+        ("depth", ["--latent_widths=4,5"], "--latent_widths=4,5: give one value, because "
+         "this experiment compares activations and depths"),
         ("convergence", ["--activations=tanh@simplex"], "--activations=tanh@simplex: its basis "
          "must be orthonormal here: units are matched one to one"),
-        ("views", ["--activations=tanh@haar:1"], "--activations=tanh@haar:1: this experiment looks "
-         "at the standard basis alone: leave out the part from @"),
+        ("views", ["--activations=tanh@haar:1"], "--activations=tanh@haar:1: this experiment uses "
+         "only the standard basis; leave out the part from @ on"),
         ("optimizer_factorial", ["--optimizers=adam,sgd"], "--optimizers=adam,sgd: name "
          "isotropic_adam too: under it the functions' effects are measured"),
     ],

@@ -186,7 +186,7 @@ def test_long_axes_are_checked_and_looked_up_without_comparing_all_with_all(monk
     assert not extension.obstacles(smaller, larger)
     (missing,) = extension.extend(smaller, larger).missing
     assert missing.seeds == (count,)
-    assert extension.run_places(larger, smaller)[-1] == list(range(count))
+    assert extension.run_indices(larger, smaller)[-1] == list(range(count))
     assert 0 < Counted.looked < 50 * count
 
 
@@ -194,7 +194,7 @@ def test_a_grid_that_no_program_can_be_made_of_is_refused():
     check_feasible(Grid(epochs=100), 1438)
     with pytest.raises(InputError, match=r"widths=1, … \(20,000 values\): makes 40,000 cells"):
         check_feasible(Grid(widths=range(1, 20_001)), 1438)
-    with pytest.raises(InputError, match=r"epochs=1000000000: is 59,000,000,000 steps per run"):
+    with pytest.raises(InputError, match=r"epochs=1000000000: makes 59,000,000,000 steps per run"):
         check_feasible(Grid(epochs=10**9), 1438)
 
 

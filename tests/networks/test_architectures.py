@@ -246,7 +246,7 @@ def test_grid_equals_a_loop_of_single_runs(name):
         (
             {"capture": ["encoder_3"], "depths": [2]},
             "capture=encoder_3: no network of this grid "
-            "has it; known: decoder_0, decoder_1, encoder_0, encoder_1",
+            "has this layer .known: decoder_0, decoder_1, encoder_0, encoder_1",
         ),
     ],
 )
@@ -266,9 +266,7 @@ def test_unknown_names_are_refused_with_the_nearest():
 def test_a_jax_that_cannot_train_convolutions_is_refused(tmp_path, monkeypatch):
     newer = architectures.get("conv")._replace(oldest_jax=(99, 0, 0))
     monkeypatch.setitem(architectures.ARCHITECTURES, "conv", newer)
-    problem = (
-        rf"architectures=conv: is trained by jax 99.0.0 or later, .*; this is {jax.__version__}"
-    )
+    problem = rf"architectures=conv: needs jax 99.0.0 or later, .* {jax.__version__} is installed"
     with pytest.raises(InputError, match=problem):
         sweep.train(Grid(architectures=["mlp", "conv"]), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()

@@ -32,7 +32,7 @@ def test_a_file_that_cannot_grow(tmp_path):
         [sys.executable, "-m", "tests.storage.test_disk", *flags], capture_output=True, text=True
     )
     assert limited.returncode == 1, limited.stderr
-    problem = "cannot be written any more (File too large); what is saved is kept"
+    problem = "can no longer be written (File too large), and saved results are kept"
     assert f"error: --workdir={workdir}: {problem}" in limited.stderr
     assert "sweep.py" not in limited.stderr  # no traceback of ours
     assert run_dir.last_step(workdir, 0) == step

@@ -108,7 +108,7 @@ def outcome(folder, whole):
     except InputError as error:
         line = str(error)
         named = line.startswith(f"path={folder}/latents.zarr/") and "\n" not in line
-        remedies = ("trains it anew", "train", "checkpoints/0")
+        remedies = ("trains it again", "train", "checkpoints/0")
         return line if named and any(word in line for word in remedies) else f"WRONG: {line}"
     except Exception as error:
         return f"WRONG: {error!r}"
@@ -488,7 +488,7 @@ def test_places_of_many_runs_are_looked_up_once():
     grid = dataclasses.replace(GRID, seeds=range(20_000))
     part = dataclasses.replace(GRID, seeds=range(19_999, -1, -1))
     begun = time.process_time()
-    assert latents._positions(grid, part)[-1] == list(part.seeds)
+    assert latents._indices(grid, part)[-1] == list(part.seeds)
     assert time.process_time() - begun < 0.5  # 3.7 s if each is looked for among all
 
 

@@ -81,7 +81,7 @@ def test_a_file_with_the_name_of_a_backup_is_left(way, workdir):
 def test_our_names_are_refused_where_somebody_else_has_them(way, name, workdir):
     (workdir / name).mkdir()
     (workdir / name / "notes.txt").write_text("mine")
-    assert_refused(workdir, way, f"{name} is there and not ours; move it away")
+    assert_refused(workdir, way, f"{name} exists and was not written by ppp_jax; move it away")
 
 
 @pytest.mark.parametrize("text", ["mine", "", "x" * len(atomic.LOCKED)])
@@ -118,7 +118,7 @@ def test_a_file_is_placed_whole_or_not_at_all(tmp_path):
     atomic.write_text(path, "1")
 
     def fail():
-        with atomic.placed(path) as partial:
+        with atomic.new_file(path) as partial:
             partial.write_text("half")
             raise KeyboardInterrupt
 
@@ -149,7 +149,7 @@ def test_what_no_run_wrote_into_the_latents_is_refused(way, name, workdir):
     (workdir / name).parent.mkdir(parents=True, exist_ok=True)
     (workdir / name).write_text("mine")
     doing = {"grown": "growing", "overwritten": "overwriting"}[way]
-    assert_refused(workdir, way, f"{name} is not of a run, and {doing} would delete it")
+    assert_refused(workdir, way, f"{name} was not written by a run, and {doing} would delete it")
     train(workdir, "again")  # which deletes nothing
     assert (workdir / name).read_text() == "mine"
 
@@ -164,7 +164,9 @@ def test_what_no_run_wrote_into_the_latents_is_refused(way, name, workdir):
 def test_what_no_run_wrote_into_the_checkpoints_is_refused(way, name, workdir):
     (workdir / "checkpoints" / "0" / name).parent.mkdir(parents=True, exist_ok=True)
     (workdir / "checkpoints" / "0" / name).write_text("mine")
-    assert_refused(workdir, way, f"checkpoints/0/{name} is not of a run, and .* would delete it")
+    assert_refused(
+        workdir, way, f"checkpoints/0/{name} was not written by a run, and .* would delete it"
+    )
     train(workdir, "again")  # which deletes nothing
     assert (workdir / "checkpoints" / "0" / name).read_text() == "mine"
 
@@ -174,7 +176,9 @@ def test_copies_of_checkpoints_are_refused(name, workdir):
     checkpoints = workdir / "checkpoints"
     copy = checkpoints / name if "/" in name else checkpoints / "0" / name
     shutil.copytree(checkpoints / "0" / "59", copy)
-    assert_refused(workdir, "overwritten", f"{copy.name}/.* is not of a run, and overwriting")
+    assert_refused(
+        workdir, "overwritten", f"{copy.name}/.* was not written by a run, and overwriting"
+    )
 
 
 # What orbax was seen to write, with `<>` for 32 hexadecimal digits: 0.11.25 and 0.12.8.
@@ -211,7 +215,7 @@ def test_what_a_killed_save_left_is_of_a_run(workdir):
 def test_a_strangers_file_beside_damaged_metadata_is_refused(workdir):
     (workdir / "latents.zarr" / "checksums.json").write_text("damaged")
     (workdir / "latents.zarr" / "latent_3" / "pre" / "2024").write_text("mine")
-    assert_refused(workdir, "overwritten", "pre/2024 is not of a run")
+    assert_refused(workdir, "overwritten", "pre/2024 was not written by a run")
 
 
 def test_a_damaged_store_can_be_overwritten(workdir):
@@ -229,7 +233,7 @@ def test_folders_on_another_disk_are_not_replaced(way, name, workdir, tmp_path):
     (workdir / name).rename(tmp_path / name)
     (workdir / name).symlink_to(tmp_path / name)
     before = content(tmp_path / name)
-    assert_refused(workdir, way, f"its {name} is a link, and .* would not follow it; move the")
+    assert_refused(workdir, way, f"its {name} is a link, and .* would not follow it; replace the")
     assert content(tmp_path / name) == before
     train(workdir, "again")  # which replaces no folder
     assert (workdir / name).is_symlink()
@@ -267,7 +271,7 @@ def test_a_folder_of_another_kind_is_not_replaced(kind, tmp_path):
 
 def test_an_analysis_does_not_replace_a_report(workdir):
     put(workdir / "report", "index.html", "report")
-    with pytest.raises(InputError, match=r"\(report, not analysis\); name another place"):
+    with pytest.raises(InputError, match=r"\(report, not analysis\); choose another path"):
         write_analysis(np.eye(4), workdir / "report")
     assert (workdir / "report" / "index.html").exists()
 

@@ -31,12 +31,12 @@ def test_every_flag_of_a_main_is_compared_but_those_of_one_process(defined):
     overlooked = set()
     with flagsaver.flagsaver():
         defined(["main"])
-        before = runtime.told()
+        before = runtime.shared_settings()
         for name in sorted(defined):
             if defined.find_module_defining_flag(name).startswith("absl."):
                 continue
             defined[name].value = "changed"
-            found = agreement.disagreement([before, runtime.told()])
+            found = agreement.disagreement([before, runtime.shared_settings()])
             if found is None or (found.field, found.values[1]) != (name, "changed"):
                 overlooked.add(name)
             defined[name].value = defined[name].default
@@ -60,17 +60,17 @@ def test_a_field_that_only_one_knows_is_a_difference():
 def test_another_main_is_said_before_the_flags_that_come_with_it(defined, monkeypatch):
     with flagsaver.flagsaver():
         defined(["main"])
-        one = runtime.told()
+        one = runtime.shared_settings()
         monkeypatch.setattr(runtime, "_main_name", lambda: "another")
         defined["seeds"].value = (5,)
-        found = agreement.disagreement([one, runtime.told()])
+        found = agreement.disagreement([one, runtime.shared_settings()])
     assert (found.field, found.values[1]) == ("main", "another")
 
 
 def test_processes_have_equally_many_devices():
-    devices.check_equal_shares([2, 2, 2])
+    devices.check_equal_device_counts([2, 2, 2])
     with pytest.raises(InputError, match="process 0 has 2 devices, but process 2 has 1; give each"):
-        devices.check_equal_shares([2, 2, 1])
+        devices.check_equal_device_counts([2, 2, 1])
 
 
 def test_long_values_are_shown_where_they_differ():

@@ -26,7 +26,7 @@ XLA = jax.errors.JaxRuntimeError
 def test_a_grid_larger_than_the_address_space(tmp_path):
     """Asked for: 172 TB of weights. Refused from shapes, before anything is computed or written."""
     grid = Grid(**AXES | {"widths": [2**24], "seeds": range(20_000), "epochs": 1})
-    with pytest.raises(InputError, match=r"memory does not suffice: .* TiB, .* free") as caught:
+    with pytest.raises(InputError, match=r"memory does not suffice: .* TiB, and .* free") as caught:
         sweep.train(grid, tmp_path / "run", seed_batch=2, progress=False)
     assert caught.value.field == "seeds"
     assert all(flag in str(caught.value) for flag in ("--seeds", "--widths", "--seed_batch"))
@@ -88,7 +88,7 @@ def test_no_memory_to_time_widths(tmp_path, monkeypatch):
 def test_what_was_saved_is_kept(trained, monkeypatch):
     before, step = load_run(trained).load(), run_dir.last_step(trained, 0)
     monkeypatch.setattr(run_dir, "append_metrics", raising(XLA("RESOURCE_EXHAUSTED")))
-    with pytest.raises(InputError, match="what is saved is kept"):
+    with pytest.raises(InputError, match="saved results are kept"):
         sweep.train(Grid(**AXES, epochs=2), trained, seed_batch=2, progress=False)
     assert run_dir.last_step(trained, 0) == step
     after = load_run(trained).load()
@@ -141,8 +141,8 @@ def test_later_changes_of_the_caller_s_arrays_are_not_seen():
 def test_data_is_placed_once_for_all_that_a_sweep_builds(tmp_path, monkeypatch, timed):
     """And once more, for this process alone, if widths are timed."""
     placed, built = [], []
-    place, build = program.place, program.build
-    monkeypatch.setattr(program, "place", lambda *a, **k: placed.append(1) or place(*a, **k))
+    put_data, build = program.put_data, program.build
+    monkeypatch.setattr(program, "put_data", lambda *a, **k: placed.append(1) or put_data(*a, **k))
     monkeypatch.setattr(program, "build", lambda *a, **k: built.append(1) or build(*a, **k))
     if timed:
         monkeypatch.setattr(seed_batches, "WORTH_TIMING", 0)
@@ -153,7 +153,7 @@ def test_data_is_placed_once_for_all_that_a_sweep_builds(tmp_path, monkeypatch, 
     assert len(placed) == 1 + timed
     assert len(built) >= 1 + 2 * timed
     shapes = program.outline(grid, datasets.load("digits"))
-    real = place(grid, datasets.load("digits"))
+    real = put_data(grid, datasets.load("digits"))
     assert [(a.shape, a.dtype) for a in shapes] == [(b.shape, b.dtype) for b in real]
 
 

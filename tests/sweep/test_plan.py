@@ -62,8 +62,8 @@ def test_latents_that_the_disk_does_not_hold(tmp_path, monkeypatch):
     size = demand.latent_bytes(grid, DIGITS, 2)
     assert size == 2 * 3 * 30 * 2 * 4
     monkeypatch.setattr(resources, "free_disk", lambda _: size - 1)
-    assert "!! may not fit: name another --workdir" in str(plan.plan(grid, tmp_path / "run"))
-    with pytest.raises(InputError, match=r"workdir=.*the disk has no room: latents take 1.4 KiB"):
+    assert "!! may not fit: choose another --workdir" in str(plan.plan(grid, tmp_path / "run"))
+    with pytest.raises(InputError, match=r"workdir=.*the disk is too full: latents take 1.4 KiB"):
         sweep.train(grid, tmp_path / "run", progress=False)
     monkeypatch.undo()
     sweep.train(grid, tmp_path / "run", progress=False)

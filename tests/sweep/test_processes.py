@@ -106,5 +106,5 @@ def test_a_request_to_stop_ends_a_process_that_waits_for_another(tmp_path):
         _, stderr = first.communicate(timeout=60)
     assert first.returncode == 130, stderr
     assert stderr.count("error: ") == 1
-    assert "has stopped waiting for the others" in stderr
+    assert "asked to stop while it waited for the others" in stderr
     assert run_dir.last_step(tmp_path, 0) is not None

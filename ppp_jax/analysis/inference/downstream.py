@@ -5,14 +5,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ppp_jax.analysis.inference.seeds import MIN_SEEDS, RESAMPLES
-from ppp_jax.analysis.io.sources import is_real, numbers, to_numpy
+from ppp_jax.analysis.io.sources import Latents, is_real, numbers, to_numpy
 from ppp_jax.errors import InputError, real, seeded, whole
 from ppp_jax.resources import check_fits
 
 MOST_BITS = 52  # what a number of double precision holds
 
 
-def quantise(latents: Any, *, bits: int) -> np.ndarray:
+def quantise(latents: Latents, *, bits: int) -> np.ndarray:
     """Rounds every unit to 2^bits equally spaced levels between its least and largest value.
 
     Args:
@@ -37,7 +37,7 @@ def quantise(latents: Any, *, bits: int) -> np.ndarray:
     return rounded
 
 
-def add_noise(latents: Any, *, fraction: float, noise_seed: int = 0) -> np.ndarray:
+def add_noise(latents: Latents, *, fraction: float, noise_seed: int = 0) -> np.ndarray:
     """Adds isotropic normal noise, as long as a fraction of the latents' root mean square length.
 
     Args:
@@ -58,7 +58,7 @@ def add_noise(latents: Any, *, fraction: float, noise_seed: int = 0) -> np.ndarr
     return noisy
 
 
-def _floating(latents: Any) -> np.ndarray:
+def _floating(latents: Latents) -> np.ndarray:
     """Returns latents as they are, or, of whole numbers, in double precision."""
     x = to_numpy("latents", latents)
     if x.ndim < 2 or not x.size or not is_real(x.dtype):

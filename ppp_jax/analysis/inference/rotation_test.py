@@ -7,8 +7,9 @@ observed one is uniform, at any number of samples.
 
 import concurrent.futures
 import functools
+import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from ppp_jax.analysis.inference.seeds import combined_rank, sign_flip
 from ppp_jax.analysis.io.rows import RAISE, Rows, check_rows, kept_rows, warn_of_long_rows
 from ppp_jax.analysis.io.sources import Latents, Source, check_made, open_source, read, rescale
 from ppp_jax.analysis.projection.kernel import check_epsilon, progress_bar
-from ppp_jax.analysis.projection.planes import Basis, resolve_basis
+from ppp_jax.analysis.projection.planes import Basis, BasisLike, resolve_basis
 from ppp_jax.analysis.statistics import registry, views
 from ppp_jax.analysis.statistics.alignment import Target, build_target, measure_turned
 from ppp_jax.analysis.statistics.quantisation import DIP_SAMPLES
@@ -36,7 +37,7 @@ ROUNDING = 1e-6  # differences below this fraction of the values are no differen
 def rotation_test(
     latents: Latents,
     *,
-    basis: Any = None,
+    basis: BasisLike = None,
     statistics: Sequence[str | Statistic] | None = None,
     epsilon: float | None = None,
     rotations: int = ROTATIONS,
@@ -96,24 +97,13 @@ def rotation_test(
     check_rows(nonfinite, drop_outliers)
     asked = registry.resolve(statistics, epsilon)
     source = open_source(latents)
-    test = _Test(
-        asked, resolve_basis(basis, source.units), epsilon, Rules(nonfinite, drop_outliers)
-    )
-    rows = _counted(source, test.rules)
+    rules = Rules(nonfinite, drop_outliers)
+    test = _Test(asked, resolve_basis(basis, source.units), epsilon, rules)
+    rows = _counted(source, rules)
+    found = _values(source, test, _groups(source, rotations, (rotation_seed, first_seed), progress))
     names = [one.name for one in asked]
-    leading = source.shape[:-2]
-    found = np.full((int(np.prod(leading)), len(names), rotations + 1), np.nan)
-    small = source.shape[-2] * source.units * source.dtype.itemsize <= BLOCK_BYTES
-    with concurrent.futures.ThreadPoolExecutor(WORKERS if small else 1) as workers:
-        for members, start, turns in _groups(
-            source, rotations, (rotation_seed, first_seed), progress
-        ):
-            place = slice(start, start + len(turns))
-            one = functools.partial(_tested, source, test, turns)
-            for cloud, values in zip(members, workers.map(one, members), strict=True):
-                found[cloud, :, place] = values
     dims = (*source.dims[:-1], "statistic")
-    shaped = found.reshape(*leading, len(names), rotations + 1)
+    shaped = found.reshape(*source.shape[:-2], len(names), rotations + 1)
     tested = xr.Dataset(
         {"value": (dims, shaped[..., 0]), "null": ((*dims, "rotation"), shaped[..., 1:])},
         coords={**source.coords, "statistic": names},
@@ -122,12 +112,29 @@ def rotation_test(
     return verdict(tested)
 
 
+def _values(
+    source: Source, test: "_Test", groups: Iterable[tuple[list[int], np.ndarray]]
+) -> np.ndarray:
+    """Returns every statistic of every cloud, as it is and rotated, `(clouds, statistics, K + 1)`.
+
+    Clouds are tested at the same time, unless they are large.
+    """
+    small = source.shape[-2] * source.units * source.dtype.itemsize <= BLOCK_BYTES
+    blocks: dict[int, list[np.ndarray]] = {k: [] for k in range(math.prod(source.shape[:-2]))}
+    with concurrent.futures.ThreadPoolExecutor(WORKERS if small else 1) as workers:
+        for members, turns in groups:
+            one = functools.partial(_tested, source, test, turns)
+            for cloud, values in zip(members, workers.map(one, members), strict=True):
+                blocks[cloud].append(values)
+    return np.stack([np.concatenate(each, axis=1) for each in blocks.values()])
+
+
 def _groups(
     source: Source, rotations: int, seeds: tuple[int, int], progress: bool
-) -> Iterator[tuple[list[int], int, np.ndarray]]:
+) -> Iterator[tuple[list[int], np.ndarray]]:
     """Yields clouds that share rotations, and blocks of these, the very first of which is none.
 
-    Each block comes with the number of rotations before it. In wide layers a block is small.
+    A cloud's blocks come in the order of its rotations. In wide layers a block is small.
     """
     leading, units = source.shape[:-2], source.units
     number = np.zeros(leading, np.int64)
@@ -149,7 +156,7 @@ def _groups(
         none = [np.eye(units)] if start == 0 else []
         drawn = bases.rotations(units, stop - start - len(none), rng)
         turns = np.stack([*none, *drawn]).astype(source.dtype)
-        yield np.flatnonzero(number.ravel() == group).tolist(), start, turns
+        yield np.flatnonzero(number.ravel() == group).tolist(), turns
 
 
 class Rules(NamedTuple):
@@ -368,9 +375,9 @@ def pool(tested: xr.Dataset, *, over: str = "seed") -> xr.Dataset:
     whether these networks prefer the basis: their ranks are independent and uniform under the null,
     so that the law of their sum is known exactly, of any number of clouds (`combined_rank`). `p`
     says whether that generalises over seeds: the sign of each one's `rank` among its own rotations
-    is a coin toss under the null, so the mean rank is held against all patterns of signs (`sign_flip`). It is exact whatever the
-    statistic's law, a single odd cloud among many decides nothing, and its smallest value is
-    2/2^clouds, however few rotations there are.
+    is a coin toss under the null, so the mean rank is held against all patterns of signs
+    (`sign_flip`). It is exact whatever the statistic's law, a single odd cloud among many decides
+    nothing, and its smallest value is 2/2^clouds, however few rotations there are.
 
     Args:
       tested: what `rotation_test` returns.
@@ -380,7 +387,8 @@ def pool(tested: xr.Dataset, *, over: str = "seed") -> xr.Dataset:
       Dataset without that axis: `value`, `mean` (of the null) and `rank`, averaged; `sd` of the
       average value; `z`; `p`, missing of fewer than 6 clouds, of which no significance is claimed;
       `p_networks`, of any number of them; and `clouds`, how many there were. Clouds without a
-      rank are left out. A few clouds far on one side can give z another sign than the mean rank, whose side is the one that p tests.
+      rank are left out. A few clouds far on one side can give z another sign than the mean rank,
+      whose side is the one that p tests.
 
     Raises:
       InputError: `tested` is something else, or has no such axis.

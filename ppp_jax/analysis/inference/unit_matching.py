@@ -8,6 +8,7 @@ with one it comes near the first. This sign of a privileged basis needs no angle
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 
 from ppp_jax import bases
@@ -17,7 +18,7 @@ from ppp_jax.analysis.inference.rotation_test import (
     pool,
     under_rotations,
 )
-from ppp_jax.analysis.io.sources import numbers
+from ppp_jax.analysis.io.sources import Latents, numbers
 from ppp_jax.errors import InputError, seeded, whole
 
 
@@ -103,7 +104,11 @@ def _assigned(product: np.ndarray) -> float:
 
 
 def convergence(
-    latents: Any, *, basis: Any = None, rotations: int = ROTATIONS, rotation_seed: int = 0
+    latents: Latents,
+    *,
+    basis: str | ArrayLike | None = None,
+    rotations: int = ROTATIONS,
+    rotation_seed: int = 0,
 ) -> Convergence:
     """Tests whether networks of different seeds find the same axes.
 

@@ -98,6 +98,10 @@ def load(
         array: xr.DataArray = _choose(found, name, path)
         return array
     _refuse_choices(layer, which)
+    return _of_file(path, name, max_bytes)
+
+
+def _of_file(path: pathlib.Path, name: str | None, max_bytes: int | None) -> xr.DataArray:
     if not path.exists():
         raise InputError("path", path, f"is not there; give {KNOWN}")
     try:

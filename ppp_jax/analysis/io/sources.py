@@ -176,7 +176,7 @@ def labelled(latents: Any) -> Any:
     return xr.DataArray(xr.Variable(names, xr.core.indexing.LazilyIndexedArray(Lazy(latents))))
 
 
-def open_source(latents: Any) -> Source:
+def open_source(latents: Latents) -> Source:
     """Finds out what an array of latents is, without reading it if it is large and lies elsewhere.
 
     Args:
@@ -192,17 +192,17 @@ def open_source(latents: Any) -> Source:
     """
     coords: Mapping[str, Any] = {}
     dims: tuple[str, ...] | None = None
-    latents = labelled(latents)
-    lazy = hasattr(latents, "chunks") and hasattr(latents, "nbytes")  # zarr, dask, h5py; xarray
-    if isinstance(latents, xr.DataArray):
-        latents, dims = ordered_axes(latents)
+    given = labelled(latents)
+    lazy = hasattr(given, "chunks") and hasattr(given, "nbytes")  # zarr, dask, h5py; xarray
+    if isinstance(given, xr.DataArray):
+        given, dims = ordered_axes(given)
         coords = {
             str(name): coord.variable
-            for name, coord in latents.coords.items()
+            for name, coord in given.coords.items()
             if coord.dims and set(coord.dims) <= set(dims[:-1])
         }
-    lazy = lazy and latents.nbytes > LOAD_BYTES
-    array = latents if lazy else to_numpy("latents", latents)
+    lazy = lazy and given.nbytes > LOAD_BYTES
+    array: Any = given if lazy else to_numpy("latents", given)
     shape, dtype = tuple(array.shape), _dtype(array)
     dims = dims or (*(f"axis_{k}" for k in range(len(shape) - 2)), SAMPLE)
     array = Kept(array) if lazy else array.reshape(-1, shape[-1])
@@ -358,7 +358,7 @@ def read(source: Source, start: int, stop: int) -> np.ndarray:
     return np.concatenate(pieces).astype(source.dtype, copy=False)
 
 
-def as_clouds(latents: Any) -> np.ndarray:
+def as_clouds(latents: Latents) -> np.ndarray:
     """Reads latents of any array type as `(..., samples, units)`, float32 or float64.
 
     Raises:
@@ -371,7 +371,7 @@ def as_clouds(latents: Any) -> np.ndarray:
     return read(source, 0, source.rows).reshape(source.shape)
 
 
-def labelled_like(latents: Any, values: np.ndarray) -> PerCloud:
+def labelled_like(latents: Latents, values: np.ndarray) -> PerCloud:
     """Returns one number per cloud, with the labels of the latents if these have some.
 
     Args:

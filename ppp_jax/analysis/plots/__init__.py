@@ -1,1 +1,1 @@
-"""Figures."""
+"""Figures of PPP, SRM, training curves and statistical evidence."""

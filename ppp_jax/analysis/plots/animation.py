@@ -1,4 +1,4 @@
-"""Training as a moving picture."""
+"""Animations of PPP pictures, such as the snapshots of a training run."""
 
 import io
 import pathlib
@@ -25,22 +25,23 @@ def animate(
     label: str | None = None,
     frames_per_second: int = 3,
 ) -> pathlib.Path:
-    """Writes PPP pictures as a GIF, one frame after another, all in one colour scale.
+    """Writes PPP pictures as the frames of a GIF, all in one colour scale.
 
     Args:
-      pictures: what `ppp(…, by=over)` returns.
-      path: where to write; the ending must be `.gif`.
-      over: the axis that is played.
-      label: name of the coordinate that each frame shows; by default `epoch` where there is one,
-        and `over` where not.
-      frames_per_second: speed; the last frame stands for two seconds longer.
+      pictures: A Dataset that `ppp(…, by=over)` returned.
+      path: The file to write, whose name must end in `.gif`.
+      over: The axis along which the frames follow each other.
+      label: Name of the coordinate that the title of each frame shows; by default `epoch` if there
+        is one, and otherwise `over`.
+      frames_per_second: Number of frames per second, from 1 to 50. The last frame is shown for two
+        seconds longer.
 
     Returns:
-      The path. The file appears when it is complete.
+      The path. The file appears only when it is complete.
 
     Raises:
-      InputError: another ending, no such axis or coordinate, further axes, no speed, or a
-        place that cannot be written.
+      InputError: The path has another ending or cannot be written, the pictures have no such axis
+        or coordinate or have further axes, or the speed is out of its range.
     """
     path = located("path", path)
     check_made("pictures", pictures, ("ratio", "accepted", "u", "v"), "ppp")
@@ -51,15 +52,18 @@ def animate(
     others = set(pictures["ratio"].dims) - {over, "u", "v"}
     if over not in pictures["ratio"].dims or others:
         raise InputError(
-            "over", over, f"pictures are over {pictures['ratio'].dims}; need (over, v, u)"
+            "over",
+            over,
+            f"must be the only axis of the pictures besides v and u; they have "
+            f"{pictures['ratio'].dims}",
         )
     label = label if label is not None else ("epoch" if "epoch" in pictures.coords else over)
     if not isinstance(label, str) or label not in pictures.coords:
-        raise InputError("label", label, f"is none of {sorted(map(str, pictures.coords))}")
+        raise InputError("label", label, f"must be one of {sorted(map(str, pictures.coords))}")
     whole("frames_per_second", frames_per_second, least=1, most=50)
     with writing("path", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic.placed(path) as partial:
+        with atomic.new_file(path) as partial:
             _write(pictures, partial, over, label, frames_per_second)
     return path
 
@@ -81,7 +85,7 @@ def _write(
         frames.append(Image.open(buffer).convert("RGB"))
     durations = [1000 // frames_per_second] * len(frames)
     durations[-1] += 2000
-    # The path has another ending until all is written.
+    # The format is named because the partial file has another ending.
     frames[0].save(
         path, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0
     )

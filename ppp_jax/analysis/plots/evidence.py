@@ -1,4 +1,4 @@
-"""Figures of evidence: forests of differences, the plane of alignment and discreteness, nulls."""
+"""Figures of evidence: forest plots of differences, alignment against discreteness, and nulls."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,10 +20,12 @@ Z_TICKS = (-100, -50, -20, -10, -5, -2, 0, 2, 5, 10, 20, 50, 100)
 
 
 def quantity_title(quantity: str) -> str:
-    """Returns what a panel of differences calls a variable of a measured grid.
+    """Returns the title of a panel that shows differences of a measured quantity.
+
+    "Above null" in a title means that the mean of the rotation null is subtracted.
 
     Args:
-      quantity: `test_mse`, or a statistic and the site of latents, such as `c4_pre`.
+      quantity: `test_mse`, or a statistic and a site of the latents, such as `c4_pre`.
     """
     name, _, site = quantity.rpartition("_")
     if name not in registry.STATISTICS:
@@ -33,14 +35,15 @@ def quantity_title(quantity: str) -> str:
 
 
 def plot_forest(differences: pd.DataFrame, *, labels: list[str]) -> Figure:
-    """Draws paired differences with their intervals, a panel per quantity.
+    """Draws paired differences with their intervals as a forest plot, a panel per quantity.
 
     Args:
-      differences: what `difference_table` returns, at least one row.
-      labels: which entries of a row name a comparison, such as `activation`, `optimizer`.
+      differences: A table that `difference_table` returned, with at least one row.
+      labels: Columns whose entries name a comparison, such as `activation` and `optimizer`.
 
     Returns:
-      The figure: filled where the false discovery rate is at most 5 %, hollow elsewhere.
+      The figure. A point is filled and coloured if its false discovery rate is at most 5 %, red
+      for positive and blue for negative differences; otherwise it is hollow and grey.
     """
     rows = differences.to_dict("records")
     names = list(dict.fromkeys(_comparison(row, labels) for row in rows))
@@ -66,8 +69,9 @@ def plot_forest(differences: pd.DataFrame, *, labels: list[str]) -> Figure:
     panels[0].set_yticks(range(len(names)), names, fontsize=6)
     panels[0].invert_yaxis()
     figure.supxlabel(
-        "paired difference, mean over seeds and 95 % BCa interval; "
-        "filled: false discovery rate ≤ 5 %",
+        "Points are means over seeds of the paired difference, bars their 95 % BCa intervals.\n"
+        "Filled points have a false discovery rate of at most 5 %. "
+        "“Above null” means minus the mean of the rotation null.",
         fontsize=7,
     )
     return figure
@@ -81,16 +85,16 @@ def _comparison(row: dict[str, Any], labels: list[str]) -> str:
 
 
 def plot_plane(runs: xr.Dataset, *, site: str, labels: list[str]) -> Figure:
-    """Draws every cell's path through training in the plane of alignment and discreteness.
+    """Draws how alignment and discreteness of every cell change through training.
 
     Args:
-      runs: the runs that `measure` measured.
-      site: `pre` or `post`.
-      labels: which names of a cell stand in the legend.
+      runs: The measured runs, as the attribute `runs` of what `measure` returns.
+      site: `pre` for latents before the activation, or `post` for latents after it.
+      labels: Names of a cell that the legend shows, such as `activation` and `optimizer`.
 
     Returns:
-      The figure: a line from the untrained network (hollow) to the trained one, medians over
-      seeds; single seeds at the end as points.
+      The figure, with a line per cell through the medians over seeds of all snapshots. A hollow
+      point marks the untrained networks, and small points are single seeds after training.
     """
     figure = Figure(figsize=(9.5, 4.8), dpi=110, layout="constrained")
     axes = figure.add_subplot()
@@ -98,8 +102,8 @@ def plot_plane(runs: xr.Dataset, *, site: str, labels: list[str]) -> Figure:
     colours = {name: f"C{i % 10}" for i, name in enumerate(runs["activation"].values)}
     styles = ["-", "--", ":", "-."]
     counted: dict[Any, int] = {}
-    for names, at in cells(runs):
-        part = runs[[f"c4_{site}", f"discreteness_{site}"]].isel(at)
+    for names, selection in cells(runs):
+        part = runs[[f"c4_{site}", f"discreteness_{site}"]].isel(selection)
         part = part.transpose("step", "seed")
         x, y = (part[name].values for name in part)
         if not np.isfinite(x[-1]).any():
@@ -114,24 +118,27 @@ def plot_plane(runs: xr.Dataset, *, site: str, labels: list[str]) -> Figure:
         axes.plot(path[0][0], path[1][0], "o", color=colour, markerfacecolor="white", markersize=4)
         axes.plot(x[-1], y[-1], ".", color=colour, markersize=3, alpha=0.5)
     axes.set(
-        xlabel=f"{registry.label_of('c4')}, {site}-activation (−1 diagonals, +1 axes)",
-        ylabel="discreteness",
+        xlabel=f"{registry.label_of('c4')}, {site}-activation (−1: diagonals, +1: axes)",
+        ylabel="discreteness (0: like a Gaussian, 1: all points coincide)",
     )
     figure.legend(loc="outside right upper", fontsize=6)
     return figure
 
 
 def _median(values: np.ndarray) -> float:
-    there = values[np.isfinite(values)]
-    return float(np.median(there)) if len(there) else np.nan
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else np.nan
 
 
 def plot_p_values(p: xr.DataArray, *, ax: Axes) -> Axes:
-    """Draws the distribution of p-values on isotropic clouds, which should be the diagonal.
+    """Draws the distribution of p-values on isotropic clouds, which should follow the diagonal.
 
     Args:
-      p: what `calibration.null_p_values` returns.
-      ax: where to draw.
+      p: p-values that `calibration.null_p_values` returned, over law, statistic and cloud.
+      ax: The axes to draw in.
+
+    Returns:
+      The axes, with a curve per law and statistic, coloured by law.
     """
     ax.plot([0, 1], [0, 1], "k--", linewidth=0.8)
     for i, law in enumerate(p["law"].values):
@@ -142,18 +149,23 @@ def plot_p_values(p: xr.DataArray, *, ax: Axes) -> Axes:
                 fraction = np.arange(1, len(values) + 1) / len(values)
                 ax.step(values, fraction, where="post", color=f"C{i}", linewidth=0.6, alpha=0.6)
         ax.plot([], [], color=f"C{i}", label=drawn(law))
-    ax.set(xlabel="p-value", ylabel="fraction of clouds below", xlim=(0, 1), ylim=(0, 1))
+    ax.set(
+        xlabel="p-value", ylabel="fraction of clouds with at most this p", xlim=(0, 1), ylim=(0, 1)
+    )
     ax.legend(fontsize=6)
     return ax
 
 
 def plot_power(found: xr.Dataset, *, kind: str, ax: Axes) -> Axes:
-    """Draws how often graded mixtures are called aligned, against the fraction of aligned samples.
+    """Draws the power of the rotation test against the fraction of aligned samples.
 
     Args:
-      found: what `calibration.power` returns.
-      kind: `axes` or `corners`.
-      ax: where to draw.
+      found: A Dataset that `calibration.power` returned.
+      kind: `axes` or `corners`, on which the aligned samples lie.
+      ax: The axes to draw in.
+
+    Returns:
+      The axes, with a curve per statistic and a dashed line at the level of the test, 5 %.
     """
     for statistic in found["statistic"].values:
         curve = found["power"].sel(kind=kind, statistic=statistic)
@@ -183,25 +195,29 @@ def plot_seeds(
     label: str | None = None,
     at: Sequence[float] | None = None,
 ) -> Axes:
-    """Draws every seed as a point, and over them the interquartile mean with its 95 % interval.
+    """Draws every seed as a point, and the interquartile mean of the seeds with its 95 % interval.
 
     Args:
-      columns: a name along the horizontal axis to one value per seed.
-      ax: where to draw.
-      colour: of this group.
-      shift: moves it sideways, so that several groups stand beside each other.
-      label: for the legend.
-      at: where the columns stand, ascending; None: side by side.
+      columns: Names along the horizontal axis, each with one value per seed, `(seeds,)`.
+      ax: The axes to draw in.
+      colour: Colour of this group.
+      shift: Sideways shift of this group, as a fraction of the smallest distance between columns,
+        so that several groups can be drawn beside each other.
+      label: Text of the legend, or None for no entry.
+      at: Horizontal coordinates of the columns, ascending; None draws them at 0, 1, 2 and so on.
+
+    Returns:
+      The axes.
     """
-    places = np.arange(len(columns)) if at is None else np.asarray(at, float)
-    closest = np.diff(places).min(initial=1.0)
-    for place, values in zip(places + shift * closest, columns.values(), strict=True):
+    centres = np.arange(len(columns)) if at is None else np.asarray(at, float)
+    closest = np.diff(centres).min(initial=1.0)
+    for x, values in zip(centres + shift * closest, columns.values(), strict=True):
         spread = closest * np.linspace(-0.06, 0.06, len(values)) if len(values) > 1 else np.zeros(1)
-        ax.plot(place + spread, values, ".", color=colour, markersize=2.5, alpha=0.45)
+        ax.plot(x + spread, values, ".", color=colour, markersize=2.5, alpha=0.45)
         low, high = bootstrap_interval(values)
-        ax.plot([place, place], [low, high], color=colour, linewidth=2)
+        ax.plot([x, x], [low, high], color=colour, linewidth=2)
         ax.plot(
-            place,
+            x,
             interquartile_mean(values),
             "_",
             color=colour,
@@ -209,25 +225,29 @@ def plot_seeds(
             markeredgewidth=2,
             label=label and drawn(label),
         )
-        label = None  # once in the legend
-    ax.set_xticks(places, [drawn(name) for name in columns], fontsize=7)
+        label = None  # The legend has one entry per group.
+    ax.set_xticks(centres, [drawn(name) for name in columns], fontsize=7)
     ax.tick_params(labelsize=7)
     return ax
 
 
 def plot_z(series: dict[str, dict[str, float]], *, ax: Axes) -> Axes:
-    """Draws z of several series over the same names, linear to ±3 and logarithmic beyond.
+    """Draws z of several series, on an axis that is linear up to ±3 and logarithmic beyond.
 
     Args:
-      series: a label of the legend to a name along the horizontal axis to its z.
-      ax: where to draw; |z| ≤ 2 is shaded.
+      series: Labels of the legend, each with a dictionary from the names along the horizontal axis
+        to z. All series have the same names.
+      ax: The axes to draw in.
+
+    Returns:
+      The axes, in which |z| ≤ 2 is shaded.
     """
     ax.axhspan(-2, 2, color="0.9")
     for k, (label, points) in enumerate(series.items()):
         shift = 0.1 * (k - (len(series) - 1) / 2)
-        places = np.arange(len(points)) + shift
-        ax.vlines(places, 0, list(points.values()), color=f"C{k}", linewidth=0.8)
-        ax.plot(places, list(points.values()), "o", color=f"C{k}", markersize=4, label=drawn(label))
+        x = np.arange(len(points)) + shift
+        ax.vlines(x, 0, list(points.values()), color=f"C{k}", linewidth=0.8)
+        ax.plot(x, list(points.values()), "o", color=f"C{k}", markersize=4, label=drawn(label))
     names = list(next(iter(series.values())))
     ax.set_xticks(range(len(names)), [drawn(name) for name in names], fontsize=7)
     ax.set_yscale("symlog", linthresh=3)

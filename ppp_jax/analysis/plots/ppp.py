@@ -1,4 +1,4 @@
-"""Drawing: axes in, axes out. Nothing is computed here."""
+"""Figures of PPP pictures, SRM curves and training curves, drawn from computed results."""
 
 import textwrap
 from collections.abc import Iterable
@@ -20,22 +20,29 @@ from ppp_jax.analysis.io.sources import is_real
 from ppp_jax.analysis.texts import drawn
 from ppp_jax.errors import InputError, choice, truth
 
-# Blue: fewer than isotropic, white: as many, red: more; grey: too few expected to tell.
+# Red means more samples than isotropic latents would have, white as many, blue fewer; grey means
+# that too few are expected for a ratio.
 COLORMAP = matplotlib.colormaps["RdBu_r"].with_extremes(bad="0.8")
 MIN_RATIO_RANGE = 4.0
 PANEL_INCHES = 1.15
-LONGEST_NAME = 12  # of an activation, on one line beside its strip
+LONGEST_NAME = 12  # A longer name of an activation takes two lines beside its strip.
 LEGEND = (
-    "u to the right, v upwards, each panel to ± its half-width in latent units; "
-    "colour: density / isotropic null, clipped at the ends of the bar; grey: too few expected"
+    "Each panel shows u (to the right) and v (upwards) up to ± the half-width in its corner, in "
+    "latent units. Colour is the density of accepted samples divided by that of isotropic latents, "
+    "clipped at the ends of the bar; grey means that too few samples are expected. A/A0 is the "
+    "accepted fraction divided by the isotropic one."
 )
 
 
 def ratio_scale(ratios: Iterable[np.ndarray]) -> colors.LogNorm:
-    """Returns the one colour scale of a set of ratios: logarithmic, 1 in the middle.
+    """Returns a logarithmic colour scale for several pictures, with 1 in the middle.
 
-    It reaches the 99.9 % quantile of all ratios together, and at least from 1/4 to 4, so that
-    noise around 1 does not look like structure. Ratios beyond either end take the end's colour.
+    The scale ends at the 99.9 % quantile of all ratios together and at its inverse. It covers at
+    least 1/4 to 4, so that noise around 1 does not look like structure. Ratios beyond either end
+    get the colour of that end.
+
+    Args:
+      ratios: Ratios of density and null, a picture per entry, each of any shape.
     """
     present = np.concatenate([ratio[np.isfinite(ratio)] for ratio in ratios])
     high = max(MIN_RATIO_RANGE, float(np.quantile(present, 0.999)) if len(present) else 0)
@@ -49,27 +56,30 @@ def plot_ppp(
     norm: colors.LogNorm | None = None,
     colorbar: bool = True,
 ) -> Axes:
-    """Draws a PPP density over its isotropic null.
+    """Draws the ratio of a PPP density and its isotropic null (docs/method.md §2).
 
     Args:
-      picture: what `ppp` returns.
-      ax: where to draw; by default a new figure.
-      norm: colour scale; by default `ratio_scale` of this picture.
-      colorbar: draw the scale beside the axes.
+      picture: A single picture that `ppp` returned, over `(v, u)`.
+      ax: The axes to draw in; by default those of a new figure.
+      norm: The colour scale; by default `ratio_scale` of this picture.
+      colorbar: Whether to draw the colour scale beside the axes.
 
     Returns:
-      The axes. White is as many as isotropic latents would have, red more, blue fewer; grey is
-      where too few are expected to tell. A picture of nothing says so.
+      The axes. White means as many samples as isotropic latents would have, red more, and blue
+      fewer; grey means that too few are expected for a ratio. If no sample was accepted, the
+      picture says so.
 
     Raises:
-      InputError: several pictures, or none.
+      InputError: `picture` holds several pictures or none, or another argument is of a wrong type.
     """
     _check_dims(picture, "ratio", ("v", "u"), "picture")
     _check_axes(ax)
     truth("colorbar", colorbar)
     if norm is not None and not isinstance(norm, colors.LogNorm):
         raise InputError(
-            "norm", type(norm).__name__, "must be a LogNorm, as ratio_scale returns it"
+            "norm",
+            type(norm).__name__,
+            "must be a matplotlib.colors.LogNorm, such as ratio_scale returns",
         )
     axes = plt.figure(figsize=(4.2, 3.6), layout="constrained").add_subplot() if ax is None else ax
     norm = norm or ratio_scale([picture["ratio"].values])
@@ -90,7 +100,7 @@ def _half_width(picture: xr.Dataset) -> float:
 def _acceptance(picture: xr.Dataset) -> str:
     none = "" if picture["accepted"].item() else " (none)"
     ratio = picture["acceptance_ratio"].item()
-    if np.isinf(ratio):  # beyond what a number holds: wide layers
+    if np.isinf(ratio):  # In wide layers A0 can be too small for a number.
         return f"A/A0 = 10^{picture['log10_acceptance_ratio'].item():.0f}"
     return f"A/A0 = {ratio:.3g}{none}"
 
@@ -102,7 +112,7 @@ def _draw_ratio(
     extent: tuple[float, float, float, float],
 ) -> AxesImage:
     image = axes.imshow(
-        np.maximum(picture["ratio"].values, norm.vmin or 0),  # a logarithm has no place for 0
+        np.maximum(picture["ratio"].values, norm.vmin or 0),  # A logarithmic scale has no 0.
         origin="lower",
         extent=extent,
         cmap=COLORMAP,
@@ -111,7 +121,7 @@ def _draw_ratio(
     )
     if not picture["accepted"].item():
         x, y = (extent[0] + extent[1]) / 2, (extent[2] + extent[3]) / 2
-        axes.text(x, y, "nothing\naccepted", ha="center", va="center", fontsize=7)
+        axes.text(x, y, "no sample\naccepted", ha="center", va="center", fontsize=7)
     elif not np.isfinite(picture["ratio"].values).any():
         _draw_density(axes, picture, extent)
     return image
@@ -120,18 +130,20 @@ def _draw_ratio(
 def _draw_density(
     axes: Axes, picture: xr.Dataset, extent: tuple[float, float, float, float]
 ) -> None:
-    """Draws the density where isotropic latents would put nothing to divide by, and says so."""
+    """Draws the density itself if the null is too small everywhere for a ratio, and says so."""
     density = picture["density"].values
     top = max(density.max(), np.finfo(float).tiny)
     norm = colors.LogNorm(1e-4 * top, top, clip=True)
     axes.imshow(density, origin="lower", extent=extent, cmap="Greys", norm=norm)
     x, y = (extent[0] + extent[1]) / 2, extent[3] - 0.02 * (extent[3] - extent[2])
-    axes.text(x, y, "density (no null)", ha="center", va="top", fontsize=6)
+    axes.text(x, y, "density (null too small)", ha="center", va="top", fontsize=6)
 
 
 def _check_axes(ax: Any) -> None:
     if ax is not None and not isinstance(ax, Axes):
-        raise InputError("ax", type(ax).__name__, "must be axes of matplotlib, or None")
+        raise InputError(
+            "ax", type(ax).__name__, "must be matplotlib axes, or None for a new figure"
+        )
 
 
 def _check_dims(made: xr.Dataset, name: str, wanted: tuple[str, ...], field: str) -> None:
@@ -142,25 +154,26 @@ def _check_dims(made: xr.Dataset, name: str, wanted: tuple[str, ...], field: str
     if dims != wanted:
         more = ", ".join(str(dim) for dim in dims if dim not in wanted)
         problem = (
-            f"must be over {wanted}; select one along {more}, say .isel({more.split(',')[0]}=0)"
+            f"must be over {wanted}; select one along {more}, such as .isel({more.split(',')[0]}=0)"
         )
         raise InputError(field, dims, problem)
 
 
 def plot_srm(curves: xr.Dataset, *, ax: Axes | None = None, planes: bool = True) -> Axes:
-    """Draws Spotlight Resonance around the circle of a plane.
+    """Draws Spotlight Resonance against the angle of the probe (docs/method.md §3).
 
     Args:
-      curves: what `srm` returns, at one ε.
-      ax: polar axes to draw in; by default a new figure.
-      planes: draw every plane that the curves hold, thin, behind the mean of all.
+      curves: A Dataset that `srm` returned, at one ε.
+      ax: The polar axes to draw in; by default those of a new figure.
+      planes: Whether to draw the curve of every plane in `curves` as a thin line.
 
     Returns:
-      The axes. The angle is that of the probe: 0° along a plane's first basis vector. The thick
-      line is the mean over all planes, dashed what isotropic latents would have.
+      The axes. The probe points along the first basis vector of a plane at 0°. The radius is the
+      fraction of samples in the spotlight. The thick red line is the mean over all planes, and
+      the dashed line the value of isotropic latents.
 
     Raises:
-      InputError: curves at several ε, or no curves, or axes that are not polar.
+      InputError: `curves` hold several ε or no SRM, or the axes are not polar.
     """
     _check_dims(curves, "pooled", ("angle",), "curves")
     _check_axes(ax)
@@ -171,8 +184,12 @@ def plot_srm(curves: xr.Dataset, *, ax: Axes | None = None, planes: bool = True)
         else ax
     )
     if not isinstance(axes, PolarAxes):
-        raise InputError("ax", type(axes).__name__, "must be polar: subplot(projection='polar')")
-    # A circle is closed, whatever the angles are.
+        raise InputError(
+            "ax",
+            type(axes).__name__,
+            "must be polar axes, such as pyplot.subplot(projection='polar')",
+        )
+    # The last point repeats the first, so that the curve is closed.
     order = np.argsort(curves["angle"].values % (2 * np.pi), kind="stable")
     order = np.append(order, order[0])
     turn = curves["angle"].values[order] % (2 * np.pi)
@@ -183,9 +200,11 @@ def plot_srm(curves: xr.Dataset, *, ax: Axes | None = None, planes: bool = True)
     axes.plot(turn, np.full(len(turn), curves["null"].item()), "k--", linewidth=0.8)
     axes.plot(turn, curves["pooled"].values[order], color="C3", linewidth=1.8)
     count, epsilon = curves.attrs["frame_planes"], curves["epsilon"].item()
-    axes.set_title(f"mean of {count:,} planes, ε = {epsilon:g}", fontsize=8)
+    axes.set_title(
+        f"mean of {count:,} planes (red), ε = {epsilon:g}\nisotropic (dashed)", fontsize=8
+    )
     axes.tick_params(labelsize=6)
-    axes.yaxis.set_major_locator(MaxNLocator(3))  # fractions; more would cover the curves
+    axes.yaxis.set_major_locator(MaxNLocator(3))  # More labels would cover the curves.
     axes.set_rlabel_position(22.5)
     return axes
 
@@ -199,27 +218,27 @@ def _tick_ratio(bar: Colorbar, norm: colors.LogNorm) -> None:
 def plot_strip(
     panels: list[list[xr.Dataset]], *, rows: list[str], columns: list[str], title: str
 ) -> Figure:
-    """Draws PPP pictures as a table, say a row per activation and a column per training epoch.
+    """Draws PPP pictures as a table, such as a row per activation and a column per training epoch.
 
     Args:
-      panels: `panels[row][column]`, each what `ppp` returns.
-      rows: a name for each row.
-      columns: a name for each column.
-      title: heading of the figure.
+      panels: The pictures that `ppp` returned, as `panels[row][column]`.
+      rows: Names of the rows.
+      columns: Names of the columns.
+      title: Title of the figure.
 
     Returns:
-      The figure. Each row (strip) has one colour scale, drawn at its end; each panel has its own
-      half-width, written in its corner in latent units.
+      The figure. Each row (strip) has one colour scale, which is drawn at its end. Each panel has
+      its own half-width, which is written in its corner in latent units.
 
     Raises:
-      InputError: no pictures, or not one for each row and column.
+      InputError: There are no pictures, or there is not one for each row and column.
     """
     _check_table(panels, rows, columns)
     if not isinstance(title, str):
-        raise InputError("title", title, "must be a text")
+        raise InputError("title", title, "must be a string")
     names = [_wrapped(drawn(name)) for name in rows]
     longest = max(len(line) for name in names for line in name.split("\n"))
-    left = max(1.2, 0.2 + 0.072 * longest)  # inches, for the names
+    left = max(1.2, 0.2 + 0.072 * longest)  # This is the space for the names, in inches.
     size = (left + PANEL_INCHES * len(columns) + 0.6, 1.14 * PANEL_INCHES * len(rows) + 0.7)
     legend = textwrap.wrap(LEGEND, int(20 * size[0]))
     size = (size[0], size[1] + 0.1 * (len(legend) - 1))
@@ -242,8 +261,8 @@ def plot_strip(
         norm = ratio_scale([picture["ratio"].values for picture in strip])
         _draw_strip(axes, strip, norm)
         axes.text(-0.05, 0.5, name, ha="right", va="center", fontsize=8)
-        place = axes.inset_axes((len(columns) + 0.05, 0.1, 0.06, 0.8), transform=axes.transData)
-        bar = figure.colorbar(axes.images[0], cax=place)
+        bar_axes = axes.inset_axes((len(columns) + 0.05, 0.1, 0.06, 0.8), transform=axes.transData)
+        bar = figure.colorbar(axes.images[0], cax=bar_axes)
         _tick_ratio(bar, norm)
         bar.ax.tick_params(labelsize=6, pad=1, length=2)
     for c, column in enumerate(columns):
@@ -252,7 +271,7 @@ def plot_strip(
 
 
 def _wrapped(name: str) -> str:
-    """Returns a name on two lines if one is too long to stand beside a strip."""
+    """Returns a name on two lines if it is too long for one line beside a strip."""
     return name.replace("_", "\n", 1) if len(name) > LONGEST_NAME else name
 
 
@@ -260,17 +279,17 @@ def _check_table(panels: Any, rows: Any, columns: Any) -> None:
     for field, names in (("rows", rows), ("columns", columns)):
         texts = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
         if not texts or not names:
-            raise InputError(field, names, "must be names, one or more")
+            raise InputError(field, names, "must be a list of one or more names")
     strips = panels if isinstance(panels, list | tuple) else ()
     if len(strips) != len(rows) or any(len(strip) != len(columns) for strip in strips):
-        problem = f"must be {len(rows)} rows of {len(columns)} pictures each"
+        problem = f"must be {len(rows)} lists of {len(columns)} pictures each"
         raise InputError("panels", type(panels).__name__, problem)
     for picture in (picture for strip in strips for picture in strip):
         _check_dims(picture, "ratio", ("v", "u"), "panels")
 
 
 def _draw_strip(axes: Axes, strip: list[xr.Dataset], norm: colors.LogNorm) -> None:
-    """Draws panels side by side in one axes, a unit square each: far faster than an axes each."""
+    """Draws panels as unit squares in one axes, which is far faster than an axes per panel."""
     for c, picture in enumerate(strip):
         _draw_ratio(axes, picture, norm, (c + 0.02, c + 0.98, 0.02, 0.98))
         axes.text(c + 0.5, 1.0, _acceptance(picture), ha="center", va="bottom", fontsize=6)
@@ -281,26 +300,29 @@ def _draw_strip(axes: Axes, strip: list[xr.Dataset], norm: colors.LogNorm) -> No
 
 
 def plot_curves(values: xr.DataArray, *, ax: Axes | None = None, yscale: str = "linear") -> Axes:
-    """Draws a quantity against training epochs: every seed thin, each activation's median thick.
+    """Draws a quantity against training epochs: seeds as thin lines, their medians as thick ones.
 
     Args:
-      values: over `(activation, seed, step)`, with a coordinate `epoch` along `step`, and one
-        `activation_isotropic` along `activation` if that is known.
-      ax: where to draw; by default a new figure.
+      values: The quantity, over `(activation, seed, step)`, with a coordinate `epoch` along `step`
+        and, if it is known, a coordinate `activation_isotropic` along `activation`.
+      ax: The axes to draw in; by default those of a new figure.
       yscale: `linear` or `log`.
 
     Returns:
-      The axes; elementwise activations are solid, isotropic ones dashed. The epoch axis is
-      logarithmic from 1 on, with epoch 0 at its left edge.
+      The axes. Isotropic activations are dashed and all others solid. The epoch axis is linear
+      from 0 to 1 and logarithmic beyond.
 
     Raises:
-      InputError: values over other axes, axes that are none, or another scale.
+      InputError: `values` are over other axes or no numbers, `ax` are no axes, or `yscale` is
+        neither word.
     """
     wanted = {"activation", "seed", "step"}
     labelled = isinstance(values, xr.DataArray) and {"epoch", "activation"} <= set(values.coords)
     if not labelled or set(values.dims) != wanted or not is_real(values.dtype):
         found = getattr(values, "dims", type(values).__name__)
-        raise InputError("values", found, f"must be numbers over {sorted(wanted)}, with an epoch")
+        raise InputError(
+            "values", found, f"must be real numbers over {sorted(wanted)}, with a coordinate epoch"
+        )
     choice("yscale", yscale, ("linear", "log"))
     _check_axes(ax)
     axes = plt.figure(figsize=(5, 3.5), layout="constrained").add_subplot() if ax is None else ax

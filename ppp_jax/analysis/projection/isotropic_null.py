@@ -1,8 +1,8 @@
-"""What PPP shows of isotropic latents, in closed form (docs/method.md §4).
+"""The exact distribution of PPP and SRM for isotropic latents, in closed form (docs/method.md §4).
 
-If directions are uniform on the sphere of ℝⁿ, the in-plane angle is uniform, and with
-k = (n − 2)/2 the squared plane fraction (r/‖x‖)² has survival function (1 − s)ᵏ. The laws below
-follow from that for *these* sample lengths, whatever they are.
+If directions are uniform on the sphere of ℝⁿ, then the in-plane angle is uniform, and the squared
+plane fraction (r/‖x‖)² exceeds s with probability (1 − s)ᵏ, where k = (n − 2)/2. The functions
+below follow from that, given the lengths of the samples at hand, whatever these lengths are.
 """
 
 import numpy as np
@@ -10,19 +10,19 @@ import scipy.special
 
 from ppp_jax.errors import InputError
 
-LENGTH_GROUPS = 256  # sample lengths are averaged within so many equally filled groups
-SUBPIXELS = 4  # each bin of a density is sampled at 4 × 4 places
+LENGTH_GROUPS = 256  # Sample lengths are averaged within so many equally filled groups.
+SUBPIXELS = 4  # Each bin of a density is sampled at 4 × 4 points.
 
 
 def acceptance(units: int, epsilon: float) -> float:
     """Returns A0 = (1 − ε²)^((n−2)/2), the fraction of isotropic samples that a plane accepts.
 
     Args:
-      units: n, at least 2.
-      epsilon: acceptance cosine, in [0, 1].
+      units: Number of units n, at least 2.
+      epsilon: Acceptance cosine ε, in [0, 1].
 
     Raises:
-      InputError: fewer than two units, in which there is no plane.
+      InputError: There are fewer than two units, so that no plane exists.
 
     Example:
       >>> round(acceptance(8, 0.8), 6)
@@ -34,14 +34,16 @@ def acceptance(units: int, epsilon: float) -> float:
 
 
 def spotlight(units: int, epsilon: float) -> float:
-    """Returns SRM of isotropic latents, ½·I_{1−ε²}((n−1)/2, ½): the fraction within arccos(ε).
+    """Returns SRM of isotropic latents, ½·I_{1−ε²}((n−1)/2, ½).
+
+    This is the fraction of samples within arccos(ε) of any direction (docs/method.md §4).
 
     Args:
-      units: n, at least 2.
-      epsilon: cosine of the spotlight's half-angle, in [0, 1].
+      units: Number of units n, at least 2.
+      epsilon: Cosine of the spotlight's half-angle, in [0, 1].
 
     Raises:
-      InputError: fewer than two units, in which there is no plane.
+      InputError: There are fewer than two units, so that no plane exists.
 
     Example:
       >>> round(spotlight(8, 0.75), 5)
@@ -53,7 +55,7 @@ def spotlight(units: int, epsilon: float) -> float:
 
 
 def _group_lengths(lengths: np.ndarray) -> np.ndarray:
-    """Replaces many lengths by the means of equally filled groups, fine enough not to matter."""
+    """Replaces more than 256 lengths by the means of 256 equally filled groups of them."""
     lengths = np.sort(np.asarray(lengths, np.float64))
     if len(lengths) <= LENGTH_GROUPS:
         return lengths
@@ -66,22 +68,22 @@ def radius_distribution(
 ) -> np.ndarray:
     """Returns the fraction of isotropic (plane, sample) pairs accepted with in-plane radius ≤ r.
 
-    It rises from 0 to A0, and is exact for up to 256 samples; of more, equally filled groups of
-    lengths are represented by their means.
+    The fraction rises from 0 to A0. It is exact for up to 256 samples; if there are more, groups
+    of similar lengths are represented by their mean lengths.
 
     Args:
-      radius: r, any shape, in latent units.
-      lengths: ‖x‖ of the samples, positive, `(samples,)`.
-      units: n.
-      epsilon: acceptance cosine.
+      radius: In-plane radius r in latent units, of any shape.
+      lengths: Lengths ‖x‖ of the samples, positive, `(samples,)`.
+      units: Number of units n.
+      epsilon: Acceptance cosine ε, in [0, 1].
 
     Returns:
-      Array of `radius`'s shape.
+      An array of the shape of `radius`.
     """
     radius = np.asarray(radius, np.float64)
     fraction = radius[..., None] / _group_lengths(lengths)
     power = (units - 2) / 2
-    if power == 0:  # every sample lies in the only plane there is
+    if power == 0:  # Every sample lies in the only plane.
         return (fraction >= 1).mean(axis=-1)
     beyond = (1 - np.clip(fraction, epsilon, 1) ** 2) ** power
     return (acceptance(units, epsilon) - beyond).mean(axis=-1)
@@ -90,16 +92,16 @@ def radius_distribution(
 def density_mass(lengths: np.ndarray, units: int, epsilon: float, edges: np.ndarray) -> np.ndarray:
     """Returns the fraction of isotropic (plane, sample) pairs expected in each bin of the plane.
 
-    Of no samples, nothing is expected anywhere.
-
     Args:
-      lengths: ‖x‖ of the samples, positive, `(samples,)`.
-      units: n.
-      epsilon: acceptance cosine.
-      edges: bin edges of both in-plane axes, equally spaced and symmetric, `(bins + 1,)`.
+      lengths: Lengths ‖x‖ of the samples, positive, `(samples,)`. Without samples all fractions
+        are 0.
+      units: Number of units n.
+      epsilon: Acceptance cosine ε, in [0, 1].
+      edges: Edges of the bins along both in-plane axes, equally spaced and symmetric around 0,
+        `(bins + 1,)`.
 
     Returns:
-      `(bins, bins)`; sums to A0 if the edges hold everything.
+      The fractions, `(bins, bins)`. Their sum is A0 if no sample is longer than the last edge.
     """
     if not len(lengths):
         return np.zeros((len(edges) - 1, len(edges) - 1))
@@ -107,14 +109,14 @@ def density_mass(lengths: np.ndarray, units: int, epsilon: float, edges: np.ndar
     radii = np.arange(0, np.sqrt(2) * edges[-1] + width, width / SUBPIXELS)
     mass = np.diff(radius_distribution(radii, lengths, units, epsilon))
     per_area = mass / (np.pi * np.diff(radii**2))
-    # The picture is its own mirror image: the bins from the middle on, at 4 × 4 places each.
+    # The picture is symmetric: only its upper right quarter is computed, at 4 × 4 points per bin.
     bins = len(edges) - 1
     half = bins - bins // 2
     offsets = (np.arange(SUBPIXELS) + 0.5) / SUBPIXELS * width
-    places = (edges[bins // 2 : -1, None] + offsets).ravel()
-    ring = np.hypot(places[:, None], places) / (width / SUBPIXELS)
+    coordinate = (edges[bins // 2 : -1, None] + offsets).ravel()
+    ring = np.hypot(coordinate[:, None], coordinate) / (width / SUBPIXELS)
     fine = per_area[ring.astype(np.int32)].reshape(half, SUBPIXELS, half, SUBPIXELS)
     quarter = fine.mean(axis=(1, 3)) * width**2
-    other = bins % 2  # the middle bin is not repeated
+    other = bins % 2  # The middle bin of an odd number is not repeated.
     upper = np.concatenate([quarter[:, other:][:, ::-1], quarter], axis=1)
     return np.concatenate([upper[other:][::-1], upper])

@@ -1,11 +1,11 @@
-"""The one kernel behind PPP and SRM: which samples lie near which privileged plane, and where.
+"""The kernel of PPP and SRM: it finds the samples near each privileged plane and their coordinates.
 
 For unit basis vectors b_i, b_j with cosine g, a sample x with projections a_i, a_j has in-plane
-coordinates u = a_i, v = (a_j − g a_i)/√(1 − g²); it is accepted iff √(u² + v²) ≥ ε‖x‖
-(docs/method.md §1–2). No matrix product per plane is needed: one product with the whole basis
-serves all.
+coordinates u = a_i, v = (a_j − g a_i)/√(1 − g²), and is accepted if √(u² + v²) ≥ ε‖x‖
+(docs/method.md §1–2). One matrix product with the whole basis serves all planes.
 
-Candidates are found quickly (`search`), and decided on in double precision by one function.
+The module `candidates` quickly finds the samples that may be accepted, and one function decides on
+them in double precision.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,25 +13,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ppp_jax.analysis.io.sources import Source, open_source, read, to_numpy
+from ppp_jax.analysis.io.sources import Latents, Source, open_source, read, to_numpy
 from ppp_jax.analysis.projection.candidates import at, find
-from ppp_jax.analysis.projection.planes import Basis, resolve_basis
+from ppp_jax.analysis.projection.planes import Basis, BasisLike, resolve_basis
 from ppp_jax.errors import InputError, choice, truth
 
-WINDOW_ELEMENTS = 2**17  # projections held at once: they stay in the cache
-SCREENED = 256  # vectors from which on a product in advance pays, to know what to read again
-# On the threshold means accepted: a few units of double rounding, however it was reached.
+WINDOW_ELEMENTS = 2**17  # Number of projections held at once, which fit into the cache.
+# From this number of vectors on it pays to screen the samples by a matrix product in single
+# precision, so that fewer samples are read again.
+SCREENED = 256
+# A sample on the threshold is accepted, whatever the order of additions: the threshold is lowered
+# by a few rounding units of double precision.
 SLACK = 1 - 2.0**-46
 
 
 class Survey(NamedTuple):
-    """What one pass over the samples tells.
+    """The results of one pass over the samples.
 
     Attributes:
-      lengths: ‖x‖, `(rows,)`, 0 of a zero row, NaN of one that is not finite.
-      candidates: rows that some plane may accept, ascending.
-      zero_rows: samples of length 0; they lie in no plane.
-      dropped_rows: samples that are not finite.
+      lengths: Lengths ‖x‖, `(rows,)`; NaN for a sample that is not finite.
+      candidates: Indices of the samples that some plane may accept, ascending.
+      zero_rows: Number of samples of length 0, which have no direction.
+      dropped_rows: Number of samples that are not finite.
     """
 
     lengths: np.ndarray
@@ -41,14 +44,14 @@ class Survey(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """Everything that the kernel needs.
+    """The checked arguments of the kernel.
 
     Attributes:
-      source: the latents.
-      frame: the planes.
-      survey: what is known of the samples.
-      epsilons: acceptance cosines, ascending, float64.
-      progress: whether to show a progress bar on stderr.
+      source: The latents.
+      frame: The basis and its planes.
+      survey: The results of the first pass over the samples.
+      epsilons: Acceptance cosines, ascending, float64, `(epsilons,)`.
+      progress: Whether to show a progress bar on stderr.
     """
 
     source: Source
@@ -59,19 +62,19 @@ class Prepared(NamedTuple):
 
     @property
     def samples(self) -> int:
-        """Samples that are neither zero nor dropped, out of which some are accepted."""
+        """Number of samples that are finite and not 0: the denominator of all fractions."""
         return self.source.rows - self.survey.zero_rows - self.survey.dropped_rows
 
 
 class Accepted(NamedTuple):
-    """Accepted samples, in blocks of consecutive samples.
+    """A block of accepted (plane, sample) pairs.
 
     Attributes:
-      plane: row of `Basis.planes`, `(accepted,)`; within a plane samples ascend.
-      sample: row of the pooled latents, `(accepted,)`.
-      u: first in-plane coordinate, in latent units, float64.
-      v: second in-plane coordinate.
-      squared_cosine: (r/‖x‖)², the squared cosine between the sample and the plane.
+      plane: Row of `Basis.planes`, `(accepted,)`; the samples of a plane are ascending.
+      sample: Row of the pooled latents, `(accepted,)`.
+      u: First in-plane coordinate in latent units, float64, `(accepted,)`.
+      v: Second in-plane coordinate in latent units, float64, `(accepted,)`.
+      squared_cosine: The squared cosine (r/‖x‖)² between sample and plane, `(accepted,)`.
     """
 
     plane: np.ndarray
@@ -82,13 +85,20 @@ class Accepted(NamedTuple):
 
 
 def check_epsilon(epsilon: Any) -> np.ndarray:
-    """Returns acceptance cosines as a float64 vector, and raises `InputError` outside [0, 1]."""
+    """Returns acceptance cosines as a float64 vector.
+
+    Args:
+      epsilon: One number in [0, 1], or a list of them.
+
+    Raises:
+      InputError: It is neither, or a number lies outside [0, 1].
+    """
     values = np.atleast_1d(to_numpy("epsilon", epsilon))
     if values.ndim != 1 or not len(values) or values.dtype.kind not in "iuf":
         raise InputError("epsilon", epsilon, "must be a number in [0, 1], or a list of them")
     for value in values:
         if not 0 <= value <= 1:
-            raise InputError("epsilon", value, "must lie in [0, 1]; it is a cosine")
+            raise InputError("epsilon", value, "must lie in [0, 1], because it is a cosine")
     return values.astype(np.float64)
 
 
@@ -98,26 +108,26 @@ def threshold(epsilon: np.ndarray) -> np.ndarray:
 
 
 def prepare(
-    latents: Any,
-    basis: Any,
+    latents: Latents,
+    basis: BasisLike,
     epsilon: Any,
     *,
     nonfinite: str = "raise",
     progress: bool = False,
     **options: Any,
 ) -> Prepared:
-    """Checks what the public functions are given, and passes over the samples once.
+    """Checks the arguments of a public function, and passes over the samples once.
 
     Args:
-      latents: `(..., samples, units)`, any array.
-      basis: as `resolve_basis`.
-      epsilon: one acceptance cosine or several, in [0, 1].
-      nonfinite: `raise`, or `drop` to leave out rows with a NaN or an infinity.
-      progress: show a progress bar on stderr.
-      **options: of `resolve_basis`.
+      latents: Latents, `(..., samples, units)`, of any array type.
+      basis: Privileged basis, as `resolve_basis` takes it.
+      epsilon: One acceptance cosine or several, in [0, 1].
+      nonfinite: `raise` to refuse samples with a NaN or an infinity, or `drop` to leave them out.
+      progress: Whether to show a progress bar on stderr.
+      **options: The arguments `planes`, `max_planes` and `plane_seed` of `resolve_basis`.
 
     Raises:
-      InputError: an argument that cannot be used, naming it.
+      InputError: An argument cannot be used; the error names it.
     """
     choice("nonfinite", nonfinite, ("raise", "drop"))
     truth("progress", progress)
@@ -129,20 +139,25 @@ def prepare(
         raise InputError(
             "latents",
             f"{survey.dropped_rows} of {source.rows} samples",
-            "are not finite; remove them, or set nonfinite to drop",
+            "are not finite; remove them, or leave them out by nonfinite='drop'",
         )
     return Prepared(source, frame, survey, epsilons, progress)
 
 
 def _windows(rows: int, width: int, *, progress: bool, name: str) -> Iterable[range]:
-    """Cuts rows into windows small enough for memory."""
+    """Cuts the rows into windows whose projections fit into the cache."""
     step = max(1, WINDOW_ELEMENTS // width)
     windows = [range(start, min(start + step, rows)) for start in range(0, rows, step)]
     return progress_bar(windows, name) if progress and len(windows) > 1 else windows
 
 
 def progress_bar(items: list[Any], name: str) -> Iterable[Any]:
-    """Shows how far a loop is, where tqdm is installed; the analysis does without it."""
+    """Returns the items with a progress bar on stderr, or as they are if tqdm is not installed.
+
+    Args:
+      items: Items of a loop.
+      name: Text in front of the bar.
+    """
     try:
         from tqdm import tqdm
     except ImportError:
@@ -171,10 +186,11 @@ def _survey(source: Source, frame: Basis, epsilon: float, progress: bool) -> Sur
 
 
 def _in_range(values: np.ndarray) -> tuple[np.ndarray, Any]:
-    """Scales rows of double precision by powers of two, so that their squares are in range.
+    """Scales rows of double precision by powers of two, so that their squares do not overflow.
 
     Returns:
-      `(values / 2^exponent, exponent)`, the exponents `(rows,)`, or 0 where none is needed.
+      The scaled values, `values / 2^exponent`, and the exponents, `(rows,)`, or 0 if no row needs
+      to be scaled.
     """
     if values.dtype == np.float32:
         return values, 0
@@ -188,7 +204,7 @@ def _in_range(values: np.ndarray) -> tuple[np.ndarray, Any]:
 def _may_be_near(
     values: np.ndarray, square: np.ndarray, frame: Basis, epsilon: float
 ) -> np.ndarray:
-    """Returns which samples project enough on a vector for a plane with it to accept them."""
+    """Returns a mask of the samples that a plane may accept, by their largest projections."""
     length = np.sqrt(square)
     if frame.vectors is None:
         least = np.sqrt(frame.bound) * epsilon * length[:, None]
@@ -197,7 +213,7 @@ def _may_be_near(
         return np.ones(len(values), bool)
     direction = (values / length[:, None]).astype(np.float32)
     onto = np.abs(direction @ frame.vectors.T.astype(np.float32))
-    margin = frame.vectors.shape[1] * 2.0**-23  # a product of n terms in single precision
+    margin = frame.vectors.shape[1] * 2.0**-23  # This bounds the error of n terms.
     bound = np.sqrt(frame.bound) * epsilon - margin
     return (onto >= bound.astype(np.float32)).any(axis=1)
 
@@ -206,10 +222,11 @@ def accepted(prepared: Prepared) -> Iterator[Accepted]:
     """Yields the samples that the smallest ε accepts, a block at a time.
 
     Args:
-      prepared: what to look at; only its candidates are read.
+      prepared: Latents and planes, as `prepare` returns them.
 
     Yields:
-      `Accepted`: blocks of samples in input order. Memory is bounded whatever the input.
+      Blocks of `Accepted` pairs, in the order of the input. The memory of a block is bounded,
+      however large the input is.
     """
     source, frame, survey = prepared.source, prepared.frame, prepared.survey
     rows, width = source.rows, max(source.units, frame.size)
@@ -229,7 +246,7 @@ def accepted(prepared: Prepared) -> Iterator[Accepted]:
         for candidates in find(onto, square, frame, least):
             block = _decide(onto, square, frame, least, *candidates)
             for part in _number(block, frame, onto):
-                yield _place(part, chosen, exponent)
+                yield _to_source(part, chosen, exponent)
 
 
 def _decide(
@@ -241,7 +258,7 @@ def _decide(
     i: np.ndarray,
     j: np.ndarray,
 ) -> tuple[np.ndarray, ...]:
-    """Decides on candidates: the accepted ones' row, i, j, u, v and squared cosine."""
+    """Returns row, i, j, u, v and squared cosine of the candidates that are accepted."""
     u, v = at(onto, row, i), _second(onto, frame, row, i, j)
     squared_cosine = (u * u + v * v) / square.take(row)
     keep = squared_cosine >= least
@@ -253,7 +270,7 @@ def _decide(
 def _second(
     onto: np.ndarray, frame: Basis, row: np.ndarray, i: np.ndarray, j: np.ndarray
 ) -> np.ndarray:
-    """Returns v, the coordinate across b_i in the plane of b_i and b_j."""
+    """Returns v, the coordinate perpendicular to b_i in the plane of b_i and b_j."""
     v = at(onto, row, j)
     if frame.gram is None:
         return v
@@ -263,22 +280,22 @@ def _second(
 
 
 def _number(block: tuple[np.ndarray, ...], frame: Basis, onto: np.ndarray) -> Iterator[Accepted]:
-    """Gives pairs the numbers of their planes; the reversed plane holds the mirror image."""
+    """Yields the pairs with the numbers of their planes, in both orders if both are planes."""
     row, i, j, u, v, squared_cosine = block
     if frame.ordered:
         yield Accepted(at(frame.number, i, j), row, u, v, squared_cosine)
         return
     for a, b in ((i, j), (j, i)):
         plane = at(frame.number, a, b)
-        there = plane >= 0
-        row_there, a, b = row[there], a[there], b[there]
-        v = _second(onto, frame, row_there, a, b)
-        u = at(onto, row_there, a)
-        yield Accepted(plane[there], row_there, u, v, squared_cosine[there])
+        exists = plane >= 0
+        kept_row, a, b = row[exists], a[exists], b[exists]
+        v = _second(onto, frame, kept_row, a, b)
+        u = at(onto, kept_row, a)
+        yield Accepted(plane[exists], kept_row, u, v, squared_cosine[exists])
 
 
-def _place(part: Accepted, chosen: np.ndarray, exponent: Any) -> Accepted:
-    """Returns to rows of the source and to latent units."""
+def _to_source(part: Accepted, chosen: np.ndarray, exponent: Any) -> Accepted:
+    """Replaces rows of the window by rows of the source, and scaled coordinates by latent units."""
     sample = chosen[part.sample]
     if isinstance(exponent, int):
         return part._replace(sample=sample)

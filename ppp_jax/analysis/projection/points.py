@@ -1,4 +1,4 @@
-"""PPP's points and how many there are in each plane (docs/method.md §2)."""
+"""The points that PPP accepts, and their number in each plane (docs/method.md §2)."""
 
 import warnings
 from typing import Any
@@ -7,20 +7,24 @@ import numpy as np
 import xarray as xr
 
 from ppp_jax import __version__
-from ppp_jax.analysis.io.sources import check_made, to_numpy
+from ppp_jax.analysis.io.sources import Latents, check_made, to_numpy
 from ppp_jax.analysis.projection import isotropic_null
 from ppp_jax.analysis.projection.kernel import Accepted, Prepared, accepted, prepare, threshold
+from ppp_jax.analysis.projection.planes import BasisLike
 from ppp_jax.errors import InputError, real, whole
 
 
 class EmptyPPPWarning(UserWarning):
-    """No sample was accepted: the picture is empty, which does not mean there is no structure."""
+    """Warns that no sample was accepted.
+
+    The picture is empty then, which does not mean that there is no structure (docs/method.md §2).
+    """
 
 
 def project(
-    latents: Any,
+    latents: Latents,
     *,
-    basis: Any = None,
+    basis: BasisLike = None,
     epsilon: float = 0.85,
     planes: str = "combinations",
     max_planes: int | None = None,
@@ -30,33 +34,35 @@ def project(
 ) -> xr.Dataset:
     """Projects samples onto every privileged plane that they lie near.
 
-    A sample x is accepted by a plane iff its in-plane radius is at least ε‖x‖: ε is the cosine of
-    the largest angle allowed between them (docs/method.md §2).
+    A plane accepts a sample x if its in-plane radius is at least ε‖x‖, so that ε is the cosine of
+    the largest angle allowed between the sample and the plane (docs/method.md §2).
 
     Args:
-      latents: `(..., units)`, any array; axes before the last are pooled. Arrays on disk (memory
-        maps, zarr, dask, lazily opened xarray) are read in parts.
-      basis: privileged vectors, `(vectors, units)`, of any length, or a name such as `haar:0`,
-        `simplex` or `thomson:64` (`ppp_jax.bases.build`); None for the standard basis.
-      epsilon: acceptance cosine, in [0, 1].
-      planes: `combinations`, or `permutations` for both orders of every pair.
-      max_planes: use so many planes, drawn without replacement; None for all.
+      latents: Latents, `(..., samples, units)`, of any array type; the axes before the last are
+        pooled. Arrays on disk (memory maps, zarr, dask, lazily opened xarray) are read in parts.
+      basis: Privileged vectors, `(vectors, units)`, of any length but 0, or a name such as
+        `haar:0`, `simplex` or `thomson:64` (`ppp_jax.bases.build`); None for the standard basis.
+      epsilon: Acceptance cosine ε, in [0, 1].
+      planes: `combinations`, or `permutations` for both orders of every pair of vectors.
+      max_planes: Number of planes to use, drawn without replacement; None uses all.
       plane_seed: Seed of the draw of planes.
-      nonfinite: `raise`, or `drop` to leave out samples that are not finite.
-      progress: show a progress bar on stderr.
+      nonfinite: `raise` to refuse samples that are not finite, or `drop` to leave them out.
+      progress: Whether to show a progress bar on stderr.
 
     Returns:
-      Dataset with `points`, in-plane coordinates `(point, coordinate)` in latent units, plane by
-      plane, samples in input order; `plane` and `sample` `(point,)`, the row of `planes` and the
-      position in the pooled input of each; `planes` `(row, vector)`, the two basis vectors that
-      span each plane; `counts` `(row,)`. Attributes say how it was made, and how many samples were
-      zero or not finite and how many pairs of vectors parallel: these are left out.
+      A Dataset of the accepted points, plane by plane and within a plane in input order. `points`,
+      `(point, coordinate)`, are their in-plane coordinates u and v in latent units. `plane`,
+      `(point,)`, is the row of `planes`, and `sample`, `(point,)`, the index of the sample in the
+      pooled input. `planes`, `(row, vector)`, are the two basis vectors that span each plane, and
+      `counts`, `(row,)`, the number of samples that it accepts. Zero samples, samples that are not
+      finite, and planes of parallel vectors are left out; the attributes hold their numbers and
+      how the result was made.
 
     Raises:
-      InputError: an argument out of its range, naming it.
+      InputError: An argument is out of its range; the error names it.
 
     Warns:
-      EmptyPPPWarning: nothing was accepted.
+      EmptyPPPWarning: No sample was accepted.
 
     Example:
       >>> points = project([[3.0, 1.0, 0.0], [1.0, 1.0, 1.0]], epsilon=0.9).points
@@ -79,7 +85,7 @@ def project(
         {
             "points": (("point", "coordinate"), points, {"units": "latent units"}),
             "plane": ("point", plane, {"long_name": "row of planes"}),
-            "sample": ("point", sample, {"long_name": "position in the pooled input"}),
+            "sample": ("point", sample, {"long_name": "index in the pooled input"}),
             "planes": (("row", "vector"), prepared.frame.planes),
             "counts": ("row", counts, {"long_name": "accepted samples"}),
         },
@@ -90,37 +96,40 @@ def project(
 
 def _single(epsilon: Any) -> Any:
     if np.ndim(to_numpy("epsilon", epsilon)):
-        raise InputError("epsilon", epsilon, "must be one number here; the densities take several")
+        raise InputError(
+            "epsilon", epsilon, "must be one number here; ppp, srm and count_planes take several"
+        )
     return epsilon
 
 
 def _sorted(prepared: Prepared) -> tuple[np.ndarray, ...]:
-    """Returns points, plane and sample, plane by plane, and the counts of each plane.
+    """Returns points, plane and sample, sorted by plane, and the counts of each plane.
 
-    Blocks are let go as they are put in their places: of all points there is one copy and a half.
+    Each block is freed once it is copied, so that at most one and a half copies of all points are
+    in memory.
     """
     rows = np.int32 if prepared.source.rows < 2**31 else np.int64
     dtype = prepared.source.dtype
-    pair = np.result_type(dtype, np.complex64)  # u + iv is moved as one
+    pair = np.result_type(dtype, np.complex64)  # The pair u + iv is moved as one number.
     blocks = [(_joined(b, pair), b.plane, b.sample.astype(rows)) for b in accepted(prepared)]
     counts = np.zeros(len(prepared.frame.planes), np.int64)
     for _, plane, _ in blocks:
         add_counts(counts, plane)
     total = int(counts.sum())
     points, sample = np.empty(total, pair), np.empty(total, rows)
-    free = np.cumsum(counts) - counts  # the next free place of each plane
+    free = np.cumsum(counts) - counts  # This is the next free index of each plane.
     for k in range(len(blocks)):
         block_points, block_plane, block_sample = blocks[k]
         blocks[k] = (np.empty(0, pair), np.empty(0, np.int32), np.empty(0, rows))
-        # Few planes: sixteen bits, which NumPy sorts by counting.
+        # NumPy sorts integers of sixteen bits by counting, which is faster.
         narrow = np.uint16 if len(counts) <= 2**16 else np.int32
         order = np.argsort(block_plane.astype(narrow, copy=False), kind="stable")
-        at = block_plane[order]
-        first = np.flatnonzero(np.diff(at, prepend=-1))  # where each plane's run begins
-        run = np.diff(first, append=len(at))
-        place = np.arange(len(at)) + np.repeat(free[at[first]] - first, run)
-        points[place], sample[place] = block_points[order], block_sample[order]
-        free[at[first]] += run
+        ordered = block_plane[order]
+        first = np.flatnonzero(np.diff(ordered, prepend=-1))  # Each plane's run begins here.
+        run = np.diff(first, append=len(ordered))
+        target = np.arange(len(ordered)) + np.repeat(free[ordered[first]] - first, run)
+        points[target], sample[target] = block_points[order], block_sample[order]
+        free[ordered[first]] += run
     plane = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     return points.view(dtype).reshape(total, 2), plane, sample, counts
 
@@ -132,13 +141,14 @@ def _joined(block: Accepted, dtype: np.dtype) -> np.ndarray:
 
 
 def add_counts(counts: np.ndarray, index: np.ndarray, *, weight: int = 1) -> None:
-    """Adds `weight` at every index, in place; a few are not worth a pass over all counts.
+    """Adds `weight` to the counts at every index, in place.
 
     Args:
-      counts: `(places,)`.
-      index: places, any number of times each.
-      weight: what to add.
+      counts: Counts that are changed, `(counts,)`.
+      index: Indices of `counts`, `(indices,)`; an index may occur any number of times.
+      weight: The number to add at each occurrence.
     """
+    # A few indices are not worth a pass over all counts.
     if 8 * len(index) > len(counts):
         counts += weight * np.bincount(index, minlength=len(counts))
     else:
@@ -146,9 +156,9 @@ def add_counts(counts: np.ndarray, index: np.ndarray, *, weight: int = 1) -> Non
 
 
 def count_planes(
-    latents: Any,
+    latents: Latents,
     *,
-    basis: Any = None,
+    basis: BasisLike = None,
     epsilon: Any = 0.85,
     planes: str = "combinations",
     max_planes: int | None = None,
@@ -156,25 +166,28 @@ def count_planes(
     nonfinite: str = "raise",
     progress: bool = False,
 ) -> xr.Dataset:
-    """Counts the accepted samples of every privileged plane.
+    """Counts the accepted samples of every privileged plane (docs/method.md §2).
 
     Args:
-      latents: as `project`.
-      basis: as `project`.
-      epsilon: one acceptance cosine or several, counted in one pass.
-      planes: as `project`.
-      max_planes: as `project`.
-      plane_seed: Seed of the draw of planes, as `project` takes it.
-      nonfinite: as `project`.
-      progress: as `project`.
+      latents: Latents, `(..., samples, units)`, of any array type; the axes before the last are
+        pooled. Arrays on disk (memory maps, zarr, dask, lazily opened xarray) are read in parts.
+      basis: Privileged vectors, `(vectors, units)`, of any length but 0, or a name such as
+        `haar:0`, `simplex` or `thomson:64` (`ppp_jax.bases.build`); None for the standard basis.
+      epsilon: One acceptance cosine ε, or several, which are counted in one pass.
+      planes: `combinations`, or `permutations` for both orders of every pair of vectors.
+      max_planes: Number of planes to use, drawn without replacement; None uses all.
+      plane_seed: Seed of the draw of planes.
+      nonfinite: `raise` to refuse samples that are not finite, or `drop` to leave them out.
+      progress: Whether to show a progress bar on stderr.
 
     Returns:
-      Dataset over `(epsilon, plane)`: `counts`, and of each plane `acceptance_ratio` A/A0 and
-      `log10_acceptance_ratio`, its decimal logarithm. The coordinates `first` and `second` are the
-      basis vectors that span it.
+      A Dataset over `(epsilon, plane)` with `counts`, the number of accepted samples,
+      `acceptance_ratio`, A/A0 of the plane (docs/method.md §7), and `log10_acceptance_ratio`, its
+      decimal logarithm. The coordinates `first` and `second` are the indices of the two basis
+      vectors that span the plane.
 
     Raises:
-      InputError: an argument out of its range, naming it.
+      InputError: An argument is out of its range; the error names it.
 
     Example:
       >>> counted = count_planes(np.eye(3)[[0, 0, 1]])
@@ -208,7 +221,7 @@ def count_planes(
 
 
 def count_accepted(prepared: Prepared) -> np.ndarray:
-    """Returns accepted samples, `(epsilons, planes)`."""
+    """Returns the numbers of accepted samples, `(epsilons, planes)`."""
     least = threshold(prepared.epsilons)
     counts = np.zeros((len(least), len(prepared.frame.planes)), np.int64)
     for block in accepted(prepared):
@@ -218,15 +231,19 @@ def count_accepted(prepared: Prepared) -> np.ndarray:
 
 
 def top_planes(counted: xr.Dataset, number: int, *, epsilon: float | None = None) -> xr.Dataset:
-    """Returns the planes with the most accepted samples, most first.
+    """Returns the planes with the most accepted samples, in descending order.
 
     Args:
-      counted: what `count_planes` returns.
-      number: how many.
-      epsilon: the acceptance cosine that decides; by default the largest counted.
+      counted: A Dataset that `count_planes` returned.
+      number: Number of planes to return.
+      epsilon: The acceptance cosine whose counts are ranked; by default the largest one.
+
+    Returns:
+      The same Dataset, restricted to these planes. Its coordinate `row` holds the index of each
+      plane in `counted`.
 
     Raises:
-      InputError: fewer than one plane, or an `epsilon` that was not counted.
+      InputError: `number` is below 1, or `epsilon` is none of those that were counted.
     """
     whole("number", number, least=1)
     check_made("counted", counted, ("counts", "epsilon"), "count_planes")
@@ -234,22 +251,23 @@ def top_planes(counted: xr.Dataset, number: int, *, epsilon: float | None = None
         epsilon = real("epsilon", epsilon)
     known = counted["epsilon"].values
     if epsilon is not None and not np.isclose(known, epsilon, rtol=0, atol=1e-12).any():
-        raise InputError("epsilon", epsilon, f"was not counted; one of {known.tolist()}")
-    at = -1 if epsilon is None else int(np.argmin(np.abs(known - epsilon)))
-    order = np.argsort(-counted["counts"].values[at], kind="stable")[:number]
+        raise InputError("epsilon", epsilon, f"was not counted; choose one of {known.tolist()}")
+    level = -1 if epsilon is None else int(np.argmin(np.abs(known - epsilon)))
+    order = np.argsort(-counted["counts"].values[level], kind="stable")[:number]
     return counted.isel(plane=order).assign_coords(row=("plane", order))
 
 
 def null_acceptance(prepared: Prepared) -> np.ndarray:
-    """Returns A0 at every ε."""
+    """Returns A0 at every ε, `(epsilons,)` (docs/method.md §4)."""
     units = prepared.source.units
     return np.array([isotropic_null.acceptance(units, float(e)) for e in prepared.epsilons])
 
 
 def over_null(prepared: Prepared, fraction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns accepted fractions, `(..., epsilons)`, over their null, and the decimal logarithm.
+    """Returns A/A0 of accepted fractions, `(..., epsilons)`, and its decimal logarithm.
 
-    The null of a wide layer may be less than any number; its logarithm is not.
+    In a wide layer A0 can be smaller than any floating-point number; its logarithm is not, so it
+    is computed by itself (docs/method.md §4).
     """
     power = (prepared.source.units - 2) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -259,7 +277,7 @@ def over_null(prepared: Prepared, fraction: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def provenance(prepared: Prepared) -> dict[str, Any]:
-    """Returns what a result was made of, for its attributes."""
+    """Returns attributes that say what a result was computed from."""
     return {
         "basis": prepared.frame.name,
         "units": prepared.source.units,
@@ -273,12 +291,13 @@ def provenance(prepared: Prepared) -> dict[str, Any]:
 
 
 def warn_if_empty(prepared: Prepared, accepted_samples: np.ndarray) -> None:
-    """Warns if any panel is empty, and of what that does not mean (docs/method.md §2)."""
+    """Warns if any picture is empty, and says that structure may exist (docs/method.md §2)."""
     if accepted_samples.all():
         return
     units, epsilons = prepared.source.units, ", ".join(f"{e:g}" for e in prepared.epsilons)
     empty = int(np.sum(accepted_samples == 0))
-    which = "the picture is" if accepted_samples.size == 1 else f"{empty} pictures are"
+    several = "1 picture is" if empty == 1 else f"{empty} pictures are"
+    which = "the picture is" if accepted_samples.size == 1 else several
     text = (
         f"no sample lies within epsilon={epsilons} of a plane: {which} empty, which does not "
         "mean that there is no structure (the corners of the cube have plane fraction "

@@ -1,4 +1,4 @@
-"""PPP densities over their exact null (docs/method.md §2, §4)."""
+"""PPP densities, divided by their exact null (docs/method.md §2, §4)."""
 
 import math
 from collections.abc import Sequence
@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ppp_jax.analysis.io.sources import axis_names, groups
+from ppp_jax.analysis.io.sources import Latents, axis_names, groups
 from ppp_jax.analysis.projection import density
 from ppp_jax.analysis.projection.kernel import Prepared, accepted, prepare
+from ppp_jax.analysis.projection.planes import BasisLike
 from ppp_jax.analysis.projection.points import (
     add_counts,
     levels,
@@ -22,13 +23,13 @@ from ppp_jax.errors import InputError, real, whole
 
 EXTENT_QUANTILE = 0.995
 BANDWIDTHS_PER_EXTENT = 32
-MAX_BINS = 2**26  # of all pictures together
+MAX_BINS = 2**26  # Largest number of bins of all pictures together.
 
 
 def ppp(
-    latents: Any,
+    latents: Latents,
     *,
-    basis: Any = None,
+    basis: BasisLike = None,
     epsilon: Any = 0.85,
     planes: str = "combinations",
     max_planes: int | None = None,
@@ -42,43 +43,56 @@ def ppp(
 ) -> xr.Dataset:
     """Returns the PPP density of latents, and the density that isotropic ones would have.
 
-    Accepted points of all planes are pooled, binned, and smoothed by a Gaussian through the FFT.
-    The null is exact for the samples' own lengths (docs/method.md §4), binned and smoothed alike,
-    so their ratio is 1 everywhere in expectation if no direction is preferred.
+    The accepted points of all planes are pooled, binned, and smoothed by a Gaussian through the
+    FFT (docs/method.md §2; the picture is that of arXiv 2507.12070). The null is exact for the
+    lengths of these samples (docs/method.md §4) and is binned and smoothed in the same way, so
+    the expected ratio is 1 everywhere if no direction is preferred.
 
     Args:
-      latents: as `project`.
-      basis: as `project`.
-      epsilon: one acceptance cosine, or several (an ε-sweep, in one pass over the latents).
-      planes: as `project`.
-      max_planes: as `project`.
-      plane_seed: Seed of the draw of planes, as `project` takes it.
-      nonfinite: as `project`.
-      by: axes of the latents to keep apart, say `("seed", "step")` for a picture of every seed at
-        every snapshot; all others are pooled. Axes without names are `axis_0`, `axis_1`, ….
-      extent: half-width of the picture in latent units; by default 1.05 times the 99.5 % quantile
-        of all samples' lengths (or, where isotropic latents would hardly give a point, of those
-        that may lie near a plane).
-      bins: bins along each axis.
-      bandwidth: standard deviation of the Gaussian in latent units; by default `extent`/32.
-      progress: show a progress bar on stderr.
+      latents: Latents, `(..., samples, units)`, of any array type; the axes before the last are
+        pooled, except those in `by`. Arrays on disk (memory maps, zarr, dask, lazily opened
+        xarray) are read in parts.
+      basis: Privileged vectors, `(vectors, units)`, of any length but 0, or a name such as
+        `haar:0`, `simplex` or `thomson:64` (`ppp_jax.bases.build`); None for the standard basis.
+      epsilon: One acceptance cosine ε, or several, which take one pass over the latents together.
+      planes: `combinations`, or `permutations` for both orders of every pair of vectors.
+      max_planes: Number of planes to use, drawn without replacement; None uses all.
+      plane_seed: Seed of the draw of planes.
+      nonfinite: `raise` to refuse samples that are not finite, or `drop` to leave them out.
+      by: Axes of the latents to keep apart, such as `("seed", "step")` for a picture of every seed
+        at every snapshot; all others are pooled. Axes without names are called `axis_0`, `axis_1`
+        and so on.
+      extent: Half-width of the picture in latent units. The default is 1.05 times the 99.5 %
+        quantile of the lengths of all samples, or, if isotropic latents would put fewer than 5
+        points into the picture, of the samples that may lie near a plane.
+      bins: Number of bins along each axis.
+      bandwidth: Standard deviation of the Gaussian in latent units; by default `extent`/32.
+      progress: Whether to show a progress bar on stderr.
 
     Returns:
-      Dataset over the axes in `by`, `epsilon` if there are several, and `v` and `u` (bin centres,
-      latent units): `density`, the fraction of all (plane, sample) pairs per unit area, which
-      integrates to the accepted fraction; `null`, the same for isotropic latents; `ratio`, missing
-      where isotropic latents would put fewer than 5 points under the Gaussian (over its effective
-      area of 4π bandwidth²); and `log_ratio`, its logarithm to base 2, no less than of half a
-      point. Beside them `accepted`, the number of points, `acceptance`, their fraction of all
-      pairs, `acceptance_null` A0, `acceptance_ratio` A/A0 and its decimal logarithm, which holds
-      what no number does (in wide layers A0 may be 10⁻¹⁰⁰⁰). Attributes say what it was made
-      with.
+      A Dataset over the axes in `by`, `epsilon` if there are several, and the bin centres `v` and
+      `u` in latent units, with these variables:
+
+      - `density`: the fraction of all (plane, sample) pairs per unit area, which integrates to the
+        accepted fraction;
+      - `null`: the density that isotropic latents of the same lengths would have;
+      - `ratio`: density/null, which is missing where isotropic latents would put fewer than 5
+        points under the Gaussian, whose effective area is 4π·bandwidth²;
+      - `log_ratio`: the logarithm of the ratio to base 2, in which a density below that of half a
+        point under the Gaussian counts as half a point;
+      - `accepted`: the number of accepted points;
+      - `acceptance`: their fraction of all pairs;
+      - `acceptance_null`: A0, the same fraction of isotropic latents;
+      - `acceptance_ratio` and `log10_acceptance_ratio`: A/A0 and its decimal logarithm, which is
+        finite even in wide layers, where A0 may be 10⁻¹⁰⁰⁰.
+
+      The attributes say how the result was made.
 
     Raises:
-      InputError: an argument out of its range, naming it.
+      InputError: An argument is out of its range; the error names it.
 
     Warns:
-      EmptyPPPWarning: nothing was accepted.
+      EmptyPPPWarning: No sample was accepted.
 
     Example:
       >>> import numpy as np
@@ -119,7 +133,7 @@ def _pictures(
     edges: np.ndarray,
     bandwidth: float,
 ) -> tuple[dict[str, xr.Variable], np.ndarray]:
-    """Returns density, null and ratio of each group, and how many (plane, sample) pairs it has."""
+    """Returns each group's density, null and ratio, and its number of (plane, sample) pairs."""
     pairs = np.array([len(x) for x in members]) * len(prepared.frame.planes)
     mass = counts / np.maximum(pairs, 1)[:, None, None, None]
     null = density.null_masses(members, prepared.source.units, prepared.epsilons, edges)
@@ -127,7 +141,7 @@ def _pictures(
 
 
 def _split(values: np.ndarray, group: np.ndarray, count: int) -> list[np.ndarray]:
-    """Returns the values of each group."""
+    """Returns the values of each group, in a list over groups."""
     if count == 1:
         return [values]
     order = np.argsort(group, kind="stable")
@@ -136,7 +150,7 @@ def _split(values: np.ndarray, group: np.ndarray, count: int) -> list[np.ndarray
 
 
 def _shares(prepared: Prepared, number: np.ndarray, pairs: np.ndarray) -> dict[str, xr.Variable]:
-    """Returns how many points each group has at each ε, and what fraction that is."""
+    """Returns the number of accepted points of each group at each ε, and A/A0."""
     fraction = np.divide(
         number, pairs[:, None], out=np.full(number.shape, np.nan), where=pairs[:, None] > 0
     )
@@ -154,7 +168,7 @@ def _shares(prepared: Prepared, number: np.ndarray, pairs: np.ndarray) -> dict[s
 def _unfold(
     result: xr.Dataset, prepared: Prepared, by: tuple[str, ...], shape: tuple[int, ...]
 ) -> xr.Dataset:
-    """Turns the groups back into the axes that were kept apart, with their coordinates."""
+    """Replaces the axis of groups by the axes that were kept apart, with their coordinates."""
     if not by:
         return result.squeeze("group")
     unfolded = {}
@@ -168,10 +182,11 @@ def _unfold(
 
 
 def _default_extent(prepared: Prepared, lengths: np.ndarray) -> float:
-    """Returns 1.05 times the 99.5 % quantile of the lengths of what can be seen.
+    """Returns 1.05 times the 99.5 % quantile of the samples' lengths.
 
-    Those are all samples, unless isotropic ones would hardly be: in a wide layer, a few short
-    samples near the planes would vanish before the length of all others.
+    If the null puts fewer than 5 points into the picture, as in a wide layer, only the samples
+    that may lie near a plane count. They can be much shorter than the others, and would take up
+    a few bins only if the picture were as wide as these.
     """
     pairs = len(lengths) * len(prepared.frame.planes)
     if pairs * null_acceptance(prepared)[0] < density.MIN_EXPECTED:
@@ -185,37 +200,42 @@ def _positive(name: str, value: Any, *, default: float) -> float:
     try:
         return real(name, value, least=np.finfo(float).tiny)
     except InputError:
-        raise InputError(name, value, "must be a positive length, in latent units") from None
+        raise InputError(name, value, "must be a positive length in latent units") from None
 
 
 def _check_extent(value: Any, *, default: float) -> float:
     extent = _positive("extent", value, default=default)
     if not 1e-100 < extent < 1e100:
-        raise InputError("extent", extent, "no area holds its square; rescale the latents")
+        raise InputError(
+            "extent", extent, "is too small or too large to be squared; rescale the latents"
+        )
     return extent
 
 
 def _bandwidth(value: Any, extent: float) -> float:
     bandwidth = _positive("bandwidth", value, default=extent / BANDWIDTHS_PER_EXTENT)
     if bandwidth > extent:
-        raise InputError("bandwidth", bandwidth, f"must be at most the extent, {extent:g}")
+        raise InputError(
+            "bandwidth", bandwidth, f"must be at most the extent of the picture, {extent:g}"
+        )
     return bandwidth
 
 
 def _check_size(bins: int, pictures: int) -> None:
-    """Refuses what would not fit into memory, before anything is counted."""
+    """Refuses pictures that would not fit into memory, before any point is counted."""
     if pictures * bins**2 > MAX_BINS:
         most = int(np.sqrt(MAX_BINS / pictures))
-        raise InputError("bins", bins, f"too many for {pictures} pictures; at most {most}")
+        raise InputError("bins", bins, f"is too many for {pictures} pictures; at most {most} fit")
 
 
 def _bin_points(
     prepared: Prepared, edges: np.ndarray, group: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Counts accepted points per bin, never holding them all.
+    """Counts the accepted points per bin, a block of points at a time.
 
     Returns:
-      `(counts, accepted)`: `(groups, epsilons, v bins, u bins)` and `(groups, epsilons)`.
+      The counts per bin, `(groups, epsilons, v bins, u bins)`, and the numbers of all accepted
+      points, `(groups, epsilons)`.
     """
     bins, several = len(edges) - 1, len(prepared.epsilons)
     counts = np.zeros(count * several * bins * bins, np.int64)
@@ -225,10 +245,10 @@ def _bin_points(
         if count > 1:
             panel += several * group[block.sample]
         number += np.bincount(panel, minlength=len(number))
-        place, inside = density.bin_number(block.u, block.v, edges)
-        add_counts(counts, panel[inside] * (bins * bins) + place)
+        bin_index, inside = density.bin_number(block.u, block.v, edges)
+        add_counts(counts, panel[inside] * (bins * bins) + bin_index)
     shape = (count, several)
-    # What a larger ε accepts a smaller one accepts too.
+    # A point that a larger ε accepts is accepted by every smaller one too.
     counts = _from_the_right(counts.reshape(*shape, bins, bins))
     return counts, _from_the_right(number.reshape(shape))
 

@@ -13,6 +13,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from ppp_jax.analysis.io.load import is_run, load
+from ppp_jax.analysis.io.sources import Latents
 from ppp_jax.analysis.plots.ppp import plot_srm, plot_strip
 from ppp_jax.analysis.projection.kernel import check_epsilon
 from ppp_jax.analysis.projection.points import EmptyPPPWarning, count_planes, top_planes
@@ -35,7 +36,7 @@ COLUMNS = [
 
 
 def write_analysis(
-    latents: Any,
+    latents: Latents | str | os.PathLike[str],
     out: str | pathlib.Path,
     *,
     by: Sequence[str] = (),

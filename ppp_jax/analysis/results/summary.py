@@ -11,6 +11,7 @@ from ppp_jax.analysis.inference.rotation_test import ROTATIONS, rotation_test
 from ppp_jax.analysis.io.load import is_run, load
 from ppp_jax.analysis.io.runs import load_run, saved_groups
 from ppp_jax.analysis.io.sources import Latents
+from ppp_jax.analysis.projection.planes import BasisLike
 from ppp_jax.analysis.results.measure import measure
 from ppp_jax.analysis.results.verdicts import CLAIMS, verdict_table
 from ppp_jax.analysis.statistics import registry
@@ -20,7 +21,7 @@ from ppp_jax.errors import InputError
 def summary(
     latents: Latents | str | os.PathLike[str],
     *,
-    basis: Any = None,
+    basis: BasisLike = None,
     epsilon: float = 0.85,
     rotations: int = ROTATIONS,
     rotation_seed: int = 0,
@@ -67,7 +68,7 @@ def summary(
     return _of_clouds(latents, basis, **options)
 
 
-def _of_clouds(latents: Latents, basis: Any, **options: Any) -> pd.DataFrame:
+def _of_clouds(latents: Latents, basis: BasisLike, **options: Any) -> pd.DataFrame:
     tested = rotation_test(latents, basis=basis, **options)
     columns = ["value", "mean", "low", "high", "z", "p"]
     table = tested[columns].to_dataframe().reset_index()

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ppp_jax.analysis.io.sources import Latents, PerCloud, as_clouds, labelled_like, rescale
-from ppp_jax.analysis.projection.planes import Basis, resolve_basis
+from ppp_jax.analysis.projection.planes import Basis, BasisLike, resolve_basis
 from ppp_jax.numerics import polar
 
 BATCH_ELEMENTS = 2**20  # projections held at once while many bases are measured
@@ -43,7 +43,7 @@ OfBasis = Callable[[jax.Array, jax.Array, Planes | None], jax.Array]
 """A statistic of a cloud, `(samples, units)`, against `(vectors, units)` and their planes."""
 
 
-def alignment_c4(latents: Latents, *, basis: Any = None) -> PerCloud:
+def alignment_c4(latents: Latents, *, basis: BasisLike = None) -> PerCloud:
     """Returns C4 = Σ Re(u + iv)⁴ / Σ |u + iv|⁴ over all privileged planes and samples.
 
     +1 on the axes of the planes, −1 on their diagonals, 0 for isotropic latents; it needs no ε.
@@ -69,7 +69,7 @@ def alignment_c4(latents: Latents, *, basis: Any = None) -> PerCloud:
     return _measured(c4_of, latents, basis)
 
 
-def alignment_kurtosis(latents: Latents, *, basis: Any = None) -> PerCloud:
+def alignment_kurtosis(latents: Latents, *, basis: BasisLike = None) -> PerCloud:
     """Returns n(n+2)/3 · Σ_k (x·b_k)⁴/‖x‖⁴ / vectors, averaged over samples; 1 when isotropic.
 
     On an orthonormal basis C4, of samples of unit length, is a monotone function of it: with
@@ -94,7 +94,7 @@ def alignment_kurtosis(latents: Latents, *, basis: Any = None) -> PerCloud:
     return _measured(kurtosis_of, latents, basis)
 
 
-def unit_kurtosis(latents: Latents, *, basis: Any = None) -> PerCloud:
+def unit_kurtosis(latents: Latents, *, basis: BasisLike = None) -> PerCloud:
     """Returns the mean over basis vectors of the kurtosis of the projections, over a Gaussian's 3.
 
     Each vector's projections are centred and divided by their own deviation: a Gaussian gives 1
@@ -122,7 +122,7 @@ def unit_kurtosis(latents: Latents, *, basis: Any = None) -> PerCloud:
     return _measured(unit_kurtosis_of, latents, basis)
 
 
-def _measured(function: OfBasis, latents: Latents, basis: Any) -> PerCloud:
+def _measured(function: OfBasis, latents: Latents, basis: BasisLike) -> PerCloud:
     values, _ = rescale(as_clouds(latents))
     target = build_target(resolve_basis(basis, values.shape[-1]), values.dtype)
     clouds = values.reshape(-1, *values.shape[-2:])

@@ -1,6 +1,6 @@
 """The angles of samples in the privileged planes, in a few numbers (docs/method.md §7)."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.special
@@ -9,14 +9,16 @@ import xarray as xr
 from ppp_jax.analysis.io.sources import Latents, PerCloud, labelled_like
 from ppp_jax.analysis.projection import isotropic_null
 from ppp_jax.analysis.projection.kernel import Prepared, accepted, prepare
-from ppp_jax.analysis.projection.planes import Basis
+from ppp_jax.analysis.projection.planes import Basis, BasisLike
 from ppp_jax.errors import InputError
 
 SECTORS = 32
 MODES = 4
 
 
-def acceptance_ratio(latents: Latents, *, basis: Any = None, epsilon: float = 0.85) -> PerCloud:
+def acceptance_ratio(
+    latents: Latents, *, basis: BasisLike = None, epsilon: float = 0.85
+) -> PerCloud:
     """Returns A/A0: the fraction of (plane, sample) pairs accepted, over the isotropic fraction.
 
     1 for isotropic latents, larger if they crowd the privileged planes, 0 if they avoid them; the
@@ -65,7 +67,7 @@ class Angles(NamedTuple):
     modes: PerCloud
 
 
-def angles(latents: Latents, *, basis: Any = None, epsilon: float = 0.85) -> Angles:
+def angles(latents: Latents, *, basis: BasisLike = None, epsilon: float = 0.85) -> Angles:
     """Measures the angles of accepted samples (docs/method.md §7).
 
     Args:
@@ -142,7 +144,7 @@ def angles_of(clouds: np.ndarray, frame: Basis, epsilon: float) -> dict[str, np.
     }
 
 
-def _prepare(latents: Any, basis: Any, epsilon: float) -> Prepared:
+def _prepare(latents: Latents, basis: BasisLike, epsilon: float) -> Prepared:
     prepared = prepare(latents, basis, epsilon, nonfinite="drop")
     if len(prepared.epsilons) != 1:
         raise InputError("epsilon", epsilon, "must be one number")

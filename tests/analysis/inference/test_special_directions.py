@@ -54,8 +54,8 @@ def test_cosines_are_their_definitions():
 
 
 def test_rotated_together_nothing_changes():
-    basis, turn = bases.simplex(UNITS), bases.haar(UNITS, seed=1)
-    x = bases.haar(UNITS, seed=5)
+    basis, turn = bases.simplex(UNITS), bases.haar(UNITS, rotation_seed=1)
+    x = bases.haar(UNITS, rotation_seed=5)
     for cosine in special_directions.ORBITS.values():
         np.testing.assert_allclose(cosine(x @ turn, basis @ turn), cosine(x, basis), atol=1e-12)
 

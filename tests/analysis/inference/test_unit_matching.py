@@ -92,9 +92,9 @@ def test_corners_are_structure_that_no_plane_shows():
     ("call", "problem"),
     [
         (lambda: embeddings.embed(AXES, method="tsna"), "did you mean tsne"),
-        (lambda: embeddings.embed(AXES[:5], method="pca"), "ten samples or more"),
-        (lambda: embeddings.find_clusters(np.full((20, 2), np.nan)), "must be finite"),
-        (lambda: embeddings.agreement(OWN, OWN[:3]), "one length"),
+        (lambda: embeddings.embed(AXES[:5], method="pca"), "of at least 10 samples"),
+        (lambda: embeddings.find_clusters(np.full((20, 2), np.nan)), "must be a finite matrix"),
+        (lambda: embeddings.agreement(OWN, OWN[:3]), "the same length as b"),
         (lambda: unit_matching.match(AXES, AXES[:, :3]), "one shape"),
         (lambda: unit_matching.match(AXES, np.ones_like(AXES)), "does not vary"),
         (lambda: unit_matching.convergence(AXES), "two seeds or more"),

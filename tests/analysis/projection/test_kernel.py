@@ -57,7 +57,7 @@ def made_basis(kind, units, rng):
     if kind == "standard":
         return np.eye(units)
     if kind == "rotated":
-        return bases.haar(units, seed=int(rng.integers(100)))
+        return bases.haar(units, rotation_seed=int(rng.integers(100)))
     if kind == "needle":  # nearly parallel: planes that are just planes
         return np.eye(units)[0] + 3e-3 * rng.normal(size=(units + 2, units))
     basis = rng.integers(-2, 3, size=(units + 3, units)) if kind == "integer" else rng.normal(

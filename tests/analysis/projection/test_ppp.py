@@ -190,12 +190,12 @@ def test_a_wide_layer_has_a_null_below_all_numbers():
     assert picture.log10_acceptance_ratio.item() == pytest.approx(expected)
     axes = plot_ppp(picture)
     assert axes.get_title() == f"A/A0 = 10^{expected:.0f}"
-    assert any("(no null)" in text.get_text() for text in axes.texts)
+    assert any("(null too small)" in text.get_text() for text in axes.texts)
     assert len(axes.images) == 2
 
 
 def test_warns_of_empty_pictures_among_several():
-    with pytest.warns(EmptyPPPWarning, match="1 pictures are empty"):
+    with pytest.warns(EmptyPPPWarning, match="1 picture is empty"):
         ppp(np.ones((5, 16)), epsilon=[0.1, 0.85])
 
 
@@ -207,26 +207,28 @@ BAD = {
     "planes=all: must be": {"planes": "all"},
     "max_planes=0: must be at least 1": {"max_planes": 0},
     "nonfinite=ignore: must be": {"nonfinite": "ignore"},
-    "basis=array (2, 2): must be real, (vectors, 3), or one of standard": {"basis": np.eye(2)},
+    "basis=array (2, 2): must be an array of real numbers, (vectors, 3), or one of the names": {
+        "basis": np.eye(2)
+    },
     "basis=array (2, 3): has a zero": {"basis": np.array([[1.0, 0, 0], [0, 0, 0]])},
     "basis=array (2, 3): spans no plane": {"basis": np.array([[1.0, 0, 0], [-2, 0, 0]])},
     "basis=array (1, 3): spans no plane": {"basis": np.eye(3)[:1]},
-    "basis=array (3, 3): must be real": {"basis": np.eye(3) * 1j},
+    "basis=array (3, 3): must be an array of real numbers": {"basis": np.eye(3) * 1j},
     "basis=simplx: unknown; did you mean simplex": {"basis": "simplx"},
     "basis=thomson: must be one of": {"basis": "thomson"},
     "by=seed: must name distinct axes of []": {"by": "seed"},
     "epsilon=[]: must be a number": {"epsilon": []},
     "epsilon=1.5: must lie in [0, 1]": {"epsilon": [0.5, 1.5]},
     "bins=2.5: must be a whole number": {"bins": 2.5},
-    "bins=100000: too many for 1 pictures; at most 8192": {"bins": 100_000},
+    "bins=100000: is too many for 1 pictures; at most 8192 fit": {"bins": 100_000},
     "max_planes=2.5: must be a whole number": {"max_planes": 2.5},
     "plane_seed=-1: must be at least 0": {"plane_seed": -1},
     "extent=wide: must be a positive": {"extent": "wide"},
-    "bandwidth=9.0: must be at most the extent, 2": {"bandwidth": 9, "extent": 2},
+    "bandwidth=9.0: must be at most the extent of the picture, 2": {"bandwidth": 9, "extent": 2},
     "extent=-1: must be a positive": {"extent": -1},
     "bandwidth=0: must be a positive": {"bandwidth": 0},
     "bins=1: must be at least 2": {"bins": 1},
-    "extent=1e+200: no area holds its square": {"extent": 1e200},
+    "extent=1e+200: is too small or too large to be squared": {"extent": 1e200},
 }
 
 

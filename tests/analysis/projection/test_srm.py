@@ -145,7 +145,7 @@ BAD = {
     "angles=[inf]: must be finite": {"angles": [float("inf")]},
     "orientation=left: must be 'ppp' or 'reference'": {"orientation": "left"},
     "top=0: must be at least 1": {"top": 0},
-    "top=None: curves of 3 planes are too many": {"top": None, "angles": 12_000_000},
+    "top=None: would keep 3 curves, which is too many": {"top": None, "angles": 12_000_000},
     "epsilon=2: must lie in [0, 1]": {"epsilon": 2},
 }
 

@@ -75,9 +75,9 @@ def refused(call, *, text, field="workdir"):
 
 
 @pytest.mark.parametrize(("kind", "text"), [
-    ("file", "report is no folder"), ("link", "report is a link"),
-    ("dangling", "report is a link"), ("foreign", "report is there and not ours"),
-    ("damaged", r"report is there and not ours \(.written.json is missing or damaged"),
+    ("file", "report is not a folder"), ("link", "report is a link"),
+    ("dangling", "report is a link"), ("foreign", "report exists and was not written by ppp_jax"),
+    ("damaged", r"not written by ppp_jax \(.written.json is missing or damaged"),
 ])  # fmt: skip
 def test_something_else_named_report_is_refused_before_anything_is_computed(
     workdir, computing, tmp_path, kind, text
@@ -111,7 +111,7 @@ def test_a_study_is_refused_so_before_anything_is_trained(tmp_path):
     command = [sys.executable, "-m", "experiments.width", f"--workdir={tmp_path / 'run'}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 1, done.stderr
-    assert done.stderr.startswith(f"error: --workdir={tmp_path / 'run'}: study is no folder")
+    assert done.stderr.startswith(f"error: --workdir={tmp_path / 'run'}: study is not a folder")
     assert done.stderr.count("\n") == 1
     assert os.listdir(tmp_path / "run") == ["study"]
 
@@ -162,7 +162,7 @@ def test_a_failure_leaves_what_was_there(tmp_path, error):
             raise error
 
     if isinstance(error, OSError):
-        refused(fail, text=r"cannot be written \(No space left on device\).*was there is kept")
+        refused(fail, text=r"cannot be written \(No space left on device\).*earlier folder is kept")
     else:
         with pytest.raises(KeyboardInterrupt):
             fail()

@@ -21,7 +21,7 @@ from ppp_jax.networks import interpolated
 
 FACTS = [f"activation_{fact}" for fact in COORDINATES]
 UNITS, SAMPLES, SEEDS = 6, 250, 8
-TURN = bases.haar(UNITS, seed=3)
+TURN = bases.haar(UNITS, rotation_seed=3)
 
 
 def cloud(name, seed, trained):

@@ -42,7 +42,7 @@ def test_known_clouds_have_their_known_numbers(name):
 def test_discreteness_does_not_see_rotation_scale_or_order():
     cloud = CLOUDS["axis clusters"][:1500]
     expected = discreteness(cloud)
-    turned = cloud @ bases.haar(N, seed=4)
+    turned = cloud @ bases.haar(N, rotation_seed=4)
     for other in (turned, 1e-30 * cloud, cloud[::-1], cloud + 3):
         np.testing.assert_allclose(discreteness(other), expected, atol=0.01)
     assert discreteness(cloud) == discreteness(cloud)
@@ -73,7 +73,7 @@ def test_discreteness_beyond_lengths_sees_clusters_and_no_heavy_tails():
     clumps = known_clouds(samples=1500)["clusters in random directions"]
     assert discreteness(clumps, elliptical=True) > 0.5
     flat = np.concatenate([tails, np.zeros((1500, 2))], axis=1)
-    turned = flat @ bases.haar(10, seed=3)
+    turned = flat @ bases.haar(10, rotation_seed=3)
     np.testing.assert_allclose(discreteness(turned, elliptical=True), 0, atol=0.04)
 
 
