@@ -313,11 +313,11 @@ def test_captured_layers_are_groups_of_their_own(captured):
 def test_a_layer_in_several_sizes_must_be_chosen(captured):
     with pytest.raises(InputError, match=r"architecture=None: name one of \['conv', 'mlp'\]"):
         load_run(captured)
-    with pytest.raises(InputError, match=r"units=5: not in this grid, which has \[4\]"):
+    with pytest.raises(InputError, match=r"units=5: is not in this grid, which has \[4\]"):
         load_run(captured, architecture="mlp", layer="encoder_0", units=5)
     with pytest.raises(InputError, match=r"vectors=None: name one of \[4, 16\]"):
         load_run(captured, architecture="conv", layer="decoder_0")
-    with pytest.raises(InputError, match="layer=encoder_9: not in this grid"):
+    with pytest.raises(InputError, match="layer=encoder_9: is not in this grid"):
         load_run(captured, layer="encoder_9")
 
 
