@@ -103,7 +103,7 @@ def test_load_names_what_is_missing(workdir, tmp_path):
         load_run(tmp_path)
     with pytest.raises(InputError, match=r"latent_width=None: name one of \[3, 4\]"):
         load_run(workdir)
-    with pytest.raises(InputError, match="latent_width=5: not in this grid"):
+    with pytest.raises(InputError, match="latent_width=5: is not in this grid"):
         load_run(workdir, latent_width=5)
     with pytest.raises(InputError, match="epsilon=2"):
         write_report(workdir, epsilon=2)
