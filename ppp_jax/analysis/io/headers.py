@@ -26,6 +26,7 @@ from ppp_jax.resources import size_text
 NAMES = (".zarray", ".zgroup", ".zattrs", ".zmetadata", "zarr.json")
 LONGEST = 2**26  # Largest size in bytes of one file of metadata.
 MOST_DIMENSIONS = 32
+AGAIN = "write the store again"
 DEEPEST = 100  # Largest depth of folders: groups, and in format 3 a folder per dimension of chunks.
 # These codecs turn bytes into bytes or numbers into numbers, and do nothing else. Codecs that hold
 # or build Python objects (pickle, json, msgpack, categorize, vlen-array) are not among them.
@@ -224,9 +225,13 @@ def _json(path: pathlib.Path) -> Any:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         why = " ".join(str(error).split())
-        raise StoreError(f"has damaged metadata, {path.parent.name}/{path.name} ({why})") from None
+        raise StoreError(
+            f"has damaged metadata, {path.parent.name}/{path.name} ({why}); {AGAIN}"
+        ) from None
     if not isinstance(found, dict):
-        raise StoreError(f"has damaged metadata, {path.parent.name}/{path.name} (no JSON object)")
+        raise StoreError(
+            f"has damaged metadata, {path.parent.name}/{path.name} (no JSON object); {AGAIN}"
+        )
     return found
 
 
@@ -249,7 +254,7 @@ def _described(entries: dict[str, Any], name: str, node: str) -> Iterator[Array]
             raise
         raise StoreError(
             f"has damaged metadata, {name} of {node or 'the array'} "
-            f"({type(error).__name__}: {error})"
+            f"({type(error).__name__}: {error}); {AGAIN}"
         ) from None
 
 
@@ -411,7 +416,8 @@ def _array(found: Array) -> Array:
     if not fits or any(a % b for a, b in zip(stored, chunk, strict=True)):
         raise StoreError(f"states chunks {chunk} of {node or 'the array'} that do not fit {shape}")
     if found.size >= 2**63:
-        raise StoreError(f"claims {node or 'the array'} of {size_text(found.size)}")
+        size = size_text(found.size)
+        raise StoreError(f"claims {node or 'the array'} of {size}, which no machine can hold")
     return found
 
 
@@ -541,17 +547,18 @@ def _check_sizes(path: pathlib.Path, array: Array, max_bytes: int | None) -> Non
         )
     bomb = find_bomb(_files(path / array.name), array.packing, chunk=chunk, most=most)
     if bomb is not None:
-        raise StoreError(f"has a file, {bomb} of {name} has")
+        raise StoreError(f"has a file, {bomb} of {name} has; {AGAIN}")
     if array.size <= most:
         return
     if max_bytes is not None:
-        raise StoreError(f"claims {name} of {size_text(array.size)}, more than {told}")
+        size = size_text(array.size)
+        raise StoreError(f"claims {name} of {size}, more than {told}; raise max_bytes")
     expected = math.prod(-(-n // c) for n, c in zip(array.shape, array.stored, strict=True))
     found = _count(path / array.name, expected)
     if 2 * found < expected:
         raise StoreError(
             f"claims {name} of {size_text(array.size)}, more than {told}, and has only "
-            f"{found:,} of its {expected:,} chunks"
+            f"{found:,} of its {expected:,} chunks; put the others back, or raise max_bytes"
         )
 
 

@@ -27,7 +27,7 @@ from ppp_jax.errors import InputError
 from ppp_jax.files import archives, ledger
 from ppp_jax.files.paths import located
 
-WHOLE = "load_run opens all of them"
+WHOLE = "load_run opens all of it"
 KNOWN = "a run folder, .npy, .npz, or zarr"
 # Attributes by which files of xarray say that numbers are packed or missing.
 PACKED = frozenset({"scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned"})
@@ -88,19 +88,13 @@ def load(
     if not isinstance(latents, str | os.PathLike):
         _refuse_choices(layer, which)
         if name is not None:
-            raise InputError(
-                "name",
-                name,
-                "chooses among the arrays of a file, but latents is one array; leave it out",
-            )
+            raise InputError("name", name, "chooses in files, but this is one array; leave it out")
         return _labelled(labelled(latents))
     path = located("path", latents)
     if is_run(path):
         found = _of_run(load_run(path, layer=layer, **which))
         if name is None:
-            raise InputError(
-                "name", None, f"{path} is a run folder of several arrays: name pre or post; {WHOLE}"
-            )
+            raise InputError("name", None, f"{path} is a run folder: name pre or post; {WHOLE}")
         return _labelled(_choose(found, name, path))
     _refuse_choices(layer, which)
     if not path.exists():
@@ -285,16 +279,16 @@ def _choose(found: Any, name: str | None, path: pathlib.Path) -> Any:
     """Returns the named array, or the only array of vectors if none is named."""
     if not isinstance(found, Mapping):
         if name is not None:
-            raise InputError("name", name, f"{path} is one array without names")
+            raise InputError("name", name, f"{path} is one array without names; leave name out")
         return found
     arrays = sorted(key for key, value in found.items() if value.dimensions >= 2)
     unread = sorted(key for key, value in found.items() if value.problem)
     beside = f"; not readable: {unread} ({found[unread[0]].problem})" if unread else ""
     if name is None and len(arrays) != 1:
-        which = f"one of {arrays}" if arrays else "none is an array of vectors"
-        raise InputError("name", None, f"{path} has {len(arrays)} arrays; name {which}{beside}")
+        which = f"name one of {arrays}" if arrays else "give a file that has an array of vectors"
+        raise InputError("name", None, f"{path} has {len(arrays)} arrays; {which}{beside}")
     if name is not None and (not isinstance(name, str) or name not in arrays):
         problem = found[name].problem if isinstance(name, str) and name in found else ""
         why = problem or f"is no array of vectors in {path}"
-        raise InputError("name", name, f"{why}: {arrays}")
+        raise InputError("name", name, f"{why}; name one of {arrays}")
     return found[arrays[0] if name is None else name].read()

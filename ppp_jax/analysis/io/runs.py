@@ -147,7 +147,7 @@ def _chosen(tree: xr.DataTree, layer: str, which: Mapping[str, Any]) -> xr.DataT
         values = sorted({group[name] for group in found})
         value = which.get(name)
         if value is None and len(values) > 1:
-            raise InputError(name, None, f"name one of {values}")
+            raise InputError(name, None, f"is ambiguous; name one of {values}")
         if value is not None and value not in values:
             raise InputError(name, value, f"is not in this grid, which has {values}")
         found = [group for group in found if value in (None, group[name])]

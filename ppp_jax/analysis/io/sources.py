@@ -290,7 +290,7 @@ def to_numpy(field: str, given: Any) -> np.ndarray:
         raise InputError(field, kind, stored if hasattr(given, "chunks") else tensor) from error
     if array.dtype.kind == "O" and not isinstance(given, np.ndarray):
         dense = "; convert a sparse matrix by .toarray()" if hasattr(given, "toarray") else ""
-        raise InputError(field, kind, f"is no array of numbers{dense}")
+        raise InputError(field, kind, f"is no array of numbers; give one of real numbers{dense}")
     return array
 
 

@@ -131,9 +131,7 @@ def _group_blocks(
     verdicts = evidence.verdict_block(judged, how.folder, name, rotations=how.rotations)
     text, calibration = evidence.calibration_figure(dataset.sizes["sample"], width)
     pictures = _pictures(how, measured, name, calibration)
-    none = Markup(
-        "<p>The grid has a single activation, so there is nothing to compare it with.</p>"
-    )
+    none = Markup("<p>There is one activation, so there is nothing to compare.</p>")
     blocks = [
         render(
             "group",
