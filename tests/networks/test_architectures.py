@@ -309,19 +309,21 @@ def test_captured_layers_are_groups_of_their_own(captured):
 
 
 def test_a_layer_in_several_sizes_must_be_chosen(captured):
-    with pytest.raises(InputError, match=r"architecture=None: name one of \['conv', 'mlp'\]"):
+    with pytest.raises(
+        InputError, match=r"architecture=None: is ambiguous; name one of \['conv', 'mlp'\]"
+    ):
         load_run(captured)
-    with pytest.raises(InputError, match=r"units=5: not in this grid, which has \[4\]"):
+    with pytest.raises(InputError, match=r"units=5: is not in this grid, which has \[4\]"):
         load_run(captured, architecture="mlp", layer="encoder_0", units=5)
-    with pytest.raises(InputError, match=r"vectors=None: name one of \[4, 16\]"):
+    with pytest.raises(InputError, match=r"vectors=None: is ambiguous; name one of \[4, 16\]"):
         load_run(captured, architecture="conv", layer="decoder_0")
-    with pytest.raises(InputError, match="layer=encoder_9: not in this grid"):
+    with pytest.raises(InputError, match="layer=encoder_9: is not in this grid"):
         load_run(captured, layer="encoder_9")
 
 
 def test_analyze_opens_any_layer_of_any_network(captured, tmp_path):
     done = analyze(f"--latents={captured}")
-    error = "error: --architecture=None: name one of ['conv', 'mlp']\n"
+    error = "error: --architecture=None: is ambiguous; name one of ['conv', 'mlp']\n"
     assert (done.returncode, done.stderr) == (1, error)
     done = analyze(f"--latents={captured}", "--architecture=conv", "--layer=decoder_0", "--units=4",
                    "--vectors=16", "--epsilon=0.6", f"--out={tmp_path / 'out'}")  # fmt: skip

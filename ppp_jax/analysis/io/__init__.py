@@ -1,1 +1,1 @@
-"""Latents as users bring them: files of any origin, arrays of any library, run folders."""
+"""Reading of latents: files of any origin, arrays of any library, and run folders."""

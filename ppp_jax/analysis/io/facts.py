@@ -1,4 +1,4 @@
-"""What is known of the activations whose latents are looked at: facts, kept beside the latents."""
+"""Facts about activations, which are stored as coordinates of their latents."""
 
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
@@ -7,17 +7,17 @@ import xarray as xr
 
 from ppp_jax.networks import interpolated
 
-COORDINATES = ("isotropic", "group", "basis", "partner")  # each after `activation_`
+COORDINATES = ("isotropic", "group", "basis", "partner")  # Names without the prefix `activation_`.
 
 
 class Facts(NamedTuple):
-    """What a run folder says of one activation.
+    """The facts about one activation (docs/method.md §10).
 
     Attributes:
-      isotropic: whether it prefers no direction.
-      group: the largest known group of orthogonal maps that it commutes with.
-      basis: the basis that it singles out, or is compared with.
-      partner: the isotropic activation that it is compared with; None if there is none.
+      isotropic: Whether the activation prefers no direction.
+      group: The largest known group of orthogonal maps with which it commutes.
+      basis: The basis that it singles out, or against which it is tested.
+      partner: The isotropic activation that it is compared with; None if there is none.
     """
 
     isotropic: bool
@@ -27,22 +27,22 @@ class Facts(NamedTuple):
 
 
 class Known(Protocol):
-    """What comparisons need to know of an activation: `Facts`, or an entry of the registry."""
+    """The facts that comparisons need: `Facts` and entries of the registry have them."""
 
     @property
     def isotropic(self) -> bool:
-        """Whether it prefers no direction."""
+        """Whether the activation prefers no direction."""
 
     @property
     def partner(self) -> str | None:
-        """The isotropic activation that it is compared with."""
+        """The isotropic activation that this one is compared with; None if there is none."""
 
 
 def facts_of(dataset: xr.Dataset) -> dict[str, Facts]:
-    """Returns the facts of every activation of a grid, by name.
+    """Returns the facts about every activation of a grid, by name.
 
     Args:
-      dataset: what `load` returns of a run folder, or what was measured of it.
+      dataset: A Dataset that `load_run` returned, or the runs that `measure` measured.
     """
     names = [str(name) for name in dataset["activation"].values.ravel()]
     columns = [dataset[f"activation_{fact}"].values.ravel() for fact in COORDINATES]
@@ -53,13 +53,13 @@ def facts_of(dataset: xr.Dataset) -> dict[str, Facts]:
 
 
 def with_facts(dataset: xr.Dataset) -> xr.Dataset:
-    """Returns a dataset whose activations have their facts as coordinates.
+    """Returns a dataset in which the facts about activations are coordinates.
 
-    Folders of schema 5 and before hold names only. Those were all names of the registry, which is
-    asked here and nowhere else.
+    Run folders up to schema 5 hold names only, all of which are in the registry. For them the
+    facts are looked up there, here and nowhere else.
 
     Args:
-      dataset: one group of a run folder.
+      dataset: One group of a run folder.
     """
     if all(f"activation_{fact}" in dataset.coords for fact in COORDINATES):
         return dataset
@@ -78,15 +78,16 @@ def with_facts(dataset: xr.Dataset) -> xr.Dataset:
 def partner_of(activation: str, known: Mapping[str, Known]) -> str | None:
     """Returns the activation that another one is compared with.
 
-    It is its own partner if the grid has it, else the first isotropic activation of the grid, such
-    as are partners of others before such as are not, or the first of all if none is isotropic.
+    This is the activation's own partner if the grid has it. Otherwise it is the first isotropic
+    activation of the grid that is the partner of another, or else the first isotropic one, or else
+    the first activation of the grid.
 
     Args:
-      activation: its name.
-      known: what is known of every activation of the grid, by name.
+      activation: Name of the activation.
+      known: The facts about every activation of the grid, by name.
 
     Returns:
-      A name, or None for the activation that all others are compared with.
+      The name of the other activation, or None if it would be the activation itself.
     """
     isotropic = [name for name in known if known[name].isotropic]
     partners = [name for name in isotropic if name in {one.partner for one in known.values()}]

@@ -1,4 +1,4 @@
-"""Opens latents: of a run folder, of a file, or an array in memory."""
+"""Opens latents from a run folder, a file, or an array in memory."""
 
 import functools
 import os
@@ -29,7 +29,7 @@ from ppp_jax.files.paths import located
 
 WHOLE = "load_run opens all of it"
 KNOWN = "a run folder, .npy, .npz, or zarr"
-# Attributes by which xarray's files say that numbers are packed or missing.
+# Attributes by which files of xarray say that numbers are packed or missing.
 PACKED = frozenset({"scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned"})
 
 
@@ -44,12 +44,11 @@ def load(
     vectors: int | None = None,
     max_bytes: int | None = None,
 ) -> xr.DataArray:
-    """Opens latents, with every axis named; large ones are read only where they are looked at.
+    """Opens latents as a DataArray; large latents are read only where they are used.
 
-    The names that a zarr array has for its axes count by its own path as they do in its group.
-    Chunks of it that are not there hold its fill value, as zarr has it; an array none of whose
-    chunks is there is refused. All of a run folder, with its errors and probe, is opened by
-    `load_run`.
+    A zarr array keeps the names of its axes, whether it is opened by its own path or in its group.
+    Its missing chunks hold its fill value, as zarr defines; an array without any chunk is refused.
+    `load_run` opens everything that a run folder holds, with errors and the probe.
 
     Args:
       latents: A run folder, or the `latents.zarr` in it; the path of an `.npy` or `.npz` file or of
@@ -61,17 +60,18 @@ def load(
       units: The width of this layer, if it comes in several sizes.
       vectors: The vectors per sample of this layer, if it comes in several sizes: a convolution
         has one at every position.
-      max_bytes: The bytes that an array of a file may claim; by default the memory that is free,
-        and any size of an array on disk that is all there, because it is read in parts.
+      max_bytes: Largest size in bytes of an array of a file. The default is the free memory, and
+        no limit for an array on disk of which at least half of the chunks exist, because it is
+        read in parts.
 
     Returns:
       A DataArray over `(..., sample, unit)`.
 
     Raises:
-      InputError: Nothing is there, it does not open, it holds no array of vectors or several and
-        none was named, it claims more than may be used, it could run its author's code or holds
-        another type than numbers, there is no snapshot that every run has, or something else
-        than a run folder is chosen from as if it were one.
+      InputError: The path does not exist or does not open; the file holds no array of vectors, or
+        several of which none was named; an array states a larger size than allowed, holds other
+        types than numbers, or could run code of its author; a run folder has no snapshot that
+        every run has; or an argument for run folders is given with something else.
 
     Example:
       >>> import numpy as np
@@ -88,7 +88,7 @@ def load(
     if not isinstance(latents, str | os.PathLike):
         _refuse_choices(layer, which)
         if name is not None:
-            raise InputError("name", name, "chooses in files, and this is one array; leave it out")
+            raise InputError("name", name, "chooses in files, but this is one array; leave it out")
         return _labelled(labelled(latents))
     path = located("path", latents)
     if is_run(path):
@@ -110,7 +110,7 @@ def _of_file(path: pathlib.Path, name: str | None, max_bytes: int | None) -> xr.
         raise
     except archives.ReadError as error:
         raise InputError("path", path, str(error)) from None
-    except Exception as error:  # of any codec of any file: whatever it is, it does not open
+    except Exception as error:  # Any codec of any file may raise anything.
         why = " ".join(f"{error or type(error).__name__}".split())
         raise InputError("path", path, f"does not open ({why}); give {KNOWN}") from error
 
@@ -121,10 +121,15 @@ def _refuse_choices(layer: str, which: Mapping[str, Any]) -> None:
 
 
 def is_run(path: pathlib.Path) -> bool:
-    """Returns whether a path is a run folder or its store, and not somebody's array of that name.
+    """Returns whether a path is a run folder or the `latents.zarr` of one.
+
+    Another array of that name has neither a ledger nor a manifest.
 
     Args:
       path: Any path.
+
+    Raises:
+      InputError: The path is a zarr group of that name that cannot be opened safely.
     """
     if (path / STORE).is_dir() or (path.name == STORE and (path / ledger.FILE).exists()):
         return True
@@ -140,24 +145,24 @@ def _labelled(latents: Any) -> xr.DataArray:
         dims = (*source.dims, UNIT)
         if not source.lazy:
             return xr.DataArray(source.array.reshape(source.shape), dims=dims)
-        # Without the outer wrapper xarray would read it whole at the first selection.
+        # Without this wrapper xarray would read the whole array at the first selection.
         lazy = xr.core.indexing.LazilyIndexedArray(Lazy(source.array.array))
         return xr.DataArray(xr.Variable(dims, lazy))
     if {SAMPLE, UNIT} <= set(latents.dims) or not {SAMPLE, UNIT} & set(latents.dims):
         return latents
-    ordered, _ = ordered_axes(latents)  # one of the two has another name
+    ordered, _ = ordered_axes(latents)  # One of the two axes has another name.
     named = dict(zip(ordered.dims[-2:], (SAMPLE, UNIT), strict=True))
-    there = {old: new for old, new in named.items() if old != new}
-    return ordered.drop_vars(there.values(), errors="ignore").rename(there)
+    renamed = {old: new for old, new in named.items() if old != new}
+    return ordered.drop_vars(renamed.values(), errors="ignore").rename(renamed)
 
 
 class _Named(NamedTuple):
-    """An array of a file that has not been read.
+    """An array of a file that has not been read yet.
 
     Attributes:
-      dimensions: how many it has, or 0 where it cannot be read.
-      read: opens it.
-      problem: why it cannot be read; empty where it can.
+      dimensions: Number of its dimensions, or 0 if it cannot be read.
+      read: Function that opens it.
+      problem: Why it cannot be read, or an empty text if it can.
     """
 
     dimensions: int
@@ -166,7 +171,7 @@ class _Named(NamedTuple):
 
 
 def _look(path: pathlib.Path, max_bytes: int | None) -> Any:
-    """Returns an array, or what arrays there are by name, of a file or a zarr folder."""
+    """Returns the single array of a file or zarr folder, or its arrays by name."""
     if path.is_dir():
         if not any((path / n).exists() for n in (".zarray", ".zgroup", "zarr.json")):
             raise InputError("path", path, f"holds no {STORE}; give {KNOWN}")
@@ -177,11 +182,13 @@ def _look(path: pathlib.Path, max_bytes: int | None) -> Any:
         raise InputError(
             "path", path, f"is of no known kind; give {KNOWN} (numpy.save writes .npy)"
         )
-    if archives.is_npy(path):  # by its content: files get renamed
+    if archives.is_npy(path):  # The content decides, because files get renamed.
         return archives.map_npy(path, max_bytes=max_bytes)
     if path.suffix == ".npy" and not archives.is_zip(path):
         raise InputError(
-            "path", path, f"does not open (it is no .npy by its content); give {KNOWN}"
+            "path",
+            path,
+            f"does not open, because its content is not that of an .npy file; give {KNOWN}",
         )
     return _members(archives.open_archive(path, field="path", max_bytes=max_bytes))
 
@@ -211,15 +218,16 @@ def _look_into_store(path: pathlib.Path, max_bytes: int | None) -> Any:
 
 
 def _from_group(path: pathlib.Path, name: str, arrays: Mapping[str, Array]) -> Any:
-    """Opens one array of a group: labelled, where the group has labels, and as it is elsewhere.
+    """Opens one array of a group, with the coordinates that the group has for its axes.
 
-    Format 2 has a fill value for what was never written, which xarray takes for "missing" although
-    most writers mean nothing by it. It is that only where the array says so itself, or is packed.
+    In format 2 xarray takes the fill value of chunks that were never written for a missing number,
+    which most writers do not mean. Here it does so only if attributes of the array say that numbers
+    are packed or missing.
     """
     group = zarr.open_group(path, mode="r", use_consolidated=False)
     _check_there(path / name, group[name])
     axes = named_axes(group[name])
-    if axes is None or axes != stated_axes(group[name]):  # xarray would not take them
+    if axes is None or axes != stated_axes(group[name]):  # xarray would not open these.
         return _unpacked(group[name], axes)
     others = [other for other, found in arrays.items() if other != name and len(found.shape) > 1]
     packed = {each: bool(PACKED & set(group[each].attrs)) for each in arrays if each not in others}
@@ -230,22 +238,22 @@ def _from_group(path: pathlib.Path, name: str, arrays: Mapping[str, Array]) -> A
 
 
 def _check_there(folder: pathlib.Path, array: Any) -> None:
-    """Refuses an array of which nothing is there: its files are lost, or have other names.
+    """Refuses an array none of whose chunks exists, because its files are lost or misnamed.
 
-    Where some chunks are not there they are the fill value, which is what zarr means by it.
+    If only some chunks are missing, they hold the fill value, as zarr defines.
     """
     if array.size and not has_chunks(folder, array):
         first = array.metadata.encode_chunk_key((0,) * array.ndim)
         raise archives.ReadError(
             f"has none of its chunks, such as {first}, and would be {array.fill_value} throughout; "
-            "put them back, or mend how its metadata says that they are named"
+            "put them back, or correct the names of chunks that its metadata state"
         )
 
 
 def _unpacked(array: Any, axes: list[str] | None) -> Any:
-    """Returns an array with the names of its axes and the numbers that its attributes mean.
+    """Returns an array with named axes, and with its numbers unpacked as its attributes say.
 
-    So it is the same, whether opened by its own path or in its group.
+    It is then the same, whether it is opened by its own path or in its group.
     """
     attrs = dict(array.attrs)
     if array.ndim < 2 or (axes is None and not PACKED & set(attrs)):
@@ -253,7 +261,7 @@ def _unpacked(array: Any, axes: list[str] | None) -> Any:
     missing = attrs.get("_FillValue")
     if array.metadata.zarr_format == 2:
         missing = array.fill_value
-    elif isinstance(missing, str | list):  # how xarray writes numbers in format 3
+    elif isinstance(missing, str | list):  # xarray encodes numbers so in format 3.
         missing = xr.backends.zarr.FillValueCoder.decode(missing, array.dtype)
     if missing is not None and PACKED & set(attrs):
         attrs["_FillValue"] = missing
@@ -273,19 +281,19 @@ def _of_run(dataset: xr.Dataset) -> dict[str, _Named]:
 
 
 def _choose(found: Any, name: str | None, path: pathlib.Path) -> Any:
-    """Returns the array asked for, or the only one that could be meant."""
+    """Returns the named array, or the only array of vectors if none is named."""
     if not isinstance(found, Mapping):
         if name is not None:
-            raise InputError("name", name, f"{path} is one array without names")
+            raise InputError("name", name, f"{path} is one array without names; leave name out")
         return found
     arrays = sorted(key for key, value in found.items() if value.dimensions >= 2)
     unread = sorted(key for key, value in found.items() if value.problem)
     beside = f"; not readable: {unread} ({found[unread[0]].problem})" if unread else ""
     if name is None and len(arrays) != 1:
-        which = f"one of {arrays}" if arrays else "none is an array of vectors"
-        raise InputError("name", None, f"{path} has {len(arrays)} arrays; name {which}{beside}")
+        which = f"name one of {arrays}" if arrays else "give a file that has an array of vectors"
+        raise InputError("name", None, f"{path} has {len(arrays)} arrays; {which}{beside}")
     if name is not None and (not isinstance(name, str) or name not in arrays):
         problem = found[name].problem if isinstance(name, str) and name in found else ""
         why = problem or f"is no array of vectors in {path}"
-        raise InputError("name", name, f"{why}: {arrays}")
+        raise InputError("name", name, f"{why}; name one of {arrays}")
     return found[arrays[0] if name is None else name].read()

@@ -1,8 +1,8 @@
 """Opens the latents that a sweep saved in its run folder, and checks what it reads of them.
 
-Metadata, coordinates and the probe are checked when a store is opened, latents and errors when they
-are read (`ppp_jax.files.ledger`): whoever reads gets what was written, or an error that names the
-file.
+Metadata, coordinates and the probe are checked when a store is opened, and latents and errors when
+they are read (`ppp_jax.files.ledger`). A reader gets what was written, or an error that names the
+damaged file.
 """
 
 import json
@@ -34,7 +34,9 @@ def load_run(
     units: int | None = None,
     vectors: int | None = None,
 ) -> xr.Dataset:
-    """Opens everything that a sweep saved: latents, errors, and the probe; read where looked at.
+    """Opens everything that a sweep saved: latents, errors, and the probe.
+
+    The latents and errors are read, and checked, only where they are used.
 
     Args:
       path: A run folder, or the `latents.zarr` in it.
@@ -53,9 +55,9 @@ def load_run(
       data has any). Snapshots that not every run has are left out.
 
     Raises:
-      InputError: Nothing is there, there is no snapshot that every run has, the first is not of
-        untrained networks, several groups fit or none, or a file is damaged or missing. Damage of
-        latents and errors is noticed, and raised, when they are read.
+      InputError: The path holds no latents, no snapshot exists of every run, the first snapshot is
+        not that of untrained networks, several groups match the arguments or none does, or a file
+        is damaged or missing. Damage of latents and errors is raised when they are read.
     """
     which = {
         "architecture": architecture,
@@ -64,24 +66,24 @@ def load_run(
         "vectors": vectors,
     }
     store = _store(located("path", path))
-    check_entries(store)  # before its ledger is read
+    check_entries(store)  # This comes before the ledger is read.
     tree, kept = _open(store)
     node = _chosen(tree, layer, which)
     group = _checked(node, store, kept)
     saved = group[ledger.SAVED]
     complete = saved.all([dim for dim in saved.dims if dim != "step"]).values
     if not complete.any():
-        raise InputError("path", path, "has no snapshot that every run has; train it first")
+        raise InputError("path", path, "has no snapshot that every run has; train the grid first")
     dataset = group.drop_vars(ledger.SAVED).isel(step=complete)
     first = int(dataset["epoch"][0])
-    if first != 0:  # everything that says "untrained" means the first snapshot
+    if first != 0:  # The first snapshot is taken for that of the untrained networks.
         problem = f"its untrained networks are lost: the first snapshot in {STORE} that every run "
         raise InputError(
             "path", path, f"{problem}has is of epoch {first}; train it anew with overwrite"
         )
     each = int(group.attrs["vectors_per_sample"])
     probe = {name: array.variable for name, array in tree.data_vars.items()}
-    if each > 1:  # a label for every vector; the inputs belong to whole samples
+    if each > 1:  # Every vector gets its sample's label; the inputs belong to whole samples.
         dataset = dataset.rename(vector="sample")
         labels = {"labels": probe["labels"].values.repeat(each)} if "labels" in probe else {}
         probe = {name: xr.Variable(("sample",), values) for name, values in labels.items()}
@@ -90,7 +92,7 @@ def load_run(
 
 
 def _checked(node: xr.DataTree, store: pathlib.Path, kept: ledger.Ledger | None) -> xr.Dataset:
-    """Returns a group whose latents and errors are checked as they are read."""
+    """Returns a group whose latents and errors are checked when they are read."""
     group, name = node.to_dataset(), str(node.name)
     table = None if kept is None else kept.groups[name]
     parts = _parts(node.root.attrs, store)
@@ -111,13 +113,14 @@ def _checked(node: xr.DataTree, store: pathlib.Path, kept: ledger.Ledger | None)
 
         blocks = ledger.Blocks(store, f"{name}/{key}", chunks, labels, axes, table, parts, read)
         lazy: Any = indexing.LazilyIndexedArray(_Checked(blocks, inner))
-        data: Any = indexing.MemoryCachedArray(indexing.CopyOnWriteArray(lazy))  # as xarray's own
+        # xarray wraps the arrays that it opens in the same way.
+        data: Any = indexing.MemoryCachedArray(indexing.CopyOnWriteArray(lazy))
         found[key] = array.copy(data=data)
     return group.assign(found)
 
 
 class _Checked(xr.backends.BackendArray):
-    """A variable of a group on disk that is checked as it is read, run by run."""
+    """A variable of a group on disk that is checked, run by run, when it is read."""
 
     def __init__(self, blocks: ledger.Blocks, inner: xr.Variable):
         self.blocks, self.shape, self.dtype = blocks, inner.shape, inner.dtype
@@ -129,36 +132,36 @@ class _Checked(xr.backends.BackendArray):
     def _read(self, key: tuple[Any, ...]) -> np.ndarray:
         leading = len(self.blocks.axes)
         values = ledger.checked(self.blocks, tuple(map(ledger.span, key[:leading])))
-        # Vectors come whole, since what is checked is all of a run's.
+        # A check covers all vectors of a run, so they are read as a whole and selected here.
         inside = xr.Variable([f"axis_{i}" for i in range(values.ndim)], values)
         return np.asarray(inside[(..., *key[leading:])].values)
 
 
 def _chosen(tree: xr.DataTree, layer: str, which: Mapping[str, Any]) -> xr.DataTree:
-    """Returns the one group that fits."""
+    """Returns the one group that matches the arguments."""
     found = [group for group in contents(tree) if group["layer"] == layer]
     if not found:
         known = sorted({group["layer"] for group in contents(tree)})
-        raise InputError("layer", layer, f"not in this grid, which has {known}")
+        raise InputError("layer", layer, f"is not in this grid, which has {known}")
     for name in ("architecture", "latent_width", "units", "vectors"):
         values = sorted({group[name] for group in found})
         value = which.get(name)
         if value is None and len(values) > 1:
-            raise InputError(name, None, f"name one of {values}")
+            raise InputError(name, None, f"is ambiguous; name one of {values}")
         if value is not None and value not in values:
-            raise InputError(name, value, f"not in this grid, which has {values}")
+            raise InputError(name, value, f"is not in this grid, which has {values}")
         found = [group for group in found if value in (None, group[name])]
     return tree.children[found[0]["name"]]
 
 
 def _parts(attributes: Mapping[Any, Any], store: pathlib.Path) -> list[Mapping[str, Any]]:
-    """Returns the configurations of the parts that a store's copy of the manifest names."""
+    """Returns the configurations of the parts of a grid, from the store's copy of the manifest."""
     try:
         manifest: Any = json.loads(attributes["manifest"])
         parts: list[Mapping[str, Any]] = manifest.get("parts", [])
         if all(isinstance(part, Mapping) for part in (manifest["config"], *parts)):
             return parts
-        told = "other entries than a run's"
+        told = "its entries are not those of a run"
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         told = f"{type(error).__name__} {error}"
     problem = f"its attribute manifest is damaged ({shortened(printable(told))})"
@@ -166,10 +169,13 @@ def _parts(attributes: Mapping[Any, Any], store: pathlib.Path) -> list[Mapping[s
 
 
 def contents(tree: xr.DataTree) -> list[dict[str, Any]]:
-    """Returns what every group of a store holds: its name, layer, architecture and sizes.
+    """Returns name, layer, architecture, widths and vectors per sample of every group of a store.
+
+    Args:
+      tree: The opened store.
 
     Raises:
-      InputError: the store is not one that a grid wrote.
+      InputError: A group was not written by a grid.
     """
     found = []
     for name, group in tree.children.items():
@@ -187,9 +193,9 @@ def contents(tree: xr.DataTree) -> list[dict[str, Any]]:
             )
         except (KeyError, TypeError, ValueError, OverflowError):
             problem = (
-                f"has a group, {name}, that no grid wrote, for it does not say of which layer and "
-                f"sizes it is; give the folder of a trained grid, or open your own {STORE} by "
-                "another name"
+                f"has a group, {name}, that no grid wrote, because its attributes do not state a "
+                f"layer and sizes; give the folder of a trained grid, or rename your own {STORE} "
+                "to open it"
             )
             raise InputError("path", tree.encoding.get("source", STORE), problem) from None
     return found
@@ -201,11 +207,11 @@ def saved_groups(
     """Returns the arguments with which `load_run` opens each group of a run folder.
 
     Args:
-      path: a run folder, or the `latents.zarr` in it.
-      layer: of which layer, or None for all.
+      path: A run folder, or the `latents.zarr` in it.
+      layer: The layer whose groups are returned; None for all layers.
 
     Raises:
-      InputError: nothing is there, or it is damaged.
+      InputError: The path holds no latents, or they are damaged.
     """
     found = contents(_open(_store(path))[0])
     return [
@@ -224,7 +230,7 @@ def _store(path: str | pathlib.Path) -> pathlib.Path:
 
 
 def _open(store: pathlib.Path) -> tuple[xr.DataTree, ledger.Ledger | None]:
-    """Opens a store whose files are what they were, with its ledger if it has one."""
+    """Checks and opens a store; returns it with its ledger, or None if it has none."""
     kept = ledger.read(store)
     if kept is not None:
         ledger.check_entries(store)
@@ -234,6 +240,6 @@ def _open(store: pathlib.Path) -> tuple[xr.DataTree, ledger.Ledger | None]:
         return xr.open_datatree(store, engine="zarr", zarr_format=2, consolidated=True), kept
     except MemoryError:
         raise
-    except Exception as error:  # whatever a decoder makes of damaged bytes, without a ledger
+    except Exception as error:  # A decoder may raise anything for damaged bytes.
         why = " ".join(str(error).split())
         raise InputError("path", store, f"does not open ({why}); {ledger.ANEW}") from error

@@ -1,4 +1,4 @@
-"""Anyone's latents, read block by block: NumPy, JAX, PyTorch, xarray, zarr, dask, memory maps."""
+"""Latents of any library, read in blocks: NumPy, JAX, PyTorch, xarray, zarr, dask, memory maps."""
 
 import math
 import os
@@ -14,23 +14,26 @@ from ppp_jax.errors import InputError
 from ppp_jax.files.archives import ReadError
 from ppp_jax.resources import check_fits
 
-LOAD_BYTES = 2**28  # lazy arrays up to this size are read once and kept
-KEPT_BYTES = 2**25  # of a lazy array read at once: its chunks are larger than the kernels' windows
+LOAD_BYTES = 2**28  # Lazy arrays up to this size are read once and kept in memory.
+KEPT_BYTES = 2**25  # Bytes read at once of larger ones, whose chunks exceed the kernels' windows.
 SAMPLE, UNIT = "sample", "unit"
-Latents = ArrayLike | xr.DataArray  # `(..., samples, units)`, of any library
-PerCloud = np.ndarray | xr.DataArray  # a number per cloud; labelled if the latents are
+Latents = ArrayLike | xr.DataArray
+"""Latents, `(..., samples, units)`, as an array of any library."""
+PerCloud = np.ndarray | xr.DataArray
+"""A number per cloud, of the leading shape of the latents; labelled if the latents are labelled."""
 
 
 class Source(NamedTuple):
     """Latents that need not be in memory.
 
     Attributes:
-      array: `(..., units)`: `(rows, units)` if in memory (or mapped into it), else a `Kept`.
-      shape: `(..., units)`.
-      dims: names of all axes but the last.
-      coords: coordinates along those axes, of a labelled array, as xarray variables.
-      dtype: of what `read` returns, float32 or float64.
-      lazy: whether `array` is read from elsewhere, slice by slice.
+      array: An array `(rows, units)` if the latents are in memory or mapped into it, and otherwise
+        a `Kept`.
+      shape: Shape of the latents, `(..., samples, units)`.
+      dims: Names of all axes except the last.
+      coords: Coordinates of a labelled array along these axes, as xarray variables.
+      dtype: Type of the numbers that `read` returns, float32 or float64.
+      lazy: Whether `array` is a `Kept`, which is read slice by slice.
     """
 
     array: Any
@@ -42,49 +45,50 @@ class Source(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """Samples, all axes but the last pooled."""
+        """Number of samples, where all axes except the last are pooled."""
         return int(np.prod(self.shape[:-1]))
 
     @property
     def units(self) -> int:
-        """Length of a sample."""
+        """Number of units n."""
         return self.shape[-1]
 
 
 class Kept:
-    """An array that lies elsewhere, of which the samples read last are kept.
+    """An array outside of memory, of which the samples that were read last are kept.
 
-    Whatever is decoded anew is a whole chunk, and windows are smaller than most chunks.
+    A read decodes whole chunks, and the kernels' windows are smaller than most chunks. So more is
+    read than is asked for, and the rest is kept for the next window.
 
     Attributes:
-      array: anything that can be sliced.
+      array: The array, `(..., samples, units)`, of any type that can be sliced.
     """
 
     def __init__(self, array: Any):
-        """Keeps nothing yet."""
+        """Wraps an array without reading it."""
         self.array = array
-        self._place: tuple[int, ...] | None = None
+        self._cloud: tuple[int, ...] | None = None
         self._start, self._block = 0, np.empty(0)
 
-    def rows(self, place: Sequence[Any], start: int, stop: int) -> np.ndarray:
-        """Returns samples of the cloud at a place along the leading axes.
+    def rows(self, index: Sequence[Any], start: int, stop: int) -> np.ndarray:
+        """Returns some samples of one cloud, `(stop − start, units)`.
 
         Args:
-          place: a number per leading axis.
-          start: first sample.
-          stop: behind the last one.
+          index: Index of the cloud along the leading axes.
+          start: Index of the first sample.
+          stop: Index after the last sample.
 
         Raises:
-          InputError: they cannot be read.
+          InputError: The samples cannot be read.
         """
-        at = tuple(map(int, place))
+        cloud = tuple(map(int, index))
         first, last = self._start, self._start + len(self._block)
-        if at != self._place or not first <= start <= stop <= last:
+        if cloud != self._cloud or not first <= start <= stop <= last:
             samples, units = self.array.shape[-2:]
             least = KEPT_BYTES // (units * self.array.dtype.itemsize)
-            self._block = np.empty(0)  # let go before the next one is read
-            self._block = self._read((*at, slice(start, min(samples, max(stop, start + least)))))
-            self._place, self._start = at, start
+            self._block = np.empty(0)  # Free the memory before the next read.
+            self._block = self._read((*cloud, slice(start, min(samples, max(stop, start + least)))))
+            self._cloud, self._start = cloud, start
         return self._block[start - self._start : stop - self._start]
 
     def _read(self, key: tuple[Any, ...]) -> np.ndarray:
@@ -92,9 +96,9 @@ class Kept:
             return np.asarray(self.array[key])
         except InputError:
             raise
-        except Exception as error:  # of any codec: a chunk is damaged, or gone
+        except Exception as error:  # Any codec may raise anything for a damaged chunk.
             why = " ".join(f"{error or type(error).__name__}".split())
-            problem = f"cannot be read ({why}); a file of it is damaged: write it again"
+            problem = f"cannot be read ({why}); one of its files is damaged: write it again"
             raise InputError("latents", f"array {tuple(self.array.shape)}", problem) from error
 
 
@@ -102,11 +106,11 @@ class Lazy(xr.backends.BackendArray):
     """An array on disk that xarray reads slice by slice."""
 
     def __init__(self, array: Any):
-        """Takes anything that can be sliced."""
+        """Wraps an array of any type that can be sliced."""
         self.array, self.shape, self.dtype = array, tuple(array.shape), np.dtype(array.dtype)
 
     def __getitem__(self, key: Any) -> Any:
-        """Returns what xarray asks for, and reads no more."""
+        """Reads the slice that xarray asks for, and nothing else."""
         return xr.core.indexing.explicit_indexing_adapter(
             key, self.shape, xr.core.indexing.IndexingSupport.BASIC, self._slice
         )
@@ -116,10 +120,12 @@ class Lazy(xr.backends.BackendArray):
 
 
 def stated_axes(array: Any) -> Any:
-    """Returns what an array of zarr says of its axes in the place that its format has for that.
+    """Returns the names of the axes where the format of a zarr array keeps them, unchecked.
+
+    Format 2 keeps them in an attribute and format 3 in the metadata.
 
     Args:
-      array: of zarr.
+      array: A zarr array.
     """
     if array.metadata.zarr_format == 2:
         stated = array.attrs.get("_ARRAY_DIMENSIONS")
@@ -129,15 +135,15 @@ def stated_axes(array: Any) -> Any:
 
 
 def named_axes(array: Any) -> list[str] | None:
-    """Returns the names of a zarr array's axes, None if it has none; by whatever path it is opened.
+    """Returns the names of a zarr array's axes, or None if it has none.
 
-    An axis without a name among named ones is called by its number.
+    If only some axes have names, axis k without one is called `axis_k`.
 
     Args:
-      array: of zarr.
+      array: A zarr array, opened by its own path or in its group.
 
     Raises:
-      ReadError: what it says are no names of its axes, or two have one name.
+      ReadError: The metadata hold no names of the axes, or two axes have the same name.
     """
     stated = stated_axes(array) or array.attrs.get("_ARRAY_DIMENSIONS")
     if stated is None or stated == [None] * array.ndim:
@@ -146,22 +152,22 @@ def named_axes(array: Any) -> list[str] | None:
     named = [name for name in stated if name is not None] if plain else []
     if not plain or len(stated) != array.ndim or len(set(named)) < len(named):
         raise ReadError(
-            f"names its axes {stated}, and they are {array.ndim} that need different names; mend "
-            "_ARRAY_DIMENSIONS or dimension_names, or remove them"
+            f"names its axes {stated}, but it has {array.ndim} axes, which need different names; "
+            "mend _ARRAY_DIMENSIONS or dimension_names, or remove them"
         )
     return [f"axis_{k}" if name is None else name for k, name in enumerate(stated)]
 
 
 def labelled(latents: Any) -> Any:
-    """Returns an array with the names that it has for its axes, and as it is where it has none.
+    """Returns a DataArray if the axes of an array have names, and otherwise the array as it is.
 
-    Arrays of zarr may have names, and variables of xarray always have.
+    The axes of zarr arrays may have names, and those of xarray variables always have.
 
     Args:
-      latents: anything.
+      latents: Any object.
 
     Raises:
-      InputError: what it says are no names of its axes.
+      InputError: The metadata of a zarr array hold no valid names of its axes.
     """
     if isinstance(latents, xr.Variable):
         return xr.DataArray(latents)
@@ -177,18 +183,19 @@ def labelled(latents: Any) -> Any:
 
 
 def open_source(latents: Latents) -> Source:
-    """Finds out what an array of latents is, without reading it if it is large and lies elsewhere.
+    """Returns a description of latents from which they can be read in parts.
 
     Args:
-      latents: array of real numbers, at least two-dimensional, `(..., samples, units)`; of an
-        xarray array the dimensions `sample` and `unit` may stand anywhere. Arrays of zarr, dask
-        and h5py, lazily opened xarray arrays and NumPy memory maps are not read as a whole.
+      latents: Real numbers, `(..., samples, units)`, as an array of any library. The axes `sample`
+        and `unit` of a labelled array may be anywhere. Large arrays of zarr, dask and h5py, large
+        lazily opened xarray arrays, and NumPy memory maps are not read as a whole.
 
     Returns:
       The `Source`.
 
     Raises:
-      InputError: not an array of real vectors, or one whose axes leave open which are samples.
+      InputError: `latents` are no array of real vectors, or the names of the axes do not say which
+        axis holds the samples.
     """
     coords: Mapping[str, Any] = {}
     dims: tuple[str, ...] | None = None
@@ -212,18 +219,19 @@ def open_source(latents: Latents) -> Source:
 def ordered_axes(latents: xr.DataArray) -> tuple[xr.DataArray, tuple[str, ...]]:
     """Returns a labelled array as `(..., samples, units)`, and the names of all axes but the last.
 
-    Axes are found by name where they have one, and stand last where they have none. An array that
-    names but one of the two, and has it somewhere else, could mean several things.
+    Axes named `sample` and `unit` are moved to the end. If neither exists, the last two axes are
+    taken as they are. If only one exists and is not where the order says, it is ambiguous which
+    axis is the other.
 
     Args:
-      latents: of any number of dimensions.
+      latents: A labelled array of any number of dimensions.
 
     Raises:
-      InputError: it could mean several things, or two axes have one name.
+      InputError: It is ambiguous which axes are samples and units, or two axes have the same name.
     """
     names = [str(dim) for dim in latents.dims]
     if len(set(names)) < len(names):
-        raise InputError("latents", names, "axes must have different names")
+        raise InputError("latents", names, "must have different names for all axes")
     known = [name for name in (SAMPLE, UNIT) if name in names]
     if len(known) == 1 and len(names) == 2:
         (other,) = (name for name in names if name not in known)
@@ -231,7 +239,7 @@ def ordered_axes(latents: xr.DataArray) -> tuple[xr.DataArray, tuple[str, ...]]:
     elif len(known) == 1 and len(names) > 2 and known[0] != names[{SAMPLE: -2, UNIT: -1}[known[0]]]:
         lacks = UNIT if known == [SAMPLE] else SAMPLE
         others = [name for name in names if name not in known]
-        problem = f"has an axis {known[0]} and none called {lacks}; say which of {others} that is: "
+        problem = f"has an axis {known[0]} but none called {lacks}; say which of {others} it is by "
         raise InputError("latents", names, f"{problem}.rename({others[-1]}='{lacks}')")
     else:
         last = known if len(known) == 2 else []
@@ -243,48 +251,52 @@ def ordered_axes(latents: xr.DataArray) -> tuple[xr.DataArray, tuple[str, ...]]:
 
 
 def to_numpy(field: str, given: Any) -> np.ndarray:
-    """Returns anything that is an array as one of NumPy's, and refuses what is none.
+    """Returns an array of any library as a NumPy array.
 
     Args:
-      field: the argument, for the error's text.
-      given: anything.
+      field: Name of the argument, for the error's text.
+      given: Any object.
 
     Raises:
-      InputError: a mapping, a path, lists of unequal lengths, or another thing that is no array;
-        the error says what to do.
+      InputError: The object is no array, such as a mapping, a path, or lists of unequal lengths.
+        The error says how to make it one.
     """
     kind = type(given).__name__
     if isinstance(given, str | bytes | os.PathLike):
-        what = "is a path; open it by load(…)" if field == "latents" else "is a text, not numbers"
+        what = (
+            "is a path; open it by load(…)" if field == "latents" else "must be numbers, not text"
+        )
         raise InputError(field, given, what)
     if isinstance(given, Mapping | xr.DataTree):
         names = [str(name) for name in getattr(given, "data_vars", given)]
-        raise InputError(field, kind, f"name one array of it: {sorted(names)}")
-    if isinstance(given, np.ma.MaskedArray):  # what is masked is not known
+        raise InputError(
+            field, kind, f"holds several arrays; name one array of it: {sorted(names)}"
+        )
+    if isinstance(given, np.ma.MaskedArray):  # Masked entries become NaN.
         given = _unmasked(field, given)
     try:
-        array = np.asarray(given)  # also of subclasses: a matrix would stay two-dimensional
-    except Exception as error:  # whatever a foreign array raises, it cannot be had
+        array = np.asarray(given)  # np.matrix would stay two-dimensional.
+    except Exception as error:  # An array of another library may raise anything.
         why = " ".join(f"{error or type(error).__name__}".split())
         if "inhomogeneous" in why:
             raise InputError(
                 field,
                 kind,
-                "has rows of unequal lengths; concatenate arrays of one "
-                "width: numpy.concatenate(…)",
+                "has rows of unequal lengths; concatenate arrays of the same width by "
+                "numpy.concatenate(…)",
             ) from None
-        stored = f"cannot be read ({why}); a file of it is damaged: write it again"
-        tensor = f"is no array ({why}); a PyTorch tensor: .detach().cpu().float()"
+        stored = f"cannot be read ({why}); one of its files is damaged: write it again"
+        tensor = f"is no array ({why}); convert a PyTorch tensor by .detach().cpu().float()"
         raise InputError(field, kind, stored if hasattr(given, "chunks") else tensor) from error
     if array.dtype.kind == "O" and not isinstance(given, np.ndarray):
-        dense = "; a sparse matrix: .toarray()" if hasattr(given, "toarray") else ""
-        raise InputError(field, kind, f"is no array of numbers{dense}")
+        dense = "; convert a sparse matrix by .toarray()" if hasattr(given, "toarray") else ""
+        raise InputError(field, kind, f"is no array of numbers; give one of real numbers{dense}")
     return array
 
 
 def _unmasked(field: str, given: Any) -> Any:
     if given.dtype.kind not in "biuf":
-        raise InputError(field, f"masked array of {given.dtype}", "must be real")
+        raise InputError(field, f"masked array of {given.dtype}", "must hold real numbers")
     return np.ma.filled(given.astype(np.result_type(given, np.float32)), np.nan)
 
 
@@ -292,12 +304,13 @@ def numbers(field: str, given: Any, *, dimensions: int | None = None) -> np.ndar
     """Returns an array of real numbers in double precision.
 
     Args:
-      field: the argument, for the error's text.
-      given: any array; what is not finite is left as it is.
-      dimensions: that it must have; None: any.
+      field: Name of the argument, for the error's text.
+      given: An array of any library. Numbers that are not finite stay as they are.
+      dimensions: Number of dimensions that it must have; None allows any.
 
     Raises:
-      InputError: it is no array, of other types than real numbers, or of other dimensions.
+      InputError: It is no array, holds other types than real numbers, or has another number of
+        dimensions.
     """
     array = to_numpy(field, given)
     told = f"array of {array.dtype} {array.shape}"
@@ -309,32 +322,32 @@ def numbers(field: str, given: Any, *, dimensions: int | None = None) -> np.ndar
 
 
 def check_made(field: str, made: Any, names: Sequence[str], maker: str) -> None:
-    """Refuses what is not the Dataset that a function of this package returns.
+    """Checks that an argument is a Dataset that a function of this package returned.
 
     Args:
-      field: the argument.
-      made: what was given.
-      names: of variables that it must have.
-      maker: the function.
+      field: Name of the argument.
+      made: Its value.
+      names: Names of the variables that it must have.
+      maker: Name of the function that returns such a Dataset.
 
     Raises:
-      InputError: it is another thing.
+      InputError: It is no Dataset, or lacks one of the variables.
     """
     if not isinstance(made, xr.Dataset) or not set(names) <= set(made.variables):
         raise InputError(field, type(made).__name__, f"must be what {maker}(…) returns")
 
 
 def is_real(dtype: np.dtype) -> bool:
-    """Returns whether numbers of a type are real: times are not, which NumPy counts as integers.
+    """Returns whether a type is one of real numbers; dates and times are not.
 
     Args:
-      dtype: NumPy's or an accelerator's, such as bfloat16.
+      dtype: A type of NumPy or of an accelerator, such as bfloat16.
     """
     return dtype.kind in "biuf" or bool(jnp.issubdtype(dtype, jnp.floating))
 
 
 def _dtype(array: Any) -> np.dtype:
-    """Returns float64 for float64 and wider ones, and float32 for every other real type."""
+    """Returns float64 for float64 and wider types, and float32 for every other real type."""
     dtype = np.dtype(array.dtype)
     if len(array.shape) < 2 or 0 in array.shape or not is_real(dtype):
         raise InputError(
@@ -346,7 +359,13 @@ def _dtype(array: Any) -> np.dtype:
 
 
 def read(source: Source, start: int, stop: int) -> np.ndarray:
-    """Returns rows `start` to `stop` of the pooled samples, `(stop − start, units)`, floating."""
+    """Returns some rows of the pooled samples, `(stop − start, units)`, in the source's dtype.
+
+    Args:
+      source: The latents.
+      start: Index of the first row.
+      stop: Index after the last row.
+    """
     if not source.lazy:
         return source.array[start:stop].astype(source.dtype, copy=False)
     leading, samples = source.shape[:-2], source.shape[-2]
@@ -362,7 +381,7 @@ def as_clouds(latents: Latents) -> np.ndarray:
     """Reads latents of any array type as `(..., samples, units)`, float32 or float64.
 
     Raises:
-      InputError: not an array of real vectors.
+      InputError: They are no array of real vectors, or do not fit into memory.
     """
     source = open_source(latents)
     if source.lazy:
@@ -372,11 +391,11 @@ def as_clouds(latents: Latents) -> np.ndarray:
 
 
 def labelled_like(latents: Latents, values: np.ndarray) -> PerCloud:
-    """Returns one number per cloud, with the labels of the latents if these have some.
+    """Returns one number per cloud, with the labels of the latents if they are labelled.
 
     Args:
-      latents: what a public function was given, an array that `open_source` takes.
-      values: of the leading shape of the latents.
+      latents: Latents, `(..., samples, units)`, as the public function was given them.
+      values: The numbers, of the leading shape of the latents.
     """
     if not isinstance(latents, xr.DataArray):
         return values
@@ -385,15 +404,16 @@ def labelled_like(latents: Latents, values: np.ndarray) -> PerCloud:
 
 
 def rescale(values: np.ndarray) -> tuple[np.ndarray, np.floating[Any]]:
-    """Divides by the power of two below the largest entry, which rounds nothing.
+    """Divides an array by the power of two below its largest entry, which causes no rounding.
 
-    JAX computes in float32 unless it is set to more, and float64 input need not fit.
+    JAX computes in float32 by default, whose range float64 input can exceed.
 
     Args:
-      values: floating, any shape; what is not finite has no say in the scale.
+      values: Floating-point numbers of any shape; those that are not finite do not affect the
+        scale.
 
     Returns:
-      `(values / scale, scale)`, in the dtype of `values`.
+      The scaled values and the scale, both in the dtype of `values`.
     """
     finite = np.abs(values[np.isfinite(values)])
     largest = float(finite.max()) if finite.size else 0.0
@@ -403,25 +423,25 @@ def rescale(values: np.ndarray) -> tuple[np.ndarray, np.floating[Any]]:
 
 
 def axis_names(by: str | Sequence[str]) -> tuple[str, ...]:
-    """Returns one name or several as a tuple, and raises `InputError` for anything else."""
+    """Returns one name of an axis or several as a tuple; raises `InputError` for other values."""
     names = (by,) if isinstance(by, str) else tuple(by) if isinstance(by, list | tuple) else None
     if names is None or not all(isinstance(name, str) for name in names):
-        raise InputError("by", by, "must be the name of an axis, or several")
+        raise InputError("by", by, "must be the name of an axis, or a list of names")
     return names
 
 
 def groups(source: Source, by: tuple[str, ...]) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Numbers the samples by their place along some axes, all others pooled.
+    """Numbers the groups of samples that share an index along some axes.
 
     Args:
-      source: the latents.
-      by: names of axes to keep apart.
+      source: The latents.
+      by: Names of the axes to keep apart; all others are pooled.
 
     Returns:
-      `(group, shape)`: the group of each row, `(rows,)`, and the lengths of the axes in `by`.
+      The number of the group of each row, `(rows,)`, and the lengths of the axes in `by`.
 
     Raises:
-      InputError: a name that is no axis, or is that of the samples.
+      InputError: A name occurs twice, is no axis, or is the axis of the samples.
 
     Example:
       >>> source = open_source(np.zeros((2, 3, 5, 4)))
@@ -431,7 +451,7 @@ def groups(source: Source, by: tuple[str, ...]) -> tuple[np.ndarray, tuple[int, 
     known = [dim for dim in source.dims if dim != source.dims[-1]]
     for name in by:
         if name not in known or by.count(name) > 1:
-            raise InputError("by", name, f"must name distinct axes of {known}")
+            raise InputError("by", name, f"must name different axes among {known}")
     lengths = dict(zip(source.dims, source.shape, strict=False))
     shape = tuple(lengths[name] for name in by)
     number = np.zeros([1] * len(source.dims), np.int64)

@@ -1,6 +1,7 @@
-"""Chunks that unpack to far more than their array says, found without unpacking them whole.
+"""Finds chunks that unpack to far more than their array states, without unpacking them as a whole.
 
-A codec unpacks whatever a file holds, and what the array says of its chunks is compared only then.
+A codec unpacks whatever a file holds, and zarr compares the result with the size of a chunk only
+afterwards, when the memory may be exhausted.
 """
 
 import bz2
@@ -20,7 +21,7 @@ import numpy as np
 
 from ppp_jax.resources import size_text
 
-# How much more than its own size a file of each codec can unpack to.
+# A file of each codec unpacks to at most this multiple of its own size.
 RATIO = {
     "zlib": 1_100,
     "gzip": 1_100,
@@ -31,27 +32,28 @@ RATIO = {
     "blosc": 200_000,
 }
 DAMAGE = (OSError, EOFError, ValueError, IndexError, zlib.error, lzma.LZMAError)
-PIECE = 2**20  # bytes unpacked at once
-# What codecs may add to a chunk's numbers, as checksums, and what texts take beyond their places.
+PIECE = 2**20  # Number of bytes that are unpacked at once.
+# A chunk may unpack to this multiple of its size, and to so many bytes more, because codecs add
+# checksums and texts take more than their pointers.
 FACTOR, SLACK = 16, 2**20
 ZSTD = b"\x28\xb5\x2f\xfd"
-SKIPPED, OLD = 0x0184D2A5, 0x0FD2FB52  # first 28 bits of frames without data, and of old formats
-RUN = 1  # kind of a block that repeats one byte; 0 is verbatim, and the others are packed
-BLOCK = 2**17  # bytes that a block unpacks to at most
-LEAST = 2**8  # bytes that any block counts for, so that empty ones come to an end too
-FAR = 2**63  # more than any limit
-CHUNKS = re.compile(r"c|(c\.)?\d+(\.\d+)*")  # names of files that hold chunks
+SKIPPED, OLD = 0x0184D2A5, 0x0FD2FB52  # First 28 bits of frames without data, and of old formats.
+RUN = 1  # Type of a block that repeats one byte; type 0 is verbatim, and the others are compressed.
+BLOCK = 2**17  # Largest number of bytes that a block unpacks to.
+LEAST = 2**8  # Every block counts for so many bytes, so that a loop over empty blocks ends too.
+FAR = 2**63  # This is more than any limit.
+CHUNKS = re.compile(r"c|(c\.)?\d+(\.\d+)*")  # Pattern of the names of files that hold chunks.
 BOMB = "bomb"
 
 
 class Shards(NamedTuple):
-    """Where the chunks of a file lie that holds many.
+    """The layout of a file that holds many chunks.
 
     Attributes:
-      chunks: how many there can be.
-      at_end: whether the table of them is behind them, or in front.
-      order: of the bytes of its numbers, as NumPy writes it.
-      tail: bytes of its checksum.
+      chunks: Largest number of chunks in the file.
+      at_end: Whether the table of chunks is at the end of the file, or at its start.
+      order: Byte order of the table's numbers, `<` or `>`.
+      tail: Bytes of the table's checksum.
     """
 
     chunks: int
@@ -61,13 +63,13 @@ class Shards(NamedTuple):
 
 
 class Packing(NamedTuple):
-    """How the chunks of an array lie in its files.
+    """How the chunks of an array are packed in its files.
 
     Attributes:
-      codec: that compresses them, "" where none does.
-      growth: how many times what it unpacks filters make of it at most.
-      texts: how many texts a chunk has; None where it has numbers.
-      shards: how a file holds several; None where it is one chunk.
+      codec: Name of the compressor, or "" if there is none.
+      growth: Largest factor by which filters grow what the compressor unpacks.
+      texts: Number of texts in a chunk; None if the chunk holds numbers.
+      shards: Layout of a file of several chunks; None if a file holds one chunk.
     """
 
     codec: str
@@ -79,16 +81,18 @@ class Packing(NamedTuple):
 def find_bomb(
     files: Iterable[os.DirEntry[str]], packing: Packing, *, chunk: int, most: int
 ) -> str | None:
-    """Returns a file that unpacks to far more than a chunk, and what it does, or None.
+    """Returns a text about the first file that unpacks to far more than a chunk, or None.
+
+    The text also tells of files whose number of texts is not that of a chunk.
 
     Args:
-      files: of chunks.
-      packing: how they lie in them.
-      chunk: bytes that each should unpack to, where its numbers are widest.
-      most: bytes that may be used; files that cannot reach a part of them are not opened.
+      files: The files of an array.
+      packing: How chunks are packed in the files.
+      chunk: Bytes that a chunk unpacks to, where its numbers are the widest.
+      most: Bytes that may be used. Files that cannot unpack to a quarter of them are not opened.
     """
     limit = max(most // 4, min(FACTOR * chunk, most)) + SLACK
-    bound = int(limit / packing.growth)  # of what is unpacked, before the filters
+    bound = int(limit / packing.growth)  # This bounds the output of the compressor.
     each = (2 if packing.texts is None else FACTOR) * chunk + LEAST
     most_together = most + (packing.shards.chunks * each if packing.shards else 0)
     for entry in files:
@@ -113,12 +117,12 @@ def _in_file(path: pathlib.Path, size: int, packing: Packing, bound: int) -> str
 
 
 def _has_texts(path: pathlib.Path, packing: Packing) -> bool:
-    """Tells chunks of texts from what else may lie beside them."""
+    """Returns whether a file is a chunk of texts; other files may lie beside chunks."""
     return packing.texts is not None and CHUNKS.fullmatch(path.name) is not None
 
 
 def _in_shard(path: pathlib.Path, size: int, packing: Packing, bound: int) -> str:
-    """Looks into those chunks of a shard that could unpack to too much."""
+    """Checks those chunks of a shard that could unpack to too many bytes."""
     assert packing.shards is not None
     count, at_end, order, tail = packing.shards
     if not CHUNKS.fullmatch(path.name) or size < 16 * count + tail:
@@ -128,7 +132,7 @@ def _in_shard(path: pathlib.Path, size: int, packing: Packing, bound: int) -> st
         table = np.frombuffer(file.read(16 * count), f"{order}u8").reshape(-1, 2)
         table = np.unique(table[table[:, 0] < size], axis=0)
         lengths = np.minimum(table[:, 1], size - table[:, 0])
-        if packing.texts is None:  # of numbers most need no look
+        if packing.texts is None:  # Most chunks of numbers need no check.
             near = lengths.astype(float) * RATIO.get(packing.codec, 1) > bound
             table, lengths = table[near], lengths[near]
         for start, length in zip(table[:, 0].tolist(), lengths.tolist(), strict=True):
@@ -143,12 +147,12 @@ def _in_shard(path: pathlib.Path, size: int, packing: Packing, bound: int) -> st
 
 
 def _in_chunk(stream: IO[bytes], size: int, packing: Packing, bound: int, *, texts: bool) -> str:
-    """Returns what is wrong with one chunk, or an empty text."""
+    """Returns a text about what is wrong with one chunk, or an empty text."""
     if size * RATIO.get(packing.codec, 1) > bound and _size(stream, packing.codec, bound) > bound:
         return BOMB
     if texts:
         stream.seek(0)
-        with contextlib.suppress(Exception):  # whatever a decoder makes of a damaged chunk
+        with contextlib.suppress(Exception):  # A decoder may raise anything for a damaged chunk.
             stated = int.from_bytes(_first(stream, packing.codec)[:4], "little")
             if stated == packing.texts:
                 return ""
@@ -158,14 +162,17 @@ def _in_chunk(stream: IO[bytes], size: int, packing: Packing, bound: int, *, tex
 
 
 def _first(stream: IO[bytes], codec: str) -> bytes:
-    """Returns the beginning of a chunk that is known to unpack to no more than it may."""
+    """Returns the first bytes of a chunk whose unpacked size has been checked."""
     if codec in ("zstd", "lz4", "blosc"):
         return bytes(numcodecs.get_codec({"id": codec}).decode(stream.read()))
     return next(_pieces(stream, codec)) if codec else stream.read(4)
 
 
 def _size(file: IO[bytes], codec: str, limit: int) -> int:
-    """Returns what a file unpacks to, or any number above the limit; damaged ones up to there."""
+    """Returns the unpacked size of a file, or some number above the limit if it exceeds the limit.
+
+    A damaged file counts up to the damage.
+    """
     if codec == "":
         return file.seek(0, os.SEEK_END)
     if codec == "lz4":
@@ -173,7 +180,7 @@ def _size(file: IO[bytes], codec: str, limit: int) -> int:
     if codec == "blosc":
         return int.from_bytes(file.read(8)[4:], "little")
     total = 0
-    # A damaged file is told where it is read.
+    # Damage raises an error when the file is read.
     with contextlib.suppress(*DAMAGE):
         lengths = _zstd_lengths(file) if codec == "zstd" else map(len, _pieces(file, codec))
         for length in lengths:
@@ -184,7 +191,7 @@ def _size(file: IO[bytes], codec: str, limit: int) -> int:
 
 
 def _pieces(file: IO[bytes], codec: str) -> Iterator[bytes]:
-    """Yields what is unpacked, a piece at a time."""
+    """Yields the unpacked bytes of a file, a piece at a time."""
     if codec == "zlib":
         unpacker, given = zlib.decompressobj(), file.read(PIECE)
         while given and not unpacker.eof:
@@ -198,7 +205,7 @@ def _pieces(file: IO[bytes], codec: str) -> Iterator[bytes]:
 
 
 def _zstd_lengths(file: IO[bytes]) -> Iterator[int]:
-    """Yields what the frames of Zstandard unpack to, as they state or at most (RFC 8878)."""
+    """Yields bounds of the unpacked sizes of Zstandard's frames and blocks (RFC 8878)."""
     while len(magic := file.read(4)) == 4:
         number = int.from_bytes(magic, "little")
         if number >> 4 == SKIPPED:
@@ -206,13 +213,13 @@ def _zstd_lengths(file: IO[bytes]) -> Iterator[int]:
             yield LEAST
         elif magic == ZSTD:
             yield from _frame_lengths(file)
-        else:  # no frame, which no decoder reads either, or one older than the standard
+        else:  # No decoder reads this, unless it is a frame of a format before the standard.
             yield FAR if number >> 4 == OLD else 0
             return
 
 
 def _frame_lengths(file: IO[bytes]) -> Iterator[int]:
-    """Yields what a frame states, or at most its blocks make where it does not; leaves its end."""
+    """Yields the size that a frame states, or bounds of its blocks' sizes; seeks to its end."""
     described = file.read(1)[0]
     single, width = described >> 5 & 1, (0, 2, 4, 8)[described >> 6]
     width = 1 if single and not width else width
@@ -230,4 +237,4 @@ def _frame_lengths(file: IO[bytes]) -> Iterator[int]:
         file.seek(1 if kind == RUN else length, os.SEEK_CUR)
         made = most if kind > RUN else length
         yield LEAST if width else max(LEAST, made)
-    file.seek(4 * (described >> 2 & 1), os.SEEK_CUR)  # a checksum
+    file.seek(4 * (described >> 2 & 1), os.SEEK_CUR)  # This skips a checksum.

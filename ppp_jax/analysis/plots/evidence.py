@@ -70,7 +70,7 @@ def plot_forest(differences: pd.DataFrame, *, labels: list[str]) -> Figure:
     panels[0].invert_yaxis()
     figure.supxlabel(
         "Points are means over seeds of the paired difference, bars their 95 % BCa intervals.\n"
-        "Filled points have a false discovery rate of at most 5 %. "
+        "Filled points have a false discovery rate of at most 5 %.\n"
         "“Above null” means minus the mean of the rotation null.",
         fontsize=7,
     )

@@ -103,7 +103,7 @@ def check_epsilon(epsilon: Any) -> np.ndarray:
 
 
 def threshold(epsilon: np.ndarray) -> np.ndarray:
-    """Returns the least squared plane fraction (r/‖x‖)² that each ε accepts."""
+    """Returns the smallest squared plane fraction (r/‖x‖)² that each ε accepts."""
     return SLACK * np.square(epsilon)
 
 

@@ -307,7 +307,7 @@ def warn_if_empty(prepared: Prepared, accepted_samples: np.ndarray) -> None:
 
 
 def levels(block: Accepted, prepared: Prepared) -> np.ndarray:
-    """Returns the index of the largest ε that accepts each point."""
+    """Returns the index of the largest ε that accepts each point, `(accepted,)`."""
     least = threshold(prepared.epsilons)
     if len(least) == 1:
         return np.zeros(len(block.squared_cosine), np.int64)

@@ -225,7 +225,7 @@ def _check_size(bins: int, pictures: int) -> None:
     """Refuses pictures that would not fit into memory, before any point is counted."""
     if pictures * bins**2 > MAX_BINS:
         most = int(np.sqrt(MAX_BINS / pictures))
-        raise InputError("bins", bins, f"is too many for {pictures} pictures; at most {most} fit")
+        raise InputError("bins", bins, f"must be at most {most} for so many pictures ({pictures})")
 
 
 def _bin_points(

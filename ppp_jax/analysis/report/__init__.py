@@ -1,1 +1,1 @@
-"""Pages: a run folder's, and that of anyone's arrays."""
+"""Reports: the HTML page of a run folder, and the folder of figures and tables of an array."""

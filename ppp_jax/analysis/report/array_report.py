@@ -1,4 +1,4 @@
-"""Everything about an array of latents, as a folder of figures and tables."""
+"""A folder of figures and tables that describe an array of latents."""
 
 import json
 import os
@@ -45,34 +45,39 @@ def write_analysis(
     signed: bool = False,
     **options: Any,
 ) -> pathlib.Path:
-    """Writes pictures, curves and tables of latents into a folder, all of it or nothing.
+    """Writes pictures, curves and tables of latents into a folder, all of them or none.
 
-    `ppp.png` and `srm.png` have a row per group and a column per ε; `fractions.csv` and
-    `fractions.md` hold A/A0, `srm.csv` the mean curves, `planes.csv` the 100 planes of each group
-    with the most samples at the largest ε, `analysis.json` how all was made.
+    `ppp.png` and `srm.png` have a row per group and a column per ε. `fractions.csv` and
+    `fractions.md` hold A/A0, `srm.csv` holds the mean SRM curves, and `planes.csv` holds the 100
+    planes of each group that accept the most samples at the largest ε. `analysis.json` says how
+    everything was made.
 
     Args:
-      latents: what `load` takes or returns, but a single array.
-      out: the folder; an earlier analysis there is replaced, and what others have put into it is
+      latents: A single array of latents, `(..., samples, units)`, or the path of a file that holds
+        a single array, as `load` opens it.
+      out: The folder to write. An earlier analysis in it is replaced, and other files in it are
         kept.
-      by: axes to keep apart; all others are pooled.
-      epsilon: one acceptance cosine or several.
-      angles: as `srm`.
-      signed: as `srm`.
-      **options: `basis`, `planes`, `max_planes`, `plane_seed`, `nonfinite`, `progress`, as `ppp`.
+      by: Axes of the latents to keep apart as groups; all others are pooled.
+      epsilon: One acceptance cosine ε in [0, 1], or several.
+      angles: Number of angles of the SRM curves, or the angles themselves in radians.
+      signed: Whether SRM subtracts the samples near the opposite of the probe.
+      **options: The arguments `basis`, `planes`, `max_planes`, `plane_seed`, `nonfinite` and
+        `progress` of `ppp`.
 
     Returns:
-      The folder.
+      The path of the folder.
 
     Raises:
-      InputError: an argument out of its range, or `out` is taken or cannot be written, or another
-        analysis is about to write it.
+      InputError: An argument is out of its range, `out` exists and is no analysis, `out` cannot be
+        written, or another process is writing it.
     """
     out = pathlib.Path(os.path.abspath(pathlib.Path(out).expanduser()))
     atomic.check(out, field="out", value=out, kind=atomic.ANALYSIS)
     epsilons = np.unique(check_epsilon(epsilon))
     if isinstance(latents, str | os.PathLike) and is_run(located("latents", latents)):
-        raise InputError("latents", latents, "is a run folder; give load(…, name='pre') of it")
+        raise InputError(
+            "latents", latents, "is a run folder; open one array of it by load(…, name='pre')"
+        )
     array = latents if isinstance(latents, xr.DataArray) else load(latents)
     names, groups = _groups(array, by)
     lock = atomic.hidden(out, "lock")
@@ -94,11 +99,11 @@ def _analyse(
     signed: bool,
     **options: Any,
 ) -> None:
-    """Computes everything of one group after another, then writes it."""
+    """Computes the pictures, curves and tables of every group, and then writes them."""
     pictures, curves, top = [], [], []
     for group in groups:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", EmptyPPPWarning)  # the panels and tables say so
+            warnings.simplefilter("ignore", EmptyPPPWarning)  # Panels and tables show it.
             pictures.append(ppp(group, epsilon=epsilons, **options))
             curves.append(srm(group, epsilon=epsilons, angles=angles, signed=signed, **options))
         top.append(top_planes(count_planes(group, epsilon=epsilons, **options), TOP))
@@ -111,18 +116,18 @@ def _analyse(
 def _groups(
     array: xr.DataArray, by: Sequence[str]
 ) -> tuple[list[dict[str, Any]], Iterator[xr.DataArray]]:
-    """Returns the names of all groups, and the groups one after another."""
+    """Returns the names of all groups, and an iterator over their latents."""
     known = [dim for dim in array.dims if dim not in ("sample", "unit")]
     for axis in by:
         if axis not in known:
-            raise InputError("by", axis, f"is no axis to keep apart; these are: {known}")
+            raise InputError("by", axis, f"is no axis that can be kept apart; choose among {known}")
     sizes = [array.sizes[axis] for axis in by]
     if np.prod(sizes) > MAX_GROUPS:
-        raise InputError("by", list(by), f"makes {np.prod(sizes)} groups; at most {MAX_GROUPS}")
-    places = [dict(zip(by, place, strict=True)) for place in np.ndindex(*sizes)]
-    labels = {axis: array[axis].values.tolist() for axis in by}  # positions, where unlabelled
-    names = [{axis: labels[axis][k] for axis, k in at.items()} for at in places]
-    return names, (array.isel(at) for at in places)
+        raise InputError("by", list(by), f"makes {np.prod(sizes)} groups; at most {MAX_GROUPS} fit")
+    selections = [dict(zip(by, index, strict=True)) for index in np.ndindex(*sizes)]
+    labels = {axis: array[axis].values.tolist() for axis in by}  # Unlabelled axes have indices.
+    names = [{axis: labels[axis][k] for axis, k in chosen.items()} for chosen in selections]
+    return names, (array.isel(chosen) for chosen in selections)
 
 
 def _title(name: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The report's evidence: verdicts, differences, certificates, calibration, confounds."""
+"""The statistical part of the report: verdicts, differences, certificates and calibration."""
 
 import json
 import pathlib
@@ -25,18 +25,18 @@ from ppp_jax.analysis.texts import write_csv, write_markdown
 from ppp_jax.files import regular
 from ppp_jax.files.integrity import SEAL, is_intact
 
-DRAWS, ROTATIONS = 100, 99  # of the calibration that the report makes at its own sizes
-PART = 4096  # samples of the data centred at once
-MOST_CALIBRATED = 4096  # samples of a cloud of that calibration
+DRAWS, ROTATIONS = 100, 99  # Numbers of clouds and of rotations in the report's calibration.
+PART = 4096  # Number of samples of the data that are centred at once.
+MOST_CALIBRATED = 4096  # Largest number of samples of a cloud in the calibration.
 CERTIFICATES, SUBJECT = "certificates.json", "subject"
-LARGEST = 2**26  # bytes of certificates
+LARGEST = 2**26  # Largest size in bytes of a file of certificates.
 Row = Mapping[str, Any]
 Column = Callable[[Row], str]
 CERTIFIED = ("activations", "optimizers", "initializers")
 
 
 def _columns() -> dict[str, Column]:
-    """Returns the columns of a verdict table, by what stands above them."""
+    """Returns the functions that fill the columns of a verdict table, by the columns' headings."""
     found: dict[str, Column] = {}
     of_basis = registry.chosen(family=registry.ALIGNMENT)
     of_clouds = registry.chosen(of=[registry.CLOUD])
@@ -77,10 +77,10 @@ def _change(row: Row, *, name: str) -> str:
 
 
 def format_verdicts(verdicts: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Lays a verdict table out as text: header and rows, axes that do not vary left out.
+    """Returns the header and the rows of a verdict table as texts, without axes that do not vary.
 
     Args:
-      verdicts: a table of `verdict_table`.
+      verdicts: A table that `verdict_table` returned.
     """
     axes = [*varying(verdicts), "site"]
     columns = _columns()
@@ -97,14 +97,14 @@ def format_verdicts(verdicts: pd.DataFrame) -> tuple[list[str], list[list[str]]]
 
 
 def plain_words(verdicts: pd.DataFrame, *, claim: str) -> Markup:
-    """Says in sentences what the verdict table says, evidence or not.
+    """Lists the verdicts of one claim, with the cells for which each holds.
 
     Args:
-      verdicts: a table of `verdict_table`.
-      claim: which entry to report: `alignment`, `training` or `clusters`.
+      verdicts: A table that `verdict_table` returned.
+      claim: The column of verdicts to list: `alignment`, `training` or `clusters`.
 
     Returns:
-      One HTML list item per distinct verdict, naming the cells it holds for.
+      An HTML list item per distinct verdict, with the names of its cells.
     """
     axes = varying(verdicts)
     found: dict[str, list[str]] = {}
@@ -121,10 +121,10 @@ def verdict_block(
     """Writes `verdicts_<name>` as CSV and Markdown, and returns them for the page.
 
     Args:
-      verdicts: a table of `verdict_table`.
-      folder: where to write.
-      name: what tells this table from others there.
-      rotations: K, for the text.
+      verdicts: A table that `verdict_table` returned.
+      folder: The folder to write into.
+      name: A part of the files' names that differs between tables.
+      rotations: Number K of rotations of the null, which the text below the table mentions.
     """
     write_csv(verdicts, folder / f"verdicts_{name}.csv")
     table = format_verdicts(verdicts)
@@ -146,7 +146,7 @@ def verdict_block(
 
 
 def difference_figure(runs: xr.Dataset, folder: pathlib.Path, name: str) -> Figure | None:
-    """Writes `differences_<name>.csv` and draws the forest; None if there is nothing to compare."""
+    """Writes `differences_<name>.csv` and draws a forest plot; None if there are no differences."""
     table = difference_table(runs)
     if table.empty:
         return None
@@ -155,27 +155,30 @@ def difference_figure(runs: xr.Dataset, folder: pathlib.Path, name: str) -> Figu
 
 
 def plane_figures(runs: xr.Dataset) -> dict[str, Figure]:
-    """Draws the plane of alignment and discreteness, by site of latents."""
+    """Draws alignment against discreteness, a figure for each site of the latents."""
     labels = varying(pd.DataFrame([names for names, _ in cells(runs)]))
     return {site: evidence.plot_plane(runs, site=site, labels=labels) for site in SITES}
 
 
 def data_block(inputs: np.ndarray, units: int) -> Markup:
-    """Says how discrete the data are by themselves, in as many principal components as units."""
+    """Says how discrete the data are, in as many principal components as there are units."""
     components = _principal_components(inputs, units)
     own = float(discreteness(components, max_samples=1024))
     return fragment(
-        "<p>The data's own discreteness, in their {{ count }} principal components: {{ own }}.</p>",
+        "<p>Each line leads from the untrained networks (hollow point) to the trained ones along "
+        "the medians over seeds; small points are single seeds after training. For comparison, the "
+        "discreteness of the data themselves, in their first {{ count }} principal components, is "
+        "{{ own }}.</p>",
         count=components.shape[1],
         own=number(own, 2),
     )
 
 
 def _principal_components(inputs: np.ndarray, count: int) -> np.ndarray:
-    """Returns `(sample, component)`, the first components, in double precision.
+    """Returns the first principal components, `(samples, components)`, in double precision.
 
-    From the second moments, some samples at a time: a decomposition of all the samples of MNIST
-    would take ten times their memory.
+    They are computed from the second moments, which are summed over parts of the samples. A
+    singular value decomposition of MNIST would take ten times the memory of its samples.
     """
     mean = inputs.mean(axis=0, dtype=np.float64)
     parts = [inputs[i : i + PART] for i in range(0, len(inputs), PART)]
@@ -192,7 +195,7 @@ def rate_block(runs: xr.Dataset, folder: pathlib.Path, name: str) -> Markup:
     rates = rate_table(runs)
     write_csv(rates.drop(columns=["fixed_seeds", "best_seeds"]), folder / f"rates_{name}.csv")
     axes, rows = varying(rates), rates.to_dict("records")
-    header = [*axes, "fixed rate", "held-out MSE", "best rate", "held-out MSE there"]
+    header = [*axes, "fixed rate", "held-out MSE", "best rate", "held-out MSE at best rate"]
     body = [
         [*(str(row[axis]) for axis in axes)]
         + [
@@ -210,36 +213,37 @@ def rate_block(runs: xr.Dataset, folder: pathlib.Path, name: str) -> Markup:
     write_markdown(header, body, folder / f"rates_{name}.md")
     several = rows[0]["rates"] > 1
     note = (
-        "the best of the rates tried has the smallest error on the validation samples, which "
-        "are not those of the error shown; “end”: the smallest or largest tried, so that a "
-        "better one may lie beyond"
+        "The best rate is the one with the smallest error on the validation samples; the errors in "
+        "the table are those of other samples. “(end)” marks the smallest or the largest rate that "
+        "was tried, so that a better one may lie beyond"
         if several
-        else "only one rate was tried, so nothing here is tuned"
+        else "Only one learning rate was tried, so no rate is tuned"
     )
     return fragment(
-        "<h3>Reconstruction and learning rate</h3>{{ table }}<p>{{ note }}.</p>",
+        "<h3>Reconstruction error and learning rate</h3>{{ table }}<p>{{ note }}.</p>",
         table=html_table(header, body),
         note=note,
     )
 
 
 def certificate_block(workdir: pathlib.Path, config: Mapping[str, Any]) -> Markup:
-    """Returns the certificates that the run folder holds, as tables.
+    """Returns the certificates of a run folder as HTML tables (docs/method.md §10).
 
     Args:
-      workdir: the run folder.
-      config: of the grid, as its manifest holds it; certificates of another one are not shown.
+      workdir: The run folder.
+      config: The configuration of the grid, as its manifest holds it. Certificates of another grid
+        are not shown.
     """
     path = workdir / CERTIFICATES
     if not path.exists():
         return fragment(
-            "<h2>Certificates</h2><p>None yet: they are kept when training is done.</p>"
+            "<h2>Certificates</h2><p>There are none yet. They are computed when training ends.</p>"
         )
     tables = _certificates(path, config)
     if tables is None:
         return fragment(
-            "<h2>Certificates</h2><p>Not shown: {{ name }} is damaged, of another "
-            "grid, or was changed since they were computed.</p>",
+            "<h2>Certificates</h2><p>They are not shown, because {{ name }} is damaged, belongs to "
+            "another grid, or was changed since it was written.</p>",
             name=CERTIFICATES,
         )
     return render("certificates", tables=[html_table(*table) for table in tables])
@@ -248,7 +252,7 @@ def certificate_block(workdir: pathlib.Path, config: Mapping[str, Any]) -> Marku
 def _certificates(
     path: pathlib.Path, config: Mapping[str, Any]
 ) -> list[tuple[list[str], list[list[str]]]] | None:
-    """Lays certificates out, a table per site; None if they are not what was computed of a grid."""
+    """Returns the header and the rows of a table per axis; None if the file is not this grid's."""
     try:
         found = json.loads(regular.read(path, most=LARGEST))
         if not is_intact(found) or any(
@@ -270,7 +274,7 @@ def _certificates(
         TypeError,
         RecursionError,
         OSError,
-    ):  # another shape
+    ):  # The file has another structure.
         return None
 
 
@@ -281,10 +285,10 @@ def _text(value: Any) -> str:
 
 
 def calibration_figure(samples: int, units: int) -> tuple[Markup, Figure]:
-    """Tests clouds without a privileged basis, of the grid's own size, and says what came out.
+    """Tests isotropic clouds of the grid's own size, and returns the result as text and figure.
 
-    Of more than 4,096 samples that many: 400 clouds take a second each at 60,000, and the test is
-    exact at any number.
+    The clouds have at most 4,096 samples, because 400 clouds of 60,000 samples would take a second
+    each, and the test is exact at any number of samples.
     """
     samples = min(samples, MOST_CALIBRATED)
     p = calibration.null_p_values(
@@ -304,9 +308,10 @@ def calibration_figure(samples: int, units: int) -> tuple[Markup, Figure]:
     evidence.plot_p_values(p, ax=figure.add_subplot())
     error = np.sqrt(0.05 * 0.95 / DRAWS)
     text = fragment(
-        "<p>Share of {{ draws }} isotropic clouds, of {{ samples }} samples in "
-        "{{ units }} units, with p ≤ .05: should be 5 % within {{ error }}.</p>"
-        "{{ table }}",
+        "<p>The rotation test was applied to clouds that have no privileged basis. The table shows "
+        "the fraction of {{ draws }} such clouds, of {{ samples }} samples in {{ units }} units, "
+        "with p ≤ .05. It should be 5 %, up to a sampling error of {{ error }}. In the figure, the "
+        "p-values of a calibrated test follow the diagonal.</p>{{ table }}",
         draws=DRAWS,
         samples=samples,
         units=units,

@@ -1,4 +1,4 @@
-"""The page: pictures, curves and tables of a run folder, in one self-contained HTML file."""
+"""The report of a run folder: pictures, curves and tables in one self-contained HTML file."""
 
 import itertools
 import json
@@ -40,11 +40,11 @@ from ppp_jax.files import atomic
 REPORT = "report"
 BINS = 64
 LEAST_ROTATIONS = 19
-CURVE_INCHES = (3.6, 3.1)  # of a panel
+CURVE_INCHES = (3.6, 3.1)  # Width and height of a panel.
 
 
 class _Section(NamedTuple):
-    """What is shown together: every activation, all else fixed."""
+    """A section of the page: all activations of a grid, where everything else is fixed."""
 
     title: str
     slug: str
@@ -59,24 +59,25 @@ def write_report(
     rotations: int = ROTATIONS,
     progress: bool = True,
 ) -> pathlib.Path:
-    """Writes `report/` in a run folder: `index.html`, the figures as PNG, the tables as CSV.
+    """Writes `report/` in a run folder: `index.html`, the figures as PNG and the tables as CSV.
 
-    The folder is replaced once the new one is complete, whatever others have put there is kept,
-    and no other run is at work in the run folder meanwhile. Latents are read in parts: at any
-    time a few snapshots of a cell are held.
+    An earlier report is replaced when the new one is complete, and files of others in it are kept.
+    The run folder is locked meanwhile, so that no training changes it. Latents are read in parts,
+    so that a few snapshots of a cell are in memory at any time.
 
     Args:
-      workdir: the run folder of a grid that has at least one snapshot.
-      epsilon: acceptance cosine, in [0, 1].
-      rotations: K of the rotation null; at least 19, or no p-value reaches 5 %.
-      progress: show a progress bar on stderr.
+      workdir: The run folder of a grid, with at least one snapshot.
+      epsilon: Acceptance cosine ε, in [0, 1].
+      rotations: Number K of random rotations of the null (docs/method.md §5). It is at least 19,
+        because with fewer no p-value reaches 5 %.
+      progress: Whether to show a progress bar on stderr.
 
     Returns:
       The path of `index.html`.
 
     Raises:
-      InputError: `epsilon` outside [0, 1], too few rotations, no latents there, another run at
-        work there, or no `report/` can be written.
+      InputError: `epsilon` or `rotations` is out of its range, the folder holds no latents, another
+        run is at work in it, or `report/` cannot be written.
     """
     workdir = pathlib.Path(workdir).expanduser()
     check_epsilon(epsilon)
@@ -104,7 +105,7 @@ def write_report(
 
 
 class _How(NamedTuple):
-    """How a report is made."""
+    """The folder of a report and its options."""
 
     folder: pathlib.Path
     epsilon: float
@@ -119,7 +120,7 @@ def _group_blocks(
     measured: Measured,
     judged: pd.DataFrame,
 ) -> list[Markup]:
-    """Returns everything about one architecture's latents of one width: evidence, then pictures."""
+    """Returns the evidence and the pictures of one architecture and one width of latents."""
     width, architecture = group["latent_width"], group["architecture"]
     name = file_stem(("" if architecture == "mlp" else f"{architecture}_") + f"latent_{width}")
     heading = fragment(
@@ -130,7 +131,7 @@ def _group_blocks(
     verdicts = evidence.verdict_block(judged, how.folder, name, rotations=how.rotations)
     text, calibration = evidence.calibration_figure(dataset.sizes["sample"], width)
     pictures = _pictures(how, measured, name, calibration)
-    none = Markup("<p>There is one activation: nothing to compare.</p>")
+    none = Markup("<p>There is one activation, so there is nothing to compare.</p>")
     blocks = [
         render(
             "group",
@@ -155,7 +156,7 @@ def _group_blocks(
 
 
 def _pictures(how: _How, measured: Measured, name: str, calibration: Figure) -> dict[str, Markup]:
-    """Returns the figures of evidence by what they show; what cannot be drawn is not there."""
+    """Returns the figures of evidence by name, without those that have nothing to show."""
     figures: dict[str, Figure | None] = {
         "differences": evidence.difference_figure(measured.runs, how.folder, name),
         "calibration": calibration,
@@ -171,16 +172,16 @@ def _pictures(how: _How, measured: Measured, name: str, calibration: Figure) -> 
 
 def _sections(dataset: xr.Dataset, statistics: xr.Dataset) -> Iterator[_Section]:
     dims = [dim for dim in cell_dims(statistics) if dim != "activation"]
-    for place in np.ndindex(*(dataset.sizes[dim] for dim in dims)):
-        at = dict(zip(dims, place, strict=True))
-        part = dataset.isel(at)
+    for index in np.ndindex(*(dataset.sizes[dim] for dim in dims)):
+        selection = dict(zip(dims, index, strict=True))
+        part = dataset.isel(selection)
         rate = f"learning rate {part['learning_rate'].item():g}"
         names = [_with_symmetry(part, "optimizer"), rate]
         sizes = ("depth", "width", "dose")
         names += [f"{dim} {part[dim].item()}" for dim in sizes if dataset.sizes.get(dim, 1) > 1]
         names.append(_with_symmetry(part, "initializer"))
         slug = file_stem("-".join(str(part[dim].item()) for dim in dims))
-        yield _Section(", ".join(names), slug, part, statistics.isel(at))
+        yield _Section(", ".join(names), slug, part, statistics.isel(selection))
 
 
 def _seeds(count: int) -> str:
@@ -188,13 +189,13 @@ def _seeds(count: int) -> str:
 
 
 def _with_symmetry(part: xr.Dataset, axis: str) -> str:
-    """Names an optimiser or initialiser, and says if it prefers a basis (docs/method.md §11)."""
+    """Returns an optimiser's or initialiser's name with its symmetry (docs/method.md §11)."""
     respects = part[f"{axis}_respects_rotations"].item()
     return f"{part[axis].item()} ({'respects rotations' if respects else 'prefers the axes'})"
 
 
 def _section_block(section: _Section, folder: pathlib.Path, prefix: str, epsilon: float) -> Markup:
-    """Draws one section: strips pooled over seeds, curves, strips of single seeds."""
+    """Draws a section: strips pooled over seeds, curves, and strips of single seeds."""
 
     def picture(figure: Figure, name: str) -> Markup:
         path = folder / f"{prefix}-{section.slug}-{file_stem(name)}.png"
@@ -234,10 +235,10 @@ def _section_block(section: _Section, folder: pathlib.Path, prefix: str, epsilon
 def _panels(
     section: _Section, site: str, name: str, epsilon: float
 ) -> Callable[[slice, int], xr.Dataset]:
-    """Returns what draws one activation's panels: of some seeds, pooled, at one snapshot.
+    """Returns a function that makes one activation's picture of pooled seeds at one snapshot.
 
-    Latents are missing where the tables leave them out. Those of a small cell are read once; of a
-    large one, what a panel shows.
+    Runs that the tables leave out, such as diverged ones, are left out here too. The latents of a
+    small cell are read once; those of a large cell are read for each picture.
     """
     latents = section.latents[site].sel(activation=name)
     basis = str(latents["activation_basis"].values)
@@ -247,13 +248,13 @@ def _panels(
 
     def panel(seeds: slice, step: int) -> xr.Dataset:
         cloud: Any = latents.isel(seed=seeds, step=step).transpose("seed", "sample", "unit")
-        there = counted[seeds, step]
-        if cloud.nbytes > LOAD_BYTES and there.any():  # read in parts
-            cloud = cloud.isel(seed=np.flatnonzero(there))
+        healthy = counted[seeds, step]
+        if cloud.nbytes > LOAD_BYTES and healthy.any():  # Such latents are read in parts.
+            cloud = cloud.isel(seed=np.flatnonzero(healthy))
         else:
-            cloud = np.where(there[:, None, None], cloud.values, np.float32(np.nan))
+            cloud = np.where(healthy[:, None, None], cloud.values, np.float32(np.nan))
         with warnings.catch_warnings():
-            # An empty panel says so itself, and the page explains it.
+            # An empty picture says that it is empty, and the page explains what that means.
             warnings.simplefilter("ignore", EmptyPPPWarning)
             return ppp(cloud, basis=basis, epsilon=epsilon, bins=BINS, nonfinite="drop")
 
@@ -261,7 +262,7 @@ def _panels(
 
 
 def _curves(statistics: xr.Dataset) -> Figure:
-    """Draws errors and every statistic of all snapshots against training, every seed visible."""
+    """Draws the errors and every statistic against training epochs, with a line per seed."""
     curved = registry.names(everywhere=True)
     columns = [("train_mse", "test_mse"), *((f"{name}_pre", f"{name}_post") for name in curved)]
     size = (CURVE_INCHES[0] * len(columns), CURVE_INCHES[1] * len(SITES))

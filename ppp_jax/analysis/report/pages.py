@@ -1,4 +1,4 @@
-"""HTML pages. Every name in them is escaped: it may come from a stranger's run folder."""
+"""HTML pages, in which every name is escaped, because it may come from a stranger's run folder."""
 
 import base64
 import io
@@ -28,21 +28,21 @@ _TEMPLATES = jinja2.Environment(
 
 
 def render(template: str, **values: Any) -> Markup:
-    """Returns a template with its values, escaped unless they are rendered HTML themselves.
+    """Renders a template; its values are escaped unless they are rendered HTML (`Markup`).
 
     Args:
-      template: a name in `templates/`, without its ending.
-      **values: what the template names.
+      template: Name of a file in `templates/`, without `.html.j2`.
+      **values: Values of the variables that the template names.
     """
     return Markup(_TEMPLATES.get_template(f"{template}.html.j2").render(values))
 
 
 def fragment(source: str, **values: Any) -> Markup:
-    """Returns a short template with its values, escaped as those of `render`.
+    """Renders a short template; its values are escaped as those of `render` are.
 
     Args:
-      source: the template itself.
-      **values: what it names.
+      source: Text of the template.
+      **values: Values of the variables that the template names.
 
     Example:
       >>> print(fragment("<h2>{{ name }}</h2>", name="a<b"))
@@ -55,29 +55,29 @@ def html_table(header: Sequence[object], body: Sequence[Sequence[object]]) -> Ma
     """Renders a table as HTML that scrolls sideways.
 
     Args:
-      header: a text per column.
-      body: rows of texts.
+      header: A text per column.
+      body: Rows with a text per column.
     """
     return render("table", header=header, body=body)
 
 
 def html_image(png: bytes, alt: str) -> Markup:
-    """Returns a picture as HTML that needs no file.
+    """Returns a picture as HTML that holds the picture itself.
 
     Args:
-      png: the file's bytes.
-      alt: what it shows.
+      png: The bytes of a PNG file.
+      alt: A text that says what the picture shows.
     """
     return render("image", encoded=base64.b64encode(png).decode(), alt=alt)
 
 
 def html_figure(figure: Figure, path: pathlib.Path, alt: str) -> Markup:
-    """Saves a figure as PNG and returns it as HTML that needs no file.
+    """Saves a figure as PNG and returns it as HTML that holds the picture itself.
 
     Args:
-      figure: what to draw.
-      path: where to.
-      alt: what it shows.
+      figure: The figure.
+      path: The PNG file to write.
+      alt: A text that says what the figure shows.
     """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")

@@ -113,7 +113,7 @@ def test_what_does_not_open_is_named_with_the_remedy(tmp_path):
         assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match=r"must be real, \(samples, units\)"):
         load(tmp_path / "flat.npy")
-    with pytest.raises(InputError, match="0 arrays; name none is an array of vectors"):
+    with pytest.raises(InputError, match="0 arrays; give a file that has an array"):
         load(tmp_path / "none.npz")
 
 

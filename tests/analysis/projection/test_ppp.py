@@ -177,7 +177,7 @@ def test_logarithm_is_floored_where_nothing_was_found():
 def test_an_empty_picture_says_so():
     corners = np.sign(np.random.default_rng(0).normal(size=(500, 16)))
     axes = plot_ppp(ppp(corners))
-    assert any("nothing" in text.get_text() for text in axes.texts)
+    assert any("no sample" in text.get_text() for text in axes.texts)
     assert "(none)" in axes.get_title()
 
 
@@ -216,11 +216,11 @@ BAD = {
     "basis=array (3, 3): must be an array of real numbers": {"basis": np.eye(3) * 1j},
     "basis=simplx: unknown; did you mean simplex": {"basis": "simplx"},
     "basis=thomson: must be one of": {"basis": "thomson"},
-    "by=seed: must name distinct axes of []": {"by": "seed"},
+    "by=seed: must name different axes among []": {"by": "seed"},
     "epsilon=[]: must be a number": {"epsilon": []},
     "epsilon=1.5: must lie in [0, 1]": {"epsilon": [0.5, 1.5]},
     "bins=2.5: must be a whole number": {"bins": 2.5},
-    "bins=100000: is too many for 1 pictures; at most 8192 fit": {"bins": 100_000},
+    "bins=100000: must be at most 8192 for so many pictures": {"bins": 100_000},
     "max_planes=2.5: must be a whole number": {"max_planes": 2.5},
     "plane_seed=-1: must be at least 0": {"plane_seed": -1},
     "extent=wide: must be a positive": {"extent": "wide"},

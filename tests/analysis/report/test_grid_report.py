@@ -101,9 +101,9 @@ def test_report_can_be_made_again(page, workdir):
 def test_load_names_what_is_missing(workdir, tmp_path):
     with pytest.raises(InputError, match=r"path=.*holds no latents\.zarr"):
         load_run(tmp_path)
-    with pytest.raises(InputError, match=r"latent_width=None: name one of \[3, 4\]"):
+    with pytest.raises(InputError, match=r"latent_width=None: is ambiguous; name one of \[3, 4\]"):
         load_run(workdir)
-    with pytest.raises(InputError, match="latent_width=5: not in this grid"):
+    with pytest.raises(InputError, match="latent_width=5: is not in this grid"):
         load_run(workdir, latent_width=5)
     with pytest.raises(InputError, match="epsilon=2"):
         write_report(workdir, epsilon=2)
