@@ -25,6 +25,7 @@ from ppp_jax.analysis.inference import (
     special_directions,
     unit_matching,
 )
+from ppp_jax.analysis.projection import kernel
 from ppp_jax.data import datasets
 from ppp_jax.errors import InputError
 from tests import ROOT
@@ -188,7 +189,7 @@ CALLS = {
     "rotation_test": (pa.rotation_test, {"latents": X, "rotations": 5}),
     "pool": (pa.pool, {"tested": TESTED}),
     "top_planes": (pa.top_planes, {"counted": COUNTED, "number": 2}),
-    "check_epsilon": (pa.check_epsilon, {"epsilon": 0.8}),
+    "check_epsilon": (kernel.check_epsilon, {"epsilon": 0.8}),
     "known_clouds": (pa.known_clouds, {"samples": 20, "units": 3}),
     "load": (pa.load, {"latents": X}),
     "interquartile_mean": (pa.interquartile_mean, {"values": [1.0, 2.0]}),

@@ -13,7 +13,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from ppp_jax.analysis.io.load import is_run, load
-from ppp_jax.analysis.io.sources import Latents
+from ppp_jax.analysis.io.sources import Latents, axis_names
 from ppp_jax.analysis.plots.ppp import plot_srm, plot_strip
 from ppp_jax.analysis.projection.kernel import check_epsilon
 from ppp_jax.analysis.projection.points import EmptyPPPWarning, count_planes, top_planes
@@ -78,8 +78,7 @@ def write_analysis(
         raise InputError(
             "latents", latents, "is a run folder; open one array of it by load(…, name='pre')"
         )
-    array = latents if isinstance(latents, xr.DataArray) else load(latents)
-    names, groups = _groups(array, by)
+    names, groups = _groups(load(latents), axis_names(by))
     lock = atomic.hidden(out, "lock")
     with (
         atomic.locked(out.parent, name=lock, field="out", value=out),
