@@ -169,7 +169,7 @@ def measure_turned(
       `(functions, rotations)`.
     """
     # (X Q) Bᵀ = X (B Qᵀ)ᵀ
-    turned = np.einsum("vu,ktu->kvt", target.vectors, rotations).astype(target.vectors.dtype)
+    turned = np.matmul(target.vectors, rotations.swapaxes(1, 2)).astype(target.vectors.dtype)
     width = max(1, BATCH_ELEMENTS // (len(cloud) * len(target.vectors)))
     found = _measure_bases(cloud[None], turned, target.planes, functions=functions, width=width)
     return np.concatenate(found)
