@@ -49,7 +49,7 @@ BLOCK = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 KEYS = ("where", "sort", "rows", "columns", "across")
-FIELD = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")
+FIELD = re.compile(r"\{([^{}]+)\}")
 RUNS = "runs"  # where commands of pages leave their run folders
 THIS_RUN = re.compile(r"<h2>This run</h2><pre>(.*?)\n[-0-9]{10}, (ppp_jax [^\n<]*)", re.DOTALL)
 
@@ -359,9 +359,10 @@ def text_of(row: dict[str, Any], template: str) -> str:
       'tanh −2.3*'
     """
     texts = []
-    for column, form in FIELD.findall(template):
+    for field in FIELD.findall(template):
+        column, _, form = (field, "", "") if field in row else field.rpartition(":")
         if column not in row:
-            raise KeyError(f"there is no column {column}; there are {', '.join(row)}")
+            raise KeyError(f"there is no column {column or field}; there are {', '.join(row)}")
         texts.append(formatted(row[column], form))
     if None in texts:
         return ""
