@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from absl import flags
 
-from ppp_jax.analysis.results.measure import KINDS
+from ppp_jax.analysis.results.measure import SITES
 from ppp_jax.analysis.results.verdicts import ERROR, LEVEL
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import as_markdown
@@ -408,7 +408,7 @@ def label(name: str) -> str:
     """Returns what a page calls a quantity of a table.
 
     Args:
-      name: Of a statistic, with or without the kind of latents, or the error's.
+      name: Of a statistic, with or without the site, or the error's.
 
     Example:
       >>> label("c4_pre"), label("unit_kurtosis_excess"), label("test_mse")
@@ -419,7 +419,7 @@ def label(name: str) -> str:
     stem, _, end = name.rpartition("_")
     if end == "excess":
         return f"{registry.label_of(stem)} above null"
-    return f"{registry.label_of(stem)}, {end}" if end in KINDS else registry.label_of(name)
+    return f"{registry.label_of(stem)}, {end}" if end in SITES else registry.label_of(name)
 
 
 def main(*, argv: list[str] | None = None) -> None:
