@@ -49,9 +49,9 @@ def timed(statement: str) -> float:
 
 def command() -> None:
     """Times the imports in turn and prints medians."""
-    for statement in IMPORTS:  # compiles to bytecode, and fills the system's cache of files
-        timed(statement)
     rounds = [[timed(statement) for statement in IMPORTS] for _ in range(flags.FLAGS.rounds)]
+    # The first turn compiles to bytecode and fills the system's cache of files.
+    rounds = rounds[1:] or rounds
     seconds = [statistics.median(each) for each in zip(*rounds, strict=True)]
     ratios = [statistics.median(line[k] / line[0] for line in rounds) for k in range(len(IMPORTS))]
     rows = [

@@ -31,13 +31,17 @@ from ppp_jax import bases
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.errors import InputError, whole
 
-flags.DEFINE_integer("rounds", 5, "turns of both sides, of which the median is taken")
-flags.DEFINE_float("seconds", 0.5, "of a turn, at least; at least one call")
-flags.DEFINE_integer("divide", 1, "divide samples, and the units of wide layers, by so much")
 LONGEST_TURN, MOST_DIVIDED = 3600, 100
 EPSILON = 0.85
 WIDE = (100_000, 4096)
 WRITTEN = 4000  # rows of the wide layer written at a time
+
+
+def define() -> None:
+    """Defines the flags."""
+    flags.DEFINE_integer("rounds", 5, "turns of both sides, of which the median is taken")
+    flags.DEFINE_float("seconds", 0.5, "of a turn, at least; at least one call")
+    flags.DEFINE_integer("divide", 1, "divide samples, and the units of wide layers, by so much")
 
 
 def main() -> None:
@@ -225,4 +229,4 @@ def scaling() -> None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, about=__doc__)
+    experiment_flags.run(main, define=define, about=__doc__)

@@ -21,9 +21,13 @@ from ppp_jax.cli import experiment, study
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.errors import whole
 
-flags.DEFINE_string("workdir", "runs/ablation", "run folder of the default ablation")
-flags.DEFINE_integer("rotations", 1000, "K")
 ROUNDS, PLAIN_ROTATIONS = 5, 50
+
+
+def define() -> None:
+    """Defines the flags."""
+    flags.DEFINE_string("workdir", "runs/ablation", "run folder of the default ablation")
+    flags.DEFINE_integer("rotations", 1000, "K")
 
 
 def main() -> None:
@@ -78,4 +82,4 @@ def _median(work: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, about=__doc__)
+    experiment_flags.run(main, define=define, about=__doc__)

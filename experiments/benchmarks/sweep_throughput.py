@@ -54,10 +54,6 @@ OTHERS = {
 LONGEST_TURN = 3600
 ONE_AT_A_TIME = ("torch_1_thread", "torch_2_threads", "jitted_steps")
 
-flags.DEFINE_list("sizes", ["tiny", "wide"], f"networks: of {', '.join(SIZES)}")
-flags.DEFINE_integer("rounds", 5, "turns of every side, of which the median is taken")
-flags.DEFINE_float("seconds", 1.5, "of a turn, about; at least 100 steps")
-
 
 class Side(NamedTuple):
     """One way to train, with a number of seeds."""
@@ -65,6 +61,13 @@ class Side(NamedTuple):
     module: str
     name: str
     seeds: int
+
+
+def define() -> None:
+    """Defines the flags."""
+    flags.DEFINE_list("sizes", ["tiny", "wide"], f"networks: of {', '.join(SIZES)}")
+    flags.DEFINE_integer("rounds", 5, "turns of every side, of which the median is taken")
+    flags.DEFINE_float("seconds", 1.5, "of a turn, about; at least 100 steps")
 
 
 def main() -> None:
@@ -233,4 +236,4 @@ def print_rates(cost: dict[str, dict[Side, float]]) -> None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, about=__doc__)
+    experiment_flags.run(main, define=define, about=__doc__)

@@ -14,7 +14,10 @@ import ppp_jax.analysis as pa
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.errors import InputError
 
-flags.DEFINE_string("latents", "", "an .npy of (samples, units)")
+
+def define() -> None:
+    """Defines the flags."""
+    flags.DEFINE_string("latents", "", "an .npy of (samples, units)")
 
 
 def main() -> None:
@@ -40,4 +43,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, about=__doc__)
+    experiment_flags.run(main, define=define, about=__doc__)

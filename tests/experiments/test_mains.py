@@ -27,7 +27,7 @@ RUN_BY = {
     "results_pages": "test_results_pages",
     "certify": "test_mains", "gallery": "test_mains", "benchmarks.rotations": "test_mains",
     "benchmarks.projection": "test_mains", "benchmarks.sweep_throughput": "test_mains",
-    "benchmarks.accelerator": "test_mains",
+    "benchmarks.accelerator": "test_mains", "benchmarks.import_time": "test_mains",
     "benchmarks.wide_layer": "experiments/benchmarks/projection.py",
     "benchmarks.worker": "experiments/benchmarks/sweep_throughput.py",
 }  # fmt: skip
@@ -111,6 +111,15 @@ def test_rotations_are_timed(workdir):
     whole, one = done.stdout.splitlines()
     assert whole.startswith("8 clouds of 40 × 3, 19 rotations each: ")  # 2 kinds, seeds, snapshots
     assert re.search(r"ours \d+ µs, plain NumPy \d+ µs, ratio \d", one)
+
+
+def test_imports_are_timed_beside_that_of_jax():
+    done = command("benchmarks.import_time", "--rounds=1")
+    assert done.returncode == 0, done.stderr
+    header, _, jax, *others = done.stdout.strip().splitlines()
+    assert "over import jax" in header
+    assert re.search(r"`import jax` +\| [\d.]+ +\| 1.00", jax)
+    assert len(others) == 5
 
 
 @pytest.mark.slow

@@ -160,17 +160,26 @@ def plane_figures(runs: xr.Dataset) -> dict[str, Figure]:
     return {site: evidence.plot_plane(runs, site=site, labels=labels) for site in SITES}
 
 
-def data_block(inputs: np.ndarray, units: int) -> Markup:
-    """Says how discrete the data are, in as many principal components as there are units."""
-    components = _principal_components(inputs, units)
-    own = float(discreteness(components, max_samples=1024))
+def data_block(dataset: xr.Dataset, units: int) -> Markup:
+    """Says how the planes are read, and how discrete the data are in as many components as units.
+
+    Args:
+      dataset: A group of a run folder; without inputs, as where a layer has several vectors of each
+        sample, nothing is said of the data.
+      units: The width of the latents.
+    """
+    own = ""
+    if "inputs" in dataset:
+        components = _principal_components(dataset["inputs"].values, units)
+        discrete = number(float(discreteness(components, max_samples=1024)), 2)
+        own = (
+            " For comparison, the discreteness of the data themselves, in their first "
+            f"{components.shape[1]} principal components, is {discrete}."
+        )
     return fragment(
         "<p>Each line leads from the untrained networks (hollow point) to the trained ones along "
-        "the medians over seeds; small points are single seeds after training. For comparison, the "
-        "discreteness of the data themselves, in their first {{ count }} principal components, is "
-        "{{ own }}.</p>",
-        count=components.shape[1],
-        own=number(own, 2),
+        "the medians over seeds; small points are single seeds after training.{{ own }}</p>",
+        own=own,
     )
 
 

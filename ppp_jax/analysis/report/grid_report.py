@@ -139,9 +139,7 @@ def _group_blocks(
             verdicts=verdicts,
             text=text,
             differences=pictures.get("differences", none),
-            data=evidence.data_block(dataset["inputs"].values, width)
-            if "inputs" in dataset
-            else Markup(""),  # several vectors of a layer belong to one input
+            data=evidence.data_block(dataset, width),
             planes=[pictures[f"plane-{site}"] for site in SITES],
             rates=evidence.rate_block(measured.runs, how.folder, name),
             calibration=pictures["calibration"],
