@@ -1,4 +1,4 @@
-"""PPP, SRM and counts of an array, or of a run folder."""
+"""PPP, SRM, counts and tests of an array, or of a run folder."""
 
 import pathlib
 from collections.abc import Sequence
@@ -9,19 +9,22 @@ from absl import flags
 
 import ppp_jax.analysis as pa
 from ppp_jax import bases
+from ppp_jax.analysis.inference.rotation_test import MOST_ROTATIONS
 from ppp_jax.analysis.io.load import is_run
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.errors import InputError, printable
 from ppp_jax.grid.grid import MAX_COUNT, MAX_SEED, MAX_UNITS
 
 ABOUT = """\
-Do anyone's activations know a basis? PPP, SRM and counts of an array, or of a run folder.
+Do anyone's activations know a basis? PPP, SRM, counts and tests of an array, or of a run folder.
 
   python -m experiments.analyze --latents=activations.npy --epsilon=0.7,0.85
 
 Cost: seconds; a minute for 100,000 samples of a layer 4,096 wide. Outcome: a folder with ppp.png,
-srm.png, and tables of the shares accepted (CSV and Markdown), of the mean SRM curves and of the
-planes with the most samples.
+srm.png, and tables of the fractions accepted and of the tests against random bases (CSV and
+Markdown), of the mean SRM curves and of the planes with the most samples. The tests say of the
+mean, the covariance, the shape and the levels along the axes whether they prefer the basis, with p,
+and q over the groups.
 """
 MOST_ANGLES = 36_000
 WHICH = ("name", "latent_width", "architecture", "layer", "units", "vectors")
@@ -44,6 +47,8 @@ def define() -> None:
     experiment_flags.define_count("plane_seed", 0, "of that draw", least=0, most=MAX_SEED)
     text = "angles of the SRM curves"
     experiment_flags.define_count("angles", 360, text, least=1, most=MOST_ANGLES)
+    text = "K of the rotation null; 0: no tests; default: 200, and 0 of more than 512 units"
+    experiment_flags.define_count("rotations", None, text, least=0, most=MOST_ROTATIONS)
     flags.DEFINE_bool("signed", False, "subtract what the probe's opposite sees from SRM")
     flags.DEFINE_enum("nonfinite", "raise", ["raise", "drop"], "what becomes of samples not finite")
     flags.DEFINE_string("out", None, "folder to write; by default beside the latents, *_analysis")
@@ -65,7 +70,7 @@ def define_which() -> None:
 
 
 def command() -> None:
-    """Opens the latents, writes the analysis, prints the shares."""
+    """Opens the latents, writes the analysis, prints the fractions and the tests."""
     values = flags.FLAGS
     if not values.latents:
         raise InputError("latents", values.latents, "say which: a run folder, .npy, .npz or zarr")
@@ -91,9 +96,12 @@ def command() -> None:
         max_planes=values.max_planes,
         plane_seed=values.plane_seed,
         nonfinite=values.nonfinite,
+        rotations=values.rotations,
         progress=True,
     )
-    print((out / "fractions.md").read_text(encoding="utf-8"))
+    for name in ("fractions.md", "tests.md"):
+        if (out / name).exists():
+            print((out / name).read_text(encoding="utf-8"))
     pooled = [str(d) for d in latents.dims[:-2] if d not in by and latents.sizes[d] > 1]
     if pooled:
         print(f"pooled over {printable(', '.join(pooled))} (--by keeps axes apart)")

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 from PIL import Image
 
-from ppp_jax.analysis import animate, load, ppp, project, write_analysis
+from ppp_jax.analysis import animate, load, ppp, project, rotation_test, write_analysis
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 from ppp_jax.sweep import sweep
@@ -25,6 +25,8 @@ FILES = [
     "ppp.png",
     "srm.csv",
     "srm.png",
+    "tests.csv",
+    "tests.md",
 ]
 
 
@@ -58,6 +60,33 @@ def test_folder_holds_what_the_functions_say(tmp_path):
     for name in ("ppp.png", "srm.png"):
         with Image.open(out / name) as image:
             assert min(image.size) > 100
+
+
+def test_every_group_is_tested_and_layers_that_know_the_axes_are_told(tmp_path):
+    rng = np.random.default_rng(0)
+    layers = np.stack([rng.normal(size=(300, 6)), np.tanh(3 * rng.normal(size=(300, 6))) + 1])
+    labelled = xr.DataArray(
+        layers, dims=("layer", "sample", "unit"), coords={"layer": ["noise", "bits"]}
+    )
+    out = write_analysis(labelled, tmp_path / "out", by="layer", epsilon=0.5, rotations=99)
+    found = {(row["layer"], row["statistic"]): row for row in rows(out / "tests.csv")}
+    for statistic in ("shape", "shape_kurtosis", "axis_quantisation", "mean_axes"):
+        assert float(found["bits", statistic]["q"]) <= 0.02
+        single = rotation_test(layers[1], statistics=[statistic], rotations=99)
+        assert float(found["bits", statistic]["p"]) == single["p"].item()
+    assert found["noise", "mean_axes"]["p"] == ""  # a mean of noise is not judged
+    assert float(found["noise", "shape"]["p"]) > 0.05
+    assert {row["rows"] for row in found.values()} == {"300"}
+
+
+def test_networks_are_tested_together_and_none_where_no_rotations_are_asked_for(tmp_path):
+    clouds = xr.DataArray(np.random.default_rng(1).laplace(size=(3, 200, 5)),
+                          dims=("seed", "sample", "unit"))  # fmt: skip
+    out = write_analysis(clouds, tmp_path / "out", epsilon=0.5, rotations=39)
+    found = {row["statistic"]: float(row["p"] or "nan") for row in rows(out / "tests.csv")}
+    assert found["shape"] < 0.001  # three ranks together: less than one of 39 rotations can say
+    out = write_analysis(clouds, tmp_path / "other", epsilon=0.5, rotations=0)
+    assert not (out / "tests.csv").exists()
 
 
 def test_earlier_analyses_are_replaced_and_nothing_else_is(tmp_path):

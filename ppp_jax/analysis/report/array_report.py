@@ -12,6 +12,12 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
+from ppp_jax.analysis.inference.rotation_test import (
+    MOST_ROTATIONS,
+    ROTATIONS,
+    pool,
+    rotation_test,
+)
 from ppp_jax.analysis.io.load import is_run, load
 from ppp_jax.analysis.io.sources import Latents, axis_names
 from ppp_jax.analysis.plots.ppp import plot_srm, plot_strip
@@ -19,13 +25,18 @@ from ppp_jax.analysis.projection.kernel import check_epsilon
 from ppp_jax.analysis.projection.points import EmptyPPPWarning, count_planes, top_planes
 from ppp_jax.analysis.projection.ppp import ppp
 from ppp_jax.analysis.projection.srm import srm
+from ppp_jax.analysis.results.comparisons import with_q
+from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import drawn, write_csv, write_markdown
-from ppp_jax.errors import InputError
+from ppp_jax.errors import InputError, whole
 from ppp_jax.files import atomic
 from ppp_jax.files.paths import located
 
 RECORD = "analysis.json"
 TOP, MAX_GROUPS = 100, 64
+MOST_TESTED = 512  # units: a rotation of wider latents takes seconds
+TESTED = ("statistic", "value", "null", "low", "high", "z", "p", "q")
+ROWS = ("rows", "rows_nonfinite", "rows_zero", "rows_long")
 COLUMNS = [
     "accepted",
     "acceptance",
@@ -43,14 +54,16 @@ def write_analysis(
     epsilon: Any = 0.85,
     angles: Any = 360,
     signed: bool = False,
+    rotations: int | None = None,
     **options: Any,
 ) -> pathlib.Path:
-    """Writes pictures, curves and tables of latents into a folder, all of them or none.
+    """Writes pictures, curves, tests and tables of latents into a folder, all of them or none.
 
     `ppp.png` and `srm.png` have a row per group and a column per ε. `fractions.csv` and
-    `fractions.md` hold A/A0, `srm.csv` holds the mean SRM curves, and `planes.csv` holds the 100
-    planes of each group that accept the most samples at the largest ε. `analysis.json` says how
-    everything was made.
+    `fractions.md` hold A/A0, `tests.csv` and `tests.md` hold the parts of alignment and the
+    quantisation of each group against the rotation null (docs/method.md §6, §8), `srm.csv` holds
+    the mean SRM curves, and `planes.csv` holds the 100 planes of each group that accept the most
+    samples at the largest ε. `analysis.json` says how everything was made.
 
     Args:
       latents: A single array of latents, `(..., samples, units)`, or the path of a file that holds
@@ -61,6 +74,8 @@ def write_analysis(
       epsilon: One acceptance cosine ε in [0, 1], or several.
       angles: Number of angles of the SRM curves, or the angles themselves in radians.
       signed: Whether SRM subtracts the samples near the opposite of the probe.
+      rotations: K of the rotation null; 0 makes no tests. None means 200 of latents of up to 512
+        units, and no tests of wider ones, of which each rotation takes seconds.
       **options: The arguments `basis`, `planes`, `max_planes`, `plane_seed`, `nonfinite` and
         `progress` of `ppp`.
 
@@ -78,14 +93,32 @@ def write_analysis(
         raise InputError(
             "latents", latents, "is a run folder; open one array of it by load(…, name='pre')"
         )
-    names, groups = _groups(load(latents), axis_names(by))
+    array = load(latents)
+    names, groups = _groups(array, axis_names(by))
+    rotations = _rotations(rotations, array.shape[-1])
     lock = atomic.hidden(out, "lock")
     with (
         atomic.locked(out.parent, name=lock, field="out", value=out),
         atomic.replacing(out, field="out", value=out, kind=atomic.ANALYSIS) as folder,
     ):
-        _analyse(names, groups, folder, epsilons=epsilons, angles=angles, signed=signed, **options)
+        _analyse(
+            names,
+            groups,
+            folder,
+            epsilons=epsilons,
+            angles=angles,
+            signed=signed,
+            rotations=rotations,
+            **options,
+        )
     return out
+
+
+def _rotations(asked: int | None, units: int) -> int:
+    """Returns K: what was asked for, or as many as do not take long."""
+    if asked is None:
+        return ROTATIONS if units <= MOST_TESTED else 0
+    return whole("rotations", asked, least=0, most=MOST_ROTATIONS)
 
 
 def _analyse(
@@ -96,17 +129,24 @@ def _analyse(
     epsilons: np.ndarray,
     angles: Any,
     signed: bool,
+    rotations: int,
     **options: Any,
 ) -> None:
-    """Computes the pictures, curves and tables of every group, and then writes them."""
-    pictures, curves, top = [], [], []
+    """Computes the pictures, curves, tests and tables of every group, and then writes them."""
+    pictures, curves, top, tests = [], [], [], []
+    rules = {key: options[key] for key in ("basis", "nonfinite", "progress") if key in options}
     for group in groups:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", EmptyPPPWarning)  # Panels and tables show it.
             pictures.append(ppp(group, epsilon=epsilons, **options))
             curves.append(srm(group, epsilon=epsilons, angles=angles, signed=signed, **options))
         top.append(top_planes(count_planes(group, epsilon=epsilons, **options), TOP))
+        if rotations:
+            tests.append(_tested(group, rotations=rotations, **rules))
     made = {"by": list(names[0]), "groups": names, **curves[0].attrs, "epsilon": epsilons.tolist()}
+    made["rotations"] = rotations
+    if tests:
+        _write_tests(names, tests, folder)
     _draw(pictures, curves, [_title(name) for name in names], folder)
     _write_tables(names, pictures, curves, top, folder)
     (folder / RECORD).write_text(json.dumps(made, indent=1, default=str), encoding="utf-8")
@@ -127,6 +167,49 @@ def _groups(
     labels = {axis: array[axis].values.tolist() for axis in by}  # Unlabelled axes have indices.
     names = [{axis: labels[axis][k] for axis, k in chosen.items()} for chosen in selections]
     return names, (array.isel(chosen) for chosen in selections)
+
+
+def _tested(group: xr.DataArray, **options: Any) -> pd.DataFrame:
+    """Tests one group: each cloud of it, or those along `seed` together.
+
+    Args:
+      group: The latents, `(..., samples, units)`.
+      **options: Arguments of `rotation_test`.
+    """
+    names = [*registry.names(of=[registry.BASIS], only_reported=False), "axis_quantisation"]
+    tested = rotation_test(group, statistics=names, **options)
+    networks = "seed" in tested["value"].dims
+    found = pool(tested) if networks else tested
+    table = found[["value", "mean", "z"]].assign(p=found["p_networks" if networks else "p"])
+    if not networks:
+        table = table.assign(low=found["low"], high=found["high"])
+    rows = table.to_dataframe().reset_index().assign(**{key: tested.attrs[key] for key in ROWS})
+    return rows.rename(columns={"mean": "null"})
+
+
+def _write_tests(
+    names: list[dict[str, Any]], tests: list[pd.DataFrame], folder: pathlib.Path
+) -> None:
+    """Writes the tests of all groups, with q over the groups for each statistic."""
+    axes = list(names[0])
+    tables = [table.assign(**name) for name, table in zip(names, tests, strict=True)]
+    table = with_q(pd.concat(tables, ignore_index=True), by=["statistic"])
+    front = [*axes, *(column for column in table if column not in (*axes, *TESTED))]
+    table = table[
+        [name for name in front if name not in ROWS]
+        + [name for name in (*TESTED, *ROWS) if name in table]
+    ]
+    write_csv(table, folder / "tests.csv")
+    write_markdown(*_texts(table), folder / "tests.md")
+
+
+def _texts(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Returns the header and the rows of a table, with four digits of every number."""
+    body = [
+        [f"{x:.4g}" if isinstance(x, float) else str(x) for x in row]
+        for row in table.itertuples(index=False)
+    ]
+    return [str(column).replace("_", " ") for column in table], body
 
 
 def _title(name: dict[str, Any]) -> str:
@@ -175,9 +258,4 @@ def _write_tables(
         table = table[axes + [column for column in table if column not in axes]]
         write_csv(table, folder / f"{file}.csv")
         if file == "fractions":
-            body = [
-                [f"{x:.4g}" if isinstance(x, float) else str(x) for x in row]
-                for row in table.itertuples(index=False)
-            ]
-            header = [str(column).replace("_", " ") for column in table]
-            write_markdown(header, body, folder / "fractions.md")
+            write_markdown(*_texts(table), folder / "fractions.md")
