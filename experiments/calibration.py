@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from ppp_jax.analysis.inference import calibration
 from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.projection.kernel import check_epsilon
+from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import as_markdown
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.errors import writing
@@ -31,6 +32,8 @@ COUNTS = {  # default, smallest, largest: all clouds of one law are held at once
     "units": (8, 2, 256, "n"),
     "rotations": (99, 19, 10_000, "random rotations of each test"),
 }
+
+CALIBRATED = ("c4", "kurtosis", "unit_kurtosis")
 
 
 def define() -> None:
@@ -76,8 +79,11 @@ def calibrate(
       The path of the figure.
     """
     size: dict[str, Any] = {"samples": samples, "units": units, "rotations": rotations}
-    p = calibration.null_p_values(**size, draws=draws, epsilon=epsilon, progress=True)
-    found = calibration.power(**size, progress=True)
+    planes = registry.names(of=[registry.PLANES])
+    p = calibration.null_p_values(
+        **size, draws=draws, statistics=(*CALIBRATED, *planes), epsilon=epsilon, progress=True
+    )
+    found = calibration.power(**size, statistics=CALIBRATED, progress=True)
     tell_false_positives(p, draws)
     tell_power(found)
     covered = [f"{calibration.interval_coverage(seeds):.0%}" for seeds in SEEDS]

@@ -39,8 +39,9 @@ table of a Markdown text) in the folder of runs, and the command that made it. T
 A template is a text with {column} or {column:format}. Formats are .N (decimals), +.N (with the
 sign), % (whole percents), p (a p-value), * (a star where the column is at most .05), label (what
 figures call a statistic). A template # CONDITION counts rows. The command ends with status 1
-if a run folder is missing, if another command made it than its page states, and with --check if a
-page is not what the run folders give.
+if a run folder is missing, if its study says that another command made it than its page states (the
+ablation's report and redirected outputs do not say), and with --check if a page is not what the run
+folders give.
 """
 
 # Of a whole page: its blocks; a block's body is what is written anew.

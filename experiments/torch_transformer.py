@@ -44,6 +44,7 @@ TOKENS, PIXELS, WIDTH, HEADS, BLOCKS, HIDDEN, BATCH = 8, 8, 16, 2, 2, 32, 32
 VECTORS = 2048  # of each layer: samples × tokens, drawn once for all layers and networks
 EPSILON = 0.6
 Latents = dict[str, xr.DataArray]  # of every layer, (seed, sample, unit)
+STATISTICS = ("c4", "unit_kurtosis")
 
 
 def define() -> None:
@@ -207,7 +208,9 @@ def analyse(states: dict[str, Latents], options: experiment.Options) -> study.Re
     """
     tested = {
         layer: {
-            state: pa.rotation_test(clouds[layer], rotations=options.rotations)
+            state: pa.rotation_test(
+                clouds[layer], statistics=STATISTICS, rotations=options.rotations
+            )
             for state, clouds in states.items()
         }
         for layer in states["trained"]
@@ -220,7 +223,7 @@ def analyse(states: dict[str, Latents], options: experiment.Options) -> study.Re
 def _rows(layer: str, tested: dict[str, xr.Dataset]) -> list[dict[str, Any]]:
     """Returns the row of a layer for each statistic."""
     rows = []
-    for statistic in ("c4", "unit_kurtosis"):
+    for statistic in STATISTICS:
         ends = {state: pa.pool(one).sel(statistic=statistic) for state, one in tested.items()}
         rows.append(
             {

@@ -22,6 +22,7 @@ from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.errors import whole
 
 ROUNDS, PLAIN_ROTATIONS = 5, 50
+NAMES = ("c4", "kurtosis", "unit_kurtosis")
 
 
 def define() -> None:
@@ -39,7 +40,7 @@ def main() -> None:
     for site in ("pre", "post"):
         for i in range(latents.sizes["activation"]):
             part = latents[site].isel(activation=i).load()
-            pa.rotation_test(part, rotations=values.rotations)
+            pa.rotation_test(part, statistics=NAMES, rotations=values.rotations)
             clouds += part.size // (part.sizes["sample"] * part.sizes["unit"])
     seconds = time.perf_counter() - start
     print(
@@ -47,7 +48,7 @@ def main() -> None:
         f"{values.rotations:,} rotations each: {seconds:.0f} s"
     )
     cloud = part.values.reshape(-1, *part.shape[-2:])[-1]
-    ours = _median(lambda: pa.rotation_test(cloud, rotations=values.rotations))
+    ours = _median(lambda: pa.rotation_test(cloud, statistics=NAMES, rotations=values.rotations))
     plain = _median(lambda: plain_null(cloud, PLAIN_ROTATIONS))
     mine, theirs = 1e6 * ours / values.rotations, 1e6 * plain / PLAIN_ROTATIONS
     print(

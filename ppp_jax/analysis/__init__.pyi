@@ -1,5 +1,6 @@
 __all__ = [
     "EmptyPPPWarning",
+    "LongRowWarning",
     "acceptance_ratio",
     "alignment_c4",
     "alignment_kurtosis",
@@ -43,6 +44,7 @@ from .inference.seeds import (
     paired_difference,
 )
 from .io.load import load
+from .io.rows import LongRowWarning
 from .io.runs import load_run
 from .plots.animation import animate
 from .plots.evidence import plot_forest

@@ -284,9 +284,10 @@ def against(
     Returns:
       `(value, z, p)` by the names of the statistics.
     """
-    tested = pa.pool(pa.rotation_test(clouds, basis=basis, rotations=rotations))
+    tested = pa.rotation_test(clouds, basis=basis, statistics=statistics, rotations=rotations)
+    pooled = pa.pool(tested)
     return {
-        name: tuple(tested[part].sel(statistic=name).item() for part in ("value", "z", "p"))
+        name: tuple(pooled[part].sel(statistic=name).item() for part in ("value", "z", "p"))
         for name in statistics
     }
 

@@ -103,7 +103,7 @@ def conditions(seed_batch: dict[str, int]) -> dict[str, Any]:
         **{name: importlib.metadata.version(name) for name in _VERSIONS},
         "ppp_jax": __version__,
         "XLA_FLAGS": " ".join(_compiler_flags()),
-        "matmul_precision": str(jax.config.values["jax_default_matmul_precision"]),
+        "matmul_precision": _precision(device.platform),
         "x64": bool(jax.config.values["jax_enable_x64"]),
         **{name: str(jax.config.values[f"jax_{name}"]) for name in _RANDOMNESS},
         "seed_batch": seed_batch,
@@ -111,6 +111,12 @@ def conditions(seed_batch: dict[str, int]) -> dict[str, Any]:
     if device.platform == "cpu":  # large matrix products are divided among the threads
         values["cpu_threads"] = len(os.sched_getaffinity(0)) if _HAS_AFFINITY else os.cpu_count()
     return values
+
+
+def _precision(platform: str) -> str:
+    """Returns the precision of matrix products: on accelerators the engine asks for the highest."""
+    asked = jax.config.values["jax_default_matmul_precision"]
+    return "highest" if asked is None and platform != "cpu" else str(asked)
 
 
 _RANDOMNESS = ("default_prng_impl", "threefry_partitionable", "random_seed_offset")

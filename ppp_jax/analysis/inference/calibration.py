@@ -116,6 +116,24 @@ def false_positives(p: xr.DataArray, *, level: float = LEVEL) -> xr.DataArray:
     return (p <= level + 1e-12).where(p.notnull()).mean("seed")
 
 
+def _mixtures(
+    rng: np.random.Generator, fractions: Sequence[float], *, draws: int, samples: int, units: int
+) -> list[list[np.ndarray]]:
+    """Draws clouds of mixtures, `(draws, samples, units)` by kind and fraction."""
+    return [
+        [
+            np.stack(
+                [
+                    mixture(rng, fraction, samples=samples, units=units, kind=kind)
+                    for _ in range(draws)
+                ]
+            )
+            for fraction in fractions
+        ]
+        for kind in KINDS
+    ]
+
+
 def power(
     *,
     fractions: Sequence[float] = SHARES,
@@ -123,6 +141,7 @@ def power(
     units: int = 8,
     draws: int = 100,
     rotations: int = 99,
+    statistics: Sequence[str | Statistic] | None = None,
     sample_seed: int = 0,
     progress: bool = False,
 ) -> xr.Dataset:
@@ -134,6 +153,7 @@ def power(
       units: n.
       draws: clouds of each fraction.
       rotations: K of each test.
+      statistics: The statistics, as `rotation_test` takes them.
       sample_seed: of clouds and rotations.
       progress: show a progress bar on stderr.
 
@@ -151,24 +171,16 @@ def power(
         )
     fractions = [real("fractions", fraction, least=0, most=1) for fraction in fractions]
     _check(draws, samples, units, laws=len(KINDS) * len(fractions))
-    rows = [
-        [
-            np.stack(
-                [
-                    mixture(rng, fraction, samples=samples, units=units, kind=kind)
-                    for _ in range(draws)
-                ]
-            )
-            for fraction in fractions
-        ]
-        for kind in KINDS
-    ]
+    rows = _mixtures(rng, fractions, draws=draws, samples=samples, units=units)
     found = []
     for kind in progress_bar(rows, "power") if progress else rows:
         labelled = xr.DataArray(
             np.stack(kind).astype(np.float32), dims=("fraction", "seed", "sample", "unit")
         )
-        found.append(rotation_test(labelled, rotations=rotations, rotation_seed=sample_seed))
+        tested = rotation_test(
+            labelled, statistics=statistics, rotations=rotations, rotation_seed=sample_seed
+        )
+        found.append(tested)
     tested = xr.concat(found, "kind").assign_coords(kind=list(KINDS), fraction=list(fractions))
     return xr.Dataset(
         {"power": false_positives(tested["p"]), "value": tested["value"].mean("seed")}

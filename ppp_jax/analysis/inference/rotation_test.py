@@ -9,6 +9,7 @@ import concurrent.futures
 import functools
 import math
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ ROTATIONS, MOST_ROTATIONS = 200, 10**6
 BLOCK_BYTES = 2**26  # of rotated latents held at once
 WORKERS = min(4, os.cpu_count() or 1)  # clouds tested at once; each takes a few blocks of memory
 BAND = (0.025, 0.975)  # quantiles of the null that are shown
+KEPT_BYTES = 2**28  # of clouds and what statistics see of them, between blocks of rotations
 ROUNDING = 1e-6  # differences below this fraction of the values are no differences
 
 
@@ -77,7 +79,8 @@ def rotation_test(
       A statistic of the shape is missing of a cloud with fewer than 5 samples per unit, and one
       of the mean of a cloud whose mean cannot be told from 0. Attributes
       count the rows: `rows` that count, and `rows_nonfinite`, `rows_zero` and `rows_long`; of
-      statistics that cannot be judged, `not_judged` says why.
+      statistics that cannot be judged, `not_judged` says why. Dips are of at most 2,048 samples,
+      drawn at random; `dip_samples` says of how many.
 
     Raises:
       InputError: An argument is out of its range, or rows are not finite; the error names it.
@@ -107,7 +110,11 @@ def rotation_test(
     tested = xr.Dataset(
         {"value": (dims, shaped[..., 0]), "null": ((*dims, "rotation"), shaped[..., 1:])},
         coords={**source.coords, "statistic": names},
-        attrs={"rotations": rotations, "rotation_seed": rotation_seed, **_told(rows, test, source)},
+        attrs={
+            "rotations": rotations,
+            "rotation_seed": rotation_seed,
+            **_told(rows, test, shaped[..., 0]),
+        },
     )
     return verdict(tested)
 
@@ -121,12 +128,38 @@ def _values(
     """
     small = source.shape[-2] * source.units * source.dtype.itemsize <= BLOCK_BYTES
     blocks: dict[int, list[np.ndarray]] = {k: [] for k in range(math.prod(source.shape[:-2]))}
+    seen = _Seen(source, test)
     with concurrent.futures.ThreadPoolExecutor(WORKERS if small else 1) as workers:
         for members, turns in groups:
-            one = functools.partial(_tested, source, test, turns)
+            one = functools.partial(_tested, seen, test, turns)
             for cloud, values in zip(members, workers.map(one, members), strict=True):
                 blocks[cloud].append(values)
     return np.stack([np.concatenate(each, axis=1) for each in blocks.values()])
+
+
+class _Seen:
+    """What statistics see of each cloud, made once for all blocks of rotations where it fits."""
+
+    def __init__(self, source: Source, test: "_Test"):
+        self.source, self.test = source, test
+        self.asked = dict.fromkeys([views.SAMPLES, *(one.sees for one in test.statistics)])
+        self.kept: dict[int, dict[str, np.ndarray | None]] = {}
+        size = math.prod(source.shape[-2:]) * source.dtype.itemsize
+        self.most = max(1, KEPT_BYTES // (2 * size))  # clouds, each with its whitened samples
+        self.lock = threading.Lock()
+
+    def of(self, cloud: int) -> dict[str, np.ndarray | None]:
+        """Returns the views of a cloud by their names."""
+        with self.lock:
+            if cloud in self.kept:
+                return self.kept[cloud]
+        values, _ = _cloud(self.source, cloud, self.test.rules)
+        made = {name: views.view(values, name) for name in self.asked}
+        with self.lock:
+            while len(self.kept) >= self.most:
+                del self.kept[next(iter(self.kept))]
+            self.kept[cloud] = made
+        return made
 
 
 def _groups(
@@ -182,7 +215,7 @@ def _counted(source: Source, rules: Rules) -> list[Rows]:
     return counts
 
 
-def _told(counts: list[Rows], test: "_Test", source: Source) -> dict[str, Any]:
+def _told(counts: list[Rows], test: "_Test", values: np.ndarray) -> dict[str, Any]:
     """Returns what attributes say of rows, and of statistics that cannot be judged."""
     told: dict[str, Any] = {
         "rows": sum(rows.samples for rows in counts),
@@ -190,11 +223,19 @@ def _told(counts: list[Rows], test: "_Test", source: Source) -> dict[str, Any]:
         "rows_zero": sum(rows.zero for rows in counts),
         "rows_long": sum(rows.long for rows in counts),
     }
+    if test.of(registry.PROJECTIONS):
+        told["dip_samples"] = min(DIP_SAMPLES, max(rows.samples for rows in counts))
+    there = np.array([rows.samples for rows in counts]) > 0
+    missing = np.isnan(values.reshape(len(counts), -1))[there]
     fewest = min((rows.samples for rows in counts if rows.samples), default=0)
-    short = {one.name: views.needed(one.sees, source.units) for one in test.statistics}
-    few = [f"{name}: {fewest} samples, {need} needed" for name, need in short.items()
-           if fewest < need]  # fmt: skip
-    return told | ({"not_judged": "; ".join(few)} if few else {})
+    units = test.frame.size if test.frame.vectors is None else test.frame.vectors.shape[1]
+    why = []
+    for one, lost in zip(test.statistics, missing.sum(axis=0), strict=True):
+        need = views.needed(one.sees, units)
+        few = f"{fewest} samples, {need} needed" if fewest < need else views.MISSING[one.sees]
+        if lost and one.of != registry.PLANES:
+            why.append(f"{one.name}: {lost} of {len(missing)} clouds ({few})")
+    return told | ({"not_judged": "; ".join(why)} if why else {})
 
 
 class _Test(NamedTuple):
@@ -209,14 +250,16 @@ class _Test(NamedTuple):
         return tuple(one for one in self.statistics if one.of == kind)
 
 
-def _tested(source: Source, test: _Test, turns: np.ndarray, cloud: int) -> np.ndarray:
+def _tested(seen: _Seen, test: _Test, turns: np.ndarray, cloud: int) -> np.ndarray:
     """Returns all statistics of one cloud under many rotations, `(statistics, rotations)`."""
-    values, _ = _cloud(source, cloud, test.rules)
+    of_cloud = seen.of(cloud)
+    values = of_cloud[views.SAMPLES]
+    assert values is not None  # the samples can always be seen
     found: dict[str, np.ndarray] = {}
     target = build_target(test.frame, values.dtype)
     for sees in dict.fromkeys(one.sees for one in test.of(registry.BASIS)):
         seeing = [one for one in test.of(registry.BASIS) if one.sees == sees]
-        found |= _of_view(views.view(values, sees), seeing, target, turns)
+        found |= _of_view(of_cloud[sees], seeing, target, turns)
     if of_projections := test.of(registry.PROJECTIONS):
         found |= _of_projections(values, of_projections, target, turns)
     if of_planes := test.of(registry.PLANES):
@@ -386,9 +429,9 @@ def pool(tested: xr.Dataset, *, over: str = "seed") -> xr.Dataset:
     Returns:
       Dataset without that axis: `value`, `mean` (of the null) and `rank`, averaged; `sd` of the
       average value; `z`; `p`, missing of fewer than 6 clouds, of which no significance is claimed;
-      `p_networks`, of any number of them; and `clouds`, how many there were. Clouds without a
-      rank are left out. A few clouds far on one side can give z another sign than the mean rank,
-      whose side is the one that p tests.
+      `p_networks`, of any number of them along `seed`, whose rotations are independent; and
+      `clouds`, how many there were. Clouds without a rank are left out. A few clouds far on one
+      side can give z another sign than the mean rank, whose side is the one that p tests.
 
     Raises:
       InputError: `tested` is something else, or has no such axis.
@@ -413,7 +456,7 @@ def pool(tested: xr.Dataset, *, over: str = "seed") -> xr.Dataset:
             "sd": spread,
             "z": (value - mean).mean(over) / spread,
             "p": p,
-            "p_networks": networks,
+            "p_networks": networks.where(over == "seed"),
             "clouds": clouds,
         }
     )

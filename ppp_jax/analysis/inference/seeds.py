@@ -196,7 +196,9 @@ def _sum_of_ranks(places: tuple[int, ...]) -> np.ndarray:
     """Returns the law of the sum of independent ranks, each uniform on its own places."""
     law = np.ones(1)
     for count in places:
-        law = np.convolve(law, np.full(count, 1 / count))
+        # A convolution with a uniform law is a difference of running sums.
+        total = np.cumsum(np.concatenate([law, np.zeros(count - 1)]))
+        law = (total - np.concatenate([np.zeros(count), total])[: len(total)]) / count
     return law
 
 

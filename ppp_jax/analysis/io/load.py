@@ -28,6 +28,7 @@ from ppp_jax.files import archives, ledger
 from ppp_jax.files.paths import located
 
 WHOLE = "load_run opens all of it"
+SITES = ("pre", "post")
 KNOWN = "a run folder, .npy, .npz, or zarr"
 # Attributes by which files of xarray say that numbers are packed or missing.
 PACKED = frozenset({"scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned"})
@@ -65,7 +66,8 @@ def load(
         read in parts.
 
     Returns:
-      A DataArray over `(..., sample, unit)`.
+      A DataArray over `(..., sample, unit)`; an array that names its axes without either of these
+      keeps its names, and its last two axes are samples and units.
 
     Raises:
       InputError: The path does not exist or does not open; the file holds no array of vectors, or
@@ -277,6 +279,7 @@ def _of_run(dataset: xr.Dataset) -> dict[str, _Named]:
     return {
         str(name): _Named(array.ndim, functools.partial(dataset.__getitem__, name), "")
         for name, array in dataset.items()
+        if name in SITES
     }
 
 

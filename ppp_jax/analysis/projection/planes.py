@@ -82,6 +82,7 @@ def resolve_basis(
       (6, 2)
     """
     if isinstance(basis, Basis):
+        _check_resolved(basis, units, planes, max_planes)
         return basis
     if units < 2:
         raise InputError("latents", f"{units} unit", "must have at least 2 units to span a plane")
@@ -111,6 +112,16 @@ def resolve_basis(
     pairs = chosen if ordered else _true_entries(np.triu((number >= 0) | (number.T >= 0)))
     bound = _bound(number, gram)
     return Basis(vectors, size, gram, chosen, ordered, pairs, number, bound, skipped, name)
+
+
+def _check_resolved(basis: Basis, units: int, planes: str, max_planes: int | None) -> None:
+    """Refuses a resolved basis of another width, and a choice of planes, which it has made."""
+    own = basis.size if basis.vectors is None else basis.vectors.shape[1]
+    if own != units:
+        raise InputError("basis", basis.name, f"has {own} units, and the latents have {units}")
+    if planes != "combinations" or max_planes is not None:
+        field, value = ("max_planes", max_planes) if max_planes is not None else ("planes", planes)
+        raise InputError(field, value, "chooses planes, which a resolved basis has; give its name")
 
 
 def _true_entries(matrix: np.ndarray) -> np.ndarray:

@@ -93,7 +93,7 @@ def write_analysis(
         raise InputError(
             "latents", latents, "is a run folder; open one array of it by load(…, name='pre')"
         )
-    array = load(latents)
+    array = _named(load(latents))
     names, groups = _groups(array, axis_names(by))
     rotations = _rotations(rotations, array.shape[-1])
     lock = atomic.hidden(out, "lock")
@@ -112,6 +112,13 @@ def write_analysis(
             **options,
         )
     return out
+
+
+def _named(array: xr.DataArray) -> xr.DataArray:
+    """Calls the last two axes of an array without such names `sample` and `unit`."""
+    if {"sample", "unit"} & set(array.dims):
+        return array
+    return array.rename(dict(zip(array.dims[-2:], ("sample", "unit"), strict=True)))
 
 
 def _rotations(asked: int | None, units: int) -> int:

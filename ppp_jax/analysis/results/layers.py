@@ -93,7 +93,13 @@ def _thinned(clouds: xr.DataArray) -> xr.DataArray:
 
 
 def _row(clouds: xr.DataArray, basis: str, rotations: int, rotation_seed: int) -> dict[str, Any]:
-    tested = rotation_test(clouds, basis=basis, rotations=rotations, rotation_seed=rotation_seed)
+    tested = rotation_test(
+        clouds,
+        basis=basis,
+        statistics=registry.names(family=registry.ALIGNMENT),
+        rotations=rotations,
+        rotation_seed=rotation_seed,
+    )
     pooled = pool(tested).isel(step=-1)
     found: dict[str, Any] = {}
     for name in registry.names(family=registry.ALIGNMENT):

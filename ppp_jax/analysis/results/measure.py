@@ -98,7 +98,7 @@ def measure(
     """Measures every run at every snapshot, each against its activation's own basis.
 
     Args:
-      dataset: what `load` returns of a run folder; latents are read in parts.
+      dataset: what `load_run` returns; latents are read in parts.
       epsilon: acceptance cosine.
       rotations: K of the rotation null.
       rotation_seed: Seed of the random rotations.

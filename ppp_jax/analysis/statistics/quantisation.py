@@ -14,7 +14,7 @@ import scipy  # its parts are imported when they are first used
 from ppp_jax.analysis.io.sources import Latents, PerCloud, as_clouds, labelled_like, rescale
 from ppp_jax.analysis.statistics.neighbours import draw_elliptical
 from ppp_jax.analysis.statistics.views import present
-from ppp_jax.errors import seeded, whole
+from ppp_jax.errors import InputError, seeded, whole
 
 DIP_SAMPLES = 2048  # of each cloud, for the dips under many rotations
 LEVEL = 0.05  # of one vector's own dip test
@@ -152,7 +152,11 @@ def dips(onto: np.ndarray) -> dict[str, float]:
       distribution and the nearest unimodal one; and `quantised_fraction`, the fraction of vectors
       whose own dip test has p < .05. The dip is about 1/(2·samples) or more for any law.
     """
-    import diptest  # compiled; only who asks for a dip needs it
+    try:
+        import diptest  # compiled; only who asks for a dip needs it
+    except ImportError as error:
+        problem = "need diptest to be measured: pip install diptest"
+        raise InputError("statistics", "dips", problem) from error
 
     found = [diptest.diptest(one, sort_x=False) for one in np.sort(onto, axis=1).astype(np.float64)]
     table = np.array(found)

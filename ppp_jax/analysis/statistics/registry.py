@@ -51,7 +51,7 @@ class Statistic(NamedTuple):
       orthonormal: whether it means something on orthonormal bases only.
       everywhere: whether it is measured at every snapshot, or at the first and the last.
       reported: whether reports of run folders measure it.
-      compared: kinds of latents, `pre` or `post`, of which figures of differences show it.
+      compared: sites, `pre` or `post`, of which figures of differences show it.
     """
 
     name: str
@@ -87,10 +87,14 @@ def register_statistic(statistic: Statistic) -> Statistic:
       The entry.
 
     Raises:
-      InputError: the name is taken, or no name of a variable; or `of` or `sees` is unknown.
+      InputError: The name is taken, or no name of a variable; `of` or `sees` is unknown; or
+        reports cannot measure it.
     """
     choice("of", statistic.of, KINDS)
-    choice("sees", statistic.sees, VIEWS)
+    choice("sees", statistic.sees, VIEWS if statistic.of == BASIS else (SAMPLES,))
+    if statistic.of == PROJECTIONS and statistic.reported:
+        problem = "must be False of projections, which reports of run folders do not measure"
+        raise InputError("reported", True, problem)
     return enter(STATISTICS, statistic.name, statistic, field="statistics")
 
 

@@ -15,6 +15,13 @@ import scipy  # its parts are imported when they are first used
 
 SAMPLES, MEAN, COVARIANCE, MOMENTS, SHAPE = "samples", "mean", "covariance", "moments", "shape"
 VIEWS = (SAMPLES, MEAN, COVARIANCE, MOMENTS, SHAPE)
+MISSING = {
+    SAMPLES: "nothing varies, or the sum of the vectors is 0",
+    MEAN: "the mean cannot be told from 0, or the sum of the vectors is 0",
+    COVARIANCE: "nothing varies",
+    MOMENTS: "nothing varies",
+    SHAPE: "nothing varies",
+}  # why a statistic of each view is missing, where there are enough samples
 LEAST_PER_UNIT = 5  # samples per unit, below which whitened latents are not judged
 NO_MEAN = 1e-3  # p above which a mean cannot be told from 0
 SUPPORT = 1e-10  # a variance below this fraction of the largest is rounding, not spread
@@ -64,12 +71,15 @@ def has_mean(cloud: np.ndarray) -> bool:
     """
     mean, count = mean_of(cloud), np.count_nonzero(present(cloud))
     variances, axes = np.linalg.eigh(covariance_of(cloud))
-    spread = variances > SUPPORT * np.maximum(variances[-1], mean @ mean)
-    along = mean @ axes
+    spread = variances > _floor(cloud, variances)
+    along, rank = mean @ axes, int(np.count_nonzero(spread))
     if np.linalg.norm(along[~spread]) > np.sqrt(SUPPORT) * np.linalg.norm(mean):
         return True  # it stands where nothing varies
-    square = count * np.sum(along[spread] ** 2 / variances[spread])
-    return bool(square > scipy.special.chdtri(max(np.count_nonzero(spread), 1), NO_MEAN))
+    if not 0 < rank < count:
+        return False
+    # T² = (N − 1) Σ μ²/S with the covariance that is divided by N, and T² (N − r)/(r (N − 1)) ~ F.
+    ratio = float(np.sum(along[spread] ** 2 / variances[spread])) * (count - rank) / rank
+    return bool(scipy.special.fdtrc(rank, count - rank, ratio) < NO_MEAN)
 
 
 def covariance_of(cloud: np.ndarray) -> np.ndarray:
@@ -98,17 +108,30 @@ def whiten(cloud: np.ndarray) -> Whitened:
     """Takes mean and covariance out of a cloud, by the symmetric root (ZCA).
 
     Where the latents do not vary in all directions, as after a LayerNorm, they are whitened on the
-    directions in which they do.
+    directions in which they do. A sample at the mean has no direction left: it becomes zeros.
 
     Args:
       cloud: `(samples, units)`.
     """
     centred = _centred(cloud)
     variances, axes = np.linalg.eigh(centred.T @ centred / np.count_nonzero(present(cloud)))
-    spread = variances > SUPPORT * variances[-1]
+    spread = variances > _floor(cloud, variances)
     axes = axes[:, spread]
     samples = (centred @ axes / np.sqrt(variances[spread])) @ axes.T
-    return Whitened(samples, int(np.count_nonzero(spread)))
+    at_mean = np.vecdot(centred, centred) <= cloud.shape[1] * _rounding(cloud)
+    return Whitened(np.where(at_mean[:, None], 0, samples), int(np.count_nonzero(spread)))
+
+
+def _floor(cloud: np.ndarray, variances: np.ndarray) -> float:
+    """Returns the variance up to which a direction holds only rounding."""
+    return max(SUPPORT * float(variances[-1]), _rounding(cloud))
+
+
+def _rounding(cloud: np.ndarray) -> float:
+    """Returns the variance of rounding errors: of the entries, and of their sum over samples."""
+    largest = float(np.max(np.mean(np.square(cloud, dtype=np.float64), axis=0)))
+    error = max(4 * np.finfo(cloud.dtype).eps, len(cloud) * np.finfo(np.float64).eps)
+    return float(error) ** 2 * largest
 
 
 def view(cloud: np.ndarray, name: str) -> np.ndarray | None:
@@ -120,7 +143,8 @@ def view(cloud: np.ndarray, name: str) -> np.ndarray | None:
 
     Returns:
       `(samples, units)` of samples and shape, `(1, units)` of the mean, `(units, units)` of the
-      covariance and the second moments; None where there are too few samples to tell.
+      covariance and the second moments; None where there are too few samples to tell, where nothing
+      varies, and of a mean that cannot be told from 0.
     """
     if name == SAMPLES:
         return cloud
@@ -129,6 +153,8 @@ def view(cloud: np.ndarray, name: str) -> np.ndarray | None:
         return None
     if name == MEAN and not has_mean(cloud):
         return None
+    if name == COVARIANCE and np.trace(covariance_of(cloud)) <= cloud.shape[1] * _rounding(cloud):
+        return None
     makers = {
         MEAN: lambda: mean_of(cloud)[None],
         COVARIANCE: lambda: covariance_of(cloud),
@@ -136,6 +162,8 @@ def view(cloud: np.ndarray, name: str) -> np.ndarray | None:
         SHAPE: lambda: whiten(cloud).samples,
     }
     found = makers[name]()
+    if name == SHAPE and not found.any():
+        return None
     largest = np.abs(found).max()
     return (found / largest if largest > 0 else found).astype(cloud.dtype)
 

@@ -153,7 +153,7 @@ def test_p_values_are_uniform_on_isotropic_clouds(null):
     # Means that cannot be told from 0 are not judged, of whatever law.
     assert rates.sel(statistic=["mean_axes", "mean_ones"]).max() <= 0.01
     rates = rates.drop_sel(statistic=["mean_axes", "mean_ones"])
-    # Four standard errors of 400 draws; 36 rates are looked at.
+    # Four standard errors of 400 draws; rates of four laws are looked at.
     assert float(abs(rates - 0.05).max()) < 4 * np.sqrt(0.05 * 0.95 / 400)
     for law in null["law"].values:
         for statistic in rates["statistic"].values:

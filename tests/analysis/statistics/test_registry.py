@@ -108,6 +108,8 @@ def test_what_cannot_be_tested_is_one_error(statistics, problem):
         (TOY._replace(name="c4"), "is registered already"),
         (TOY._replace(name="a b"), "letters, digits"),
         (TOY._replace(of="samples"), "must be 'basis'"),
+        (TOY._replace(of="cloud", sees="shape"), "sees=shape"),
+        (TOY._replace(of="projections"), "reported=True"),
     ],
 )
 def test_an_entry_that_cannot_be_used_is_refused(entry, problem):

@@ -164,11 +164,49 @@ def test_any_basis_is_judged_and_a_sum_of_nothing_is_not(basis):
     assert found["value"].sel(statistic="mean_ones").isnull() == (basis == "simplex")
 
 
+@pytest.mark.parametrize("samples", [20, 40, 80])
+def test_a_mean_of_noise_is_not_judged_however_few_samples_there_are(samples):
+    """Hotelling's test at p < .001: of 300 draws more than 3 have probability 0.0003."""
+    rng = np.random.default_rng(samples)
+    passed = sum(views.has_mean(normal(rng, samples) * OUTLIER) for _ in range(300))
+    assert passed <= 3
+    assert views.has_mean(normal(rng, samples) + 5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_of_a_cloud_that_is_one_point_nothing_is_judged(dtype):
+    point = np.random.default_rng(3).normal(size=UNITS).astype(dtype)
+    found = pa.rotation_test(np.tile(point, (200, 1)), rotations=19)
+    parts = ["covariance", *SHAPE]
+    assert found["value"].sel(statistic=parts).isnull().all()
+
+
+def test_rounding_around_a_large_mean_is_no_direction():
+    """Of rank 9 in single precision: the other directions hold nothing but rounding."""
+    rng = np.random.default_rng(4)
+    clouds = np.stack([SHAPELESS["rank"](rng) + 1e4 * MEAN for _ in range(60)]).astype(np.float32)
+    assert {views.whiten(cloud).rank for cloud in clouds} == {9}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("at", [0.0, 0.3, 1.0, 1e3])
+def test_the_shape_is_the_same_wherever_the_cloud_stands(at):
+    """Also of many samples at the very mean, which have no direction left."""
+    z = np.random.default_rng(5).laplace(size=(150, UNITS))
+    cloud = np.concatenate([np.zeros((300, UNITS)), z, -z])
+    expected = views.whiten(np.concatenate([z, -z]) + 3).samples
+    found = views.whiten(cloud + at + 3).samples
+    scale = np.linalg.norm(expected) / np.linalg.norm(found)
+    np.testing.assert_allclose(scale * found[300:], expected, atol=1e-6)
+    assert not found[:300].any()
+
+
 def test_too_few_samples_are_not_judged_and_the_number_needed_is_told():
     cloud = np.random.default_rng(2).normal(size=(79, UNITS))
     found = pa.rotation_test(cloud, rotations=19)
     assert found["p"].sel(statistic=SHAPE).isnull().all()
-    assert "shape: 79 samples, 80 needed" in found.attrs["not_judged"]
+    assert "shape: 1 of 1 clouds (79 samples, 80 needed)" in found.attrs["not_judged"]
     whole = pa.rotation_test(np.concatenate([cloud, cloud[:1]]), rotations=19)
     assert whole["p"].sel(statistic=SHAPE).notnull().all()
-    assert "not_judged" not in whole.attrs
+    assert "shape" not in whole.attrs["not_judged"]
+    assert "mean_axes: 1 of 1 clouds (the mean cannot be told from 0" in whole.attrs["not_judged"]
