@@ -47,7 +47,7 @@ def define() -> None:
     experiment_flags.define_count("plane_seed", 0, "of that draw", least=0, most=MAX_SEED)
     text = "angles of the SRM curves"
     experiment_flags.define_count("angles", 360, text, least=1, most=MOST_ANGLES)
-    text = "K of the rotation null; 0: no tests; default: 200, and 0 of more than 512 units"
+    text = "K of the rotation null; 0: no tests; default: 200, and 0 where these would take minutes"
     experiment_flags.define_count("rotations", None, text, least=0, most=MOST_ROTATIONS)
     flags.DEFINE_bool("signed", False, "subtract what the probe's opposite sees from SRM")
     flags.DEFINE_enum("nonfinite", "raise", ["raise", "drop"], "what becomes of samples not finite")
@@ -99,9 +99,11 @@ def command() -> None:
         rotations=values.rotations,
         progress=True,
     )
-    for name in ("fractions.md", "tests.md"):
-        if (out / name).exists():
-            print((out / name).read_text(encoding="utf-8"))
+    print((out / "fractions.md").read_text(encoding="utf-8"))
+    if (out / "tests.md").exists():
+        print((out / "tests.md").read_text(encoding="utf-8"))
+    elif values.rotations is None:
+        print("not tested: 200 rotations would take minutes; --rotations=200 asks for them")
     pooled = [str(d) for d in latents.dims[:-2] if d not in by and latents.sizes[d] > 1]
     if pooled:
         print(f"pooled over {printable(', '.join(pooled))} (--by keeps axes apart)")

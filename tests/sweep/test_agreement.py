@@ -69,7 +69,9 @@ def test_another_main_is_said_before_the_flags_that_come_with_it(defined, monkey
 
 def test_processes_have_equally_many_devices():
     devices.check_equal_device_counts([2, 2, 2])
-    with pytest.raises(InputError, match="process 0 has 2 devices, but process 2 has 1; give each"):
+    with pytest.raises(
+        InputError, match="process 0 has 2 devices, but process 2 has 1; give all processes"
+    ):
         devices.check_equal_device_counts([2, 2, 1])
 
 

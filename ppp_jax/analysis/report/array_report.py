@@ -34,7 +34,7 @@ from ppp_jax.files.paths import located
 
 RECORD = "analysis.json"
 TOP, MAX_GROUPS = 100, 64
-MOST_TESTED = 512  # units: a rotation of wider latents takes seconds
+MOST_TESTED = 2**36  # multiplications of samples by rotations: more take minutes
 TESTED = ("statistic", "value", "null", "low", "high", "z", "p", "q")
 ROWS = ("rows", "rows_nonfinite", "rows_zero", "rows_long")
 COLUMNS = [
@@ -74,8 +74,8 @@ def write_analysis(
       epsilon: One acceptance cosine ε in [0, 1], or several.
       angles: Number of angles of the SRM curves, or the angles themselves in radians.
       signed: Whether SRM subtracts the samples near the opposite of the probe.
-      rotations: K of the rotation null; 0 makes no tests. None means 200 of latents of up to 512
-        units, and no tests of wider ones, of which each rotation takes seconds.
+      rotations: K of the rotation null; 0 makes no tests. None means 200, or no tests of latents
+        of which these would take minutes: 200 times all numbers times the units above 7·10¹⁰.
       **options: The arguments `basis`, `planes`, `max_planes`, `plane_seed`, `nonfinite` and
         `progress` of `ppp`.
 
@@ -95,7 +95,7 @@ def write_analysis(
         )
     array = _named(load(latents))
     names, groups = _groups(array, axis_names(by))
-    rotations = _rotations(rotations, array.shape[-1])
+    rotations = _rotations(rotations, array)
     lock = atomic.hidden(out, "lock")
     with (
         atomic.locked(out.parent, name=lock, field="out", value=out),
@@ -121,10 +121,10 @@ def _named(array: xr.DataArray) -> xr.DataArray:
     return array.rename(dict(zip(array.dims[-2:], ("sample", "unit"), strict=True)))
 
 
-def _rotations(asked: int | None, units: int) -> int:
+def _rotations(asked: int | None, array: xr.DataArray) -> int:
     """Returns K: what was asked for, or as many as do not take long."""
     if asked is None:
-        return ROTATIONS if units <= MOST_TESTED else 0
+        return ROTATIONS if ROTATIONS * array.size * array.sizes["unit"] <= MOST_TESTED else 0
     return whole("rotations", asked, least=0, most=MOST_ROTATIONS)
 
 

@@ -301,7 +301,7 @@ def zipped(path, members, *, method=zipfile.ZIP_DEFLATED):
 
 def test_an_npy_that_claims_more_than_it_holds(tmp_path):
     (tmp_path / "a.npy").write_bytes(npy((50_000_000, 250)))
-    with pytest.raises(InputError, match=r"claims 46\.6 GiB and holds 0 B: it is cut short"):
+    with pytest.raises(InputError, match=r"claims 46\.6 GiB and holds 0 B; it is truncated"):
         load(tmp_path / "a.npy")
 
 
