@@ -182,3 +182,7 @@ def test_ci_runs_the_test_command(part):
     ci = (ROOT / ".ci" / "run").read_text()
     assert part in ci
     assert part.replace("--quiet ", "") in TEXTS["README.md"]
+
+
+def test_the_page_of_statistics_is_the_registry():
+    assert registry.reference() in (ROOT / "docs" / "statistics.md").read_text(encoding="utf-8")

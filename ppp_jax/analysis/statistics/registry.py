@@ -18,6 +18,7 @@ from ppp_jax.analysis.statistics.views import (
     SHAPE,
     VIEWS,
 )
+from ppp_jax.analysis.texts import as_markdown
 from ppp_jax.errors import InputError, choice, enter, lookup
 
 # What a statistic is a function of.
@@ -300,6 +301,24 @@ def names(**which: Any) -> tuple[str, ...]:
       **which: as `chosen`.
     """
     return tuple(one.name for one in chosen(**which))
+
+
+def reference() -> str:
+    """Returns every registered statistic as a row of a Markdown table, for the documents."""
+    header = ["name", "label", "of", "sees", "null", "family", "below and above the null"]
+    body = [
+        [
+            f"`{one.name}`",
+            one.label,
+            one.of,
+            one.sees if one.of == BASIS else "",
+            "rotations" if one.tested else "",
+            one.family or "",
+            "; ".join(one.sides or ()),
+        ]
+        for one in chosen(only_reported=False)
+    ]
+    return as_markdown(header, body)
 
 
 def label_of(name: str) -> str:
