@@ -153,7 +153,7 @@ class _Seen:
         with self.lock:
             if cloud in self.kept:
                 return self.kept[cloud]
-        values, _ = _cloud(self.source, cloud, self.test.rules)
+        values, _ = rescale(_cloud(self.source, cloud, self.test.rules)[0])
         made = {name: views.view(values, name) for name in self.asked}
         with self.lock:
             while len(self.kept) >= self.most:
@@ -202,8 +202,7 @@ class Rules(NamedTuple):
 def _cloud(source: Source, cloud: int, rules: Rules) -> tuple[np.ndarray, Rows]:
     samples = source.shape[-2]
     values = read(source, cloud * samples, (cloud + 1) * samples)
-    kept, rows = kept_rows(values, **rules._asdict())
-    return rescale(kept)[0], rows
+    return kept_rows(values, **rules._asdict())
 
 
 def _counted(source: Source, rules: Rules) -> list[Rows]:
@@ -228,10 +227,9 @@ def _told(counts: list[Rows], test: "_Test", values: np.ndarray) -> dict[str, An
     there = np.array([rows.samples for rows in counts]) > 0
     missing = np.isnan(values.reshape(len(counts), -1))[there]
     fewest = min((rows.samples for rows in counts if rows.samples), default=0)
-    units = test.frame.size if test.frame.vectors is None else test.frame.vectors.shape[1]
     why = []
     for one, lost in zip(test.statistics, missing.sum(axis=0), strict=True):
-        need = views.needed(one.sees, units)
+        need = views.needed(one.sees, test.frame.units)
         few = f"{fewest} samples, {need} needed" if fewest < need else views.MISSING[one.sees]
         if lost and one.of != registry.PLANES:
             why.append(f"{one.name}: {lost} of {len(missing)} clouds ({few})")
@@ -288,9 +286,7 @@ def _of_projections(
     if len(samples) > DIP_SAMPLES:
         drawn = np.random.default_rng(0).choice(len(samples), DIP_SAMPLES, replace=False)
         samples = samples[np.sort(drawn)]
-    found = [
-        registry.measured_once(statistics, (target.vectors @ turn.T) @ samples.T) for turn in turns
-    ]
+    found = [registry.measured(statistics, target.vectors @ turn.T @ samples.T) for turn in turns]
     return {one.name: np.array([each[one.name] for each in found]) for one in statistics}
 
 

@@ -46,6 +46,11 @@ class Basis(NamedTuple):
     skipped: int
     name: str
 
+    @property
+    def units(self) -> int:
+        """The width of the latents that it is a basis for."""
+        return self.size if self.vectors is None else self.vectors.shape[1]
+
 
 BasisLike = str | ArrayLike | xr.DataArray | Basis | None
 """A privileged basis: a name, vectors `(vectors, units)`, a `Basis`, or None for the standard."""
@@ -116,9 +121,10 @@ def resolve_basis(
 
 def _check_resolved(basis: Basis, units: int, planes: str, max_planes: int | None) -> None:
     """Refuses a resolved basis of another width, and a choice of planes, which it has made."""
-    own = basis.size if basis.vectors is None else basis.vectors.shape[1]
-    if own != units:
-        raise InputError("basis", basis.name, f"has {own} units, and the latents have {units}")
+    if basis.units != units:
+        raise InputError(
+            "basis", basis.name, f"has {basis.units} units, and the latents have {units}"
+        )
     if planes != "combinations" or max_planes is not None:
         field, value = ("max_planes", max_planes) if max_planes is not None else ("planes", planes)
         raise InputError(field, value, "chooses planes, which a resolved basis has; give its name")

@@ -365,24 +365,6 @@ def resolve(
     return tuple(found)
 
 
-def measured_once(functions: Sequence[Statistic], *arguments: Any) -> dict[str, float]:
-    """Returns the values of statistics of one cloud, each function called once.
-
-    Args:
-      functions: Statistics whose functions take the same arguments.
-      *arguments: These arguments.
-    """
-    results: dict[Callable[..., Any], Any] = {}
-    for one in functions:
-        if one.function not in results:
-            results[one.function] = one.function(*arguments)
-    found = {one.name: results[one.function] for one in functions}
-    return {
-        name: float(value[name] if isinstance(value, Mapping) else value)
-        for name, value in found.items()
-    }
-
-
 def measured(
     functions: Sequence[Statistic], clouds: np.ndarray, *context: Any
 ) -> Mapping[str, np.ndarray]:

@@ -88,9 +88,7 @@ def covariance_of(cloud: np.ndarray) -> np.ndarray:
     Args:
       cloud: `(samples, units)`.
     """
-    centred = _centred(cloud)
-    matrix: np.ndarray = centred.T @ centred / np.count_nonzero(present(cloud))
-    return matrix
+    return _second_moments(_centred(cloud), cloud)
 
 
 def moments_of(cloud: np.ndarray) -> np.ndarray:
@@ -99,9 +97,7 @@ def moments_of(cloud: np.ndarray) -> np.ndarray:
     Args:
       cloud: `(samples, units)`.
     """
-    values = cloud.astype(np.float64)
-    matrix: np.ndarray = values.T @ values / np.count_nonzero(present(cloud))
-    return matrix
+    return _second_moments(cloud.astype(np.float64), cloud)
 
 
 def whiten(cloud: np.ndarray) -> Whitened:
@@ -114,7 +110,7 @@ def whiten(cloud: np.ndarray) -> Whitened:
       cloud: `(samples, units)`.
     """
     centred = _centred(cloud)
-    variances, axes = np.linalg.eigh(centred.T @ centred / np.count_nonzero(present(cloud)))
+    variances, axes = np.linalg.eigh(_second_moments(centred, cloud))
     spread = variances > _floor(cloud, variances)
     axes = axes[:, spread]
     samples = (centred @ axes / np.sqrt(variances[spread])) @ axes.T
@@ -153,8 +149,6 @@ def view(cloud: np.ndarray, name: str) -> np.ndarray | None:
         return None
     if name == MEAN and not has_mean(cloud):
         return None
-    if name == COVARIANCE and np.trace(covariance_of(cloud)) <= cloud.shape[1] * _rounding(cloud):
-        return None
     makers = {
         MEAN: lambda: mean_of(cloud)[None],
         COVARIANCE: lambda: covariance_of(cloud),
@@ -162,6 +156,8 @@ def view(cloud: np.ndarray, name: str) -> np.ndarray | None:
         SHAPE: lambda: whiten(cloud).samples,
     }
     found = makers[name]()
+    if name == COVARIANCE and np.trace(found) <= cloud.shape[1] * _rounding(cloud):
+        return None
     if name == SHAPE and not found.any():
         return None
     largest = np.abs(found).max()
@@ -176,6 +172,12 @@ def needed(name: str, units: int) -> int:
       units: The width of the latents.
     """
     return {SHAPE: LEAST_PER_UNIT * units, MEAN: units + 2, COVARIANCE: 2}.get(name, 1)
+
+
+def _second_moments(values: np.ndarray, cloud: np.ndarray) -> np.ndarray:
+    """Returns the mean over a cloud's samples of the products of values that stand for them."""
+    matrix: np.ndarray = values.T @ values / np.count_nonzero(present(cloud))
+    return matrix
 
 
 def _centred(cloud: np.ndarray) -> np.ndarray:
