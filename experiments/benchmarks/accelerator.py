@@ -30,22 +30,21 @@ import numpy as np
 from absl import flags
 
 import ppp_jax.analysis as pa
-from experiments.benchmarks import jax_sides, machine
+from experiments.benchmarks import jax_sides, machine, turns
 from experiments.benchmarks.task import BATCH, Size, Train
+from experiments.benchmarks.turns import SIZES
 from ppp_jax import bases
 from ppp_jax.analysis.projection.planes import resolve_basis
 from ppp_jax.analysis.statistics.alignment import build_target, c4_of, measure_turned
 from ppp_jax.cli import flags as experiment_flags
-from ppp_jax.errors import InputError, lookup, whole
+from ppp_jax.errors import whole
 
-SIZES = {"tiny": Size(64, 32, 16), "wide": Size(784, 256, 16), "least": Size(8, 4, 3)}
 SEEDS = {"tiny": (16, 64, 256, 1024, 4096), "wide": (16, 64, 256, 1024), "least": (2, 4)}
 COMPARED = {"tiny": (64, 1024), "wide": (64, 1024), "least": (2,)}  # seeds of the other sides
 ONE_AT_A_TIME = ("PyTorch, one model",)
 STEPS = 100  # of a call: the least that a sweep takes at a time
 NUMBER = np.dtype(np.float32).itemsize
 ADAM = 3  # numbers kept of every parameter: it and its two moments
-LONGEST_TURN = 3600
 SAMPLES = 4000
 WARM = 2  # rotations of a first call, which compiles
 NO_KERNELS = (
@@ -73,9 +72,7 @@ class Floor(NamedTuple):
 
 def define() -> None:
     """Defines the flags."""
-    flags.DEFINE_list("sizes", ["tiny", "wide"], f"networks: of {', '.join(SIZES)}")
-    flags.DEFINE_integer("rounds", 5, "turns of every side, of which the median is taken")
-    flags.DEFINE_float("seconds", 0.5, f"of a turn, at least; at least {STEPS} steps")
+    turns.define(0.5, f"of a turn, at least; at least {STEPS} steps")
     flags.DEFINE_integer("rotations", 29, "K of the rotation null, whose time is per rotation")
     flags.DEFINE_integer("units", 1536, f"of the rotation null's cloud of {SAMPLES:,} samples")
 
@@ -83,18 +80,12 @@ def define() -> None:
 def main() -> None:
     """Prints all tables, ready to be pasted."""
     values = flags.FLAGS
-    for name in ("rounds", "rotations"):
-        whole(name, values[name].value, least=1)
+    sizes = turns.chosen_sizes()
+    whole("rotations", values.rotations, least=1)
     whole("units", values.units, least=3)
-    if not 0 <= values.seconds <= LONGEST_TURN:
-        raise InputError("seconds", values.seconds, f"must be from 0 to {LONGEST_TURN}")
-    if not values.sizes:
-        raise InputError("sizes", "", f"is empty; name some of {', '.join(SIZES)}")
-    for name in values.sizes:
-        lookup(SIZES, name, field="sizes")
     print_versions()
     ceilings = print_ceilings()
-    cost = {size: print_ours(size, ceilings) for size in dict.fromkeys(values.sizes)}
+    cost = {size: print_ours(size, ceilings) for size in sizes}
     print_rotations()
     print_others(cost)
 

@@ -30,17 +30,16 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments.benchmarks import jax_sides, machine
+from experiments.benchmarks import jax_sides, machine, turns
 from experiments.benchmarks.task import Size
+from experiments.benchmarks.turns import SIZES
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.cli import runtime
 from ppp_jax.data.datasets import Dataset
 from ppp_jax.engine import program
-from ppp_jax.errors import InputError, lookup, whole
 from ppp_jax.grid import Grid
 from ppp_jax.sweep import progress, seed_batches, sweep
 
-SIZES = {"tiny": Size(64, 32, 16), "wide": Size(784, 256, 16), "least": Size(8, 4, 3)}
 SEEDS = {"tiny": (16, 64, 1024), "wide": (16, 64), "least": (2,)}
 COMPARED = {"tiny": 64, "wide": 16, "least": 2}  # seeds of every side
 EPOCHS = {"tiny": 200, "wide": 30, "least": 2}  # of the training that is cut into chunks
@@ -51,7 +50,6 @@ OTHERS = {
     "vmap_scan": "jax_sides",
     "jitted_steps": "jax_sides",
 }
-LONGEST_TURN = 3600
 ONE_AT_A_TIME = ("torch_1_thread", "torch_2_threads", "jitted_steps")
 
 
@@ -65,9 +63,7 @@ class Side(NamedTuple):
 
 def define() -> None:
     """Defines the flags."""
-    flags.DEFINE_list("sizes", ["tiny", "wide"], f"networks: of {', '.join(SIZES)}")
-    flags.DEFINE_integer("rounds", 5, "turns of every side, of which the median is taken")
-    flags.DEFINE_float("seconds", 1.5, "of a turn, about; at least 100 steps")
+    turns.define(1.5, "of a turn, about; at least 100 steps")
 
 
 def main() -> None:
@@ -88,17 +84,10 @@ def main() -> None:
 
 def settings() -> tuple[list[str], dict[str, str]]:
     """Returns the chosen sizes, and the other sides that are installed."""
-    values = flags.FLAGS
-    whole("rounds", values.rounds, least=1)
-    if not 0 <= values.seconds <= LONGEST_TURN:
-        raise InputError("seconds", values.seconds, f"must be from 0 to {LONGEST_TURN}")
-    if not values.sizes:
-        raise InputError("sizes", "", f"is empty; name some of {', '.join(SIZES)}")
-    for name in values.sizes:
-        lookup(SIZES, name, field="sizes")
+    sizes = turns.chosen_sizes()
     torch = importlib.util.find_spec("torch") is not None
     others = {name: module for name, module in OTHERS.items() if torch or module != "torch_sides"}
-    return list(dict.fromkeys(values.sizes)), others
+    return sizes, others
 
 
 def compare(size: str, others: dict[str, str]) -> dict[Side, float]:

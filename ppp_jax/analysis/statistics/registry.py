@@ -371,9 +371,10 @@ def measured(
     """Returns the values of statistics that are computed outside of JAX, each function called once.
 
     Args:
-      functions: statistics of planes, or of clouds.
-      clouds: `(clouds, samples, units)`.
-      *context: what their functions take beside.
+      functions: Statistics of planes, of clouds or of projections.
+      clouds: What their functions take first: `(clouds, samples, units)`, or the projections of
+        one cloud, `(vectors, samples)`.
+      *context: What their functions take beside.
     """
     results: dict[Callable[..., Any], Any] = {}
     for one in functions:
