@@ -1,4 +1,4 @@
-"""Alignment and discreteness of other networks than the autoencoder, layer by layer."""
+"""Alignment and quantisation of other networks than the autoencoder, layer by layer."""
 
 import dataclasses
 import pathlib
@@ -29,8 +29,8 @@ channels at a position, or a token's hidden units.
   python -m experiments.architectures
 """
 DOCUMENTED = """\
-Cost: 192 networks, 126 s on two cores. Leaves runs/architectures/study: every layer's C4,
-kurtosis and discreteness with their tests.
+Cost: 192 networks, 126 s on two cores. Leaves runs/architectures/study: covariance, shape
+and dip of every layer, with their tests.
 """
 
 DEFAULTS = Grid(
@@ -131,7 +131,7 @@ def _is_stale(inner: pathlib.Path, grid: Grid) -> bool:
 
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
-    """Draws z of C4 of every layer, a panel per architecture and site of latents."""
+    """Draws z of the shape of every layer, a panel per architecture and site of latents."""
     kinds = list(dict.fromkeys(row["architecture"] for row in rows))
     figure = Figure(figsize=(13, 2.6 * len(kinds)), dpi=100, layout="constrained")
     panels = figure.subplots(len(kinds), 2, squeeze=False)
@@ -141,9 +141,9 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
             for row in rows:
                 if (row["architecture"], row["site"]) == (site, latents):
                     name = row["layer"].replace("coder_", "coder\n")
-                    series.setdefault(row["activation"], {})[name] = row["c4_z"]
+                    series.setdefault(row["activation"], {})[name] = row["shape_z"]
             evidence.plot_z(series, ax=axes)
-            axes.set_title(f"{site}, {latents}-activation: z of C4 (grey: ±2)", fontsize=8)
+            axes.set_title(f"{site}, {latents}-activation: z of the shape (grey: ±2)", fontsize=8)
     panels[0, 0].legend(fontsize=6)
     return figure
 

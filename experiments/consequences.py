@@ -1,4 +1,4 @@
-"""What alignment and discreteness cost, and what they are good for."""
+"""What alignment and quantisation cost, and what they are good for."""
 
 import pathlib
 from typing import Any
@@ -16,6 +16,7 @@ from ppp_jax.analysis.inference.seeds import interquartile_mean
 from ppp_jax.analysis.projection.kernel import progress_bar
 from ppp_jax.analysis.results.comparisons import Cell, compare, partner_in, with_q
 from ppp_jax.analysis.results.measure import mask_constant
+from ppp_jax.analysis.statistics import views
 from ppp_jax.cli import experiment, study
 from ppp_jax.data import datasets
 from ppp_jax.errors import InputError
@@ -25,11 +26,11 @@ from ppp_jax.networks.architectures import ARCHITECTURES
 from ppp_jax.networks.functional import Model, Params
 from ppp_jax.storage import restore
 
-QUESTION = "Does discreteness cost or help?"
+QUESTION = "Does quantisation cost or help?"
 ABOUT = """\
 Of every trained autoencoder: held-out error, the accuracy of a linear probe on its latents, and the
 held-out error after noise is added to the latents or these are rounded to 8 or 4 bits, each against
-how discrete and how aligned the latents are.
+how quantised and how aligned the latents are.
 
   python -m experiments.consequences
 """
@@ -37,6 +38,7 @@ DOCUMENTED = """\
 Cost: 192 networks, 40 s on two cores. Leaves runs/consequences/study.
 """
 
+DIP, SHAPE = "mean dip", "|C4| of the shape"
 NOISE = (0.1, 0.3)
 BITS = (8, 4)
 DEFAULTS = Grid(
@@ -72,7 +74,7 @@ def restored(run: pathlib.Path, grid: Grid, how: dict[str, Any]) -> list[restore
 
 
 def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
-    """Measures what every network's latents are good for, and what goes with discreteness.
+    """Measures what every network's latents are good for, and what goes with quantisation.
 
     `options.prepared` are the trained networks; None: they are restored here.
 
@@ -138,9 +140,10 @@ def _measure(
         return np.asarray(jnp.mean(jnp.square(apart), axis=(1, 2)))
 
     clean = error(test)
+    whitened = np.stack([views.whiten(cloud).samples for cloud in test])
     found = {
-        "discreteness": np.asarray(pa.discreteness(test)),
-        "|C4|": np.abs(np.asarray(pa.alignment_c4(test, basis=basis))),
+        DIP: np.asarray(pa.axis_quantisation(test, basis=basis)),
+        SHAPE: np.abs(np.asarray(pa.alignment_c4(whitened, basis=basis))),
         "error": clean,
     }
     if dataset.shape.classes:
@@ -187,10 +190,10 @@ def difference_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> pd.D
 
 
 def correlation_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> pd.DataFrame:
-    """Returns, from seed to seed within cells, what goes with discreteness and alignment."""
+    """Returns, from seed to seed within cells, what goes with quantisation and alignment."""
     cells = list(found.values())
     rows = []
-    for cause in ("discreteness", "|C4|"):
+    for cause in (DIP, SHAPE):
         for quantity in list(cells[0])[2:]:
             table = [np.stack([cell[name] for cell in cells]) for name in (cause, quantity)]
             one = downstream.rank_correlation(*table)
@@ -210,7 +213,7 @@ def correlation_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> pd.
 
 
 def draw(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> Figure:
-    """Draws every consequence against discreteness, a point per network."""
+    """Draws every consequence against the mean dip, a point per network."""
     quantities = list(next(iter(found.values())))[2:]
     figure = Figure(figsize=(3.4 * len(quantities), 3.6), dpi=100, layout="constrained")
     names = list(dict.fromkeys(activation for activation, _ in found))
@@ -218,7 +221,7 @@ def draw(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> Figure:
         for (activation, optimizer), cell in found.items():
             marker = "o" if optimizer == next(iter(found))[1] else "^"
             axes.plot(
-                cell["discreteness"],
+                cell[DIP],
                 cell[quantity],
                 marker,
                 markersize=3,
@@ -226,7 +229,7 @@ def draw(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> Figure:
                 color=f"C{names.index(activation)}",
                 label=f"{activation}, {optimizer}",
             )
-        axes.set(xlabel="discreteness", title=quantity)
+        axes.set(xlabel=DIP, title=quantity)
         if "noise" in quantity or "bits" in quantity:  # one network in a hundred is far off
             shown = np.concatenate([cell[quantity] for cell in found.values()])
             axes.set_ylim(top=1.1 * np.nanquantile(shown, 0.99))

@@ -1,4 +1,4 @@
-"""Alignment and discreteness of networks of growing depth, layer by layer."""
+"""Alignment and quantisation of networks of growing depth, layer by layer."""
 
 import pathlib
 from typing import Any
@@ -12,7 +12,7 @@ from ppp_jax.analysis.results.comparisons import with_q
 from ppp_jax.cli import experiment, study
 from ppp_jax.grid import Grid
 
-QUESTION = "How do alignment and discreteness change with depth, and from layer to layer?"
+QUESTION = "How do alignment and quantisation change with depth, and from layer to layer?"
 ABOUT = """\
 Networks of 1 to 8 hidden layers on each side of the bottleneck, all layers as wide as it, every
 layer's vectors kept.
@@ -20,8 +20,8 @@ layer's vectors kept.
   python -m experiments.depth [--data=patches --epochs=20 --workdir=runs/depth_patches]
 """
 DOCUMENTED = """\
-Cost: 256 networks, 203 s on two cores. Leaves runs/depth/study: every layer's C4, kurtosis and
-discreteness with their tests, and slopes of the bottleneck's along depth, per seed.
+Cost: 256 networks, 203 s on two cores. Leaves runs/depth/study: covariance, shape
+and dip of every layer with their tests, and slopes of the bottleneck's along depth, per seed.
 """
 
 DEFAULTS = Grid(
@@ -73,13 +73,13 @@ def position(layer: str, depth: int) -> int:
 
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
-    """Draws C4 and discreteness of the bottleneck against depth, and C4 from layer to layer."""
+    """Draws shape and dip of the bottleneck against depth, and the shape layer by layer."""
     names = list(dict.fromkeys((row["activation"], row["site"]) for row in rows))
     figure = Figure(figsize=(3.6 * len(names), 8), dpi=100, layout="constrained")
     panels = figure.subplots(3, len(names), sharey="row", squeeze=False)
     for (first, second, third), (activation, site) in zip(panels.T, names, strict=True):
         here = [row for row in rows if (row["activation"], row["site"]) == (activation, site)]
-        for axes, quantity in ((first, "c4_excess"), (second, "discreteness")):
+        for axes, quantity in ((first, "shape_excess"), (second, "axis_quantisation_excess")):
             columns = {
                 str(row["depth"]): row[f"{quantity}_seeds"]
                 for row in here
@@ -91,13 +91,13 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
         third.set_xlabel("layers after the bottleneck", fontsize=8)
         third.axvline(0, color="0.7", linewidth=0.8)
         first.set_title(f"{activation}, {site}-activation", fontsize=9)
-        for axes in (first, third):
+        for axes in (first, second, third):
             axes.axhline(0, color="0.7", linewidth=0.8)
             axes.tick_params(labelsize=7)
     texts = (
-        "C4 of the bottleneck above null",
-        "discreteness of the bottleneck",
-        "C4 of every layer above null",
+        "shape (C4) of the bottleneck above null",
+        "mean dip of the bottleneck above null",
+        "shape (C4) of every layer above null",
     )
     for axes, text in zip(panels[:, 0], texts, strict=True):
         axes.set_ylabel(text, fontsize=8)
@@ -106,13 +106,13 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
 
 
 def _draw_layers(rows: list[dict[str, Any]], axes: Axes) -> None:
-    """Draws C4 from layer to layer, a line per depth."""
+    """Draws the shape from layer to layer, a line per depth."""
     for k, depth in enumerate(sorted({row["depth"] for row in rows})):
         path = [row for row in rows if row["depth"] == depth]
         places = [row["position"] - depth for row in path]
         axes.plot(
             places,
-            [row["c4_excess"] for row in path],
+            [row["shape_excess"] for row in path],
             "o-",
             markersize=3,
             linewidth=0.8,

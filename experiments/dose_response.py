@@ -21,8 +21,8 @@ QUESTION = "Is alignment a threshold or a slope in how elementwise the activatio
 ABOUT = """\
 Two roads from isotropic to elementwise tanh (or another function: --activations=dose_NAME): the
 mixture (1 − t)·isotropic + t·elementwise, with t a traced axis of one program, and the p-norm
-radial map, isotropic at p = 2, with dose 1 − 2/p. Alignment is C4 and unit kurtosis, each above
-its rotation null's mean, which elongated latents move as well.
+radial map, isotropic at p = 2, with dose 1 − 2/p. Measured are covariance, shape and dip, each
+above its rotation null's mean, which elongated latents move as well.
 
   python -m experiments.dose_response \
       [--data=patches --epochs=20 --workdir=runs/dose_patches]
@@ -33,8 +33,9 @@ runs/dose/study: alignment, its test and the held-out error at every dose, and a
 against a straight one.
 """
 
-ALIGNED = registry.names(family=registry.ALIGNMENT)
-QUANTITIES = [(site, statistic) for site in SITES for statistic in ALIGNED]
+COMPARED = tuple(one.name for one in registry.chosen() if one.compared)
+QUANTITIES = [(site, statistic) for site in SITES for statistic in COMPARED]
+TESTS = ("z", "p_networks", "p")
 POWERS = (2, 2.25, 2.5, 3, 4, 8)
 DEFAULTS = Grid(
     activations=("dose_tanh",),
@@ -50,9 +51,9 @@ class Road(NamedTuple):
 
     Attributes:
       doses: ascending.
-      numbers: `test_mse` and, for each statistic and site of latents, `c4_pre`, `c4_pre_excess`
-        (over the mean of its rotation null), both with an array over seeds per dose, and `c4_pre_z`
-        and `c4_pre_p`, a number per dose.
+      numbers: `test_mse` and, for each statistic and site of latents, `shape_pre` and
+        `shape_pre_excess` (over the mean of its rotation null), both with an array over seeds per
+        dose, and `shape_pre_z`, `shape_pre_p_networks` and `shape_pre_p`, a number per dose.
     """
 
     doses: list[float]
@@ -117,7 +118,7 @@ def _by_optimizer(measured: Measured, road: str) -> dict[str, Road]:
             key = f"{statistic}_{site}"
             here[key] = last[key].values
             here[f"{key}_excess"] = excess(last, key).values
-            here |= {f"{key}_{end}": pooled[f"{key}_{end}"].item() for end in ("z", "p")}
+            here |= {f"{key}_{end}": pooled[f"{key}_{end}"].item() for end in TESTS}
         for key, value in here.items():
             one.numbers.setdefault(key, []).append(value)
     return found
@@ -141,6 +142,7 @@ def _rows(name: str, road: Road) -> list[dict[str, Any]]:
                     "value": float(np.nanmean(here[key])),
                     "excess": float(np.nanmean(excess)),
                     "z": here[f"{key}_z"],
+                    "p networks": here[f"{key}_p_networks"],
                     "p": here[f"{key}_p"],
                     "from isotropic": change.mean,
                     "from isotropic, low": change.low,
@@ -154,7 +156,9 @@ def _rows(name: str, road: Road) -> list[dict[str, Any]]:
 
 def draw(roads: dict[str, Road]) -> Figure:
     """Draws alignment before and after the activation, and error, against dose: every seed."""
-    figure = Figure(figsize=(3.3 * len(roads), 12), dpi=110, layout="constrained")
+    figure = Figure(
+        figsize=(3.3 * len(roads), 2.4 * (len(QUANTITIES) + 1)), dpi=110, layout="constrained"
+    )
     quantities = {
         f"{statistic}_{site}_excess": (
             f"{registry.label_of(statistic)} above null,\n{site}-activation"

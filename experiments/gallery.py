@@ -4,6 +4,7 @@ import pathlib
 import warnings
 from typing import Any
 
+import numpy as np
 import xarray as xr
 from absl import flags
 from matplotlib.figure import Figure
@@ -66,7 +67,7 @@ def gallery(run: xr.DataArray, *, epsilon: float) -> Figure:
     figure = Figure(figsize=(4.1 * COLUMNS, 2.5 * rows), dpi=80, layout="constrained")
     figure.suptitle(
         f"Density over the isotropic null (left) and SRM (right; dashed: isotropic), ε = "
-        f"{epsilon:g}. D: discreteness",
+        f"{epsilon:g}. D: mean dip",
         fontsize=10,
     )
     grid = figure.add_gridspec(rows, COLUMNS)
@@ -102,8 +103,9 @@ def draw(
     axes = figure.add_subplot(place[0])
     pa.plot_ppp(picture, ax=axes, colorbar=False)
     ratio = picture.acceptance_ratio.item()
-    c4, discrete = (f(latents).mean().round(2) + 0.0 for f in (pa.alignment_c4, pa.discreteness))
-    numbers = f"A/A0 {ratio:.2g}, C4 {c4:.2f}, D {discrete:.2f}"
+    c4 = float(np.mean(pa.alignment_c4(latents))) + 0.0
+    dip = float(np.mean(pa.axis_quantisation(latents)))
+    numbers = f"A/A0 {ratio:.2g}, C4 {c4:.2f}, D {dip:.3f}"
     axes.set(xlabel="", ylabel="")
     axes.set_title(f"{name}\n{numbers}", fontsize=8)
     polar = figure.add_subplot(place[1], projection="polar")

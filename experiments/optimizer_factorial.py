@@ -25,12 +25,13 @@ the axes whatever the function does, the others do not (docs/method.md §11).
       [--data=patches --epochs=20 --workdir=runs/factorial_patches]
 """
 DOCUMENTED = """\
-Cost: 960 networks, seven minutes on two cores. Leaves runs/factorial/study: C4 and unit kurtosis
-of every cell against the rotation null, the effect of the function under isotropic Adam and that of
-every optimiser on each function, paired by seed.
+Cost: 960 networks, seven minutes on two cores. Leaves runs/factorial/study: covariance, shape
+and dip of every cell against the rotation null, the effect of the function under isotropic Adam and
+that of every optimiser on each function, paired by seed.
 """
 
 REFERENCE = "isotropic_adam"
+COMPARED = tuple(one.name for one in registry.chosen() if one.compared)
 DEFAULTS = Grid(
     activations=("tanh", "isotropic_tanh", "relu", "isotropic_relu"),
     optimizers=(REFERENCE, "adam", "sgd", "momentum", "muon"),
@@ -64,7 +65,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     (verdicts,) = verdict_table([measured])
     cells = [_row(row) for row in verdicts.to_dict("records")]
     tables = study.frames(cells=cells, effects=effects(measured.runs))
-    return study.Results(tables, {f"c4_{site}": draw(measured.runs, site) for site in SITES})
+    return study.Results(tables, {f"shape_{site}": draw(measured.runs, site) for site in SITES})
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
@@ -75,13 +76,15 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
         "site": row["site"],
         "unconfounded": row["unconfounded"],
         "seeds": row["seeds"],
-        "C4 untrained": row["c4_first"],
-        "C4": row["c4"],
-        "z": row["c4_z"],
-        "q": row["c4_q"],
-        "kurtosis z": row["unit_kurtosis_z"],
-        "kurtosis q": row["unit_kurtosis_q"],
-        "verdict": row["alignment"],
+        "shape untrained": row["shape_first"],
+        "shape": row["shape"],
+        "shape z": row["shape_z"],
+        "shape q": row["shape_q"],
+        "covariance z": row["covariance_z"],
+        "covariance q": row["covariance_q"],
+        "dip z": row["axis_quantisation_z"],
+        "dip q": row["axis_quantisation_q"],
+        "verdict": "; ".join(row[claim] for claim in ("covariance", "shape", "quantisation")),
     }
 
 
@@ -95,9 +98,7 @@ def effects(runs: xr.Dataset) -> pd.DataFrame:
       Rows of differences of alignment above its rotation null's mean, q over all of them.
     """
     alignment = {
-        f"{statistic}_{site}": (statistic, site)
-        for statistic in registry.names(family=registry.ALIGNMENT)
-        for site in SITES
+        f"{statistic}_{site}": (statistic, site) for statistic in COMPARED for site in SITES
     }
     rows = []
     for axis in ("activation", "optimizer"):
@@ -126,11 +127,11 @@ def effects(runs: xr.Dataset) -> pd.DataFrame:
 
 
 def draw(runs: xr.Dataset, site: str) -> Figure:
-    """Draws every seed's C4 above its null: a panel per activation, a colour per rate."""
+    """Draws every seed's shape (C4) above its null: a panel per activation, a colour per rate."""
     activations = [str(name) for name in runs["activation"].values]
     figure = Figure(figsize=(3.1 * len(activations), 3.4), dpi=110, layout="constrained")
     panels = figure.subplots(1, len(activations), sharey=True, squeeze=False)[0]
-    last = excess(runs, f"c4_{site}").isel(step=-1)
+    last = excess(runs, f"shape_{site}").isel(step=-1)
     found: dict[tuple[str, float], dict[str, Any]] = {}
     for names, at in cells(runs):
         columns = found.setdefault((names["activation"], names["learning_rate"]), {})
@@ -143,7 +144,7 @@ def draw(runs: xr.Dataset, site: str) -> Figure:
             columns = found[name, rate]
             evidence.plot_seeds(columns, ax=axes, colour=f"C{k}", shift=shift, label=f"{rate:g}")
         axes.set_title(name, fontsize=9)
-    panels[0].set_ylabel(f"C4 above null, {site}-activation")
+    panels[0].set_ylabel(f"shape (C4) above null, {site}-activation")
     panels[0].legend(title="learning rate", fontsize=6, title_fontsize=6)
     return figure
 

@@ -23,10 +23,11 @@ basis of its own, and under Adam, which prefers the standard one.
       [--data=patches --epochs=20 --workdir=runs/rotated_patches]
 """
 DOCUMENTED = """\
-Cost: 192 networks, 56 s on two cores (74 s on patches). Leaves runs/rotated/study: C4 and unit
-kurtosis, z and q, against every basis.
+Cost: 192 networks, 56 s on two cores (74 s on patches). Leaves runs/rotated/study: covariance
+and shape, z and q, against every basis.
 """
 
+STATISTICS = ("covariance", "shape")
 BASES = {
     "R": "rotated",
     "standard": "standard",
@@ -58,9 +59,9 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
             seeds = int(clouds.isel(sample=0, unit=0).notnull().sum())
             for label, basis in BASES.items():
                 found = study.against(
-                    clouds, basis, rotations=options.rotations, statistics=("c4", "unit_kurtosis")
+                    clouds, basis, rotations=options.rotations, statistics=STATISTICS
                 )
-                for statistic, (value, z, p) in found.items():
+                for statistic, (value, z, networks, p) in found.items():
                     rows.append(
                         {
                             "activation": names["activation"],
@@ -72,6 +73,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
                             "statistic": statistic,
                             "value": value,
                             "z": z,
+                            "p networks": networks,
                             "p": p,
                         }
                     )

@@ -37,14 +37,14 @@ the analysis of anybody's activations opens:
 """
 DOCUMENTED = """\
 Cost: 39 s on two cores that do nothing else. Leaves runs/torch_transformer/study: the tests of
-every layer, PPP and every network's C4, which experiments/figures/torch_transformer.png shows.
+every layer, PPP and every network's shape, which experiments/figures/torch_transformer.png shows.
 """
 
 TOKENS, PIXELS, WIDTH, HEADS, BLOCKS, HIDDEN, BATCH = 8, 8, 16, 2, 2, 32, 32
 VECTORS = 2048  # of each layer: samples × tokens, drawn once for all layers and networks
 EPSILON = 0.6
 Latents = dict[str, xr.DataArray]  # of every layer, (seed, sample, unit)
-STATISTICS = ("c4", "unit_kurtosis")
+STATISTICS = ("covariance", "shape", "shape_kurtosis")
 
 
 def define() -> None:
@@ -233,6 +233,7 @@ def _rows(layer: str, tested: dict[str, xr.Dataset]) -> list[dict[str, Any]]:
                 "z untrained": float(ends["untrained"]["z"]),
                 "trained": float(ends["trained"]["value"]),
                 "z": float(ends["trained"]["z"]),
+                "p networks": float(ends["trained"]["p_networks"]),
                 "p": float(ends["trained"]["p"]),
                 "seeds": tested["trained"].sizes["seed"],
             }
@@ -241,21 +242,22 @@ def _rows(layer: str, tested: dict[str, xr.Dataset]) -> list[dict[str, Any]]:
 
 
 def draw(clouds: Latents, tested: dict[str, dict[str, xr.Dataset]], epsilon: float) -> Figure:
-    """Draws every layer: PPP of the trained networks, and C4 of each before and after training."""
+    """Draws every layer: PPP of the trained networks, and the shape untrained and trained."""
     figure = Figure(figsize=(3.2 * len(clouds), 6), dpi=100, layout="constrained")
     top, bottom = figure.subplots(2, len(clouds))
-    figure.suptitle(f"Trained: PPP over its null, ε = {epsilon:g}; and every network's C4")
+    figure.suptitle(f"Trained: PPP over its null, ε = {epsilon:g}; and every network's shape")
     for layer, above, below in zip(clouds, top, bottom, strict=True):
         pa.plot_ppp(pa.ppp(clouds[layer], epsilon=epsilon), ax=above)
         block, rest = layer[: len("block_0")], layer[len("block_0_") :]
         above.set_title(f"{block}\n{rest}".replace("_", " ").replace("gelu", "GELU"), fontsize=9)
         each = {
-            state: one["value"].sel(statistic="c4").values for state, one in tested[layer].items()
+            state: one["value"].sel(statistic="shape").values
+            for state, one in tested[layer].items()
         }
         evidence.plot_seeds(each, ax=below)
         below.axhline(0, color="0.7", linewidth=0.8)
         below.sharey(bottom[0])
-    bottom[0].set_ylabel("C4 of every network")
+    bottom[0].set_ylabel("shape (C4) of every network")
     return figure
 
 

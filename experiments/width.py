@@ -1,4 +1,4 @@
-"""Alignment and discreteness of bottlenecks of growing width."""
+"""Alignment and quantisation of bottlenecks of growing width."""
 
 import pathlib
 from typing import Any
@@ -12,15 +12,15 @@ from ppp_jax.cli import experiment, study
 from ppp_jax.grid import Grid
 from ppp_jax.networks.functional import BOTTLENECK
 
-QUESTION = "How do alignment and discreteness change with width?"
+QUESTION = "How do alignment and quantisation change with width?"
 ABOUT = """\
 Autoencoders with bottlenecks of 4 to 64 units between hidden layers of 48, in one program.
 
   python -m experiments.width [--data=patches --epochs=20 --workdir=runs/width_patches]
 """
 DOCUMENTED = """\
-Cost: 320 networks, 43 s on two cores. Leaves runs/width/study: every bottleneck's C4, kurtosis and
-discreteness with their tests, and slopes per doubling, per seed.
+Cost: 320 networks, 43 s on two cores. Leaves runs/width/study: covariance, shape and
+dip of every bottleneck with their tests, and slopes per doubling, per seed.
 """
 
 WIDTHS = (4, 8, 16, 32, 64)
@@ -57,20 +57,22 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
 
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
-    """Draws C4 and discreteness of the bottleneck against its units: every seed visible."""
+    """Draws shape and dip of the bottleneck against its units: every seed visible."""
     names = list(dict.fromkeys((row["activation"], row["site"]) for row in rows))
     figure = Figure(figsize=(2.6 * len(names), 5), dpi=100, layout="constrained")
     panels = figure.subplots(2, len(names), sharey="row", squeeze=False)
     for column, (activation, site) in zip(panels.T, names, strict=True):
         here = [row for row in rows if (row["activation"], row["site"]) == (activation, site)]
-        for axes, quantity in zip(column, ("c4_excess", "discreteness"), strict=True):
+        for axes, quantity in zip(
+            column, ("shape_excess", "axis_quantisation_excess"), strict=True
+        ):
             columns = {str(row["units"]): row[f"{quantity}_seeds"] for row in here}
             evidence.plot_seeds(columns, ax=axes)
             axes.axhline(0, color="0.7", linewidth=0.8)
         column[0].set_title(f"{activation}, {site}", fontsize=8)
         column[1].set_xlabel("units of the bottleneck", fontsize=8)
-    panels[0, 0].set_ylabel("C4 above null", fontsize=8)
-    panels[1, 0].set_ylabel("discreteness", fontsize=8)
+    panels[0, 0].set_ylabel("shape (C4) above null", fontsize=8)
+    panels[1, 0].set_ylabel("mean dip above null", fontsize=8)
     return figure
 
 

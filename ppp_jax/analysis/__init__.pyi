@@ -6,17 +6,18 @@ __all__ = [
     "alignment_kurtosis",
     "angles",
     "animate",
+    "axis_quantisation",
     "bootstrap_interval",
     "count_planes",
     "density_peaks",
     "difference_table",
-    "discreteness",
     "false_discovery",
     "interquartile_mean",
     "known_clouds",
     "load",
     "load_run",
     "measure",
+    "neighbour_ratio",
     "paired_difference",
     "plot_curves",
     "plot_forest",
@@ -59,6 +60,6 @@ from .results.summary import summary
 from .results.verdicts import difference_table, verdict_table
 from .statistics.alignment import alignment_c4, alignment_kurtosis, unit_kurtosis
 from .statistics.angles import acceptance_ratio, angles
-from .statistics.neighbours import discreteness
-from .statistics.quantisation import density_peaks
+from .statistics.neighbours import neighbour_ratio
+from .statistics.quantisation import axis_quantisation, density_peaks
 from .synthetic import known_clouds

@@ -271,8 +271,8 @@ def _text(value: Any) -> str:
 
 
 def against(
-    clouds: xr.DataArray, basis: Any, *, rotations: int, statistics: tuple[str, ...] = ("c4",)
-) -> dict[str, tuple[float, float, float]]:
+    clouds: xr.DataArray, basis: Any, *, rotations: int, statistics: tuple[str, ...]
+) -> dict[str, tuple[float, float, float, float]]:
     """Runs the rotation test in one basis, and pools it over seeds (docs/method.md §5, §9).
 
     Args:
@@ -282,39 +282,41 @@ def against(
       statistics: Names of the statistics.
 
     Returns:
-      `(value, z, p)` by the names of the statistics.
+      `(value, z, p of these networks, p over seeds)` by the names of the statistics.
     """
     tested = pa.rotation_test(clouds, basis=basis, statistics=statistics, rotations=rotations)
-    pooled = pa.pool(tested)
+    pooled, parts = pa.pool(tested), ("value", "z", "p_networks", "p")
     return {
-        name: tuple(pooled[part].sel(statistic=name).item() for part in ("value", "z", "p"))
+        name: tuple(pooled[part].sel(statistic=name).item() for part in parts)
         for name in statistics
     }
 
 
 def layer_table(rows: list[dict[str, Any]], names: Collection[str]) -> list[dict[str, Any]]:
-    """Returns a table of the measurements of layers, with q-values of the alignment statistics.
+    """Returns a table of the measurements of layers, with q-values.
 
     Args:
       rows: Rows of `measure_layers`.
       names: Names of the columns that distinguish the rows.
 
     Returns:
-      A row per layer, cell and site. All rows and all alignment statistics are one family of
-      q-values (docs/method.md §9).
+      A row per layer, cell and site, with the statistics that are compared between cells. The rows
+      of each statistic are a family of q-values, `…_q` over seeds and `…_q_networks` of these
+      networks (docs/method.md §9).
     """
-    aligned = registry.names(family=registry.ALIGNMENT)
-    q = false_discovery([[row[f"{name}_p"] for name in aligned] for row in rows])
+    tested = [one.name for one in registry.chosen() if one.compared]
+    q = {
+        (name, end): false_discovery([row[f"{name}_{end}"] for row in rows])
+        for name in tested
+        for end in ("p", "p_networks")
+    }
     table = []
-    for row, values in zip(rows, q, strict=True):
-        shown = {name: row[name] for name in (*names, "site", "seeds", "test_mse", "c4_first")}
-        for name, value in zip(aligned, values, strict=True):
-            shown |= {
-                name: row[name],
-                f"{name}_z": row[f"{name}_z"],
-                f"{name}_p": row[f"{name}_p"],
-                f"{name}_q": float(value),
-            }
+    for k, row in enumerate(rows):
+        shown = {name: row[name] for name in (*names, "site", "seeds", "test_mse")}
+        for name in tested:
+            shown |= {key: row[key] for key in (f"{name}_first", name, f"{name}_z")}
+            shown[f"{name}_q_networks"] = float(q[name, "p_networks"][k])
+            shown[f"{name}_q"] = float(q[name, "p"][k])
         for name in registry.names(of=[registry.CLOUD]):
             shown |= {f"{name}_first": row[f"{name}_first"], name: row[name]}
         table.append(shown)

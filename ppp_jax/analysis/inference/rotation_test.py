@@ -18,7 +18,7 @@ import xarray as xr
 
 from ppp_jax import bases
 from ppp_jax.analysis.inference.seeds import combined_rank, sign_flip
-from ppp_jax.analysis.io.rows import RAISE, Rows, check_rows, kept_rows, warn_of_long_rows
+from ppp_jax.analysis.io.rows import RAISE, Rows, check_rows, kept_rows, told, warn_of_long_rows
 from ppp_jax.analysis.io.sources import Latents, Source, check_made, open_source, read, rescale
 from ppp_jax.analysis.projection.kernel import check_epsilon, progress_bar
 from ppp_jax.analysis.projection.planes import Basis, BasisLike, resolve_basis
@@ -79,8 +79,9 @@ def rotation_test(
       A statistic of the shape is missing of a cloud with fewer than 5 samples per unit, and one
       of the mean of a cloud whose mean cannot be told from 0. Attributes
       count the rows: `rows` that count, and `rows_nonfinite`, `rows_zero` and `rows_long`; of
-      statistics that cannot be judged, `not_judged` says why. Dips are of at most 2,048 samples,
-      drawn at random; `dip_samples` says of how many.
+      statistics that cannot be judged, `not_judged` says why; `shape_rank` is the smallest number
+      of directions in which a cloud varies, and in which it was whitened. Dips are of at most 2,048
+      samples, drawn at random; `dip_samples` says of how many.
 
     Raises:
       InputError: An argument is out of its range, or rows are not finite; the error names it.
@@ -103,7 +104,8 @@ def rotation_test(
     rules = Rules(nonfinite, drop_outliers)
     test = _Test(asked, resolve_basis(basis, source.units), epsilon, rules)
     rows = _counted(source, rules)
-    found = _values(source, test, _groups(source, rotations, (rotation_seed, first_seed), progress))
+    groups = _groups(source, rotations, (rotation_seed, first_seed), progress)
+    found, ranks = _values(source, test, groups)
     names = [one.name for one in asked]
     dims = (*source.dims[:-1], "statistic")
     shaped = found.reshape(*source.shape[:-2], len(names), rotations + 1)
@@ -114,6 +116,7 @@ def rotation_test(
             "rotations": rotations,
             "rotation_seed": rotation_seed,
             **_told(rows, test, shaped[..., 0]),
+            **({"shape_rank": min(ranks)} if ranks else {}),
         },
     )
     return verdict(tested)
@@ -121,10 +124,11 @@ def rotation_test(
 
 def _values(
     source: Source, test: "_Test", groups: Iterable[tuple[list[int], np.ndarray]]
-) -> np.ndarray:
-    """Returns every statistic of every cloud, as it is and rotated, `(clouds, statistics, K + 1)`.
+) -> tuple[np.ndarray, list[int]]:
+    """Returns every statistic of every cloud, and the rank of each that was whitened.
 
-    Clouds are tested at the same time, unless they are large.
+    The first are `(clouds, statistics, K + 1)`, as they are and rotated K times. Clouds are tested
+    at the same time, unless they are large.
     """
     small = source.shape[-2] * source.units * source.dtype.itemsize <= BLOCK_BYTES
     blocks: dict[int, list[np.ndarray]] = {k: [] for k in range(math.prod(source.shape[:-2]))}
@@ -134,7 +138,8 @@ def _values(
             one = functools.partial(_tested, seen, test, turns)
             for cloud, values in zip(members, workers.map(one, members), strict=True):
                 blocks[cloud].append(values)
-    return np.stack([np.concatenate(each, axis=1) for each in blocks.values()])
+    found = np.stack([np.concatenate(each, axis=1) for each in blocks.values()])
+    return found, list(seen.ranks.values())
 
 
 class _Seen:
@@ -144,6 +149,7 @@ class _Seen:
         self.source, self.test = source, test
         self.asked = dict.fromkeys([views.SAMPLES, *(one.sees for one in test.statistics)])
         self.kept: dict[int, dict[str, np.ndarray | None]] = {}
+        self.ranks: dict[int, int] = {}  # of clouds that were whitened
         size = math.prod(source.shape[-2:]) * source.dtype.itemsize
         self.most = max(1, KEPT_BYTES // (2 * size))  # clouds, each with its whitened samples
         self.lock = threading.Lock()
@@ -156,6 +162,8 @@ class _Seen:
         values, _ = rescale(_cloud(self.source, cloud, self.test.rules)[0])
         made = {name: views.view(values, name) for name in self.asked}
         with self.lock:
+            if (whitened := made.get(views.SHAPE)) is not None:
+                self.ranks[cloud] = views.rank_of(whitened)
             while len(self.kept) >= self.most:
                 del self.kept[next(iter(self.kept))]
             self.kept[cloud] = made
@@ -216,14 +224,9 @@ def _counted(source: Source, rules: Rules) -> list[Rows]:
 
 def _told(counts: list[Rows], test: "_Test", values: np.ndarray) -> dict[str, Any]:
     """Returns what attributes say of rows, and of statistics that cannot be judged."""
-    told: dict[str, Any] = {
-        "rows": sum(rows.samples for rows in counts),
-        "rows_nonfinite": sum(rows.nonfinite for rows in counts),
-        "rows_zero": sum(rows.zero for rows in counts),
-        "rows_long": sum(rows.long for rows in counts),
-    }
+    found: dict[str, Any] = {**told(counts)}
     if test.of(registry.PROJECTIONS):
-        told["dip_samples"] = min(DIP_SAMPLES, max(rows.samples for rows in counts))
+        found["dip_samples"] = min(DIP_SAMPLES, max(rows.samples for rows in counts))
     there = np.array([rows.samples for rows in counts]) > 0
     missing = np.isnan(values.reshape(len(counts), -1))[there]
     fewest = min((rows.samples for rows in counts if rows.samples), default=0)
@@ -233,7 +236,7 @@ def _told(counts: list[Rows], test: "_Test", values: np.ndarray) -> dict[str, An
         few = f"{fewest} samples, {need} needed" if fewest < need else views.MISSING[one.sees]
         if lost and one.of != registry.PLANES:
             why.append(f"{one.name}: {lost} of {len(missing)} clouds ({few})")
-    return told | ({"not_judged": "; ".join(why)} if why else {})
+    return found | ({"not_judged": "; ".join(why)} if why else {})
 
 
 class _Test(NamedTuple):

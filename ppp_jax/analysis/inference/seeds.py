@@ -1,6 +1,7 @@
 """Summaries over seeds, with intervals. Seeds are the unit of replication, never samples."""
 
 import functools
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ from ppp_jax.analysis.io.sources import numbers
 from ppp_jax.errors import InputError, real, seeded, whole
 
 RESAMPLES = 2000
+LEVEL = 0.05
+ROUNDING = 1e-12  # differences below this fraction of the values are no differences
 BOOTSTRAP_SEED = 0
 MIN_SEEDS = 6  # with fewer, no two-sided sign-flip p-value is below 5 %
 EXACT_SEEDS = 16
@@ -73,10 +76,11 @@ class Difference(NamedTuple):
 
     Attributes:
       mean: of the differences.
-      low: lower end of its 95 % BCa bootstrap interval.
+      low: lower end of its 95 % interval: the differences that the sign-flip test does not reject
+        at 5 %. It leaves 0 out exactly where `p` is at most .05.
       high: upper end.
-      p: two-sided sign-flip p-value; NaN of fewer than 6 pairs, of which no significance is
-        claimed.
+      p: two-sided sign-flip p-value; it and the interval are NaN of fewer than 6 pairs, of which
+        no test reaches 5 %.
       seeds: number of pairs.
     """
 
@@ -104,12 +108,13 @@ def paired_difference(
 
     If the two were exchangeable within each seed, the sign of each difference would be a coin
     toss: p is the fraction of all sign patterns whose mean difference is at least as far from 0.
-    Exact up to 16 pairs; of more, the observed and 65,535 random patterns.
+    Exact up to 16 pairs; of more, the observed and 65,535 random patterns. The interval holds all
+    shifts of the differences that this test does not reject (`sign_flip_interval`).
 
     Args:
       first: one number per seed.
       second: the same seeds under the other condition; pairs that are not finite are left out.
-      bootstrap_seed: of the resamples.
+      bootstrap_seed: of the random patterns, of more than 16 pairs.
 
     Returns:
       The `Difference` first − second.
@@ -130,7 +135,7 @@ def paired_difference(
     apart = _present(pair[0] - pair[1])
     if not len(apart):
         return Difference(np.nan, np.nan, np.nan, np.nan, 0)
-    interval = _bca(apart, np.mean, 0.95, bootstrap_seed)
+    interval = sign_flip_interval(apart, bootstrap_seed=bootstrap_seed)
     return Difference(
         float(apart.mean()), *interval, sign_flip(apart, bootstrap_seed=bootstrap_seed), len(apart)
     )
@@ -151,8 +156,47 @@ def sign_flip(differences: ArrayLike, *, bootstrap_seed: int = BOOTSTRAP_SEED) -
     if len(apart) < MIN_SEEDS:
         return float("nan")
     observed = abs(apart.sum())
-    slack = 1e-12 * np.abs(apart).sum()  # equal sums, added up in another order
+    slack = ROUNDING * np.abs(apart).sum()  # equal sums, added up in another order
     return float(np.mean(np.abs(_patterns(len(apart), bootstrap_seed) @ apart) >= observed - slack))
+
+
+def sign_flip_interval(
+    differences: ArrayLike, *, bootstrap_seed: int = BOOTSTRAP_SEED
+) -> tuple[float, float]:
+    """Returns the 95 % interval of a mean: the shifts that `sign_flip` does not reject at 5 %.
+
+    A pattern that flips a set of differences is as extreme as the observed one, once all are
+    shifted by δ below their mean, if the mean of that set or of the others is at most δ: so the
+    ends are order statistics of such means (Hartigan 1969, "Using subsample values as typical
+    values"). Of differences whose law is symmetric, it covers their centre in 95 % or more.
+
+    Args:
+      differences: one number per seed; what is not finite is left out.
+      bootstrap_seed: of the random patterns, of more than 16 differences.
+
+    Returns:
+      `(low, high)`; NaN of fewer than 6 differences.
+
+    Example:
+      >>> sign_flip_interval([1.0, 2.0, 3.0, 4.0, 5.0, 7.0])  # of 6, their range
+      (1.0, 7.0)
+    """
+    apart = _present(differences, field="differences")
+    seeded(bootstrap_seed, field="bootstrap_seed")
+    if len(apart) < MIN_SEEDS:
+        return float("nan"), float("nan")
+    patterns = _patterns(len(apart), bootstrap_seed)
+    kept = (patterns.sum(axis=1) + len(apart)) / 2
+    some = (kept > 0) & (kept < len(apart))
+    total, signed, kept = apart.sum(), (patterns @ apart)[some], kept[some]
+    means = (total + signed) / kept / 2, (total - signed) / (len(apart) - kept) / 2
+    # Patterns that flip none or all of them are as extreme as the observed one at every shift.
+    place = math.floor(LEVEL * len(some)) - int(np.count_nonzero(~some))
+    low = np.partition(np.minimum(*means), place)[place]
+    high = -np.partition(-np.maximum(*means), place)[place]
+    slack = ROUNDING * np.abs(apart).mean()
+    ends = np.where(np.abs([low, high]) <= slack, 0.0, [low, high])
+    return float(ends[0]), float(ends[1])
 
 
 def combined_rank(ranks: ArrayLike, places: ArrayLike) -> float:
@@ -211,6 +255,53 @@ def smallest_p(seeds: int) -> float:
     """
     whole("seeds", seeds, least=1, most=2**63 - 1)
     return 2 / 2**seeds if seeds <= EXACT_SEEDS else 1 / (RANDOM_PATTERNS + 1)
+
+
+def seeds_needed(tests: int) -> int | None:
+    """Returns how many seeds let `sign_flip` call one of a family of tests at q ≤ 5 %.
+
+    Args:
+      tests: The number of tests in the family.
+
+    Returns:
+      The smallest number of seeds at which the smallest p-value, times the number of tests, is at
+      most .05; None if there is no such number.
+
+    Example:
+      >>> seeds_needed(1), seeds_needed(24)
+      (6, 10)
+    """
+    whole("tests", tests, least=1)
+    enough = (s for s in range(1, EXACT_SEEDS + 2) if tests * smallest_p(s) <= LEVEL)
+    return next(enough, None)
+
+
+def attainable(p: ArrayLike, seeds: ArrayLike) -> np.ndarray:
+    """Returns the smallest q-value that each of a family of sign-flip tests could have had.
+
+    That is the q it would have at the smallest p-value of its seeds, with all other p-values as
+    they are. Where it exceeds 5 %, the number of seeds decides, and not the data.
+
+    Args:
+      p: p-values of one family of tests, any shape; what is missing is no test, unless it has
+        seeds.
+      seeds: The number of seeds of each test, of the same shape.
+
+    Returns:
+      q of the same shape; NaN where there are no seeds.
+
+    Example:
+      >>> attainable([0.03125, 0.9], [6, 6]).tolist()  # 2 of 64 patterns, twice
+      [0.0625, 0.0625]
+    """
+    values, count = numbers("p", p), numbers("seeds", seeds)
+    flat, found = values.ravel(), np.full(values.size, np.nan)
+    for k, several in enumerate(count.ravel()):
+        if several >= 1:
+            others = flat.copy()
+            others[k] = smallest_p(int(several))
+            found[k] = false_discovery(others)[k]
+    return found.reshape(values.shape)
 
 
 @functools.lru_cache(maxsize=8)

@@ -6,10 +6,12 @@ first token of every text, are counted and told of, and left out where that is a
 """
 
 import warnings
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
+from ppp_jax.analysis.io.sources import Latents, as_clouds
 from ppp_jax.errors import InputError, choice, real
 
 SINK = 100.0  # medians of the rows' lengths, beyond which one row decides for all
@@ -73,20 +75,93 @@ def kept_rows(
         return cloud, Rows(0, len(cloud), 0, 0)
     lost = int(np.count_nonzero(~finite))
     if lost and nonfinite == RAISE:
-        rows = "1 row that is" if lost == 1 else f"{lost:,} rows that are"
-        problem = f"has {rows} not finite; nonfinite='drop' leaves such rows out"
-        raise InputError("latents", f"array {cloud.shape}", problem)
+        refuse_nonfinite(lost, cloud.shape)
     cloud = np.where(finite[:, None], cloud, 0).astype(cloud.dtype) if lost else cloud
-    length = _lengths(cloud)
-    there = length > 0
-    median = np.median(length[there]) if there.any() else 0.0
-    long = length > SINK * median
+    length = np.where(finite, _lengths(cloud), np.nan)
+    rows = count_rows(length)
     if drop_outliers is not None:
-        out = length > drop_outliers * median
+        out = length > drop_outliers * _median(length)
         cloud = np.where(out[:, None], 0, cloud).astype(cloud.dtype)
-        there &= ~out
-    counts = int(there.sum()), lost, int(np.count_nonzero(length == 0)) - lost, int(long.sum())
-    return cloud, Rows(*counts)
+        rows = rows._replace(samples=rows.samples - int(out.sum()))
+    return cloud, rows
+
+
+def refuse_nonfinite(lost: int, shape: tuple[int, ...]) -> NoReturn:
+    """Refuses latents with rows that are not finite.
+
+    Args:
+      lost: How many rows are not.
+      shape: Of the latents.
+
+    Raises:
+      InputError: Always.
+    """
+    rows = "1 row that is" if lost == 1 else f"{lost:,} rows that are"
+    problem = f"has {rows} not finite; nonfinite='drop' leaves such rows out"
+    raise InputError("latents", f"array {shape}", problem)
+
+
+def count_rows(length: np.ndarray) -> Rows:
+    """Counts the rows of a cloud by their lengths, NaN for those that are not finite.
+
+    Args:
+      length: Of each row, `(samples,)`.
+    """
+    lost = np.isnan(length)
+    long = length > SINK * _median(length)
+    counts = (length > 0, lost, length == 0, long)
+    return Rows(*(int(np.count_nonzero(one)) for one in counts))
+
+
+def _median(length: np.ndarray) -> float:
+    there = length > 0
+    return float(np.median(length[there])) if there.any() else 0.0
+
+
+def sampled(
+    latents: Latents, *, nonfinite: str = RAISE, drop_outliers: float | None = None
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Reads clouds with zeros in the place of rows that do not count, and warns of long rows.
+
+    Args:
+      latents: `(..., samples, units)`, of any kind.
+      nonfinite: As `kept_rows` takes it.
+      drop_outliers: As `kept_rows` takes it.
+
+    Returns:
+      The clouds, float32 or float64, and what `told` says of their rows.
+
+    Raises:
+      InputError: An argument is out of its range, or rows are not finite; the error names it.
+    """
+    check_rows(nonfinite, drop_outliers)
+    values = as_clouds(latents)
+    kept = [
+        kept_rows(cloud, nonfinite=nonfinite, drop_outliers=drop_outliers)
+        for cloud in values.reshape(-1, *values.shape[-2:])
+    ]
+    counts = [rows for _, rows in kept]
+    if drop_outliers is None:
+        warn_of_long_rows(sum(rows.long for rows in counts))
+    found = np.stack([cloud for cloud, _ in kept]) if kept else values
+    return found.reshape(values.shape), told(counts)
+
+
+def told(counts: Sequence[Rows]) -> dict[str, int]:
+    """Returns what attributes and tables say of the rows of clouds, summed over these.
+
+    Args:
+      counts: The counts of each cloud.
+
+    Returns:
+      `rows` that count, `rows_nonfinite`, `rows_zero` and `rows_long`.
+    """
+    return {
+        "rows": sum(rows.samples for rows in counts),
+        "rows_nonfinite": sum(rows.nonfinite for rows in counts),
+        "rows_zero": sum(rows.zero for rows in counts),
+        "rows_long": sum(rows.long for rows in counts),
+    }
 
 
 def _lengths(cloud: np.ndarray) -> np.ndarray:
@@ -109,5 +184,5 @@ def warn_of_long_rows(long: int) -> None:
             f"the median row, and may decide every statistic; drop_outliers={SINK:g} leaves them "
             "out",
             LongRowWarning,
-            stacklevel=3,
+            stacklevel=5,
         )

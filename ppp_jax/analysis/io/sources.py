@@ -390,17 +390,20 @@ def as_clouds(latents: Latents) -> np.ndarray:
     return read(source, 0, source.rows).reshape(source.shape)
 
 
-def labelled_like(latents: Latents, values: np.ndarray) -> PerCloud:
+def labelled_like(
+    latents: Latents, values: np.ndarray, attributes: Mapping[str, Any] | None = None
+) -> PerCloud:
     """Returns one number per cloud, with the labels of the latents if they are labelled.
 
     Args:
       latents: Latents, `(..., samples, units)`, as the public function was given them.
       values: The numbers, of the leading shape of the latents.
+      attributes: What is said beside the numbers, if they are labelled.
     """
     if not isinstance(latents, xr.DataArray):
         return values
     source = open_source(latents)
-    return xr.DataArray(values, source.coords, source.dims[:-1])
+    return xr.DataArray(values, source.coords, source.dims[:-1], attrs=attributes)
 
 
 def rescale(values: np.ndarray) -> tuple[np.ndarray, np.floating[Any]]:

@@ -1,4 +1,4 @@
-"""Figures of evidence: forest plots of differences, alignment against discreteness, and nulls."""
+"""Figures of evidence: forest plots of differences, quantisation against alignment, and nulls."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,10 +12,11 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from ppp_jax.analysis.inference.seeds import bootstrap_interval, interquartile_mean
 from ppp_jax.analysis.results.measure import cells
-from ppp_jax.analysis.results.verdicts import ERROR, LEVEL
+from ppp_jax.analysis.results.verdicts import ERROR, LEVEL, excess
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import drawn
 
+PLANE = ("shape", "axis_quantisation")  # what the plane of a report has as axes
 Z_TICKS = (-100, -50, -20, -10, -5, -2, 0, 2, 5, 10, 20, 50, 100)
 
 
@@ -69,7 +70,7 @@ def plot_forest(differences: pd.DataFrame, *, labels: list[str]) -> Figure:
     panels[0].set_yticks(range(len(names)), names, fontsize=6)
     panels[0].invert_yaxis()
     figure.supxlabel(
-        "Points are means over seeds of the paired difference, bars their 95 % BCa intervals.\n"
+        "Points are means over seeds of the paired difference, bars 95 % sign-flip intervals.\n"
         "Filled points have a false discovery rate of at most 5 %.\n"
         "“Above null” means minus the mean of the rotation null.",
         fontsize=7,
@@ -85,7 +86,7 @@ def _comparison(row: dict[str, Any], labels: list[str]) -> str:
 
 
 def plot_plane(runs: xr.Dataset, *, site: str, labels: list[str]) -> Figure:
-    """Draws how alignment and discreteness of every cell change through training.
+    """Draws how the shape's alignment and the quantisation of every cell change by training.
 
     Args:
       runs: The measured runs, as the attribute `runs` of what `measure` returns.
@@ -93,20 +94,21 @@ def plot_plane(runs: xr.Dataset, *, site: str, labels: list[str]) -> Figure:
       labels: Names of a cell that the legend shows, such as `activation` and `optimizer`.
 
     Returns:
-      The figure, with a line per cell through the medians over seeds of all snapshots. A hollow
-      point marks the untrained networks, and small points are single seeds after training.
+      The figure, with a line per cell from the median over seeds of the untrained networks, a
+      hollow point, to that of the trained ones; small points are single seeds after training. Both
+      numbers are above the mean of their rotation null.
     """
     figure = Figure(figsize=(9.5, 4.8), dpi=110, layout="constrained")
     axes = figure.add_subplot()
     axes.axvline(0, color="0.8", linewidth=0.8)
+    axes.axhline(0, color="0.8", linewidth=0.8)
     colours = {name: f"C{i % 10}" for i, name in enumerate(runs["activation"].values)}
     styles = ["-", "--", ":", "-."]
     counted: dict[Any, int] = {}
+    above = [excess(runs, f"{name}_{site}").isel(step=[0, -1]) for name in PLANE]
     for names, selection in cells(runs):
-        part = runs[[f"c4_{site}", f"discreteness_{site}"]].isel(selection)
-        part = part.transpose("step", "seed")
-        x, y = (part[name].values for name in part)
-        if not np.isfinite(x[-1]).any():
+        x, y = (one.isel(selection).transpose("step", "seed").values for one in above)
+        if not (np.isfinite(x[-1]) & np.isfinite(y[-1])).any():
             continue
         colour = colours[names["activation"]]
         number = counted[names["activation"]] = counted.get(names["activation"], -1) + 1
@@ -117,9 +119,10 @@ def plot_plane(runs: xr.Dataset, *, site: str, labels: list[str]) -> Figure:
         axes.plot(*path, styles[number % 4], color=colour, linewidth=1.1, label=drawn(label))
         axes.plot(path[0][0], path[1][0], "o", color=colour, markerfacecolor="white", markersize=4)
         axes.plot(x[-1], y[-1], ".", color=colour, markersize=3, alpha=0.5)
+    first, second = (registry.label_of(name) for name in PLANE)
     axes.set(
-        xlabel=f"{registry.label_of('c4')}, {site}-activation (−1: diagonals, +1: axes)",
-        ylabel="discreteness (0: like a Gaussian, 1: all points coincide)",
+        xlabel=f"{first}, above null, {site}-activation (left: diagonals, right: axes)",
+        ylabel=f"{second}, above null",
     )
     figure.legend(loc="outside right upper", fontsize=6)
     return figure

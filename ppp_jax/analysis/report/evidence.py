@@ -13,18 +13,18 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ppp_jax.analysis.inference import calibration
-from ppp_jax.analysis.inference.seeds import MIN_SEEDS, smallest_p
 from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.report.pages import fragment, html_table, render
 from ppp_jax.analysis.results.measure import SITES, cells
 from ppp_jax.analysis.results.tables import number, varying
 from ppp_jax.analysis.results.verdicts import CLAIMS, difference_table, rate_table
 from ppp_jax.analysis.statistics import registry
-from ppp_jax.analysis.statistics.neighbours import discreteness
+from ppp_jax.analysis.statistics.quantisation import density_peaks
 from ppp_jax.analysis.texts import write_csv, write_markdown
 from ppp_jax.files import regular
 from ppp_jax.files.integrity import SEAL, is_intact
 
+DATA_SAMPLES = 1024  # Largest number of samples of the data whose density is looked at.
 DRAWS, ROTATIONS = 100, 99  # Numbers of clouds and of rotations in the report's calibration.
 PART = 4096  # Number of samples of the data that are centred at once.
 MOST_CALIBRATED = 4096  # Largest number of samples of a cloud in the calibration.
@@ -38,19 +38,25 @@ CERTIFIED = ("activations", "optimizers", "initializers")
 def _columns() -> dict[str, Column]:
     """Returns the functions that fill the columns of a verdict table, by the columns' headings."""
     found: dict[str, Column] = {}
-    of_basis = registry.chosen(family=registry.ALIGNMENT)
-    of_clouds = registry.chosen(of=[registry.CLOUD])
-    for one in of_basis:
+    judging = [one for family in registry.FAMILIES for one in registry.chosen(family=family)]
+    for one in judging:
         found[f"{one.short} untrained → trained"] = partial(_first_and_last, name=one.name)
-        found[f"{one.short}: z, q"] = partial(_test, name=one.name)
-        found[f"{one.short}: seeds with p ≤ .05"] = partial(_seeds, name=one.name)
-    for one in of_basis:
+        found[f"{one.short}: z, q networks, q seeds"] = partial(_test, name=one.name)
+    for one in judging:
         found[f"{one.short} trained − untrained"] = partial(_change, name=one.name)
-    for one in of_clouds:
-        found[one.short] = partial(_clustering, name=one.name)
-        found[f"{one.short} trained − untrained"] = partial(_change, name=one.name)
-    found["verdict"] = lambda row: "; ".join(dict.fromkeys(row[claim] for claim in CLAIMS))
+    for one in registry.chosen(of=[registry.BASIS, registry.PLANES]):
+        if one.everywhere and not one.family:
+            found[f"{one.short} untrained → trained"] = partial(_first_and_last, name=one.name)
+            found[f"{one.short}: z, p networks"] = partial(_described, name=one.name)
+    for one in registry.chosen(of=[registry.CLOUD]):
+        found[one.short] = partial(_with_interval, name=one.name)
+    found["rows, of zeros, long"] = lambda row: "{rows}, {rows_zero}, {rows_long}".format(**row)
+    found["verdict"] = _verdict
     return found
+
+
+def _verdict(row: Row) -> str:
+    return "; ".join(f"{claim}: {row[claim]}" for claim in CLAIMS)
 
 
 def _first_and_last(row: Row, *, name: str) -> str:
@@ -58,14 +64,15 @@ def _first_and_last(row: Row, *, name: str) -> str:
 
 
 def _test(row: Row, *, name: str) -> str:
-    return f"{number(row[f'{name}_z'], 1)}, {number(row[f'{name}_q'], 3)}"
+    ends = ((row[f"{name}_{end}"], digits) for end, digits in (("q_networks", 3), ("q", 3)))
+    return ", ".join([number(row[f"{name}_z"], 1), *(number(*end) for end in ends)])
 
 
-def _seeds(row: Row, *, name: str) -> str:
-    return f"{row[f'{name}_seeds']}/{row['seeds']}"
+def _described(row: Row, *, name: str) -> str:
+    return f"{number(row[f'{name}_z'], 1)}, {number(row[f'{name}_p_networks'], 3)}"
 
 
-def _clustering(row: Row, *, name: str) -> str:
+def _with_interval(row: Row, *, name: str) -> str:
     low, high = number(row[f"{name}_low"], 2), number(row[f"{name}_high"], 2)
     return f"{number(row[f'{name}_first'], 2)} → {number(row[name], 2)} [{low}, {high}]"
 
@@ -101,7 +108,7 @@ def plain_words(verdicts: pd.DataFrame, *, claim: str) -> Markup:
 
     Args:
       verdicts: A table that `verdict_table` returned.
-      claim: The column of verdicts to list: `alignment`, `training` or `clusters`.
+      claim: The column of verdicts to list, one of `verdicts.CLAIMS`.
 
     Returns:
       An HTML list item per distinct verdict, with the names of its cells.
@@ -129,18 +136,12 @@ def verdict_block(
     write_csv(verdicts, folder / f"verdicts_{name}.csv")
     table = format_verdicts(verdicts)
     write_markdown(*table, folder / f"verdicts_{name}.md")
-    claims = [plain_words(verdicts, claim=claim) for claim in CLAIMS]
-    judged = [int(seeds) for seeds in verdicts["seeds"] if seeds >= MIN_SEEDS]
-    fewest = min(judged, default=MIN_SEEDS)
     return render(
         "verdict",
-        items=Markup("").join(claims),
+        claims={claim: plain_words(verdicts, claim=claim) for claim in CLAIMS},
         unconfounded=bool(verdicts["unconfounded"].all()),
         table=html_table(*table),
         rotations=rotations,
-        least=MIN_SEEDS,
-        fewest=fewest,
-        smallest=f"{smallest_p(fewest):.1g}",
         name=name,
     )
 
@@ -155,13 +156,13 @@ def difference_figure(runs: xr.Dataset, folder: pathlib.Path, name: str) -> Figu
 
 
 def plane_figures(runs: xr.Dataset) -> dict[str, Figure]:
-    """Draws alignment against discreteness, a figure for each site of the latents."""
+    """Draws quantisation against the shape's alignment, a figure for each site of the latents."""
     labels = varying(pd.DataFrame([names for names, _ in cells(runs)]))
     return {site: evidence.plot_plane(runs, site=site, labels=labels) for site in SITES}
 
 
 def data_block(dataset: xr.Dataset, units: int) -> Markup:
-    """Says how the planes are read, and how discrete the data are in as many components as units.
+    """Says how the planes are read, and how clustered the data are in as many components as units.
 
     Args:
       dataset: A group of a run folder; without inputs, as where a layer has several vectors of each
@@ -171,10 +172,12 @@ def data_block(dataset: xr.Dataset, units: int) -> Markup:
     own = ""
     if "inputs" in dataset:
         components = _principal_components(dataset["inputs"].values, units)
-        discrete = number(float(discreteness(components, max_samples=1024)), 2)
+        found = density_peaks(components, max_samples=DATA_SAMPLES)
+        depth, reference = (number(float(x), 2) for x in (found.depth, found.reference))
         own = (
-            " For comparison, the discreteness of the data themselves, in their first "
-            f"{components.shape[1]} principal components, is {discrete}."
+            f" For comparison, the data themselves, in their first {components.shape[1]} principal "
+            f"components, have a deepest valley of {depth} nats, and an elliptical law of the same "
+            f"covariance and lengths has one of {reference}."
         )
     return fragment(
         "<p>Each line leads from the untrained networks (hollow point) to the trained ones along "
@@ -305,7 +308,7 @@ def calibration_figure(samples: int, units: int) -> tuple[Markup, Figure]:
         units=units,
         draws=DRAWS,
         rotations=ROTATIONS,
-        statistics=registry.names(family=registry.ALIGNMENT),
+        statistics=[one.name for one in registry.chosen(of=[registry.BASIS]) if one.family],
     )
     rates = calibration.false_positives(p)
     header = ["clouds", *(str(s) for s in rates["statistic"].values)]

@@ -1,4 +1,4 @@
-"""Alignment and discreteness layer by layer, and how they change along an axis of the grid."""
+"""Alignment and quantisation layer by layer, and how they change along an axis of the grid."""
 
 import math
 import pathlib
@@ -15,11 +15,18 @@ from ppp_jax.analysis.io.facts import Facts, facts_of
 from ppp_jax.analysis.io.runs import BOTTLENECK, load_run, saved_groups
 from ppp_jax.analysis.projection.kernel import progress_bar
 from ppp_jax.analysis.results.comparisons import Cell, compare, partner_in
-from ppp_jax.analysis.results.measure import CELL_AXES, SITES, cells, healthy, mask
+from ppp_jax.analysis.results.measure import (
+    CELL_AXES,
+    DIP_SAMPLES,
+    SITES,
+    cells,
+    healthy,
+    mask,
+    thinned,
+)
 from ppp_jax.analysis.statistics import registry
 
 MOST_VECTORS = 2048  # of a run, drawn from all: a convolution has one at every position
-THINNING_SEED = 0
 NAMES = ("architecture", *CELL_AXES[:3], "latent_width", *CELL_AXES[3:], "site")
 ALWAYS = ("architecture", "activation", "optimizer", "site")  # of these, in every table
 
@@ -44,12 +51,12 @@ def measure_layers(
     Returns:
       A row per layer, cell and site of latents: the cell's names, the `facts` of its activation,
       `architecture`, `latent_width`, `layer`, `units`, `site` (`pre` or `post`); `seeds`, how
-      many neither diverged nor died; `c4` (mean over seeds), its test `c4_z` and `c4_p`, the same
-      of `unit_kurtosis`; `c4_first` of the untrained networks; `discreteness` and
-      `discreteness_first`, and `elliptical` likewise, which is beyond lengths; `test_mse`; and per
-      seed `test_mse_seeds`, `c4_excess_seeds` (over the mean of its rotation null),
-      `discreteness_seeds` and `elliptical_seeds`, NaN for those left out. `c4_excess` is the mean
-      over seeds.
+      many neither diverged nor died; and `test_mse`. Of every reported statistic with a rotation
+      null, of the basis or of projections, the mean over seeds, untrained (`…_first`) and trained,
+      its tests `…_z`, `…_p_networks` and `…_p` (see `pool`), and above the null's mean the mean
+      over seeds, `…_excess`. Of the neighbour ratios and the peaks the interquartile mean over
+      seeds, untrained (`…_first`) and trained. What is compared also stands there per seed, NaN for
+      those left out: `test_mse_seeds`, `shape_excess_seeds` and so on.
     """
     groups = saved_groups(path, layer=layer)
     places = [(group, site) for group in groups for site in SITES]
@@ -58,7 +65,7 @@ def measure_layers(
         dataset = load_run(path, **group).isel(step=[0, -1])
         runs, known = dataset[["test_mse", "diverged_step"]].load(), facts_of(dataset)
         for names, at in cells(runs):
-            clouds = mask(_thinned(dataset[site].isel(at)), runs.isel(at))
+            clouds = mask(thinned(dataset[site].isel(at), MOST_VECTORS), runs.isel(at))
             chosen = {key: names[key] for key in names if not key.endswith("_rotations")}
             where = {name: group[name] for name in ("architecture", "latent_width", "layer")}
             own = known[names["activation"]]
@@ -80,53 +87,43 @@ def measure_layers(
     return rows
 
 
-def _thinned(clouds: xr.DataArray) -> xr.DataArray:
-    """Draws vectors, the same of every run: a stride would keep the same positions of all images.
-
-    They stay in their order.
-    """
-    count = clouds.sizes["sample"]
-    if count <= MOST_VECTORS:
-        return clouds
-    drawn = np.random.default_rng(THINNING_SEED).choice(count, MOST_VECTORS, replace=False)
-    return clouds.isel(sample=np.sort(drawn))
-
-
 def _row(clouds: xr.DataArray, basis: str, rotations: int, rotation_seed: int) -> dict[str, Any]:
-    tested = rotation_test(
-        clouds,
-        basis=basis,
-        statistics=registry.names(family=registry.ALIGNMENT),
-        rotations=rotations,
-        rotation_seed=rotation_seed,
-    )
-    pooled = pool(tested).isel(step=-1)
-    found: dict[str, Any] = {}
-    for name in registry.names(family=registry.ALIGNMENT):
-        one = pooled.sel(statistic=name)
-        found |= {
-            name: float(one["value"]),
-            f"{name}_z": float(one["z"]),
-            f"{name}_p": float(one["p"]),
-        }
-    c4 = tested.sel(statistic="c4")
-    excess = (c4["value"] - c4["mean"]).isel(step=-1)
-    found |= {
-        "seeds": int(excess.notnull().sum()),
-        "c4_excess_seeds": excess.values,
-        "c4_excess": float(excess.mean()),
-        "c4_first": float(c4["value"].isel(step=0).mean()),
-    }
+    found: dict[str, Any] = {"seeds": int(clouds.notnull().all(("step", "sample", "unit")).sum())}
+    for kind, few in (
+        (registry.BASIS, clouds),
+        (registry.PROJECTIONS, thinned(clouds, DIP_SAMPLES)),
+    ):
+        tested = rotation_test(
+            few,
+            basis=basis,
+            statistics=registry.names(of=[kind]),
+            rotations=rotations,
+            rotation_seed=rotation_seed,
+        )
+        found |= _tests(tested)
     ordered = clouds.transpose("step", "seed", ...)
     numbers = registry.measured(
         registry.chosen(of=[registry.CLOUD]), ordered.values.reshape(-1, *ordered.shape[-2:])
     )
     for name, values in numbers.items():
         first, last = values.reshape(ordered.shape[:2])
+        found |= {f"{name}_first": interquartile_mean(first), name: interquartile_mean(last)}
+    return found
+
+
+def _tests(tested: xr.Dataset) -> dict[str, Any]:
+    """Spreads a rotation test over seeds and two snapshots into columns."""
+    pooled, found = pool(tested).isel(step=-1), {}
+    excess = (tested["value"] - tested["mean"]).isel(step=-1)
+    first = tested["value"].isel(step=0).mean("seed")
+    for name in tested["statistic"].values.tolist():
+        one = pooled.sel(statistic=name)
+        found[name] = float(one["value"])
+        found |= {f"{name}_{end}": float(one[end]) for end in ("z", "p_networks", "p")}
         found |= {
-            f"{name}_first": interquartile_mean(first),
-            name: interquartile_mean(last),
-            f"{name}_seeds": last,
+            f"{name}_first": float(first.sel(statistic=name)),
+            f"{name}_excess": float(excess.sel(statistic=name).mean()),
+            f"{name}_excess_seeds": excess.sel(statistic=name).values,
         }
     return found
 
@@ -135,7 +132,7 @@ def trend(values: list[np.ndarray], along: list[float]) -> Difference:
     """Tests whether something rises or falls along an axis of the grid.
 
     Each seed has a slope of its own, by least squares, and the slopes are tested as paired
-    differences are: exact sign flips and a BCa interval over seeds.
+    differences are: by sign flips.
 
     Args:
       values: `(seeds,)` for every point of the axis, the same seeds in the same order.
@@ -151,14 +148,14 @@ def trend(values: list[np.ndarray], along: list[float]) -> Difference:
 
 
 def compared() -> tuple[str, ...]:
-    """Returns what is compared of layers: C4 above its null, and what no rotation changes."""
-    return ("c4_excess", *registry.names(of=[registry.CLOUD]))
+    """Returns what is compared of layers, above its rotation null: covariance, shape and dip."""
+    return tuple(f"{one.name}_excess" for one in registry.chosen() if one.compared)
 
 
 def trends(
     rows: list[dict[str, Any]], *, axis: str, layer: str = BOTTLENECK, doublings: bool = False
 ) -> pd.DataFrame:
-    """Tests how alignment and discreteness of one layer change along an axis of the grid.
+    """Tests how alignment and quantisation of one layer change along an axis of the grid.
 
     Args:
       rows: what `measure_layers` returns.

@@ -7,10 +7,11 @@ import numpy as np
 import xarray as xr
 
 from ppp_jax.analysis.inference.rotation_test import ROTATIONS, pool, rotation_test
+from ppp_jax.analysis.io.rows import Rows, kept_rows
 from ppp_jax.analysis.projection.kernel import progress_bar
 from ppp_jax.analysis.projection.planes import Basis, resolve_basis
 from ppp_jax.analysis.statistics import registry
-from ppp_jax.analysis.statistics.registry import BASIS, CLOUD, PLANES, Statistic
+from ppp_jax.analysis.statistics.registry import BASIS, CLOUD, PLANES, PROJECTIONS, Statistic
 
 SITES = ("pre", "post")
 # The axes of a grid that tell cells apart, in its order; `grid` itself would import optax.
@@ -23,9 +24,12 @@ CELL_AXES = (
     "learning_rate",
     "dose",
 )
-ENDS = ("z", "p", "null", "clouds", "rank")
+ENDS = ("p_networks", "z", "p", "null", "clouds", "rank")
+THINNING_SEED = 0
+DIP_SAMPLES = 512  # of each cloud, for dips under many rotations
 ROUNDING = 1e-6  # a range below this fraction of the largest number is none
 ERRORS = ("train_mse", "validation_mse", "test_mse")
+COUNTS = {"rows": "samples", "rows_zero": "zero", "rows_long": "long"}  # of the rows of a cloud
 COUNTED = "counted"  # whether a cloud is one of those that tables and pictures show
 NETWORK = "architecture_respects_rotations"  # the attribute of a run folder's Dataset
 HELD_BYTES = 2**26  # of one activation's latents held at once, unless a snapshot has more
@@ -35,18 +39,19 @@ class Measured(NamedTuple):
     """A grid in numbers.
 
     Attributes:
-      runs: over the axes of the grid, `seed` and `step`: errors, `diverged_step`, and for each
-        site of latents (`pre` and `post`) `c4`, `unit_kurtosis`, `acceptance_ratio`,
-        `discreteness`, as `c4_pre` and so on; their rotation null's mean `…_null`, its
-        `…_z` and `…_p`. The angles'
-        (`entropy_deficit`, `mode_1` to `mode_4`), the acceptance ratio's tests and `elliptical`
-        (discreteness against the elliptical reference) are there at the first and the last
-        snapshot, and missing in between. Numbers of a run that diverged, at whatever time, and of
-        latents that do not vary, are missing; `counted_pre` and `counted_post` are 1 where latents
-        are looked at, in tables and pictures alike, and 0 where not.
+      runs: over the axes of the grid, `seed` and `step`: errors, `diverged_step`, and every
+        reported statistic of the registry for each site of latents (`pre` and `post`), as
+        `shape_pre` and so on; of those with a rotation null also its mean `…_null`, `…_z` and
+        `…_p`. Statistics that are not measured everywhere, and the acceptance ratio's tests, are
+        there at the first and the last snapshot, and missing in between. Numbers of a run that
+        diverged, at whatever time, and of latents that do not vary, are missing; `counted_pre` and
+        `counted_post` are 1 where latents are looked at, in tables and pictures alike, and 0 where
+        not. `rows_pre`, `rows_zero_pre` and `rows_long_pre` count rows at these two snapshots:
+        those that count, those of zeros, which are left out, and those far longer than others.
       pooled: the same tests of the seeds together (`pool`), over the axes of the grid and `step`:
-        `c4_pre`, `c4_pre_null` (the null's mean), `c4_pre_z`, `c4_pre_p`, `c4_pre_rank` (above 0
-        if most seeds lie above their null), `c4_pre_clouds` (how many seeds) and so on.
+        `shape_pre`, `shape_pre_null` (the null's mean), `shape_pre_z`, `shape_pre_p` (over seeds),
+        `shape_pre_p_networks` (of these networks), `shape_pre_rank` (above 0 if most seeds lie
+        above their null), `shape_pre_clouds` (how many seeds) and so on.
     """
 
     runs: xr.Dataset
@@ -72,6 +77,22 @@ def healthy(runs: xr.Dataset) -> xr.DataArray:
       runs: with `diverged_step`, over `step` and the axes of the runs.
     """
     return runs["diverged_step"].isel(step=-1, drop=True) < 0
+
+
+def thinned(clouds: xr.DataArray, most: int) -> xr.DataArray:
+    """Draws vectors, the same of every run: a stride would keep the same positions of all images.
+
+    They stay in their order.
+
+    Args:
+      clouds: `(..., sample, unit)`.
+      most: how many are drawn if there are more.
+    """
+    count = clouds.sizes["sample"]
+    if count <= most:
+        return clouds
+    drawn = np.random.default_rng(THINNING_SEED).choice(count, most, replace=False)
+    return clouds.isel(sample=np.sort(drawn))
 
 
 def mask_constant(clouds: xr.DataArray) -> xr.DataArray:
@@ -162,7 +183,8 @@ class _Tests(NamedTuple):
 
     Attributes:
       everywhere: the rotation test of what is a function of a basis, without rotated values.
-      at_ends: that of what is a function of its planes, at the first and the last snapshot.
+      at_ends: that of what is a function of its planes or of projections, at the first and the last
+        snapshot.
       numbers: what has no rotation null, or has none between those two snapshots.
     """
 
@@ -176,6 +198,7 @@ def _measure(latents: xr.DataArray, runs: xr.Dataset, how: _Test) -> _Tests:
     last = latents.sizes["step"] - 1
     found = _Tests(*(_nothing(latents) for _ in _Tests._fields))
     of_basis, of_planes = registry.chosen(of=[BASIS]), registry.chosen(of=[PLANES])
+    of_projections = registry.chosen(of=[PROJECTIONS])
     for at, part in _parts(latents):
         of_runs = {dim: where for dim, where in at.items() if dim != "step"}
         clouds = mask(part, runs.isel(of_runs))
@@ -189,7 +212,9 @@ def _measure(latents: xr.DataArray, runs: xr.Dataset, how: _Test) -> _Tests:
             there, ends = {**at, "step": steps[at_end]}, clouds.isel(step=at_end)
             tested = how.rotated(ends, first, of_basis + of_planes)
             _put(found.everywhere, there, tested.sel(statistic=_names(of_basis)))
-            _put(found.at_ends, there, tested.sel(statistic=_names(of_planes)))
+            dips = how.rotated(thinned(ends, DIP_SAMPLES), first, of_projections)
+            tested = xr.concat([tested.sel(statistic=_names(of_planes)), dips], "statistic")
+            _put(found.at_ends, there, tested)
             _put(found.numbers, there, _numbers(ends, how, everywhere=False))
     return found._replace(at_ends=found.at_ends.isel(step=[0, -1] if last else [0]))
 
@@ -209,6 +234,9 @@ def _numbers(clouds: xr.DataArray, how: _Test, *, everywhere: bool) -> xr.Datase
     }
     if everywhere:
         found[COUNTED] = np.isfinite(values).all(axis=(1, 2))
+    else:
+        counts = np.array([kept_rows(cloud)[1] for cloud in values]).reshape(-1, len(Rows._fields))
+        found |= {name: counts[:, Rows._fields.index(field)] for name, field in COUNTS.items()}
     shape, dims = clouds.shape[:-2], clouds.dims[:-2]
     return xr.Dataset({name: (dims, one.reshape(shape)) for name, one in found.items()})
 
@@ -262,7 +290,7 @@ def _columns(tested: xr.Dataset) -> xr.Dataset:
     """Spreads a test's statistics out: `c4`, `c4_null` and so on; if pooled, `c4_clouds` too."""
     parts = {"": "value", "_null": "mean", "_z": "z", "_p": "p"}
     if "clouds" in tested:
-        parts |= {"_clouds": "clouds", "_rank": "rank"}
+        parts |= {"_p_networks": "p_networks", "_clouds": "clouds", "_rank": "rank"}
     return xr.Dataset(
         {
             f"{statistic}{end}": tested[part].sel(statistic=statistic, drop=True)
@@ -274,8 +302,8 @@ def _columns(tested: xr.Dataset) -> xr.Dataset:
 
 def _named(name: str, site: str) -> str:
     """Returns `c4_pre_z` of `c4_z`."""
-    stem, _, end = name.rpartition("_")
-    return f"{stem}_{site}_{end}" if end in ENDS else f"{name}_{site}"
+    end = next((f"_{end}" for end in ENDS if name.endswith(f"_{end}")), "")
+    return f"{name.removesuffix(end)}_{site}{end}"
 
 
 def _described(runs: xr.Dataset) -> xr.Dataset:

@@ -40,8 +40,9 @@ def summary(
       progress: show a progress bar on stderr.
 
     Returns:
-      Of a run folder a row per cell and site of latents: its names, of each statistic of
-      alignment the mean over seeds, `…_z` and `…_q`, and the verdicts in words. Of other latents
+      Of a run folder a row per cell and site of latents: its names, of each statistic on which
+      verdicts rest the mean over seeds, `…_z`, `…_q_networks` (of these networks) and `…_q` (over
+      seeds), and the verdicts in words. Of other latents
       a row per cloud and statistic: `value`, the null's `mean` and its 2.5 and
       97.5 % quantiles `low` and `high`, `z` and `p`.
 
@@ -86,11 +87,12 @@ def _of_run(path: pathlib.Path, epsilon: float, **options: Any) -> pd.DataFrame:
 
 
 def _headline(table: pd.DataFrame) -> pd.DataFrame:
-    """Keeps what names a row, its statistics of alignment, and its verdicts."""
+    """Keeps what names a row, the statistics on which verdicts rest, and its verdicts."""
     names = list(table.columns[: table.columns.get_loc("seeds") + 1])
     numbers = [
         f"{name}{end}"
-        for name in registry.names(family=registry.ALIGNMENT)
-        for end in ("", "_z", "_q")
+        for family in registry.FAMILIES
+        for name in registry.names(family=family)
+        for end in ("", "_z", "_q_networks", "_q")
     ]
     return table[[*names, *numbers, *CLAIMS]]

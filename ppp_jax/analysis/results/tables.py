@@ -78,9 +78,9 @@ COLUMNS = {
     "held-out MSE": ("test_mse", None),
     "A/A0 pre": ("acceptance_ratio_pre", "acceptance_ratio_pre_first"),
     "A/A0 post": ("acceptance_ratio_post", "acceptance_ratio_post_first"),
-    "C4 pre": ("c4_pre", "c4_pre_first"),
-    "C4 post": ("c4_post", "c4_post_first"),
-    "discreteness pre": ("discreteness_pre", "discreteness_pre_first"),
+    "covariance pre": ("covariance_pre", "covariance_pre_first"),
+    "shape pre": ("shape_pre", "shape_pre_first"),
+    "shape post": ("shape_post", "shape_post_first"),
 }
 
 

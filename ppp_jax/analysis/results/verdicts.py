@@ -1,11 +1,13 @@
 """What the numbers allow to say of each cell of a grid, and of differences between cells.
 
-Seeds are the unit of replication. A claim needs 6 of them, and a q-value (false discovery rate over
-the whole grid) of at most 5 %; otherwise the verdict is that there is no evidence.
+Two questions are kept apart (docs/method.md §9). Do these networks prefer the basis? That is asked
+of the ranks of all of them together, of any number. Does it hold over seeds? That is asked by
+flipping signs, whose smallest p-value is 2/2^seeds: where so few seeds cannot tell, the verdict
+says so and how many would. A claim needs a false discovery rate of at most 5 % over the whole grid.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,23 +15,32 @@ import xarray as xr
 
 from ppp_jax import bases
 from ppp_jax.analysis.inference.seeds import (
-    MIN_SEEDS,
+    LEVEL,
+    attainable,
     bootstrap_interval,
     false_discovery,
     interquartile_mean,
     paired_difference,
+    seeds_needed,
 )
-from ppp_jax.analysis.io.facts import Facts, facts_of
+from ppp_jax.analysis.io.facts import facts_of
 from ppp_jax.analysis.results.comparisons import Cell, compare, partner_in, with_q
-from ppp_jax.analysis.results.measure import SITES, Measured, cells
+from ppp_jax.analysis.results.measure import COUNTED, COUNTS, ENDS, SITES, Measured, cells
 from ppp_jax.analysis.statistics import registry
-from ppp_jax.analysis.statistics.registry import CLOUD, TESTED, Statistic
+from ppp_jax.analysis.statistics.registry import CLOUD, FAMILIES, TESTED, Statistic
+from ppp_jax.analysis.statistics.views import LEAST_PER_UNIT
 from ppp_jax.errors import InputError
 
-LEVEL = 0.05
-CLAIMS = ("alignment", "training", "clusters")  # of which a verdict speaks
-BEYOND_LENGTHS = 0.5  # fraction of a change in discreteness that equal lengths must leave
+TRAINING = "training"
+CLAIMS = (*FAMILIES, TRAINING)  # of which a verdict speaks
 ERROR = "test_mse"  # what is compared beside the statistics
+UNKNOWN = {
+    "mean": "the mean of no network can be told from 0",
+    "covariance": "nothing varies",
+    "shape": f"too few samples, or nothing varies; {LEAST_PER_UNIT} samples per unit are needed",
+    "quantisation": "nothing varies",
+    "angles": "no sample is accepted",
+}  # why a family is not judged
 
 
 def paired() -> tuple[str, ...]:
@@ -45,62 +56,95 @@ def verdict_table(grid: Sequence[Measured]) -> list[pd.DataFrame]:
 
     Returns:
       For each group a table, a row per cell and site of latents: its names; `seeds`, how many
-      neither diverged nor died; for C4 and unit kurtosis the mean over seeds, untrained (`…_first`)
-      and trained, the rotation null's mean (`…_null`), `…_z`, `…_p`, `…_rank` and `…_q` of all
-      seeds (see `pool`), and how many seeds have p ≤ .05 alone (`…_seeds`); the same without q for
-      the angles' statistics; of these, over the null's mean, and of both kinds of discreteness the
-      change by training paired by seed, `…_change` with `…_change_low`, `…_change_high`,
-      `…_change_p`, and q of those that verdicts rest on; discreteness with its interval, and
-      untrained; and the verdict in words: `alignment`, `training`, `clusters`. Each q is the false
-      discovery rate over the whole grid: alignments are one family, changes of alignment another,
-      changes of each discreteness two more.
+      neither diverged nor died; the `rows` of their latents, and those of zeros and far longer ones
+      (`rows_zero`, `rows_long`). For every statistic with a rotation null the mean over seeds,
+      untrained (`…_first`) and trained, the null's mean (`…_null`), `…_z`, `…_rank`, `…_clouds` and
+      p of all seeds (see `pool`): `…_p_networks` of these networks, `…_p` over seeds; and how many
+      seeds have p ≤ .05 alone (`…_seeds`). For the others the interquartile mean with its interval.
+      For each, above the null's mean, the change by training paired by seed, `…_change` with
+      `…_change_low`, `…_change_high`, `…_change_p`, `…_change_seeds`. For those on which verdicts
+      rest q of each p (`…_q_networks`, `…_q`, `…_change_q`), and the smallest q that so many seeds
+      allow (`…_q_least`, `…_change_q_least`). And the verdicts in words, a column for each of
+      `registry.FAMILIES`, and `training`. Each family is one of false discoveries over the whole
+      grid, for each of the three p.
     """
     tables = [_group(measured) for measured in grid]
     rows = [row for table in tables for row in table]
-    for family in _families():
-        q = false_discovery([[row[f"{name}_p"] for name in family] for row in rows])
-        for row, values in zip(rows, q, strict=True):
-            row |= {f"{name}_q": value for name, value in zip(family, values, strict=True)}
-    for measured, table in zip(grid, tables, strict=True):
-        known = facts_of(measured.runs)
-        for row in table:
-            row |= _words(row, known[row["activation"]])
+    tests = {family: _discover(rows, family) for family in FAMILIES}
+    for row in rows:
+        judged = row.pop("judged")
+        row |= {family: _claim(row, family, judged, tests) for family in FAMILIES}
+        row[TRAINING] = _training(row, judged, tests)
     return [pd.DataFrame(table) for table in tables]
 
 
-def _families() -> Iterator[list[str]]:
-    """Yields the hypotheses that are tested together: of each family, then of its changes."""
-    families = dict.fromkeys(one.family for one in registry.chosen() if one.family)
-    for family in families:
-        if tested := [one.name for one in registry.chosen(of=TESTED, family=family)]:
-            yield tested
-        yield [f"{one.name}_change" for one in registry.chosen(family=family)]
+class _Question(NamedTuple):
+    """A p-value of every statistic, of how many seeds it is, and where its q goes."""
+
+    p: str
+    seeds: str
+    q: str
+    least: str | None  # where the smallest q goes that the seeds allow, of sign flips
+
+
+QUESTIONS = (
+    _Question("p_networks", "clouds", "q_networks", None),
+    _Question("p", "clouds", "q", "q_least"),
+    _Question("change_p", "change_seeds", "change_q", "change_q_least"),
+)
+
+
+def _discover(rows: list[dict[str, Any]], family: str) -> dict[str, int]:
+    """Adds q to all rows: one family of hypotheses, of the statistics that judge there.
+
+    Returns:
+      How many tests there are, of each p.
+    """
+    members, tests = registry.chosen(family=family), {}
+    for question in QUESTIONS:
+        p = np.full((len(rows), len(members)), np.nan)
+        seeds = np.zeros(p.shape)
+        for i, row in enumerate(rows):
+            for k, one in enumerate(members):
+                if one in row["judged"]:
+                    p[i, k] = row[f"{one.name}_{question.p}"]
+                    seeds[i, k] = row[f"{one.name}_{question.seeds}"]
+        q = false_discovery(p)
+        least = attainable(p, seeds) if question.least else None
+        tests[question.p] = int(np.count_nonzero(seeds))
+        for i, row in enumerate(rows):
+            for k, one in enumerate(members):
+                row[f"{one.name}_{question.q}"] = q[i, k]
+                if least is not None:
+                    row[f"{one.name}_{question.least}"] = least[i, k]
+    return tests
 
 
 def _group(measured: Measured) -> list[dict[str, Any]]:
-    return [
-        {**names, "site": site, **_cell(measured, at, site)}
-        for names, at in cells(measured.runs)
-        for site in SITES
-    ]
+    known = facts_of(measured.runs)
+    found = []
+    for names, at in cells(measured.runs):
+        orthonormal = bases.is_orthonormal(known[names["activation"]].basis)
+        judged = registry.judging(orthonormal=orthonormal)
+        for site in SITES:
+            found.append({**names, "site": site, **_cell(measured, at, site), "judged": judged})
+    return found
 
 
 def _cell(measured: Measured, at: dict[str, int], site: str) -> dict[str, Any]:
     runs, pooled = measured.runs.isel(at), measured.pooled.isel(at)
     first, last = runs.isel(step=0), runs.isel(step=-1)
     row: dict[str, Any] = {
-        "seeds": int(last[f"unit_kurtosis_{site}"].notnull().sum()),
+        "seeds": int((last[f"{COUNTED}_{site}"] > 0).sum()),
         "snapshots": runs.sizes["step"],
         "epoch": last["epoch"].item(),
+        **{name: int(last[f"{name}_{site}"].sum()) for name in COUNTS},
     }
     for one in registry.chosen(of=TESTED):
         name, key = one.name, f"{one.name}_{site}"
         row |= {f"{name}_first": pooled[key].isel(step=0).item()}
         row |= {name: pooled[key].isel(step=-1).item()}
-        row |= {
-            f"{name}_{end}": pooled[f"{key}_{end}"].isel(step=-1).item()
-            for end in ("null", "z", "p", "rank")
-        }
+        row |= {f"{name}_{end}": pooled[f"{key}_{end}"].isel(step=-1).item() for end in ENDS}
         row[f"{name}_seeds"] = int((last[f"{key}_p"] <= LEVEL).sum())
     for one in registry.chosen(of=[CLOUD]):
         values = last[f"{one.name}_{site}"].values
@@ -111,6 +155,7 @@ def _cell(measured: Measured, at: dict[str, int], site: str) -> dict[str, Any]:
     for one in registry.chosen():
         found = paired_difference(*(excess(end, f"{one.name}_{site}") for end in (last, first)))
         ends = {"": found.mean, "_low": found.low, "_high": found.high, "_p": found.p}
+        ends["_seeds"] = found.seeds
         row |= {f"{one.name}_change{end}": value for end, value in ends.items()}
     return row
 
@@ -124,45 +169,93 @@ def excess(runs: xr.Dataset, quantity: str) -> xr.DataArray:
     return value - runs[null] if null in runs else value
 
 
-def _words(row: dict[str, Any], known: Facts) -> dict[str, str]:
-    if row["seeds"] < MIN_SEEDS:
-        few = f"not judged: {row['seeds']} seeds whose latents vary, {MIN_SEEDS} are needed"
-        return {"alignment": few, "training": few, "clusters": few}
-    # On vectors that are not orthogonal C4 has no axes and diagonals: the others decide.
-    judged = [
-        one
-        for one in registry.chosen(family=registry.ALIGNMENT)
-        if bases.is_orthonormal(known.basis) or not one.orthonormal
+Tests = Mapping[str, Mapping[str, int]]
+"""How many tests each family has, of each p."""
+
+
+def _claim(row: dict[str, Any], family: str, judged: tuple[Statistic, ...], tests: Tests) -> str:
+    """Says of one family what the tests of a cell allow to say, and no more."""
+    if not row["seeds"]:
+        return "not judged: there is no network whose latents vary"
+    members = [one for one in judged if one.family == family and row[f"{one.name}_clouds"]]
+    if not members:
+        return f"not judged: {UNKNOWN[family]}"
+    found = [
+        f"{_side(row, one)}{_scope(row, one, tests)}"
+        for one in members
+        if min_known(row[f"{one.name}_q_networks"], row[f"{one.name}_q"]) <= LEVEL
     ]
-    found = [_side(row, one) for one in judged if row[f"{one.name}_q"] <= LEVEL]
-    alignment = ", ".join(found) or "no evidence of alignment"
+    if found:
+        return ", ".join(found)
+    few = [one for one in members if row[f"{one.name}_q_least"] > LEVEL]
+    clouds = int(max(row[f"{one.name}_clouds"] for one in members))
+    needed = _too_few(clouds, tests[family]["p"])
+    limit = f"; over seeds it {needed}" if few else ", nor over seeds"
+    return f"no evidence in {_networks(clouds)}{limit}"
+
+
+def min_known(*values: float) -> float:
+    """Returns the least of numbers of which some are missing; 1 if all are.
+
+    Args:
+      *values: p-values or q-values.
+    """
+    return min((value for value in values if value == value), default=1.0)
+
+
+def _scope(row: dict[str, Any], one: Statistic, tests: Tests) -> str:
+    """Returns how far a finding reaches: over seeds, or no farther than these networks."""
+    clouds = int(row[f"{one.name}_clouds"])
+    if row[f"{one.name}_q"] <= LEVEL:
+        return ", over seeds"
+    these = f", in {_networks(clouds)}"
+    if row[f"{one.name}_q_least"] > LEVEL:
+        return f"{these} (over seeds it {_too_few(clouds, tests[str(one.family)]['p'])})"
+    return f"{these} (no evidence over seeds)"
+
+
+def _networks(clouds: int) -> str:
+    return "this network" if clouds == 1 else f"these {clouds} networks"
+
+
+def _too_few(clouds: int, tests: int) -> str:
+    need = seeds_needed(tests)
+    seeds = "1 seed" if clouds == 1 else f"{clouds} seeds"
+    limit = f"{need} are needed" if need else "no number is enough for so many tests"
+    return f"cannot be judged at {seeds}: {limit}"
+
+
+def _training(row: dict[str, Any], judged: tuple[Statistic, ...], tests: Tests) -> str:
+    """Says which statistics training changed, over seeds, and of which families it cannot tell."""
     if row["snapshots"] == 1:
-        alone = "not judged: there is one snapshot"
-        return {"alignment": alignment, "training": alone, "clusters": alone}
-    moves = [_move(row, one) for one in judged if row[f"{one.name}_change_q"] <= LEVEL]
-    clusters = "no evidence that training made it more or less discrete"
-    if row["discreteness_change_q"] <= LEVEL:
-        beyond = row["elliptical_change"] / row["discreteness_change"] > BEYOND_LENGTHS
-        moved = _move(row, registry.STATISTICS["discreteness"])
-        clusters = moved if beyond else f"{moved}, mostly by its lengths"
-    training = ", ".join(moves) or "no evidence of a change by training"
-    return {"alignment": alignment, "training": training, "clusters": clusters}
+        return "not judged: there is one snapshot"
+    there = [one for one in judged if row[f"{one.name}_change_seeds"]]
+    if not there:
+        return "not judged: there is no network whose latents vary"
+    moves = [
+        _of_two(one.moves, above=row[f"{one.name}_change"] > 0)
+        for one in there
+        if row[f"{one.name}_change_q"] <= LEVEL
+    ]
+    few = [one for one in there if row[f"{one.name}_change_q_least"] > LEVEL]
+    if len(few) == len(there):
+        most = max(tests[str(one.family)]["change_p"] for one in few)
+        return _too_few(int(row[f"{few[0].name}_change_seeds"]), most)
+    found = ", ".join(moves) or "no evidence of a change by training"
+    names = ", ".join(dict.fromkeys(str(one.family) for one in few))
+    return f"{found}; too few seeds to judge {names}" if names else found
 
 
 def _side(row: dict[str, Any], one: Statistic) -> str:
     """Returns where most seeds lie, and whether some lie far on the other side."""
     rank, z = row[f"{one.name}_rank"], row[f"{one.name}_z"]
-    side = _of_two(one.sides, one, above=rank > 0)
+    side = _of_two(one.sides, above=rank > 0)
     return side if rank * z > 0 else f"{side}, a few seeds far off"
 
 
-def _move(row: dict[str, Any], one: Statistic) -> str:
-    return _of_two(one.moves, one, above=row[f"{one.name}_change"] > 0)
-
-
-def _of_two(words: tuple[str, str] | None, one: Statistic, *, above: bool) -> str:
-    low, high = words or (f"{one.short} below its null", f"{one.short} above its null")
-    return high if above else low
+def _of_two(words: tuple[str, str] | None, *, above: bool) -> str:
+    assert words is not None  # the registry refuses a family without words
+    return words[above]
 
 
 def difference_table(

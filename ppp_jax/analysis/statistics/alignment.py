@@ -15,13 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ppp_jax.analysis.io.sources import Latents, PerCloud, as_clouds, labelled_like, rescale
+from ppp_jax.analysis.io.rows import RAISE, sampled
+from ppp_jax.analysis.io.sources import Latents, PerCloud, labelled_like, rescale
 from ppp_jax.analysis.projection.planes import Basis, BasisLike, resolve_basis
 from ppp_jax.numerics import polar
 
 BATCH_ELEMENTS = 2**20  # projections held at once while many bases are measured
 NO_SUM = 1e-5  # of the length of as many orthogonal vectors: a sum below it is rounding
-ROUNDING = 1e-12  # a variance below this fraction of the largest square is rounding, not spread
+ROUNDING = 1e-12  # a variance below this fraction of the mean square is rounding, not spread
 
 
 class Planes(NamedTuple):
@@ -43,7 +44,13 @@ OfBasis = Callable[[jax.Array, jax.Array, Planes | None], jax.Array]
 """A statistic of a cloud, `(samples, units)`, against `(vectors, units)` and their planes."""
 
 
-def alignment_c4(latents: Latents, *, basis: BasisLike = None) -> PerCloud:
+def alignment_c4(
+    latents: Latents,
+    *,
+    basis: BasisLike = None,
+    nonfinite: str = RAISE,
+    drop_outliers: float | None = None,
+) -> PerCloud:
     """Returns C4 = Σ Re(u + iv)⁴ / Σ |u + iv|⁴ over all privileged planes and samples.
 
     +1 on the axes of the planes, −1 on their diagonals, 0 for isotropic latents; it needs no ε.
@@ -54,22 +61,30 @@ def alignment_c4(latents: Latents, *, basis: BasisLike = None) -> PerCloud:
     Args:
       latents: `(..., samples, units)`; leading axes are separate clouds.
       basis: privileged vectors, `(vectors, units)`, or a name; None for the standard basis.
+      nonfinite: `raise` to refuse rows that are not finite, or `drop` to leave them out.
+      drop_outliers: rows longer than so many times the median row are left out; None keeps them.
 
     Returns:
-      Array of the leading shape, labelled if the latents are; NaN for a cloud that is not finite
-      or has nothing but zeros.
+      Array of the leading shape, labelled if the latents are, with the counts of rows as
+      attributes; NaN for a cloud without any finite row, or with nothing but zeros.
 
     Raises:
-      InputError: an argument out of its range, naming it.
+      InputError: an argument out of its range, or rows that are not finite.
 
     Example:
       >>> float(alignment_c4(np.eye(4))), round(float(alignment_c4(np.ones((1, 2)))), 3)
       (1.0, -1.0)
     """
-    return _measured(c4_of, latents, basis)
+    return _measured(c4_of, latents, basis, nonfinite, drop_outliers)
 
 
-def alignment_kurtosis(latents: Latents, *, basis: BasisLike = None) -> PerCloud:
+def alignment_kurtosis(
+    latents: Latents,
+    *,
+    basis: BasisLike = None,
+    nonfinite: str = RAISE,
+    drop_outliers: float | None = None,
+) -> PerCloud:
     """Returns n(n+2)/3 · Σ_k (x·b_k)⁴/‖x‖⁴ / vectors, averaged over samples; 1 when isotropic.
 
     On an orthonormal basis C4, of samples of unit length, is a monotone function of it: with
@@ -79,22 +94,30 @@ def alignment_kurtosis(latents: Latents, *, basis: BasisLike = None) -> PerCloud
     Args:
       latents: `(..., samples, units)`; leading axes are separate clouds.
       basis: privileged vectors, `(vectors, units)`, or a name; None for the standard basis.
+      nonfinite: `raise` to refuse rows that are not finite, or `drop` to leave them out.
+      drop_outliers: rows longer than so many times the median row are left out; None keeps them.
 
     Returns:
-      Array of the leading shape, labelled if the latents are; NaN for a cloud that is not finite
-      or has nothing but zeros.
+      Array of the leading shape, labelled if the latents are, with the counts of rows as
+      attributes; NaN for a cloud without any finite row, or with nothing but zeros.
 
     Raises:
-      InputError: an argument out of its range, naming it.
+      InputError: an argument out of its range, or rows that are not finite.
 
     Example:
       >>> float(alignment_kurtosis(np.eye(4)))  # on the axes: (n + 2)/3
       2.0
     """
-    return _measured(kurtosis_of, latents, basis)
+    return _measured(kurtosis_of, latents, basis, nonfinite, drop_outliers)
 
 
-def unit_kurtosis(latents: Latents, *, basis: BasisLike = None) -> PerCloud:
+def unit_kurtosis(
+    latents: Latents,
+    *,
+    basis: BasisLike = None,
+    nonfinite: str = RAISE,
+    drop_outliers: float | None = None,
+) -> PerCloud:
     """Returns the mean over basis vectors of the kurtosis of the projections, over a Gaussian's 3.
 
     Each vector's projections are centred and divided by their own deviation: a Gaussian gives 1
@@ -106,28 +129,38 @@ def unit_kurtosis(latents: Latents, *, basis: BasisLike = None) -> PerCloud:
     Args:
       latents: `(..., samples, units)`; leading axes are separate clouds.
       basis: privileged vectors, `(vectors, units)`, or a name; None for the standard basis.
+      nonfinite: `raise` to refuse rows that are not finite, or `drop` to leave them out.
+      drop_outliers: rows longer than so many times the median row are left out; None keeps them.
 
     Returns:
-      Array of the leading shape, labelled if the latents are. Vectors along which nothing varies
-      are left out; NaN where nothing varies at all, and for a cloud that is not finite.
+      Array of the leading shape, labelled if the latents are, with the counts of rows as
+      attributes. Vectors along which nothing varies are left out; NaN where nothing varies at all,
+      and for a cloud without any finite row.
 
     Raises:
-      InputError: an argument out of its range, naming it.
+      InputError: an argument out of its range, or rows that are not finite.
 
     Example:
       >>> signs = np.array([[1.0, 1], [1, -1], [-1, 1], [-1, -1]])
       >>> round(float(unit_kurtosis(signs)), 3)
       0.333
     """
-    return _measured(unit_kurtosis_of, latents, basis)
+    return _measured(unit_kurtosis_of, latents, basis, nonfinite, drop_outliers)
 
 
-def _measured(function: OfBasis, latents: Latents, basis: BasisLike) -> PerCloud:
-    values, _ = rescale(as_clouds(latents))
+def _measured(
+    function: OfBasis,
+    latents: Latents,
+    basis: BasisLike,
+    nonfinite: str,
+    drop_outliers: float | None,
+) -> PerCloud:
+    kept, rows = sampled(latents, nonfinite=nonfinite, drop_outliers=drop_outliers)
+    values, _ = rescale(kept)
     target = build_target(resolve_basis(basis, values.shape[-1]), values.dtype)
     clouds = values.reshape(-1, *values.shape[-2:])
     (found,) = _measure_clouds(clouds, target, functions=(function,))
-    return labelled_like(latents, np.asarray(found).reshape(values.shape[:-2]))
+    return labelled_like(latents, np.asarray(found).reshape(values.shape[:-2]), rows)
 
 
 def build_target(frame: Basis, dtype: np.dtype) -> Target:
@@ -258,9 +291,15 @@ def unit_kurtosis_of(cloud: jax.Array, vectors: jax.Array, planes: Planes | None
     there = jnp.any(cloud != 0, axis=-1, keepdims=True)  # a row of zeros is no sample
     count = jnp.maximum(jnp.sum(there), 1).astype(cloud.dtype)
     centred = jnp.where(there, cloud - jnp.sum(cloud, axis=0, keepdims=True) / count, 0)
-    square = jnp.square(_project(vectors, centred))
+    onto = _project(vectors, centred)
+    # Each vector on a scale of its own: one huge entry along another must not hide this one.
+    peak = jnp.max(jnp.abs(onto), axis=-1)
+    scale = jnp.where(peak > 0, peak, jnp.ones_like(peak))
+    square = jnp.square(onto / scale[:, None])
     variance = jnp.sum(square, axis=-1) / count
-    spread = variance > ROUNDING
+    # What the entries that a projection adds up may leave of it by rounding.
+    size = jnp.sqrt(jnp.square(vectors) @ (jnp.sum(jnp.square(cloud), axis=0) / count)) / scale
+    spread = variance > ROUNDING * jnp.square(size)
     safe = jnp.where(spread, variance, jnp.ones_like(variance))
     each = jnp.where(spread, jnp.sum(square * square, axis=-1) / count / (3 * safe * safe), 0)
     # Not finite stays not finite: a comparison with NaN is false, and would hide it.

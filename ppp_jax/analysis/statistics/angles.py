@@ -6,6 +6,14 @@ import numpy as np
 import scipy.special
 import xarray as xr
 
+from ppp_jax.analysis.io.rows import (
+    DROP,
+    RAISE,
+    check_rows,
+    count_rows,
+    refuse_nonfinite,
+    told,
+)
 from ppp_jax.analysis.io.sources import Latents, PerCloud, labelled_like
 from ppp_jax.analysis.projection import isotropic_null
 from ppp_jax.analysis.projection.kernel import Prepared, accepted, prepare
@@ -17,7 +25,11 @@ MODES = 4
 
 
 def acceptance_ratio(
-    latents: Latents, *, basis: BasisLike = None, epsilon: float = 0.85
+    latents: Latents,
+    *,
+    basis: BasisLike = None,
+    epsilon: float = 0.85,
+    nonfinite: str = RAISE,
 ) -> PerCloud:
     """Returns A/A0: the fraction of (plane, sample) pairs accepted, over the isotropic fraction.
 
@@ -28,25 +40,26 @@ def acceptance_ratio(
       latents: `(..., samples, units)`; leading axes are separate clouds.
       basis: privileged vectors, `(vectors, units)`; None for the standard basis.
       epsilon: acceptance cosine, in [0, 1].
+      nonfinite: `raise` to refuse rows that are not finite, or `drop` to leave them out.
 
     Returns:
-      Array of the leading shape, labelled if the latents are; NaN for a cloud that is not finite or
-      has nothing but zeros.
+      Array of the leading shape, labelled if the latents are, with the counts of rows as
+      attributes; NaN for a cloud without any finite row, or with nothing but zeros.
 
     Raises:
-      InputError: an argument out of its range, naming it.
+      InputError: an argument out of its range, or rows that are not finite.
 
     Example:
       >>> round(float(acceptance_ratio(np.eye(4))), 3)  # each axis lies in half of the planes
       1.802
     """
-    prepared = _prepare(latents, basis, epsilon)
+    prepared = _prepare(latents, basis, epsilon, nonfinite)
     per_cloud = prepared.source.shape[-2]
     clouds = prepared.source.rows // per_cloud
     count = np.zeros(clouds, np.int64)
     for block in accepted(prepared):
         count += np.bincount(block.sample // per_cloud, minlength=clouds)
-    return labelled_like(latents, _over_null(prepared, count))
+    return labelled_like(latents, _over_null(prepared, count), _rows(prepared))
 
 
 class Angles(NamedTuple):
@@ -67,27 +80,34 @@ class Angles(NamedTuple):
     modes: PerCloud
 
 
-def angles(latents: Latents, *, basis: BasisLike = None, epsilon: float = 0.85) -> Angles:
+def angles(
+    latents: Latents,
+    *,
+    basis: BasisLike = None,
+    epsilon: float = 0.85,
+    nonfinite: str = RAISE,
+) -> Angles:
     """Measures the angles of accepted samples (docs/method.md §7).
 
     Args:
       latents: `(..., samples, units)`; leading axes are separate clouds.
       basis: privileged vectors, `(vectors, units)`; None for the standard basis.
       epsilon: acceptance cosine, in [0, 1].
+      nonfinite: `raise` to refuse rows that are not finite, or `drop` to leave them out.
 
     Returns:
-      `Angles` of the leading shape, labelled if the latents are; NaN for a cloud that is not
-      finite, or of which no sample was accepted.
+      `Angles` of the leading shape, labelled if the latents are, with the counts of rows as
+      attributes; NaN for a cloud without any finite row, or of which no sample was accepted.
 
     Raises:
-      InputError: an argument out of its range, naming it.
+      InputError: an argument out of its range, or rows that are not finite.
 
     Example:
       >>> found = angles(np.eye(4))  # φ is 0 or π/2, half of the samples each
       >>> float(found.entropy_deficit), found.modes.round(3).tolist()
       (4.0, [0.707, 0.0, 0.707, 1.0])
     """
-    prepared = _prepare(latents, basis, epsilon)
+    prepared = _prepare(latents, basis, epsilon, nonfinite)
     per_cloud = prepared.source.shape[-2]
     clouds = prepared.source.rows // per_cloud
     count, histogram = np.zeros(clouds, np.int64), np.zeros(clouds * SECTORS, np.int64)
@@ -114,13 +134,21 @@ def angles(latents: Latents, *, basis: BasisLike = None, epsilon: float = 0.85) 
     sizes = np.abs(modes.reshape(*shape, MODES)) / np.maximum(seen, 1)[..., None]
     deficit = np.where(known, deficit, np.nan)
     sizes = np.where(known[..., None], sizes, np.nan)
+    rows = _rows(prepared)
     return Angles(
-        labelled_like(latents, ratio), labelled_like(latents, deficit), _labelled(latents, sizes)
+        labelled_like(latents, ratio, rows),
+        labelled_like(latents, deficit, rows),
+        _labelled(latents, sizes, rows),
     )
 
 
-def _labelled(latents: Latents, modes: np.ndarray) -> PerCloud:
-    first = labelled_like(latents, modes[..., 0])
+def _rows(prepared: Prepared) -> dict[str, int]:
+    lengths = prepared.survey.lengths.reshape(-1, prepared.source.shape[-2])
+    return told([count_rows(cloud) for cloud in lengths])
+
+
+def _labelled(latents: Latents, modes: np.ndarray, rows: dict[str, int]) -> PerCloud:
+    first = labelled_like(latents, modes[..., 0], rows)
     if not isinstance(first, xr.DataArray):
         return modes
     numbers = xr.DataArray(np.arange(1, MODES + 1), dims="mode", name="mode")
@@ -135,7 +163,7 @@ def angles_of(clouds: np.ndarray, frame: Basis, epsilon: float) -> dict[str, np.
       frame: the basis.
       epsilon: acceptance cosine.
     """
-    found = angles(clouds, basis=frame, epsilon=epsilon)
+    found = angles(clouds, basis=frame, epsilon=epsilon, nonfinite=DROP)
     modes = {f"mode_{m + 1}": np.asarray(found.modes)[:, m] for m in range(MODES)}
     return {
         "acceptance_ratio": np.asarray(found.acceptance_ratio),
@@ -144,10 +172,15 @@ def angles_of(clouds: np.ndarray, frame: Basis, epsilon: float) -> dict[str, np.
     }
 
 
-def _prepare(latents: Latents, basis: BasisLike, epsilon: float) -> Prepared:
-    prepared = prepare(latents, basis, epsilon, nonfinite="drop")
+def _prepare(latents: Latents, basis: BasisLike, epsilon: float, nonfinite: str) -> Prepared:
+    check_rows(nonfinite, None)
+    prepared = prepare(latents, basis, epsilon, nonfinite=DROP)
     if len(prepared.epsilons) != 1:
         raise InputError("epsilon", epsilon, "must be one number")
+    lost = np.isnan(prepared.survey.lengths.reshape(-1, prepared.source.shape[-2]))
+    some = lost.any(axis=1) & ~lost.all(axis=1)  # a cloud without any finite row is missing
+    if nonfinite == RAISE and some.any():
+        refuse_nonfinite(int(lost[some].sum()), prepared.source.shape)
     return prepared
 
 
@@ -156,6 +189,6 @@ def _over_null(prepared: Prepared, count: np.ndarray) -> np.ndarray:
     lengths = prepared.survey.lengths.reshape(len(count), -1)
     pairs = np.sum(lengths > 0, axis=1) * len(prepared.frame.planes)
     expected = pairs * isotropic_null.acceptance(prepared.source.units, float(prepared.epsilons[0]))
-    usable = (expected > 0) & ~np.isnan(lengths).any(axis=1)
+    usable = expected > 0
     ratio = np.divide(count, expected, out=np.full(len(count), np.nan), where=usable)
     return ratio.reshape(prepared.source.shape[:-2])

@@ -1,4 +1,8 @@
-"""How near samples stand to each other: clusters, wherever they are (docs/method.md §8)."""
+"""How near samples stand to their neighbours, a description of a cloud (docs/method.md §8).
+
+It does not say whether latents are quantised: it is high for a ring and for two scales, and near 0
+for many saturated units. For that there are the dip and the valleys of `quantisation`.
+"""
 
 import concurrent.futures
 import os
@@ -6,69 +10,130 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ppp_jax.analysis.io.sources import Latents, PerCloud, as_clouds, labelled_like, rescale
+from ppp_jax.analysis.io.rows import RAISE, sampled
+from ppp_jax.analysis.io.sources import Latents, PerCloud, labelled_like, rescale
+from ppp_jax.analysis.statistics.views import present
 from ppp_jax.errors import seeded, truth, whole
 
 NEIGHBOUR_ROWS = 512  # distances to all other samples held at once
+MOST_SAMPLES = 6000
+DRAWS = 3  # of the reference, over which its distance is averaged
+
+Draw = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
-def discreteness(
-    latents: Latents, *, elliptical: bool = False, max_samples: int = 6000, reference_seed: int = 0
+def neighbour_ratio(
+    latents: Latents,
+    *,
+    elliptical: bool = False,
+    max_samples: int = MOST_SAMPLES,
+    draws: int = DRAWS,
+    reference_seed: int = 0,
+    nonfinite: str = RAISE,
+    drop_outliers: float | None = None,
 ) -> PerCloud:
-    """Returns 1 − median nearest-neighbour distance over that of a reference of the same shape.
+    """Returns 1 − median nearest-neighbour distance over that of a reference.
 
-    The default reference is a Gaussian with the latents' mean and covariance, drawn as often
-    as there are samples: 0 for a Gaussian, towards 1 for quantised latents, wherever their clusters
-    stand; it does not change if the latents are rotated. But it is also above 0 for latents without
-    clusters whose lengths vary more than a Gaussian's, and for a curved surface. The elliptical
-    reference has the latents' own lengths (of the whitened vectors) too, and random directions: so
-    heavy tails are not taken for clusters.
+    The default reference is a Gaussian with the latents' covariance, drawn as often as there are
+    samples: 0 for a Gaussian, towards 1 where samples stand close together. It does not change if
+    the latents are rotated. It is above 0 for clusters, and also for a curved surface and for
+    latents whose lengths vary more than a Gaussian's; and it is near 0 for levels along many
+    units. So it describes a cloud, and decides nothing. The elliptical reference has the latents'
+    own lengths (of the whitened vectors) too, and random directions, so that heavy tails do not
+    count.
 
     Args:
-      latents: `(..., samples, units)`; leading axes are separate clouds.
+      latents: `(..., samples, units)`; leading axes are separate clouds. Rows of zeros and
+        repetitions of a row are left out.
       elliptical: take that reference.
       max_samples: of larger clouds so many are drawn; the cost is quadratic in them.
+      draws: of the reference, whose distances are averaged.
       reference_seed: of the draws.
+      nonfinite: `raise` to refuse rows that are not finite, or `drop` to leave them out.
+      drop_outliers: rows longer than so many times the median row are left out; None keeps them.
 
     Returns:
-      Array of the leading shape, labelled if the latents are; NaN for a cloud that is not finite or
-      a single point.
+      Array of the leading shape, labelled if the latents are, with the counts of rows as
+      attributes, `rows_duplicate` among them; NaN for a cloud of fewer than 2 different rows.
 
     Raises:
-      InputError: an argument out of its range, naming it.
+      InputError: an argument out of its range, or rows that are not finite.
 
     Example:
-      >>> corners = np.array([[1.0, 1], [-1, 1], [-1, -1], [1, -1]]).repeat(50, axis=0)
-      >>> float(discreteness(corners))
-      1.0
+      >>> rng = np.random.default_rng(0)
+      >>> corners = np.sign(rng.normal(size=(400, 2))) + 0.01 * rng.normal(size=(400, 2))
+      >>> round(float(neighbour_ratio(corners)), 2)
+      0.98
     """
     whole("max_samples", max_samples, least=2)
+    whole("draws", draws, least=1)
     seeded(reference_seed, field="reference_seed")
     truth("elliptical", elliptical)
-    values, _ = rescale(as_clouds(latents))
-    clouds = values.reshape(-1, *values.shape[-2:]).astype(np.float64)
+    kept, rows = sampled(latents, nonfinite=nonfinite, drop_outliers=drop_outliers)
+    values, _ = rescale(kept)
     draw = draw_elliptical if elliptical else _draw_gaussian
+    clouds = values.reshape(-1, *values.shape[-2:])
+    (found,) = _ratios(clouds, (draw,), max_samples, draws, reference_seed)
+    duplicate = rows["rows"] - sum(len(different(cloud)) for cloud in clouds if finite(cloud))
+    attributes = {**rows, "rows_duplicate": duplicate}
+    return labelled_like(latents, found.reshape(values.shape[:-2]), attributes)
 
-    def measure(cloud: np.ndarray) -> float:
-        return _discreteness(cloud, draw, max_samples, np.random.default_rng(reference_seed))
+
+def ratios(clouds: np.ndarray, *, max_samples: int) -> dict[str, np.ndarray]:
+    """Returns both neighbour ratios of clouds by their names in the registry.
+
+    Args:
+      clouds: `(clouds, samples, units)`.
+      max_samples: of larger clouds so many are drawn.
+    """
+    values, _ = rescale(clouds)
+    gaussian, elliptical = _ratios(
+        values, (_draw_gaussian, draw_elliptical), max_samples, DRAWS, reference_seed=0
+    )
+    return {"neighbour_ratio": gaussian, "neighbour_ratio_elliptical": elliptical}
+
+
+def different(cloud: np.ndarray) -> np.ndarray:
+    """Returns the rows of a cloud that are not of zeros, each once, in float64.
+
+    Args:
+      cloud: `(samples, units)`.
+    """
+    found: np.ndarray = np.unique(cloud[present(cloud)], axis=0).astype(np.float64)
+    return found
+
+
+def finite(cloud: np.ndarray) -> bool:
+    """Returns whether a cloud is there: one that is missing, as of a run that diverged, is not."""
+    return bool(np.isfinite(cloud).all())
+
+
+def _ratios(
+    clouds: np.ndarray,
+    references: tuple[Draw, ...],
+    max_samples: int,
+    draws: int,
+    reference_seed: int,
+) -> np.ndarray:
+    """Returns a ratio per reference and cloud, `(references, clouds)`."""
+
+    def measure(cloud: np.ndarray) -> list[float]:
+        rng = np.random.default_rng(reference_seed)
+        samples = different(cloud) if finite(cloud) else np.empty((0, 1))
+        if len(samples) > max_samples:
+            samples = samples[np.sort(rng.choice(len(samples), size=max_samples, replace=False))]
+        if len(samples) < 2:
+            return [np.nan] * len(references)
+        own = _neighbour_distance(samples)
+        drawn = [
+            [_neighbour_distance(draw(samples, rng)) for _ in range(draws)] for draw in references
+        ]
+        expected = np.mean(drawn, axis=1)
+        return [1 - own / each if each > 0 else np.nan for each in expected]
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        found = np.array(list(pool.map(measure, clouds))).reshape(values.shape[:-2])
-    return labelled_like(latents, found)
-
-
-def _discreteness(
-    cloud: np.ndarray,
-    draw: Callable[[np.ndarray, np.random.Generator], np.ndarray],
-    max_samples: int,
-    rng: np.random.Generator,
-) -> float:
-    if len(cloud) > max_samples:
-        cloud = cloud[np.sort(rng.choice(len(cloud), size=max_samples, replace=False))]
-    if len(cloud) < 2 or not np.isfinite(cloud).all():
-        return np.nan
-    expected = _neighbour_distance(draw(cloud, rng))
-    return 1 - _neighbour_distance(cloud) / expected if expected > 0 else np.nan
+        found = list(pool.map(measure, clouds))
+    return np.array(found, np.float64).reshape(-1, len(references)).T
 
 
 def _draw_gaussian(cloud: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -78,7 +143,15 @@ def _draw_gaussian(cloud: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_elliptical(cloud: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Keeps covariance and the lengths of the whitened vectors, and draws their directions."""
+    """Keeps covariance and the lengths of the whitened vectors, and draws their directions.
+
+    Args:
+      cloud: `(samples, units)`, float64.
+      rng: of the directions.
+
+    Returns:
+      As many samples, around 0.
+    """
     centred = cloud - cloud.mean(axis=0)
     values, axes = np.linalg.eigh(np.atleast_2d(np.cov(cloud.T)))
     spread = values > 1e-12 * values.max()

@@ -5,14 +5,25 @@ depth of the deepest valley of the density between two groups of samples tells c
 curved or stretched piece. Neither is moved by the covariance, nor by heavy tails.
 """
 
+import concurrent.futures
+import os
 from collections.abc import Iterator
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 import scipy  # its parts are imported when they are first used
 
-from ppp_jax.analysis.io.sources import Latents, PerCloud, as_clouds, labelled_like, rescale
-from ppp_jax.analysis.statistics.neighbours import draw_elliptical
+from ppp_jax.analysis.io.rows import RAISE, sampled
+from ppp_jax.analysis.io.sources import Latents, PerCloud, labelled_like, rescale
+from ppp_jax.analysis.projection.planes import BasisLike, resolve_basis
+from ppp_jax.analysis.statistics.neighbours import (
+    DRAWS,
+    MOST_SAMPLES,
+    different,
+    draw_elliptical,
+    finite,
+)
 from ppp_jax.analysis.statistics.views import present
 from ppp_jax.errors import InputError, seeded, whole
 
@@ -22,8 +33,6 @@ NEIGHBOUR = 8  # of a sample: the distance to it says how thin the density is th
 LEAST_GROUP, LEAST_FRACTION = 10, 0.01  # of the samples: smaller groups are no peaks
 SIGNIFICANT = 2.0  # nats: four standard errors, √(2/8), of a difference of two log-densities
 LOWEST = 0.9  # of the ratios of neighbour distances, from which the dimension is found
-REFERENCES = 3  # draws of the elliptical reference
-MOST_SAMPLES = 6000
 
 
 class Peaks(NamedTuple):
@@ -45,7 +54,12 @@ class Peaks(NamedTuple):
 
 
 def density_peaks(
-    latents: Latents, *, max_samples: int = MOST_SAMPLES, reference_seed: int = 0
+    latents: Latents,
+    *,
+    max_samples: int = MOST_SAMPLES,
+    reference_seed: int = 0,
+    nonfinite: str = RAISE,
+    drop_outliers: float | None = None,
 ) -> Peaks:
     """Finds the peaks of the density of a cloud, and the deepest valley between two of them.
 
@@ -54,22 +68,25 @@ def density_peaks(
     two groups of at least 10 samples and 1 % of them meet at a height h, the valley between them is
     d̂ · ln(h / c) deep, where c is the larger of their median core distances and d̂ the intrinsic
     dimension (Facco et al. 2017, "Estimating the intrinsic dimension of datasets by a minimal
-    neighborhood information"). Exact duplicates are left out. On the clouds of docs/method.md §13
-    continuous laws stay below 1 nat and clusters lie above 3; hypercube corners of many units are
-    not seen, since few samples share a corner: for these there is the dip.
+    neighborhood information"). Rows of zeros and repetitions of a row are left out. On the clouds
+    of docs/method.md §13 continuous laws stay below 1 nat and clusters lie above 3; hypercube
+    corners of many units are not seen, since few samples share a corner: for these there is the
+    dip.
 
     Args:
       latents: `(..., samples, units)`; leading axes are separate clouds.
       max_samples: The largest number of samples that are looked at; of larger clouds so many are
         drawn. Time and memory are quadratic in it.
       reference_seed: Seed of the draws of samples and of the reference.
+      nonfinite: What to do about rows that are not finite: `raise` or `drop`.
+      drop_outliers: Rows longer than so many times the median are left out; None keeps them.
 
     Returns:
-      `Peaks` of the leading shape, labelled if the latents are; NaN for a cloud that is not finite
-      or has fewer than 20 different samples.
+      `Peaks` of the leading shape, labelled if the latents are, with the counts of rows as
+      attributes; NaN for a cloud without any finite row, or of fewer than 20 different samples.
 
     Raises:
-      InputError: An argument is out of its range; the error names it.
+      InputError: An argument is out of its range, or rows are not finite; the error names it.
 
     Example:
       >>> rng = np.random.default_rng(0)
@@ -79,27 +96,55 @@ def density_peaks(
     """
     whole("max_samples", max_samples, least=2 * LEAST_GROUP)
     seeded(reference_seed, field="reference_seed")
-    values, _ = rescale(as_clouds(latents))
-    clouds = values.reshape(-1, *values.shape[-2:]).astype(np.float64)
-    found = [_peaks(x, max_samples, np.random.default_rng(reference_seed)) for x in clouds]
-    columns = np.array(found, np.float64).reshape(*values.shape[:-2], len(Peaks._fields))
-    return Peaks(*(labelled_like(latents, columns[..., k]) for k in range(len(Peaks._fields))))
+    kept, rows = sampled(latents, nonfinite=nonfinite, drop_outliers=drop_outliers)
+    values, _ = rescale(kept)
+    clouds = values.reshape(-1, *values.shape[-2:])
+    columns = _all_peaks(clouds, max_samples, reference_seed).reshape(
+        *values.shape[:-2], len(Peaks._fields)
+    )
+    duplicate = rows["rows"] - sum(len(different(cloud)) for cloud in clouds if finite(cloud))
+    attributes = {**rows, "rows_duplicate": duplicate}
+    parts = (columns[..., k] for k in range(len(Peaks._fields)))
+    return Peaks(*(labelled_like(latents, part, attributes) for part in parts))
+
+
+def peaks_of(clouds: np.ndarray, *, max_samples: int) -> dict[str, np.ndarray]:
+    """Returns what the registry measures of the peaks of clouds, by name.
+
+    Args:
+      clouds: `(clouds, samples, units)`.
+      max_samples: Of larger clouds so many are drawn.
+    """
+    found = Peaks(*_all_peaks(rescale(clouds)[0], max_samples, reference_seed=0).T)
+    return {
+        "peaks": found.number,
+        "valley_depth": found.depth,
+        "valley_depth_elliptical": found.reference,
+    }
+
+
+def _all_peaks(clouds: np.ndarray, max_samples: int, reference_seed: int) -> np.ndarray:
+    """Returns the fields of `Peaks` of every cloud, `(clouds, fields)`."""
+
+    def measure(cloud: np.ndarray) -> tuple[float, ...]:
+        return _peaks(cloud, max_samples, np.random.default_rng(reference_seed))
+
+    with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        found = list(pool.map(measure, clouds))
+    return np.array(found, np.float64).reshape(-1, len(Peaks._fields))
 
 
 def _peaks(
     cloud: np.ndarray, max_samples: int, rng: np.random.Generator
 ) -> tuple[float, float, float, float]:
-    missing = (np.nan,) * 4
-    if not np.isfinite(cloud).all():
-        return missing
-    samples = np.unique(cloud[present(cloud)], axis=0)
+    samples = different(cloud) if finite(cloud) else np.empty((0, 1))
     if len(samples) > max_samples:
         samples = samples[np.sort(rng.choice(len(samples), max_samples, replace=False))]
     if len(samples) < 2 * LEAST_GROUP:
-        return missing
+        return (np.nan,) * 4
     valleys, dimension = _valleys(samples)
     references = [
-        max(_valleys(draw_elliptical(samples, rng))[0], default=0.0) for _ in range(REFERENCES)
+        max(_valleys(draw_elliptical(samples, rng))[0], default=0.0) for _ in range(DRAWS)
     ]
     number = 1.0 + sum(depth > SIGNIFICANT for depth in valleys)
     return number, max(valleys, default=0.0), float(np.mean(references)), dimension
@@ -141,26 +186,81 @@ def _dimension(first: np.ndarray, second: np.ndarray) -> float:
     return float(x @ y / (x @ x)) if x.any() else 0.0
 
 
-def dips(onto: np.ndarray) -> dict[str, float]:
-    """Measures the levels of projections, vector by vector (Hartigan and Hartigan 1985).
+def axis_quantisation(
+    latents: Latents,
+    *,
+    basis: BasisLike = None,
+    nonfinite: str = RAISE,
+    drop_outliers: float | None = None,
+) -> PerCloud:
+    """Returns the mean over basis vectors of Hartigan's dip of the projections.
+
+    It says how far the projections are from having one peak: levels along the vectors raise it.
+    It depends on the number of samples and on their law, so that its reference is the rotation null
+    (`rotation_test` with `statistics=["axis_quantisation"]`).
+
+    Args:
+      latents: `(..., samples, units)`; leading axes are separate clouds. Rows of zeros are left
+        out.
+      basis: privileged vectors, `(vectors, units)`, or a name; None for the standard basis.
+      nonfinite: What to do about rows that are not finite: `raise` or `drop`.
+      drop_outliers: Rows longer than so many times the median are left out; None keeps them.
+
+    Returns:
+      Array of the leading shape, labelled if the latents are, with the counts of rows as
+      attributes; NaN for a cloud without any finite row, or of fewer than 2 rows.
+
+    Raises:
+      InputError: An argument is out of its range, or rows are not finite; the error names it.
+
+    Example:
+      >>> rng = np.random.default_rng(0)
+      >>> signs = np.sign(rng.normal(size=(500, 3))) + 0.1 * rng.normal(size=(500, 3))
+      >>> round(float(axis_quantisation(signs)), 2)
+      0.22
+    """
+    kept, rows = sampled(latents, nonfinite=nonfinite, drop_outliers=drop_outliers)
+    values, _ = rescale(kept)
+    frame = resolve_basis(basis, values.shape[-1])
+    vectors = np.eye(frame.size) if frame.vectors is None else frame.vectors
+    found = []
+    for cloud in values.reshape(-1, *values.shape[-2:]):
+        samples = cloud[present(cloud)] if finite(cloud) else cloud[:0]
+        found.append(mean_dip(vectors @ samples.T) if len(samples) > 1 else np.nan)
+    return labelled_like(latents, np.array(found).reshape(values.shape[:-2]), rows)
+
+
+def mean_dip(onto: np.ndarray) -> float:
+    """Returns the mean over vectors of Hartigan's dip of the projections (Hartigan 1985).
+
+    The dip is the distance between the empirical distribution and the nearest unimodal one. It is
+    about 1/(2·samples) or more for any law.
 
     Args:
       onto: The projections of the samples onto each vector, `(vectors, samples)`.
-
-    Returns:
-      `axis_quantisation`, the mean over the vectors of the dip, the distance between the empirical
-      distribution and the nearest unimodal one; and `quantised_fraction`, the fraction of vectors
-      whose own dip test has p < .05. The dip is about 1/(2·samples) or more for any law.
     """
+    dip = _diptest().dipstat
+    ordered = np.sort(onto, axis=1).astype(np.float64)
+    return float(np.mean([dip(one, sort_x=False) for one in ordered]))
+
+
+def dipped_fraction(onto: np.ndarray) -> float:
+    """Returns the fraction of vectors whose own dip test has p < .05.
+
+    Args:
+      onto: The projections of the samples onto each vector, `(vectors, samples)`.
+    """
+    test = _diptest().diptest
+    ordered = np.sort(onto, axis=1).astype(np.float64)
+    return float(np.mean([test(one, sort_x=False)[1] < LEVEL for one in ordered]))
+
+
+def _diptest() -> ModuleType:
+    """Returns the package, which is compiled: only who asks for a dip needs it."""
     try:
-        import diptest  # compiled; only who asks for a dip needs it
+        import diptest
     except ImportError as error:
         problem = "need diptest to be measured: pip install diptest"
         raise InputError("statistics", "dips", problem) from error
-
-    found = [diptest.diptest(one, sort_x=False) for one in np.sort(onto, axis=1).astype(np.float64)]
-    table = np.array(found)
-    return {
-        "axis_quantisation": float(table[:, 0].mean()),
-        "quantised_fraction": float((table[:, 1] < LEVEL).mean()),
-    }
+    module: ModuleType = diptest
+    return module

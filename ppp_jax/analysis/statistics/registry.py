@@ -25,8 +25,10 @@ from ppp_jax.errors import InputError, choice, enter, lookup
 BASIS, PROJECTIONS, PLANES, CLOUD = "basis", "projections", "planes", "cloud"
 KINDS = (BASIS, PROJECTIONS, PLANES, CLOUD)
 TESTED = (BASIS, PROJECTIONS, PLANES)  # there is a rotation null for it
-ALIGNMENT = "alignment"  # the family of hypotheses about a basis
-NEIGHBOUR_SAMPLES = 1024  # of each cloud, for how near samples stand to each other
+# The families of hypotheses: a question each, of which reports give a verdict.
+FAMILIES = ("mean", "covariance", "shape", "quantisation", "angles")
+ANY, ORTHONORMAL, FRAMES = "any", "orthonormal", "frames"  # bases on which a verdict rests on it
+NEIGHBOUR_SAMPLES = 512  # of each cloud, for how near samples stand to each other, and its peaks
 
 
 class Statistic(NamedTuple):
@@ -45,11 +47,11 @@ class Statistic(NamedTuple):
       function: measures it.
       sees: what of a cloud `function` takes, if it is of a basis: its `samples`, its `mean`, its
         `covariance`, its second `moments`, or its `shape`, the whitened samples (`views`).
-      family: the hypotheses among which its false discoveries are counted; None: it is described,
-        and no verdict rests on it.
+      family: one of `FAMILIES`, among whose hypotheses its false discoveries are counted; None: it
+        is described, and no verdict rests on it.
       sides: what is said of latents below, and above, the null.
       moves: what is said of training that lowers, and raises, the excess over the null.
-      orthonormal: whether it means something on orthonormal bases only.
+      judges: on which bases a verdict rests on it: `any`, `orthonormal` ones, or other `frames`.
       everywhere: whether it is measured at every snapshot, or at the first and the last.
       reported: whether reports of run folders measure it.
       compared: sites, `pre` or `post`, of which figures of differences show it.
@@ -64,7 +66,7 @@ class Statistic(NamedTuple):
     family: str | None = None
     sides: tuple[str, str] | None = None
     moves: tuple[str, str] | None = None
-    orthonormal: bool = False
+    judges: str = ANY
     everywhere: bool = True
     reported: bool = True
     compared: tuple[str, ...] = ()
@@ -88,59 +90,60 @@ def register_statistic(statistic: Statistic) -> Statistic:
       The entry.
 
     Raises:
-      InputError: The name is taken, or no name of a variable; `of` or `sees` is unknown; or
-        reports cannot measure it.
+      InputError: The name is taken, or no name of a variable; `of`, `sees`, `judges` or `family`
+        is unknown; a family without words for a verdict; or reports cannot measure it.
     """
     choice("of", statistic.of, KINDS)
     choice("sees", statistic.sees, VIEWS if statistic.of == BASIS else (SAMPLES,))
-    if statistic.of == PROJECTIONS and statistic.reported:
-        problem = "must be False of projections, which reports of run folders do not measure"
-        raise InputError("reported", True, problem)
+    choice("judges", statistic.judges, (ANY, ORTHONORMAL, FRAMES))
+    if statistic.family is not None:
+        choice("family", statistic.family, FAMILIES)
+        if not statistic.tested or None in (statistic.sides, statistic.moves):
+            problem = "must be None of a statistic without rotation null, sides and moves"
+            raise InputError("family", statistic.family, problem)
+    if statistic.of == PROJECTIONS and statistic.everywhere:
+        problem = "must be False of projections, which reports measure at two snapshots"
+        raise InputError("everywhere", True, problem)
     return enter(STATISTICS, statistic.name, statistic, field="statistics")
 
 
-def _discreteness(clouds: np.ndarray) -> Any:
-    return neighbours.discreteness(clouds, max_samples=NEIGHBOUR_SAMPLES)
+def _neighbours(clouds: np.ndarray) -> dict[str, np.ndarray]:
+    return neighbours.ratios(clouds, max_samples=NEIGHBOUR_SAMPLES)
 
 
-def _elliptical(clouds: np.ndarray) -> Any:
-    return neighbours.discreteness(clouds, elliptical=True, max_samples=NEIGHBOUR_SAMPLES)
+def _peaks(clouds: np.ndarray) -> dict[str, np.ndarray]:
+    return quantisation.peaks_of(clouds, max_samples=NEIGHBOUR_SAMPLES)
 
 
+_ANGLES = (PLANES, angles.angles_of)
 for _entry in (
-    Statistic("acceptance_ratio", "A/A0", "A/A0", PLANES, angles.angles_of),
+    Statistic("acceptance_ratio", "A/A0", "A/A0", *_ANGLES),
     Statistic(
         "entropy_deficit",
         "angular entropy deficit, bits",
         "entropy deficit",
-        PLANES,
-        angles.angles_of,
+        *_ANGLES,
         everywhere=False,
     ),
+    # Mode 4 does not tell an axis from its opposite, which PPP's picture shows as well.
     *(
         Statistic(
             f"mode_{m}",
             f"angular mode {m}",
             f"mode {m}",
-            PLANES,
-            angles.angles_of,
+            *_ANGLES,
+            family="angles" if m < angles.MODES else None,
+            sides=(
+                f"angles of accepted samples more even in mode {m} than after rotations",
+                f"angles of accepted samples less even in mode {m} than after rotations",
+            ),
+            moves=(f"training lowered angular mode {m}", f"training raised angular mode {m}"),
             everywhere=False,
         )
         for m in range(1, angles.MODES + 1)
     ),
-    Statistic(
-        "c4",
-        "alignment C4",
-        "C4",
-        BASIS,
-        alignment.c4_of,
-        family=ALIGNMENT,
-        sides=("aligned with the diagonals", "aligned with the axes"),
-        moves=("training moved it towards the diagonals", "training moved it towards the axes"),
-        orthonormal=True,
-        compared=("pre", "post"),
-    ),
-    # On orthonormal bases it is C4 once more, so that reports leave it out.
+    # Of the samples as they are, C4 mixes mean, covariance and shape: it is a description.
+    Statistic("c4", "alignment C4", "C4", BASIS, alignment.c4_of),
     Statistic(
         "kurtosis", "alignment kurtosis", "kurtosis", BASIS, alignment.kurtosis_of, reported=False
     ),
@@ -150,9 +153,7 @@ for _entry in (
         "unit kurtosis",
         BASIS,
         alignment.unit_kurtosis_of,
-        family=ALIGNMENT,
-        sides=("units flatter than other directions", "units more peaked than other directions"),
-        moves=("training made units flatter", "training made units more peaked"),
+        reported=False,
     ),
     # What is aligned with the basis: the mean, the covariance, or the shape that is left.
     Statistic(
@@ -162,29 +163,51 @@ for _entry in (
         BASIS,
         alignment.c4_of,
         sees=MEAN,
-        sides=("mean along the diagonals", "mean along the axes"),
-        orthonormal=True,
-        reported=False,
+        family="mean",
+        sides=(
+            "mean nearer the diagonals than after rotations",
+            "mean nearer the axes than after rotations",
+        ),
+        moves=(
+            "training moved the mean towards the diagonals",
+            "training moved the mean towards the axes",
+        ),
+        judges=ORTHONORMAL,
     ),
     Statistic(
         "mean_ones",
-        "cosine of the mean and (1, …, 1)",
-        "mean: ones",
+        "|cosine| of the mean and the sum of the vectors",
+        "mean: sum",
         BASIS,
         alignment.mean_ones_of,
         sees=MEAN,
-        sides=("mean across (1, …, 1)", "mean along (1, …, 1)"),
-        reported=False,
+        family="mean",
+        sides=(
+            "mean farther from the sum of the vectors than after rotations",
+            "mean nearer the sum of the vectors than after rotations",
+        ),
+        moves=(
+            "training moved the mean away from the sum of the vectors",
+            "training moved the mean towards the sum of the vectors",
+        ),
     ),
     Statistic(
         "covariance",
-        "covariance in the basis",
+        "diagonal part of the covariance",
         "covariance",
         BASIS,
         alignment.covariance_of,
         sees=COVARIANCE,
-        sides=("covariance away from the axes", "covariance along the axes"),
-        reported=False,
+        family="covariance",
+        sides=(
+            "covariance less diagonal than after rotations",
+            "covariance more diagonal than after rotations",
+        ),
+        moves=(
+            "training made the covariance less diagonal",
+            "training made the covariance more diagonal",
+        ),
+        compared=("pre",),
     ),
     Statistic(
         "shape",
@@ -193,10 +216,19 @@ for _entry in (
         BASIS,
         alignment.c4_of,
         sees=SHAPE,
-        sides=("shape aligned with the diagonals", "shape aligned with the axes"),
-        orthonormal=True,
-        reported=False,
+        family="shape",
+        sides=(
+            "whitened samples nearer the diagonals than after rotations",
+            "whitened samples nearer the axes than after rotations",
+        ),
+        moves=(
+            "training moved whitened samples towards the diagonals",
+            "training moved whitened samples towards the axes",
+        ),
+        judges=ORTHONORMAL,
+        compared=("pre", "post"),
     ),
+    # With heavy tails and few samples per unit it rejects too often: where C4 can judge, it does.
     Statistic(
         "shape_kurtosis",
         "unit kurtosis of the whitened latents",
@@ -204,8 +236,16 @@ for _entry in (
         BASIS,
         alignment.unit_kurtosis_of,
         sees=SHAPE,
-        sides=("whitened units flatter", "whitened units more peaked"),
-        reported=False,
+        family="shape",
+        sides=(
+            "whitened latents flatter along the vectors than after rotations",
+            "whitened latents more peaked along the vectors than after rotations",
+        ),
+        moves=(
+            "training made whitened latents flatter along the vectors",
+            "training made whitened latents more peaked along the vectors",
+        ),
+        judges=FRAMES,
     ),
     Statistic(
         "outlier_kurtosis",
@@ -226,42 +266,51 @@ for _entry in (
     ),
     Statistic(
         "axis_quantisation",
-        "mean dip along the axes",
+        "mean dip along the vectors",
         "dip",
         PROJECTIONS,
-        quantisation.dips,
-        sides=("smoother along the axes", "quantised along the axes"),
+        quantisation.mean_dip,
+        family="quantisation",
+        sides=(
+            "projections nearer to unimodal along the vectors than after rotations",
+            "projections farther from unimodal along the vectors than after rotations",
+        ),
+        moves=(
+            "training brought projections nearer to unimodal",
+            "training took projections farther from unimodal",
+        ),
         everywhere=False,
-        reported=False,
+        compared=("pre",),
     ),
     Statistic(
         "quantised_fraction",
-        "fraction of units with a dip",
-        "units with a dip",
+        "fraction of vectors with a dip",
+        "vectors with a dip",
         PROJECTIONS,
-        quantisation.dips,
+        quantisation.dipped_fraction,
         everywhere=False,
         reported=False,
     ),
     Statistic(
-        "discreteness",
-        "discreteness",
-        "discreteness",
-        CLOUD,
-        _discreteness,
-        family="discreteness",
-        moves=("less discrete than untrained", "more discrete than untrained"),
-        compared=("pre",),
+        "neighbour_ratio", "neighbour ratio", "neighbours", CLOUD, _neighbours, everywhere=False
     ),
     Statistic(
-        "elliptical",
-        "discreteness beyond its lengths",
-        "beyond lengths",
+        "neighbour_ratio_elliptical",
+        "neighbour ratio beyond lengths",
+        "neighbours, beyond lengths",
         CLOUD,
-        _elliptical,
-        family="elliptical",
+        _neighbours,
         everywhere=False,
-        compared=("pre",),
+    ),
+    Statistic("peaks", "density peaks", "peaks", CLOUD, _peaks, everywhere=False),
+    Statistic("valley_depth", "deepest valley, nats", "valley", CLOUD, _peaks, everywhere=False),
+    Statistic(
+        "valley_depth_elliptical",
+        "deepest valley of an elliptical reference, nats",
+        "valley of reference",
+        CLOUD,
+        _peaks,
+        everywhere=False,
     ),
 ):
     register_statistic(_entry)
@@ -294,6 +343,17 @@ def chosen(
     )
 
 
+def judging(*, orthonormal: bool, family: str | None = None) -> tuple[Statistic, ...]:
+    """Returns the statistics on which verdicts of a basis rest.
+
+    Args:
+      orthonormal: whether the vectors of the basis are.
+      family: only those of a family of hypotheses.
+    """
+    judges = (ANY, ORTHONORMAL if orthonormal else FRAMES)
+    return tuple(one for one in chosen(family=family) if one.family and one.judges in judges)
+
+
 def names(**which: Any) -> tuple[str, ...]:
     """Returns the names of statistics.
 
@@ -314,7 +374,7 @@ def reference() -> str:
             one.sees if one.of == BASIS else "",
             "rotations" if one.tested else "",
             one.family or "",
-            "; ".join(one.sides or ()),
+            "; ".join(one.sides or ()) if one.family else "",
         ]
         for one in chosen(only_reported=False)
     ]

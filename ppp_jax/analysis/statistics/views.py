@@ -24,7 +24,7 @@ MISSING = {
 }  # why a statistic of each view is missing, where there are enough samples
 LEAST_PER_UNIT = 5  # samples per unit, below which whitened latents are not judged
 NO_MEAN = 1e-3  # p above which a mean cannot be told from 0
-SUPPORT = 1e-10  # a variance below this fraction of the largest is rounding, not spread
+STANDS = 1e-5  # of the mean, beyond which it stands where nothing varies
 
 
 class Whitened(NamedTuple):
@@ -70,10 +70,9 @@ def has_mean(cloud: np.ndarray) -> bool:
       cloud: `(samples, units)`.
     """
     mean, count = mean_of(cloud), np.count_nonzero(present(cloud))
-    variances, axes = np.linalg.eigh(covariance_of(cloud))
-    spread = variances > _floor(cloud, variances)
+    variances, axes, spread = _principal(_centred(cloud), cloud)
     along, rank = mean @ axes, int(np.count_nonzero(spread))
-    if np.linalg.norm(along[~spread]) > np.sqrt(SUPPORT) * np.linalg.norm(mean):
+    if np.linalg.norm(along[~spread]) > STANDS * np.linalg.norm(mean):
         return True  # it stands where nothing varies
     if not 0 < rank < count:
         return False
@@ -110,24 +109,39 @@ def whiten(cloud: np.ndarray) -> Whitened:
       cloud: `(samples, units)`.
     """
     centred = _centred(cloud)
-    variances, axes = np.linalg.eigh(_second_moments(centred, cloud))
-    spread = variances > _floor(cloud, variances)
+    variances, axes, spread = _principal(centred, cloud)
     axes = axes[:, spread]
     samples = (centred @ axes / np.sqrt(variances[spread])) @ axes.T
-    at_mean = np.vecdot(centred, centred) <= cloud.shape[1] * _rounding(cloud)
+    at_mean = np.vecdot(centred, centred) <= np.sum(_roundings(cloud))
     return Whitened(np.where(at_mean[:, None], 0, samples), int(np.count_nonzero(spread)))
 
 
-def _floor(cloud: np.ndarray, variances: np.ndarray) -> float:
-    """Returns the variance up to which a direction holds only rounding."""
-    return max(SUPPORT * float(variances[-1]), _rounding(cloud))
+def _principal(centred: np.ndarray, cloud: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns variances along principal axes, the axes in columns, and which are no rounding.
+
+    By singular values, whose errors go with the largest deviation: eigenvalues of the covariance
+    would lose units 10⁷ times narrower than the widest. The entries of a unit are rounded in
+    proportion to their own size, so that one huge entry does not hide the other units.
+    """
+    count = np.count_nonzero(present(cloud))
+    few = max(0, centred.shape[1] - len(centred))
+    triangle = np.linalg.qr(np.pad(centred, ((0, few), (0, 0))), mode="r")
+    _, deviations, turned = np.linalg.svd(triangle)
+    variances, axes = np.square(deviations) / count, turned.T
+    error = 4 * len(variances) * float(np.finfo(np.float64).eps)
+    floor = np.square(axes).T @ _roundings(cloud) + error**2 * variances[0]
+    return variances, axes, variances > floor
 
 
-def _rounding(cloud: np.ndarray) -> float:
-    """Returns the variance of rounding errors: of the entries, and of their sum over samples."""
-    largest = float(np.max(np.mean(np.square(cloud, dtype=np.float64), axis=0)))
+def _roundings(cloud: np.ndarray) -> np.ndarray:
+    """Returns the variance of rounding errors of each unit: of entries, and of sums over samples.
+
+    A unit that is always the same has only those.
+    """
+    square = np.mean(np.square(cloud, dtype=np.float64), axis=0)
     error = max(4 * np.finfo(cloud.dtype).eps, len(cloud) * np.finfo(np.float64).eps)
-    return float(error) ** 2 * largest
+    found: np.ndarray = float(error) ** 2 * square
+    return found
 
 
 def view(cloud: np.ndarray, name: str) -> np.ndarray | None:
@@ -156,12 +170,25 @@ def view(cloud: np.ndarray, name: str) -> np.ndarray | None:
         SHAPE: lambda: whiten(cloud).samples,
     }
     found = makers[name]()
-    if name == COVARIANCE and np.trace(found) <= cloud.shape[1] * _rounding(cloud):
+    if name == COVARIANCE and np.trace(found) <= np.sum(_roundings(cloud)):
         return None
     if name == SHAPE and not found.any():
         return None
     largest = np.abs(found).max()
     return (found / largest if largest > 0 else found).astype(cloud.dtype)
+
+
+def rank_of(whitened: np.ndarray) -> int:
+    """Returns the number of directions in which whitened samples vary.
+
+    Their covariance is one number times a projection, whatever their scale: so the rank is the
+    squared trace over the squared norm.
+
+    Args:
+      whitened: `(samples, units)`, as `view` returns them.
+    """
+    matrix = whitened.T.astype(np.float64) @ whitened
+    return round(float(np.trace(matrix) ** 2 / np.sum(np.square(matrix))))
 
 
 def needed(name: str, units: int) -> int:
