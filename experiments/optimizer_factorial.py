@@ -31,6 +31,7 @@ that of every optimiser on each function, paired by seed.
 """
 
 REFERENCE = "isotropic_adam"
+CLAIMED = ("covariance", "shape", "quantisation")
 COMPARED = tuple(one.name for one in registry.chosen() if one.compared)
 DEFAULTS = Grid(
     activations=("tanh", "isotropic_tanh", "relu", "isotropic_relu"),
@@ -84,7 +85,7 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
         "covariance q": row["covariance_q"],
         "dip z": row["axis_quantisation_z"],
         "dip q": row["axis_quantisation_q"],
-        "verdict": "; ".join(row[claim] for claim in ("covariance", "shape", "quantisation")),
+        "verdict": "; ".join(row[f"verdict_{claim}"] for claim in CLAIMED),
     }
 
 

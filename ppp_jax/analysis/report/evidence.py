@@ -56,7 +56,7 @@ def _columns() -> dict[str, Column]:
 
 
 def _verdict(row: Row) -> str:
-    return "; ".join(f"{claim}: {row[claim]}" for claim in CLAIMS)
+    return "; ".join(f"{claim.removeprefix('verdict_')}: {row[claim]}" for claim in CLAIMS)
 
 
 def _first_and_last(row: Row, *, name: str) -> str:
@@ -138,7 +138,9 @@ def verdict_block(
     write_markdown(*table, folder / f"verdicts_{name}.md")
     return render(
         "verdict",
-        claims={claim: plain_words(verdicts, claim=claim) for claim in CLAIMS},
+        claims={
+            claim.removeprefix("verdict_"): plain_words(verdicts, claim=claim) for claim in CLAIMS
+        },
         unconfounded=bool(verdicts["unconfounded"].all()),
         table=html_table(*table),
         rotations=rotations,

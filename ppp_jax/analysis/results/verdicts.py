@@ -32,7 +32,7 @@ from ppp_jax.analysis.statistics.views import LEAST_PER_UNIT
 from ppp_jax.errors import InputError
 
 TRAINING = "training"
-CLAIMS = (*FAMILIES, TRAINING)  # of which a verdict speaks
+CLAIMS = tuple(f"verdict_{claim}" for claim in (*FAMILIES, TRAINING))  # columns of verdicts
 ERROR = "test_mse"  # what is compared beside the statistics
 UNKNOWN = {
     "mean": "the mean of no network can be told from 0",
@@ -65,7 +65,7 @@ def verdict_table(grid: Sequence[Measured]) -> list[pd.DataFrame]:
       `…_change_low`, `…_change_high`, `…_change_p`, `…_change_seeds`. For those on which verdicts
       rest q of each p (`…_q_networks`, `…_q`, `…_change_q`), and the smallest q that so many seeds
       allow (`…_q_least`, `…_change_q_least`). And the verdicts in words, a column for each of
-      `registry.FAMILIES`, and `training`. Each family is one of false discoveries over the whole
+      `registry.FAMILIES`, such as `verdict_shape`, and `verdict_training`. Each family is one of false discoveries over the whole
       grid, for each of the three p.
     """
     tables = [_group(measured) for measured in grid]
@@ -73,8 +73,8 @@ def verdict_table(grid: Sequence[Measured]) -> list[pd.DataFrame]:
     tests = {family: _discover(rows, family) for family in FAMILIES}
     for row in rows:
         judged = row.pop("judged")
-        row |= {family: _claim(row, family, judged, tests) for family in FAMILIES}
-        row[TRAINING] = _training(row, judged, tests)
+        said = [_claim(row, family, judged, tests) for family in FAMILIES]
+        row |= dict(zip(CLAIMS, [*said, _training(row, judged, tests)], strict=True))
     return [pd.DataFrame(table) for table in tables]
 
 
