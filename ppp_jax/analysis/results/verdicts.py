@@ -65,8 +65,8 @@ def verdict_table(grid: Sequence[Measured]) -> list[pd.DataFrame]:
       `…_change_low`, `…_change_high`, `…_change_p`, `…_change_seeds`. For those on which verdicts
       rest q of each p (`…_q_networks`, `…_q`, `…_change_q`), and the smallest q that so many seeds
       allow (`…_q_least`, `…_change_q_least`). And the verdicts in words, a column for each of
-      `registry.FAMILIES`, such as `verdict_shape`, and `verdict_training`. Each family is one of false discoveries over the whole
-      grid, for each of the three p.
+      `registry.FAMILIES`, such as `verdict_shape`, and `verdict_training`. Each family is one of
+      false discoveries over the whole grid, for each of the three p.
     """
     tables = [_group(measured) for measured in grid]
     rows = [row for table in tables for row in table]
