@@ -122,6 +122,31 @@ def rotation_test(
     return verdict(tested)
 
 
+def observed(latents: Latents, *, basis: BasisLike, statistics: Sequence[Statistic]) -> xr.Dataset:
+    """Measures statistics of a basis as `rotation_test` does, without any rotation.
+
+    Args:
+      latents: `(..., samples, units)`, of any kind; a cloud without any finite row is missing.
+      basis: privileged vectors, `(vectors, units)`, or a name; None for the standard basis.
+      statistics: entries of the registry that are functions of a basis.
+
+    Returns:
+      Dataset over the leading axes and `statistic`: `value`.
+
+    Raises:
+      InputError: An argument is out of its range, or rows are not finite; the error names it.
+    """
+    source = open_source(latents)
+    test = _Test(tuple(statistics), resolve_basis(basis, source.units), None, Rules())
+    found, _ = _values(source, test, _groups(source, 0, (0, 0), progress=False))
+    names = [one.name for one in statistics]
+    dims = (*source.dims[:-1], "statistic")
+    return xr.Dataset(
+        {"value": (dims, found.reshape(*source.shape[:-2], len(names)))},
+        coords={**source.coords, "statistic": names},
+    )
+
+
 def _values(
     source: Source, test: "_Test", groups: Iterable[tuple[list[int], np.ndarray]]
 ) -> tuple[np.ndarray, list[int]]:

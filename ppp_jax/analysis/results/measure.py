@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from ppp_jax.analysis.inference.rotation_test import ROTATIONS, pool, rotation_test
+from ppp_jax.analysis.inference.rotation_test import ROTATIONS, observed, pool, rotation_test
 from ppp_jax.analysis.io.rows import Rows, kept_rows
 from ppp_jax.analysis.projection.kernel import progress_bar
 from ppp_jax.analysis.projection.planes import Basis, resolve_basis
@@ -42,8 +42,8 @@ class Measured(NamedTuple):
       runs: over the axes of the grid, `seed` and `step`: errors, `diverged_step`, and every
         reported statistic of the registry for each site of latents (`pre` and `post`), as
         `shape_pre` and so on; of those with a rotation null also its mean `…_null`, `…_z` and
-        `…_p`. Statistics that are not measured everywhere, and the acceptance ratio's tests, are
-        there at the first and the last snapshot, and missing in between. Numbers of a run that
+        `…_p`. Tests, and statistics that are not measured everywhere, are there at the first and
+        the last snapshot, and missing in between. Numbers of a run that
         diverged, at whatever time, and of latents that do not vary, are missing; `counted_pre` and
         `counted_post` are 1 where latents are looked at, in tables and pictures alike, and 0 where
         not. `rows_pre`, `rows_zero_pre` and `rows_long_pre` count rows at these two snapshots:
@@ -182,7 +182,8 @@ class _Tests(NamedTuple):
     """What was found of one activation's latents, over the axes of the grid, `seed` and `step`.
 
     Attributes:
-      everywhere: the rotation test of what is a function of a basis, without rotated values.
+      everywhere: the rotation test of what is a function of a basis, without rotated values; its
+        values are there at all snapshots, its tests at the first and the last.
       at_ends: that of what is a function of its planes or of projections, at the first and the last
         snapshot.
       numbers: what has no rotation null, or has none between those two snapshots.
@@ -206,8 +207,8 @@ def _measure(latents: xr.DataArray, runs: xr.Dataset, how: _Test) -> _Tests:
         at_end, first = np.isin(steps, [0, last]), at["seed"].start
         _put(found.numbers, at, _numbers(clouds, how, everywhere=True))
         if not at_end.all():
-            tested = how.rotated(clouds.isel(step=~at_end), first, of_basis)
-            _put(found.everywhere, {**at, "step": steps[~at_end]}, tested)
+            seen = observed(clouds.isel(step=~at_end), basis=how.frame, statistics=of_basis)
+            _put(found.everywhere, {**at, "step": steps[~at_end]}, seen)
         if at_end.any():
             there, ends = {**at, "step": steps[at_end]}, clouds.isel(step=at_end)
             tested = how.rotated(ends, first, of_basis + of_planes)

@@ -152,30 +152,42 @@ def _peaks(
 
 def _valleys(samples: np.ndarray) -> tuple[list[float], float]:
     """Returns the depth of every valley, and the dimension, of samples that all differ."""
-    apart = scipy.spatial.distance.cdist(samples, samples)
-    nearest = np.partition(apart, (1, 2, NEIGHBOUR), axis=1)
+    pairs = scipy.spatial.distance.pdist(samples)
+    apart = scipy.spatial.distance.squareform(pairs, checks=False)
+    nearest = np.partition(apart, NEIGHBOUR, axis=1)[:, : NEIGHBOUR + 1]
+    nearest.sort(axis=1)
     core, dimension = nearest[:, NEIGHBOUR], _dimension(nearest[:, 1], nearest[:, 2])
-    reach = np.maximum(apart, np.maximum(core[:, None], core))
-    np.fill_diagonal(reach, 0)
-    condensed = scipy.spatial.distance.squareform(reach, checks=False)
-    linkage = scipy.cluster.hierarchy.linkage(condensed, "single")
+    i, j = np.triu_indices(len(samples), 1)
+    reach = np.maximum(pairs, np.maximum(core[i], core[j]))
+    linkage = scipy.cluster.hierarchy.linkage(reach, "single")
     least = max(LEAST_GROUP, LEAST_FRACTION * len(samples))
     depths = [
         max(0.0, dimension * float(np.log(height / max(np.median(core[a]), np.median(core[b])))))
-        for a, b, height in _merges(linkage, len(samples))
-        if min(len(a), len(b)) >= least
+        for a, b, height in _merges(linkage, len(samples), least)
     ]
     return depths, dimension
 
 
-def _merges(linkage: np.ndarray, samples: int) -> Iterator[tuple[list[int], list[int], float]]:
-    """Yields the two groups that each merge joins, and its height."""
-    groups = {k: [k] for k in range(samples)}
-    for k, (first, second, height, _) in enumerate(linkage):
-        a, b = groups.pop(int(first)), groups.pop(int(second))
-        yield a, b, height
-        small, large = sorted((a, b), key=len)
-        groups[samples + k] = large + small
+def _merges(
+    linkage: np.ndarray, samples: int, least: float
+) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
+    """Yields the two groups that each merge of two large ones joins, and its height.
+
+    The leaves of a tree can be ordered so that every group is a run of neighbours: the groups of a
+    merge are then found without walking down to their samples.
+    """
+    leaves = scipy.cluster.hierarchy.leaves_list(linkage)
+    size = np.concatenate([np.ones(samples), linkage[:, 3]]).astype(int)
+    start = np.zeros(len(size), int)
+    for k in range(len(linkage) - 1, -1, -1):
+        first, second = int(linkage[k, 0]), int(linkage[k, 1])
+        start[first] = start[samples + k]
+        start[second] = start[first] + size[first]
+    for first, second, height, _ in linkage:
+        pair = int(first), int(second)
+        if min(size[k] for k in pair) >= least:
+            a, b = (leaves[start[k] : start[k] + size[k]] for k in pair)
+            yield a, b, float(height)
 
 
 def _dimension(first: np.ndarray, second: np.ndarray) -> float:
