@@ -33,6 +33,7 @@ BLOCK_BYTES = 2**26  # of rotated latents held at once
 WORKERS = min(4, os.cpu_count() or 1)  # clouds tested at once; each takes a few blocks of memory
 BAND = (0.025, 0.975)  # quantiles of the null that are shown
 KEPT_BYTES = 2**28  # of clouds and what statistics see of them, between blocks of rotations
+SUPPORT = "support"  # the axes along which whitened samples vary, beside what statistics see
 ROUNDING = 1e-6  # differences below this fraction of the values are no differences
 
 
@@ -155,6 +156,8 @@ class _Seen:
                 return self.kept[cloud]
         values, _ = rescale(_cloud(self.source, cloud, self.test.rules)[0])
         made = {name: views.view(values, name) for name in self.asked}
+        if (shape := made.get(views.SHAPE)) is not None:
+            made[SUPPORT] = views.support(shape)
         with self.lock:
             while len(self.kept) >= self.most:
                 del self.kept[next(iter(self.kept))]
@@ -257,7 +260,9 @@ def _tested(seen: _Seen, test: _Test, turns: np.ndarray, cloud: int) -> np.ndarr
     target = build_target(test.frame, values.dtype)
     for sees in dict.fromkeys(one.sees for one in test.of(registry.BASIS)):
         seeing = [one for one in test.of(registry.BASIS) if one.sees == sees]
-        found |= _of_view(of_cloud[sees], seeing, target, turns)
+        axes = of_cloud.get(SUPPORT) if sees == views.SHAPE else None
+        kept = turns if axes is None else views.turns_within(axes, turns)
+        found |= _of_view(of_cloud[sees], seeing, target, kept)
     if of_projections := test.of(registry.PROJECTIONS):
         found |= _of_projections(values, of_projections, target, turns)
     if of_planes := test.of(registry.PLANES):

@@ -18,6 +18,7 @@ from ppp_jax.errors import InputError, seeded, whole
 
 DIP_SAMPLES = 2048  # of each cloud, for the dips under many rotations
 LEVEL = 0.05  # of one vector's own dip test
+ROUNDING = 8  # units in the last place of the largest projection, within which nothing varies
 NEIGHBOUR = 8  # of a sample: the distance to it says how thin the density is there
 LEAST_GROUP, LEAST_FRACTION = 10, 0.01  # of the samples: smaller groups are no peaks
 SIGNIFICANT = 2.0  # nats: four standard errors, √(2/8), of a difference of two log-densities
@@ -150,7 +151,8 @@ def dips(onto: np.ndarray) -> dict[str, float]:
     Returns:
       `axis_quantisation`, the mean over the vectors of the dip, the distance between the empirical
       distribution and the nearest unimodal one; and `quantised_fraction`, the fraction of vectors
-      whose own dip test has p < .05. The dip is about 1/(2·samples) or more for any law.
+      whose own dip test has p < .05. The dip is about 1/(2·samples) or more for any law. Vectors
+      along which nothing varies have no dip and are left out; NaN where nothing varies at all.
     """
     try:
         import diptest  # compiled; only who asks for a dip needs it
@@ -158,8 +160,12 @@ def dips(onto: np.ndarray) -> dict[str, float]:
         problem = "need diptest to be measured: pip install diptest"
         raise InputError("statistics", "dips", problem) from error
 
-    found = [diptest.diptest(one, sort_x=False) for one in np.sort(onto, axis=1).astype(np.float64)]
-    table = np.array(found)
+    ordered = np.sort(onto, axis=1)
+    rounding = ROUNDING * np.finfo(onto.dtype).eps * max(-ordered[:, 0].min(), ordered[:, -1].max())
+    varying = ordered[ordered[:, -1] - ordered[:, 0] > rounding].astype(np.float64)
+    if not len(varying):
+        return {"axis_quantisation": np.nan, "quantised_fraction": np.nan}
+    table = np.array([diptest.diptest(one, sort_x=False) for one in varying])
     return {
         "axis_quantisation": float(table[:, 0].mean()),
         "quantised_fraction": float((table[:, 1] < LEVEL).mean()),

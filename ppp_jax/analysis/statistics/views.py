@@ -118,6 +118,43 @@ def whiten(cloud: np.ndarray) -> Whitened:
     return Whitened(np.where(at_mean[:, None], 0, samples), int(np.count_nonzero(spread)))
 
 
+def support(shape: np.ndarray) -> np.ndarray:
+    """Returns axes of the subspace in which whitened samples vary, `(units, rank)`, float64.
+
+    Args:
+      shape: Whitened samples, `(samples, units)`, of any scale.
+    """
+    # Their second moments are a multiple of a projection: nothing lies between 0 and the multiple.
+    values = shape.astype(np.float64)
+    moments, axes = np.linalg.eigh(values.T @ values)
+    found: np.ndarray = axes[:, moments > moments[-1] / 2]
+    return found
+
+
+def turns_within(axes: np.ndarray, turns: np.ndarray) -> np.ndarray:
+    """Turns Haar rotations of all units into those of a subspace, which change nothing outside it.
+
+    A unit without variance is no direction of whitened samples. Rotations that mix it with the
+    others would show that it is one of the axes, which is said of the covariance and not of the
+    shape. With C the part of a Haar-random Q within the subspace, A·C has the law of C for every
+    rotation A of it, and so has the Q of its QR decomposition.
+
+    Args:
+      axes: Orthonormal axes of the subspace, `(units, rank)`.
+      turns: Haar rotations, `(rotations, units, units)`; the identity stays what it is.
+
+    Returns:
+      The rotations, `(rotations, units, units)`; those given if the subspace is the whole space.
+    """
+    units, rank = axes.shape
+    if rank == units:
+        return turns
+    q, r = np.linalg.qr(axes.T @ turns @ axes)
+    q = q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None, :]
+    found: np.ndarray = (np.eye(units) - axes @ axes.T + axes @ q @ axes.T).astype(turns.dtype)
+    return found
+
+
 def _floor(cloud: np.ndarray, variances: np.ndarray) -> float:
     """Returns the variance up to which a direction holds only rounding."""
     return max(SUPPORT * float(variances[-1]), _rounding(cloud))

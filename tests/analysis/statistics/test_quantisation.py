@@ -94,6 +94,15 @@ def test_dips_are_those_of_each_vector():
     assert found["quantised_fraction"] == np.mean([p < 0.05 for _, p in each]) == 1
 
 
+def test_units_that_do_not_vary_have_no_dip():
+    onto = QUANTISED["three levels"].T
+    alike = quantisation.dips(np.concatenate([onto, np.full((5, SAMPLES), 0.1)]))
+    assert alike == quantisation.dips(onto)
+    assert np.isnan(quantisation.dips(np.ones((2, 30)))["axis_quantisation"])
+    dead = CONTINUOUS["normal"] * (np.arange(UNITS) > 2)
+    assert dip_test(dead)[0] > 0.05
+
+
 @pytest.mark.parametrize("name", [*CONTINUOUS, *QUANTISED])
 def test_continuous_clouds_and_corners_of_many_units_have_no_deep_valley(name):
     found = pa.density_peaks({**CONTINUOUS, **QUANTISED}[name])
