@@ -44,6 +44,7 @@ FOUND = xr.DataArray(
     dims=("activation", "seed", "step"),
     coords={"activation": ["tanh"], "epoch": ("step", [0, 1, 2])},
 )
+LAWS = calibration.law_tests(laws=["normal"], samples=12, units=3, draws=2, rotations=3)
 P = calibration.null_p_values(samples=12, units=3, draws=6, rotations=9)
 PLANES = np.array([0, 0, 1, 1, 2, 2])
 CLASSES = np.arange(24) % 2
@@ -213,10 +214,25 @@ CALLS = {
     "mixture": (
         synthetic.mixture, {"rng": np.random.default_rng(0), "fraction": 0.5, "samples": 9}
     ),
+    "draw_law": (
+        synthetic.draw_law,
+        {"rng": np.random.default_rng(0), "law": "normal", "samples": 9, "units": 3},
+    ),
+    "heavy_rows": (
+        synthetic.heavy_rows,
+        {"rng": np.random.default_rng(0), "freedom": 5, "samples": 9, "units": 3},
+    ),
+    "density_clouds": (synthetic.density_clouds, {"samples": 9, "units": 4}),
     "isotropic_clouds": (synthetic.isotropic_clouds, {"rng": np.random.default_rng(0)}),
     "null_p_values": (
         calibration.null_p_values, {"samples": 9, "units": 3, "draws": 1, "rotations": 3}
     ),
+    "law_tests": (calibration.law_tests, {"samples": 9, "units": 3, "draws": 1, "rotations": 3}),
+    "heavy_tailed": (
+        calibration.heavy_tailed,
+        {"samples": 30, "units": 3, "freedom": 5, "draws": 1, "rotations": 3},
+    ),
+    "sizes": (calibration.sizes, {"tested": LAWS}),
     "false_positives": (calibration.false_positives, {"p": P}),
     "power": (calibration.power, {"samples": 9, "units": 3, "draws": 1, "rotations": 3}),
     "interval_coverage": (calibration.interval_coverage, {"seeds": 6, "draws": 2}),

@@ -24,7 +24,7 @@ from ppp_jax.analysis.projection.kernel import check_epsilon, progress_bar
 from ppp_jax.analysis.projection.planes import Basis, BasisLike, resolve_basis
 from ppp_jax.analysis.statistics import registry, views
 from ppp_jax.analysis.statistics.alignment import Target, build_target, measure_turned
-from ppp_jax.analysis.statistics.quantisation import DIP_SAMPLES
+from ppp_jax.analysis.statistics.quantisation import DIP_SAMPLES, project
 from ppp_jax.analysis.statistics.registry import Statistic
 from ppp_jax.errors import InputError, seeded, truth, whole
 
@@ -33,6 +33,7 @@ BLOCK_BYTES = 2**26  # of rotated latents held at once
 WORKERS = min(4, os.cpu_count() or 1)  # clouds tested at once; each takes a few blocks of memory
 BAND = (0.025, 0.975)  # quantiles of the null that are shown
 KEPT_BYTES = 2**28  # of clouds and what statistics see of them, between blocks of rotations
+SUPPORT = "support"  # the axes along which whitened samples vary, beside what statistics see
 ROUNDING = 1e-6  # differences below this fraction of the values are no differences
 
 
@@ -186,9 +187,11 @@ class _Seen:
                 return self.kept[cloud]
         values, _ = rescale(_cloud(self.source, cloud, self.test.rules)[0])
         made = {name: views.view(values, name) for name in self.asked}
+        if (shape := made.get(views.SHAPE)) is not None:
+            made[SUPPORT] = views.support(shape)
         with self.lock:
-            if (whitened := made.get(views.SHAPE)) is not None:
-                self.ranks[cloud] = views.rank_of(whitened)
+            if (axes := made.get(SUPPORT)) is not None:
+                self.ranks[cloud] = axes.shape[1]
             while len(self.kept) >= self.most:
                 del self.kept[next(iter(self.kept))]
             self.kept[cloud] = made
@@ -285,7 +288,9 @@ def _tested(seen: _Seen, test: _Test, turns: np.ndarray, cloud: int) -> np.ndarr
     target = build_target(test.frame, values.dtype)
     for sees in dict.fromkeys(one.sees for one in test.of(registry.BASIS)):
         seeing = [one for one in test.of(registry.BASIS) if one.sees == sees]
-        found |= _of_view(of_cloud[sees], seeing, target, turns)
+        axes = of_cloud.get(SUPPORT) if sees == views.SHAPE else None
+        kept = turns if axes is None else views.turns_within(axes, turns)
+        found |= _of_view(of_cloud[sees], seeing, target, kept)
     if of_projections := test.of(registry.PROJECTIONS):
         found |= _of_projections(values, of_projections, target, turns)
     if of_planes := test.of(registry.PLANES):
@@ -314,7 +319,8 @@ def _of_projections(
     if len(samples) > DIP_SAMPLES:
         drawn = np.random.default_rng(0).choice(len(samples), DIP_SAMPLES, replace=False)
         samples = samples[np.sort(drawn)]
-    found = [registry.measured(statistics, target.vectors @ turn.T @ samples.T) for turn in turns]
+    vectors = (target.vectors @ turn.T for turn in turns)
+    found = [registry.measured(statistics, project(samples, each)) for each in vectors]
     return {one.name: np.array([each[one.name] for each in found]) for one in statistics}
 
 

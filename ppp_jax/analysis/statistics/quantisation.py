@@ -29,6 +29,7 @@ from ppp_jax.errors import InputError, seeded, whole
 
 DIP_SAMPLES = 2048  # of each cloud, for the dips under many rotations
 LEVEL = 0.05  # of one vector's own dip test
+ROUNDING = 8  # units in the last place of what a projection adds up, within which nothing varies
 NEIGHBOUR = 8  # of a sample: the distance to it says how thin the density is there
 LEAST_GROUP, LEAST_FRACTION = 10, 0.01  # of the samples: smaller groups are no peaks
 SIGNIFICANT = 2.0  # nats: four standard errors, √(2/8), of a difference of two log-densities
@@ -238,8 +239,26 @@ def axis_quantisation(
     found = []
     for cloud in values.reshape(-1, *values.shape[-2:]):
         samples = cloud[present(cloud)] if finite(cloud) else cloud[:0]
-        found.append(mean_dip(vectors @ samples.T) if len(samples) > 1 else np.nan)
+        found.append(mean_dip(project(samples, vectors)) if len(samples) > 1 else np.nan)
     return labelled_like(latents, np.array(found).reshape(values.shape[:-2]), rows)
+
+
+def project(samples: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Returns the projections of samples onto vectors, and 0 along those where nothing varies.
+
+    What is left there is rounding, in proportion to the entries that a projection adds up.
+
+    Args:
+      samples: `(samples, units)`, at least one.
+      vectors: `(vectors, units)`.
+
+    Returns:
+      `(vectors, samples)`, in the samples' precision.
+    """
+    onto: np.ndarray = vectors.astype(samples.dtype) @ samples.T
+    added = np.abs(vectors) @ np.abs(samples).max(axis=0)
+    onto[np.ptp(onto, axis=1) <= ROUNDING * np.finfo(samples.dtype).eps * added] = 0
+    return onto
 
 
 def mean_dip(onto: np.ndarray) -> float:
@@ -249,22 +268,37 @@ def mean_dip(onto: np.ndarray) -> float:
     about 1/(2·samples) or more for any law.
 
     Args:
-      onto: The projections of the samples onto each vector, `(vectors, samples)`.
+      onto: The projections of the samples onto each vector, `(vectors, samples)`. Vectors along
+        which nothing varies have no dip and are left out.
+
+    Returns:
+      The mean; NaN where nothing varies at all.
     """
     dip = _diptest().dipstat
-    ordered = np.sort(onto, axis=1).astype(np.float64)
-    return float(np.mean([dip(one, sort_x=False) for one in ordered]))
+    each = [dip(one, sort_x=False) for one in _varying(onto)]
+    return float(np.mean(each)) if each else float("nan")
 
 
 def dipped_fraction(onto: np.ndarray) -> float:
     """Returns the fraction of vectors whose own dip test has p < .05.
 
     Args:
-      onto: The projections of the samples onto each vector, `(vectors, samples)`.
+      onto: The projections of the samples onto each vector, `(vectors, samples)`. Vectors along
+        which nothing varies have no dip and are left out.
+
+    Returns:
+      The fraction; NaN where nothing varies at all.
     """
     test = _diptest().diptest
+    each = [test(one, sort_x=False)[1] < LEVEL for one in _varying(onto)]
+    return float(np.mean(each)) if each else float("nan")
+
+
+def _varying(onto: np.ndarray) -> np.ndarray:
+    """Returns the sorted projections onto each vector along which something varies, float64."""
     ordered = np.sort(onto, axis=1).astype(np.float64)
-    return float(np.mean([test(one, sort_x=False)[1] < LEVEL for one in ordered]))
+    found: np.ndarray = ordered[ordered[:, 0] < ordered[:, -1]]
+    return found
 
 
 def _diptest() -> ModuleType:

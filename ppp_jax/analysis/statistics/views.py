@@ -116,6 +116,43 @@ def whiten(cloud: np.ndarray) -> Whitened:
     return Whitened(np.where(at_mean[:, None], 0, samples), int(np.count_nonzero(spread)))
 
 
+def support(shape: np.ndarray) -> np.ndarray:
+    """Returns axes of the subspace in which whitened samples vary, `(units, rank)`, float64.
+
+    Args:
+      shape: Whitened samples, `(samples, units)`, of any scale.
+    """
+    # Their second moments are a multiple of a projection: nothing lies between 0 and the multiple.
+    values = shape.astype(np.float64)
+    moments, axes = np.linalg.eigh(values.T @ values)
+    found: np.ndarray = axes[:, moments > moments[-1] / 2]
+    return found
+
+
+def turns_within(axes: np.ndarray, turns: np.ndarray) -> np.ndarray:
+    """Turns Haar rotations of all units into those of a subspace, which change nothing outside it.
+
+    A unit without variance is no direction of whitened samples. Rotations that mix it with the
+    others would show that it is one of the axes, which is said of the covariance and not of the
+    shape. With C the part of a Haar-random Q within the subspace, A·C has the law of C for every
+    rotation A of it, and so has the Q of its QR decomposition.
+
+    Args:
+      axes: Orthonormal axes of the subspace, `(units, rank)`.
+      turns: Haar rotations, `(rotations, units, units)`; the identity stays what it is.
+
+    Returns:
+      The rotations, `(rotations, units, units)`; those given if the subspace is the whole space.
+    """
+    units, rank = axes.shape
+    if rank == units:
+        return turns
+    q, r = np.linalg.qr(axes.T @ turns @ axes)
+    q = q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None, :]
+    found: np.ndarray = (np.eye(units) - axes @ axes.T + axes @ q @ axes.T).astype(turns.dtype)
+    return found
+
+
 def _principal(centred: np.ndarray, cloud: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns variances along principal axes, the axes in columns, and which are no rounding.
 
@@ -176,19 +213,6 @@ def view(cloud: np.ndarray, name: str) -> np.ndarray | None:
         return None
     largest = np.abs(found).max()
     return (found / largest if largest > 0 else found).astype(cloud.dtype)
-
-
-def rank_of(whitened: np.ndarray) -> int:
-    """Returns the number of directions in which whitened samples vary.
-
-    Their covariance is one number times a projection, whatever their scale: so the rank is the
-    squared trace over the squared norm.
-
-    Args:
-      whitened: `(samples, units)`, as `view` returns them.
-    """
-    matrix = whitened.T.astype(np.float64) @ whitened
-    return round(float(np.trace(matrix) ** 2 / np.sum(np.square(matrix))))
 
 
 def needed(name: str, units: int) -> int:

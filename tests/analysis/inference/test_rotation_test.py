@@ -9,7 +9,7 @@ import ppp_jax.analysis as pa
 from ppp_jax import bases
 from ppp_jax.analysis.inference import calibration, rotation_test
 from ppp_jax.analysis.inference.rotation_test import verdict
-from ppp_jax.analysis.synthetic import isotropic_clouds, mixture
+from ppp_jax.analysis.synthetic import mixture
 from ppp_jax.errors import InputError
 from tests import plain
 
@@ -165,21 +165,6 @@ def test_p_values_are_uniform_on_isotropic_clouds(null):
 
 def labelled_seeds(clouds):
     return xr.DataArray(np.asarray(clouds), dims=("seed", "sample", "unit"))
-
-
-def test_pooled_p_values_are_uniform_too():
-    """Of 8 seeds at a time, through the signs of their ranks: p is one of 2/256, 4/256, …, 1."""
-    rng = np.random.default_rng(3)
-    clouds = np.stack(
-        [isotropic_clouds(rng, samples=60)["clumped, randomly rotated"] for _ in range(200 * 8)]
-    ).reshape(200, 8, 60, 8)
-    labelled = xr.DataArray(clouds, dims=("case", "seed", "sample", "unit"))
-    pooled = pa.pool(pa.rotation_test(labelled, statistics=JUDGED, rotations=39))
-    both = np.array([pooled[name].values for name in ("p", "p_networks")]).transpose(1, 0, 2)
-    p = both.reshape(len(both), -1)
-    # Ranks of 39 rotations are often tied, which makes p a little larger, never smaller.
-    assert (abs((p <= 0.0625).mean(axis=0) - 0.0625) < 4 * np.sqrt(0.06 / 200)).all()
-    assert (abs(p.mean(axis=0) - 0.5) < 4 / np.sqrt(12 * 200) + 0.01).all()
 
 
 def test_one_odd_seed_among_many_decides_nothing_and_many_weak_ones_do():

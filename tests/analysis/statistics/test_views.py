@@ -24,6 +24,10 @@ def heavy(rng):
     return normal(rng) / np.sqrt(rng.chisquare(5, size=(SAMPLES, 1)) / 5)
 
 
+def without_sum(cloud):
+    return cloud - cloud.mean(axis=1, keepdims=True)
+
+
 # Laws that prefer the axes in nothing but their mean or covariance (docs/method.md §6).
 SHAPELESS = {
     "normal": normal,
@@ -32,6 +36,8 @@ SHAPELESS = {
     "elliptical": lambda rng: heavy(rng) * SPECTRUM,
     "mean": lambda rng: normal(rng) + 0.75,
     "rank": lambda rng: normal(rng)[:, :9] @ RANK,
+    "dead units": lambda rng: normal(rng) * (np.arange(UNITS) > 2),
+    "layer norm": lambda rng: without_sum(normal(rng)),
 }
 RANK = np.random.default_rng(9).normal(size=(9, UNITS))
 SHAPED = {
@@ -103,6 +109,35 @@ def rejected(law, statistics):
 def test_no_mean_and_no_covariance_is_taken_for_a_shape(law):
     """Of 100 draws 5 are rejected; more than 13 have probability 0.0005."""
     assert (rejected(SHAPELESS[law], SHAPE) <= 0.13).all()
+
+
+def test_the_sum_that_a_layer_norm_takes_away_is_no_shape_however_many_samples_there_are():
+    """By rotations of all units its z was −1.7 on average; a mean of 12 nulls is within ±1."""
+    rng = np.random.default_rng(11)
+    clouds = [without_sum(rng.normal(size=(10_000, UNITS))) for _ in range(12)]
+    z = [pa.rotation_test(x, statistics=["shape"], rotations=39)["z"].item() for x in clouds]
+    assert abs(np.mean(z)) < 1
+
+
+def test_a_shape_is_found_beside_dead_units():
+    cloud = np.tanh(1.5 * normal(np.random.default_rng(12))) * (np.arange(UNITS) > 2)
+    assert (pa.rotation_test(cloud, statistics=SHAPE, rotations=99)["p"] == 0.01).all()
+
+
+def test_rotations_within_a_subspace_are_haar_there_and_nothing_elsewhere():
+    rng = np.random.default_rng(13)
+    axes = bases.rotations(6, 1, rng)[0][:, :3]
+    turns = np.concatenate([np.eye(6)[None], bases.rotations(6, 4000, rng)])
+    found = views.turns_within(axes, turns)
+    np.testing.assert_allclose(found @ found.swapaxes(1, 2), np.eye(6) + 0 * found, atol=1e-12)
+    np.testing.assert_allclose(found[0], np.eye(6), atol=1e-12)
+    outside = np.eye(6) - axes @ axes.T
+    np.testing.assert_allclose(found @ outside, outside + 0 * found, atol=1e-12)
+    inside = axes.T @ found[1:] @ axes
+    # Entries of a Haar matrix of O(3): the mean square is 1/3, the mean fourth power 1/5.
+    for power, expected in ((1, 0), (2, 1 / 3), (3, 0), (4, 1 / 5)):
+        assert abs(np.mean(inside**power, axis=0) - expected).max() < 0.04
+    assert views.turns_within(np.eye(6), turns) is turns
 
 
 @pytest.mark.parametrize("law", SHAPED)
