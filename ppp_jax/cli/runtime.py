@@ -51,11 +51,24 @@ def start() -> None:
     """Sets up JAX according to the flags. It must be called before anything is computed.
 
     Raises:
-      InputError: The flags cannot be used together, or the other processes cannot be found.
+      InputError: The flags cannot be used together, or the other processes or the backend cannot
+        be found.
     """
     use_all_cores()
     _keep_compiled_programs(flags.FLAGS.compilation_cache)
     _join_processes()
+    _check_backend()
+
+
+def _check_backend() -> None:
+    """Refuses a backend that JAX was told to use and that is not there."""
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        asked = os.environ.get("JAX_PLATFORMS") or jax.config.values["jax_platforms"]
+        reason = " ".join(str(error).split()).partition(" (set JAX_PLATFORMS")[0]
+        problem = f"is not there ({reason}); unset JAX_PLATFORMS to use what is"
+        raise InputError("JAX_PLATFORMS", asked, problem) from error
 
 
 def use_all_cores() -> None:

@@ -19,7 +19,15 @@ import xarray as xr
 from ppp_jax import bases
 from ppp_jax.analysis.inference.seeds import combined_rank, sign_flip
 from ppp_jax.analysis.io.rows import RAISE, Rows, check_rows, kept_rows, told, warn_of_long_rows
-from ppp_jax.analysis.io.sources import Latents, Source, check_made, open_source, read, rescale
+from ppp_jax.analysis.io.sources import (
+    Latents,
+    Source,
+    check_free,
+    check_made,
+    open_source,
+    read,
+    rescale,
+)
 from ppp_jax.analysis.projection.kernel import check_epsilon, progress_bar
 from ppp_jax.analysis.projection.planes import Basis, BasisLike, resolve_basis
 from ppp_jax.analysis.statistics import registry, views
@@ -34,6 +42,22 @@ WORKERS = min(4, os.cpu_count() or 1)  # clouds tested at once; each takes a few
 BAND = (0.025, 0.975)  # quantiles of the null that are shown
 KEPT_BYTES = 2**28  # of clouds and what statistics see of them, between blocks of rotations
 SUPPORT = "support"  # the axes along which whitened samples vary, beside what statistics see
+NAMES = (
+    "statistic",
+    "rotation",
+    "value",
+    "null",
+    "mean",
+    "sd",
+    "low",
+    "high",
+    "z",
+    "p",
+    "rank",
+    "places",
+    "p_networks",
+    "clouds",
+)  # of the results of a test
 ROUNDING = 1e-6  # differences below this fraction of the values are no differences
 
 
@@ -103,6 +127,7 @@ def rotation_test(
     asked = registry.resolve(statistics, epsilon)
     source = open_source(latents)
     rules = Rules(nonfinite, drop_outliers)
+    check_free(source, NAMES)
     test = _Test(asked, resolve_basis(basis, source.units), epsilon, rules)
     rows = _counted(source, rules)
     groups = _groups(source, rotations, (rotation_seed, first_seed), progress)

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -214,6 +214,23 @@ def open_source(latents: Latents) -> Source:
     dims = dims or (*(f"axis_{k}" for k in range(len(shape) - 2)), SAMPLE)
     array = Kept(array) if lazy else array.reshape(-1, shape[-1])
     return Source(array, shape, dims, coords, dtype, lazy)
+
+
+def check_free(source: Source, names: Collection[str]) -> None:
+    """Refuses latents that are labelled with names that a result needs for itself.
+
+    Args:
+      source: The latents.
+      names: Of the result's own axes, variables and coordinates.
+
+    Raises:
+      InputError: An axis or a coordinate of the leading axes has one of these names.
+    """
+    taken = [name for name in (*source.dims, *source.coords) if name in names]
+    if taken:
+        problem = "has a name that the result gives to something else; rename it: "
+        problem += f"latents.rename({taken[0]}='{taken[0]}_of_latents')"
+        raise InputError("latents", f"axis or coordinate {taken[0]}", problem)
 
 
 def ordered_axes(latents: xr.DataArray) -> tuple[xr.DataArray, tuple[str, ...]]:

@@ -159,8 +159,10 @@ def _measured(
     values, _ = rescale(kept)
     target = build_target(resolve_basis(basis, values.shape[-1]), values.dtype)
     clouds = values.reshape(-1, *values.shape[-2:])
-    (found,) = _measure_clouds(clouds, target, functions=(function,))
-    return labelled_like(latents, np.asarray(found).reshape(values.shape[:-2]), rows)
+    with jax.debug_nans(False):  # a cloud that is missing has no number
+        (found,) = _measure_clouds(*jax.device_put((clouds, target)), functions=(function,))
+        found = jax.device_get(found)
+    return labelled_like(latents, found.reshape(values.shape[:-2]), rows)
 
 
 def build_target(frame: Basis, dtype: np.dtype) -> Target:
@@ -204,7 +206,9 @@ def measure_turned(
     # (X Q) Bᵀ = X (B Qᵀ)ᵀ
     turned = np.matmul(target.vectors, rotations.swapaxes(1, 2)).astype(target.vectors.dtype)
     width = max(1, BATCH_ELEMENTS // (len(cloud) * len(target.vectors)))
-    found = _measure_bases(cloud[None], turned, target.planes, functions=functions, width=width)
+    with jax.debug_nans(False):  # a cloud that is missing has no number
+        placed = jax.device_put((cloud[None], turned, target.planes))
+        found = jax.device_get(_measure_bases(*placed, functions=functions, width=width))
     return np.concatenate(found)
 
 

@@ -14,7 +14,7 @@ from ppp_jax.analysis.io.rows import (
     refuse_nonfinite,
     told,
 )
-from ppp_jax.analysis.io.sources import Latents, PerCloud, labelled_like
+from ppp_jax.analysis.io.sources import Latents, PerCloud, check_free, labelled_like
 from ppp_jax.analysis.projection import isotropic_null
 from ppp_jax.analysis.projection.kernel import Prepared, accepted, prepare
 from ppp_jax.analysis.projection.planes import Basis, BasisLike
@@ -175,6 +175,7 @@ def angles_of(clouds: np.ndarray, frame: Basis, epsilon: float) -> dict[str, np.
 def _prepare(latents: Latents, basis: BasisLike, epsilon: float, nonfinite: str) -> Prepared:
     check_rows(nonfinite, None)
     prepared = prepare(latents, basis, epsilon, nonfinite=DROP)
+    check_free(prepared.source, ("mode",))
     if len(prepared.epsilons) != 1:
         raise InputError("epsilon", epsilon, "must be one number")
     lost = np.isnan(prepared.survey.lengths.reshape(-1, prepared.source.shape[-2]))
