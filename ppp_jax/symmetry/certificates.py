@@ -209,14 +209,20 @@ def certify_activation(
 def _certified(
     entry: Activation, units: int, scale: tuple[tuple[float, float], ...]
 ) -> groups.Certificate:
-    return groups.certify_constant(
-        _function(entry), entry.group, units=units, key=jax.random.key(0), scale=scale
+    function, key = _function(entry), jax.random.key(0)
+    return groups.certify(
+        function,
+        entry.group,
+        units=units,
+        key=key,
+        scale=scale,
+        constant=function is _function(entry),
     )
 
 
 @kept
 def _function(entry: Activation) -> Callable[[jax.Array], jax.Array]:
-    """Returns the function that is certified: the same one each time if it cannot change."""
+    """Returns the function that is certified, which is the same one if it cannot change."""
     dosed = entry.parameter is not None and entry.parameter.initial is None
     return lambda x: entry.apply(x, 1.0) if dosed else entry.apply(x)
 

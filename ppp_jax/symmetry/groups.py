@@ -31,6 +31,7 @@ COMMUTING, LINEAR, DIFFERS = "commutes", "linear", "differs"
 ZERO, IN_ROUNDING, NOT_FINITE = "zero", "within rounding errors", "not finite"
 FINDINGS = (DIFFERS, COMMUTING, LINEAR, ZERO, IN_ROUNDING, NOT_FINITE)
 
+Map = Callable[[jax.Array], jax.Array]
 Scale = float | Sequence[float | tuple[float, float]]
 
 
@@ -299,7 +300,8 @@ def ranges(scale: Scale) -> tuple[tuple[float, float], ...]:
         f"needs a length from {SHORTEST:g} to {LONGEST:g}, or a list of at most {MOST_RANGES} "
         "lengths and pairs (low, high) of lengths"
     )
-    listed: Any = [scale] if isinstance(scale, (int, float)) else scale
+    listed: Any = scale if isinstance(scale, Sequence) else np.atleast_1d(scale)
+    listed = [] if isinstance(scale, str) else listed
     try:
         pairs = [one if np.ndim(one) else (one, one) for one in listed]
         found = tuple((float(low), float(high)) for low, high in pairs)
@@ -362,16 +364,16 @@ class _Seen(NamedTuple):
         return np.where(told, self.relative, 0.0)
 
 
-def _see(
-    function: Callable[[jax.Array], jax.Array],
-    x: np.ndarray,
-    elements: np.ndarray,
-) -> _Seen:
-    """Evaluates a map and its Jacobian at inputs `x`, and the map at their images `x @ G`."""
+def _see(function: Map, x: np.ndarray, elements: np.ndarray, *, constant: bool) -> _Seen:
+    """Evaluates a map and its Jacobian at inputs `x`, and the map at their images `x @ G`.
+
+    A map that is not `constant` is traced anew, because what it reads can have changed.
+    """
+    evaluate = _kept_program(function) if constant else _program(function)
     turned = np.einsum("rsi,eij->ersj", x, elements)
     # A value that overflows is a finding, and no error of the caller's.
     with jax.debug_nans(False), jax.debug_infs(False):
-        found = _evaluate(function, jnp.asarray(x, float), jnp.asarray(turned, float))
+        found = evaluate(jnp.asarray(x, float), jnp.asarray(turned, float))
     y, at, slopes = (np.asarray(one, np.float64) for one in found)
     finite: np.ndarray = np.logical_and.reduce(
         [
@@ -393,16 +395,18 @@ def _see(
     return _Seen(x, y, slopes, finite, gains, apart, sizes, floors)
 
 
-@functools.partial(jax.jit, static_argnums=0)  # compiled once for all groups
-def _evaluate(
-    function: Callable[[jax.Array], jax.Array], x: jax.Array, turned: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _program(function: Map) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]]:
+    """Returns the compiled values of a map at inputs and at turned ones, and its Jacobians."""
     slope = jax.jacobian(lambda row: function(row[None])[0])
-    return (
-        jax.vmap(function)(x),
-        jax.vmap(jax.vmap(function))(turned),
-        jax.vmap(jax.vmap(slope))(x),
-    )
+
+    def evaluate(x: jax.Array, turned: jax.Array) -> tuple[jax.Array, ...]:
+        at = jax.vmap(jax.vmap(function))(turned)
+        return jax.vmap(function)(x), at, jax.vmap(jax.vmap(slope))(x)
+
+    return jax.jit(evaluate)
+
+
+_kept_program = functools.lru_cache(maxsize=128)(_program)
 
 
 def _floors(
@@ -468,7 +472,7 @@ def _nullity(gram: np.ndarray, least: float) -> int:
 
 
 def lie_algebra(
-    function: Callable[[jax.Array], jax.Array],
+    function: Map,
     *,
     units: int,
     key: jax.Array,
@@ -493,12 +497,12 @@ def lie_algebra(
     """
     x = _inputs(key, ranges(scale), samples, units)
     with jax.default_matmul_precision("highest"):
-        seen = _see(function, x, np.eye(units)[None])
+        seen = _see(function, x, np.eye(units)[None], constant=False)
     return _algebra(seen, seen.finite)
 
 
 def equivariance_residual(
-    function: Callable[[jax.Array], jax.Array],
+    function: Map,
     group: Group,
     *,
     units: int,
@@ -534,7 +538,7 @@ def equivariance_residual(
     x = _inputs(drawn, ranges(scale), samples, units)
     # By default accelerators would multiply in less than single precision.
     with jax.default_matmul_precision("highest"):
-        seen = _see(function, x, _draw(group, members, units, elements))
+        seen = _see(function, x, _draw(group, members, units, elements), constant=False)
     return float(seen.beyond_rounding.max())
 
 
@@ -611,12 +615,13 @@ def _where(lengths: Sequence[Tested], *findings: str) -> str:
 
 
 def certify(
-    function: Callable[[jax.Array], jax.Array],
+    function: Map,
     claimed: str,
     *,
     units: int,
     key: jax.Array,
     scale: Scale = DECADES,
+    constant: bool = False,
 ) -> Certificate:
     """Tests whether a map has exactly the claimed symmetry (docs/method.md §10).
 
@@ -630,6 +635,8 @@ def certify(
       units: Number of units, n.
       key: PRNG key of the inputs and the group elements.
       scale: Lengths of the inputs, see `ranges`; by default all from 10⁻³ to 10³, in six decades.
+      constant: Whether the map depends on nothing that can change, such as a global variable, so
+        that it need not be compiled anew each time.
 
     Returns:
       The `Certificate`.
@@ -644,38 +651,12 @@ def certify(
       >>> certify(clipped, "O(n)", units=8, key=key).problem
       'it does not commute with O(n) at lengths 10 to 1000'
     """
-    # A new function is always traced anew, because what it reads can have changed.
-    return certify_constant(lambda x: function(x), claimed, units=units, key=key, scale=scale)
-
-
-def certify_constant(
-    function: Callable[[jax.Array], jax.Array],
-    claimed: str,
-    *,
-    units: int,
-    key: jax.Array,
-    scale: Scale = DECADES,
-) -> Certificate:
-    """Does the same as `certify`, but compiles the map only once.
-
-    Args:
-      function: Map that depends on nothing that can change, such as a global variable.
-      claimed: Name of the claimed group.
-      units: Number of units, n.
-      key: PRNG key of the inputs and the group elements.
-      scale: Lengths of the inputs, see `ranges`.
-
-    Returns:
-      The `Certificate`.
-
-    Raises:
-      InputError: No group has this name, or `scale` is not valid.
-    """
     spans, (drawn, members) = ranges(scale), jax.random.split(key)
     elements = _elements(claimed, units, members)
     # By default accelerators would multiply in less than single precision.
     with jax.default_matmul_precision("highest"):
-        seen = _see(function, _inputs(drawn, spans, SAMPLES, units), elements)
+        x = _inputs(drawn, spans, SAMPLES, units)
+        seen = _see(function, x, elements, constant=constant)
     worst = seen.beyond_rounding.max(axis=1)
     inversion = float(worst[0])
     of_groups = worst[1:].reshape(-1, ELEMENTS).max(axis=1).tolist()
