@@ -300,8 +300,9 @@ def ranges(scale: Scale) -> tuple[tuple[float, float], ...]:
         f"needs a length from {SHORTEST:g} to {LONGEST:g}, or a list of at most {MOST_RANGES} "
         "lengths and pairs (low, high) of lengths"
     )
-    listed: Any = scale if isinstance(scale, Sequence) else np.atleast_1d(scale)
-    listed = [] if isinstance(scale, str) else listed
+    named: Any = scale
+    listed = named if isinstance(named, Sequence) else np.atleast_1d(named)
+    listed = [] if isinstance(named, str) else listed  # and not its digits
     try:
         pairs = [one if np.ndim(one) else (one, one) for one in listed]
         found = tuple((float(low), float(high)) for low, high in pairs)
