@@ -139,7 +139,7 @@ def _are_tested(row: dict[str, Any]) -> bool:
     """Returns whether the ranges of lengths of a row agree with its texts and its residual."""
     if not all(isinstance(one, list) and len(one) == 4 for one in row["tested"]):
         return False
-    found = [groups.Tested(*one) for one in row["tested"]]
+    found = [groups.AtLengths(*one) for one in row["tested"]]
     decades = len(groups.DECADES)
     if tuple(one[:2] for one in found[:decades]) != groups.DECADES or len(found) > decades + 1:
         return False
@@ -151,14 +151,14 @@ def _are_tested(row: dict[str, Any]) -> bool:
     )
 
 
-def _is_tested(one: groups.Tested) -> bool:
+def _is_tested(one: groups.AtLengths) -> bool:
     if not all(type(value) is float for value in (one.low, one.high, one.residual)):
         return False
     holds = one.finding in groups.FINDINGS and one.finding != groups.DIFFERS
     return holds and groups.SHORTEST <= one.low <= one.high <= groups.LONGEST
 
 
-def _texts(found: Sequence[groups.Tested]) -> dict[str, str]:
+def _texts(found: Sequence[groups.AtLengths]) -> dict[str, str]:
     """Returns what was found in the decades, and at a run's own lengths, in words."""
     decades = len(groups.DECADES)
     own = groups.describe(found[decades:]) or "unknown"

@@ -264,7 +264,7 @@ class LieAlgebra(NamedTuple):
     rotations: int
 
 
-class Tested(NamedTuple):
+class AtLengths(NamedTuple):
     """What a test found at inputs of one range of lengths.
 
     Attributes:
@@ -566,7 +566,7 @@ class Certificate(NamedTuple):
     inversion: float
     residuals: dict[str, float]
     algebra: LieAlgebra
-    lengths: tuple[Tested, ...]
+    lengths: tuple[AtLengths, ...]
     problem: str
 
     @property
@@ -579,14 +579,14 @@ class Certificate(NamedTuple):
         return not self.problem
 
 
-def describe(lengths: Sequence[Tested]) -> str:
+def describe(lengths: Sequence[AtLengths]) -> str:
     """Returns in words what was found at which lengths.
 
     Args:
       lengths: What was found at each range of lengths.
 
     Example:
-      >>> describe([Tested(1, 10, LINEAR, 0.0), Tested(10, 99, COMMUTING, 0.0)])
+      >>> describe([AtLengths(1, 10, LINEAR, 0.0), AtLengths(10, 99, COMMUTING, 0.0)])
       'holds at 10 to 99; undetermined at 1 to 10 (linear)'
     """
     texts = []
@@ -601,7 +601,7 @@ def describe(lengths: Sequence[Tested]) -> str:
     return "; ".join(texts)
 
 
-def _where(lengths: Sequence[Tested], *findings: str) -> str:
+def _where(lengths: Sequence[AtLengths], *findings: str) -> str:
     """Returns the ranges of lengths with some findings as a text, neighbouring ones as one."""
     merged: list[tuple[float, float]] = []
     for one in lengths:
@@ -682,7 +682,7 @@ def _drawn(name: str, units: int, data: tuple[int, ...], kind: str) -> np.ndarra
     return _draw(get_group(name), key, units, ELEMENTS)
 
 
-def _tested(spans: Sequence[tuple[float, float]], seen: _Seen) -> tuple[Tested, ...]:
+def _tested(spans: Sequence[tuple[float, float]], seen: _Seen) -> tuple[AtLengths, ...]:
     """Returns what the last elements, which are the claimed group's, say of each range."""
     relative, residuals = (
         one[-ELEMENTS:].max(axis=0) for one in (seen.relative, seen.beyond_rounding)
@@ -698,11 +698,11 @@ def _tested(spans: Sequence[tuple[float, float]], seen: _Seen) -> tuple[Tested, 
     }
     found = np.select(list(cases.values()), list(cases), COMMUTING).tolist()
     both = zip(spans, found, residuals.tolist(), strict=True)
-    return tuple(Tested(*span, finding, residual) for span, finding, residual in both)
+    return tuple(AtLengths(*span, finding, residual) for span, finding, residual in both)
 
 
 def _problem(
-    claimed: str, units: int, lengths: tuple[Tested, ...], inversion: float, algebra: LieAlgebra
+    claimed: str, units: int, lengths: tuple[AtLengths, ...], inversion: float, algebra: LieAlgebra
 ) -> str:
     """Returns why a claim does not hold, or an empty text."""
     group, failing = get_group(claimed), _where(lengths, DIFFERS)
