@@ -84,7 +84,7 @@ def test_activations_and_their_gradients(name, cpu):
 @pytest.mark.parametrize("name", [*sorted(ACTIVATIONS), *COMPOSED])
 def test_activations_are_certified(name):
     found = certificates.certify_activation(name, units=8)
-    assert found.holds, found
+    assert found.holds, found.problem
 
 
 @pytest.mark.parametrize("name", sorted(optimizers.OPTIMIZERS))

@@ -610,6 +610,63 @@ def write_snapshot(
         _mark(path, written, step, observations)
 
 
+def lengths(
+    path: pathlib.Path, stored: Manifest, dataset: Dataset
+) -> dict[str, list[tuple[int, float, float]]]:
+    """Returns the lengths of the latents before their activations, at the last snapshot of a run.
+
+    Args:
+      path: Path of the store.
+      stored: Manifest of the run, which is trained to the end.
+      dataset: Dataset of the run.
+
+    Returns:
+      For the name of each activation, and each latent width: the number of units, and the smallest
+      and the largest length. These are the 0.1 % and 99.9 % quantiles of a cell's lengths, without
+      those that are 0 or not finite, and the extremes of these over the cells. The list is empty if
+      no length is left.
+
+    Raises:
+      InputError: A file is missing or damaged.
+    """
+    kept, store = _ledger(path), zarr.open_group(path, mode="r", zarr_format=2)
+    manifest = _stored_manifest(path) or ""
+    found: dict[str, list[tuple[int, float, float]]] = {
+        name: [] for name in stored.grid.activations
+    }
+    for group in groups(stored.grid, dataset.shape):
+        if group.layer != functional.BOTTLENECK:
+            continue
+        blocks = _blocks(path, store, group, "pre", kept.groups[group.name], manifest)
+        for index in _cell_indices(group.grid, group.grid):
+            with _of_the_run(path):
+                rows = ledger.checked(blocks, (*index, len(group.grid.snapshot_epochs) - 1))
+            name = group.grid.activations[index[CELL_AXES.index("activation")]]
+            found[name] += _range(rows.reshape(-1, group.units))
+    return {name: _spanned(ranges) for name, ranges in found.items()}
+
+
+def _range(rows: np.ndarray) -> list[tuple[int, float, float]]:
+    """Returns the units and the range of lengths of vectors, or nothing if none has a length."""
+    # The root of a sum of float32 squares would overflow and underflow.
+    measured = np.linalg.norm(rows.astype(np.float64), axis=1)
+    measured = measured[np.isfinite(measured) & (measured > 0)]
+    if not len(measured):
+        return []
+    low, high = np.quantile(measured, [0.001, 0.999]).tolist()
+    return [(rows.shape[1], low, high)]
+
+
+def _spanned(ranges: list[tuple[int, float, float]]) -> list[tuple[int, float, float]]:
+    """Returns one range for each number of units."""
+    widths = sorted({units for units, _, _ in ranges})
+    of_width = {width: [one for one in ranges if one[0] == width] for width in widths}
+    return [
+        (width, min(low for _, low, _ in ones), max(high for _, _, high in ones))
+        for width, ones in of_width.items()
+    ]
+
+
 def _inside(part: Grid, group: Group) -> Grid | None:
     """Returns the grid of a part's runs whose vectors a group holds, or None if there are none."""
     axes: dict[str, Any] = {}

@@ -151,7 +151,7 @@ def train(
         )
         with _memory_errors(max(wanted.conditions["seed_batch"].values())):
             _train_parts(wanted, dataset, workdir, progress and devices.is_main())
-        devices.on_main(lambda: _certify(workdir, wanted))
+        devices.on_main(lambda: _certify(workdir, wanted, dataset))
     return workdir
 
 
@@ -186,12 +186,12 @@ def _examined(
     return stored, reached
 
 
-def _certify(workdir: pathlib.Path, wanted: Manifest) -> None:
+def _certify(workdir: pathlib.Path, wanted: Manifest, dataset: Dataset) -> None:
     """Certifies the grid and saves the certificates, unless valid ones are saved already.
 
     Raises:
       InputError: There are no valid certificates, and a name stands for another function than was
-        trained.
+        trained, or the latents, whose lengths are tested, are damaged.
     """
     saved, subject = run_dir.certified(workdir), certificates.subject(wanted.grid)
     fits = saved is not None and certificates.fits(saved, wanted.grid)
@@ -199,7 +199,8 @@ def _certify(workdir: pathlib.Path, wanted: Manifest) -> None:
         return  # the certificates are those of the JAX by which the run was trained
     if saved is None or not fits or saved.get("subject") != subject:
         manifest.check_functions(wanted, workdir)
-        found = certificates.certify_grid(wanted.grid)
+        lengths = latents.lengths(workdir / run_dir.LATENTS, wanted, dataset)
+        found = certificates.certify_grid(wanted.grid, lengths)
         run_dir.keep_certificates(workdir, {**found, "subject": subject})
 
 

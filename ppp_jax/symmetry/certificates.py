@@ -1,9 +1,11 @@
 """Certificates of a grid's activations, optimisers and initialisers (docs/method.md §10–11)."""
 
 import importlib.metadata
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from ppp_jax import __version__
 from ppp_jax.files.integrity import digest
@@ -18,8 +20,13 @@ KINDS = ("activations", "optimizers", "initializers")
 # space of a system in units² unknowns.
 USUAL_UNITS, MOST_UNITS = 8, 16
 
+# Number of units, smallest length and largest length of vectors that an activation is applied to.
+Lengths = tuple[int, float, float]
 
-def certify_grid(grid: Grid) -> dict[str, Any]:
+
+def certify_grid(
+    grid: Grid, lengths: Mapping[str, Sequence[Lengths]] | None = None
+) -> dict[str, Any]:
     """Certifies a grid's activations, optimisers and initialisers numerically.
 
     An activation is certified in the smallest latent width of the grid, or in 8 units if that width
@@ -27,14 +34,19 @@ def certify_grid(grid: Grid) -> dict[str, Any]:
 
     Args:
       grid: The grid to be trained.
+      lengths: Lengths of the vectors that the trained networks apply an activation to, by its name:
+        the number of units, the smallest and the largest length, once for each number of units.
+        They are tested too, in one more range, `own lengths`.
 
     Returns:
-      Dictionaries of numbers and texts, by kind (`activations`, `optimizers`, `initializers`) and
-      then by name. In each of them, `holds` tells whether the claim holds.
+      Dictionaries of numbers, texts and lists, by kind (`activations`, `optimizers`,
+      `initializers`) and then by name. In each of them, `holds` tells whether the claim holds.
     """
     return {
         "activations": {
-            name: _activation(name, _units(name, min(grid.latent_widths)))
+            name: _activation(
+                name, _units(name, min(grid.latent_widths)), (lengths or {}).get(name, ())
+            )
             for name in grid.activations
         },
         "optimizers": {name: certify_optimizer(name) for name in grid.optimizers},
@@ -45,7 +57,8 @@ def certify_grid(grid: Grid) -> dict[str, Any]:
 def subject(grid: Grid) -> str:
     """Returns a digest of everything on which the result of `certify_grid` depends.
 
-    It covers the certified functions and their claims, the units, and the versions of packages.
+    It covers the certified functions and their claims, the units, the versions of packages and the
+    configuration of the runs, from which the lengths of their vectors follow.
 
     Args:
       grid: The grid to be trained.
@@ -61,7 +74,8 @@ def subject(grid: Grid) -> str:
             for name in grid.initializers
         ]
     )
-    return digest([__version__, versions, units, {kind: found[kind] for kind in KINDS}, claims])
+    of_kinds = {kind: found[kind] for kind in KINDS}
+    return digest([__version__, versions, units, of_kinds, claims, grid.to_json()])
 
 
 def fits(found: Any, grid: Grid) -> bool:
@@ -111,9 +125,44 @@ def _is_activation(name: str, row: dict[str, Any], units: int) -> bool:
         "rotations": groups.get_group(claimed).rotations(units),
         "holds": True,
     }
-    if not _has(row, {"residual": float, "algebra": int, **under}, claims):
+    types = {"residual": float, "algebra": int, "lengths": str, "own lengths": str, "tested": list}
+    if not _has(row, {**types, **under}, claims):
         return False
-    return bool(0 <= row["residual"] < groups.COMMUTES and row["algebra"] >= row["rotations"])
+    return (
+        0 <= row["residual"] < groups.COMMUTES
+        and row["algebra"] >= row["rotations"]
+        and _are_tested(row)
+    )
+
+
+def _are_tested(row: dict[str, Any]) -> bool:
+    """Returns whether the ranges of lengths of a row agree with its texts and its residual."""
+    if not all(isinstance(one, list) and len(one) == 4 for one in row["tested"]):
+        return False
+    found = [groups.AtLengths(*one) for one in row["tested"]]
+    decades = len(groups.DECADES)
+    if tuple(one[:2] for one in found[:decades]) != groups.DECADES or len(found) > decades + 1:
+        return False
+    if not all(_is_tested(one) for one in found):
+        return False
+    texts = _texts(found)
+    return row["residual"] == max(one.residual for one in found) and all(
+        row[name] == text for name, text in texts.items()
+    )
+
+
+def _is_tested(one: groups.AtLengths) -> bool:
+    if not all(type(value) is float for value in (one.low, one.high, one.residual)):
+        return False
+    holds = one.finding in groups.FINDINGS and one.finding != groups.DIFFERS
+    return holds and groups.SHORTEST <= one.low <= one.high <= groups.LONGEST
+
+
+def _texts(found: Sequence[groups.AtLengths]) -> dict[str, str]:
+    """Returns what was found in the decades, and at a run's own lengths, in words."""
+    decades = len(groups.DECADES)
+    own = groups.describe(found[decades:]) or "unknown"
+    return {"lengths": groups.describe(found[:decades]), "own lengths": own}
 
 
 def _is_optimizer(name: str, row: dict[str, Any]) -> bool:
@@ -135,31 +184,66 @@ def _units(name: str, width: int) -> int:
     return width if width <= MOST_UNITS else multiple * max(1, USUAL_UNITS // multiple)
 
 
-def certify_activation(name: str, units: int) -> groups.Certificate:
+def certify_activation(
+    name: str, units: int, *, scale: groups.Scale = groups.DECADES
+) -> groups.Certificate:
     """Certifies an activation by its name, at dose 1 if its dose is swept.
 
     Args:
       name: Name of the activation, as `interpolated.get` accepts it.
       units: Number of units in which it is certified.
+      scale: Lengths of the inputs, as `groups.ranges` accepts them; by default all from 10⁻³ to
+        10³, in six decades.
 
     Returns:
       The `Certificate` (docs/method.md §10).
 
     Raises:
-      InputError: No activation has this name.
+      InputError: No activation has this name, or `scale` is not valid.
     """
-    return _certified(interpolated.get(name), units)
+    entry, spans = interpolated.get(name), groups.ranges(scale)
+    return _certified(entry, units, spans)
 
 
 @kept
-def _certified(entry: Activation, units: int) -> groups.Certificate:
+def _certified(
+    entry: Activation, units: int, scale: tuple[tuple[float, float], ...]
+) -> groups.Certificate:
+    function, key = _function(entry), jax.random.key(0)
+    return groups.certify(
+        function,
+        entry.group,
+        units=units,
+        key=key,
+        scale=scale,
+        constant=function is _function(entry),
+    )
+
+
+@kept
+def _function(entry: Activation) -> Callable[[jax.Array], jax.Array]:
+    """Returns the function that is certified, which is the same one if it cannot change."""
     dosed = entry.parameter is not None and entry.parameter.initial is None
-    function = (lambda x: entry.apply(x, 1.0)) if dosed else entry.apply
-    return groups.certify(function, entry.group, units=units, key=jax.random.key(0))
+    return lambda x: entry.apply(x, 1.0) if dosed else entry.apply(x)
 
 
-def _activation(name: str, units: int) -> dict[str, Any]:
-    certificate = certify_activation(name, units)
+def _own(units: int, lengths: Sequence[Lengths]) -> tuple[tuple[float, float], ...]:
+    """Returns the range of lengths, in `units` units, that stands for vectors of a run.
+
+    A radial map sees the length of a vector and an elementwise one the size of its entries. If the
+    number of units differs from the run's, the range covers both.
+    """
+    if not lengths:
+        return ()
+    low = min(low * min(1.0, (units / width) ** 0.5) for width, low, _ in lengths)
+    high = max(high * max(1.0, (units / width) ** 0.5) for width, _, high in lengths)
+    found = np.clip([low, high], groups.SHORTEST, groups.LONGEST).tolist()
+    return ((found[0], found[1]),)
+
+
+def _activation(name: str, units: int, lengths: Sequence[Lengths]) -> dict[str, Any]:
+    scale = (*groups.DECADES, *_own(units, lengths))
+    certificate = certify_activation(name, units, scale=scale)
     residuals = certificate.residuals.items()
     return {
         "units": units,
@@ -169,6 +253,8 @@ def _activation(name: str, units: int) -> dict[str, Any]:
         "algebra": certificate.algebra.dimension,
         "rotations": certificate.algebra.rotations,
         "holds": certificate.holds,
+        **_texts(certificate.lengths),
+        "tested": [list(one) for one in certificate.lengths],
     }
 
 

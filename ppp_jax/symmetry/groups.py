@@ -1,8 +1,8 @@
 """Groups of orthogonal matrices, and how far a map is from commuting (docs/method.md §10)."""
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,26 @@ from ppp_jax.errors import InputError, lookup
 from ppp_jax.numerics import haar_orthogonal
 
 SAME_COSINE = 1e-4  # smaller differences are rounding: bases are optimised in single precision
-COMMUTES = 1e-4  # smaller residuals are rounding in single precision
+# Smaller relative residuals are rounding in single precision: those of this package's activations
+# are below 1e-5 at all lengths from 1e-3 to 1e3. A map that is this close to a linear one counts as
+# linear, because its residual could not tell it from that one.
+COMMUTES = 1e-4
+# Differences that are smaller, relative to the numbers that a map computes with, can be rounding:
+# about eight times the precision of those numbers.
+ROUNDING = 1e-6
 COMMON = ("S_n", "B_n", "O(n)", "S_n@haar:0", "B_n@haar:0")  # groups that every map is tested under
-# Largest singular value, relative to the map's largest gain and per root of the number of
-# equations, that counts as vanishing.
-NULL_SINGULAR = 1e-5
+# Constants in maps, such as thresholds, are taken to be of this order or below when the numbers
+# that a map computes with at short inputs are judged.
+ORDINARY = 10.0
+DECADES = tuple((10.0**k, 10.0 ** (k + 1)) for k in range(-3, 3))  # lengths tested by default
+SHORTEST, LONGEST, MOST_RANGES = 1e-30, 1e30, 64
+SAMPLES, ELEMENTS = 128, 8  # inputs of a range of lengths, and elements of a group
+COMMUTING, LINEAR, DIFFERS = "commutes", "linear", "differs"
+ZERO, IN_ROUNDING, NOT_FINITE = "zero", "within rounding errors", "not finite"
+FINDINGS = (DIFFERS, COMMUTING, LINEAR, ZERO, IN_ROUNDING, NOT_FINITE)
+
+Map = Callable[[jax.Array], jax.Array]
+Scale = float | Sequence[float | tuple[float, float]]
 
 
 class Group(NamedTuple):
@@ -58,12 +73,45 @@ def _signed_permutation(key: jax.Array, n: int) -> jax.Array:
     return _permutation(order, n) * jax.random.rademacher(signs, (1, n), dtype=float)
 
 
+def _stabilizer(key: jax.Array, n: int) -> jax.Array:
+    """Draws a rotation or reflection that leaves (1, …, 1) where it is."""
+    ones = jnp.full((n, 1), n**-0.5)
+    # The Householder reflection that exchanges (1, 0, …, 0) and (1, …, 1)/√n. For n = 1 they are
+    # the same vector.
+    across = ones - jnp.eye(n)[:, :1]
+    length = jnp.sum(across * across)
+    exchange = jnp.eye(n) - _product(across, across.T) * (2 / jnp.where(length > 0, length, 1))
+    turn = jax.scipy.linalg.block_diag(jnp.eye(1), haar_orthogonal(key, n - 1))
+    return _product(_product(exchange, turn), exchange)
+
+
+def _line_stabilizer(key: jax.Array, n: int) -> jax.Array:
+    turn, sign = jax.random.split(key)
+    return _stabilizer(turn, n) * jax.random.rademacher(sign, (1, 1), dtype=float)
+
+
+def _fixing_one(n: int) -> int:
+    return _all(n - 1)
+
+
 GROUPS: dict[str, Group] = {
     "S_n": Group("permutes the axes", _permutation, _none, has_inversion=False),
     "B_n": Group(
         "permutes the axes and flips their signs", _signed_permutation, _none, has_inversion=True
     ),
     "O(n)": Group("rotates and reflects freely", haar_orthogonal, _all, has_inversion=True),
+    "O(n-1)": Group(
+        "rotates and reflects freely around (1, …, 1)",
+        _stabilizer,
+        _fixing_one,
+        has_inversion=False,
+    ),
+    "O(n-1)xO(1)": Group(
+        "rotates and reflects freely around (1, …, 1), and flips its sign",
+        _line_stabilizer,
+        _fixing_one,
+        has_inversion=True,
+    ),
 }
 
 
@@ -71,10 +119,11 @@ def get_group(name: str) -> Group:
     """Returns a group by its name (docs/method.md §10).
 
     Args:
-      name: `S_n`, `B_n`, `O(n)`, `blocks:K` for O(K) ≀ S_{n/K}, or such a group with respect to
-        another basis. `G@haar:SEED` is R G Rᵀ, where G is any of them. `S_n@BASIS` consists of the
-        orthogonal maps that permute the vectors of a basis, and `B_n@BASIS` of those that permute
-        them up to sign.
+      name: `S_n`; `B_n`; `O(n)`; `O(n-1)`, the stabiliser of (1, …, 1); `O(n-1)xO(1)`, that of its
+        line, which is LayerNorm's group; `blocks:K` for O(K) ≀ S_{n/K}; or such a group with
+        respect to another basis. `G@haar:SEED` is R G Rᵀ, where G is any of them. `S_n@BASIS`
+        consists of the orthogonal maps that permute the vectors of a basis, and `B_n@BASIS` of
+        those that permute them up to sign.
 
     Raises:
       InputError: No group has this name.
@@ -215,8 +264,221 @@ class LieAlgebra(NamedTuple):
     rotations: int
 
 
+class AtLengths(NamedTuple):
+    """What a test found at inputs of one range of lengths.
+
+    Attributes:
+      low: Smallest length ‖x‖ of the inputs.
+      high: Largest length of the inputs.
+      finding: One of `FINDINGS`. The map `commutes` with the claimed group or `differs` from it;
+        or it commutes, but is `linear` there, as maps of many groups are; or nothing can be told,
+        because its output is `zero`, is not larger than `rounding` errors, or is `not finite`.
+      residual: Relative equivariance residual under the claimed group, which is 0 where nothing can
+        be told.
+    """
+
+    low: float
+    high: float
+    finding: str
+    residual: float
+
+
+def ranges(scale: Scale) -> tuple[tuple[float, float], ...]:
+    """Returns the ranges of lengths that an argument `scale` names.
+
+    Args:
+      scale: A length, or a sequence whose elements are lengths and pairs `(low, high)` of lengths.
+
+    Raises:
+      InputError: There is no length, there are more than 64, or one is not from 1e-30 to 1e30.
+
+    Example:
+      >>> ranges([5, (1, 100)])
+      ((5.0, 5.0), (1.0, 100.0))
+    """
+    problem = (
+        f"needs a length from {SHORTEST:g} to {LONGEST:g}, or a list of at most {MOST_RANGES} "
+        "lengths and pairs (low, high) of lengths"
+    )
+    named: Any = scale
+    listed = named if isinstance(named, Sequence) else np.atleast_1d(named)
+    listed = [] if isinstance(named, str) else listed  # and not its digits
+    try:
+        pairs = [one if np.ndim(one) else (one, one) for one in listed]
+        found = tuple((float(low), float(high)) for low, high in pairs)
+    except (TypeError, ValueError):
+        raise InputError("scale", scale, problem) from None
+    right = all(SHORTEST <= low <= high <= LONGEST for low, high in found)
+    if not (right and 0 < len(found) <= MOST_RANGES):
+        raise InputError("scale", scale, problem)
+    return found
+
+
+def _inputs(
+    key: jax.Array, spans: Sequence[tuple[float, float]], samples: int, units: int
+) -> np.ndarray:
+    """Draws vectors of random directions, `(ranges, samples, units)`.
+
+    Their lengths divide each range into equal ratios, so that no part of it is left out.
+    """
+    x = np.asarray(jax.random.normal(key, (len(spans), samples, units)), np.float64)
+    low, high = np.array(spans).T[:, :, None]
+    lengths = low * (high / low) ** ((np.arange(samples)[None] + 0.5) / samples)
+    return x * (lengths / np.linalg.norm(x, axis=-1))[..., None]
+
+
+class _Seen(NamedTuple):
+    """A map's values at inputs of several ranges of lengths, in double precision.
+
+    Attributes:
+      x: Inputs, `(ranges, samples, units)`.
+      y: Values of the map, of the same shape, 0 where the range is not finite.
+      slopes: Jacobians, `(ranges, samples, units, units)`, 0 where the range is not finite.
+      finite: Whether all values and Jacobians of a range are finite, `(ranges,)`.
+      gains: The largest ‖f(x)‖/‖x‖, or root mean square of the Jacobian's singular values, of each
+        range, `(ranges,)`.
+      apart: Norms ‖f(XG) − f(X)G‖ over a range's inputs, `(elements, ranges)`.
+      sizes: The larger of ‖f(XG)‖ and ‖f(X)‖, `(elements, ranges)`.
+      floors: Norms of differences that can be rounding errors, `(ranges,)`.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    slopes: np.ndarray
+    finite: np.ndarray
+    gains: np.ndarray
+    apart: np.ndarray
+    sizes: np.ndarray
+    floors: np.ndarray
+
+    @property
+    def relative(self) -> np.ndarray:
+        """Relative residuals, `(elements, ranges)`, which are 0 where both values are 0."""
+        return np.divide(
+            self.apart, self.sizes, out=np.zeros_like(self.apart), where=self.sizes > 0
+        )
+
+    @property
+    def beyond_rounding(self) -> np.ndarray:
+        """Relative residuals, `(elements, ranges)`, which are 0 where rounding can explain them."""
+        told = (self.relative < COMMUTES) | (self.apart > self.floors[None])
+        return np.where(told, self.relative, 0.0)
+
+
+def _see(function: Map, x: np.ndarray, elements: np.ndarray, *, constant: bool) -> _Seen:
+    """Evaluates a map and its Jacobian at inputs `x`, and the map at their images `x @ G`.
+
+    A map that is not `constant` is traced anew, because what it reads can have changed.
+    """
+    evaluate = _kept_program(function) if constant else _program(function)
+    turned = np.einsum("rsi,eij->ersj", x, elements)
+    # A value that overflows is a finding, and no error of the caller's.
+    with jax.debug_nans(False), jax.debug_infs(False):
+        found = evaluate(jnp.asarray(x, float), jnp.asarray(turned, float))
+    y, at, slopes = (np.asarray(one, np.float64) for one in found)
+    finite: np.ndarray = np.logical_and.reduce(
+        [
+            np.isfinite(slopes).all(axis=(1, 2, 3)),
+            np.isfinite(y).all(axis=(1, 2)),
+            np.isfinite(at).all(axis=(0, 2, 3)),
+        ]
+    )
+    with np.errstate(invalid="ignore"):
+        y, at = (np.where(finite[:, None, None], one, 0.0) for one in (y, at))
+        slopes = np.where(finite[:, None, None, None], slopes, 0.0)
+    expected = np.einsum("rsi,eij->ersj", y, elements)
+    apart = np.linalg.norm(at - expected, axis=(2, 3))
+    sizes = np.maximum(np.linalg.norm(at, axis=(2, 3)), np.linalg.norm(y, axis=(1, 2))[None])
+    lengths, values = np.linalg.norm(x, axis=-1), np.linalg.norm(y, axis=-1)
+    steepness = np.linalg.norm(slopes, axis=(2, 3)) / np.sqrt(x.shape[-1])
+    gains = np.maximum(values / lengths, steepness).max(axis=1)
+    floors = _floors(lengths, values, steepness, lengths.max(axis=1))
+    return _Seen(x, y, slopes, finite, gains, apart, sizes, floors)
+
+
+def _program(function: Map) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]]:
+    """Returns the compiled values of a map at inputs and at turned ones, and its Jacobians."""
+    slope = jax.jacobian(lambda row: function(row[None])[0])
+
+    def evaluate(x: jax.Array, turned: jax.Array) -> tuple[jax.Array, ...]:
+        at = jax.vmap(jax.vmap(function))(turned)
+        return jax.vmap(function)(x), at, jax.vmap(jax.vmap(slope))(x)
+
+    return jax.jit(evaluate)
+
+
+_kept_program = functools.lru_cache(maxsize=128)(_program)
+
+
+def _floors(
+    lengths: np.ndarray, values: np.ndarray, steepness: np.ndarray, longest: np.ndarray
+) -> np.ndarray:
+    """Returns the norms of differences that can be rounding errors, `(ranges,)`.
+
+    Rounding of the inputs moves the values by about ε‖J‖‖x‖. Where a threshold leaves little of the
+    input, as in max(‖x‖ − 1, 0), the map subtracts numbers that are larger than its value. They are
+    taken to be of the size of the values that the map has, or would have with its largest gain, at
+    inputs that are not longer than these or than 10.
+    """
+
+    def norm(a: np.ndarray) -> np.ndarray:
+        total: np.ndarray = np.sqrt(np.sum(np.square(a), axis=1))
+        return total
+
+    near = longest[None] <= np.maximum(longest, ORDINARY)[:, None]  # (ranges, others)
+    gains = np.where(near, np.max(values / lengths, axis=1)[None], 0.0).max(axis=1)
+    largest = np.where(near, norm(values)[None], 0.0).max(axis=1)
+    subtracted = np.minimum(gains * norm(lengths), largest)
+    return ROUNDING * np.maximum(norm(steepness * lengths), subtracted)
+
+
+def _algebra(seen: _Seen, told: np.ndarray) -> LieAlgebra:
+    """Returns the dimensions of the null space of J M x − M f(x) = 0, over inputs of many lengths.
+
+    The equations are divided by the length of their input and by the largest gain of their range,
+    so that short inputs count as much as long ones, and the threshold does not depend on the map's
+    scale. Where the map is 0, or a multiple of the identity, all M are solutions, so that these
+    lengths add nothing. The Gram matrix of the equations is summed directly: with the rows
+    J_ia x_b − δ_ia f_b it consists of four products of a matrix of (a, c) and one of (b, d).
+
+    Args:
+      seen: The map's values and Jacobians.
+      told: The ranges of lengths that are used, `(ranges,)`.
+    """
+    units, samples = seen.x.shape[-1], seen.x.shape[1]
+    used = told & (seen.gains > 0)
+    gains = seen.gains[used][:, None, None]
+    lengths = np.linalg.norm(seen.x[used], axis=-1, keepdims=True)
+    x = (seen.x[used] / lengths).reshape(-1, units)
+    y = (seen.y[used] / (lengths * gains)).reshape(-1, units)
+    slopes = (seen.slopes[used] / gains[..., None]).reshape(-1, units, units)
+    back = slopes.swapaxes(1, 2)
+    identity = np.broadcast_to(np.eye(units), slopes.shape)
+    first = np.concatenate([back @ slopes, -back, -slopes, identity]).reshape(-1, units**2)
+    pairs = ((x, x), (x, y), (y, x), (y, y))
+    second = np.concatenate([a[:, :, None] * b[:, None, :] for a, b in pairs])
+    gram = (first.T @ second.reshape(-1, units**2)).reshape([units] * 4).transpose(0, 2, 1, 3)
+    i, j = np.triu_indices(units, 1)
+    turning = gram[i, j] - gram[j, i]
+    turning = turning[:, i, j] - turning[:, j, i]
+    # A map that differs from a more symmetric one by a share δ of its values has singular values of
+    # about δ/units per root of the number of equations.
+    least = (COMMUTES / units) ** 2 * samples * units
+    return LieAlgebra(_nullity(gram.reshape(units**2, units**2), least), _nullity(turning, least))
+
+
+def _nullity(gram: np.ndarray, least: float) -> int:
+    """Returns the number of eigenvalues of a Gram matrix that are not above `least`."""
+    return int(np.sum(np.linalg.eigvalsh(gram) <= least))
+
+
 def lie_algebra(
-    function: Callable[[jax.Array], jax.Array], *, units: int, key: jax.Array, samples: int = 256
+    function: Map,
+    *,
+    units: int,
+    key: jax.Array,
+    samples: int = SAMPLES,
+    scale: Scale = DECADES,
 ) -> LieAlgebra:
     """Finds a map's continuous symmetries: all M with J_f(x) M x = M f(x) (docs/method.md §10).
 
@@ -224,79 +486,66 @@ def lie_algebra(
       function: Map on the last axis, `(samples, units) -> (samples, units)`.
       units: Number of units, n.
       key: PRNG key of the inputs x, which are drawn as in `equivariance_residual`.
-      samples: Number of inputs.
+      samples: Number of inputs of each range of lengths.
+      scale: Lengths of the inputs, see `ranges`.
 
     Returns:
       The dimensions, which are the numbers of vanishing singular values of these linear equations
-      in M.
+      in M. Lengths at which the map is not finite are left out.
+
+    Raises:
+      InputError: `scale` is not valid.
     """
-    x = _inputs(key, samples, units)
-    slopes = jax.jit(jax.vmap(jax.jacobian(lambda row: function(row[None])[0])))(x)
-    points, values, jacobians = (np.asarray(a, np.float64) for a in (x, function(x), slopes))
-    equations = np.einsum("sia,sb->siab", jacobians, points)
-    equations -= np.einsum("ia,sb->siab", np.eye(units), values)
-    # The equations are divided by the length of their sample and by the map's largest gain, so that
-    # short samples count as much as long ones and the threshold does not depend on the map's scale.
-    lengths = np.linalg.norm(points, axis=1)
-    gain = np.max(np.linalg.norm(values, axis=1) / lengths)
-    equations /= lengths[:, None, None, None] * (gain if gain > 0 else 1)
-    i, j = np.triu_indices(units, 1)
-    turning = (equations[..., i, j] - equations[..., j, i]).reshape(-1, len(i))
-    return LieAlgebra(_nullity(equations.reshape(-1, units**2)), _nullity(turning))
-
-
-def _nullity(equations: np.ndarray) -> int:
-    singular = np.linalg.svd(equations, compute_uv=False)
-    return int(np.sum(singular <= NULL_SINGULAR * max(1.0, float(np.sqrt(len(equations))))))
-
-
-def _inputs(key: jax.Array, samples: int, units: int) -> jax.Array:
-    """Draws normal vectors, `(samples, units)`, scaled by factors over two decades around 1."""
-    inputs, lengths = jax.random.split(key)
-    x = jax.random.normal(inputs, (samples, units))
-    return x * 10 ** jax.random.uniform(lengths, (samples, 1), minval=-1.0, maxval=1.0)
+    x = _inputs(key, ranges(scale), samples, units)
+    with jax.default_matmul_precision("highest"):
+        seen = _see(function, x, np.eye(units)[None], constant=False)
+    return _algebra(seen, seen.finite)
 
 
 def equivariance_residual(
-    function: Callable[[jax.Array], jax.Array],
+    function: Map,
     group: Group,
     *,
     units: int,
     key: jax.Array,
-    samples: int = 256,
-    elements: int = 8,
-) -> jax.Array:
+    samples: int = SAMPLES,
+    elements: int = ELEMENTS,
+    scale: Scale = DECADES,
+) -> float:
     """Returns the worst relative residual ‖f(XG) − f(X)G‖ / ‖f(X)‖ over random group elements.
 
-    The inputs X are normal vectors whose lengths are spread over two decades around 1, so that
-    both the linear and the saturated part of an activation are tested. Norms are taken over all
-    inputs together, so an input that is mapped to 0 causes no division by 0 (docs/method.md §10).
+    The inputs X have random directions and the lengths that `scale` names, by default all from
+    10⁻³ to 10³, in six decades. The residual of a decade has the norms over all its inputs, of
+    which the larger of ‖f(XG)‖ and ‖f(X)‖ is the divisor (docs/method.md §10).
 
     Args:
       function: Map on the last axis, `(samples, units) -> (samples, units)`.
       group: Group whose elements are drawn.
       units: Number of units, n.
       key: PRNG key of the inputs and the group elements.
-      samples: Number of inputs.
+      samples: Number of inputs of each range of lengths.
       elements: Number of group elements.
+      scale: Lengths of the inputs, see `ranges`.
 
     Returns:
-      A scalar. It is of the size of rounding errors if `function` commutes with `group`, and of
-      order 1 if it does not.
+      The residual of the worst range of lengths. It is of the size of rounding errors if `function`
+      commutes with `group`, and of order 1 if it does not. Ranges in which the map is 0, not finite
+      or not larger than rounding errors count as 0.
+
+    Raises:
+      InputError: `scale` is not valid.
     """
     drawn, members = jax.random.split(key)
-    x = _inputs(drawn, samples, units)
+    x = _inputs(drawn, ranges(scale), samples, units)
     # By default accelerators would multiply in less than single precision.
     with jax.default_matmul_precision("highest"):
-        g = jnp.stack([group.sample(k, units) for k in jax.random.split(members, elements)])
-        return _worst(function, x, g)
+        seen = _see(function, x, _draw(group, members, units, elements), constant=False)
+    return float(seen.beyond_rounding.max())
 
 
-@functools.partial(jax.jit, static_argnums=0)  # compiled once for all groups
-def _worst(function: Callable[[jax.Array], jax.Array], x: jax.Array, g: jax.Array) -> jax.Array:
-    y = function(x)
-    residual = jax.vmap(function)(x @ g) - y @ g
-    return jnp.max(jnp.linalg.norm(residual, axis=(1, 2))) / jnp.linalg.norm(y)
+def _draw(group: Group, key: jax.Array, units: int, count: int) -> np.ndarray:
+    drawn = [group.sample(k, units) for k in jax.random.split(key, count)]
+    return np.asarray(jnp.stack(drawn), np.float64)
 
 
 class Certificate(NamedTuple):
@@ -308,8 +557,8 @@ class Certificate(NamedTuple):
       inversion: Equivariance residual under the inversion x ↦ −x.
       residuals: Equivariance residuals under the `COMMON` groups, by their names.
       algebra: Dimensions of the Lie algebra of the map's continuous symmetries.
-      holds: Whether the map commutes with the claimed group, and has neither further continuous
-        symmetries nor the inversion if the group lacks it.
+      lengths: What was found at each range of lengths that was tested.
+      problem: Why the claim does not hold, in words; empty if it holds.
     """
 
     claimed: str
@@ -317,39 +566,156 @@ class Certificate(NamedTuple):
     inversion: float
     residuals: dict[str, float]
     algebra: LieAlgebra
-    holds: bool
+    lengths: tuple[AtLengths, ...]
+    problem: str
+
+    @property
+    def holds(self) -> bool:
+        """Whether the map has exactly the claimed symmetry at the lengths that were tested.
+
+        It commutes with the claimed group, and has neither further continuous symmetries nor the
+        inversion if the group lacks it.
+        """
+        return not self.problem
+
+
+def describe(lengths: Sequence[AtLengths]) -> str:
+    """Returns in words what was found at which lengths.
+
+    Args:
+      lengths: What was found at each range of lengths.
+
+    Example:
+      >>> describe([AtLengths(1, 10, LINEAR, 0.0), AtLengths(10, 99, COMMUTING, 0.0)])
+      'holds at 10 to 99; undetermined at 1 to 10 (linear)'
+    """
+    texts = []
+    for finding in FINDINGS:
+        found = _where(lengths, finding)
+        if not found:
+            continue
+        if finding in (DIFFERS, COMMUTING):
+            texts.append(f"{'fails' if finding == DIFFERS else 'holds'} at {found}")
+        else:
+            texts.append(f"undetermined at {found} ({finding})")
+    return "; ".join(texts)
+
+
+def _where(lengths: Sequence[AtLengths], *findings: str) -> str:
+    """Returns the ranges of lengths with some findings as a text, neighbouring ones as one."""
+    merged: list[tuple[float, float]] = []
+    for one in lengths:
+        if one.finding not in findings:
+            continue
+        if merged and merged[-1][1] == one.low:
+            merged[-1] = (merged[-1][0], one.high)
+        else:
+            merged.append((one.low, one.high))
+    texts = [f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}" for low, high in merged]
+    return ", ".join(texts)
 
 
 def certify(
-    function: Callable[[jax.Array], jax.Array], claimed: str, *, units: int, key: jax.Array
+    function: Map,
+    claimed: str,
+    *,
+    units: int,
+    key: jax.Array,
+    scale: Scale = DECADES,
+    constant: bool = False,
 ) -> Certificate:
     """Tests whether a map has exactly the claimed symmetry (docs/method.md §10).
 
-    A discrete group larger than the claimed one is noticed only if it contains the inversion −1.
+    The certificate says at which lengths of the inputs the map was tested, and nothing is known
+    beyond them. A discrete group larger than the claimed one is noticed only if it contains the
+    inversion −1.
 
     Args:
       function: Map on the last axis, `(samples, units) -> (samples, units)`.
       claimed: Name of the claimed group, as `get_group` accepts it.
       units: Number of units, n.
       key: PRNG key of the inputs and the group elements.
+      scale: Lengths of the inputs, see `ranges`; by default all from 10⁻³ to 10³, in six decades.
+      constant: Whether the map depends on nothing that can change, such as a global variable, so
+        that it need not be compiled anew each time.
 
     Returns:
       The `Certificate`.
 
     Raises:
-      InputError: No group has this name.
+      InputError: No group has this name, or `scale` is not valid.
+
+    Example:
+      >>> clipped, key = lambda x: jnp.clip(x, -50, 50), jax.random.key(0)
+      >>> certify(clipped, "B_n", units=8, key=key).holds
+      True
+      >>> certify(clipped, "O(n)", units=8, key=key).problem
+      'it does not commute with O(n) at lengths 10 to 1000'
     """
-    group = get_group(claimed)
-    x = _inputs(key, 256, units)
-    residual_of = functools.partial(equivariance_residual, function, units=units, key=key)
-    with jax.default_matmul_precision("highest"):  # the map may multiply, too
-        y = function(x)
-        inversion = float(jnp.linalg.norm(function(-x) + y) / jnp.linalg.norm(y))
-        residual = float(residual_of(group))
-        residuals = {name: float(residual_of(get_group(name))) for name in COMMON}
-        algebra = lie_algebra(function, units=units, key=key)
-    no_more = group.has_inversion in (None, inversion < COMMUTES)
-    no_more &= algebra.rotations == group.rotations(units)
-    return Certificate(
-        claimed, residual, inversion, residuals, algebra, residual < COMMUTES and no_more
+    spans, (drawn, members) = ranges(scale), jax.random.split(key)
+    elements = _elements(claimed, units, members)
+    # By default accelerators would multiply in less than single precision.
+    with jax.default_matmul_precision("highest"):
+        x = _inputs(drawn, spans, SAMPLES, units)
+        seen = _see(function, x, elements, constant=constant)
+    worst = seen.beyond_rounding.max(axis=1)
+    inversion = float(worst[0])
+    of_groups = worst[1:].reshape(-1, ELEMENTS).max(axis=1).tolist()
+    residuals = dict(zip(COMMON, of_groups[:-1], strict=True))
+    lengths = _tested(spans, seen)
+    told = np.array([one.finding in (COMMUTING, LINEAR, DIFFERS) for one in lengths])
+    algebra = _algebra(seen, told)
+    problem = _problem(claimed, units, lengths, inversion, algebra)
+    return Certificate(claimed, of_groups[-1], inversion, residuals, algebra, lengths, problem)
+
+
+def _elements(claimed: str, units: int, key: jax.Array) -> np.ndarray:
+    """Returns the inversion, and elements of the `COMMON` groups and of the claimed one."""
+    data, kind = np.asarray(jax.random.key_data(key)), str(jax.random.key_impl(key))
+    drawn = [_drawn(name, units, tuple(data.tolist()), kind) for name in (*COMMON, claimed)]
+    return np.concatenate([-np.eye(units)[None], *drawn])
+
+
+@functools.lru_cache(maxsize=256)
+def _drawn(name: str, units: int, data: tuple[int, ...], kind: str) -> np.ndarray:
+    key = jax.random.wrap_key_data(jnp.asarray(data, jnp.uint32), impl=kind)
+    return _draw(get_group(name), key, units, ELEMENTS)
+
+
+def _tested(spans: Sequence[tuple[float, float]], seen: _Seen) -> tuple[AtLengths, ...]:
+    """Returns what the last elements, which are the claimed group's, say of each range."""
+    relative, residuals = (
+        one[-ELEMENTS:].max(axis=0) for one in (seen.relative, seen.beyond_rounding)
     )
+    mean_slope = seen.slopes.mean(axis=1)
+    bent = np.linalg.norm(seen.y - np.einsum("rij,rsj->rsi", mean_slope, seen.x), axis=(1, 2))
+    cases = {
+        NOT_FINITE: ~seen.finite,
+        ZERO: seen.sizes[-ELEMENTS:].max(axis=0) == 0,
+        DIFFERS: residuals >= COMMUTES,
+        IN_ROUNDING: relative >= COMMUTES,
+        LINEAR: bent < COMMUTES * np.linalg.norm(seen.y, axis=(1, 2)),
+    }
+    found = np.select(list(cases.values()), list(cases), COMMUTING).tolist()
+    both = zip(spans, found, residuals.tolist(), strict=True)
+    return tuple(AtLengths(*span, finding, residual) for span, finding, residual in both)
+
+
+def _problem(
+    claimed: str, units: int, lengths: tuple[AtLengths, ...], inversion: float, algebra: LieAlgebra
+) -> str:
+    """Returns why a claim does not hold, or an empty text."""
+    group, failing = get_group(claimed), _where(lengths, DIFFERS)
+    if failing:
+        return f"it does not commute with {claimed} at lengths {failing}"
+    if not _where(lengths, COMMUTING, LINEAR):
+        return f"nothing can be told: {describe(lengths)}; test other lengths"
+    linear = "" if _where(lengths, COMMUTING) else ", as it is linear at all lengths tested"
+    odd, wanted = inversion < COMMUTES, group.rotations(units)
+    if group.has_inversion is not None and odd != group.has_inversion:
+        also = "commutes with −1, which is not" if odd else "does not commute with −1, which is"
+        return f"it {also} in {claimed}{linear}"
+    if algebra.rotations != wanted:
+        found = f"a continuous group of {algebra.rotations} dimensions, {claimed} of {wanted}"
+        return f"it commutes with {found}{linear}"
+    return ""

@@ -91,10 +91,11 @@ def test_scripts_can_be_parsed(script):
 
 
 def test_certify_prints_every_claim():
-    done = command("certify", "--activations=tanh,isotropic_tanh", "--units=3")
+    done = command("certify", "--activations=tanh,isotropic_tanh", "--units=3", "--scale=1e-3,5")
     assert done.returncode == 0, done.stderr
     assert re.search(r"^\| isotropic_tanh \| O\(n\) \| yes \|", done.stdout, re.M)
     assert re.search(r"^\| adam \| prefers the axes \| yes \|", done.stdout, re.M)
+    assert done.stdout.count("| holds at 5; undetermined at 0.001 (linear) |") == 2
     assert "NO" not in done.stdout
 
 

@@ -424,6 +424,12 @@ FORGED = {
     "a residual": lambda c: c["activations"]["tanh"].update(residual=0.5),
     "what does not hold": lambda c: c["activations"]["tanh"].update(residual=0.5, holds=False),
     "another group": lambda c: c["activations"]["tanh"].update(group="O(n)"),
+    "lengths": lambda c: c["activations"]["tanh"].update(lengths="holds at 0.001 to 1e+06"),
+    "own lengths": lambda c: c["activations"]["tanh"]["tested"].pop(),
+    "a finding": lambda c: c["activations"]["tanh"]["tested"][0].__setitem__(2, "commutes"),
+    "a decade": lambda c: c["activations"]["tanh"]["tested"].pop(0),
+    "a range of junk": lambda c: c["activations"]["tanh"]["tested"].append([1]),
+    "no lengths, as earlier versions": lambda c: c["activations"]["tanh"].pop("tested"),
     "rotations": lambda c: c["activations"]["tanh"].update(rotations=3),
     "a claim": lambda c: c["optimizers"]["sgd"].update(respects_rotations=False, residual=0.5),
     "a number of a text": lambda c: c["optimizers"]["sgd"].update(residual="0"),
@@ -445,6 +451,8 @@ def test_certificates_edited_and_sealed_again_are_computed_anew(kind, workdir):
     FORGED[kind](entries)
     run_dir.keep_certificates(workdir, entries)
     assert path.read_bytes() != good
+    if "earlier" in kind:
+        assert "of an earlier version" in certificate_block(workdir, CONFIG)
     train(workdir)
     assert path.read_bytes() == good
 

@@ -28,7 +28,7 @@ DATA_SAMPLES = 1024  # Largest number of samples of the data whose density is lo
 DRAWS, ROTATIONS = 100, 99  # Numbers of clouds and of rotations in the report's calibration.
 PART = 4096  # Number of samples of the data that are centred at once.
 MOST_CALIBRATED = 4096  # Largest number of samples of a cloud in the calibration.
-CERTIFICATES, SUBJECT = "certificates.json", "subject"
+CERTIFICATES, SUBJECT, TESTED = "certificates.json", "subject", "tested"
 LARGEST = 2**26  # Largest size in bytes of a file of certificates.
 Row = Mapping[str, Any]
 Column = Callable[[Row], str]
@@ -257,7 +257,9 @@ def certificate_block(workdir: pathlib.Path, config: Mapping[str, Any]) -> Marku
     if tables is None:
         return fragment(
             "<h2>Certificates</h2><p>They are not shown, because {{ name }} is damaged, belongs to "
-            "another grid, or was changed since it was written.</p>",
+            "another grid, was changed since it was written, or is of an earlier version, which "
+            "did not say at which lengths it tested. The same training command computes them "
+            "anew.</p>",
             name=CERTIFICATES,
         )
     return render("certificates", tables=[html_table(*table) for table in tables])
@@ -273,6 +275,10 @@ def _certificates(
             found[site].keys() != set(config[site]) for site in CERTIFIED
         ):
             return None
+        if not all(TESTED in row for row in found["activations"].values()):
+            return None  # of a version that did not say at which lengths it tested
+        for row in found["activations"].values():
+            del row[TESTED]  # numbers, which the row's texts say as well
         return [
             (
                 [site, *next(iter(rows.values()), {})],
