@@ -202,7 +202,7 @@ def axis_quantisation(
     Args:
       latents: `(..., samples, units)`; leading axes are separate clouds. Rows of zeros are left
         out.
-      basis: privileged vectors, `(vectors, units)`, or a name; None for the standard basis.
+      basis: The privileged vectors, `(vectors, units)`, or a name; None means the standard basis.
       nonfinite: What to do about rows that are not finite: `raise` or `drop`.
       drop_outliers: Rows longer than so many times the median are left out; None keeps them.
 
