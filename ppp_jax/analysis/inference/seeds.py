@@ -291,8 +291,8 @@ def attainable(p: ArrayLike, seeds: ArrayLike) -> np.ndarray:
       q of the same shape; NaN where there are no seeds.
 
     Example:
-      >>> attainable([0.03125, 0.9], [6, 6]).tolist()  # 2 of 64 patterns, twice
-      [0.0625, 0.0625]
+      >>> attainable([0.03125, 0.9], [6, 6]).tolist()  # the first helps the second
+      [0.0625, 0.03125]
     """
     values, count = numbers("p", p), numbers("seeds", seeds)
     flat, found = values.ravel(), np.full(values.size, np.nan)

@@ -217,7 +217,7 @@ def axis_quantisation(
       >>> rng = np.random.default_rng(0)
       >>> signs = np.sign(rng.normal(size=(500, 3))) + 0.1 * rng.normal(size=(500, 3))
       >>> round(float(axis_quantisation(signs)), 2)
-      0.22
+      0.18
     """
     kept, rows = sampled(latents, nonfinite=nonfinite, drop_outliers=drop_outliers)
     values, _ = rescale(kept)
