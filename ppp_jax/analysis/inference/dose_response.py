@@ -16,13 +16,13 @@ class Kink(NamedTuple):
     """Two descriptions of a dose-response.
 
     Attributes:
-      line: fraction of the variance between doses that c + s·d explains.
-      kink: the same of c + s·max(d − start, 0), which is never less.
-      start: where the response begins; 0 is the line itself.
-      low: lower end of its 95 % bootstrap interval over seeds. An interval that holds the first
+      line: The fraction of the variance between doses that c + s·d explains.
+      kink: The fraction that c + s·max(d − start, 0) explains, which is never less.
+      start: The dose at which the response begins; 0 is the line itself.
+      low: The lower end of its 95 % bootstrap interval over seeds. An interval that holds the first
         dose is no evidence of a threshold.
-      high: upper end.
-      seeds: how many there were at every dose. Of fewer than 6 nothing is said: all else is NaN.
+      high: The upper end of the interval.
+      seeds: The number of seeds at every dose. Of fewer than 6 nothing is said: all else is NaN.
     """
 
     line: float
@@ -37,9 +37,9 @@ def kink(doses: Sequence[float], values: Sequence[np.ndarray], *, bootstrap_seed
     """Fits both descriptions to the means over seeds, and resamples the seeds.
 
     Args:
-      doses: ascending, at least four.
-      values: one array per dose, one number per seed; seeds with a missing number are left out.
-      bootstrap_seed: of the resamples.
+      doses: The doses, at least four, in ascending order.
+      values: One array per dose, one number per seed; seeds with a missing number are left out.
+      bootstrap_seed: Seed of the resamples.
 
     Raises:
       InputError: see `check_doses`; values that are no numbers, or not a row for each dose.

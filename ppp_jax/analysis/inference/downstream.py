@@ -17,7 +17,7 @@ def quantise(latents: Latents, *, bits: int) -> np.ndarray:
 
     Args:
       latents: `(..., samples, units)`.
-      bits: of each number, at least 1.
+      bits: The number of bits of each number, at least 1.
 
     Returns:
       Array of the same shape, in floating point; a unit that does not vary is kept.
@@ -42,7 +42,7 @@ def add_noise(latents: Latents, *, fraction: float, noise_seed: int = 0) -> np.n
 
     Args:
       latents: `(..., samples, units)`.
-      fraction: of the length around the mean.
+      fraction: The length of the noise as a fraction of the latents' length around their mean.
       noise_seed: Seed of the noise.
 
     Raises:
@@ -119,11 +119,11 @@ class Correlation(NamedTuple):
 
     Attributes:
       mean: Spearman's correlation over seeds, averaged over cells.
-      low: lower end of its 95 % bootstrap interval over seeds.
-      high: upper end.
-      p: two-sided permutation p-value.
-      seeds: how many were there in every cell.
-      cells: how many of them vary.
+      low: The lower end of its 95 % bootstrap interval over seeds.
+      high: The upper end of the interval.
+      p: The two-sided permutation p-value.
+      seeds: The number of seeds that were there in every cell.
+      cells: The number of cells in which both quantities vary.
     """
 
     mean: float
@@ -147,7 +147,7 @@ def rank_correlation(
     Args:
       first: `(cells, seeds)`.
       second: `(cells, seeds)`.
-      permutations: random ones.
+      permutations: The number of random permutations.
       permutation_seed: Seed of the permutations.
 
     Returns:

@@ -82,7 +82,7 @@ def rotation_test(
 
     Args:
       latents: `(..., samples, units)`, of any kind; leading axes are separate clouds.
-      basis: privileged vectors, `(vectors, units)`, or a name; None for the standard basis.
+      basis: The privileged vectors, `(vectors, units)`, or a name; None means the standard basis.
       statistics: what to test: names of `statistics.registry`, or entries of one's own. None: all
         that are functions of a basis, and with an ε those of its planes.
       epsilon: acceptance cosine of the statistics of planes (`angles`), which take several times
@@ -378,11 +378,11 @@ def under_rotations(
 
     Args:
       statistics: by name, a function of a cloud's number and a rotation Q, `(units, units)`.
-      clouds: how many there are.
-      units: n.
+      clouds: The number of clouds.
+      units: The number of units n.
       rotations: K.
       rotation_seed: Seed of the random rotations.
-      axis: what the clouds are along.
+      axis: The name of the axis along which the clouds stand.
 
     Returns:
       As `rotation_test`, over `axis` and `statistic`.
@@ -478,8 +478,8 @@ def pool(tested: xr.Dataset, *, over: str = "seed") -> xr.Dataset:
     nothing, and its smallest value is 2/2^clouds, however few rotations there are.
 
     Args:
-      tested: what `rotation_test` returns.
-      over: the axis to pool.
+      tested: The Dataset that `rotation_test` returned.
+      over: The axis to pool.
 
     Returns:
       Dataset without that axis: `value`, `mean` (of the null) and `rank`, averaged; `sd` of the

@@ -29,7 +29,7 @@ def interquartile_mean(values: ArrayLike) -> float:
     beforehand.
 
     Args:
-      values: any shape, pooled.
+      values: The numbers, of any shape, which are pooled.
 
     Returns:
       The mean, or NaN of no values.
@@ -48,15 +48,15 @@ def bootstrap_interval(
     """Returns the BCa bootstrap interval of the interquartile mean (Efron 1987).
 
     Args:
-      values: one number per seed; what is not finite is left out.
-      confidence: coverage, in (0, 1).
-      bootstrap_seed: of the 2,000 resamples.
+      values: One number per seed; what is not finite is left out.
+      confidence: The nominal coverage, in (0, 1).
+      bootstrap_seed: Seed of the 2,000 resamples.
 
     Returns:
       `(low, high)`; NaN for fewer than two values, of which nothing can be said.
 
     Raises:
-      InputError: `confidence` outside (0, 1).
+      InputError: `confidence` lies outside (0, 1).
 
     Example:
       >>> low, high = bootstrap_interval([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
@@ -75,13 +75,13 @@ class Difference(NamedTuple):
     """A paired comparison.
 
     Attributes:
-      mean: of the differences.
-      low: lower end of its 95 % interval: the differences that the sign-flip test does not reject
-        at 5 %. It leaves 0 out exactly where `p` is at most .05.
-      high: upper end.
-      p: two-sided sign-flip p-value; it and the interval are NaN of fewer than 6 pairs, of which
-        no test reaches 5 %.
-      seeds: number of pairs.
+      mean: The mean of the differences.
+      low: The lower end of its 95 % interval: the differences that the sign-flip test does not
+        reject at 5 %. It leaves 0 out exactly where `p` is at most .05.
+      high: The upper end of the interval.
+      p: The two-sided sign-flip p-value; it and the interval are NaN of fewer than 6 pairs, of
+        which no test reaches 5 %.
+      seeds: The number of pairs.
     """
 
     mean: float
@@ -112,15 +112,15 @@ def paired_difference(
     shifts of the differences that this test does not reject (`sign_flip_interval`).
 
     Args:
-      first: one number per seed.
-      second: the same seeds under the other condition; pairs that are not finite are left out.
-      bootstrap_seed: of the random patterns, of more than 16 pairs.
+      first: One number per seed.
+      second: The same seeds under the other condition; pairs that are not finite are left out.
+      bootstrap_seed: Seed of the random patterns, which more than 16 pairs need.
 
     Returns:
       The `Difference` first − second.
 
     Raises:
-      InputError: the two are not of equal length.
+      InputError: The two are not of equal length.
 
     Example:
       >>> found = paired_difference([2.0, 3, 4, 5, 6, 7], [1.0, 1, 1, 1, 1, 1])
@@ -145,8 +145,8 @@ def sign_flip(differences: ArrayLike, *, bootstrap_seed: int = BOOTSTRAP_SEED) -
     """Returns the two-sided p-value of a mean of 0, by flipping signs.
 
     Args:
-      differences: one number per seed; what is not finite is left out.
-      bootstrap_seed: of the random patterns, of more than 16 differences.
+      differences: One number per seed; what is not finite is left out.
+      bootstrap_seed: Seed of the random patterns, which more than 16 differences need.
 
     Returns:
       p, or NaN of fewer than 6 differences, whose smallest possible p-value exceeds 5 %.
@@ -171,8 +171,8 @@ def sign_flip_interval(
     values"). Of differences whose law is symmetric, it covers their centre in 95 % or more.
 
     Args:
-      differences: one number per seed; what is not finite is left out.
-      bootstrap_seed: of the random patterns, of more than 16 differences.
+      differences: One number per seed; what is not finite is left out.
+      bootstrap_seed: Seed of the random patterns, which more than 16 differences need.
 
     Returns:
       `(low, high)`; NaN of fewer than 6 differences.
@@ -283,16 +283,16 @@ def attainable(p: ArrayLike, seeds: ArrayLike) -> np.ndarray:
     they are. Where it exceeds 5 %, the number of seeds decides, and not the data.
 
     Args:
-      p: p-values of one family of tests, any shape; what is missing is no test, unless it has
-        seeds.
+      p: The p-values of one family of tests, of any shape; what is missing is no test, unless it
+        has seeds.
       seeds: The number of seeds of each test, of the same shape.
 
     Returns:
       q of the same shape; NaN where there are no seeds.
 
     Example:
-      >>> attainable([0.03125, 0.9], [6, 6]).tolist()  # 2 of 64 patterns, twice
-      [0.0625, 0.0625]
+      >>> attainable([0.03125, 0.9], [6, 6]).tolist()  # the first helps the second
+      [0.0625, 0.03125]
     """
     values, count = numbers("p", p), numbers("seeds", seeds)
     flat, found = values.ravel(), np.full(values.size, np.nan)
@@ -319,14 +319,14 @@ def false_discovery(p: ArrayLike) -> np.ndarray:
     """Returns q-values that control the false discovery rate (Benjamini and Hochberg 1995).
 
     Args:
-      p: p-values of one family of tests, any shape; what is missing is no test.
+      p: The p-values of one family of tests, of any shape; what is missing is no test.
 
     Returns:
       q of the same shape: calling those up to 5 % keeps the expected fraction of false ones among
       them below 5 %.
 
     Raises:
-      InputError: numbers that are no p-values.
+      InputError: Some numbers are no p-values.
 
     Example:
       >>> false_discovery([0.01, 0.02, 0.5, np.nan]).round(2).tolist()

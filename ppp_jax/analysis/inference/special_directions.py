@@ -73,8 +73,8 @@ def nearest(vectors: np.ndarray, basis: np.ndarray, *, reference_seed: int = 0) 
 
     Args:
       vectors: `(vectors, units)`, of any length but 0.
-      basis: unit rows, `(basis vectors, units)`.
-      reference_seed: of 4,096 isotropic vectors.
+      basis: The vectors of the basis, unit rows, `(basis vectors, units)`.
+      reference_seed: Seed of the 4,096 isotropic vectors of the reference.
 
     Returns:
       `(vectors,)`, places in `ORBITS`.
@@ -126,7 +126,7 @@ def positions(
 
     Args:
       vectors: `(seeds, vectors, units)`, of any length but 0; each seed gets rotations of its own.
-      basis: unit rows, `(basis vectors, units)`.
+      basis: The vectors of the basis, unit rows, `(basis vectors, units)`.
       rotations: K.
       rotation_seed: Seed of the random rotations.
 

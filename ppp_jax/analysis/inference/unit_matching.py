@@ -26,8 +26,8 @@ class Match(NamedTuple):
     """How well one cloud of latents turns into another, sample by sample.
 
     Attributes:
-      units: the best one-to-one matching of units, signs free: Σ |correlation-like products|.
-      orthogonal: the best rotation or reflection (Procrustes); never less than `units`.
+      units: The best one-to-one matching of units, signs free: Σ |correlation-like products|.
+      orthogonal: The best rotation or reflection (Procrustes); never less than `units`.
     """
 
     units: float
@@ -41,8 +41,8 @@ class Convergence(NamedTuple):
       units: `(pairs,)`, the units' match of every pair.
       orthogonal: `(pairs,)`, the orthogonal match.
       null: `(pairs,)`, the mean over rotations of the units' match.
-      z: of the mean over pairs, against the rotation null.
-      p: whether pairs agree on a sign, see `pool`; missing of fewer than 6 pairs.
+      z: The distance of the mean over pairs from the rotation null, in its deviations.
+      p: Whether pairs agree on a sign (`pool`); missing of fewer than 6 pairs.
     """
 
     units: np.ndarray
@@ -119,7 +119,7 @@ def convergence(
 
     Args:
       latents: `(seeds, samples, units)`; an odd last seed is left out.
-      basis: an orthonormal basis whose vectors count as units, or its name; None: the standard one.
+      basis: An orthonormal basis whose vectors count as units, or its name; None: the standard one.
       rotations: K.
       rotation_seed: Seed of the random rotations.
 

@@ -20,9 +20,9 @@ class Cell(NamedTuple):
     """One condition of an experiment, and what came out of it.
 
     Attributes:
-      at: what tells it from the others: its value along every axis.
-      names: what a row says of it.
-      values: by quantity, one number per seed, in the same order in all cells.
+      at: Its value along every axis, which tells it from the others.
+      names: The names by which a row calls it.
+      values: For every quantity one number per seed, in the same order in all cells.
     """
 
     at: Mapping[str, Any]
@@ -36,9 +36,9 @@ def compare(
     """Compares each cell with the one that differs from it along one axis only.
 
     Args:
-      cells: the conditions.
-      axis: the axis, a key of `Cell.at`.
-      against: returns, of a value along the axis, the one that it is compared with; None: nothing.
+      cells: The conditions.
+      axis: The axis, a key of `Cell.at`.
+      against: Returns the value that one along the axis is compared with, or None for nothing.
 
     Returns:
       A row per cell and quantity: first minus second, `difference`, `low`, `high`, `p`, `seeds`.
@@ -62,8 +62,8 @@ def partner_in(known: Mapping[str, Known], *, isotropic: bool) -> Callable[[str]
     """Returns which activation each one of a grid is compared with.
 
     Args:
-      known: the facts of every activation of the grid, by name.
-      isotropic: whether isotropic ones, too, are compared with another one.
+      known: The facts of every activation of the grid, by name.
+      isotropic: Whether isotropic activations, too, are compared with another one.
     """
 
     def against(name: str) -> str | None:
@@ -78,8 +78,8 @@ def with_q(
     """Adds the false discovery rate, `q`, to a table with p-values.
 
     Args:
-      table: with a column `p`; or its rows.
-      by: columns; rows that agree in them are one family of hypotheses. Without any, all rows are.
+      table: A table with a column `p`, or its rows.
+      by: Columns; rows that agree in them are one family of hypotheses. Without any, all rows are.
 
     Returns:
       The same rows with `q`.

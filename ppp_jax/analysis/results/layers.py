@@ -42,11 +42,11 @@ def measure_layers(
     """Measures every layer that a run folder keeps, untrained and trained.
 
     Args:
-      path: the run folder.
-      layer: this one alone; None: all.
+      path: The run folder.
+      layer: The one layer to measure; None measures all.
       rotations: K of the rotation null.
       rotation_seed: Seed of the random rotations.
-      progress: show a progress bar on stderr.
+      progress: Whether to show a progress bar on stderr.
 
     Returns:
       A row per layer, cell and site of latents: the cell's names, the `facts` of its activation,
@@ -136,7 +136,7 @@ def trend(values: list[np.ndarray], along: list[float]) -> Difference:
 
     Args:
       values: `(seeds,)` for every point of the axis, the same seeds in the same order.
-      along: the points, at least two different ones.
+      along: The points, at least two of which differ.
 
     Returns:
       The mean slope, its interval and p; seeds with a missing value are left out.
@@ -158,10 +158,10 @@ def trends(
     """Tests how alignment and quantisation of one layer change along an axis of the grid.
 
     Args:
-      rows: what `measure_layers` returns.
+      rows: The rows that `measure_layers` returned.
       axis: `depth`, `width`, `latent_width` or another number of a cell.
-      layer: whose vectors.
-      doublings: slopes per doubling of the axis rather than per unit.
+      layer: The layer whose vectors are looked at.
+      doublings: Whether slopes are per doubling of the axis rather than per unit.
 
     Returns:
       A row per architecture, activation, optimiser, site of latents, quantity and whatever else
@@ -207,9 +207,9 @@ def differences(
     """Compares elementwise activations with their isotropic partners, paired by seed.
 
     Args:
-      rows: what `measure_layers` returns.
-      layer: whose vectors.
-      quantities: of which the rows have one value per seed; None: those of `compared`.
+      rows: The rows that `measure_layers` returned.
+      layer: The layer whose vectors are looked at.
+      quantities: Those that have one value per seed in the rows; None means those of `compared`.
 
     Returns:
       A row per architecture, optimiser, elementwise activation, site of latents, quantity and

@@ -65,7 +65,7 @@ def mask(clouds: xr.DataArray, runs: xr.Dataset) -> xr.DataArray:
 
     Args:
       clouds: `(..., sample, unit)`.
-      runs: with `diverged_step` of the same runs, over `step` and the clouds' other axes.
+      runs: The same runs' `diverged_step`, over `step` and the clouds' other axes.
     """
     return mask_constant(clouds.load().where(healthy(runs)))
 
@@ -74,7 +74,7 @@ def healthy(runs: xr.Dataset) -> xr.DataArray:
     """Returns which runs are looked at: those that have not diverged by the last snapshot.
 
     Args:
-      runs: with `diverged_step`, over `step` and the axes of the runs.
+      runs: The `diverged_step` of the runs, over `step` and their axes.
     """
     return runs["diverged_step"].isel(step=-1, drop=True) < 0
 
@@ -86,7 +86,7 @@ def thinned(clouds: xr.DataArray, most: int) -> xr.DataArray:
 
     Args:
       clouds: `(..., sample, unit)`.
-      most: how many are drawn if there are more.
+      most: The number that is drawn if there are more.
     """
     count = clouds.sizes["sample"]
     if count <= most:
@@ -119,11 +119,11 @@ def measure(
     """Measures every run at every snapshot, each against its activation's own basis.
 
     Args:
-      dataset: what `load_run` returns; latents are read in parts.
-      epsilon: acceptance cosine.
+      dataset: The Dataset that `load_run` returned; latents are read in parts.
+      epsilon: The acceptance cosine.
       rotations: K of the rotation null.
       rotation_seed: Seed of the random rotations.
-      progress: show a progress bar on stderr.
+      progress: Whether to show a progress bar on stderr.
     """
     runs = dataset[[*ERRORS, "diverged_step"]].load()
     places = [(site, i) for site in SITES for i in range(dataset.sizes["activation"])]

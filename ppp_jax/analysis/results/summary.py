@@ -30,14 +30,14 @@ def summary(
     """Says of latents, in a row each, whether they are aligned with a basis.
 
     Args:
-      latents: the run folder of a grid; or latents that `load` or `rotation_test` takes, whose
+      latents: The run folder of a grid; or latents that `load` or `rotation_test` takes, whose
         leading axes are separate clouds.
-      basis: privileged vectors, `(vectors, units)`, or a name; None for the standard basis. The
+      basis: The privileged vectors, `(vectors, units)`, or a name; None: the standard basis. The
         cells of a run folder are held against their activations' own bases.
-      epsilon: acceptance cosine of a run folder's angles.
+      epsilon: The acceptance cosine of a run folder's angles.
       rotations: K of the rotation null.
       rotation_seed: Seed of the random rotations.
-      progress: show a progress bar on stderr.
+      progress: Whether to show a progress bar on stderr.
 
     Returns:
       Of a run folder a row per cell and site of latents: its names, of each statistic on which
@@ -47,7 +47,7 @@ def summary(
       97.5 % quantiles `low` and `high`, `z` and `p`.
 
     Raises:
-      InputError: an argument that cannot be used, naming it.
+      InputError: An argument cannot be used; the error names it.
 
     Example:
       >>> import numpy as np

@@ -24,7 +24,7 @@ def cell_table(runs: xr.Dataset) -> pd.DataFrame:
     """Summarises each cell over its seeds.
 
     Args:
-      runs: the runs that `measure` measured.
+      runs: The runs that `measure` measured.
 
     Returns:
       A row per cell, learning rate and dose. Every quantity is an interquartile mean over the seeds
@@ -58,9 +58,9 @@ def write_tables(runs: xr.Dataset, folder: pathlib.Path, name: str) -> pd.DataFr
     """Writes `cells_<name>` as CSV and Markdown, and every run and snapshot as `runs_<name>.csv`.
 
     Args:
-      runs: the runs that `measure` measured.
-      folder: where to write.
-      name: what tells these tables from others there.
+      runs: The runs that `measure` measured.
+      folder: The folder to write into.
+      name: The text that tells these tables from others there.
 
     Returns:
       What `cell_table` returns.
@@ -88,7 +88,7 @@ def varying(table: pd.DataFrame) -> list[str]:
     """Returns the axes along which the rows of a table differ, or the activation if none does.
 
     Args:
-      table: with a column for every axis of a grid.
+      table: A table with a column for every axis of a grid.
     """
     there = [name for name in CELL_AXES if name in table]
     return [name for name in there if table[name].nunique() > 1] or ["activation"]

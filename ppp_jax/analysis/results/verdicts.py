@@ -52,7 +52,7 @@ def verdict_table(grid: Sequence[Measured]) -> list[pd.DataFrame]:
     """Judges every cell, before and after the activation, at the last snapshot.
 
     Args:
-      grid: what `measure` returns of every group of latents (architecture and width) of a grid.
+      grid: What `measure` returned of every group of latents (architecture and width) of a grid.
 
     Returns:
       For each group a table, a row per cell and site of latents: its names; `seeds`, how many
@@ -198,7 +198,7 @@ def min_known(*values: float) -> float:
     """Returns the least of numbers of which some are missing; 1 if all are.
 
     Args:
-      *values: p-values or q-values.
+      *values: The p-values or q-values.
     """
     return min((value for value in values if value == value), default=1.0)
 
@@ -264,10 +264,10 @@ def difference_table(
     """Compares cells that differ along one axis only, paired by seed, at the last snapshot.
 
     Args:
-      runs: the runs that `measure` measured.
+      runs: The runs that `measure` measured.
       axis: `activation`, each against its partner (`partner_of`); or another axis of the grid, each
         value against the first.
-      quantities: variables of `runs`; None: those of `paired`.
+      quantities: The variables of `runs` to compare; None means those of `paired`.
 
     Returns:
       A row per comparison and quantity: names, `against`, `quantity`, `difference` with `low`,
@@ -307,7 +307,7 @@ def rate_table(runs: xr.Dataset) -> pd.DataFrame:
     is not eligible, and if there is no other, `best` is missing.
 
     Args:
-      runs: the runs that `measure` measured.
+      runs: The runs that `measure` measured.
 
     Returns:
       A row per cell: its names, `rates` (how many were tried), `fixed_rate`, `best_rate`, and

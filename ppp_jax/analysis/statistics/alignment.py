@@ -60,16 +60,16 @@ def alignment_c4(
 
     Args:
       latents: `(..., samples, units)`; leading axes are separate clouds.
-      basis: privileged vectors, `(vectors, units)`, or a name; None for the standard basis.
-      nonfinite: `raise` to refuse rows that are not finite, or `drop` to leave them out.
-      drop_outliers: rows longer than so many times the median row are left out; None keeps them.
+      basis: The privileged vectors, `(vectors, units)`, or a name; None means the standard basis.
+      nonfinite: `raise` refuses rows that are not finite, and `drop` leaves them out.
+      drop_outliers: Rows longer than so many times the median row are left out; None keeps them.
 
     Returns:
       Array of the leading shape, labelled if the latents are, with the counts of rows as
       attributes; NaN for a cloud without any finite row, or with nothing but zeros.
 
     Raises:
-      InputError: an argument out of its range, or rows that are not finite.
+      InputError: An argument is out of its range, or rows are not finite; the error names it.
 
     Example:
       >>> float(alignment_c4(np.eye(4))), round(float(alignment_c4(np.ones((1, 2)))), 3)
@@ -93,16 +93,16 @@ def alignment_kurtosis(
 
     Args:
       latents: `(..., samples, units)`; leading axes are separate clouds.
-      basis: privileged vectors, `(vectors, units)`, or a name; None for the standard basis.
-      nonfinite: `raise` to refuse rows that are not finite, or `drop` to leave them out.
-      drop_outliers: rows longer than so many times the median row are left out; None keeps them.
+      basis: The privileged vectors, `(vectors, units)`, or a name; None means the standard basis.
+      nonfinite: `raise` refuses rows that are not finite, and `drop` leaves them out.
+      drop_outliers: Rows longer than so many times the median row are left out; None keeps them.
 
     Returns:
       Array of the leading shape, labelled if the latents are, with the counts of rows as
       attributes; NaN for a cloud without any finite row, or with nothing but zeros.
 
     Raises:
-      InputError: an argument out of its range, or rows that are not finite.
+      InputError: An argument is out of its range, or rows are not finite; the error names it.
 
     Example:
       >>> float(alignment_kurtosis(np.eye(4)))  # on the axes: (n + 2)/3
@@ -128,9 +128,9 @@ def unit_kurtosis(
 
     Args:
       latents: `(..., samples, units)`; leading axes are separate clouds.
-      basis: privileged vectors, `(vectors, units)`, or a name; None for the standard basis.
-      nonfinite: `raise` to refuse rows that are not finite, or `drop` to leave them out.
-      drop_outliers: rows longer than so many times the median row are left out; None keeps them.
+      basis: The privileged vectors, `(vectors, units)`, or a name; None means the standard basis.
+      nonfinite: `raise` refuses rows that are not finite, and `drop` leaves them out.
+      drop_outliers: Rows longer than so many times the median row are left out; None keeps them.
 
     Returns:
       Array of the leading shape, labelled if the latents are, with the counts of rows as
@@ -138,7 +138,7 @@ def unit_kurtosis(
       and for a cloud without any finite row.
 
     Raises:
-      InputError: an argument out of its range, or rows that are not finite.
+      InputError: An argument is out of its range, or rows are not finite; the error names it.
 
     Example:
       >>> signs = np.array([[1.0, 1], [1, -1], [-1, 1], [-1, -1]])
@@ -169,8 +169,8 @@ def build_target(frame: Basis, dtype: np.dtype) -> Target:
     """Returns a basis as the kernel takes it.
 
     Args:
-      frame: the basis.
-      dtype: in which to compute.
+      frame: The basis.
+      dtype: The precision in which to compute.
     """
     vectors = np.eye(frame.size) if frame.vectors is None else frame.vectors
     if frame.gram is None and len(vectors) == vectors.shape[1]:
@@ -195,10 +195,10 @@ def measure_turned(
     """Measures a cloud X·Q for many rotations Q, by turning the basis instead.
 
     Args:
-      functions: what to measure.
-      cloud: `(samples, units)`.
-      target: the basis.
-      rotations: Q, `(rotations, units, units)`.
+      functions: The statistics to measure.
+      cloud: The samples, `(samples, units)`.
+      target: The basis.
+      rotations: The rotations Q, `(rotations, units, units)`.
 
     Returns:
       `(functions, rotations)`.
@@ -235,9 +235,9 @@ def c4_of(cloud: jax.Array, vectors: jax.Array, planes: Planes | None) -> jax.Ar
     """Traces `alignment_c4` of one cloud.
 
     Args:
-      cloud: `(samples, units)`.
-      vectors: of the basis, `(vectors, units)`.
-      planes: of a basis that is not orthonormal.
+      cloud: The samples, `(samples, units)`.
+      vectors: The vectors of the basis, `(vectors, units)`.
+      planes: The planes of a basis that is not orthonormal, or None.
     """
     onto, _ = _directions_onto(cloud, vectors)
     if planes is not None:
@@ -252,9 +252,9 @@ def kurtosis_of(cloud: jax.Array, vectors: jax.Array, planes: Planes | None) -> 
     """Traces `alignment_kurtosis` of one cloud.
 
     Args:
-      cloud: `(samples, units)`.
-      vectors: of the basis, `(vectors, units)`.
-      planes: have no say.
+      cloud: The samples, `(samples, units)`.
+      vectors: The vectors of the basis, `(vectors, units)`.
+      planes: These do not matter.
     """
     del planes
     onto, samples = _directions_onto(cloud, vectors)
@@ -284,9 +284,9 @@ def unit_kurtosis_of(cloud: jax.Array, vectors: jax.Array, planes: Planes | None
     """Traces `unit_kurtosis` of one cloud.
 
     Args:
-      cloud: `(samples, units)`.
-      vectors: of the basis, `(vectors, units)`.
-      planes: have no say.
+      cloud: The samples, `(samples, units)`.
+      vectors: The vectors of the basis, `(vectors, units)`.
+      planes: These do not matter.
     """
     del planes
     # Clouds that are measured together may differ in scale by more than a fourth power holds.

@@ -38,16 +38,16 @@ def acceptance_ratio(
 
     Args:
       latents: `(..., samples, units)`; leading axes are separate clouds.
-      basis: privileged vectors, `(vectors, units)`; None for the standard basis.
-      epsilon: acceptance cosine, in [0, 1].
-      nonfinite: `raise` to refuse rows that are not finite, or `drop` to leave them out.
+      basis: The privileged vectors, `(vectors, units)`; None means the standard basis.
+      epsilon: The acceptance cosine, in [0, 1].
+      nonfinite: `raise` refuses rows that are not finite, and `drop` leaves them out.
 
     Returns:
       Array of the leading shape, labelled if the latents are, with the counts of rows as
       attributes; NaN for a cloud without any finite row, or with nothing but zeros.
 
     Raises:
-      InputError: an argument out of its range, or rows that are not finite.
+      InputError: An argument is out of its range, or rows are not finite; the error names it.
 
     Example:
       >>> round(float(acceptance_ratio(np.eye(4))), 3)  # each axis lies in half of the planes
@@ -66,7 +66,7 @@ class Angles(NamedTuple):
     """What the angles φ of the accepted samples, all planes pooled, say of a cloud.
 
     Attributes:
-      acceptance_ratio: see `acceptance_ratio`.
+      acceptance_ratio: The number that the function `acceptance_ratio` returns.
       entropy_deficit: Kullback–Leibler divergence from the uniform law of 32 equal sectors, in
         bits: 0 if uniform, 5 if all are in one sector. Few samples look less uniform than they
         are, which the rotation null shares.
@@ -91,16 +91,16 @@ def angles(
 
     Args:
       latents: `(..., samples, units)`; leading axes are separate clouds.
-      basis: privileged vectors, `(vectors, units)`; None for the standard basis.
-      epsilon: acceptance cosine, in [0, 1].
-      nonfinite: `raise` to refuse rows that are not finite, or `drop` to leave them out.
+      basis: The privileged vectors, `(vectors, units)`; None means the standard basis.
+      epsilon: The acceptance cosine, in [0, 1].
+      nonfinite: `raise` refuses rows that are not finite, and `drop` leaves them out.
 
     Returns:
       `Angles` of the leading shape, labelled if the latents are, with the counts of rows as
       attributes; NaN for a cloud without any finite row, or of which no sample was accepted.
 
     Raises:
-      InputError: an argument out of its range, or rows that are not finite.
+      InputError: An argument is out of its range, or rows are not finite; the error names it.
 
     Example:
       >>> found = angles(np.eye(4))  # φ is 0 or π/2, half of the samples each
@@ -160,8 +160,8 @@ def angles_of(clouds: np.ndarray, frame: Basis, epsilon: float) -> dict[str, np.
 
     Args:
       clouds: `(clouds, samples, units)`.
-      frame: the basis.
-      epsilon: acceptance cosine.
+      frame: The basis.
+      epsilon: The acceptance cosine.
     """
     found = angles(clouds, basis=frame, epsilon=epsilon, nonfinite=DROP)
     modes = {f"mode_{m + 1}": np.asarray(found.modes)[:, m] for m in range(MODES)}

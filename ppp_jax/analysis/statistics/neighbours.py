@@ -45,19 +45,20 @@ def neighbour_ratio(
     Args:
       latents: `(..., samples, units)`; leading axes are separate clouds. Rows of zeros and
         repetitions of a row are left out.
-      elliptical: take that reference.
-      max_samples: of larger clouds so many are drawn; the cost is quadratic in them.
-      draws: of the reference, whose distances are averaged.
-      reference_seed: of the draws.
-      nonfinite: `raise` to refuse rows that are not finite, or `drop` to leave them out.
-      drop_outliers: rows longer than so many times the median row are left out; None keeps them.
+      elliptical: Whether to take the elliptical reference.
+      max_samples: The largest number of samples that are looked at; of larger clouds so many are
+        drawn. The cost is quadratic in it.
+      draws: The number of draws of the reference, whose distances are averaged.
+      reference_seed: Seed of the draws of samples and of the reference.
+      nonfinite: `raise` refuses rows that are not finite, and `drop` leaves them out.
+      drop_outliers: Rows longer than so many times the median row are left out; None keeps them.
 
     Returns:
       Array of the leading shape, labelled if the latents are, with the counts of rows as
       attributes, `rows_duplicate` among them; NaN for a cloud of fewer than 2 different rows.
 
     Raises:
-      InputError: an argument out of its range, or rows that are not finite.
+      InputError: An argument is out of its range, or rows are not finite; the error names it.
 
     Example:
       >>> rng = np.random.default_rng(0)
@@ -84,7 +85,7 @@ def ratios(clouds: np.ndarray, *, max_samples: int) -> dict[str, np.ndarray]:
 
     Args:
       clouds: `(clouds, samples, units)`.
-      max_samples: of larger clouds so many are drawn.
+      max_samples: The largest number of samples that are looked at.
     """
     values, _ = rescale(clouds)
     gaussian, elliptical = _ratios(
@@ -97,7 +98,7 @@ def different(cloud: np.ndarray) -> np.ndarray:
     """Returns the rows of a cloud that are not of zeros, each once, in float64.
 
     Args:
-      cloud: `(samples, units)`.
+      cloud: The samples, `(samples, units)`.
     """
     found: np.ndarray = np.unique(cloud[present(cloud)], axis=0).astype(np.float64)
     return found
@@ -146,8 +147,8 @@ def draw_elliptical(cloud: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Keeps covariance and the lengths of the whitened vectors, and draws their directions.
 
     Args:
-      cloud: `(samples, units)`, float64.
-      rng: of the directions.
+      cloud: The samples, `(samples, units)`, float64.
+      rng: Generator of the random directions.
 
     Returns:
       As many samples, around 0.

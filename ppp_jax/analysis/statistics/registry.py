@@ -35,26 +35,26 @@ class Statistic(NamedTuple):
     """A number of a cloud of latents, and what is said of it.
 
     Attributes:
-      name: of its variable in datasets and of its columns in tables.
-      label: what figures call it.
-      short: what tables call it.
-      of: what `function` takes. `basis`: a cloud, the vectors of a basis and its planes, as JAX
+      name: The name of its variable in datasets and of its columns in tables.
+      label: The name that figures show.
+      short: The name that tables show.
+      of: What `function` takes. `basis`: a cloud, the vectors of a basis and its planes, as JAX
         traces them (`alignment.OfBasis`). `projections`: the projections of one cloud onto the
         vectors, `(vectors, samples)`, in NumPy; it returns the values of one or more statistics by
         name. `planes`: clouds, the basis as a `Basis`, and ε; it
         returns the values of one or more statistics by name. `cloud`: clouds alone, because no
         rotation changes it, so that there is no rotation null.
-      function: measures it.
-      sees: what of a cloud `function` takes, if it is of a basis: its `samples`, its `mean`, its
+      function: The function that measures it.
+      sees: What of a cloud `function` takes, if it is of a basis: its `samples`, its `mean`, its
         `covariance`, its second `moments`, or its `shape`, the whitened samples (`views`).
-      family: one of `FAMILIES`, among whose hypotheses its false discoveries are counted; None: it
+      family: One of `FAMILIES`, among whose hypotheses its false discoveries are counted; None: it
         is described, and no verdict rests on it.
-      sides: what is said of latents below, and above, the null.
-      moves: what is said of training that lowers, and raises, the excess over the null.
-      judges: on which bases a verdict rests on it: `any`, `orthonormal` ones, or other `frames`.
-      everywhere: whether it is measured at every snapshot, or at the first and the last.
-      reported: whether reports of run folders measure it.
-      compared: sites, `pre` or `post`, of which figures of differences show it.
+      sides: The words for latents below, and above, the null.
+      moves: The words for training that lowers, and raises, the excess over the null.
+      judges: The bases for which a verdict rests on it: `any`, `orthonormal`, or other `frames`.
+      everywhere: Whether it is measured at every snapshot, or at the first and the last.
+      reported: Whether reports of run folders measure it.
+      compared: The sites, `pre` or `post`, of which figures of differences show it.
     """
 
     name: str
@@ -84,7 +84,7 @@ def register_statistic(statistic: Statistic) -> Statistic:
     """Adds a statistic to the registry.
 
     Args:
-      statistic: the entry.
+      statistic: The entry.
 
     Returns:
       The entry.
@@ -326,10 +326,10 @@ def chosen(
     """Returns the registered statistics of some kind: of a basis first, then of planes, of clouds.
 
     Args:
-      of: what they are functions of.
-      everywhere: only those that are measured at every snapshot, or only the others; None: all.
-      family: only those of a family of hypotheses.
-      only_reported: only those that reports of run folders measure.
+      of: What they are functions of.
+      everywhere: True keeps those that are measured at every snapshot, False the others, None all.
+      family: The family of hypotheses to which they belong; None keeps all.
+      only_reported: Whether to leave out those that reports of run folders do not measure.
     """
     return tuple(
         one
@@ -347,8 +347,8 @@ def judging(*, orthonormal: bool, family: str | None = None) -> tuple[Statistic,
     """Returns the statistics on which verdicts of a basis rest.
 
     Args:
-      orthonormal: whether the vectors of the basis are.
-      family: only those of a family of hypotheses.
+      orthonormal: Whether the vectors of the basis are orthonormal.
+      family: The family of hypotheses to which they belong; None keeps all.
     """
     judges = (ANY, ORTHONORMAL if orthonormal else FRAMES)
     return tuple(one for one in chosen(family=family) if one.family and one.judges in judges)
@@ -358,7 +358,7 @@ def names(**which: Any) -> tuple[str, ...]:
     """Returns the names of statistics.
 
     Args:
-      **which: as `chosen`.
+      **which: The arguments of `chosen`.
     """
     return tuple(one.name for one in chosen(**which))
 
@@ -385,7 +385,7 @@ def label_of(name: str) -> str:
     """Returns what figures call a statistic, or the name of something else.
 
     Args:
-      name: of a statistic, or anything.
+      name: The name of a statistic, or any other text.
     """
     return STATISTICS[name].label if name in STATISTICS else name
 
@@ -398,7 +398,7 @@ def resolve(
     Args:
       statistics: names, or entries; None: all that are a function of a basis, and with an ε those
         of its planes too.
-      epsilon: acceptance cosine, if one is given.
+      epsilon: The acceptance cosine, if one is given.
 
     Raises:
       InputError: an unknown name, one without a rotation null, one that needs an ε, or none.
