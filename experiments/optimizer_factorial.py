@@ -7,10 +7,11 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
+from ppp_jax.analysis.inference.seeds import LEVEL
 from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.results.comparisons import with_q
 from ppp_jax.analysis.results.measure import SITES, cells, measure
-from ppp_jax.analysis.results.verdicts import LEVEL, difference_table, excess, verdict_table
+from ppp_jax.analysis.results.verdicts import difference_table, excess, verdict_table
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.cli import experiment, study
 from ppp_jax.errors import InputError

@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 from absl import flags
 
+from ppp_jax.analysis.inference.seeds import LEVEL
 from ppp_jax.analysis.results.measure import SITES
-from ppp_jax.analysis.results.verdicts import ERROR, LEVEL
+from ppp_jax.analysis.results.verdicts import ERROR
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import as_markdown
 from ppp_jax.cli import flags as experiment_flags

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from ppp_jax.analysis.inference.seeds import bootstrap_interval, interquartile_mean
+from ppp_jax.analysis.inference.seeds import LEVEL, bootstrap_interval, interquartile_mean
 from ppp_jax.analysis.results.measure import cells
-from ppp_jax.analysis.results.verdicts import ERROR, LEVEL, excess
+from ppp_jax.analysis.results.verdicts import ERROR, excess
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import drawn
 

@@ -113,7 +113,8 @@ def _row(clouds: xr.DataArray, basis: str, rotations: int, rotation_seed: int) -
 
 def _tests(tested: xr.Dataset) -> dict[str, Any]:
     """Spreads a rotation test over seeds and two snapshots into columns."""
-    pooled, found = pool(tested).isel(step=-1), {}
+    pooled = pool(tested).isel(step=-1)
+    found: dict[str, Any] = {}
     excess = (tested["value"] - tested["mean"]).isel(step=-1)
     first = tested["value"].isel(step=0).mean("seed")
     for name in tested["statistic"].values.tolist():

@@ -221,7 +221,7 @@ def _networks(clouds: int) -> str:
 def _too_few(clouds: int, tests: int) -> str:
     need = seeds_needed(tests)
     seeds = "1 seed" if clouds == 1 else f"{clouds} seeds"
-    limit = f"{need} are needed" if need else "no number is enough for so many tests"
+    limit = f"{need} would do" if need else "no number would do for so many tests"
     return f"cannot be judged at {seeds}: {limit}"
 
 

@@ -116,12 +116,9 @@ def peaks_of(clouds: np.ndarray, *, max_samples: int) -> dict[str, np.ndarray]:
       clouds: `(clouds, samples, units)`.
       max_samples: Of larger clouds so many are drawn.
     """
-    found = Peaks(*_all_peaks(rescale(clouds)[0], max_samples, reference_seed=0).T)
-    return {
-        "peaks": found.number,
-        "valley_depth": found.depth,
-        "valley_depth_elliptical": found.reference,
-    }
+    found = _all_peaks(rescale(clouds)[0], max_samples, reference_seed=0)
+    fields = {"peaks": "number", "valley_depth": "depth", "valley_depth_elliptical": "reference"}
+    return {name: found[:, Peaks._fields.index(field)] for name, field in fields.items()}
 
 
 def _all_peaks(clouds: np.ndarray, max_samples: int, reference_seed: int) -> np.ndarray:
