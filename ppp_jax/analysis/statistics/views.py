@@ -71,7 +71,7 @@ def has_mean(cloud: np.ndarray) -> bool:
     """
     mean, count = mean_of(cloud), np.count_nonzero(present(cloud))
     variances, axes = np.linalg.eigh(covariance_of(cloud))
-    spread = variances > _floor(cloud, variances)
+    spread = variances > _floor(variances, _rounding(cloud))
     along, rank = mean @ axes, int(np.count_nonzero(spread))
     if np.linalg.norm(along[~spread]) > np.sqrt(SUPPORT) * np.linalg.norm(mean):
         return True  # it stands where nothing varies
@@ -110,24 +110,47 @@ def whiten(cloud: np.ndarray) -> Whitened:
       cloud: `(samples, units)`.
     """
     centred = _centred(cloud)
-    variances, axes = np.linalg.eigh(_second_moments(centred, cloud))
-    spread = variances > _floor(cloud, variances)
-    axes = axes[:, spread]
-    samples = (centred @ axes / np.sqrt(variances[spread])) @ axes.T
+    axes, deviations = support(_second_moments(centred, cloud), _rounding(cloud))
+    samples = (centred @ axes / deviations) @ axes.T
     at_mean = np.vecdot(centred, centred) <= cloud.shape[1] * _rounding(cloud)
-    return Whitened(np.where(at_mean[:, None], 0, samples), int(np.count_nonzero(spread)))
+    return Whitened(np.where(at_mean[:, None], 0, samples), len(deviations))
 
 
-def _floor(cloud: np.ndarray, variances: np.ndarray) -> float:
+def support(covariance: np.ndarray, rounding: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the principal directions in which samples vary, and by how much.
+
+    Args:
+      covariance: Of the samples, `(units, units)`.
+      rounding: The variance of rounding errors (`rounding_variance`).
+
+    Returns:
+      The directions as columns, `(units, rank)`, and the standard deviations along them, `(rank,)`.
+    """
+    variances, axes = np.linalg.eigh(covariance)
+    spread = variances > _floor(variances, rounding)
+    return axes[:, spread], np.sqrt(variances[spread])
+
+
+def rounding_variance(largest: float, rows: int, dtype: np.dtype) -> float:
+    """Returns the variance of rounding errors: of the entries, and of their sum over samples.
+
+    Args:
+      largest: The largest mean square of a unit.
+      rows: How many samples are summed.
+      dtype: Of the entries.
+    """
+    error = max(4 * np.finfo(dtype).eps, rows * np.finfo(np.float64).eps)
+    return float(error) ** 2 * largest
+
+
+def _floor(variances: np.ndarray, rounding: float) -> float:
     """Returns the variance up to which a direction holds only rounding."""
-    return max(SUPPORT * float(variances[-1]), _rounding(cloud))
+    return max(SUPPORT * float(variances[-1]), rounding)
 
 
 def _rounding(cloud: np.ndarray) -> float:
-    """Returns the variance of rounding errors: of the entries, and of their sum over samples."""
     largest = float(np.max(np.mean(np.square(cloud, dtype=np.float64), axis=0)))
-    error = max(4 * np.finfo(cloud.dtype).eps, len(cloud) * np.finfo(np.float64).eps)
-    return float(error) ** 2 * largest
+    return rounding_variance(largest, len(cloud), cloud.dtype)
 
 
 def view(cloud: np.ndarray, name: str) -> np.ndarray | None:
