@@ -140,9 +140,11 @@ def ppp(
     bandwidth = _bandwidth(bandwidth, extent)
     values = _values(prepared, panels, np.linspace(-extent, extent, bins + 1), bandwidth)
     made = {"extent": extent, "bandwidth": bandwidth, "plane_order": planes}
-    result = xr.Dataset(values, {"epsilon": prepared.epsilons}, made | provenance(prepared))
-    result = result if np.ndim(epsilon) else result.squeeze("epsilon")
-    return _unfold(result, prepared, panels, dict(zip(by, shape, strict=True)))
+    coords: dict[str, Any] = {"epsilon": prepared.epsilons}
+    if not np.ndim(epsilon):  # A single ε gets no axis.
+        values, coords = _first(values, "epsilon"), {"epsilon": prepared.epsilons[0]}
+    values, more = _unfold(values, prepared, panels, dict(zip(by, shape, strict=True)))
+    return xr.Dataset(values, coords | more, made | provenance(prepared))
 
 
 class _Panels(NamedTuple):
@@ -207,25 +209,36 @@ def _shares(prepared: Prepared, number: np.ndarray, pairs: np.ndarray) -> dict[s
     }
 
 
+def _first(values: dict[str, Any], dim: str) -> dict[str, Any]:
+    """Returns the first entry along an axis of all variables that have it.
+
+    Variables are far faster to index than the Dataset of them would be.
+    """
+    return {
+        name: value.isel({dim: 0}) if dim in getattr(value, "dims", ()) else value
+        for name, value in values.items()
+    }
+
+
 def _unfold(
-    result: xr.Dataset, prepared: Prepared, panels: _Panels, apart: dict[str, int]
-) -> xr.Dataset:
-    """Replaces the axis of groups by the axes that were kept apart, with their coordinates."""
-    coords = {k: x for k, x in prepared.source.coords.items() if set(x.dims) <= set(apart)}
-    counted: dict[str, Any] = {name: np.arange(length) for name, length in apart.items()}
+    values: dict[str, Any], prepared: Prepared, panels: _Panels, apart: dict[str, int]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Replaces the axis of groups by the axes that were kept apart; returns their coordinates."""
+    known = {k: x for k, x in prepared.source.coords.items() if set(x.dims) <= set(apart)}
+    coords: dict[str, Any] = {name: np.arange(length) for name, length in apart.items()}
     if panels.kept is not None:
         apart = apart | {"plane": panels.per_group}
         first, second = prepared.frame.planes[panels.kept].T
-        counted |= {"first": ("plane", first), "second": ("plane", second)}
-        counted["row"] = ("plane", panels.kept)
+        coords |= {"first": ("plane", first), "second": ("plane", second)}
+        coords["row"] = ("plane", panels.kept)
     if not apart:
-        return result.squeeze("group")
+        return _first(values, "group"), coords
     unfolded = {
-        name: variable.unstack(group=apart).transpose(*apart, ...)
-        for name, variable in result.variables.items()
-        if "group" in variable.dims
+        name: value.unstack(group=apart).transpose(*apart, ...)
+        for name, value in values.items()
+        if "group" in getattr(value, "dims", ())
     }
-    return result.drop_vars(list(unfolded)).assign(unfolded).assign_coords(counted | coords)
+    return values | unfolded, coords | known
 
 
 def _check_planes(planes_apart: bool, top: int | None, by: tuple[str, ...]) -> None:
