@@ -162,6 +162,17 @@ def prepare(
     return Prepared(source, frame, survey, epsilons, progress, changes)
 
 
+def with_frame(prepared: Prepared, frame: Basis) -> Prepared:
+    """Returns the same latents with another basis, and passes over the samples once.
+
+    Args:
+      prepared: Latents and planes, as `prepare` returns them.
+      frame: The other basis and its planes.
+    """
+    survey = _survey(prepared.source, frame, prepared.epsilons[0], progress=False)
+    return prepared._replace(frame=frame, survey=survey, progress=False)
+
+
 def _windows(rows: int, width: int, *, progress: bool, name: str) -> Iterable[range]:
     """Cuts the rows into windows whose projections fit into the cache."""
     step = max(1, WINDOW_ELEMENTS // width)

@@ -134,7 +134,16 @@ def rotate(frame: Basis, rotated: int) -> Basis:
       InputError: `rotated` is no seed.
     """
     rng = np.random.default_rng([seeded(rotated, field="rotated"), 0])
-    turn = bases.rotations(frame.units, 1, rng)[0]
+    return turned(frame, bases.rotations(frame.units, 1, rng)[0])
+
+
+def turned(frame: Basis, turn: np.ndarray) -> Basis:
+    """Returns the basis that sees of latents X what the given one sees of X·Q.
+
+    Args:
+      frame: The basis.
+      turn: The rotation Q, `(units, units)`.
+    """
     vectors = turn.T.copy() if frame.vectors is None else frame.vectors @ turn.T
     return frame._replace(vectors=vectors, name=f"{frame.name} (rotated)")
 
