@@ -282,7 +282,9 @@ def plot_strip(
     count = len(table.heads)
     height = (1.14 + bottom) * PANEL_INCHES * len(rows) + 0.7
     size = (left + PANEL_INCHES * count + 0.6, height)
-    legend = textwrap.wrap(LEGEND + (BESIDE if beside else ""), int(20 * size[0]))
+    legend = textwrap.wrap(
+        LEGEND + (BESIDE if len(table.heads) > len(columns) else ""), int(20 * size[0])
+    )
     figure, stack = _stack(len(rows), left, size, legend)
     figure.suptitle(drawn(title), fontsize=9, y=1 - 0.08 / figure.get_figheight(), va="top")
     for axes, name, strip, texts in zip(stack, names, table.strips, table.notes, strict=True):
