@@ -9,6 +9,8 @@ import xarray as xr
 from PIL import Image
 
 from ppp_jax.analysis import animate, load, ppp, project, rotation_test, write_analysis
+from ppp_jax.analysis.inference.acceptance import acceptance_test
+from ppp_jax.analysis.report import array_report
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 from ppp_jax.sweep import sweep
@@ -41,7 +43,8 @@ def analyze(*flags):
 
 def test_folder_holds_what_the_functions_say(tmp_path):
     latents = labelled()
-    out = write_analysis(latents, tmp_path / "out", by=["seed"], epsilon=[0.85, 0.5], angles=30)
+    options = {"by": ["seed"], "epsilon": [0.85, 0.5], "angles": 30, "rotations": 29}
+    out = write_analysis(latents, tmp_path / "out", **options)
     assert sorted(path.name for path in out.iterdir()) == [".written.json", *FILES]
     shares = rows(out / "fractions.csv")
     assert [(row["seed"], row["epsilon"]) for row in shares] == [
@@ -54,9 +57,16 @@ def test_folder_holds_what_the_functions_say(tmp_path):
         assert float(row["acceptance_ratio"]) == pytest.approx(
             ppp(cloud, epsilon=epsilon).acceptance_ratio.item()
         )
+        tested = acceptance_test(cloud, epsilon=epsilon, rotations=29)
+        for end in ("mean", "low", "high", "p"):
+            assert float(row[f"rotated_{end}"]) == pytest.approx(tested[end].item())
     assert len(rows(out / "srm.csv")) == 2 * 2 * 30
     assert len(rows(out / "planes.csv")) == 2 * 10
-    assert json.loads((out / "analysis.json").read_text())["groups"] == [{"seed": 5}, {"seed": 7}]
+    made = json.loads((out / "analysis.json").read_text())
+    assert made["groups"] == [{"seed": 5}, {"seed": 7}]
+    assert made["rotations"] == 29
+    assert made["acceptance_rotations"] == [29, 29]
+    assert made["rotated_beside"]
     for name in ("ppp.png", "srm.png"):
         with Image.open(out / name) as image:
             assert min(image.size) > 100
@@ -87,6 +97,26 @@ def test_networks_are_tested_together_and_none_where_no_rotations_are_asked_for(
     assert found["shape"] < 0.001  # three ranks together: less than one of 39 rotations can say
     out = write_analysis(clouds, tmp_path / "other", epsilon=0.5, rotations=0)
     assert not (out / "tests.csv").exists()
+    assert "rotated_p" not in rows(out / "fractions.csv")[0]
+
+
+def test_what_would_take_minutes_is_left_out_and_told(tmp_path, monkeypatch):
+    clouds = np.random.default_rng(1).laplace(size=(200, 5))
+    pairs = 200 * 10 // array_report.PAIRS_PER_POINT
+    points = pairs + ppp(clouds, epsilon=0.5).accepted.item()
+    for most, tested, rotations, beside in (
+        (2**36, 30 * points, 30, True),
+        (2**36, 18 * points, 0, True),
+        (200 * 25, 2**26, 0, True),
+        (200 * 25 - 1, 2**26, 0, False),
+    ):
+        monkeypatch.setattr(array_report, "MOST_TESTED", most)
+        monkeypatch.setattr(array_report, "MOST_POINTS", tested)
+        monkeypatch.setattr(array_report, "ROTATIONS", 40)
+        out = write_analysis(clouds, tmp_path / "out", epsilon=0.5)
+        made = json.loads((out / "analysis.json").read_text())
+        assert made["acceptance_rotations"] == [rotations]
+        assert made["rotated_beside"] is beside
 
 
 def test_earlier_analyses_are_replaced_and_nothing_else_is(tmp_path):

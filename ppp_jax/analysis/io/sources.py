@@ -33,7 +33,7 @@ class Source(NamedTuple):
       dims: Names of all axes except the last.
       coords: Coordinates of a labelled array along these axes, as xarray variables.
       dtype: Type of the numbers that `read` returns, float32 or float64.
-      lazy: Whether `array` is a `Kept`, which is read slice by slice.
+      lazy: Whether `array` is a `Kept`, or another object with its method `rows`.
     """
 
     array: Any

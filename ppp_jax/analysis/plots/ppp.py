@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -26,11 +26,17 @@ COLORMAP = matplotlib.colormaps["RdBu_r"].with_extremes(bad="0.8")
 MIN_RATIO_RANGE = 4.0
 PANEL_INCHES = 1.15
 LONGEST_NAME = 12  # A longer name of an activation takes two lines beside its strip.
+ROTATED = "rotated basis"
 LEGEND = (
     "Each panel shows u (to the right) and v (upwards) up to ± the half-width in its corner, in "
     "latent units. Colour is the density of accepted samples divided by that of isotropic latents, "
     "clipped at the ends of the bar; grey means that too few samples are expected. A/A0 is the "
     "accepted fraction divided by the isotropic one."
+)
+BESIDE = (
+    " Red alone says that latents are not isotropic, which those of real layers never are. Only "
+    f"what differs from the panel “{ROTATED}”, the same latents in a random basis, is due to the "
+    "basis."
 )
 
 
@@ -52,6 +58,7 @@ def ratio_scale(ratios: Iterable[np.ndarray]) -> colors.LogNorm:
 def plot_ppp(
     picture: xr.Dataset,
     *,
+    beside: xr.Dataset | None = None,
     ax: Axes | None = None,
     norm: colors.LogNorm | None = None,
     colorbar: bool = True,
@@ -60,17 +67,20 @@ def plot_ppp(
 
     Args:
       picture: A single picture that `ppp` returned, over `(v, u)`.
+      beside: A picture of the same latents in a rotated basis, `ppp(…, rotated=0)`, to be drawn
+        beside it in the same colour scale; None draws the picture alone.
       ax: The axes to draw in; by default those of a new figure.
-      norm: The colour scale; by default `ratio_scale` of this picture.
+      norm: The colour scale; by default `ratio_scale` of what is drawn.
       colorbar: Whether to draw the colour scale beside the axes.
 
     Returns:
-      The axes. White means as many samples as isotropic latents would have, red more, and blue
-      fewer; grey means that too few are expected for a ratio. If no sample was accepted, the
-      picture says so.
+      The axes of the picture; those of the rotated one are the next of their figure. White means as
+      many samples as isotropic latents would have, red more, and blue fewer; grey means that too
+      few are expected for a ratio. If no sample was accepted, the picture says so.
 
     Raises:
-      InputError: `picture` holds several pictures or none, or another argument is of a wrong type.
+      InputError: `picture` or `beside` holds several pictures or none, both `beside` and `ax` are
+        given, or another argument is of a wrong type.
     """
     _check_dims(picture, "ratio", ("v", "u"), "picture")
     _check_axes(ax)
@@ -81,15 +91,32 @@ def plot_ppp(
             type(norm).__name__,
             "must be a matplotlib.colors.LogNorm, such as ratio_scale returns",
         )
-    axes = plt.figure(figsize=(4.2, 3.6), layout="constrained").add_subplot() if ax is None else ax
-    norm = norm or ratio_scale([picture["ratio"].values])
-    half = _half_width(picture)
-    image = _draw_ratio(axes, picture, norm, (-half, half, -half, half))
-    axes.set(xlabel="u (latent units)", ylabel="v (latent units)", title=_acceptance(picture))
+    pictures = {"": picture}
+    if beside is not None:
+        _check_dims(beside, "ratio", ("v", "u"), "beside")
+        pictures[f"{ROTATED}: "] = beside
+    panels = _axes_of(ax, len(pictures))
+    norm = norm or ratio_scale([one["ratio"].values for one in pictures.values()])
+    for axes, (name, one) in zip(panels, pictures.items(), strict=True):
+        half = _half_width(one)
+        image = _draw_ratio(axes, one, norm, (-half, half, -half, half))
+        axes.set(xlabel="u (latent units)", ylabel="v (latent units)")
+        axes.set_title(name + _acceptance(one))
     if colorbar:
-        bar = axes.figure.colorbar(image, ax=axes, label="density / isotropic null")
+        bar = panels[0].figure.colorbar(image, ax=panels, label="density / isotropic null")
         _tick_ratio(bar, norm)
-    return axes
+    return panels[0]
+
+
+def _axes_of(ax: Axes | None, count: int) -> list[Axes]:
+    """Returns the given axes for one picture, or those of a new figure for any number."""
+    if ax is None:
+        figure = plt.figure(figsize=(0.8 + 3.4 * count, 3.6), layout="constrained")
+        return [figure.add_subplot(1, count, k + 1) for k in range(count)]
+    if count > 1:
+        problem = "must be None where two pictures are drawn, which get a figure of their own"
+        raise InputError("ax", type(ax).__name__, problem)
+    return [ax]
 
 
 def _half_width(picture: xr.Dataset) -> float:
@@ -216,7 +243,13 @@ def _tick_ratio(bar: Colorbar, norm: colors.LogNorm) -> None:
 
 
 def plot_strip(
-    panels: list[list[xr.Dataset]], *, rows: list[str], columns: list[str], title: str
+    panels: list[list[xr.Dataset]],
+    *,
+    rows: list[str],
+    columns: list[str],
+    title: str,
+    beside: list[list[xr.Dataset | None]] | None = None,
+    notes: list[list[str]] | None = None,
 ) -> Figure:
     """Draws PPP pictures as a table, such as a row per activation and a column per training epoch.
 
@@ -225,27 +258,57 @@ def plot_strip(
       rows: Names of the rows.
       columns: Names of the columns.
       title: Title of the figure.
+      beside: Pictures of the same latents in a rotated basis, `ppp(…, rotated=0)`, as
+        `beside[row][column]`, or None where there is none; each is drawn to the right of its
+        picture.
+      notes: Short texts, as `notes[row][column]`, which stand below these pictures, or below the
+        pictures themselves in columns without such ones.
 
     Returns:
       The figure. Each row (strip) has one colour scale, which is drawn at its end. Each panel has
       its own half-width, which is written in its corner in latent units.
 
     Raises:
-      InputError: There are no pictures, or there is not one for each row and column.
+      InputError: There are no pictures, or there is not one for each row and column; or `beside` or
+        `notes` is another table.
     """
-    _check_table(panels, rows, columns)
+    table = _table(panels, rows, columns, beside, notes)
     if not isinstance(title, str):
         raise InputError("title", title, "must be a string")
     names = [_wrapped(drawn(name)) for name in rows]
     longest = max(len(line) for name in names for line in name.split("\n"))
     left = max(1.2, 0.2 + 0.072 * longest)  # This is the space for the names, in inches.
-    size = (left + PANEL_INCHES * len(columns) + 0.6, 1.14 * PANEL_INCHES * len(rows) + 0.7)
-    legend = textwrap.wrap(LEGEND, int(20 * size[0]))
+    bottom = 0.14 if notes else 0.0  # This is the space for notes, in panels.
+    count = len(table.heads)
+    height = (1.14 + bottom) * PANEL_INCHES * len(rows) + 0.7
+    size = (left + PANEL_INCHES * count + 0.6, height)
+    legend = textwrap.wrap(
+        LEGEND + (BESIDE if len(table.heads) > len(columns) else ""), int(20 * size[0])
+    )
+    figure, stack = _stack(len(rows), left, size, legend)
+    figure.suptitle(drawn(title), fontsize=9, y=1 - 0.08 / figure.get_figheight(), va="top")
+    for axes, name, strip, texts in zip(stack, names, table.strips, table.notes, strict=True):
+        norm = ratio_scale([picture["ratio"].values for picture in strip if picture is not None])
+        _draw_strip(axes, strip, norm, texts, bottom)
+        axes.text(-0.05, 0.5, name, ha="right", va="center", fontsize=8)
+        bar_axes = axes.inset_axes((count + 0.05, 0.1, 0.06, 0.8), transform=axes.transData)
+        bar = figure.colorbar(axes.images[0], cax=bar_axes)
+        _tick_ratio(bar, norm)
+        bar.ax.tick_params(labelsize=6, pad=1, length=2)
+    for c, head in enumerate(table.heads):
+        stack[0].text(c + 0.5, 1.13, drawn(head), ha="center", va="bottom", fontsize=7)
+    return figure
+
+
+def _stack(
+    rows: int, left: float, size: tuple[float, float], legend: list[str]
+) -> tuple[Figure, list[Axes]]:
+    """Returns a figure with a legend below, and one axes above another, with nothing between."""
     size = (size[0], size[1] + 0.1 * (len(legend) - 1))
     figure = Figure(figsize=size, dpi=110)
-    figure.suptitle(drawn(title), fontsize=9, y=1 - 0.08 / size[1], va="top")
+    figure.text(0.5, 0.06 / size[1], "\n".join(legend), ha="center", va="bottom", fontsize=6)
     stack = figure.subplots(
-        len(rows),
+        rows,
         1,
         squeeze=False,
         gridspec_kw={
@@ -256,18 +319,51 @@ def plot_strip(
             "hspace": 0,
         },
     )
-    figure.text(0.5, 0.06 / size[1], "\n".join(legend), ha="center", va="bottom", fontsize=6)
-    for axes, name, strip in zip(stack.flat, names, panels, strict=True):
-        norm = ratio_scale([picture["ratio"].values for picture in strip])
-        _draw_strip(axes, strip, norm)
-        axes.text(-0.05, 0.5, name, ha="right", va="center", fontsize=8)
-        bar_axes = axes.inset_axes((len(columns) + 0.05, 0.1, 0.06, 0.8), transform=axes.transData)
-        bar = figure.colorbar(axes.images[0], cax=bar_axes)
-        _tick_ratio(bar, norm)
-        bar.ax.tick_params(labelsize=6, pad=1, length=2)
+    return figure, list(stack.flat)
+
+
+class _Table(NamedTuple):
+    """What a strip draws: pictures and their rotated ones as columns beside each other.
+
+    Attributes:
+      heads: A text above each column.
+      strips: The pictures of each row, or None where there is none.
+      notes: The text below each of them.
+    """
+
+    heads: list[str]
+    strips: list[list[xr.Dataset | None]]
+    notes: list[list[str]]
+
+
+def _table(panels: Any, rows: Any, columns: Any, beside: Any, notes: Any) -> _Table:
+    """Checks the tables that a strip is given, and puts them together."""
+    for field, names in (("rows", rows), ("columns", columns)):
+        if not _are_texts(names) or not names:
+            raise InputError(field, names, "must be a list of one or more names")
+    _check_table("panels", panels, rows, columns)
+    nothing = [[None] * len(columns) for _ in rows]
+    _check_table("beside", nothing if beside is None else beside, rows, columns, gaps=True)
+    blank = [[""] * len(columns) for _ in rows]
+    texts = blank if notes is None else notes
+    if not isinstance(texts, list | tuple) or not all(_are_texts(line) for line in texts):
+        raise InputError("notes", type(notes).__name__, "must be lists of texts")
+    if [len(line) for line in texts] != [len(columns)] * len(rows):
+        problem = f"must be {len(rows)} lists of {len(columns)} texts each"
+        raise InputError("notes", type(notes).__name__, problem)
+    turned = nothing if beside is None else beside
+    table = _Table([], [[] for _ in rows], [[] for _ in rows])
     for c, column in enumerate(columns):
-        stack[0, 0].text(c + 0.5, 1.13, drawn(column), ha="center", va="bottom", fontsize=7)
-    return figure
+        pair = any(strip[c] is not None for strip in turned)
+        table.heads.extend([column, ROTATED] if pair else [column])
+        for k in range(len(rows)):
+            table.strips[k].extend([panels[k][c], turned[k][c]] if pair else [panels[k][c]])
+            table.notes[k].extend(["", texts[k][c]] if pair else [texts[k][c]])
+    return table
+
+
+def _are_texts(given: Any) -> bool:
+    return isinstance(given, list | tuple) and all(isinstance(one, str) for one in given)
 
 
 def _wrapped(name: str) -> str:
@@ -275,27 +371,38 @@ def _wrapped(name: str) -> str:
     return name.replace("_", "\n", 1) if len(name) > LONGEST_NAME else name
 
 
-def _check_table(panels: Any, rows: Any, columns: Any) -> None:
-    for field, names in (("rows", rows), ("columns", columns)):
-        texts = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
-        if not texts or not names:
-            raise InputError(field, names, "must be a list of one or more names")
+def _check_table(
+    field: str, panels: Any, rows: list[str], columns: list[str], *, gaps: bool = False
+) -> None:
+    """Refuses what is no table of pictures, some of which may be None if there may be gaps."""
     strips = panels if isinstance(panels, list | tuple) else ()
-    if len(strips) != len(rows) or any(len(strip) != len(columns) for strip in strips):
+    lists = all(isinstance(strip, list | tuple) for strip in strips)
+    if len(strips) != len(rows) or not lists or any(len(x) != len(columns) for x in strips):
         problem = f"must be {len(rows)} lists of {len(columns)} pictures each"
-        raise InputError("panels", type(panels).__name__, problem)
+        raise InputError(field, type(panels).__name__, problem)
     for picture in (picture for strip in strips for picture in strip):
-        _check_dims(picture, "ratio", ("v", "u"), "panels")
+        if picture is not None or not gaps:
+            _check_dims(picture, "ratio", ("v", "u"), field)
 
 
-def _draw_strip(axes: Axes, strip: list[xr.Dataset], norm: colors.LogNorm) -> None:
+def _draw_strip(
+    axes: Axes,
+    strip: list[xr.Dataset | None],
+    norm: colors.LogNorm,
+    notes: list[str],
+    bottom: float,
+) -> None:
     """Draws panels as unit squares in one axes, which is far faster than an axes per panel."""
     for c, picture in enumerate(strip):
+        if picture is None:
+            continue
         _draw_ratio(axes, picture, norm, (c + 0.02, c + 0.98, 0.02, 0.98))
         axes.text(c + 0.5, 1.0, _acceptance(picture), ha="center", va="bottom", fontsize=6)
         half = f"±{_half_width(picture):.2g}"
         axes.text(c + 0.96, 0.04, half, ha="right", va="bottom", fontsize=5)
-    axes.set(xlim=(0, len(strip)), ylim=(0, 1.14), aspect="equal")
+        if notes[c]:
+            axes.text(c + 0.5, 0, drawn(notes[c]), ha="center", va="top", fontsize=6)
+    axes.set(xlim=(0, len(strip)), ylim=(-bottom, 1.14), aspect="equal")
     axes.set_axis_off()
 
 

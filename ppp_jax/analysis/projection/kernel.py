@@ -15,7 +15,8 @@ import numpy as np
 
 from ppp_jax.analysis.io.sources import Latents, Source, open_source, read, to_numpy
 from ppp_jax.analysis.projection.candidates import at, find
-from ppp_jax.analysis.projection.planes import Basis, BasisLike, resolve_basis
+from ppp_jax.analysis.projection.centring import centred
+from ppp_jax.analysis.projection.planes import Basis, BasisLike, resolve_basis, rotate
 from ppp_jax.errors import InputError, choice, truth
 
 WINDOW_ELEMENTS = 2**17  # Number of projections held at once, which fit into the cache.
@@ -52,6 +53,7 @@ class Prepared(NamedTuple):
       survey: The results of the first pass over the samples.
       epsilons: Acceptance cosines, ascending, float64, `(epsilons,)`.
       progress: Whether to show a progress bar on stderr.
+      changes: What was done to the latents and the basis before, as attributes of results.
     """
 
     source: Source
@@ -59,6 +61,7 @@ class Prepared(NamedTuple):
     survey: Survey
     epsilons: np.ndarray
     progress: bool
+    changes: dict[str, int]
 
     @property
     def samples(self) -> int:
@@ -112,6 +115,9 @@ def prepare(
     basis: BasisLike,
     epsilon: Any,
     *,
+    centre: bool = False,
+    whiten: bool = False,
+    rotated: int | None = None,
     nonfinite: str = "raise",
     progress: bool = False,
     **options: Any,
@@ -122,6 +128,9 @@ def prepare(
       latents: Latents, `(..., samples, units)`, of any array type.
       basis: Privileged basis, as `resolve_basis` takes it.
       epsilon: One acceptance cosine or several, in [0, 1].
+      centre: Whether to subtract each cloud's mean.
+      whiten: Whether to take out each cloud's mean and covariance.
+      rotated: Seed of a random rotation of the basis; None leaves it as it is.
       nonfinite: `raise` to refuse samples with a NaN or an infinity, or `drop` to leave them out.
       progress: Whether to show a progress bar on stderr.
       **options: The arguments `planes`, `max_planes` and `plane_seed` of `resolve_basis`.
@@ -131,9 +140,18 @@ def prepare(
     """
     choice("nonfinite", nonfinite, ("raise", "drop"))
     truth("progress", progress)
+    truth("centre", centre)
+    truth("whiten", whiten)
     epsilons = np.unique(check_epsilon(epsilon))
     source = open_source(latents)
     frame = resolve_basis(basis, source.units, **options)
+    changes = {"centre": int(centre or whiten), "whiten": int(whiten)}
+    if rotated is not None:
+        frame = rotate(frame, rotated)
+        changes["rotated"] = int(rotated)
+    if centre or whiten:
+        source, rank = centred(source, whiten=whiten)
+        changes |= {} if rank is None else {"whitened_rank": rank}
     survey = _survey(source, frame, epsilons[0], progress)
     if survey.dropped_rows and nonfinite == "raise":
         raise InputError(
@@ -141,7 +159,18 @@ def prepare(
             f"{survey.dropped_rows} of {source.rows} samples",
             "are not finite; remove them, or leave them out by nonfinite='drop'",
         )
-    return Prepared(source, frame, survey, epsilons, progress)
+    return Prepared(source, frame, survey, epsilons, progress, changes)
+
+
+def with_frame(prepared: Prepared, frame: Basis) -> Prepared:
+    """Returns the same latents with another basis, and passes over the samples once.
+
+    Args:
+      prepared: Latents and planes, as `prepare` returns them.
+      frame: The other basis and its planes.
+    """
+    survey = _survey(prepared.source, frame, prepared.epsilons[0], progress=False)
+    return prepared._replace(frame=frame, survey=survey, progress=False)
 
 
 def _windows(rows: int, width: int, *, progress: bool, name: str) -> Iterable[range]:

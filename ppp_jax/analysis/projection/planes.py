@@ -119,6 +119,35 @@ def resolve_basis(
     return Basis(vectors, size, gram, chosen, ordered, pairs, number, bound, skipped, name)
 
 
+def rotate(frame: Basis, rotated: int) -> Basis:
+    """Turns the vectors of a basis together, by a random rotation of O(n).
+
+    Args:
+      frame: The basis.
+      rotated: Seed of the rotation, which is the first one that `rotation_test` draws from this
+        seed. The turned basis sees of the latents what the basis sees of the rotated latents.
+
+    Returns:
+      The turned basis, with planes spanned by the same pairs of vectors.
+
+    Raises:
+      InputError: `rotated` is no seed.
+    """
+    rng = np.random.default_rng([seeded(rotated, field="rotated"), 0])
+    return turned(frame, bases.rotations(frame.units, 1, rng)[0])
+
+
+def turned(frame: Basis, turn: np.ndarray) -> Basis:
+    """Returns the basis that sees of latents X what the given one sees of X·Q.
+
+    Args:
+      frame: The basis.
+      turn: The rotation Q, `(units, units)`.
+    """
+    vectors = turn.T.copy() if frame.vectors is None else frame.vectors @ turn.T
+    return frame._replace(vectors=vectors, name=f"{frame.name} (rotated)")
+
+
 def _check_resolved(basis: Basis, units: int, planes: str, max_planes: int | None) -> None:
     """Refuses a resolved basis of another width, and a choice of planes, which it has made."""
     if basis.units != units:

@@ -2,24 +2,25 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 
 from ppp_jax.analysis.io.sources import Latents, axis_names, groups
 from ppp_jax.analysis.projection import density
-from ppp_jax.analysis.projection.kernel import Prepared, accepted, prepare
+from ppp_jax.analysis.projection.kernel import Accepted, Prepared, accepted, prepare
 from ppp_jax.analysis.projection.planes import BasisLike
 from ppp_jax.analysis.projection.points import (
     add_counts,
+    count_accepted,
     levels,
     null_acceptance,
     over_null,
     provenance,
     warn_if_empty,
 )
-from ppp_jax.errors import InputError, real, whole
+from ppp_jax.errors import InputError, real, truth, whole
 
 EXTENT_QUANTILE = 0.995
 BANDWIDTHS_PER_EXTENT = 32
@@ -34,8 +35,13 @@ def ppp(
     planes: str = "combinations",
     max_planes: int | None = None,
     plane_seed: int = 0,
+    centre: bool = False,
+    whiten: bool = False,
+    rotated: int | None = None,
     nonfinite: str = "raise",
     by: str | Sequence[str] = (),
+    planes_apart: bool = False,
+    top: int | None = None,
     extent: float | None = None,
     bins: int = 128,
     bandwidth: float | None = None,
@@ -58,10 +64,19 @@ def ppp(
       planes: `combinations`, or `permutations` for both orders of every pair of vectors.
       max_planes: Number of planes to use, drawn without replacement; None uses all.
       plane_seed: Seed of the draw of planes.
+      centre: Whether to subtract each cloud's own mean; the axes before the last two tell clouds
+        apart.
+      whiten: Whether to take out each cloud's own mean and covariance (ZCA), where a cloud has at
+        least 5 samples per unit; what is left is the shape (docs/method.md §6).
+      rotated: Seed of a random rotation of the whole basis, to show the same latents in a basis
+        that nothing prefers; None leaves the basis as it is.
       nonfinite: `raise` to refuse samples that are not finite, or `drop` to leave them out.
       by: Axes of the latents to keep apart, such as `("seed", "step")` for a picture of every seed
         at every snapshot; all others are pooled. Axes without names are called `axis_0`, `axis_1`
         and so on.
+      planes_apart: Whether to make a picture of every plane, and not one of all planes pooled.
+      top: With `planes_apart`, the number of planes to keep: those that accept the most samples of
+        all groups together at the smallest ε, the fullest first. None keeps all, in their order.
       extent: Half-width of the picture in latent units. The default is 1.05 times the 99.5 %
         quantile of the lengths of all samples, or, if isotropic latents would put fewer than 5
         points into the picture, of the samples that may lie near a plane.
@@ -70,8 +85,9 @@ def ppp(
       progress: Whether to show a progress bar on stderr.
 
     Returns:
-      A Dataset over the axes in `by`, `epsilon` if there are several, and the bin centres `v` and
-      `u` in latent units, with these variables:
+      A Dataset over the axes in `by`, `plane` if these are apart, `epsilon` if there are several,
+      and the bin centres `v` and `u` in latent units, with the variables below. The coordinates
+      `first` and `second` along `plane` are the indices of the two basis vectors that span it.
 
       - `density`: the fraction of all (plane, sample) pairs per unit area, which integrates to the
         accepted fraction;
@@ -102,42 +118,70 @@ def ppp(
     """
     whole("bins", bins, least=2)
     by = axis_names(by)
+    _check_planes(planes_apart, top, by)
     options: dict[str, Any] = {
         "planes": planes,
         "max_planes": max_planes,
         "plane_seed": plane_seed,
+        "centre": centre,
+        "whiten": whiten,
+        "rotated": rotated,
         "nonfinite": nonfinite,
     }
     prepared = prepare(latents, basis, epsilon, progress=progress, **options)
     group, shape = groups(prepared.source, by)
-    _check_size(bins, math.prod(shape) * len(prepared.epsilons))
+    pictures = math.prod(shape) * len(prepared.epsilons)
+    kept = _kept_planes(prepared, top, pictures * bins**2) if planes_apart else None
+    panels = _Panels(group, math.prod(shape), kept)
+    _check_size(bins, pictures * panels.per_group)
     lengths = prepared.survey.lengths
-    there, lengths = lengths > 0, lengths[lengths > 0]
+    lengths = lengths[lengths > 0]
     extent = _check_extent(extent, default=_default_extent(prepared, lengths))
     bandwidth = _bandwidth(bandwidth, extent)
-    edges = np.linspace(-extent, extent, bins + 1)
-    counts, number = _bin_points(prepared, edges, group, math.prod(shape))
-    warn_if_empty(prepared, number)
-    members = _split(lengths, group[there], len(counts))
-    pictures, pairs = _pictures(prepared, counts, members, edges, bandwidth)
-    made = {"bandwidth": bandwidth, "plane_order": planes, **provenance(prepared)}
-    values = pictures | _shares(prepared, number, pairs)
-    result = xr.Dataset(values, {"epsilon": prepared.epsilons}, made)
-    return _unfold(result if np.ndim(epsilon) else result.squeeze("epsilon"), prepared, by, shape)
+    values = _values(prepared, panels, np.linspace(-extent, extent, bins + 1), bandwidth)
+    made = {"extent": extent, "bandwidth": bandwidth, "plane_order": planes}
+    coords: dict[str, Any] = {"epsilon": prepared.epsilons}
+    if not np.ndim(epsilon):  # A single ε gets no axis.
+        values, coords = _first(values, "epsilon"), {"epsilon": prepared.epsilons[0]}
+    values, more = _unfold(values, prepared, panels, dict(zip(by, shape, strict=True)))
+    return xr.Dataset(values, coords | more, made | provenance(prepared))
 
 
-def _pictures(
-    prepared: Prepared,
-    counts: np.ndarray,
-    members: list[np.ndarray],
-    edges: np.ndarray,
-    bandwidth: float,
-) -> tuple[dict[str, xr.Variable], np.ndarray]:
-    """Returns each group's density, null and ratio, and its number of (plane, sample) pairs."""
-    pairs = np.array([len(x) for x in members]) * len(prepared.frame.planes)
+class _Panels(NamedTuple):
+    """Which points go into which picture.
+
+    Attributes:
+      group: The group of each sample, `(rows,)`.
+      groups: Number of groups.
+      kept: The planes that have pictures of their own; None if all planes are pooled.
+    """
+
+    group: np.ndarray
+    groups: int
+    kept: np.ndarray | None
+
+    @property
+    def per_group(self) -> int:
+        """Number of pictures of each group at each ε."""
+        return 1 if self.kept is None else len(self.kept)
+
+
+def _values(
+    prepared: Prepared, panels: _Panels, edges: np.ndarray, bandwidth: float
+) -> dict[str, xr.Variable]:
+    """Returns the density, the null and the ratio of each picture, and the numbers of points."""
+    counts, number = _bin_points(prepared, edges, panels)
+    warn_if_empty(prepared, number.reshape(panels.groups, panels.per_group, -1).sum(axis=1))
+    lengths = prepared.survey.lengths
+    there = lengths > 0
+    members = _split(lengths[there], panels.group[there], panels.groups)
+    planes = len(prepared.frame.planes) if panels.kept is None else 1
+    pairs = np.repeat([len(x) * planes for x in members], panels.per_group)
     mass = counts / np.maximum(pairs, 1)[:, None, None, None]
     null = density.null_masses(members, prepared.source.units, prepared.epsilons, edges)
-    return density.picture(mass, null, pairs, edges, bandwidth), pairs
+    null = np.repeat(null, panels.per_group, axis=0)
+    pictures = density.picture(mass, null, pairs, edges, bandwidth)
+    return pictures | _shares(prepared, number, pairs)
 
 
 def _split(values: np.ndarray, group: np.ndarray, count: int) -> list[np.ndarray]:
@@ -165,20 +209,62 @@ def _shares(prepared: Prepared, number: np.ndarray, pairs: np.ndarray) -> dict[s
     }
 
 
+def _first(values: dict[str, Any], dim: str) -> dict[str, Any]:
+    """Returns the first entry along an axis of all variables that have it.
+
+    Variables are far faster to index than the Dataset of them would be.
+    """
+    return {
+        name: value.isel({dim: 0}) if dim in getattr(value, "dims", ()) else value
+        for name, value in values.items()
+    }
+
+
 def _unfold(
-    result: xr.Dataset, prepared: Prepared, by: tuple[str, ...], shape: tuple[int, ...]
-) -> xr.Dataset:
-    """Replaces the axis of groups by the axes that were kept apart, with their coordinates."""
-    if not by:
-        return result.squeeze("group")
-    unfolded = {}
-    for name, variable in result.variables.items():
-        if "group" in variable.dims:
-            apart = variable.unstack(group=dict(zip(by, shape, strict=True)))
-            unfolded[name] = apart.transpose(*by, ...)
-    coords = {k: x for k, x in prepared.source.coords.items() if set(x.dims) <= set(by)}
-    counted = {name: np.arange(length) for name, length in zip(by, shape, strict=True)}
-    return result.drop_vars(list(unfolded)).assign(unfolded).assign_coords(counted | coords)
+    values: dict[str, Any], prepared: Prepared, panels: _Panels, apart: dict[str, int]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Replaces the axis of groups by the axes that were kept apart; returns their coordinates."""
+    known = {k: x for k, x in prepared.source.coords.items() if set(x.dims) <= set(apart)}
+    coords: dict[str, Any] = {name: np.arange(length) for name, length in apart.items()}
+    if panels.kept is not None:
+        apart = apart | {"plane": panels.per_group}
+        first, second = prepared.frame.planes[panels.kept].T
+        coords |= {"first": ("plane", first), "second": ("plane", second)}
+        coords["row"] = ("plane", panels.kept)
+    if not apart:
+        return _first(values, "group"), coords
+    unfolded = {
+        name: value.unstack(group=apart).transpose(*apart, ...)
+        for name, value in values.items()
+        if "group" in getattr(value, "dims", ())
+    }
+    return values | unfolded, coords | known
+
+
+def _check_planes(planes_apart: bool, top: int | None, by: tuple[str, ...]) -> None:
+    """Refuses arguments about single planes that cannot be used together."""
+    if not truth("planes_apart", planes_apart):
+        if top is not None:
+            raise InputError("top", top, "keeps planes that are apart; give planes_apart=True too")
+        return
+    if top is not None:
+        whole("top", top, least=1)
+    if taken := sorted({"plane", "first", "second", "row"} & set(by)):
+        problem = "is what pictures of single planes call an axis of theirs; rename the axis"
+        raise InputError("by", taken[0], problem)
+
+
+def _kept_planes(prepared: Prepared, top: int | None, bins: int) -> np.ndarray:
+    """Returns the planes that get pictures of their own, of so many bins each."""
+    planes = len(prepared.frame.planes)
+    count = planes if top is None else min(top, planes)
+    if count * bins > MAX_BINS:
+        most = max(1, MAX_BINS // bins)
+        problem = f"would make pictures of {count:,} planes, which is too much; keep at most"
+        raise InputError("top", top, f"{problem} {most:,}")
+    if top is None:
+        return np.arange(planes)
+    return np.argsort(-count_accepted(prepared)[0], kind="stable")[:count]
 
 
 def _default_extent(prepared: Prepared, lengths: np.ndarray) -> float:
@@ -229,25 +315,32 @@ def _check_size(bins: int, pictures: int) -> None:
 
 
 def _bin_points(
-    prepared: Prepared, edges: np.ndarray, group: np.ndarray, count: int
+    prepared: Prepared, edges: np.ndarray, panels: _Panels
 ) -> tuple[np.ndarray, np.ndarray]:
     """Counts the accepted points per bin, a block of points at a time.
 
     Returns:
-      The counts per bin, `(groups, epsilons, v bins, u bins)`, and the numbers of all accepted
-      points, `(groups, epsilons)`.
+      The counts per bin, `(groups · pictures per group, epsilons, v bins, u bins)`, and the numbers
+      of all accepted points, `(groups · pictures per group, epsilons)`.
     """
-    bins, several = len(edges) - 1, len(prepared.epsilons)
-    counts = np.zeros(count * several * bins * bins, np.int64)
-    number = np.zeros(count * several, np.int64)
+    bins, shape = len(edges) - 1, (panels.groups * panels.per_group, len(prepared.epsilons))
+    counts = np.zeros(math.prod(shape) * bins * bins, np.int64)
+    number = np.zeros(math.prod(shape), np.int64)
+    picture_of_plane = np.full(len(prepared.frame.planes), -1)
+    if panels.kept is not None:
+        picture_of_plane[panels.kept] = np.arange(panels.per_group)
     for block in accepted(prepared):
+        if panels.kept is not None and len(panels.kept) < len(picture_of_plane):
+            keep = picture_of_plane[block.plane] >= 0
+            block = Accepted(*(x[keep] for x in block))
         panel = levels(block, prepared)
-        if count > 1:
-            panel += several * group[block.sample]
+        if panels.groups > 1:
+            panel += shape[1] * panels.per_group * panels.group[block.sample]
+        if panels.kept is not None:
+            panel += shape[1] * picture_of_plane[block.plane]
         number += np.bincount(panel, minlength=len(number))
         bin_index, inside = density.bin_number(block.u, block.v, edges)
         add_counts(counts, panel[inside] * (bins * bins) + bin_index)
-    shape = (count, several)
     # A point that a larger ε accepts is accepted by every smaller one too.
     counts = _from_the_right(counts.reshape(*shape, bins, bins))
     return counts, _from_the_right(number.reshape(shape))

@@ -33,6 +33,9 @@ def srm(
     planes: str = "combinations",
     max_planes: int | None = None,
     plane_seed: int = 0,
+    centre: bool = False,
+    whiten: bool = False,
+    rotated: int | None = None,
     nonfinite: str = "raise",
     progress: bool = False,
 ) -> xr.Dataset:
@@ -57,6 +60,12 @@ def srm(
       planes: `combinations`, or `permutations` for both orders of every pair of vectors.
       max_planes: Number of planes to use, drawn without replacement; None uses all.
       plane_seed: Seed of the draw of planes.
+      centre: Whether to subtract each cloud's own mean; the axes before the last two tell clouds
+        apart.
+      whiten: Whether to take out each cloud's own mean and covariance (ZCA), where a cloud has at
+        least 5 samples per unit; what is left is the shape (docs/method.md §6).
+      rotated: Seed of a random rotation of the whole basis, to show the same latents in a basis
+        that nothing prefers; None leaves the basis as it is.
       nonfinite: `raise` to refuse samples that are not finite, or `drop` to leave them out.
       progress: Whether to show a progress bar on stderr.
 
@@ -87,6 +96,9 @@ def srm(
         "planes": planes,
         "max_planes": max_planes,
         "plane_seed": plane_seed,
+        "centre": centre,
+        "whiten": whiten,
+        "rotated": rotated,
         "nonfinite": nonfinite,
     }
     prepared = prepare(latents, basis, epsilon, progress=progress, **options)

@@ -5,13 +5,14 @@ import os
 import pathlib
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
+from ppp_jax.analysis.inference.acceptance import acceptance_test
 from ppp_jax.analysis.inference.rotation_test import (
     MOST_ROTATIONS,
     ROTATIONS,
@@ -35,8 +36,13 @@ from ppp_jax.files.paths import located
 RECORD = "analysis.json"
 TOP, MAX_GROUPS = 100, 64
 MOST_TESTED = 2**36  # multiplications of samples by rotations: more take minutes
+MOST_POINTS = 2**26  # accepted points under all rotations of A/A0: more take above 5 s
+PAIRS_PER_POINT = 32  # pairs of a sample and a plane that take as long as an accepted point
+ROTATED_SEED = 0  # of the rotations of A/A0, the first of which pictures stand beside
+LEAST_ROTATIONS = 19  # with fewer, no p reaches 5 %
 TESTED = ("statistic", "value", "null", "low", "high", "z", "p", "q")
 ROWS = ("rows", "rows_nonfinite", "rows_zero", "rows_long")
+NOTED = "Below the rotated bases: where A/A0 of 95 % of random bases lies"
 COLUMNS = [
     "accepted",
     "acceptance",
@@ -59,8 +65,10 @@ def write_analysis(
 ) -> pathlib.Path:
     """Writes pictures, curves, tests and tables of latents into a folder, all of them or none.
 
-    `ppp.png` and `srm.png` have a row per group and a column per ε. `fractions.csv` and
-    `fractions.md` hold A/A0, `tests.csv` and `tests.md` hold the parts of alignment and the
+    `ppp.png` and `srm.png` have a row per group and a column per ε; beside each picture of PPP
+    stands that of the same latents in a rotated basis. `fractions.csv` and `fractions.md` hold A/A0
+    and, where tests are made, the mean, the 2.5 and 97.5 % quantiles and p of its rotation null.
+    `tests.csv` and `tests.md` hold the parts of alignment and the
     quantisation of each group against the rotation null (docs/method.md §6, §8), `srm.csv` holds
     the mean SRM curves, and `planes.csv` holds the 100 planes of each group that accept the most
     samples at the largest ε. `analysis.json` says how everything was made.
@@ -75,9 +83,13 @@ def write_analysis(
       angles: Number of angles of the SRM curves, or the angles themselves in radians.
       signed: Whether SRM subtracts the samples near the opposite of the probe.
       rotations: K of the rotation null; 0 makes no tests. None means 200, or no tests of latents
-        of which these would take minutes: 200 times all numbers times the units above 7·10¹⁰.
-      **options: The arguments `basis`, `planes`, `max_planes`, `plane_seed`, `nonfinite` and
-        `progress` of `ppp`.
+        of which these would take minutes: 200 times all numbers times the units above 7·10¹⁰; and
+        fewer of A/A0, or none, where these would take above some seconds. Pictures of a
+        rotated basis are left out of latents 200 times as large. `analysis.json` says what was
+        done.
+      **options: The arguments `basis`, `planes`, `max_planes`, `plane_seed`, `centre`, `whiten`,
+        `nonfinite` and `progress` of `ppp`; the tests in `tests.csv`, which take mean, covariance
+        and shape apart themselves, are of the latents as they are.
 
     Returns:
       The path of the folder.
@@ -95,7 +107,7 @@ def write_analysis(
         )
     array = _named(load(latents))
     names, groups = _groups(array, axis_names(by))
-    rotations = _rotations(rotations, array)
+    chosen = _chosen(rotations, array)
     lock = atomic.hidden(out, "lock")
     with (
         atomic.locked(out.parent, name=lock, field="out", value=out),
@@ -108,7 +120,7 @@ def write_analysis(
             epsilons=epsilons,
             angles=angles,
             signed=signed,
-            rotations=rotations,
+            chosen=chosen,
             **options,
         )
     return out
@@ -121,11 +133,49 @@ def _named(array: xr.DataArray) -> xr.DataArray:
     return array.rename(dict(zip(array.dims[-2:], ("sample", "unit"), strict=True)))
 
 
-def _rotations(asked: int | None, array: xr.DataArray) -> int:
-    """Returns K: what was asked for, or as many as do not take long."""
+class _Chosen(NamedTuple):
+    """What is done, so that nothing takes minutes that was not asked for.
+
+    Attributes:
+      rotations: K of the tests; 0 makes none.
+      asked: Whether K is what was asked for, however long it takes.
+      beside: Whether pictures of a rotated basis are made.
+    """
+
+    rotations: int
+    asked: bool
+    beside: bool
+
+
+def _chosen(asked: int | None, array: xr.DataArray) -> _Chosen:
+    cost = array.size * array.sizes["unit"]
     if asked is None:
-        return ROTATIONS if ROTATIONS * array.size * array.sizes["unit"] <= MOST_TESTED else 0
-    return whole("rotations", asked, least=0, most=MOST_ROTATIONS)
+        rotations = ROTATIONS if ROTATIONS * cost <= MOST_TESTED else 0
+    else:
+        rotations = whole("rotations", asked, least=0, most=MOST_ROTATIONS)
+    return _Chosen(rotations, asked is not None, cost <= MOST_TESTED)
+
+
+class _Group(NamedTuple):
+    """What was found of one group.
+
+    Attributes:
+      picture: PPP at every ε.
+      beside: The same in a rotated basis, or None.
+      curve: SRM at every ε.
+      top: The planes with the most samples.
+      tests: The tests of alignment and quantisation, or None.
+      acceptance: The test of A/A0 at every ε, or None.
+      rotations: How many rotations that took.
+    """
+
+    picture: xr.Dataset
+    beside: xr.Dataset | None
+    curve: xr.Dataset
+    top: xr.Dataset
+    tests: pd.DataFrame | None
+    acceptance: xr.Dataset | None
+    rotations: int
 
 
 def _analyse(
@@ -136,27 +186,64 @@ def _analyse(
     epsilons: np.ndarray,
     angles: Any,
     signed: bool,
-    rotations: int,
+    chosen: _Chosen,
     **options: Any,
 ) -> None:
     """Computes the pictures, curves, tests and tables of every group, and then writes them."""
-    pictures, curves, top, tests = [], [], [], []
-    rules = {key: options[key] for key in ("basis", "nonfinite", "progress") if key in options}
-    for group in groups:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", EmptyPPPWarning)  # Panels and tables show it.
-            pictures.append(ppp(group, epsilon=epsilons, **options))
-            curves.append(srm(group, epsilon=epsilons, angles=angles, signed=signed, **options))
-        top.append(top_planes(count_planes(group, epsilon=epsilons, **options), TOP))
-        if rotations:
-            tests.append(_tested(group, rotations=rotations, **rules))
-    made = {"by": list(names[0]), "groups": names, **curves[0].attrs, "epsilon": epsilons.tolist()}
-    made["rotations"] = rotations
+    curve = {"angles": angles, "signed": signed}
+    found = [_found(group, epsilons, curve, chosen, options) for group in groups]
+    made = {
+        "by": list(names[0]),
+        "groups": names,
+        **found[0].curve.attrs,
+        "epsilon": epsilons.tolist(),
+        "rotations": chosen.rotations,
+        "acceptance_rotations": [group.rotations for group in found],
+        "rotated_beside": chosen.beside,
+    }
+    tests = [group.tests for group in found if group.tests is not None]
     if tests:
         _write_tests(names, tests, folder)
-    _draw(pictures, curves, [_title(name) for name in names], folder)
-    _write_tables(names, pictures, curves, top, folder)
+    _draw(found, [_title(name) for name in names], folder)
+    _write_tables(names, found, folder)
     (folder / RECORD).write_text(json.dumps(made, indent=1, default=str), encoding="utf-8")
+
+
+def _found(
+    group: xr.DataArray,
+    epsilons: np.ndarray,
+    curve: dict[str, Any],
+    chosen: _Chosen,
+    options: dict[str, Any],
+) -> _Group:
+    """Computes everything of one group."""
+    options = {**options, "epsilon": epsilons}
+    rules = {key: options[key] for key in ("basis", "nonfinite", "progress") if key in options}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EmptyPPPWarning)  # Panels and tables show it.
+        picture, beside = ppp(group, **options), None
+        if chosen.beside:
+            turned = {"rotated": ROTATED_SEED, "extent": picture.attrs["extent"]}
+            beside = ppp(group, **options | turned)
+        curves = srm(group, **curve, **options)
+    top = top_planes(count_planes(group, **options), TOP)
+    tests = _tested(group, rotations=chosen.rotations, **rules) if chosen.rotations else None
+    rotations, acceptance = _acceptance_rotations(picture, chosen), None
+    if rotations:
+        acceptance = acceptance_test(
+            group, rotations=rotations, rotation_seed=ROTATED_SEED, **options
+        )
+    return _Group(picture, beside, curves, top, tests, acceptance, rotations)
+
+
+def _acceptance_rotations(picture: xr.Dataset, chosen: _Chosen) -> int:
+    """Returns K of the test of A/A0: as many as of the others, unless that takes long."""
+    pairs = picture.attrs["samples"] * picture.attrs["frame_planes"]
+    points = int(picture["accepted"].max()) + pairs // PAIRS_PER_POINT
+    if chosen.asked or points * chosen.rotations <= MOST_POINTS:
+        return chosen.rotations
+    fewer = MOST_POINTS // points
+    return fewer if fewer >= LEAST_ROTATIONS else 0
 
 
 def _groups(
@@ -225,39 +312,53 @@ def _title(name: dict[str, Any]) -> str:
     )
 
 
-def _draw(
-    pictures: list[xr.Dataset], curves: list[xr.Dataset], rows: list[str], folder: pathlib.Path
-) -> None:
-    epsilons = pictures[0]["epsilon"].values
+def _draw(found: list[_Group], rows: list[str], folder: pathlib.Path) -> None:
+    epsilons = found[0].picture["epsilon"].values
     columns = [f"ε = {epsilon:g}" for epsilon in epsilons]
-    panels = [[picture.isel(epsilon=k) for k in range(len(epsilons))] for picture in pictures]
-    plot_strip(panels, rows=rows, columns=columns, title="").savefig(folder / "ppp.png")
+    every = range(len(epsilons))
+    panels = [[group.picture.isel(epsilon=k) for k in every] for group in found]
+    turned = [
+        [None if group.beside is None else group.beside.isel(epsilon=k) for k in every]
+        for group in found
+    ]
+    notes = [[_note(group, k) for k in every] for group in found]
+    title = NOTED if any(note for line in notes for note in line) else ""
+    strip = plot_strip(panels, rows=rows, columns=columns, title=title, beside=turned, notes=notes)
+    strip.savefig(folder / "ppp.png")
     size = (0.8 + 2.8 * len(epsilons), 3.0 * len(rows))
     figure = Figure(figsize=size, dpi=110, layout="constrained")
     grid = figure.subplots(
         len(rows), len(epsilons), squeeze=False, subplot_kw={"projection": "polar"}
     )
-    for line, name, curve in zip(grid, rows, curves, strict=True):
+    for line, name, group in zip(grid, rows, found, strict=True):
         for k, axes in enumerate(line):
-            plot_srm(curve.isel(epsilon=k), ax=axes)
+            plot_srm(group.curve.isel(epsilon=k), ax=axes)
         line[0].set_ylabel(drawn(name), labelpad=28, fontsize=8)
     figure.savefig(folder / "srm.png")
 
 
-def _write_tables(
-    names: list[dict[str, Any]],
-    pictures: list[xr.Dataset],
-    curves: list[xr.Dataset],
-    top: list[xr.Dataset],
-    folder: pathlib.Path,
-) -> None:
+def _note(group: _Group, level: int) -> str:
+    """Returns where A/A0 of 95 % of the rotated bases lies, as a text, or '' if it is unknown."""
+    if group.acceptance is None:
+        return ""
+    low, high = (float(group.acceptance[end][level]) for end in ("low", "high"))
+    return f"{low:.3g} to {high:.3g}" if np.isfinite([low, high]).all() else ""
+
+
+def _write_tables(names: list[dict[str, Any]], found: list[_Group], folder: pathlib.Path) -> None:
     fractions, turns, planes = [], [], []
-    for name, picture, curve, best in zip(names, pictures, curves, top, strict=True):
+    for name, group in zip(names, found, strict=True):
+        picture = group.picture
         at_epsilon = picture[COLUMNS].to_dataframe()[COLUMNS].reset_index()
+        if group.acceptance is not None:
+            ends = ("mean", "low", "high", "p")
+            at_epsilon = at_epsilon.assign(
+                **{f"rotated_{end}": group.acceptance[end].values for end in ends}
+            )
         counted = {k: picture.attrs[k] for k in ("samples", "zero_rows", "dropped_rows")}
         fractions.append(at_epsilon.assign(**counted, **name))
-        turns.append(curve[["pooled", "null"]].to_dataframe().reset_index().assign(**name))
-        table = best.isel(epsilon=-1).to_dataframe().reset_index(drop=True)
+        turns.append(group.curve[["pooled", "null"]].to_dataframe().reset_index().assign(**name))
+        table = group.top.isel(epsilon=-1).to_dataframe().reset_index(drop=True)
         planes.append(table[["first", "second", "counts", "acceptance_ratio"]].assign(**name))
     axes = list(names[0])
     for tables, file in ((fractions, "fractions"), (turns, "srm"), (planes, "planes")):

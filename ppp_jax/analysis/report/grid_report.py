@@ -40,6 +40,7 @@ from ppp_jax.files import atomic
 REPORT = "report"
 BINS = 64
 LEAST_ROTATIONS = 19
+TWIN_SEED = 0  # of the rotation of the basis beside which pictures stand
 CURVE_INCHES = (3.6, 3.1)  # Width and height of a panel.
 
 
@@ -50,6 +51,7 @@ class _Section(NamedTuple):
     slug: str
     latents: xr.Dataset
     statistics: xr.Dataset
+    pooled: xr.Dataset
 
 
 def write_report(
@@ -149,9 +151,9 @@ def _group_blocks(
             ),
         )
     ]
-    sections = list(_sections(dataset, measured.runs))
+    sections = list(_sections(dataset, measured))
     for section in progress_bar(sections, "report") if how.progress else sections:
-        blocks.append(_section_block(section, how.folder, name, how.epsilon))
+        blocks.append(_section_block(section, how, name))
     return blocks
 
 
@@ -170,8 +172,8 @@ def _pictures(how: _How, measured: Measured, name: str, calibration: Figure) -> 
     }
 
 
-def _sections(dataset: xr.Dataset, statistics: xr.Dataset) -> Iterator[_Section]:
-    dims = [dim for dim in cell_dims(statistics) if dim != "activation"]
+def _sections(dataset: xr.Dataset, measured: Measured) -> Iterator[_Section]:
+    dims = [dim for dim in cell_dims(measured.runs) if dim != "activation"]
     for index in np.ndindex(*(dataset.sizes[dim] for dim in dims)):
         selection = dict(zip(dims, index, strict=True))
         part = dataset.isel(selection)
@@ -181,7 +183,8 @@ def _sections(dataset: xr.Dataset, statistics: xr.Dataset) -> Iterator[_Section]
         names += [f"{dim} {part[dim].item()}" for dim in sizes if dataset.sizes.get(dim, 1) > 1]
         names.append(_with_symmetry(part, "initializer"))
         slug = file_stem("-".join(str(part[dim].item()) for dim in dims))
-        yield _Section(", ".join(names), slug, part, statistics.isel(selection))
+        numbers = measured.runs.isel(selection), measured.pooled.isel(selection)
+        yield _Section(", ".join(names), slug, part, *numbers)
 
 
 def _seeds(count: int) -> str:
@@ -194,51 +197,116 @@ def _with_symmetry(part: xr.Dataset, axis: str) -> str:
     return f"{part[axis].item()} ({'respects rotations' if respects else 'prefers the axes'})"
 
 
-def _section_block(section: _Section, folder: pathlib.Path, prefix: str, epsilon: float) -> Markup:
+def _section_block(section: _Section, how: _How, prefix: str) -> Markup:
     """Draws a section: strips pooled over seeds, curves, and strips of single seeds."""
 
     def picture(figure: Figure, name: str) -> Markup:
-        path = folder / f"{prefix}-{section.slug}-{file_stem(name)}.png"
+        path = how.folder / f"{prefix}-{section.slug}-{file_stem(name)}.png"
         return html_figure(figure, path, f"{section.title}: {name}")
 
     seeds = section.latents["seed"].values
     epochs = [f"epoch {epoch}" for epoch in section.latents["epoch"].values]
     names = [str(name) for name in section.latents["activation"].values]
-    last, first, every = len(epochs) - 1, slice(1), slice(None)
+    first, last = f"seed {seeds[0]} alone", f"every seed alone, {epochs[-1]}"
     pooled: list[Markup] = []
     single: list[Markup] = []
     for site in SITES:
-        strips: dict[str, list[list[xr.Dataset]]] = {"pooled": [], "first": [], "seeds": []}
-        for name in names:
-            panel = _panels(section, site, name, epsilon)
-            strips["pooled"].append([panel(every, i) for i in range(len(epochs))])
-            strips["first"].append([panel(first, i) for i in range(len(epochs))])
-            strips["seeds"].append([panel(slice(k, k + 1), last) for k in range(len(seeds))])
+        strips = _strips(section, site, names, how)
         title = f"{section.title} · {site}-activation"
-        for target, key, columns, about, file in (
-            (pooled, "pooled", epochs, _seeds(len(seeds)), f"{site}-pooled"),
-            (single, "first", epochs, f"seed {seeds[0]} alone", f"{site}-seed{seeds[0]}"),
-            (
-                single,
-                "seeds",
-                [f"seed {k}" for k in seeds],
-                f"every seed alone, {epochs[-1]}",
-                f"{site}-every-seed",
-            ),
+        for target, strip, columns, about, file in (
+            (pooled, strips.pooled, epochs, _seeds(len(seeds)), f"{site}-pooled"),
+            (single, strips.first, epochs, first, f"{site}-seed{seeds[0]}"),
+            (single, strips.seeds, [f"seed {k}" for k in seeds], last, f"{site}-every-seed"),
         ):
-            strip = plot_strip(strips[key], rows=names, columns=columns, title=f"{title} · {about}")
-            target.append(picture(strip, file))
+            drawing = plot_strip(
+                strip.panels,
+                rows=names,
+                columns=columns,
+                title=f"{title} · {about}",
+                beside=strip.beside,
+                notes=strip.notes,
+            )
+            target.append(picture(drawing, file))
     curves = picture(_curves(section.statistics), "curves")
     return render("section", title=section.title, pooled=pooled, curves=curves, single=single)
 
 
+class _Strip(NamedTuple):
+    """Pictures, those of a rotated basis beside them, and the texts below, row by row."""
+
+    panels: list[list[xr.Dataset]]
+    beside: list[list[xr.Dataset | None]]
+    notes: list[list[str]]
+
+
+class _Strips(NamedTuple):
+    """The strips of a section at one site.
+
+    Attributes:
+      pooled: All seeds together at every snapshot, the first and the last beside a rotated basis.
+      first: The first seed at every snapshot, the last beside a rotated basis.
+      seeds: Every seed at the last snapshot.
+    """
+
+    pooled: _Strip
+    first: _Strip
+    seeds: _Strip
+
+
+def _strips(section: _Section, site: str, names: list[str], how: _How) -> _Strips:
+    """Makes the pictures of all activations at one site."""
+    strips = _Strips(*(_Strip([], [], []) for _ in _Strips._fields))
+    seeds, steps = section.latents.sizes["seed"], section.latents.sizes["step"]
+    first, every = slice(1), slice(None)
+    for name in names:
+        panel = _panels(section, site, name, how.epsilon)
+        null = _nulls(section.pooled, site, name), _nulls(section.statistics, site, name)
+        for strip, chosen, turned, texts in (
+            (strips.pooled, every, {0, steps - 1}, null[0]),
+            (strips.first, first, {steps - 1}, null[1][0]),
+        ):
+            pictures = [panel(chosen, step, None) for step in range(steps)]
+            strip.panels.append(pictures)
+            strip.beside.append(
+                [panel(chosen, k, x) if k in turned else None for k, x in enumerate(pictures)]
+            )
+            strip.notes.append(list(texts))
+        strips.seeds.panels.append([panel(slice(k, k + 1), steps - 1, None) for k in range(seeds)])
+        strips.seeds.beside.append([None] * seeds)
+        strips.seeds.notes.append(list(null[1][:, -1]))
+    return strips
+
+
+def _nulls(measured: xr.Dataset, site: str, name: str) -> np.ndarray:
+    """Returns what rotations make of one activation's A/A0 as texts, `(…, step)`, '' if untested.
+
+    Args:
+      measured: Numbers over `activation` and `step`, and over `seed` where it is not pooled.
+      site: Where the latents were taken.
+      name: The activation.
+    """
+    found = [
+        measured[f"acceptance_ratio_{site}_{end}"].sel(activation=name).transpose(..., "step")
+        for end in ("null", "z")
+    ]
+    texts = [
+        f"rotations: {null:.2g}, z {z:+.1f}".replace("-", "−")
+        if np.isfinite([null, z]).all()
+        else ""
+        for null, z in zip(*(one.values.ravel() for one in found), strict=True)
+    ]
+    return np.array(texts, object).reshape(found[0].shape)
+
+
 def _panels(
     section: _Section, site: str, name: str, epsilon: float
-) -> Callable[[slice, int], xr.Dataset]:
+) -> Callable[[slice, int, xr.Dataset | None], xr.Dataset]:
     """Returns a function that makes one activation's picture of pooled seeds at one snapshot.
 
-    Runs that the tables leave out, such as diverged ones, are left out here too. The latents of a
-    small cell are read once; those of a large cell are read for each picture.
+    The function takes the seeds, the snapshot, and None; or a picture that it made of them, whose
+    latents it then shows in a rotated basis at the same size. Runs that the tables leave out, such
+    as diverged ones, are left out here too. The latents of a small cell are read once; those of a
+    large cell are read for each picture.
     """
     latents = section.latents[site].sel(activation=name)
     basis = str(latents["activation_basis"].values)
@@ -246,17 +314,20 @@ def _panels(
     counted: Any = section.statistics[f"{COUNTED}_{site}"].sel(activation=name) > 0
     counted = counted.transpose("seed", "step").values
 
-    def panel(seeds: slice, step: int) -> xr.Dataset:
+    def panel(seeds: slice, step: int, beside: xr.Dataset | None) -> xr.Dataset:
         cloud: Any = latents.isel(seed=seeds, step=step).transpose("seed", "sample", "unit")
         healthy = counted[seeds, step]
         if cloud.nbytes > LOAD_BYTES and healthy.any():  # Such latents are read in parts.
             cloud = cloud.isel(seed=np.flatnonzero(healthy))
         else:
             cloud = np.where(healthy[:, None, None], cloud.values, np.float32(np.nan))
+        options: dict[str, Any] = {"basis": basis, "epsilon": epsilon, "bins": BINS}
+        if beside is not None:
+            options |= {"rotated": TWIN_SEED, "extent": beside.attrs["extent"]}
         with warnings.catch_warnings():
             # An empty picture says that it is empty, and the page explains what that means.
             warnings.simplefilter("ignore", EmptyPPPWarning)
-            return ppp(cloud, basis=basis, epsilon=epsilon, bins=BINS, nonfinite="drop")
+            return ppp(cloud, nonfinite="drop", **options)
 
     return panel
 

@@ -70,14 +70,14 @@ def has_mean(cloud: np.ndarray) -> bool:
       cloud: `(samples, units)`.
     """
     mean, count = mean_of(cloud), np.count_nonzero(present(cloud))
-    variances, axes, spread = _principal(_centred(cloud), cloud)
-    along, rank = mean @ axes, int(np.count_nonzero(spread))
-    if np.linalg.norm(along[~spread]) > STANDS * np.linalg.norm(mean):
+    axes, deviations = _principal_of(_centred(cloud), cloud)
+    along, rank = mean @ axes, len(deviations)
+    if np.linalg.norm(mean - axes @ along) > STANDS * np.linalg.norm(mean):
         return True  # it stands where nothing varies
     if not 0 < rank < count:
         return False
     # T² = (N − 1) Σ μ²/S with the covariance that is divided by N, and T² (N − r)/(r (N − 1)) ~ F.
-    ratio = float(np.sum(along[spread] ** 2 / variances[spread])) * (count - rank) / rank
+    ratio = float(np.sum(np.square(along / deviations))) * (count - rank) / rank
     return bool(scipy.special.fdtrc(rank, count - rank, ratio) < NO_MEAN)
 
 
@@ -109,14 +109,13 @@ def whiten(cloud: np.ndarray) -> Whitened:
       cloud: `(samples, units)`.
     """
     centred = _centred(cloud)
-    variances, axes, spread = _principal(centred, cloud)
-    axes = axes[:, spread]
-    samples = (centred @ axes / np.sqrt(variances[spread])) @ axes.T
-    at_mean = np.vecdot(centred, centred) <= np.sum(_roundings(cloud))
-    return Whitened(np.where(at_mean[:, None], 0, samples), int(np.count_nonzero(spread)))
+    axes, deviations = _principal_of(centred, cloud)
+    samples = (centred @ axes / deviations) @ axes.T
+    at_mean = np.vecdot(centred, centred) <= np.sum(_rounding_of(cloud))
+    return Whitened(np.where(at_mean[:, None], 0, samples), len(deviations))
 
 
-def support(shape: np.ndarray) -> np.ndarray:
+def support_of(shape: np.ndarray) -> np.ndarray:
     """Returns axes of the subspace in which whitened samples vary, `(units, rank)`, float64.
 
     Args:
@@ -153,32 +152,69 @@ def turns_within(axes: np.ndarray, turns: np.ndarray) -> np.ndarray:
     return found
 
 
-def _principal(centred: np.ndarray, cloud: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns variances along principal axes, the axes in columns, and which are no rounding.
+def triangle(centred: np.ndarray, above: np.ndarray | None = None) -> np.ndarray:
+    """Returns the triangular factor of centred samples, of which parts may come one by one.
+
+    Args:
+      centred: Samples without their mean, `(samples, units)`, float64.
+      above: What this function returned of earlier samples.
+
+    Returns:
+      R, `(units, units)`, with Rᵀ·R = the sum over samples of their products.
+    """
+    units = centred.shape[1]
+    parts = [centred] if above is None else [above, centred]
+    short = max(0, units - sum(map(len, parts)))
+    found: np.ndarray = np.linalg.qr(np.concatenate([*parts, np.zeros((short, units))]), mode="r")
+    return found
+
+
+def principal(
+    factor: np.ndarray, count: int, rounding: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the principal directions in which samples vary, and by how much.
 
     By singular values, whose errors go with the largest deviation: eigenvalues of the covariance
     would lose units 10⁷ times narrower than the widest. The entries of a unit are rounded in
     proportion to their own size, so that one huge entry does not hide the other units.
+
+    Args:
+      factor: What `triangle` returns of the centred samples.
+      count: The number of samples.
+      rounding: What `rounding_variance` returns of the units.
+
+    Returns:
+      The directions as columns, `(units, rank)`, and the standard deviations along them, `(rank,)`.
     """
-    count = np.count_nonzero(present(cloud))
-    few = max(0, centred.shape[1] - len(centred))
-    triangle = np.linalg.qr(np.pad(centred, ((0, few), (0, 0))), mode="r")
-    _, deviations, turned = np.linalg.svd(triangle)
-    variances, axes = np.square(deviations) / count, turned.T
+    _, singular, turned = np.linalg.svd(factor)
+    variances, axes = np.square(singular) / count, turned.T
     error = 4 * len(variances) * float(np.finfo(np.float64).eps)
-    floor = np.square(axes).T @ _roundings(cloud) + error**2 * variances[0]
-    return variances, axes, variances > floor
+    spread = variances > np.square(axes).T @ rounding + error**2 * variances[0]
+    return axes[:, spread], np.sqrt(variances[spread])
 
 
-def _roundings(cloud: np.ndarray) -> np.ndarray:
+def rounding_variance(square: np.ndarray, rows: int, dtype: np.dtype) -> np.ndarray:
     """Returns the variance of rounding errors of each unit: of entries, and of sums over samples.
 
     A unit that is always the same has only those.
+
+    Args:
+      square: The mean square of each unit, `(units,)`.
+      rows: How many samples are summed.
+      dtype: Of the entries.
     """
-    square = np.mean(np.square(cloud, dtype=np.float64), axis=0)
-    error = max(4 * np.finfo(cloud.dtype).eps, len(cloud) * np.finfo(np.float64).eps)
+    error = max(4 * np.finfo(dtype).eps, rows * np.finfo(np.float64).eps)
     found: np.ndarray = float(error) ** 2 * square
     return found
+
+
+def _principal_of(centred: np.ndarray, cloud: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return principal(triangle(centred), np.count_nonzero(present(cloud)), _rounding_of(cloud))
+
+
+def _rounding_of(cloud: np.ndarray) -> np.ndarray:
+    square = np.mean(np.square(cloud, dtype=np.float64), axis=0)
+    return rounding_variance(square, len(cloud), cloud.dtype)
 
 
 def view(cloud: np.ndarray, name: str) -> np.ndarray | None:
@@ -207,7 +243,7 @@ def view(cloud: np.ndarray, name: str) -> np.ndarray | None:
         SHAPE: lambda: whiten(cloud).samples,
     }
     found = makers[name]()
-    if name == COVARIANCE and np.trace(found) <= np.sum(_roundings(cloud)):
+    if name == COVARIANCE and np.trace(found) <= np.sum(_rounding_of(cloud)):
         return None
     if name == SHAPE and not found.any():
         return None

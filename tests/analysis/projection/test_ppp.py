@@ -259,3 +259,47 @@ def test_no_warning_on_good_input():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ppp(isotropic(500))
+
+
+def test_pictures_of_single_planes_sum_up_to_that_of_all():
+    latents, options = labelled(), {"epsilon": [0.5, 0.8], "bins": 24, "extent": 3.0}
+    for by in ((), ("step",), ("seed", "step")):
+        pooled = ppp(latents, by=by, **options)
+        apart = ppp(latents, by=by, planes_apart=True, **options)
+        assert apart["ratio"].dims == (*by, "plane", "epsilon", "v", "u")
+        xr.testing.assert_equal(apart["accepted"].sum("plane"), pooled["accepted"])
+        xr.testing.assert_allclose(apart["density"].mean("plane"), pooled["density"])
+        np.testing.assert_allclose(apart["null"].isel(plane=4), pooled["null"])
+        assert apart["first"].values.tolist() == [0, 0, 0, 0, 1, 1, 1, 2, 2, 3]
+        assert apart["second"].values.tolist() == [1, 2, 3, 4, 2, 3, 4, 3, 4, 4]
+
+
+def test_a_picture_of_a_plane_is_that_of_its_two_vectors_alone():
+    latents, options = labelled(), {"epsilon": 0.5, "bins": 24, "extent": 3.0}
+    apart = ppp(latents, planes_apart=True, **options)
+    alone = ppp(latents, basis=np.eye(5)[[1, 3]], **options)
+    for name in ("density", "null", "ratio", "accepted", "acceptance_ratio"):
+        np.testing.assert_allclose(apart[name].isel(plane=5), alone[name], atol=1e-12)
+
+
+def test_the_fullest_planes_come_first():
+    latents, options = labelled(), {"epsilon": 0.5, "bins": 24, "extent": 3.0}
+    every = ppp(latents, planes_apart=True, **options)
+    fullest = ppp(latents, planes_apart=True, top=3, **options)
+    assert fullest["accepted"].values.tolist() == sorted(every["accepted"].values)[:-4:-1]
+    for k, row in enumerate(fullest["row"].values):
+        np.testing.assert_array_equal(fullest["density"][k], every["density"][row])
+        assert fullest["second"][k] == every["second"][row]
+    assert ppp(latents, planes_apart=True, top=99, **options).sizes["plane"] == 10
+
+
+def test_too_many_planes_name_the_argument_that_helps():
+    wide = np.eye(200)
+    with pytest.raises(InputError, match=r"top=None: would make pictures of 19,900 planes.* 4,096"):
+        ppp(wide, planes_apart=True)
+    assert ppp(wide, planes_apart=True, top=2, bins=16).sizes["plane"] == 2
+    with pytest.raises(InputError, match=r"top=3: keeps planes that are apart"):
+        ppp(wide, top=3)
+    named = xr.DataArray(np.ones((2, 5, 3)), dims=("plane", "sample", "unit"))
+    with pytest.raises(InputError, match=r"by=plane: .*rename the axis"):
+        ppp(named, by="plane", planes_apart=True)

@@ -7,7 +7,8 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
-from ppp_jax.analysis import load_run, plot_curves, plot_ppp, ppp, write_report
+from ppp_jax.analysis import load_run, plot_curves, plot_ppp, plot_strip, ppp, write_report
+from ppp_jax.analysis.report import grid_report
 from ppp_jax.analysis.results.measure import measure
 from ppp_jax.analysis.texts import as_markdown
 from ppp_jax.errors import InputError
@@ -37,6 +38,11 @@ def workdir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(workdir):
     return write_report(workdir, epsilon=0.8, rotations=19, progress=False)
+
+
+@pytest.fixture(scope="module")
+def measured(workdir):
+    return measure(load_run(workdir, latent_width=4), epsilon=0.8, rotations=19)
 
 
 def test_page_is_complete_and_self_contained(page):
@@ -83,9 +89,8 @@ def test_runs_table_has_a_row_per_run_and_snapshot(page):
     assert {row["epoch"] for row in rows} == {"0", "1", "2"}
 
 
-def test_statistics_are_of_the_right_run(workdir):
-    dataset = load_run(workdir, latent_width=4)
-    statistics = measure(dataset, epsilon=0.8, rotations=19).runs
+def test_statistics_are_of_the_right_run(workdir, measured):
+    dataset, statistics = load_run(workdir, latent_width=4), measured.runs
     one = dataset["pre"].isel(activation=1, rate=0, seed=1, step=2).squeeze()
     expected = ppp(one, epsilon=0.8).acceptance_ratio
     got = statistics["acceptance_ratio_pre"].isel(activation=1, rate=0, seed=1, step=2).item()
@@ -134,3 +139,66 @@ def test_a_pipe_in_a_header_is_no_new_column():
     lines = as_markdown(["|C4|", "q"], [["0.1", "0.2"]]).splitlines()
     assert {len(re.split(r"(?<!\\)\|", line)) for line in lines} == {4}
     assert {len(line) for line in lines} == {len(lines[0])}
+
+
+def pair():
+    clouds = np.random.default_rng(0).laplace(size=(2000, 4)) * [1, 1, 1, 3]
+    picture = ppp(clouds, epsilon=0.6, bins=32)
+    return picture, ppp(clouds, epsilon=0.6, bins=32, rotated=0, extent=picture.extent)
+
+
+def test_a_picture_and_its_rotated_one_have_one_colour_scale():
+    picture, turned = pair()
+    axes = plot_ppp(picture, beside=turned)
+    both = axes.figure.axes[:2]
+    assert both[0] is axes
+    assert [one.images[0].norm for one in both] == [axes.images[0].norm] * 2
+    assert both[1].get_title() == f"rotated basis: A/A0 = {turned.acceptance_ratio:.3g}"
+    for one, shown in zip(both, (picture, turned), strict=True):
+        values = one.images[0].get_array()
+        seen = np.isfinite(shown["ratio"].values) & (shown["ratio"].values > 0.25)
+        np.testing.assert_allclose(values[seen], shown["ratio"].values[seen])
+    top = np.concatenate([x["ratio"].values.ravel() for x in (picture, turned)])
+    assert axes.images[0].norm.vmax == pytest.approx(max(4, np.nanquantile(top, 0.999)))
+    with pytest.raises(InputError, match="ax=Axes: must be None where two pictures"):
+        plot_ppp(picture, beside=turned, ax=axes)
+
+
+def test_a_strip_draws_rotated_pictures_where_there_are_any():
+    picture, turned = pair()
+    figure = plot_strip(
+        [[picture, picture], [picture, picture]],
+        rows=["a", "b"],
+        columns=["first", "last"],
+        title="",
+        beside=[[None, turned], [None, None]],
+        notes=[["", "z 3"], ["", ""]],
+    )
+    above, below = figure.axes[:2]
+    assert [len(axes.images) for axes in (above, below)] == [3, 2]
+    assert len({id(image.norm) for image in above.images}) == 1
+    texts = {text.get_text(): text.get_position()[0] for text in above.texts}
+    assert (texts["first"], texts["last"], texts["rotated basis"]) == (0.5, 1.5, 2.5)
+    assert texts["z 3"] == 2.5
+    for table, field in (([[None]], "beside"), ([["", ""]], "notes")):
+        with pytest.raises(InputError, match=rf"{field}=list: must be 1 lists of 2"):
+            plot_strip([[picture, picture]], rows=["a"], columns=["b", "c"], title="",
+                       **{field: table * 2})  # fmt: skip
+
+
+def test_strips_show_rotated_latents_and_their_null(workdir, measured):
+    how = grid_report._How(workdir, 0.8, 19, False)
+    section = next(grid_report._sections(load_run(workdir, latent_width=4), measured))
+    strips = grid_report._strips(section, "pre", ["relu"], how)
+    (pictures,), (beside,) = strips.pooled.panels, strips.pooled.beside
+    assert [one is None for one in beside] == [False, True, False]
+    clouds = section.latents["pre"].sel(activation="relu").isel(step=2)
+    expected = ppp(clouds, epsilon=0.8, rotated=0, bins=grid_report.BINS)
+    np.testing.assert_allclose(beside[2]["acceptance_ratio"], expected.acceptance_ratio)
+    assert beside[2].attrs["extent"] == pictures[2].attrs["extent"]
+    at = {"activation": "relu"}
+    null = section.pooled["acceptance_ratio_pre_null"].sel(at).values
+    assert strips.pooled.notes[0][0].startswith(f"rotations: {null[0]:.2g}, z ")
+    assert strips.pooled.notes[0][1] == ""
+    one = section.statistics["acceptance_ratio_pre_null"].sel(at).isel(seed=1, step=2).item()
+    assert strips.seeds.notes[0][1].startswith(f"rotations: {one:.2g}, z ")
