@@ -104,10 +104,18 @@ def load(
 
 
 def _of_file(path: pathlib.Path, name: str | None, max_bytes: int | None) -> xr.DataArray:
+    found: xr.DataArray = _reading(
+        path, lambda: _labelled(_choose(_look(path, max_bytes), name, path))
+    )
+    return found
+
+
+def _reading(path: pathlib.Path, read: Callable[[], Any]) -> Any:
+    """Returns what a function reads of a path, and makes each of its errors one about the path."""
     if not path.exists():
         raise InputError("path", path, f"is not there; give {KNOWN}")
     try:
-        return _labelled(_choose(_look(path, max_bytes), name, path))
+        return read()
     except InputError:
         raise
     except archives.ReadError as error:
@@ -115,6 +123,29 @@ def _of_file(path: pathlib.Path, name: str | None, max_bytes: int | None) -> xr.
     except Exception as error:  # Any codec of any file may raise anything.
         why = " ".join(f"{error or type(error).__name__}".split())
         raise InputError("path", path, f"does not open ({why}); give {KNOWN}") from error
+
+
+def arrays_in(path: pathlib.Path) -> tuple[list[str], list[str]] | None:
+    """Returns the names of the arrays of vectors in a file or a zarr group, and of all others.
+
+    Args:
+      path: An `.npy` or `.npz` file, or a zarr array or group.
+
+    Returns:
+      The names of the arrays with at least two axes, in the order of the file, and those of the
+      other arrays; None where the path is one array, which has no name.
+
+    Raises:
+      InputError: The path does not open, or one of its arrays cannot be read.
+    """
+    found = _reading(path, lambda: _look(path, None))
+    if not isinstance(found, Mapping):
+        return None
+    for name, array in found.items():
+        if array.problem:
+            raise InputError("path", path, f"has an array {name} that {array.problem}")
+    vectors = [name for name, array in found.items() if array.dimensions >= 2]
+    return vectors, [name for name in found if name not in vectors]
 
 
 def _refuse_choices(layer: str, which: Mapping[str, Any]) -> None:
