@@ -68,11 +68,11 @@ def open_layers(layers: LayersLike | Layers) -> Layers:
 
     Args:
       layers: A mapping from names to latents that `load` takes, in the order of the mapping; the
-        path of a folder, whose `.npy`, `.npz` and zarr arrays are layers in natural order (`b_2`
-        before `b_10`); or the path of an `.npz` file or zarr group of several arrays, in its own
-        order. Hidden files of a folder are left out, and its other files and folders are named in
-        `left_aside`, as are arrays of fewer than two axes in a file. What `open_layers` returned
-        is returned as it is.
+        path of a folder, whose `.npy`, `.npz` and zarr arrays are layers; or the path of an `.npz`
+        file or zarr group of several arrays. Folders and groups are in natural order, `b_2` before
+        `b_10`, and an `.npz` in its own. Hidden files of a folder are left out, and its other files
+        and folders are named in `left_aside`, as are arrays of fewer than two axes in a file. What
+        `open_layers` returned is returned as it is.
 
     Raises:
       InputError: There are no layers, two have the same name, one does not open or has an axis
@@ -174,6 +174,8 @@ def _in_file(path: pathlib.Path, aside: list[str]) -> _Found:
     if not vectors:
         raise InputError("layers", path, "holds no array of vectors, (samples, units)")
     aside += others
+    if path.is_dir():  # A zarr group has no order of its own.
+        vectors.sort(key=natural)
     for name in vectors:
         yield name, f"{name} of {path}", functools.partial(load, path, name=name)
 

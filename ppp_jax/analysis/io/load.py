@@ -30,6 +30,7 @@ from ppp_jax.files.paths import located
 WHOLE = "load_run opens all of it"
 SITES = ("pre", "post")
 KNOWN = "a run folder, .npy, .npz, or zarr"
+LAYERS = " (compare_layers and experiments.analyze take a folder of several layers)"
 # Attributes by which files of xarray say that numbers are packed or missing.
 PACKED = frozenset({"scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned"})
 
@@ -207,7 +208,7 @@ def _look(path: pathlib.Path, max_bytes: int | None) -> Any:
     """Returns the single array of a file or zarr folder, or its arrays by name."""
     if path.is_dir():
         if not any((path / n).exists() for n in (".zarray", ".zgroup", "zarr.json")):
-            raise InputError("path", path, f"holds no {STORE}; give {KNOWN}")
+            raise InputError("path", path, f"holds no {STORE}; give {KNOWN}{LAYERS}")
         return _look_into_store(path, max_bytes)
     if not stat.S_ISREG(path.stat().st_mode):
         raise InputError("path", path, f"is no regular file; give {KNOWN}")

@@ -156,6 +156,11 @@ def _notes(found: xr.Dataset) -> list[str]:
     notes = [
         f"value (p, q): p against {rotations:,} random bases, q over the layers; * is q ≤ {LEVEL:g}"
     ]
+    known = registry.STATISTICS
+    names = main_statistics([str(name) for name in found["statistic"].values])
+    sides = [" or ".join(known[name].sides or ()) for name in names if name in known]
+    if said := "; ".join(side for side in sides if side):
+        notes.append(f"below or above the null: {said}")
     if layers / (rotations + 1) > LEVEL and (found["networks"] == 1).all():
         notes.append(
             f"one layer alone among {layers} cannot reach q ≤ {LEVEL:g} with {rotations:,} "
