@@ -14,7 +14,7 @@ from ppp_jax.analysis.io.sources import check_made
 from ppp_jax.analysis.results.layer_comparison import LEVEL, NUMBERS, main_statistics
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import drawn
-from ppp_jax.errors import InputError
+from ppp_jax.errors import InputError, printable
 
 ABOVE, BELOW, NEITHER, BAND = "#d55e00", "#0072b2", "0.45", "0.85"  # of Okabe and Ito, and greys
 MOST_TICKS = 60  # names of layers that have room beside each other
@@ -84,8 +84,10 @@ def _draw(axes: Axes, one: xr.Dataset, name: str) -> None:
     """Draws one statistic."""
     x = np.arange(one.sizes["layer"])
     value, mean, low, high, q = (one[key].values for key in ("value", "mean", "low", "high", "q"))
-    axes.use_sticky_edges = False  # the margins below are those of the bars, too
-    axes.bar(x, high - low, bottom=low, width=0.8, color=BAND, zorder=1)
+    gap = np.full(len(x), np.nan)  # between the bars, which are drawn at once
+    sides = np.stack([x - 0.4, x + 0.4, x + 0.4], axis=1).ravel()
+    bottom, top = (np.stack([end, end, gap], axis=1).ravel() for end in (low, high))
+    axes.fill_between(sides, bottom, top, color=BAND, linewidth=0, zorder=1)
     axes.hlines(mean, x - 0.4, x + 0.4, color="0.6", linewidth=0.8, zorder=2)
     axes.plot(x, value, color=NEITHER, linewidth=0.7, alpha=0.7, zorder=3)
     known, size = q <= LEVEL, 5 if len(x) <= 25 else 3.5
@@ -123,7 +125,7 @@ def _title(name: str) -> str:
 
 def _tick(name: str) -> str:
     """Returns a name of a layer that leaves room for the figure: of a long one its two ends."""
-    half = LONGEST_NAME // 2 - 1
+    half, name = LONGEST_NAME // 2 - 1, printable(name)
     return name if len(name) <= LONGEST_NAME else f"{name[:half]}…{name[-half:]}"
 
 

@@ -14,6 +14,7 @@ from ppp_jax.analysis.io.rows import RAISE
 from ppp_jax.analysis.plots.layers import plot_layers
 from ppp_jax.analysis.projection.planes import BasisLike
 from ppp_jax.analysis.results.layer_comparison import (
+    COUNTS,
     LEVEL,
     compare_layers,
     main_statistics,
@@ -27,7 +28,6 @@ from ppp_jax.files import atomic
 RECORD = "analysis.json"
 LONG_TEST = 2**36  # multiplications of samples by rotations, which take minutes on few cores
 NUMBERS = ("value", "null", "low", "high", "z", "p", "q")
-COUNTS = ("units", "networks", "rows", "rows_left_out", "rows_nonfinite", "rows_zero", "rows_long")
 
 
 def write_layers(

@@ -31,6 +31,7 @@ NUMBERS = ("value", "mean", "low", "high", "z", "p")  # of each layer and statis
 ROWS = ("rows", "rows_nonfinite", "rows_zero", "rows_long")
 # Of the mean, of the covariance, of the shape, and of the levels along the axes.
 MAIN = ("mean_axes", "covariance", "shape", "axis_quantisation")
+COUNTS = ("units", "networks", "rows", "rows_left_out", "rows_nonfinite", "rows_zero", "rows_long")
 NO_ROW = "no row is a sample"
 
 
@@ -288,7 +289,7 @@ def _table(opened: Layers, names: list[str], found: list[_Tested]) -> xr.Dataset
     }
     p = numbers["p"][1]
     q = np.stack([false_discovery(p[:, k]) for k in range(len(names))], axis=1)
-    counts = {name: (along, [one.counts[name] for one in found]) for name in found[0].counts}
+    counts = {name: (along, [one.counts[name] for one in found]) for name in COUNTS}
     return xr.Dataset(
         {**numbers, "q": (both, q), **counts, "not_judged": (along, [x.not_judged for x in found])},
         coords={"layer": [one.name for one in opened.layers], "statistic": names},

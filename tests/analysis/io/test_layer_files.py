@@ -1,4 +1,4 @@
-"""Layers of a network, wherever they lie: in their order, none lost in silence, none without name."""
+"""Layers of a network, wherever they lie: in their order, and none is lost in silence."""
 
 import os
 import shutil

@@ -123,7 +123,7 @@ def test_rows_that_are_not_finite_are_refused_before_anything_is_measured(monkey
     monkeypatch.setattr("ppp_jax.analysis.results.layer_comparison.rotation_test", None)
     last = LAYERS["noise"].copy()
     last[3, 1] = np.inf
-    with pytest.raises(InputError, match="layers=z: array .* has 1 row that is not finite"):
+    with pytest.raises(InputError, match=r"layers=z: array .* has 1 row that is not finite"):
         compared(LAYERS | {"z": last})
 
 
