@@ -1,5 +1,7 @@
 """A figure of the layers of a network: every statistic over depth, with its null."""
 
+import itertools
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +16,7 @@ from ppp_jax.analysis.io.sources import check_made
 from ppp_jax.analysis.results.layer_comparison import LEVEL, NUMBERS, main_statistics
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import drawn
-from ppp_jax.errors import InputError, printable
+from ppp_jax.errors import InputError, printable, shortened
 
 ABOVE, BELOW, NEITHER, BAND = "#d55e00", "#0072b2", "0.45", "0.85"  # of Okabe and Ito, and greys
 MOST_TICKS = 60  # names of layers that have room beside each other
@@ -50,7 +52,7 @@ def plot_layers(found: xr.Dataset, *, statistics: Sequence[str] | None = None) -
     check_made("found", found, (*NUMBERS, "q", "layer", "statistic"), "compare_layers")
     names = _chosen(found, statistics)
     count = found.sizes["layer"]
-    ticks = [_tick(str(name)) for name in found["layer"].values]
+    ticks, common = _ticks([str(name) for name in found["layer"].values])
     below = 0.35 + 0.062 * max(map(len, ticks)) * (count > 3)  # turned names take more room
     size = max(6.4, min(16.0, 1.6 + LAYER_INCHES * count)), 0.75 + below + PANEL_INCHES * len(names)
     figure = Figure(figsize=size, dpi=110, layout="constrained")
@@ -62,6 +64,7 @@ def plot_layers(found: xr.Dataset, *, statistics: Sequence[str] | None = None) -
     small = {"fontsize": 8 if count <= 25 else 6}
     turned = {"rotation": 90} if count > 3 else {}
     panels[-1].set_xticklabels(panels[-1].get_xticklabels(), **small, **turned)
+    panels[-1].set_xlabel(drawn(shortened(common)), fontsize=8)
     panels[-1].set_xlim(-0.6, count - 0.4)
     tight = {"columnspacing": 1.2, "handletextpad": 0.4, "frameon": False}
     figure.legend(handles=_legend(), loc="outside upper center", ncols=5, fontsize=7, **tight)
@@ -123,10 +126,33 @@ def _title(name: str) -> str:
     return f"{label}  (↑ {one.sides[1]}, ↓ {one.sides[0]})" if one and one.sides else label
 
 
-def _tick(name: str) -> str:
-    """Returns a name of a layer that leaves room for the figure: of a long one its two ends."""
-    half, name = LONGEST_NAME // 2 - 1, printable(name)
-    return name if len(name) <= LONGEST_NAME else f"{name[:half]}…{name[-half:]}"
+def _ticks(names: Sequence[str]) -> tuple[list[str], str]:
+    """Returns names of layers that leave room for the figure, and what was taken off all of them.
+
+    Names that are too long lose what is the same in all of them, which the axis says once. A name
+    that is still too long loses its middle, and gets its number where it is not the only such one.
+    """
+    texts, common = [printable(name) for name in names], ""
+    if len(texts) > 1 and max(map(len, texts)) > LONGEST_NAME:
+        first = re.sub("[0-9]+$", "", _beginning(texts))
+        last = _beginning([text[len(first) :][::-1] for text in texts])[::-1]
+        last = re.sub("^[0-9]+", "", last)  # a number that is cut is another number
+        texts = [text[len(first) : len(text) - len(last)] for text in texts]
+        common = f"{first}*{last}"
+    half = LONGEST_NAME // 2 - 1
+    short = [
+        text if len(text) <= LONGEST_NAME else f"{text[:half]}…{text[-half:]}" for text in texts
+    ]
+    if len(set(short)) < len(short):
+        short = [f"{number}: {text}" for number, text in enumerate(short)]
+    return short, common
+
+
+def _beginning(texts: Sequence[str]) -> str:
+    """Returns what all texts begin with."""
+    first, last = min(texts), max(texts)
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    return "".join(letter for letter, _ in same)
 
 
 def _legend() -> list[Line2D | Patch]:

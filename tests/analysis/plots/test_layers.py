@@ -68,6 +68,18 @@ def test_any_number_of_layers_has_readable_names(count):
     assert legend.get_window_extent().x1 <= figure.bbox.x1
 
 
+def test_long_names_lose_what_is_the_same_in_all_and_stay_different():
+    names = [f"model.language_model.layers.{k}.mlp.activation" for k in (10, 11, 2)]
+    axes = plot_layers(made(names)).axes[-1]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["10", "11", "2"]
+    assert axes.get_xlabel() == "model.language_model.layers.*.mlp.activation"
+    middle = [f"{'a' * 30}{k}{'b' * 30}{k}" for k in "xyx"]
+    axes = plot_layers(made([*middle, "short"])).axes[-1]
+    texts = [text.get_text() for text in axes.get_xticklabels()]
+    assert len(set(texts)) == 4
+    assert max(map(len, texts)) < 40
+
+
 def test_names_with_dollar_signs_and_control_characters_are_drawn_as_they_are():
     figure = plot_layers(made([r"$\frac{$", "a\nb\x1b[31m", "c" * 200]))
     figure.draw_without_rendering()
