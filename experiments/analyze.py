@@ -3,6 +3,7 @@
 import os
 import pathlib
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,6 +67,8 @@ def define() -> None:
     experiment_flags.define_count("rotations", None, text, least=0, most=MOST_ROTATIONS)
     flags.DEFINE_bool("signed", False, "subtract what the probe's opposite sees from SRM")
     flags.DEFINE_enum("nonfinite", "raise", ["raise", "drop"], "what becomes of samples not finite")
+    text = "of layers: leave out rows longer than so many times the median row"
+    flags.DEFINE_float("drop_outliers", None, text)
     flags.DEFINE_string("out", None, "folder to write; by default beside the latents, *_analysis")
 
 
@@ -120,12 +123,14 @@ def _layers(path: pathlib.Path) -> None:
         if slow := long_tests(opened, rotations=values.rotations):
             told = f"the tests of {printable(', '.join(slow))} take minutes or more"
             print(f"{told}; --rotations with a smaller number is faster", file=sys.stderr)
+        warnings.simplefilter("ignore", pa.LongRowWarning)  # The table tells of such rows.
         out = pa.write_layers(
             opened,
             values.out or beside,
             basis=_basis(),
             rotations=values.rotations,
             nonfinite=values.nonfinite,
+            drop_outliers=values.drop_outliers,
             progress=True,
         )
     except InputError as error:
@@ -139,6 +144,9 @@ def _layers(path: pathlib.Path) -> None:
 def _array(path: pathlib.Path) -> None:
     """Describes one array, and prints the fractions and the tests."""
     values = flags.FLAGS
+    if values.drop_outliers is not None:
+        problem = f"is of several layers, and {path.name} is one array; leave it out"
+        raise InputError("drop_outliers", values.drop_outliers, problem)
     asked = values.by or ()
     twice = [axis for i, axis in enumerate(asked) if axis in asked[:i]]
     if twice:

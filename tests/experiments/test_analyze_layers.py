@@ -1,5 +1,7 @@
 """The command on the layers of a network: from a folder of arrays to a table and a figure."""
 
+import re
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -57,11 +59,13 @@ def test_a_folder_of_layers_ends_with_one_table_and_a_figure(layers, tmp_path):
 
 
 def test_an_archive_of_layers_is_taken_and_one_name_of_it_is_one_array(layers, tmp_path):
-    np.savez(tmp_path / "kept.npz", **layers)
+    sink = np.where(np.arange(300)[:, None] == 0, 1e4, 1)  # one row decides for all
+    np.savez(tmp_path / "kept.npz", **layers | {"relu_2": layers["relu_2"] * sink})
     out, given = tmp_path / "kept_analysis", f"--latents={tmp_path / 'kept.npz'}"
-    done = odd_commands.run(main, [given, "--rotations=3", "--basis=haar:1"], tmp_path)
+    done = odd_commands.run(main, [given, "--rotations=3", "--drop_outliers=100"], tmp_path)
     assert (done["status"], done["traceback"]) == (None, "")
     text = (out / "layers.md").read_text(encoding="utf-8")
+    assert re.search(r"^\| relu_2 +\| 8 +\| 299 +\| 1 +\|", text, re.M)
     assert text.index("| tanh_1") < text.index("| relu_2")  # in their own order
     done = odd_commands.run(main, [given, "--name=relu_2", "--rotations=0"], tmp_path)
     assert (done["status"], done["traceback"]) == (None, "")

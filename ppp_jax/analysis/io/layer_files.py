@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ppp_jax.analysis.io.load import arrays_in, is_run, load
+from ppp_jax.analysis.io.load import Contents, contents, is_run, load
 from ppp_jax.analysis.io.sources import open_source
 from ppp_jax.errors import InputError, printable
 from ppp_jax.files import atomic
@@ -87,14 +87,11 @@ def open_layers(layers: LayersLike | Layers) -> Layers:
     if isinstance(layers, Layers):
         return layers
     aside: list[str] = []
-    if isinstance(layers, str | os.PathLike):
-        path = located("layers", layers)
-        named = _in_folder(path, aside) if _is_folder(path) else _in_file(path, aside)
-    elif isinstance(layers, Mapping):
+    if isinstance(layers, Mapping):
         named = _in_mapping(layers)
     else:
-        problem = f"must be {GIVE}; rotation_test tests a single array"
-        raise InputError("layers", type(layers).__name__, problem)
+        path = _path_of(layers)
+        named = _in_folder(path, aside) if _is_folder(path) else _in_file(path, aside)
     found: dict[str, Layer] = {}
     for name, where, opener in named:
         if name in found:
@@ -116,8 +113,8 @@ def holds_layers(path: pathlib.Path) -> bool:
         return False
     if _is_folder(path):
         return True
-    named = arrays_in(path) if path.is_dir() or path.suffix == ".npz" else None
-    return named is not None and len(named[0]) > 1
+    held = contents(path) if path.is_dir() or path.suffix == ".npz" else None
+    return held is not None and len(held.vectors) > 1
 
 
 def natural(name: str) -> tuple[Any, ...]:
@@ -132,6 +129,13 @@ def natural(name: str) -> tuple[Any, ...]:
     """
     parts = re.split("([0-9]+)", name)
     return (*(int(part) if k % 2 else part for k, part in enumerate(parts)), name)
+
+
+def _path_of(layers: Any) -> pathlib.Path:
+    if not isinstance(layers, str | os.PathLike):
+        problem = f"must be {GIVE}; rotation_test tests a single array"
+        raise InputError("layers", type(layers).__name__, problem)
+    return located("layers", layers)
 
 
 def _is_folder(path: pathlib.Path) -> bool:
@@ -164,20 +168,24 @@ def _of_mapping(layers: Mapping[Any, Any], key: Any) -> Any:
 
 
 def _in_file(path: pathlib.Path, aside: list[str]) -> _Found:
-    try:
-        named = arrays_in(path)
-    except InputError as error:
-        raise InputError("layers", path, error.problem) from error
-    if named is None:
+    with about(path):
+        held = _readable(path)
+    if held is None:
         raise InputError("layers", path, f"is one array, which rotation_test tests; give {GIVE}")
-    vectors, others = named
-    if not vectors:
+    if not held.vectors:
         raise InputError("layers", path, "holds no array of vectors, (samples, units)")
-    aside += others
-    if path.is_dir():  # A zarr group has no order of its own.
-        vectors.sort(key=natural)
-    for name in vectors:
+    aside += held.others
+    # A zarr group has no order of its own.
+    for name in sorted(held.vectors, key=natural) if path.is_dir() else held.vectors:
         yield name, f"{name} of {path}", functools.partial(load, path, name=name)
+
+
+def _readable(path: pathlib.Path) -> Contents | None:
+    """Returns what a file or a zarr group holds, if each of its arrays can be read."""
+    held = contents(path)
+    for name, problem in held.unreadable.items() if held else ():
+        raise InputError("path", path, f"has an array {name} that {problem}")
+    return held
 
 
 def _in_folder(path: pathlib.Path, aside: list[str]) -> _Found:
@@ -210,11 +218,11 @@ def _order(path: pathlib.Path) -> tuple[Any, ...]:
 
 def _only_array(path: pathlib.Path) -> Any:
     """Opens a file of a folder, which is one layer."""
-    named = None if is_run(path) or path.suffix == ".npy" else arrays_in(path)
-    if named is not None and len(named[0]) != 1:
+    held = None if is_run(path) or path.suffix == ".npy" else _readable(path)
+    if held is not None and len(held.vectors) != 1:
         problem = (
-            f"holds {len(named[0])} arrays of vectors, and a file in a folder is one layer; give "
-            "this file by itself, or a mapping from names to arrays"
+            f"holds {len(held.vectors)} arrays of vectors, and a file in a folder is one layer; "
+            "give this file by itself, or a mapping from names to arrays"
         )
         raise InputError("path", path, problem)
     return load(path)

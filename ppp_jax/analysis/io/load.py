@@ -126,27 +126,36 @@ def _reading(path: pathlib.Path, read: Callable[[], Any]) -> Any:
         raise InputError("path", path, f"does not open ({why}); give {KNOWN}") from error
 
 
-def arrays_in(path: pathlib.Path) -> tuple[list[str], list[str]] | None:
-    """Returns the names of the arrays of vectors in a file or a zarr group, and of all others.
+class Contents(NamedTuple):
+    """What a file or a zarr group of named arrays holds.
+
+    Attributes:
+      vectors: Names of the arrays with at least two axes, in the order of the file.
+      others: Names of the other arrays.
+      unreadable: Why an array cannot be read, by its name.
+    """
+
+    vectors: list[str]
+    others: list[str]
+    unreadable: dict[str, str]
+
+
+def contents(path: pathlib.Path) -> Contents | None:
+    """Returns what a file or a zarr group holds; None for one array, which has no name.
 
     Args:
       path: An `.npy` or `.npz` file, or a zarr array or group.
 
-    Returns:
-      The names of the arrays with at least two axes, in the order of the file, and those of the
-      other arrays; None where the path is one array, which has no name.
-
     Raises:
-      InputError: The path does not open, or one of its arrays cannot be read.
+      InputError: The path does not open.
     """
     found = _reading(path, lambda: _look(path, None))
     if not isinstance(found, Mapping):
         return None
-    for name, array in found.items():
-        if array.problem:
-            raise InputError("path", path, f"has an array {name} that {array.problem}")
+    unreadable = {name: array.problem for name, array in found.items() if array.problem}
     vectors = [name for name, array in found.items() if array.dimensions >= 2]
-    return vectors, [name for name in found if name not in vectors]
+    others = [name for name in found if name not in vectors and name not in unreadable]
+    return Contents(vectors, others, unreadable)
 
 
 def _refuse_choices(layer: str, which: Mapping[str, Any]) -> None:

@@ -169,7 +169,8 @@ def _notes(found: xr.Dataset) -> list[str]:
     if found["rows_long"].any():
         named = [f"{row['layer'].item()} ({row['rows_long'].item():,})"
                  for _, row in found.groupby("layer") if row["rows_long"].item()]  # fmt: skip
-        notes.append(f"rows longer than 100 times the median row: {', '.join(named)}")
+        remedy = "" if "drop_outliers" in found.attrs else "; drop_outliers=100 leaves them out"
+        notes.append(f"rows longer than 100 times the median row: {', '.join(named)}{remedy}")
     reasons: dict[str, list[str]] = {}
     for layer, why in zip(found["layer"].values, found["not_judged"].values, strict=True):
         if why:

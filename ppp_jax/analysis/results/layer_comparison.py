@@ -90,8 +90,8 @@ def compare_layers(
       over the layers, in which a missing p is no test. Along `layer` there are `units`, `networks`,
       `rows` that count, `rows_left_out`, of them `rows_nonfinite` and `rows_zero`, `rows_long` of
       more than 100 times the median length, and `not_judged`, which says what is missing and why.
-      Attributes are `rotations`, `rotation_seed`, `basis`, and `left_aside`, what lay beside the
-      layers and is none.
+      Attributes are `rotations`, `rotation_seed`, `basis`, `drop_outliers` if it is given, and
+      `left_aside`, what lay beside the layers and is none.
 
     Raises:
       InputError: A layer cannot be used, and the error names it; or an argument is out of its
@@ -127,6 +127,8 @@ def compare_layers(
             found.append(_tested(layer, basis=bases.of(layer), **options))
             long[layer.name] = found[-1].counts["rows_long"]
     table = _table(opened, [one.name for one in asked], found)
+    if drop_outliers is not None:
+        table.attrs["drop_outliers"] = drop_outliers
     return table.assign_attrs(
         rotations=turns, rotation_seed=rotation_seed, basis=bases.name,
         left_aside=", ".join(opened.left_aside),

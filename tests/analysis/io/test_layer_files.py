@@ -138,6 +138,14 @@ def test_folders_without_layers_are_one_line(tmp_path):
     refused(tmp_path / "labels.npz", "holds no array of vectors")
 
 
+def test_an_archive_with_an_array_that_cannot_be_read_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", a=X, b=X, o=np.array([[None]]))
+    assert holds_layers(tmp_path / "a.npz")
+    refused(tmp_path / "a.npz", r"a\.npz: has an array o that holds Python objects")
+    np.savez(tmp_path / "b.npz", a=X, o=np.array([[None]]))
+    assert not holds_layers(tmp_path / "b.npz")  # its one array opens, as it does alone
+
+
 @pytest.mark.parametrize(("layers", "text"), [
     ({}, "holds no layer"), (X, "ndarray: must be a mapping"), ([X, X], "list: must be a mapping"),
     ({"a": X, "b": X[0]}, r"layers=b: array of float64 \(4,\) must be"),
