@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from ppp_jax.analysis.inference.rotation_test import (
+    BLOCK_BYTES,
     MOST_ROTATIONS,
     ROTATIONS,
     pool,
@@ -124,7 +125,9 @@ def compare_layers(
     found = []
     with _long_rows(drop_outliers) as long:
         for layer in _each(opened, "layers", progress):
-            found.append(_tested(layer, basis=bases.of(layer), **options))
+            several = 8 * turns * layer.units**2 > BLOCK_BYTES  # blocks of rotations
+            shown = {"progress": progress and several}
+            found.append(_tested(layer, basis=bases.of(layer), **shown, **options))
             long[layer.name] = found[-1].counts["rows_long"]
     table = _table(opened, [one.name for one in asked], found)
     if drop_outliers is not None:
