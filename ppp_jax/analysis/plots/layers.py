@@ -21,7 +21,7 @@ from ppp_jax.errors import InputError, printable, shortened
 ABOVE, BELOW, NEITHER, BAND = "#d55e00", "#0072b2", "0.45", "0.85"  # of Okabe and Ito, and greys
 MOST_TICKS = 60  # names of layers that have room beside each other
 LONGEST_NAME = 28
-PANEL_INCHES, LAYER_INCHES = 1.65, 0.22
+PANEL_INCHES, LAYER_INCHES = 1.9, 0.22
 
 
 def plot_layers(found: xr.Dataset, *, statistics: Sequence[str] | None = None) -> Figure:
@@ -74,7 +74,7 @@ def plot_layers(found: xr.Dataset, *, statistics: Sequence[str] | None = None) -
 def _chosen(found: xr.Dataset, statistics: Sequence[str] | None) -> list[str]:
     known = [str(name) for name in found["statistic"].values]
     if statistics is None:
-        return main_statistics(known)
+        return main_statistics(known, orthonormal=bool(found.attrs.get("orthonormal", True)))
     if isinstance(statistics, str) or not isinstance(statistics, Sequence) or not statistics:
         raise InputError("statistics", statistics, "must be names, one or more, in a list")
     for name in statistics:
@@ -113,7 +113,7 @@ def _draw(axes: Axes, one: xr.Dataset, name: str) -> None:
         missing, np.full(len(missing), 0.06), "x", color=NEITHER, markersize=4,
         transform=axes.get_xaxis_transform(), zorder=4,
     )  # fmt: skip
-    axes.set_title(drawn(_title(name)), fontsize=8, loc="left")
+    axes.set_title(drawn(_title(name)), fontsize=7, loc="left", linespacing=1.3)
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.tick_params(labelsize=7)
     axes.margins(y=0.12)
@@ -121,9 +121,8 @@ def _draw(axes: Axes, one: xr.Dataset, name: str) -> None:
 
 def _title(name: str) -> str:
     """Returns what a panel shows, and what its two sides mean."""
-    one = registry.STATISTICS.get(name)
-    label = registry.label_of(name)
-    return f"{label}  (↑ {one.sides[1]}, ↓ {one.sides[0]})" if one and one.sides else label
+    one, label = registry.STATISTICS.get(name), registry.label_of(name)
+    return f"{label}\n↑ {one.sides[1]}\n↓ {one.sides[0]}" if one and one.sides else label
 
 
 def _ticks(names: Sequence[str]) -> tuple[list[str], str]:

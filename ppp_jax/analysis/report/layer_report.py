@@ -128,7 +128,7 @@ def _write(found: xr.Dataset, folder: pathlib.Path) -> None:
 
 def _texts(found: xr.Dataset) -> tuple[list[str], list[list[str]]]:
     """Returns the header and the rows of the table: a row per layer."""
-    names = main_statistics([str(name) for name in found["statistic"].values])
+    names = _shown(found)
     header = ["layer", "units", "rows", "left out", *(f"{_short(name)} (p, q)" for name in names)]
     body = []
     for k, layer in enumerate(found["layer"].values):
@@ -136,6 +136,11 @@ def _texts(found: xr.Dataset) -> tuple[list[str], list[list[str]]]:
         counts = [f"{row[key].item():,}" for key in ("units", "rows", "rows_left_out")]
         body.append([str(layer), *counts, *(_cell(row.sel(statistic=name)) for name in names)])
     return header, body
+
+
+def _shown(found: xr.Dataset) -> list[str]:
+    names = [str(name) for name in found["statistic"].values]
+    return main_statistics(names, orthonormal=bool(found.attrs["orthonormal"]))
 
 
 def _short(name: str) -> str:
@@ -156,11 +161,9 @@ def _notes(found: xr.Dataset) -> list[str]:
     notes = [
         f"value (p, q): p against {rotations:,} random bases, q over the layers; * is q ≤ {LEVEL:g}"
     ]
-    known = registry.STATISTICS
-    names = main_statistics([str(name) for name in found["statistic"].values])
-    sides = [" or ".join(known[name].sides or ()) for name in names if name in known]
-    if said := "; ".join(side for side in sides if side):
-        notes.append(f"below or above the null: {said}")
+    for name in _shown(found):
+        if (one := registry.STATISTICS.get(name)) and one.sides:
+            notes.append(f"{one.short}, below the null: {one.sides[0]}; above it: {one.sides[1]}")
     if layers / (rotations + 1) > LEVEL and (found["networks"] == 1).all():
         notes.append(
             f"one layer alone among {layers} cannot reach q ≤ {LEVEL:g} with {rotations:,} "

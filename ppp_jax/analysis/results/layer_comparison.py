@@ -32,6 +32,7 @@ NUMBERS = ("value", "mean", "low", "high", "z", "p")  # of each layer and statis
 ROWS = ("rows", "rows_nonfinite", "rows_zero", "rows_long")
 # Of the mean, of the covariance, of the shape, and of the levels along the axes.
 MAIN = ("mean_axes", "covariance", "shape", "axis_quantisation")
+MAIN_OF_FRAMES = ("mean_ones", "covariance", "shape_kurtosis", "axis_quantisation")
 COUNTS = ("units", "networks", "rows", "rows_left_out", "rows_nonfinite", "rows_zero", "rows_long")
 NO_ROW = "no row is a sample"
 
@@ -91,8 +92,8 @@ def compare_layers(
       over the layers, in which a missing p is no test. Along `layer` there are `units`, `networks`,
       `rows` that count, `rows_left_out`, of them `rows_nonfinite` and `rows_zero`, `rows_long` of
       more than 100 times the median length, and `not_judged`, which says what is missing and why.
-      Attributes are `rotations`, `rotation_seed`, `basis`, `drop_outliers` if it is given, and
-      `left_aside`, what lay beside the layers and is none.
+      Attributes are `rotations`, `rotation_seed`, `basis` and whether it is `orthonormal`,
+      `drop_outliers` if it is given, and `left_aside`, what lay beside the layers and is none.
 
     Raises:
       InputError: A layer cannot be used, and the error names it; or an argument is out of its
@@ -134,7 +135,7 @@ def compare_layers(
         table.attrs["drop_outliers"] = drop_outliers
     return table.assign_attrs(
         rotations=turns, rotation_seed=rotation_seed, basis=bases.name,
-        left_aside=", ".join(opened.left_aside),
+        orthonormal=int(bases.orthonormal), left_aside=", ".join(opened.left_aside),
     )  # fmt: skip
 
 
@@ -143,17 +144,19 @@ def default_statistics() -> tuple[str, ...]:
     return registry.names(of=[registry.BASIS, registry.PROJECTIONS], only_reported=False)
 
 
-def main_statistics(tested: Sequence[str]) -> list[str]:
+def main_statistics(tested: Sequence[str], *, orthonormal: bool = True) -> list[str]:
     """Returns the statistics that a short table of layers shows, of those that were tested.
 
     Args:
       tested: Names of statistics. Where none of `MAIN` is among them, all are shown.
+      orthonormal: Whether the vectors of the basis are; of others C4 is not shown.
 
     Example:
       >>> main_statistics(["c4", "shape", "covariance"]), main_statistics(["c4"])
       (['covariance', 'shape'], ['c4'])
     """
-    return [name for name in MAIN if name in tested] or list(tested)
+    main = MAIN if orthonormal else MAIN_OF_FRAMES
+    return [name for name in main if name in tested] or list(tested)
 
 
 def resolve_rotations(rotations: int | None, *, layers: int) -> int:
@@ -196,6 +199,12 @@ class _Bases:
     @property
     def name(self) -> str:
         return "" if self.kept is None else self.kept.name
+
+    @property
+    def orthonormal(self) -> bool:
+        return (
+            self.kept is not None and self.kept.gram is None and self.kept.size >= self.kept.units
+        )
 
     def of(self, layer: Layer) -> Basis:
         """Returns the basis of a layer, and names the layer where there is none."""

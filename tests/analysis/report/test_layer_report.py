@@ -11,6 +11,7 @@ from PIL import Image
 from ppp_jax.analysis import compare_layers, write_layers
 from ppp_jax.analysis.io.layer_files import open_layers
 from ppp_jax.analysis.report.layer_report import long_tests
+from ppp_jax.analysis.statistics import registry
 from ppp_jax.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -69,7 +70,8 @@ def test_the_page_has_a_row_per_layer_and_says_what_is_missing(folder):
     assert re.fullmatch(r"\| dead +\| 4 +\| 0 +\| 5 +\| – +\| – +\|", body[2])
     assert re.search(r"-\d\.\d+ \(0\.05, 0\.1\) +\|$", body[1])
     assert "p against 19 random bases" in notes
-    assert "shape aligned with the diagonals or shape aligned with the axes" in notes
+    below, above = registry.STATISTICS["shape"].sides
+    assert f"shape: C4, below the null: {below}; above it: {above}\n" in notes
     assert "one layer alone among 3 cannot reach q ≤ 0.05 with 19 rotations; 59 suffice" in notes
     assert "not judged of dead: no row is a sample" in notes
 

@@ -9,7 +9,13 @@ import xarray as xr
 from ppp_jax import bases
 from ppp_jax.analysis import compare_layers, false_discovery, pool, rotation_test
 from ppp_jax.analysis.io.rows import LongRowWarning
-from ppp_jax.analysis.results.layer_comparison import NUMBERS, default_statistics
+from ppp_jax.analysis.results.layer_comparison import (
+    MAIN,
+    MAIN_OF_FRAMES,
+    NUMBERS,
+    default_statistics,
+)
+from ppp_jax.analysis.statistics import registry
 from ppp_jax.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -153,8 +159,21 @@ def test_statistics_are_those_of_the_registry():
     assert {*PARTS, "c4", "mean_axes", "mean_ones", "shape_kurtosis"} < set(default_statistics())
     with pytest.raises(InputError, match="statistics=acceptance_ratio: needs an ε"):
         compared(LAYERS, statistics=["acceptance_ratio"])
-    with pytest.raises(InputError, match="statistics=discreteness: does not change"):
-        compared(LAYERS, statistics=["discreteness"])
+    of_clouds = registry.names(of=[registry.CLOUD])[0]
+    with pytest.raises(InputError, match=f"statistics={of_clouds}: does not change"):
+        compared(LAYERS, statistics=[of_clouds])
+
+
+def test_frames_are_shown_by_statistics_that_mean_something_on_them():
+    assert set(MAIN) | set(MAIN_OF_FRAMES) <= set(default_statistics())
+    assert not [
+        name for name in MAIN_OF_FRAMES if "c4" in registry.STATISTICS[name].function.__name__
+    ]
+    few = {"rotations": 3, "statistics": ["covariance"]}
+    for basis, orthonormal in ((None, 1), ("haar:0", 1), ("simplex", 0)):
+        assert (
+            compared({"a": LAYERS["noise"]}, basis=basis, **few).attrs["orthonormal"] == orthonormal
+        )
 
 
 def test_a_progress_bar_is_shown_on_stderr(capsys):
