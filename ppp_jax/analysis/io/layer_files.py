@@ -124,11 +124,11 @@ def natural(name: str) -> tuple[Any, ...]:
       name: Any text.
 
     Example:
-      >>> sorted(["b_10", "b_2", "a"], key=natural)
-      ['a', 'b_2', 'b_10']
+      >>> sorted(["b_10", "b_2", "b", "2", "a"], key=natural)
+      ['2', 'a', 'b', 'b_2', 'b_10']
     """
     parts = re.split("([0-9]+)", name)
-    return (*(int(part) if k % 2 else part for k, part in enumerate(parts)), name)
+    return tuple(int(part) if k % 2 else part for k, part in enumerate(parts)), name
 
 
 def _path_of(layers: Any) -> pathlib.Path:

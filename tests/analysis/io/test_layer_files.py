@@ -1,5 +1,6 @@
 """Layers of a network, wherever they lie: in their order, and none is lost in silence."""
 
+import itertools
 import os
 import shutil
 
@@ -8,7 +9,7 @@ import pytest
 import xarray as xr
 import zarr
 
-from ppp_jax.analysis.io.layer_files import holds_layers, open_layers
+from ppp_jax.analysis.io.layer_files import holds_layers, natural, open_layers
 from ppp_jax.errors import InputError
 from ppp_jax.files import atomic
 
@@ -52,6 +53,16 @@ def test_files_are_layers_in_natural_order_and_the_rest_is_told(folder):
             np.float16 if layer.name == "layer_2" else float))  # fmt: skip
     assert open_layers(found) is found
     assert names(str(folder)) == names(folder)
+
+
+def test_any_names_have_a_natural_order():
+    """Also where one begins as another does, and goes on with a number or ends."""
+    pieces = ["", "a", "_", "2", "10", "010"]
+    names = ["".join(three) for three in itertools.product(pieces, repeat=3)]
+    turned = sorted(sorted(names, reverse=True), key=natural)
+    assert turned == sorted(names, key=natural)
+    assert turned.index("a2") < turned.index("a2a") < turned.index("a10")
+    assert turned.index("a") < turned.index("a2")
 
 
 def test_files_and_mappings_keep_their_own_order(tmp_path):
