@@ -126,14 +126,11 @@ def compare_layers(
     found = []
     with _long_rows(drop_outliers) as long:
         for layer in _each(opened, "layers", progress):
-            several = 8 * turns * layer.units**2 > BLOCK_BYTES  # blocks of rotations
-            shown = {"progress": progress and several}
-            found.append(_tested(layer, basis=bases.of(layer), **shown, **options))
+            found.append(_tested(layer, basis=bases.of(layer), progress=progress, **options))
             long[layer.name] = found[-1].counts["rows_long"]
-    table = _table(opened, [one.name for one in asked], found)
-    if drop_outliers is not None:
-        table.attrs["drop_outliers"] = drop_outliers
-    return table.assign_attrs(
+    dropped = {} if drop_outliers is None else {"drop_outliers": drop_outliers}
+    return _table(opened, [one.name for one in asked], found).assign_attrs(
+        **dropped,
         rotations=turns, rotation_seed=rotation_seed, basis=bases.name,
         orthonormal=int(bases.orthonormal), left_aside=", ".join(opened.left_aside),
     )  # fmt: skip
@@ -255,10 +252,12 @@ def _long_rows(drop_outliers: float | None) -> Iterator[dict[str, int]]:
         )
 
 
-def _tested(layer: Layer, **options: Any) -> _Tested:
+def _tested(layer: Layer, *, progress: bool, **options: Any) -> _Tested:
     """Tests one layer, its networks together if it has several."""
+    blocks = 8 * options["rotations"] * layer.units**2 / BLOCK_BYTES
     with about(layer.where):
-        tested = rotation_test(layer.open(), **options)
+        # A layer of few blocks of rotations needs no bar of its own.
+        tested = rotation_test(layer.open(), progress=progress and blocks > 1, **options)
     counts = {name: int(tested.attrs[name]) for name in ROWS}
     networks = layer.shape[0] if SEED in tested["value"].dims else 1
     rows = int(np.prod(layer.shape[:-1]))
