@@ -1,6 +1,9 @@
-"""PPP, SRM, counts and tests of an array, or of a run folder."""
+"""PPP, SRM, counts and tests of an array, or of a run folder; tests of the layers of a network."""
 
+import os
 import pathlib
+import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +13,9 @@ from absl import flags
 import ppp_jax.analysis as pa
 from ppp_jax import bases
 from ppp_jax.analysis.inference.rotation_test import MOST_ROTATIONS
+from ppp_jax.analysis.io.layer_files import holds_layers, open_layers
 from ppp_jax.analysis.io.load import is_run
+from ppp_jax.analysis.report.layer_report import long_tests
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.errors import InputError, printable
 from ppp_jax.grid.grid import MAX_COUNT, MAX_SEED, MAX_UNITS
@@ -25,8 +30,16 @@ srm.png, and tables of the fractions accepted and of the tests against random ba
 Markdown), of the mean SRM curves and of the planes with the most samples. The tests say of the
 mean, the covariance, the shape and the levels along the axes whether they prefer the basis, with p,
 and q over the groups.
+
+  python -m experiments.analyze --latents=layers/ --out=layers_analysis
+
+A folder of .npy files, or an .npz of several arrays, holds the layers of a network, of any widths.
+They are tested and not drawn one by one: the outcome is a table with a row per layer, with the
+rows left out, and p and q of the mean, the covariance, the shape and the levels, and a figure of
+these over the layers.
 """
 MOST_ANGLES = 36_000
+ONE = ("by", "epsilon", "angles", "signed", "max_planes", "plane_seed")  # flags of one array
 WHICH = ("name", "latent_width", "architecture", "layer", "units", "vectors")
 
 
@@ -47,16 +60,21 @@ def define() -> None:
     experiment_flags.define_count("plane_seed", 0, "of that draw", least=0, most=MAX_SEED)
     text = "angles of the SRM curves"
     experiment_flags.define_count("angles", 360, text, least=1, most=MOST_ANGLES)
-    text = "K of the rotation null; 0: no tests; default: 200, and 0 where these would take minutes"
+    text = (
+        "K of the rotation null; 0: no tests; default: 200, and 0 where these would take minutes; "
+        "of several layers 200 or 20 per layer, whichever is more"
+    )
     experiment_flags.define_count("rotations", None, text, least=0, most=MOST_ROTATIONS)
     flags.DEFINE_bool("signed", False, "subtract what the probe's opposite sees from SRM")
     flags.DEFINE_enum("nonfinite", "raise", ["raise", "drop"], "what becomes of samples not finite")
+    text = "of layers: leave out rows longer than so many times the median row"
+    flags.DEFINE_float("drop_outliers", None, text)
     flags.DEFINE_string("out", None, "folder to write; by default beside the latents, *_analysis")
 
 
 def define_which() -> None:
     """Defines the flags that name the latents."""
-    flags.DEFINE_string("latents", None, "a run folder, .npy, .npz or zarr: (..., samples, units)")
+    flags.DEFINE_string("latents", None, "a run folder, .npy, .npz or zarr; a folder of layers")
     flags.DEFINE_string("name", None, "the array in it; of a run folder pre (the default) or post")
     text = "of a run folder with several"
     experiment_flags.define_count("latent_width", None, text, least=2, most=MAX_UNITS)
@@ -74,22 +92,72 @@ def command() -> None:
     values = flags.FLAGS
     if not values.latents:
         raise InputError("latents", values.latents, "say which: a run folder, .npy, .npz or zarr")
+    path = pathlib.Path(values.latents).expanduser()
+    with experiment_flags.naming("latents"):
+        several = values.name is None and holds_layers(path)
+    return _layers(path) if several else _array(path)
+
+
+def _basis() -> Any:
+    """Returns the basis that a flag names, or the vectors of its file."""
+    basis = flags.FLAGS.basis
+    if not basis.endswith(".npy"):
+        return basis
+    with experiment_flags.naming("basis"):
+        return pa.load(basis).values
+
+
+def _layers(path: pathlib.Path) -> None:
+    """Tests every layer, writes the table and the figure, and prints the table."""
+    values = flags.FLAGS
+    for name in (*ONE, *WHICH):
+        if values[name].present:
+            problem = f"is of a single array, and {path.name} holds several layers; leave it out"
+            raise InputError(name, values[name].value, problem)
+    if values.rotations == 0:
+        raise InputError("rotations", 0, "must be at least 1, because layers are tested")
+    where = pathlib.Path(os.path.abspath(path))
+    beside = where.parent / f"{where.name.removesuffix('.npz').removesuffix('.zarr')}_analysis"
+    try:
+        opened = open_layers(path)
+        if slow := long_tests(opened, rotations=values.rotations):
+            told = f"the tests of {printable(', '.join(slow))} take minutes or more"
+            print(f"{told}; --rotations with a smaller number is faster", file=sys.stderr)
+        warnings.simplefilter("ignore", pa.LongRowWarning)  # The table tells of such rows.
+        out = pa.write_layers(
+            opened,
+            values.out or beside,
+            basis=_basis(),
+            rotations=values.rotations,
+            nonfinite=values.nonfinite,
+            drop_outliers=values.drop_outliers,
+            progress=True,
+        )
+    except InputError as error:
+        if error.field != "layers":
+            raise
+        raise InputError("latents", error.value, error.problem) from error
+    print((out / "layers.md").read_text(encoding="utf-8"))
+    print(f"figure: {printable(out / 'layers.png')}\nanalysis: {printable(out)}")
+
+
+def _array(path: pathlib.Path) -> None:
+    """Describes one array, and prints the fractions and the tests."""
+    values = flags.FLAGS
+    if values.drop_outliers is not None:
+        problem = f"is of several layers, and {path.name} is one array; leave it out"
+        raise InputError("drop_outliers", values.drop_outliers, problem)
     asked = values.by or ()
     twice = [axis for i, axis in enumerate(asked) if axis in asked[:i]]
     if twice:
         raise InputError("by", ",".join(asked), f"names {twice[0]} twice; name each axis once")
-    path = pathlib.Path(values.latents).expanduser()
     with experiment_flags.naming("latents"):
         latents, by = load(path, by=values.by, **{name: values[name].value for name in WHICH})
-    basis = values.basis
-    if basis.endswith(".npy"):
-        with experiment_flags.naming("basis"):
-            basis = pa.load(basis).values
     out = pa.write_analysis(
         latents,
         values.out or path.absolute().with_name(f"{path.stem}_analysis"),
         by=by,
-        basis=basis,
+        basis=_basis(),
         epsilon=values.epsilon,
         angles=values.angles,
         signed=values.signed,

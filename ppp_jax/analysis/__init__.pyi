@@ -8,6 +8,7 @@ __all__ = [
     "animate",
     "axis_quantisation",
     "bootstrap_interval",
+    "compare_layers",
     "count_planes",
     "density_peaks",
     "difference_table",
@@ -21,6 +22,7 @@ __all__ = [
     "paired_difference",
     "plot_curves",
     "plot_forest",
+    "plot_layers",
     "plot_ppp",
     "plot_srm",
     "plot_strip",
@@ -34,6 +36,7 @@ __all__ = [
     "unit_kurtosis",
     "verdict_table",
     "write_analysis",
+    "write_layers",
     "write_report",
 ]
 
@@ -49,12 +52,15 @@ from .io.rows import LongRowWarning
 from .io.runs import load_run
 from .plots.animation import animate
 from .plots.evidence import plot_forest
+from .plots.layers import plot_layers
 from .plots.ppp import plot_curves, plot_ppp, plot_srm, plot_strip
 from .projection.points import EmptyPPPWarning, count_planes, project, top_planes
 from .projection.ppp import ppp
 from .projection.srm import srm
 from .report.array_report import write_analysis
 from .report.grid_report import write_report
+from .report.layer_report import write_layers
+from .results.layer_comparison import compare_layers
 from .results.measure import measure
 from .results.summary import summary
 from .results.verdicts import difference_table, verdict_table

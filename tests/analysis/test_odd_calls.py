@@ -46,6 +46,7 @@ FOUND = xr.DataArray(
 )
 LAWS = calibration.law_tests(laws=["normal"], samples=12, units=3, draws=2, rotations=3)
 P = calibration.null_p_values(samples=12, units=3, draws=6, rotations=9)
+LAYERS = pa.compare_layers({"a": X, "b": X[:, :3]}, statistics=["shape"], rotations=3)
 PLANES = np.array([0, 0, 1, 1, 2, 2])
 CLASSES = np.arange(24) % 2
 
@@ -118,6 +119,12 @@ ODD = {
     "ones": np.ones((24, 4)),
     "other_width": np.ones((24, 5)),
     "mapping": {"layer": X},
+    "empty_mapping": {},
+    "bad_layer": {"a": X, "b": X[:, 0]},
+    "deep_layer": {"a": X[None]},
+    "nested_mapping": {"a": {"b": X}},
+    "same_layers": {1: X, "1": X},
+    "not_finite_layer": {"a": np.where(np.arange(96).reshape(24, 4) == 5, np.nan, X)},
     "set": {1.0, 2.0},
     "generator": (x for x in X),
     "iterator": iter([1, 2]),
@@ -191,6 +198,14 @@ CALLS = {
     "whitened": (pa.ppp, {"latents": X, "bins": 8, "whiten": True, "epsilon": 0.3}),
     "srm": (pa.srm, {"latents": X}),
     "rotation_test": (pa.rotation_test, {"latents": X, "rotations": 5}),
+    "compare_layers": (
+        pa.compare_layers, {"layers": {"a": X}, "statistics": ["shape"], "rotations": 3}
+    ),
+    "plot_layers": (pa.plot_layers, {"found": LAYERS}),
+    "write_layers": (
+        pa.write_layers,
+        {"layers": {"a": X}, "out": "layers_out", "statistics": ["shape"], "rotations": 3},
+    ),
     "pool": (pa.pool, {"tested": TESTED}),
     "top_planes": (pa.top_planes, {"counted": COUNTED, "number": 2}),
     "check_epsilon": (kernel.check_epsilon, {"epsilon": 0.8}),

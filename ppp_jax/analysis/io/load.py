@@ -30,6 +30,7 @@ from ppp_jax.files.paths import located
 WHOLE = "load_run opens all of it"
 SITES = ("pre", "post")
 KNOWN = "a run folder, .npy, .npz, or zarr"
+LAYERS = " (compare_layers and experiments.analyze take a folder of several layers)"
 # Attributes by which files of xarray say that numbers are packed or missing.
 PACKED = frozenset({"scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned"})
 
@@ -104,10 +105,18 @@ def load(
 
 
 def _of_file(path: pathlib.Path, name: str | None, max_bytes: int | None) -> xr.DataArray:
+    found: xr.DataArray = _reading(
+        path, lambda: _labelled(_choose(_look(path, max_bytes), name, path))
+    )
+    return found
+
+
+def _reading(path: pathlib.Path, read: Callable[[], Any]) -> Any:
+    """Returns what a function reads of a path, and makes each of its errors one about the path."""
     if not path.exists():
         raise InputError("path", path, f"is not there; give {KNOWN}")
     try:
-        return _labelled(_choose(_look(path, max_bytes), name, path))
+        return read()
     except InputError:
         raise
     except archives.ReadError as error:
@@ -115,6 +124,38 @@ def _of_file(path: pathlib.Path, name: str | None, max_bytes: int | None) -> xr.
     except Exception as error:  # Any codec of any file may raise anything.
         why = " ".join(f"{error or type(error).__name__}".split())
         raise InputError("path", path, f"does not open ({why}); give {KNOWN}") from error
+
+
+class Contents(NamedTuple):
+    """What a file or a zarr group of named arrays holds.
+
+    Attributes:
+      vectors: Names of the arrays with at least two axes, in the order of the file.
+      others: Names of the other arrays.
+      unreadable: Why an array cannot be read, by its name.
+    """
+
+    vectors: list[str]
+    others: list[str]
+    unreadable: dict[str, str]
+
+
+def contents(path: pathlib.Path) -> Contents | None:
+    """Returns what a file or a zarr group holds; None for one array, which has no name.
+
+    Args:
+      path: An `.npy` or `.npz` file, or a zarr array or group.
+
+    Raises:
+      InputError: The path does not open.
+    """
+    found = _reading(path, lambda: _look(path, None))
+    if not isinstance(found, Mapping):
+        return None
+    unreadable = {name: array.problem for name, array in found.items() if array.problem}
+    vectors = [name for name, array in found.items() if array.dimensions >= 2]
+    others = [name for name in found if name not in vectors and name not in unreadable]
+    return Contents(vectors, others, unreadable)
 
 
 def _refuse_choices(layer: str, which: Mapping[str, Any]) -> None:
@@ -176,7 +217,7 @@ def _look(path: pathlib.Path, max_bytes: int | None) -> Any:
     """Returns the single array of a file or zarr folder, or its arrays by name."""
     if path.is_dir():
         if not any((path / n).exists() for n in (".zarray", ".zgroup", "zarr.json")):
-            raise InputError("path", path, f"holds no {STORE}; give {KNOWN}")
+            raise InputError("path", path, f"holds no {STORE}; give {KNOWN}{LAYERS}")
         return _look_into_store(path, max_bytes)
     if not stat.S_ISREG(path.stat().st_mode):
         raise InputError("path", path, f"is no regular file; give {KNOWN}")

@@ -165,8 +165,8 @@ def triangle(centred: np.ndarray, above: np.ndarray | None = None) -> np.ndarray
     units = centred.shape[1]
     parts = [centred] if above is None else [above, centred]
     short = max(0, units - sum(map(len, parts)))
-    found: np.ndarray = np.linalg.qr(np.concatenate([*parts, np.zeros((short, units))]), mode="r")
-    return found
+    padded = np.concatenate([*parts, np.zeros((short, units))])
+    return np.asarray(np.linalg.qr(padded, mode="r"))
 
 
 def principal(
@@ -209,7 +209,8 @@ def rounding_variance(square: np.ndarray, rows: int, dtype: np.dtype) -> np.ndar
 
 
 def _principal_of(centred: np.ndarray, cloud: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return principal(triangle(centred), np.count_nonzero(present(cloud)), _rounding_of(cloud))
+    count = int(np.count_nonzero(present(cloud)))
+    return principal(triangle(centred), count, _rounding_of(cloud))
 
 
 def _rounding_of(cloud: np.ndarray) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Tests of `ppp_jax/analysis/io`."""
