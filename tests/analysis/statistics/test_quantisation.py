@@ -116,11 +116,22 @@ def plain_valleys(cloud):
     return max([0.0, *depths]), dimension
 
 
-@pytest.mark.parametrize("name", ["eight clusters", "axis clusters"])
-def test_valleys_are_those_of_a_plain_search_over_all_pairs(name):
-    cloud = CLUSTERS[name][:240]
+@pytest.mark.parametrize(
+    ("name", "rtol"),
+    [
+        ("eight clusters", 1e-6),
+        ("axis clusters", 1e-6),
+        # Pairs that are as far apart as one core distance are joined in either order, which moves
+        # the medians of shallow valleys a little.
+        ("ring", 0.05),
+        ("rank 2", 0.05),
+    ],
+)
+def test_valleys_are_those_of_a_plain_search_over_all_pairs(name, rtol):
+    cloud = {**CLUSTERS, **CONTINUOUS}[name][:240]
     found, (depth, dimension) = pa.density_peaks(cloud), plain_valleys(cloud)
-    np.testing.assert_allclose(found.depth, depth, rtol=1e-6)
+    assert depth > 0.1
+    np.testing.assert_allclose(found.depth, depth, rtol=rtol)
     np.testing.assert_allclose(found.dimension, dimension, rtol=1e-6)
 
 
