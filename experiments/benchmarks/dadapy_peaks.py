@@ -68,7 +68,7 @@ def command() -> None:
         body.append(
             [name, f"{float(ours.depth):.1f}", f"{ours.number:.0f}", *map(str, theirs[name])]
         )
-    print(as_markdown(["cloud", "valley", "ours", *(f"Z = {z:g}" for z in SIGNIFICANCE)], body))
+    print(as_markdown(["cloud", "valley", "ours", *(f"Z {z:g}" for z in SIGNIFICANCE)], body))
 
 
 def dadapy_peaks(python: str, clouds: dict[str, np.ndarray]) -> dict[str, list[int]]:

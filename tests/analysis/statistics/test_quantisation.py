@@ -6,9 +6,11 @@ import pytest
 import xarray as xr
 
 import ppp_jax.analysis as pa
+from experiments import results_pages
 from ppp_jax import bases
 from ppp_jax.analysis import synthetic
 from ppp_jax.analysis.statistics import quantisation
+from tests import ROOT
 
 SAMPLES, UNITS = 600, 16
 
@@ -88,6 +90,19 @@ def test_clusters_are_found_wherever_they_are(name, peaks):
     assert found.number == peaks
     assert 3.6 < found.depth < 45
     assert found.reference < 1
+
+
+def test_peaks_are_those_of_an_independent_implementation():
+    """As the page holds DADApy's; its Z of 3 joins two of the clusters on sixteen axes."""
+    page = (ROOT / "docs" / "results" / "calibration.md").read_text(encoding="utf-8")
+    block = page[page.index("<!-- table: dadapy_peaks.md#1") :]
+    table = results_pages.read_markdown(block, 1).set_index("cloud")
+    known = {**dict.fromkeys([*CONTINUOUS, *QUANTISED], 1), "eight clusters": 8}
+    assert set(table.index) == {*known, *CLUSTERS}
+    for name, peaks in known.items():
+        assert table.loc[name, "ours"] == table.loc[name, "DADApy, Z 3"] == str(peaks), name
+    assert table.loc["axis clusters", "ours"] == "16"
+    assert table.loc["axis clusters", "DADApy, Z 3"] == "15"
 
 
 def plain_valleys(cloud):
