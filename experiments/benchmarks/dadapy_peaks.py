@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -83,7 +84,8 @@ def dadapy_peaks(python: str, clouds: dict[str, np.ndarray]) -> dict[str, list[i
     """
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "clouds.npz"
-        np.savez(path, **clouds)
+        arrays: Any = clouds  # of names that are no options of NumPy's
+        np.savez(path, **arrays)
         options = [str(path), str(NEIGHBOURS), *map(str, SIGNIFICANCE)]
         try:
             done = subprocess.run(
