@@ -151,7 +151,8 @@ def law_sizes(laws: Sequence[str], draws: int, size: dict[str, Any], *, turned: 
         calibration.law_tests(**how, **few, draws=max(1, draws // PARTS["dips"]), statistics=[DIP]),
     ]
     found = [calibration.sizes(tested) for tested in each]
-    return xr.concat(found, "statistic", data_vars="all", join="outer")
+    joined = xr.concat(found, "statistic", data_vars="all", join="outer")
+    return joined.assign(groups=joined["groups"].fillna(0).astype(int))
 
 
 def tell_isotropic(p: xr.DataArray) -> None:
@@ -345,6 +346,8 @@ def draw_sizes(found: Found, test: str, *, ax: Axes) -> None:
     exact, most = float(at["exact"].max()), int(at["groups"].max())
     dips = int(at["groups"].sel(statistic=DIP).max())
     for groups, shade in ((dips, 0.1), (most, 0.25)):
+        if not groups:  # of few draws there are none
+            continue
         low, high = calibration.monte_carlo(exact, groups)
         ax.axvspan(float(low), float(high), color="k", alpha=shade, linewidth=0)
     ax.axvline(exact, color="k", linewidth=0.8)
