@@ -28,6 +28,7 @@ RUN_BY = {
     "certify": "test_mains", "gallery": "test_mains", "benchmarks.rotations": "test_mains",
     "benchmarks.projection": "test_mains", "benchmarks.sweep_throughput": "test_mains",
     "benchmarks.accelerator": "test_mains", "benchmarks.import_time": "test_mains",
+    "benchmarks.dadapy_peaks": "test_mains",
     "benchmarks.wide_layer": "experiments/benchmarks/projection.py",
     "benchmarks.worker": "experiments/benchmarks/sweep_throughput.py",
 }  # fmt: skip
@@ -121,6 +122,13 @@ def test_imports_are_timed_beside_that_of_jax():
     assert "over import jax" in header
     assert re.search(r"`import jax` +\| [\d.]+ +\| 1.00", jax)
     assert len(others) == 5
+
+
+def test_peaks_are_compared_or_it_is_said_how_dadapy_is_found():
+    done = command("benchmarks.dadapy_peaks", "--python=/nosuch", "--samples=40")
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert re.match("error: --python=/nosuch: cannot run DADApy .*pip install dadapy", line)
 
 
 @pytest.mark.slow

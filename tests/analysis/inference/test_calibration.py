@@ -69,7 +69,7 @@ def test_many_networks_reveal_what_one_hides():
     assert shifted.sel(test="16 networks") > 3 * shifted.sel(test="1 cloud")
 
 
-# docs/method.md §6, of 500 samples in 16 units: what raw statistics make of a covariance.
+# Known fractions of p ≤ .05, of 500 samples in 16 units: what raw statistics make of a covariance.
 FALSE_ALARMS = {
     "elliptical, 1/i": {"c4": 1, "unit_kurtosis": 0.39, "shape": 0.042, "shape_kurtosis": 0.052},
     "outlier unit, 30×": {"c4": 1, "unit_kurtosis": 0.75, "shape": 0.05, "shape_kurtosis": 0.065},

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.stats
 import xarray as xr
 
 import ppp_jax.analysis as pa
@@ -73,6 +74,27 @@ def test_shape_is_c4_of_plainly_whitened_samples():
     np.testing.assert_allclose(views.whiten(cloud).samples, expected, atol=1e-8)
     found = pa.rotation_test(cloud, statistics=["shape"], rotations=3)["value"].item()
     np.testing.assert_allclose(found, plain_c4(expected), rtol=1e-8)
+
+
+def plain_on_support(cloud):
+    """By the singular value decomposition: the scores along each direction, of equal lengths."""
+    scores, lengths, axes = np.linalg.svd(cloud - cloud.mean(0), full_matrices=False)
+    rank = np.sum(lengths > 1e-6 * lengths[0])
+    return np.sqrt(len(cloud)) * scores[:, :rank] @ axes[:rank], axes[:rank].T
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("law", ["rank", "dead units", "layer norm"])
+def test_shape_on_a_support_is_that_of_plainly_whitened_samples_turned_within_it(law):
+    cloud = SHAPELESS[law](np.random.default_rng(3)) + 2
+    expected, axes = plain_on_support(cloud)
+    np.testing.assert_allclose(views.whiten(cloud).samples, expected, atol=1e-8)
+    found = pa.rotation_test(cloud, statistics=["shape"], rotations=200, rotation_seed=1)
+    np.testing.assert_allclose(found["value"].item(), plain_c4(expected), rtol=1e-8)
+    # The null's law: of rotations that are drawn within the support from the beginning.
+    turns = bases.rotations(axes.shape[1], 200, np.random.default_rng(2))
+    null = [plain_c4(expected @ axes @ turn @ axes.T) for turn in turns]
+    assert scipy.stats.ks_2samp(null, found["null"].values.ravel()).pvalue > 1e-3
 
 
 @pytest.mark.usefixtures("x64")
