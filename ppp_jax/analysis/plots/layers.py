@@ -12,8 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from ppp_jax.analysis.inference.seeds import LEVEL
 from ppp_jax.analysis.io.sources import check_made
-from ppp_jax.analysis.results.layer_comparison import LEVEL, NUMBERS, main_statistics
+from ppp_jax.analysis.results.layer_comparison import NUMBERS, main_statistics
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import drawn
 from ppp_jax.errors import InputError, printable, shortened

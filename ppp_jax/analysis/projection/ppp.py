@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from ppp_jax.analysis.io.sources import Latents, axis_names, groups
+from ppp_jax.analysis.io.sources import Latents, Source, axis_names, check_free, groups
 from ppp_jax.analysis.projection import density
 from ppp_jax.analysis.projection.kernel import Accepted, Prepared, accepted, prepare
 from ppp_jax.analysis.projection.planes import BasisLike
@@ -22,6 +22,11 @@ from ppp_jax.analysis.projection.points import (
 )
 from ppp_jax.errors import InputError, real, truth, whole
 
+NAMES = (
+    *("epsilon", "v", "u", "plane", "first", "second", "row", "density", "null", "ratio"),
+    *("log_ratio", "accepted", "acceptance", "acceptance_null", "acceptance_ratio"),
+    "log10_acceptance_ratio",
+)  # of the result's axes and variables
 EXTENT_QUANTILE = 0.995
 BANDWIDTHS_PER_EXTENT = 32
 MAX_BINS = 2**26  # Largest number of bins of all pictures together.
@@ -129,6 +134,7 @@ def ppp(
         "nonfinite": nonfinite,
     }
     prepared = prepare(latents, basis, epsilon, progress=progress, **options)
+    _check_names(prepared.source, by)
     group, shape = groups(prepared.source, by)
     pictures = math.prod(shape) * len(prepared.epsilons)
     kept = _kept_planes(prepared, top, pictures * bins**2) if planes_apart else None
@@ -145,6 +151,12 @@ def ppp(
         values, coords = _first(values, "epsilon"), {"epsilon": prepared.epsilons[0]}
     values, more = _unfold(values, prepared, panels, dict(zip(by, shape, strict=True)))
     return xr.Dataset(values, coords | more, made | provenance(prepared))
+
+
+def _check_names(source: Source, by: tuple[str, ...]) -> None:
+    """Refuses axes of groups, and their coordinates, whose names the result needs for itself."""
+    kept = {name: x for name, x in source.coords.items() if set(x.dims) <= set(by)}
+    check_free(source._replace(dims=by, coords=kept), NAMES)
 
 
 class _Panels(NamedTuple):

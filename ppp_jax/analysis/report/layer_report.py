@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from ppp_jax.analysis.inference.seeds import LEVEL
 from ppp_jax.analysis.io.layer_files import Layers, LayersLike, open_layers
 from ppp_jax.analysis.io.rows import RAISE
 from ppp_jax.analysis.plots.layers import plot_layers
 from ppp_jax.analysis.projection.planes import BasisLike
 from ppp_jax.analysis.results.layer_comparison import (
     COUNTS,
-    LEVEL,
     compare_layers,
     main_statistics,
     resolve_rotations,

@@ -17,7 +17,7 @@ from ppp_jax.analysis.inference.rotation_test import (
     rotation_test,
     verdict,
 )
-from ppp_jax.analysis.inference.seeds import false_discovery
+from ppp_jax.analysis.inference.seeds import LEVEL, false_discovery
 from ppp_jax.analysis.io.layer_files import SEED, Layer, Layers, LayersLike, about, open_layers
 from ppp_jax.analysis.io.rows import RAISE, LongRowWarning, check_rows, kept_rows
 from ppp_jax.analysis.io.sources import open_source, read
@@ -27,12 +27,9 @@ from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.statistics.registry import Statistic
 from ppp_jax.errors import InputError, seeded, truth, whole
 
-LEVEL = 0.05  # of the false discovery rate
+KINDS = (registry.BASIS, registry.PROJECTIONS)  # what is tested of layers
 NUMBERS = ("value", "mean", "low", "high", "z", "p")  # of each layer and statistic
 ROWS = ("rows", "rows_nonfinite", "rows_zero", "rows_long")
-# Of the mean, of the covariance, of the shape, and of the levels along the axes.
-MAIN = ("mean_axes", "covariance", "shape", "axis_quantisation")
-MAIN_OF_FRAMES = ("mean_ones", "covariance", "shape_kurtosis", "axis_quantisation")
 COUNTS = ("units", "networks", "rows", "rows_left_out", "rows_nonfinite", "rows_zero", "rows_long")
 NO_ROW = "no row is a sample"
 
@@ -138,22 +135,23 @@ def compare_layers(
 
 def default_statistics() -> tuple[str, ...]:
     """Returns the statistics that layers are tested by: of a basis, and of projections onto it."""
-    return registry.names(of=[registry.BASIS, registry.PROJECTIONS], only_reported=False)
+    return registry.names(of=KINDS, only_reported=False)
 
 
 def main_statistics(tested: Sequence[str], *, orthonormal: bool = True) -> list[str]:
     """Returns the statistics that a short table of layers shows, of those that were tested.
 
     Args:
-      tested: Names of statistics. Where none of `MAIN` is among them, all are shown.
-      orthonormal: Whether the vectors of the basis are; of others C4 is not shown.
+      tested: Names of statistics. Where no verdict rests on any of them, all are shown.
+      orthonormal: Whether the vectors of the basis are; on others other statistics judge.
 
     Example:
       >>> main_statistics(["c4", "shape", "covariance"]), main_statistics(["c4"])
       (['covariance', 'shape'], ['c4'])
     """
-    main = MAIN if orthonormal else MAIN_OF_FRAMES
-    return [name for name in main if name in tested] or list(tested)
+    judging = registry.judging(orthonormal=orthonormal)
+    main = sorted(judging, key=lambda one: registry.FAMILIES.index(str(one.family)))
+    return [one.name for one in main if one.name in tested] or list(tested)
 
 
 def resolve_rotations(rotations: int | None, *, layers: int) -> int:

@@ -8,8 +8,15 @@ import xarray as xr
 
 from ppp_jax.analysis import plot_layers
 from ppp_jax.analysis.plots.layers import ABOVE, BELOW
-from ppp_jax.analysis.results.layer_comparison import COUNTS, MAIN, NUMBERS
+from ppp_jax.analysis.results.layer_comparison import (
+    COUNTS,
+    NUMBERS,
+    default_statistics,
+    main_statistics,
+)
 from ppp_jax.errors import InputError
+
+MAIN = main_statistics(default_statistics())
 
 
 def made(names, statistics=MAIN):
