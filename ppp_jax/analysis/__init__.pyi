@@ -1,6 +1,7 @@
 __all__ = [
     "EmptyPPPWarning",
     "LongRowWarning",
+    "RepeatedRowWarning",
     "acceptance_ratio",
     "alignment_c4",
     "alignment_kurtosis",
@@ -12,6 +13,7 @@ __all__ = [
     "count_planes",
     "density_peaks",
     "difference_table",
+    "discreteness",
     "false_discovery",
     "interquartile_mean",
     "known_clouds",
@@ -66,6 +68,6 @@ from .results.summary import summary
 from .results.verdicts import difference_table, verdict_table
 from .statistics.alignment import alignment_c4, alignment_kurtosis, unit_kurtosis
 from .statistics.angles import acceptance_ratio, angles
-from .statistics.neighbours import neighbour_ratio
+from .statistics.neighbours import RepeatedRowWarning, discreteness, neighbour_ratio
 from .statistics.quantisation import axis_quantisation, density_peaks
 from .synthetic import known_clouds

@@ -6,7 +6,9 @@ for many saturated units. For that there are the dip and the valleys of `quantis
 
 import concurrent.futures
 import os
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +20,11 @@ from ppp_jax.errors import seeded, truth, whole
 NEIGHBOUR_ROWS = 512  # distances to all other samples held at once
 MOST_SAMPLES = 6000
 DRAWS = 3  # of the reference, over which its distance is averaged
+
+
+class RepeatedRowWarning(UserWarning):
+    """Some rows are exact copies of others, and are left out where neighbours are looked at."""
+
 
 Draw = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -60,6 +67,9 @@ def neighbour_ratio(
     Raises:
       InputError: An argument is out of its range, or rows are not finite; the error names it.
 
+    Warns:
+      RepeatedRowWarning: Some rows are copies of others.
+
     Example:
       >>> rng = np.random.default_rng(0)
       >>> corners = np.sign(rng.normal(size=(400, 2))) + 0.01 * rng.normal(size=(400, 2))
@@ -75,9 +85,44 @@ def neighbour_ratio(
     draw = draw_elliptical if elliptical else _draw_gaussian
     clouds = values.reshape(-1, *values.shape[-2:])
     (found,) = _ratios(clouds, (draw,), max_samples, draws, reference_seed)
-    duplicate = rows["rows"] - sum(len(different(cloud)) for cloud in clouds if finite(cloud))
-    attributes = {**rows, "rows_duplicate": duplicate}
+    attributes = {**rows, "rows_duplicate": count_repeated(clouds, rows["rows"])}
     return labelled_like(latents, found.reshape(values.shape[:-2]), attributes)
+
+
+def discreteness(latents: Latents, **options: Any) -> PerCloud:
+    """Returns `neighbour_ratio`, which is what this number is called now.
+
+    It does not measure quantisation, as the name suggested: `axis_quantisation` and `density_peaks`
+    do.
+
+    Args:
+      latents: As `neighbour_ratio` takes them.
+      **options: The arguments of `neighbour_ratio`.
+
+    Warns:
+      FutureWarning: Always, since this name will go.
+    """
+    problem = "discreteness is called neighbour_ratio now, since it does not measure quantisation: "
+    warnings.warn(f"{problem}axis_quantisation and density_peaks do", FutureWarning, stacklevel=2)
+    return neighbour_ratio(latents, **options)
+
+
+def count_repeated(clouds: np.ndarray, rows: int) -> int:
+    """Returns how many rows of clouds are repetitions, and warns that these are left out.
+
+    Args:
+      clouds: `(clouds, samples, units)`.
+      rows: How many rows of all clouds count.
+    """
+    repeated = rows - sum(len(different(cloud)) for cloud in clouds if finite(cloud))
+    if repeated:
+        are = "1 row is a copy" if repeated == 1 else f"{repeated:,} rows are copies"
+        warnings.warn(
+            f"{are} of others: left out, since the nearest neighbour of a copy is at distance 0",
+            RepeatedRowWarning,
+            stacklevel=3,
+        )
+    return repeated
 
 
 def ratios(clouds: np.ndarray, *, max_samples: int) -> dict[str, np.ndarray]:

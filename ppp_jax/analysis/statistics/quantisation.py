@@ -20,6 +20,7 @@ from ppp_jax.analysis.projection.planes import BasisLike, resolve_basis
 from ppp_jax.analysis.statistics.neighbours import (
     DRAWS,
     MOST_SAMPLES,
+    count_repeated,
     different,
     draw_elliptical,
     finite,
@@ -89,6 +90,9 @@ def density_peaks(
     Raises:
       InputError: An argument is out of its range, or rows are not finite; the error names it.
 
+    Warns:
+      RepeatedRowWarning: Some rows are copies of others.
+
     Example:
       >>> rng = np.random.default_rng(0)
       >>> two = 9 * rng.integers(2, size=(300, 1)) + rng.normal(size=(300, 3))
@@ -103,8 +107,7 @@ def density_peaks(
     columns = _all_peaks(clouds, max_samples, reference_seed).reshape(
         *values.shape[:-2], len(Peaks._fields)
     )
-    duplicate = rows["rows"] - sum(len(different(cloud)) for cloud in clouds if finite(cloud))
-    attributes = {**rows, "rows_duplicate": duplicate}
+    attributes = {**rows, "rows_duplicate": count_repeated(clouds, rows["rows"])}
     parts = (columns[..., k] for k in range(len(Peaks._fields)))
     return Peaks(*(labelled_like(latents, part, attributes) for part in parts))
 
