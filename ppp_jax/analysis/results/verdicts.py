@@ -180,13 +180,12 @@ def _claim(row: dict[str, Any], family: str, judged: tuple[Statistic, ...], test
     members = [one for one in judged if one.family == family and row[f"{one.name}_clouds"]]
     if not members:
         return f"not judged: {UNKNOWN[family]}"
-    found = [
-        f"{_side(row, one)}{_scope(row, one, tests)}"
-        for one in members
-        if min_known(row[f"{one.name}_q_networks"], row[f"{one.name}_q"]) <= LEVEL
-    ]
+    found: dict[str, list[str]] = {}  # sides by how far they reach
+    for one in members:
+        if min_known(row[f"{one.name}_q_networks"], row[f"{one.name}_q"]) <= LEVEL:
+            found.setdefault(_scope(row, one, tests), []).append(_side(row, one))
     if found:
-        return ", ".join(found)
+        return "; ".join(f"{', '.join(sides)}{scope}" for scope, sides in found.items())
     few = [one for one in members if row[f"{one.name}_q_least"] > LEVEL]
     clouds = int(max(row[f"{one.name}_clouds"] for one in members))
     needed = _too_few(clouds, tests[family]["p"])
