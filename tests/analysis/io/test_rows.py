@@ -104,7 +104,7 @@ def test_a_long_row_is_told_of_where_the_call_stands_and_left_out_where_asked(na
         warnings.simplefilter("error")
         found = measure(sink, drop_outliers=100)
     np.testing.assert_allclose(found, measure(X), rtol=1e-5)
-    with pytest.raises(InputError, match="drop_outliers=0.5"):
+    with pytest.raises(InputError, match=r"drop_outliers=0\.5"):
         measure(X, drop_outliers=0.5)
 
 
