@@ -299,7 +299,9 @@ def attainable(p: ArrayLike, seeds: ArrayLike) -> np.ndarray:
     """
     values, count = numbers("p", p), numbers("seeds", seeds)
     if values.shape != count.shape:
-        raise InputError("seeds", f"array {count.shape}", f"must have the shape {values.shape} of p")
+        raise InputError(
+            "seeds", f"array {count.shape}", f"must have the shape {values.shape} of p"
+        )
     flat, found = values.ravel(), np.full(values.size, np.nan)
     for k, several in enumerate(count.ravel()):
         if several >= 1:

@@ -299,7 +299,7 @@ def test_few_seeds_are_said_to_be_few_and_how_many_are_needed(judged):
     """Of two tests in a family q ≤ .05 takes 2 · 2/2^S ≤ .05: 7 seeds."""
     seeds, found = judged
     networks = "this network" if seeds == 1 else f"these {seeds} networks"
-    few = f"cannot be judged at {'1 seed' if seeds == 1 else f'{seeds} seeds'}: 7 are needed"
+    few = f"cannot be judged at {'1 seed' if seeds == 1 else f'{seeds} seeds'}: 7 would do"
     claim = CLAIMED["corners", "shape"]
     corners, nothing = (found[law]["verdict_shape"] for law in ("corners", "nothing"))
     if seeds == 16:
@@ -367,27 +367,26 @@ def said(family="shape", tests=2, **numbers):
         ({"q_networks": 0.05}, f"{HIGH}, in these 8 networks (no evidence over seeds)"),
         (
             {"q_networks": 0.01, "q": np.nan, "q_least": 0.25, "clouds": 3},
-            f"{HIGH}, in these 3 networks (over seeds it cannot be judged at 3 seeds: "
-            "7 are needed)",
+            f"{HIGH}, in these 3 networks (over seeds it cannot be judged at 3 seeds: 7 would do)",
         ),
         (
             {"q_networks": 0.01, "q": np.nan, "q_least": 1.0, "clouds": 1, "tests": 1},
-            f"{HIGH}, in this network (over seeds it cannot be judged at 1 seed: 6 are needed)",
+            f"{HIGH}, in this network (over seeds it cannot be judged at 1 seed: 6 would do)",
         ),
         ({}, "no evidence in these 8 networks, nor over seeds"),
         (
             {"q": np.nan, "q_least": 0.25, "clouds": 2},
             "no evidence in these 2 networks; over seeds it cannot be judged at 2 seeds: "
-            "7 are needed",
+            "7 would do",
         ),
         (
             {"q": np.nan, "q_least": 0.25, "clouds": 1, "tests": 24},
-            "no evidence in this network; over seeds it cannot be judged at 1 seed: 10 are needed",
+            "no evidence in this network; over seeds it cannot be judged at 1 seed: 10 would do",
         ),
         (
             {"q_least": 0.06, "clouds": 16, "tests": 4000},
             "no evidence in these 16 networks; over seeds it cannot be judged at 16 seeds: "
-            "no number is enough for so many tests",
+            "no number would do for so many tests",
         ),
         ({"seeds": 0}, "not judged: there is no network whose latents vary"),
         *(
@@ -415,8 +414,8 @@ def test_each_family_has_a_reason_why_it_is_not_judged():
          "no evidence of a change by training; too few seeds to judge shape"),
         ({"q": (0.2, 0.01), "least": (0.1, 0.01)},
          f"{COVARIANCE.moves[1]}; too few seeds to judge shape"),
-        ({"least": 0.1, "seeds": 6}, "cannot be judged at 6 seeds: 7 are needed"),
-        ({"least": 0.5, "seeds": 1}, "cannot be judged at 1 seed: 7 are needed"),
+        ({"least": 0.1, "seeds": 6}, "cannot be judged at 6 seeds: 7 would do"),
+        ({"least": 0.5, "seeds": 1}, "cannot be judged at 1 seed: 7 would do"),
         ({"seeds": (8, 0), "q": 0.01}, SHAPE.moves[1]),
         ({"seeds": 0}, "not judged: there is no network whose latents vary"),
         ({"snapshots": 1}, "not judged: there is one snapshot"),
@@ -470,7 +469,7 @@ def test_latents_that_do_not_vary_are_not_judged(constant):
     row, other = table(measure(dataset, epsilon=0.6, rotations=19))
     assert (row["seeds"], row["shape_clouds"], row["shape_change_seeds"]) == (1, 1, 1)
     assert row["rows"] == SAMPLES
-    few = "over seeds it cannot be judged at 1 seed: 7 are needed"
+    few = "over seeds it cannot be judged at 1 seed: 7 would do"
     assert row["verdict_shape"] == f"no evidence in this network; {few}"  # p is at best 2/20
     assert row["verdict_training"].endswith(f"too few seeds to judge {', '.join(MOVING)}")
     assert other["verdict_shape"] == SPARSE["shape"]
