@@ -160,7 +160,7 @@ def _measured(
     target = build_target(resolve_basis(basis, values.shape[-1]), values.dtype)
     clouds = values.reshape(-1, *values.shape[-2:])
     (found,) = _measure_clouds(clouds, target, functions=(function,))
-    return labelled_like(latents, np.asarray(found).reshape(values.shape[:-2]), attributes=rows)
+    return labelled_like(latents, np.asarray(found).reshape(values.shape[:-2]), rows)
 
 
 def build_target(frame: Basis, dtype: np.dtype) -> Target:

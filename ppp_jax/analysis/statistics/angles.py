@@ -59,7 +59,7 @@ def acceptance_ratio(
     count = np.zeros(clouds, np.int64)
     for block in accepted(prepared):
         count += np.bincount(block.sample // per_cloud, minlength=clouds)
-    return labelled_like(latents, _over_null(prepared, count), attributes=_rows(prepared))
+    return labelled_like(latents, _over_null(prepared, count), _rows(prepared))
 
 
 class Angles(NamedTuple):
@@ -129,8 +129,8 @@ def angles(
     deficit, sizes = _described(histogram.reshape(*ratio.shape, SECTORS), modes, ratio)
     rows = _rows(prepared)
     return Angles(
-        labelled_like(latents, ratio, attributes=rows),
-        labelled_like(latents, deficit, attributes=rows),
+        labelled_like(latents, ratio, rows),
+        labelled_like(latents, deficit, rows),
         _labelled(latents, sizes, rows),
     )
 
@@ -153,7 +153,7 @@ def _rows(prepared: Prepared) -> dict[str, int]:
 
 
 def _labelled(latents: Latents, modes: np.ndarray, rows: dict[str, int]) -> PerCloud:
-    first = labelled_like(latents, modes[..., 0], attributes=rows)
+    first = labelled_like(latents, modes[..., 0], rows)
     if not isinstance(first, xr.DataArray):
         return modes
     numbers = xr.DataArray(np.arange(1, MODES + 1), dims="mode", name="mode")

@@ -76,7 +76,7 @@ def neighbour_ratio(
     (found,) = _ratios(clouds, (draw,), max_samples, draws, reference_seed)
     duplicate = rows["rows"] - sum(len(different(cloud)) for cloud in clouds if finite(cloud))
     attributes = {**rows, "rows_duplicate": duplicate}
-    return labelled_like(latents, found.reshape(values.shape[:-2]), attributes=attributes)
+    return labelled_like(latents, found.reshape(values.shape[:-2]), attributes)
 
 
 def ratios(clouds: np.ndarray, *, max_samples: int) -> dict[str, np.ndarray]:

@@ -105,7 +105,7 @@ def density_peaks(
     duplicate = rows["rows"] - sum(len(different(cloud)) for cloud in clouds if finite(cloud))
     attributes = {**rows, "rows_duplicate": duplicate}
     parts = (columns[..., k] for k in range(len(Peaks._fields)))
-    return Peaks(*(labelled_like(latents, part, attributes=attributes) for part in parts))
+    return Peaks(*(labelled_like(latents, part, attributes) for part in parts))
 
 
 def peaks_of(clouds: np.ndarray, *, max_samples: int) -> dict[str, np.ndarray]:
@@ -227,7 +227,7 @@ def axis_quantisation(
     for cloud in values.reshape(-1, *values.shape[-2:]):
         samples = cloud[present(cloud)] if finite(cloud) else cloud[:0]
         found.append(mean_dip(vectors @ samples.T) if len(samples) > 1 else np.nan)
-    return labelled_like(latents, np.array(found).reshape(values.shape[:-2]), attributes=rows)
+    return labelled_like(latents, np.array(found).reshape(values.shape[:-2]), rows)
 
 
 def mean_dip(onto: np.ndarray) -> float:
