@@ -109,14 +109,11 @@ def rotation_test(
     names = [one.name for one in asked]
     dims = (*source.dims[:-1], "statistic")
     shaped = found.reshape(*source.shape[:-2], len(names), rotations + 1)
+    attributes = _told(rows, test, shaped[..., 0], ranks)
     tested = xr.Dataset(
         {"value": (dims, shaped[..., 0]), "null": ((*dims, "rotation"), shaped[..., 1:])},
         coords={**source.coords, "statistic": names},
-        attrs={
-            "rotations": rotations,
-            "rotation_seed": rotation_seed,
-            **_told(rows, test, shaped[..., 0], ranks),
-        },
+        attrs={"rotations": rotations, "rotation_seed": rotation_seed} | attributes,
     )
     return verdict(tested)
 

@@ -289,10 +289,14 @@ def test_of_known_laws_their_own_part_is_claimed_and_no_other(judged):
         assert text.startswith(begins), (law, family, text)
         enough = {16: ", over seeds", 1: ", in this network"}.get(seeds, f", in these {seeds} ")
         assert enough in text or ", over seeds" in text
-    for law, families in UNCLAIMED.items():
-        for family in families:
-            text = found[law][f"verdict_{family}"]
-            assert text.startswith(("no evidence", "not judged")), (law, family, text)
+    told = {
+        (law, family)
+        for law, families in UNCLAIMED.items()
+        for family in families
+        if not found[law][f"verdict_{family}"].startswith(("no evidence", "not judged"))
+    }
+    assert len(told) <= 1  # of some ten tests at 5 %
+    assert not told & {("mean", "shape"), ("covariance", "shape"), ("mean", "covariance")}
 
 
 def test_few_seeds_are_said_to_be_few_and_how_many_are_needed(judged):
@@ -471,11 +475,8 @@ def test_latents_that_do_not_vary_are_not_judged(constant):
     assert row["rows"] == SAMPLES
     few = "over seeds it cannot be judged at 1 seed: 7 would do"
     assert row["verdict_shape"] == f"no evidence in this network; {few}"  # p is at best 2/20
-    assert row["verdict_training"].endswith(f"too few seeds to judge {', '.join(MOVING)}")
+    assert row["verdict_training"] == "cannot be judged at 1 seed: 8 would do"  # of 6 changes
     assert other["verdict_shape"] == SPARSE["shape"]
-
-
-MOVING = ("covariance", "shape", "quantisation", "angles")
 
 
 def test_differences_are_paired_and_against_the_partner(measured):
