@@ -386,22 +386,24 @@ def test_every_layer_is_measured(captured):
     bottleneck = load_run(captured, architecture="mlp")["post"].isel(step=-1).squeeze(drop=True)
     for row in mlp:
         assert row["seeds"] == 2
-        assert len(row["c4_excess_seeds"]) == 2
+        assert len(row["shape_excess_seeds"]) == 2
         if (row["layer"], row["site"]) == ("bottleneck", "post"):
             x = bottleneck.sel(depth=row["depth"]).transpose("seed", "sample", "unit")
-            c4 = rotation_test(x, rotations=19).sel(statistic="c4")
-            above = (c4["value"] - c4["mean"]).values
-            np.testing.assert_allclose(row["c4_excess_seeds"], above, rtol=1e-4)
-            np.testing.assert_allclose(row["c4_excess"], above.mean(), rtol=1e-4)
+            shape = rotation_test(x, rotations=19).sel(statistic="shape")
+            above = (shape["value"] - shape["mean"]).values
+            np.testing.assert_allclose(row["shape_excess_seeds"], above, rtol=1e-4)
+            np.testing.assert_allclose(row["shape_excess"], above.mean(), rtol=1e-4)
             np.testing.assert_allclose(row["c4"], alignment_c4(x.values).mean(), rtol=1e-4)
     turned = [{**row, "activation": "isotropic_tanh",
-               "c4_excess_seeds": row["c4_excess_seeds"] - 0.5} for row in mlp]  # fmt: skip
-    apart = layers.differences([*mlp, *turned])
-    assert len(apart) == 2 * 2 * 3  # depths, kinds of latents, quantities
+               "shape_excess_seeds": row["shape_excess_seeds"] - 0.5} for row in mlp]  # fmt: skip
+    apart = layers.differences([*mlp, *turned]).to_dict("records")
+    assert len(apart) == 2 * 2 * len(layers.compared())  # depths, kinds of latents
     for row in apart:
         assert (row["activation"], row["against"]) == ("tanh", "isotropic_tanh")
-        np.testing.assert_allclose(row["difference"], 0.5 if row["quantity"] == "c4_excess" else 0)
-    slopes = layers.trends(mlp, axis="depth")
+        np.testing.assert_allclose(
+            row["difference"], 0.5 if row["quantity"] == "shape_excess" else 0
+        )
+    slopes = layers.trends(mlp, axis="depth").to_dict("records")
     assert {(row["site"], row["quantity"]) for row in slopes} == {
-        (kind, name) for kind in ("pre", "post") for name in layers.QUANTITIES
+        (kind, name) for kind in ("pre", "post") for name in layers.compared()
     }

@@ -135,15 +135,11 @@ def rotation_test(
     names = [one.name for one in asked]
     dims = (*source.dims[:-1], "statistic")
     shaped = found.reshape(*source.shape[:-2], len(names), rotations + 1)
+    attributes = _told(rows, test, shaped[..., 0], ranks)
     tested = xr.Dataset(
         {"value": (dims, shaped[..., 0]), "null": ((*dims, "rotation"), shaped[..., 1:])},
         coords={**source.coords, "statistic": names},
-        attrs={
-            "rotations": rotations,
-            "rotation_seed": rotation_seed,
-            **_told(rows, test, shaped[..., 0]),
-            **({"shape_rank": min(ranks)} if ranks else {}),
-        },
+        attrs={"rotations": rotations, "rotation_seed": rotation_seed} | attributes,
     )
     return verdict(tested)
 
@@ -275,9 +271,11 @@ def _counted(source: Source, rules: Rules) -> list[Rows]:
     return counts
 
 
-def _told(counts: list[Rows], test: "_Test", values: np.ndarray) -> dict[str, Any]:
-    """Returns what attributes say of rows, and of statistics that cannot be judged."""
-    found: dict[str, Any] = {**told(counts)}
+def _told(
+    counts: list[Rows], test: "_Test", values: np.ndarray, ranks: list[int]
+) -> dict[str, Any]:
+    """Returns what attributes say of rows, ranks, and statistics that cannot be judged."""
+    found: dict[str, Any] = {**told(counts)} | ({"shape_rank": min(ranks)} if ranks else {})
     if test.of(registry.PROJECTIONS):
         found["dip_samples"] = min(DIP_SAMPLES, max(rows.samples for rows in counts))
     there = np.array([rows.samples for rows in counts]) > 0

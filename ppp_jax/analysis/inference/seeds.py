@@ -290,11 +290,18 @@ def attainable(p: ArrayLike, seeds: ArrayLike) -> np.ndarray:
     Returns:
       q of the same shape; NaN where there are no seeds.
 
+    Raises:
+      InputError: `p` are no p-values, or the two differ in shape.
+
     Example:
       >>> attainable([0.03125, 0.9], [6, 6]).tolist()  # the first helps the second
       [0.0625, 0.03125]
     """
     values, count = numbers("p", p), numbers("seeds", seeds)
+    if values.shape != count.shape:
+        raise InputError(
+            "seeds", f"array {count.shape}", f"must have the shape {values.shape} of p"
+        )
     flat, found = values.ravel(), np.full(values.size, np.nan)
     for k, several in enumerate(count.ravel()):
         if several >= 1:

@@ -5,6 +5,7 @@ direction: it is counted, and left out of everything. Rows far longer than the o
 first token of every text, are counted and told of, and left out where that is asked for.
 """
 
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
@@ -16,6 +17,7 @@ from ppp_jax.errors import InputError, choice, real
 
 SINK = 100.0  # medians of the rows' lengths, beyond which one row decides for all
 RAISE, DROP = "raise", "drop"
+PACKAGE = __name__.partition(".")[0]
 
 
 class LongRowWarning(UserWarning):
@@ -184,5 +186,13 @@ def warn_of_long_rows(long: int) -> None:
             f"the median row, and may decide every statistic; drop_outliers={SINK:g} leaves them "
             "out",
             LongRowWarning,
-            stacklevel=5,
+            stacklevel=_depth(),
         )
+
+
+def _depth() -> int:
+    """Returns how many calls above the caller the code that uses this package stands."""
+    frame, depth = sys._getframe(1), 1
+    while frame.f_back and str(frame.f_globals.get("__name__")).partition(".")[0] == PACKAGE:
+        frame, depth = frame.f_back, depth + 1
+    return depth

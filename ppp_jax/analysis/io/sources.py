@@ -408,7 +408,7 @@ def as_clouds(latents: Latents) -> np.ndarray:
 
 
 def labelled_like(
-    latents: Latents, values: np.ndarray, attributes: Mapping[str, Any] | None = None
+    latents: Latents, values: np.ndarray, attributes: Mapping[str, Any] | None
 ) -> PerCloud:
     """Returns one number per cloud, with the labels of the latents if they are labelled.
 

@@ -125,21 +125,26 @@ def angles(
             modes[:, m] += np.bincount(cloud, power.real, clouds)
             modes[:, m] += 1j * np.bincount(cloud, power.imag, clouds)
             power = power * direction
-    ratio, shape = _over_null(prepared, count), prepared.source.shape[:-2]
-    histogram = histogram.reshape(*shape, SECTORS)
-    seen = histogram.sum(axis=-1)
-    known = np.isfinite(ratio) & (seen > 0)
-    fraction = histogram / np.maximum(seen, 1)[..., None]
-    deficit = np.log2(SECTORS) + scipy.special.xlogy(fraction, fraction).sum(axis=-1) / np.log(2)
-    sizes = np.abs(modes.reshape(*shape, MODES)) / np.maximum(seen, 1)[..., None]
-    deficit = np.where(known, deficit, np.nan)
-    sizes = np.where(known[..., None], sizes, np.nan)
+    ratio = _over_null(prepared, count)
+    deficit, sizes = _described(histogram.reshape(*ratio.shape, SECTORS), modes, ratio)
     rows = _rows(prepared)
     return Angles(
         labelled_like(latents, ratio, rows),
         labelled_like(latents, deficit, rows),
         _labelled(latents, sizes, rows),
     )
+
+
+def _described(
+    histogram: np.ndarray, modes: np.ndarray, ratio: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the entropy deficit and the sizes of the modes; NaN where no sample has an angle."""
+    seen = histogram.sum(axis=-1)
+    known = np.isfinite(ratio) & (seen > 0)
+    fraction = histogram / np.maximum(seen, 1)[..., None]
+    deficit = np.log2(SECTORS) + scipy.special.xlogy(fraction, fraction).sum(axis=-1) / np.log(2)
+    sizes = np.abs(modes.reshape(*ratio.shape, MODES)) / np.maximum(seen, 1)[..., None]
+    return np.where(known, deficit, np.nan), np.where(known[..., None], sizes, np.nan)
 
 
 def _rows(prepared: Prepared) -> dict[str, int]:

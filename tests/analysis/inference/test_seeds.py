@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from ppp_jax.analysis.inference.seeds import false_discovery, paired_difference, sign_flip
+from ppp_jax.analysis.inference.seeds import (
+    attainable,
+    false_discovery,
+    paired_difference,
+    seeds_needed,
+    sign_flip,
+    sign_flip_interval,
+    smallest_p,
+)
 from ppp_jax.errors import InputError
 
 
@@ -46,12 +54,101 @@ def test_many_pairs_are_sampled_close_to_the_t_test():
 
 
 def test_fewer_than_six_pairs_claim_nothing():
-    found = paired_difference(np.arange(5.0) + 9, np.zeros(5))
-    assert np.isnan(found.p)
-    assert found.seeds == 5
-    assert found.low < found.mean < found.high
+    for pairs in range(1, 6):
+        found = paired_difference(np.arange(pairs) + 9.0, np.zeros(pairs))
+        assert np.isnan([found.p, found.low, found.high]).all()
+        assert (found.mean, found.seeds) == (8.5 + pairs / 2, pairs)
     six = paired_difference(np.arange(6.0) + 9, np.zeros(6))
-    assert six.p == 2 / 64
+    assert (six.p, six.low, six.high) == (2 / 64, 9, 14)
+
+
+def vectors():
+    """Differences of 6 to 20 seeds: real numbers, whole ones with ties and zeros, few values."""
+    rng = np.random.default_rng(11)
+    for count in [*range(6, 14), 16, 17, 20]:
+        for _ in range(30 if count < 14 else 3):
+            at = rng.normal(0, 0.6)
+            yield rng.normal(at, 1, count)
+            yield rng.integers(-2, 5, count).astype(float)
+            yield 0.1 * rng.integers(-1, 3, count)
+            yield rng.standard_cauchy(count) + at
+
+
+def test_an_interval_leaves_0_out_exactly_where_the_p_beside_it_says_so():
+    seen = set()
+    for apart in vectors():
+        (low, high), p = sign_flip_interval(apart), sign_flip(apart)
+        assert (low <= 0 <= high) == (p > 0.05), (apart, low, high, p)
+        assert low <= apart.mean() <= high
+        seen.add(bool(p > 0.05))
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize("count", [6, 7, 9, 12])
+def test_an_interval_holds_the_shifts_that_the_test_does_not_reject(count):
+    """By inversion: the test rejects just outside each end, and not just inside."""
+    rng = np.random.default_rng(count)
+    for apart in (rng.normal(1, 1, count), rng.integers(-3, 9, count).astype(float)):
+        low, high = sign_flip_interval(apart)
+        if low < high:
+            assert sign_flip(apart - low - 1e-6) > 0.05
+            assert sign_flip(apart - high + 1e-6) > 0.05
+        assert sign_flip(apart - low + 1e-6) <= 0.05
+        assert sign_flip(apart - high - 1e-6) <= 0.05
+
+
+@pytest.mark.parametrize("draw", ["normal", "standard_cauchy", "laplace"])
+@pytest.mark.parametrize("count", [6, 8, 11])
+def test_intervals_cover_the_centre_of_any_symmetric_law(draw, count):
+    """In 1 − 2·⌊.05·2^(S−1)⌋/2^S of cases: 62/64, 244/256 and 1946/2048 or more."""
+    rng = np.random.default_rng(5)
+    drawn = [getattr(rng, draw)(size=count) + 0.5 for _ in range(400)]
+    ends = np.array([sign_flip_interval(one) for one in drawn])
+    covered = np.mean((ends[:, 0] <= 0.5) & (ends[:, 1] >= 0.5))
+    exact = 1 - 2 * np.floor(0.05 * 2 ** (count - 1)) / 2**count
+    assert abs(covered - exact) < 4 * np.sqrt(0.05 * 0.95 / 400)
+
+
+def test_an_interval_moves_and_turns_with_the_differences():
+    apart = np.random.default_rng(3).normal(size=9)
+    low, high = sign_flip_interval(apart)
+    np.testing.assert_allclose(sign_flip_interval(3 * apart + 5), (3 * low + 5, 3 * high + 5))
+    np.testing.assert_allclose(sign_flip_interval(-apart), (-high, -low))
+    assert sign_flip_interval([*apart, np.nan]) == (low, high)
+    assert np.isnan(sign_flip_interval(apart[:5])).all()
+    assert sign_flip_interval(np.zeros(8)) == (0, 0)
+
+
+def test_so_many_seeds_are_needed_as_make_the_smallest_p_small_enough():
+    for tests in (1, 2, 3, 24, 100, 800):
+        need = seeds_needed(tests)
+        assert tests * smallest_p(need) <= 0.05 < tests * smallest_p(need - 1)
+        alone = np.ones(tests)  # one test at its smallest p, all others without effect
+        alone[0] = smallest_p(need)
+        assert false_discovery(alone)[0] <= 0.05
+    assert seeds_needed(3277) is None  # even 65,535 random patterns are too few
+    assert seeds_needed(3276) == 17
+
+
+def test_what_so_many_seeds_allow_is_the_q_of_the_smallest_p():
+    """Against Benjamini and Hochberg's minimum, number by number."""
+    rng = np.random.default_rng(7)
+    for _ in range(30):
+        p, seeds = rng.uniform(size=6) ** 3, rng.integers(0, 12, 6)
+        p[seeds < 6] = np.nan
+        found = attainable(p.reshape(2, 3), seeds.reshape(2, 3)).ravel()
+        for k, several in enumerate(seeds):
+            if not several:
+                assert np.isnan(found[k])
+                continue
+            own = 2 / 2.0**several
+            others = np.sort([*np.delete(p, k)[np.isfinite(np.delete(p, k))], own])
+            ranked = [len(others) * one / (place + 1) for place, one in enumerate(others)]
+            expected = min(1, min(q for q, one in zip(ranked, others, strict=True) if one >= own))
+            np.testing.assert_allclose(found[k], expected)
+        q = false_discovery(p)
+        exact = (seeds >= 6) & (p >= 2 / 2.0**seeds)
+        assert (found[exact] <= q[exact] + 1e-12).all()
 
 
 def test_paired_difference_cancels_what_seeds_share():
@@ -74,15 +171,6 @@ def test_missing_pairs_are_left_out_and_equal_ones_are_no_difference():
     assert nothing.seeds == 0
     with pytest.raises(InputError, match="second"):
         paired_difference([1.0, 2.0], [1.0])
-
-
-def test_paired_intervals_cover():
-    rng = np.random.default_rng(5)
-    hits = 0
-    for _ in range(200):
-        found = paired_difference(rng.normal(0.5, 1, size=16), np.zeros(16))
-        hits += found.low < 0.5 < found.high
-    assert 0.87 < hits / 200 < 0.99
 
 
 def test_false_discovery_is_benjamini_and_hochbergs():

@@ -10,6 +10,7 @@ from ppp_jax import bases
 from ppp_jax.analysis import alignment_c4, embeddings
 from ppp_jax.analysis.inference import downstream, unit_matching
 from ppp_jax.analysis.results import layers
+from ppp_jax.analysis.results.measure import thinned
 from ppp_jax.analysis.synthetic import known_clouds
 from ppp_jax.errors import InputError
 from ppp_jax.networks import interpolated
@@ -268,17 +269,17 @@ def test_a_trend_is_its_slope_and_a_seed_that_is_missing_is_left_out():
 
 
 def made_rows(**axes):
-    """Rows as `measure_layers` gives them, c4 of each ten times its first axis, plus its seed."""
+    """Rows as `measure_layers` gives them, the shape ten times the first axis, plus the seed."""
     rows = []
     for values in itertools.product(*axes.values()):
         names = dict(zip(axes, values, strict=True))
-        c4 = 10.0 * names["depth"] + len(rows) * 1e-3 + np.arange(8.0)
+        shape = 10.0 * names["depth"] + len(rows) * 1e-3 + np.arange(8.0)
         facts = interpolated.get(names.get("activation", "tanh"))
         rows.append({"architecture": "mlp", "activation": "tanh", "optimizer": "sgd",
                      "facts": facts,
                      "site": "pre", "layer": "bottleneck", "latent_width": 3, **names,
-                     "c4_excess_seeds": c4, "discreteness_seeds": -c4,
-                     "elliptical_seeds": -c4})  # fmt: skip
+                     "shape_excess_seeds": shape, "covariance_excess_seeds": -shape,
+                     "axis_quantisation_excess_seeds": -shape})  # fmt: skip
     return rows
 
 
@@ -293,7 +294,7 @@ def test_cells_that_differ_in_anything_are_apart_in_every_table():
     assert "latent_width" not in names[0]
     for row in slopes:
         assert row["slope"] == pytest.approx(
-            10 if row["quantity"] == "c4_excess" else -10, rel=0.01
+            10 if row["quantity"] == "shape_excess" else -10, rel=0.01
         )
         assert row["seeds"] == 8
     apart = layers.differences(made_rows(**axes)).to_dict("records")
@@ -306,16 +307,15 @@ def test_one_point_has_no_trend():
     assert layers.differences(made_rows(depth=[2])).empty
 
 
-def test_vectors_are_thinned_at_all_positions(monkeypatch):
+def test_vectors_are_thinned_at_all_positions():
     """Of 16 positions, a stride of 4 would keep the left column of every image."""
-    monkeypatch.setattr(layers, "MOST_VECTORS", 200)
     position = np.tile(np.arange(16), 50)
     image = np.repeat(np.arange(50), 16)
     clouds = xr.DataArray(np.stack([position, image], 1)[None], dims=("seed", "sample", "unit"))
-    kept = layers._thinned(clouds)
+    kept = thinned(clouds, 200)
     assert kept.sizes["sample"] == 200
     assert np.bincount(kept[0, :, 0], minlength=16).min() >= 4
     assert (np.diff(kept[0, :, 1]) >= 0).all()
     assert len(np.unique(kept[0].values, axis=0)) == 200
-    xr.testing.assert_identical(kept, layers._thinned(clouds))
-    assert layers._thinned(kept) is kept
+    xr.testing.assert_identical(kept, thinned(clouds, 200))
+    assert thinned(kept, 200) is kept

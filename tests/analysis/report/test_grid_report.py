@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from ppp_jax.analysis import load_run, plot_curves, plot_ppp, plot_strip, ppp, write_report
 from ppp_jax.analysis.report import grid_report
 from ppp_jax.analysis.results.measure import measure
+from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import as_markdown
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
@@ -55,8 +56,10 @@ def test_page_is_complete_and_self_contained(page):
     assert "ε = 0.8" in text
     assert len(list(page.parent.glob("*.png"))) == (7 * 2 + 4) * 2
     assert not list(page.parent.parent.glob(".report.*"))
-    # Two seeds claim nothing, and the page says why.
-    assert "not judged: 2 seeds whose latents vary, 6 are needed" in text
+    # Two seeds claim nothing over seeds, and the page says why, under a heading for each family.
+    assert re.search(r"over seeds it cannot be judged at 2 seeds: \d+ would do", text)
+    for family in (*registry.FAMILIES, "training"):
+        assert text.count(f"<h4>{family.capitalize()}</h4>") == 2
     assert "Elementwise Adam" in text
     certified = json.loads((page.parent.parent / "certificates.json").read_text())
     assert all(

@@ -59,12 +59,35 @@ def test_a_law_that_knows_no_axes_is_rejected_in_five_of_a_hundred_draws():
 SPECTRUM = np.arange(1, 9)
 
 
-def test_dips_are_those_of_each_vector():
-    onto = QUANTISED["three levels"].T
-    found = quantisation.dips(onto)
+@pytest.mark.parametrize("basis", ["standard", "frame"])
+def test_dips_are_those_of_each_vector(basis):
+    cloud = QUANTISED["three levels"]
+    vectors = (
+        np.eye(UNITS) if basis == "standard" else np.random.default_rng(4).normal(size=(5, UNITS))
+    )
+    onto = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)) @ cloud.T
     each = [diptest.diptest(row) for row in onto]
-    np.testing.assert_allclose(found["axis_quantisation"], np.mean([dip for dip, _ in each]))
-    assert found["quantised_fraction"] == np.mean([p < 0.05 for _, p in each]) == 1
+    mean = np.mean([dip for dip, _ in each])
+    np.testing.assert_allclose(quantisation.mean_dip(onto), mean)
+    assert quantisation.dipped_fraction(onto) == np.mean([p < 0.05 for _, p in each])
+    assert (quantisation.dipped_fraction(onto) == 1) == (basis == "standard")
+    np.testing.assert_allclose(pa.axis_quantisation(cloud, basis=vectors), mean, rtol=1e-6)
+    tested = pa.rotation_test(
+        cloud, basis=vectors, statistics=["axis_quantisation", "quantised_fraction"], rotations=2
+    )
+    np.testing.assert_allclose(tested["value"].values[0], mean, rtol=1e-6)
+    assert tested["value"].values[1] == quantisation.dipped_fraction(onto)
+
+
+def test_a_dip_does_not_see_scale_order_or_a_common_rotation():
+    z, turn = CONTINUOUS["normal"], bases.haar(UNITS, rotation_seed=5)
+    cloud = np.sign(z) + 0.5 * z[:, ::-1]
+    expected = float(pa.axis_quantisation(cloud))
+    for other in (1e-30 * cloud, 1e9 * cloud, cloud[::-1], cloud + 3, -cloud[:, ::-1]):
+        np.testing.assert_allclose(pa.axis_quantisation(other), expected, rtol=1e-6)
+    np.testing.assert_allclose(pa.axis_quantisation(cloud @ turn, basis=turn), expected, rtol=1e-6)
+    assert pa.axis_quantisation(cloud @ turn) < expected / 2
+    assert np.isnan(pa.axis_quantisation(cloud[:1]))
 
 
 def test_units_that_do_not_vary_have_no_dip():

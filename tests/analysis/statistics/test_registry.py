@@ -25,8 +25,8 @@ def largest_share(cloud, vectors, planes):
 
 TOY = Statistic(
     "largest_share", "largest share of a vector", "largest share", BASIS, largest_share,
-    family=registry.ALIGNMENT,
-    sides=("nearer to the diagonals", "nearer to single vectors"),
+    family="shape",
+    sides=("samples nearer to the diagonals", "samples nearer to single vectors"),
     moves=("training spread it", "training gathered it"),
     compared=("pre",),
 )  # fmt: skip
@@ -39,15 +39,16 @@ def toy(monkeypatch):
 
 
 def test_one_registration_reaches_every_table_and_figure(toy):
-    measured = measure(made_up(("relu", "isotropic_tanh")), epsilon=0.6, rotations=99)
+    measured = measure(made_up(("relu", "isotropic_tanh")), epsilon=0.6, rotations=19)
     assert "largest_share_pre_z" in measured.runs
     assert measured.runs["largest_share_pre"].attrs["long_name"].startswith(toy.label)
     (table,) = verdicts.verdict_table([measured])
     row = table[table["activation"] == "relu"].iloc[0]
     assert row["largest_share_q"] <= 0.05
-    assert toy.sides[1] in row["alignment"]
+    assert f"{toy.sides[1]}, over seeds" in row["verdict_shape"]
+    assert toy.moves[1] in row["verdict_training"]
     header, body = format_verdicts(table)
-    assert f"{toy.short}: z, q" in header
+    assert f"{toy.short}: z, q networks, q seeds" in header
     assert len(body[0]) == len(header)
     differences = verdicts.difference_table(measured.runs)
     assert "largest_share_pre" in set(differences["quantity"])
@@ -55,6 +56,36 @@ def test_one_registration_reaches_every_table_and_figure(toy):
               .axes}  # fmt: skip
     assert "largest share before activation, above null" in titles
     assert "largest_share_pre" in tables.cell_table(measured.runs)
+
+
+@pytest.mark.parametrize("orthonormal", [True, False])
+def test_each_basis_is_judged_by_its_own_statistics(orthonormal):
+    """C4 means axes and diagonals, which vectors that are not orthogonal do not have."""
+    found = {
+        family: [one.name for one in registry.judging(orthonormal=orthonormal, family=family)]
+        for family in registry.FAMILIES
+    }
+    assert found == {
+        "mean": ["mean_axes", "mean_ones"] if orthonormal else ["mean_ones"],
+        "covariance": ["covariance"],
+        "shape": ["shape"] if orthonormal else ["shape_kurtosis"],
+        "quantisation": ["axis_quantisation"],
+        "angles": ["mode_1", "mode_2", "mode_3"],
+    }
+    together = {one.name for one in registry.judging(orthonormal=orthonormal)}
+    assert together == {name for names in found.values() for name in names}
+
+
+def test_every_statistic_that_judges_has_words_and_none_that_describes_does():
+    judges = {*registry.judging(orthonormal=True), *registry.judging(orthonormal=False)}
+    for one in registry.chosen(only_reported=False):
+        assert (one in judges) == (one.family is not None), one.name
+        words = (*one.sides, *one.moves) if one.family else ()
+        assert len(set(words)) == len(words), one.name
+    for name in ("c4", "unit_kurtosis", "neighbour_ratio", "valley_depth", "acceptance_ratio"):
+        assert registry.STATISTICS[name].family is None
+    reference = registry.reference()
+    assert all(f"| `{name}` " in reference for name in registry.STATISTICS)
 
 
 def test_a_rotation_test_measures_what_it_is_asked_for_and_no_more():
@@ -91,7 +122,7 @@ def test_each_function_is_called_once():
         (["c5"], "statistics=c5: unknown"),
         ("c4", "must be names"),
         ([], "must be names"),
-        (["discreteness"], "does not change under rotations"),
+        (["neighbour_ratio"], "does not change under rotations"),
         (["mode_1"], "epsilon=None: is needed for mode_1"),
         (["c4", "c4"], "must be different"),
         ([5], "must be a name"),
@@ -109,7 +140,11 @@ def test_what_cannot_be_tested_is_one_error(statistics, problem):
         (TOY._replace(name="a b"), "letters, digits"),
         (TOY._replace(of="samples"), "must be 'basis'"),
         (TOY._replace(of="cloud", sees="shape"), "sees=shape"),
-        (TOY._replace(of="projections"), "reported=True"),
+        (TOY._replace(of="projections"), "everywhere=True"),
+        (TOY._replace(judges="simplex"), "judges=simplex"),
+        (TOY._replace(family="alignment"), "family=alignment"),
+        (TOY._replace(moves=None), "family=shape: must be None of a statistic without"),
+        (TOY._replace(of="cloud"), "family=shape: must be None of a statistic without rotation"),
     ],
 )
 def test_an_entry_that_cannot_be_used_is_refused(entry, problem):
@@ -120,8 +155,10 @@ def test_an_entry_that_cannot_be_used_is_refused(entry, problem):
 @pytest.mark.parametrize(
     "function",
     [pa.alignment_c4, pa.alignment_kurtosis, pa.unit_kurtosis, pa.acceptance_ratio,
-     pa.discreteness, lambda x: pa.angles(x).entropy_deficit],
-    ids=["c4", "kurtosis", "unit_kurtosis", "acceptance_ratio", "discreteness", "angles"],
+     pa.neighbour_ratio, pa.axis_quantisation, lambda x: pa.density_peaks(x).depth,
+     lambda x: pa.angles(x).entropy_deficit],
+    ids=["c4", "kurtosis", "unit_kurtosis", "acceptance_ratio", "neighbour_ratio", "dip", "peaks",
+         "angles"],
 )  # fmt: skip
 def test_labels_come_out_as_they_went_in(function):
     values = np.random.default_rng(1).normal(size=(2, 3, 60, 4))

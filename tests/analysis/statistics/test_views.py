@@ -1,5 +1,7 @@
 """The mean, the covariance and the shape: what each statistic sees, and what moves it."""
 
+import warnings
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -8,6 +10,7 @@ import xarray as xr
 
 import ppp_jax.analysis as pa
 from ppp_jax import bases
+from ppp_jax.analysis.io.rows import LongRowWarning
 from ppp_jax.analysis.statistics import views
 
 RNG = np.random.default_rng(0)
@@ -228,6 +231,63 @@ def test_a_mean_of_noise_is_not_judged_however_few_samples_there_are(samples):
     passed = sum(views.has_mean(normal(rng, samples) * OUTLIER) for _ in range(300))
     assert passed <= 3
     assert views.has_mean(normal(rng, samples) + 5)
+
+
+# Latents whose units differ by many orders of magnitude, and the rank that they have.
+RANKED = {
+    "scales": (lambda z: z * 10.0 ** np.linspace(-6, 4, UNITS), UNITS),
+    "layer norm": (
+        lambda z: (z - z.mean(1, keepdims=True)) / z.std(1, keepdims=True), UNITS - 1
+    ),
+    "duplicated": (lambda z: np.c_[z[:, :-2], z[:, :2]], UNITS - 2),
+    "constant": (lambda z: np.c_[z[:, :-3], np.full((len(z), 3), [0.0, 7.0, 1e3])], UNITS - 3),
+    "rotated": (lambda z: z @ np.diag([1.0] * 9 + [0.0] * 7) @ bases.haar(UNITS), 9),
+    "huge": (lambda z: np.where(np.arange(z.size).reshape(z.shape) == 5, 1e7, z), UNITS),
+    "scaled layer norm": (
+        lambda z: (z - z.mean(1, keepdims=True)) * 1e-6 / z.std(1, keepdims=True), UNITS - 1
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", RANKED)
+def test_latents_are_whitened_in_all_directions_in_which_they_vary(name, dtype):
+    make, rank = RANKED[name]
+    cloud = make(np.random.default_rng(12).normal(size=(400, UNITS))).astype(dtype)
+    found = views.whiten(cloud)
+    assert found.rank == rank
+    assert views.support(views.view(cloud, views.SHAPE)).shape == (UNITS, rank)
+    variances = np.linalg.eigvalsh(np.cov(found.samples.T, bias=True))
+    np.testing.assert_allclose(variances, [0] * (UNITS - rank) + [1] * rank, atol=1e-6)
+
+
+def test_the_rank_in_which_clouds_were_whitened_is_told():
+    clouds = np.stack([RANKED[name][0](normal(np.random.default_rng(1)))
+                       for name in ("constant", "scales")])  # fmt: skip
+    found = pa.rotation_test(clouds, rotations=3, statistics=["shape"])
+    assert found.attrs["shape_rank"] == UNITS - 3
+    alone = pa.rotation_test(clouds[1], rotations=3, statistics=["shape"])
+    assert alone.attrs["shape_rank"] == UNITS
+    assert "shape_rank" not in pa.rotation_test(clouds, rotations=3, statistics=["c4"]).attrs
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("huge", [1e7, 1e9, -1e9])
+def test_one_huge_entry_does_not_hide_the_other_units(huge, dtype):
+    cloud = np.random.default_rng(13).laplace(size=(500, UNITS))
+    spoilt = cloud.copy()
+    spoilt[17, 3] = huge
+    spoilt, cloud = spoilt.astype(dtype), np.delete(cloud.astype(dtype), 17, axis=0)
+    assert views.whiten(spoilt).rank == UNITS
+    rest = np.delete(np.arange(UNITS), 3)
+    vectors = np.eye(UNITS)[rest]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LongRowWarning)
+        others = pa.unit_kurtosis(spoilt, basis=vectors)
+    kept = pa.unit_kurtosis(cloud, basis=vectors)
+    np.testing.assert_allclose(others, kept, rtol=0.01)  # but for the one row that is left out
+    alone = pa.unit_kurtosis(spoilt, drop_outliers=100)
+    np.testing.assert_allclose(alone, pa.unit_kurtosis(cloud), rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
