@@ -92,9 +92,10 @@ def test_a_dip_does_not_see_scale_order_or_a_common_rotation():
 
 def test_units_that_do_not_vary_have_no_dip():
     onto = QUANTISED["three levels"].T
-    alike = quantisation.dips(np.concatenate([onto, np.full((5, SAMPLES), 0.1)]))
-    assert alike == quantisation.dips(onto)
-    assert np.isnan(quantisation.dips(np.ones((2, 30)))["axis_quantisation"])
+    some = np.concatenate([onto, np.full((5, SAMPLES), 0.1)])
+    for measure in (quantisation.mean_dip, quantisation.dipped_fraction):
+        assert measure(some) == measure(onto)
+        assert np.isnan(measure(np.ones((2, 30))))
     dead = CONTINUOUS["normal"] * (np.arange(UNITS) > 2)
     assert dip_test(dead)[0] > 0.05
 
