@@ -200,7 +200,7 @@ def _certify(workdir: pathlib.Path, wanted: Manifest, dataset: Dataset) -> None:
     if saved is None or not fits or saved.get("subject") != subject:
         manifest.check_functions(wanted, workdir)
         lengths = latents.lengths(workdir / run_dir.LATENTS, wanted, dataset)
-        found = certificates.certify_grid(wanted.grid, lengths)
+        found = certificates.certify_grid(wanted.grid, lengths=lengths)
         run_dir.keep_certificates(workdir, {**found, "subject": subject})
 
 

@@ -25,7 +25,7 @@ Lengths = tuple[int, float, float]
 
 
 def certify_grid(
-    grid: Grid, lengths: Mapping[str, Sequence[Lengths]] | None = None
+    grid: Grid, *, lengths: Mapping[str, Sequence[Lengths]] | None = None
 ) -> dict[str, Any]:
     """Certifies a grid's activations, optimisers and initialisers numerically.
 

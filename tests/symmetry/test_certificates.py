@@ -202,7 +202,9 @@ GRID = Grid(activations=["tanh"], latent_widths=[4])
 
 
 def test_a_run_s_own_lengths_are_one_more_range():
-    found = certificates.certify_grid(GRID, {"tanh": [(4, 0.001, 0.003), (16, 0.002, 0.004)]})
+    found = certificates.certify_grid(
+        GRID, lengths={"tanh": [(4, 0.001, 0.003), (16, 0.002, 0.004)]}
+    )
     row = found["activations"]["tanh"]
     assert row["tested"][-1][:3] == [0.001, 0.004, "linear"]  # 0.002 of 16 units is 0.001 of 4
     assert row["own lengths"] == "undetermined at 0.001 to 0.004 (linear)"
@@ -210,7 +212,7 @@ def test_a_run_s_own_lengths_are_one_more_range():
     without = certificates.certify_grid(GRID)["activations"]["tanh"]
     assert without["own lengths"] == "unknown"
     assert without["tested"] == row["tested"][:-1]
-    assert certificates.certify_grid(GRID, {"tanh": []})["activations"]["tanh"] == without
+    assert certificates.certify_grid(GRID, lengths={"tanh": []})["activations"]["tanh"] == without
 
 
 def test_certificates_are_of_the_runs_that_are_there():

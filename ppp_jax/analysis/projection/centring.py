@@ -120,7 +120,7 @@ def _moments(source: Source, cloud: int, whiten: bool) -> Moments | None:
         raise InputError("whiten", whiten, f"{problem} samples, or only centre them")
     factor = None
     for values in _parts(source, cloud):
-        factor = views.triangle(values - mean, factor)
+        factor = views.triangle(values - mean, above=factor)
     assert factor is not None  # there are samples
     axes, deviations = views.principal(factor, count, rounding)
     if not len(deviations):

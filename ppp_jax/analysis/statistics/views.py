@@ -152,7 +152,7 @@ def turns_within(axes: np.ndarray, turns: np.ndarray) -> np.ndarray:
     return found
 
 
-def triangle(centred: np.ndarray, above: np.ndarray | None = None) -> np.ndarray:
+def triangle(centred: np.ndarray, *, above: np.ndarray | None = None) -> np.ndarray:
     """Returns the triangular factor of centred samples, of which parts may come one by one.
 
     Args:
