@@ -15,7 +15,7 @@ from ppp_jax import bases
 from ppp_jax.analysis import load_run, rotation_test
 from ppp_jax.analysis.inference import special_directions, unit_matching
 from ppp_jax.analysis.inference.seeds import interquartile_mean
-from ppp_jax.analysis.statistics.views import whiten
+from ppp_jax.analysis.projection.views import whiten
 from tests import ROOT, forks
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -28,9 +28,10 @@ from ppp_jax.analysis.io.sources import (
     read,
     rescale,
 )
+from ppp_jax.analysis.projection import views
 from ppp_jax.analysis.projection.kernel import check_epsilon, progress_bar
 from ppp_jax.analysis.projection.planes import Basis, BasisLike, resolve_basis
-from ppp_jax.analysis.statistics import registry, views
+from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.statistics.alignment import Target, build_target, measure_turned
 from ppp_jax.analysis.statistics.quantisation import DIP_SAMPLES, project
 from ppp_jax.analysis.statistics.registry import Statistic

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ppp_jax.analysis.io.sources import Source, read
-from ppp_jax.analysis.statistics import views
+from ppp_jax.analysis.projection import views
 from ppp_jax.errors import InputError
 from ppp_jax.resources import check_fits
 

@@ -93,6 +93,16 @@ def project(
     )
     points, plane, sample, counts = _sorted(prepared)
     warn_if_empty(prepared, np.array([len(plane)]))
+    return _labelled(prepared, points, plane, sample, counts)
+
+
+def _labelled(
+    prepared: Prepared,
+    points: np.ndarray,
+    plane: np.ndarray,
+    sample: np.ndarray,
+    counts: np.ndarray,
+) -> xr.Dataset:
     return xr.Dataset(
         {
             "points": (("point", "coordinate"), points, {"units": "latent units"}),
@@ -215,16 +225,10 @@ def count_planes(
       >>> top_planes(counted, 1).counts.values.tolist()
       [[3]]
     """
-    options: dict[str, Any] = {
-        "planes": planes,
-        "max_planes": max_planes,
-        "plane_seed": plane_seed,
-        "centre": centre,
-        "whiten": whiten,
-        "rotated": rotated,
-        "nonfinite": nonfinite,
-    }
-    prepared = prepare(latents, basis, epsilon, progress=progress, **options)
+    some: dict[str, Any] = {"planes": planes, "max_planes": max_planes, "plane_seed": plane_seed}
+    seen: dict[str, Any] = {"centre": centre, "whiten": whiten, "rotated": rotated}
+    rest: dict[str, Any] = {"nonfinite": nonfinite, "progress": progress}
+    prepared = prepare(latents, basis, epsilon, **some, **seen, **rest)
     count = count_accepted(prepared)
     fraction = count / prepared.samples if prepared.samples else np.full(count.shape, np.nan)
     ratio, log_ratio = over_null(prepared, fraction.T)

@@ -124,25 +124,13 @@ def ppp(
     whole("bins", bins, least=2)
     by = axis_names(by)
     _check_planes(planes_apart, top, by)
-    options: dict[str, Any] = {
-        "planes": planes,
-        "max_planes": max_planes,
-        "plane_seed": plane_seed,
-        "centre": centre,
-        "whiten": whiten,
-        "rotated": rotated,
-        "nonfinite": nonfinite,
-    }
-    prepared = prepare(latents, basis, epsilon, progress=progress, **options)
+    some: dict[str, Any] = {"planes": planes, "max_planes": max_planes, "plane_seed": plane_seed}
+    seen: dict[str, Any] = {"centre": centre, "whiten": whiten, "rotated": rotated}
+    rest: dict[str, Any] = {"nonfinite": nonfinite, "progress": progress}
+    prepared = prepare(latents, basis, epsilon, **some, **seen, **rest)
     _check_names(prepared.source, by)
-    group, shape = groups(prepared.source, by)
-    pictures = math.prod(shape) * len(prepared.epsilons)
-    kept = _kept_planes(prepared, top, pictures * bins**2) if planes_apart else None
-    panels = _Panels(group, math.prod(shape), kept)
-    _check_size(bins, pictures * panels.per_group)
-    lengths = prepared.survey.lengths
-    lengths = lengths[lengths > 0]
-    extent = _check_extent(extent, default=_default_extent(prepared, lengths))
+    panels, shape = _panels(prepared, by, bins, planes_apart=planes_apart, top=top)
+    extent = _check_extent(extent, default=_default_extent(prepared))
     bandwidth = _bandwidth(bandwidth, extent)
     values = _values(prepared, panels, np.linspace(-extent, extent, bins + 1), bandwidth)
     made = {"extent": extent, "bandwidth": bandwidth, "plane_order": planes}
@@ -151,6 +139,18 @@ def ppp(
         values, coords = _first(values, "epsilon"), {"epsilon": prepared.epsilons[0]}
     values, more = _unfold(values, prepared, panels, dict(zip(by, shape, strict=True)))
     return xr.Dataset(values, coords | more, made | provenance(prepared))
+
+
+def _panels(
+    prepared: Prepared, by: tuple[str, ...], bins: int, *, planes_apart: bool, top: int | None
+) -> tuple["_Panels", tuple[int, ...]]:
+    """Returns which pictures there are, and how many groups along each axis that is kept apart."""
+    group, shape = groups(prepared.source, by)
+    pictures = math.prod(shape) * len(prepared.epsilons)
+    kept = _kept_planes(prepared, top, pictures * bins**2) if planes_apart else None
+    panels = _Panels(group, math.prod(shape), kept)
+    _check_size(bins, pictures * panels.per_group)
+    return panels, shape
 
 
 def _check_names(source: Source, by: tuple[str, ...]) -> None:
@@ -279,13 +279,15 @@ def _kept_planes(prepared: Prepared, top: int | None, bins: int) -> np.ndarray:
     return np.argsort(-count_accepted(prepared)[0], kind="stable")[:count]
 
 
-def _default_extent(prepared: Prepared, lengths: np.ndarray) -> float:
+def _default_extent(prepared: Prepared) -> float:
     """Returns 1.05 times the 99.5 % quantile of the samples' lengths.
 
     If the null puts fewer than 5 points into the picture, as in a wide layer, only the samples
     that may lie near a plane count. They can be much shorter than the others, and would take up
     a few bins only if the picture were as wide as these.
     """
+    lengths = prepared.survey.lengths
+    lengths = lengths[lengths > 0]
     pairs = len(lengths) * len(prepared.frame.planes)
     if pairs * null_acceptance(prepared)[0] < density.MIN_EXPECTED:
         lengths = prepared.survey.lengths[prepared.survey.candidates]

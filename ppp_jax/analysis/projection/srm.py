@@ -92,16 +92,10 @@ def srm(
     probe = _angles(angles)
     if top is not None:
         whole("top", top, least=1)
-    options: dict[str, Any] = {
-        "planes": planes,
-        "max_planes": max_planes,
-        "plane_seed": plane_seed,
-        "centre": centre,
-        "whiten": whiten,
-        "rotated": rotated,
-        "nonfinite": nonfinite,
-    }
-    prepared = prepare(latents, basis, epsilon, progress=progress, **options)
+    some: dict[str, Any] = {"planes": planes, "max_planes": max_planes, "plane_seed": plane_seed}
+    seen: dict[str, Any] = {"centre": centre, "whiten": whiten, "rotated": rotated}
+    rest: dict[str, Any] = {"nonfinite": nonfinite, "progress": progress}
+    prepared = prepare(latents, basis, epsilon, **some, **seen, **rest)
     kept = _kept_planes(prepared, top, len(probe))
     own, pooled, number = _count(prepared, turns[orientation] * probe, kept, signed)
     warn_if_empty(prepared, number)

@@ -24,11 +24,11 @@ from ppp_jax.analysis.inference.seeds import (
     seeds_needed,
 )
 from ppp_jax.analysis.io.facts import facts_of
+from ppp_jax.analysis.projection.views import LEAST_PER_UNIT
 from ppp_jax.analysis.results.comparisons import Cell, compare, partner_in, with_q
 from ppp_jax.analysis.results.measure import COUNTED, COUNTS, ENDS, SITES, Measured, cells
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.statistics.registry import CLOUD, FAMILIES, TESTED, Statistic
-from ppp_jax.analysis.statistics.views import LEAST_PER_UNIT
 from ppp_jax.errors import InputError
 
 TRAINING = "training"

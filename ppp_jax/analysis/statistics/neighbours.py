@@ -14,7 +14,7 @@ import numpy as np
 
 from ppp_jax.analysis.io.rows import RAISE, sampled
 from ppp_jax.analysis.io.sources import Latents, PerCloud, labelled_like, rescale
-from ppp_jax.analysis.statistics.views import present
+from ppp_jax.analysis.projection.views import present
 from ppp_jax.errors import seeded, truth, whole
 
 NEIGHBOUR_ROWS = 512  # distances to all other samples held at once

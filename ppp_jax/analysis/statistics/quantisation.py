@@ -17,6 +17,7 @@ import scipy  # its parts are imported when they are first used
 from ppp_jax.analysis.io.rows import RAISE, sampled
 from ppp_jax.analysis.io.sources import Latents, PerCloud, labelled_like, rescale
 from ppp_jax.analysis.projection.planes import BasisLike, resolve_basis
+from ppp_jax.analysis.projection.views import present
 from ppp_jax.analysis.statistics.neighbours import (
     DRAWS,
     MOST_SAMPLES,
@@ -25,7 +26,6 @@ from ppp_jax.analysis.statistics.neighbours import (
     draw_elliptical,
     finite,
 )
-from ppp_jax.analysis.statistics.views import present
 from ppp_jax.errors import InputError, seeded, whole
 
 DIP_SAMPLES = 2048  # of each cloud, for the dips under many rotations

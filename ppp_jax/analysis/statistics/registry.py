@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ppp_jax.analysis.statistics import alignment, angles, neighbours, quantisation
-from ppp_jax.analysis.statistics.views import (
+from ppp_jax.analysis.projection.views import (
     COVARIANCE,
     MEAN,
     MOMENTS,
@@ -18,6 +17,7 @@ from ppp_jax.analysis.statistics.views import (
     SHAPE,
     VIEWS,
 )
+from ppp_jax.analysis.statistics import alignment, angles, neighbours, quantisation
 from ppp_jax.analysis.texts import as_markdown
 from ppp_jax.errors import InputError, choice, enter, lookup
 

@@ -7,8 +7,7 @@ import xarray as xr
 from ppp_jax import bases
 from ppp_jax.analysis import count_planes, ppp, project, rotation_test, srm
 from ppp_jax.analysis.io import sources
-from ppp_jax.analysis.projection import centring
-from ppp_jax.analysis.statistics import views
+from ppp_jax.analysis.projection import centring, views
 from ppp_jax.errors import InputError
 
 RNG = np.random.default_rng(0)

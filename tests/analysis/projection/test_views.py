@@ -11,7 +11,7 @@ import xarray as xr
 import ppp_jax.analysis as pa
 from ppp_jax import bases
 from ppp_jax.analysis.io.rows import LongRowWarning
-from ppp_jax.analysis.statistics import views
+from ppp_jax.analysis.projection import views
 
 RNG = np.random.default_rng(0)
 UNITS, SAMPLES, DRAWS = 16, 500, 100
