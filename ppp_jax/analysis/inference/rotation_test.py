@@ -210,7 +210,7 @@ class _Seen:
         values, _ = rescale(_cloud(self.source, cloud, self.test.rules)[0])
         made = {name: views.view(values, name) for name in self.asked}
         if (shape := made.get(views.SHAPE)) is not None:
-            made[SUPPORT] = views.support_of(shape)
+            made[SUPPORT] = views.support(shape)
         with self.lock:
             if (axes := made.get(SUPPORT)) is not None:
                 self.ranks[cloud] = axes.shape[1]

@@ -115,7 +115,7 @@ def whiten(cloud: np.ndarray) -> Whitened:
     return Whitened(np.where(at_mean[:, None], 0, samples), len(deviations))
 
 
-def support_of(shape: np.ndarray) -> np.ndarray:
+def support(shape: np.ndarray) -> np.ndarray:
     """Returns axes of the subspace in which whitened samples vary, `(units, rank)`, float64.
 
     Args:
