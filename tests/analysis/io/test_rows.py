@@ -10,6 +10,8 @@ import ppp_jax.analysis as pa
 from ppp_jax.analysis.io.rows import LongRowWarning, kept_rows
 from ppp_jax.errors import InputError
 
+pytestmark = pytest.mark.filterwarnings("ignore::ppp_jax.analysis.RepeatedRowWarning")
+
 X = np.random.default_rng(0).normal(size=(400, 8))
 ZEROS = np.zeros((120, 8))
 
@@ -116,6 +118,8 @@ def test_repetitions_of_a_row_are_counted_and_change_no_number_of_neighbours(mea
     twice = once.isel(sample=np.repeat(np.arange(400), 2))
     assert measure(twice).item() == measure(once).item()
     assert (measure(twice).attrs["rows"], measure(twice).attrs["rows_duplicate"]) == (800, 400)
+    with pytest.warns(pa.RepeatedRowWarning, match="400 rows are copies of others: left out"):
+        measure(twice)
     assert measure(once).attrs["rows_duplicate"] == 0
 
 
@@ -142,3 +146,8 @@ def test_lengths_beyond_the_squares_of_single_precision_are_told_apart():
     cloud = np.concatenate([X * 1e-30, X[:1] * 1e-20]).astype(np.float32)
     _, rows = kept_rows(cloud)
     assert (rows.samples, rows.long) == (401, 1)
+
+
+def test_the_former_name_of_the_neighbour_ratio_warns_and_goes_on():
+    with pytest.warns(FutureWarning, match="called neighbour_ratio now"):
+        assert pa.discreteness(X) == pa.neighbour_ratio(X)

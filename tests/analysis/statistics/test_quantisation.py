@@ -12,6 +12,8 @@ from ppp_jax.analysis import synthetic
 from ppp_jax.analysis.statistics import quantisation
 from tests import ROOT
 
+pytestmark = pytest.mark.filterwarnings("ignore::ppp_jax.analysis.RepeatedRowWarning")
+
 SAMPLES, UNITS = 600, 16
 
 

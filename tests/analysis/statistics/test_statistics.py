@@ -18,6 +18,8 @@ from ppp_jax.analysis import (
 from ppp_jax.errors import InputError
 from tests import plain
 
+pytestmark = pytest.mark.filterwarnings("ignore::ppp_jax.analysis.RepeatedRowWarning")
+
 N = 16
 CLOUDS = known_clouds(units=N)
 # The table of docs/method.md §13: A/A0 at ε = .85, C4, neighbour ratio; each with what a draw of
