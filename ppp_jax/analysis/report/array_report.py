@@ -230,7 +230,9 @@ def _found(
 ) -> _Group:
     """Computes everything of one group."""
     options = {**options, "epsilon": epsilons}
-    rules = {key: options[key] for key in ("basis", "nonfinite", "progress") if key in options}
+    rules: dict[str, Any] = {
+        key: options[key] for key in ("basis", "nonfinite", "progress") if key in options
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EmptyPPPWarning)  # Panels and tables show it.
         picture, beside = ppp(group, **options), None
