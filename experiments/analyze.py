@@ -15,6 +15,7 @@ from ppp_jax import bases
 from ppp_jax.analysis.inference.rotation_test import MOST_ROTATIONS
 from ppp_jax.analysis.io.layer_files import holds_layers, open_layers
 from ppp_jax.analysis.io.load import is_run
+from ppp_jax.analysis.io.rows import check_rows
 from ppp_jax.analysis.report.layer_report import long_tests
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.errors import InputError, printable
@@ -67,7 +68,7 @@ def define() -> None:
     experiment_flags.define_count("rotations", None, text, least=0, most=MOST_ROTATIONS)
     flags.DEFINE_bool("signed", False, "subtract what the probe's opposite sees from SRM")
     flags.DEFINE_enum("nonfinite", "raise", ["raise", "drop"], "what becomes of samples not finite")
-    text = "of layers: leave out rows longer than so many times the median row"
+    text = "leave rows longer than so many times the median row out of the tests"
     flags.DEFINE_float("drop_outliers", None, text)
     flags.DEFINE_string("out", None, "folder to write; by default beside the latents, *_analysis")
 
@@ -144,9 +145,7 @@ def _layers(path: pathlib.Path) -> None:
 def _array(path: pathlib.Path) -> None:
     """Describes one array, and prints the fractions and the tests."""
     values = flags.FLAGS
-    if values.drop_outliers is not None:
-        problem = f"is of several layers, and {path.name} is one array; leave it out"
-        raise InputError("drop_outliers", values.drop_outliers, problem)
+    check_rows(values.nonfinite, values.drop_outliers)
     asked = values.by or ()
     twice = [axis for i, axis in enumerate(asked) if axis in asked[:i]]
     if twice:
@@ -165,6 +164,7 @@ def _array(path: pathlib.Path) -> None:
         plane_seed=values.plane_seed,
         nonfinite=values.nonfinite,
         rotations=values.rotations,
+        drop_outliers=values.drop_outliers,
         progress=True,
     )
     print((out / "fractions.md").read_text(encoding="utf-8"))

@@ -84,9 +84,23 @@ def test_every_group_is_tested_and_layers_that_know_the_axes_are_told(tmp_path):
         assert float(found["bits", statistic]["q"]) <= 0.02
         single = rotation_test(layers[1], statistics=[statistic], rotations=99)
         assert float(found["bits", statistic]["p"]) == single["p"].item()
-    assert found["noise", "mean_axes"]["p"] == ""  # a mean of noise is not judged
+    assert found["noise", "mean_axes"]["p"] == ""
+    assert "cannot be told from 0" in found["noise", "mean_axes"]["not_judged"]
+    assert found["noise", "shape"]["not_judged"] == ""
     assert float(found["noise", "shape"]["p"]) > 0.05
     assert {row["rows"] for row in found.values()} == {"300"}
+
+
+def test_long_rows_are_left_out_of_the_tests_where_that_is_asked_for(tmp_path):
+    cloud = np.random.default_rng(0).laplace(size=(200, 5))
+    sink = np.concatenate([cloud, 1e5 * cloud[:1]])
+    out = write_analysis(sink, tmp_path / "out", epsilon=0.5, rotations=9, drop_outliers=100)
+    for row in rows(out / "tests.csv"):
+        if row["statistic"] in ("covariance", "shape"):
+            alone = rotation_test(cloud, statistics=[row["statistic"]], rotations=9)
+            assert float(row["value"]) == pytest.approx(alone["value"].item())
+        assert (row["rows"], row["rows_long"]) == ("200", "1")
+    assert json.loads((out / "analysis.json").read_text())["drop_outliers"] == 100
 
 
 def test_networks_are_tested_together_and_none_where_no_rotations_are_asked_for(tmp_path):

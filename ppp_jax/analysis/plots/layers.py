@@ -35,9 +35,9 @@ def plot_layers(found: xr.Dataset, *, statistics: Sequence[str] | None = None) -
 
     Returns:
       The figure. A grey bar holds 95 % of the values of random bases, and the line in it is their
-      mean. A point is filled where the q over the layers is at most 5 %, orange above the null and
-      blue below it, and hollow where there is no such evidence. A cross at the bottom marks a layer
-      that cannot be judged.
+      mean. A point is filled where the q over the layers is at most 5 %, orange where the rank lies
+      above the middle of the null and blue below it, and hollow where there is no such evidence. A
+      cross at the bottom marks a layer that cannot be judged.
 
     Raises:
       InputError: `found` is something else, or has no such statistic.
@@ -88,6 +88,7 @@ def _draw(axes: Axes, one: xr.Dataset, name: str) -> None:
     """Draws one statistic."""
     x = np.arange(one.sizes["layer"])
     value, mean, low, high, q = (one[key].values for key in ("value", "mean", "low", "high", "q"))
+    above = one["rank"].values > 0  # the side that p is of, also where a network is far off
     gap = np.full(len(x), np.nan)  # between the bars, which are drawn at once
     sides = np.stack([x - 0.4, x + 0.4, x + 0.4], axis=1).ravel()
     bottom, top = (np.stack([end, end, gap], axis=1).ravel() for end in (low, high))
@@ -97,8 +98,8 @@ def _draw(axes: Axes, one: xr.Dataset, name: str) -> None:
     known, size = q <= LEVEL, 5 if len(x) <= 25 else 3.5
     for where, colour, face in (
         (~known, NEITHER, "white"),
-        (known & (value > mean), ABOVE, ABOVE),
-        (known & (value <= mean), BELOW, BELOW),
+        (known & above, ABOVE, ABOVE),
+        (known & ~above, BELOW, BELOW),
     ):
         axes.plot(
             x[where],

@@ -79,8 +79,9 @@ def plot_ppp(
       few are expected for a ratio. If no sample was accepted, the picture says so.
 
     Raises:
-      InputError: `picture` or `beside` holds several pictures or none, both `beside` and `ax` are
-        given, or another argument is of a wrong type.
+      InputError: `picture` or `beside` holds several pictures or none, `beside` is in no rotated
+        basis or of another ε, both `beside` and `ax` are given, or another argument is of a wrong
+        type.
     """
     _check_dims(picture, "ratio", ("v", "u"), "picture")
     _check_axes(ax)
@@ -94,6 +95,7 @@ def plot_ppp(
     pictures = {"": picture}
     if beside is not None:
         _check_dims(beside, "ratio", ("v", "u"), "beside")
+        _check_rotated(picture, beside)
         pictures[f"{ROTATED}: "] = beside
     panels = _axes_of(ax, len(pictures))
     norm = norm or ratio_scale([one["ratio"].values for one in pictures.values()])
@@ -184,6 +186,15 @@ def _check_dims(made: xr.Dataset, name: str, wanted: tuple[str, ...], field: str
             f"must be over {wanted}; select one along {more}, such as .isel({more.split(',')[0]}=0)"
         )
         raise InputError(field, dims, problem)
+
+
+def _check_rotated(picture: xr.Dataset, beside: xr.Dataset) -> None:
+    if "rotated" not in beside.attrs:
+        problem = "must be a picture in a rotated basis, as ppp(…, rotated=0) returns"
+        raise InputError("beside", beside.attrs.get("basis", "Dataset"), problem)
+    if not np.array_equal(beside["epsilon"], picture["epsilon"]):
+        problem = f"must have the ε of the picture, {picture['epsilon'].item():g}"
+        raise InputError("beside", f"ε = {beside['epsilon'].item():g}", problem)
 
 
 def plot_srm(curves: xr.Dataset, *, ax: Axes | None = None, planes: bool = True) -> Axes:

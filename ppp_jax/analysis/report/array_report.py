@@ -20,6 +20,7 @@ from ppp_jax.analysis.inference.rotation_test import (
     rotation_test,
 )
 from ppp_jax.analysis.io.load import is_run, load
+from ppp_jax.analysis.io.rows import RAISE, check_rows
 from ppp_jax.analysis.io.sources import Latents, axis_names
 from ppp_jax.analysis.plots.ppp import plot_srm, plot_strip
 from ppp_jax.analysis.projection.kernel import check_epsilon
@@ -27,6 +28,7 @@ from ppp_jax.analysis.projection.points import EmptyPPPWarning, count_planes, to
 from ppp_jax.analysis.projection.ppp import ppp
 from ppp_jax.analysis.projection.srm import srm
 from ppp_jax.analysis.results.comparisons import with_q
+from ppp_jax.analysis.results.layer_comparison import NO_ROW
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import drawn, write_csv, write_markdown
 from ppp_jax.errors import InputError, whole
@@ -42,6 +44,7 @@ ROTATED_SEED = 0  # of the rotations of A/A0, the first of which pictures stand 
 LEAST_ROTATIONS = 19  # with fewer, no p reaches 5 %
 TESTED = ("statistic", "value", "null", "low", "high", "z", "p", "q")
 ROWS = ("rows", "rows_nonfinite", "rows_zero", "rows_long")
+WHY = "not_judged"
 NOTED = "Below the rotated bases: where A/A0 of 95 % of random bases lies"
 COLUMNS = [
     "accepted",
@@ -61,6 +64,7 @@ def write_analysis(
     angles: Any = 360,
     signed: bool = False,
     rotations: int | None = None,
+    drop_outliers: float | None = None,
     **options: Any,
 ) -> pathlib.Path:
     """Writes pictures, curves, tests and tables of latents into a folder, all of them or none.
@@ -87,6 +91,8 @@ def write_analysis(
         fewer of A/A0, or none, where these would take above some seconds. Pictures of a
         rotated basis are left out of latents 200 times as large. `analysis.json` says what was
         done.
+      drop_outliers: Rows longer than so many times the median row are left out of `tests.csv`; None
+        keeps them. Pictures, curves and A/A0 see directions, and keep them.
       **options: The arguments `basis`, `planes`, `max_planes`, `plane_seed`, `centre`, `whiten`,
         `nonfinite` and `progress` of `ppp`; the tests in `tests.csv`, which take mean, covariance
         and shape apart themselves, are of the latents as they are.
@@ -101,6 +107,7 @@ def write_analysis(
     out = pathlib.Path(os.path.abspath(pathlib.Path(out).expanduser()))
     atomic.check(out, field="out", value=out, kind=atomic.ANALYSIS)
     epsilons = np.unique(check_epsilon(epsilon))
+    check_rows(options.get("nonfinite", RAISE), drop_outliers)
     if isinstance(latents, str | os.PathLike) and is_run(located("latents", latents)):
         raise InputError(
             "latents", latents, "is a run folder; open one array of it by load(…, name='pre')"
@@ -121,6 +128,7 @@ def write_analysis(
             angles=angles,
             signed=signed,
             chosen=chosen,
+            drop_outliers=drop_outliers,
             **options,
         )
     return out
@@ -187,11 +195,13 @@ def _analyse(
     angles: Any,
     signed: bool,
     chosen: _Chosen,
+    drop_outliers: float | None,
     **options: Any,
 ) -> None:
     """Computes the pictures, curves, tests and tables of every group, and then writes them."""
     curve = {"angles": angles, "signed": signed}
-    found = [_found(group, epsilons, curve, chosen, options) for group in groups]
+    found = [_found(group, epsilons, curve, chosen, drop_outliers, options) for group in groups]
+    dropped = {} if drop_outliers is None else {"drop_outliers": drop_outliers}
     made = {
         "by": list(names[0]),
         "groups": names,
@@ -200,6 +210,7 @@ def _analyse(
         "rotations": chosen.rotations,
         "acceptance_rotations": [group.rotations for group in found],
         "rotated_beside": chosen.beside,
+        **dropped,
     }
     tests = [group.tests for group in found if group.tests is not None]
     if tests:
@@ -214,11 +225,14 @@ def _found(
     epsilons: np.ndarray,
     curve: dict[str, Any],
     chosen: _Chosen,
+    drop_outliers: float | None,
     options: dict[str, Any],
 ) -> _Group:
     """Computes everything of one group."""
     options = {**options, "epsilon": epsilons}
-    rules = {key: options[key] for key in ("basis", "nonfinite", "progress") if key in options}
+    rules: dict[str, Any] = {
+        key: options[key] for key in ("basis", "nonfinite", "progress") if key in options
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EmptyPPPWarning)  # Panels and tables show it.
         picture, beside = ppp(group, **options), None
@@ -227,7 +241,8 @@ def _found(
             beside = ppp(group, **options | turned)
         curves = srm(group, **curve, **options)
     top = top_planes(count_planes(group, **options), TOP)
-    tests = _tested(group, rotations=chosen.rotations, **rules) if chosen.rotations else None
+    rules |= {"rotations": chosen.rotations, "drop_outliers": drop_outliers}
+    tests = _tested(group, **rules) if chosen.rotations else None
     rotations, acceptance = _acceptance_rotations(picture, chosen), None
     if rotations:
         acceptance = acceptance_test(
@@ -278,6 +293,10 @@ def _tested(group: xr.DataArray, **options: Any) -> pd.DataFrame:
     if not networks:
         table = table.assign(low=found["low"], high=found["high"])
     rows = table.to_dataframe().reset_index().assign(**{key: tested.attrs[key] for key in ROWS})
+    why = dict(one.split(": ", 1) for one in tested.attrs.get(WHY, "").split("; ") if one)
+    if not tested.attrs["rows"]:
+        why = dict.fromkeys(names, NO_ROW)
+    rows[WHY] = [why.get(name, "") for name in rows["statistic"]]
     return rows.rename(columns={"mean": "null"})
 
 
@@ -290,8 +309,8 @@ def _write_tests(
     table = with_q(pd.concat(tables, ignore_index=True), by=["statistic"])
     front = [*axes, *(column for column in table if column not in (*axes, *TESTED))]
     table = table[
-        [name for name in front if name not in ROWS]
-        + [name for name in (*TESTED, *ROWS) if name in table]
+        [name for name in front if name not in (*ROWS, WHY)]
+        + [name for name in (*TESTED, *ROWS, WHY) if name in table]
     ]
     write_csv(table, folder / "tests.csv")
     write_markdown(*_texts(table), folder / "tests.md")

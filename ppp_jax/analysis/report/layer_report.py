@@ -157,13 +157,15 @@ def _cell(one: xr.Dataset) -> str:
 
 def _notes(found: xr.Dataset) -> list[str]:
     """Returns what is said below the table: what stands in it, and what is missing and why."""
-    rotations, layers = found.attrs["rotations"], found.sizes["layer"]
+    rotations = found.attrs["rotations"]
     notes = [
         f"value (p, q): p against {rotations:,} random bases, q over the layers; * is q ≤ {LEVEL:g}"
     ]
     for name in _shown(found):
         if (one := registry.STATISTICS.get(name)) and one.sides:
             notes.append(f"{one.short}, below the null: {one.sides[0]}; above it: {one.sides[1]}")
+    # A layer without p is no test, and makes no q of another larger.
+    layers = int(found["p"].sel(statistic=_shown(found)).notnull().sum("layer").max())
     if layers / (rotations + 1) > LEVEL and (found["networks"] == 1).all():
         notes.append(
             f"one layer alone among {layers} cannot reach q ≤ {LEVEL:g} with {rotations:,} "

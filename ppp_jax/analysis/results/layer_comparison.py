@@ -28,7 +28,7 @@ from ppp_jax.analysis.statistics.registry import Statistic
 from ppp_jax.errors import InputError, seeded, truth, whole
 
 KINDS = (registry.BASIS, registry.PROJECTIONS)  # what is tested of layers
-NUMBERS = ("value", "mean", "low", "high", "z", "p")  # of each layer and statistic
+NUMBERS = ("value", "mean", "low", "high", "z", "p", "rank")  # of each layer and statistic
 ROWS = ("rows", "rows_nonfinite", "rows_zero", "rows_long")
 COUNTS = ("units", "networks", "rows", "rows_left_out", "rows_nonfinite", "rows_zero", "rows_long")
 NO_ROW = "no row is a sample"
@@ -85,8 +85,9 @@ def compare_layers(
     Returns:
       Dataset over `layer` and `statistic`: `value`; of its null the `mean` and the 2.5 and 97.5 %
       quantiles, `low` and `high`; `z`; `p`, of networks the exact one of their ranks together
-      (`pool`); and `q`, the false discovery rate (Benjamini and Hochberg 1995) of each statistic
-      over the layers, in which a missing p is no test. Along `layer` there are `units`, `networks`,
+      (`pool`); `rank`, from −½ to ½, whose sign is the side that p is of; and `q`, the false
+      discovery rate (Benjamini and Hochberg 1995) of each statistic over the layers, in which a
+      missing p is no test. Along `layer` there are `units`, `networks`,
       `rows` that count, `rows_left_out`, of them `rows_nonfinite` and `rows_zero`, `rows_long` of
       more than 100 times the median length, and `not_judged`, which says what is missing and why.
       Attributes are `rotations`, `rotation_seed`, `basis` and whether it is `orthonormal`,

@@ -188,9 +188,11 @@ def _claim(row: dict[str, Any], family: str, judged: tuple[Statistic, ...], test
         return "; ".join(f"{', '.join(sides)}{scope}" for scope, sides in found.items())
     few = [one for one in members if row[f"{one.name}_q_least"] > LEVEL]
     clouds = int(max(row[f"{one.name}_clouds"] for one in members))
-    needed = _too_few(clouds, tests[family]["p"])
-    limit = f"; over seeds it {needed}" if few else ", nor over seeds"
-    return f"no evidence in {_networks(clouds)}{limit}"
+    if not few:
+        return f"no evidence in {_networks(clouds)}, nor over seeds"
+    fewest = int(min(row[f"{one.name}_clouds"] for one in few))
+    needed = _too_few(fewest, tests[family]["p"])
+    return f"no evidence in {_networks(clouds)}; over seeds it {needed}"
 
 
 def min_known(*values: float) -> float:

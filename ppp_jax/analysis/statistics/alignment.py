@@ -88,8 +88,8 @@ def alignment_kurtosis(
     """Returns n(n+2)/3 · Σ_k (x·b_k)⁴/‖x‖⁴ / vectors, averaged over samples; 1 when isotropic.
 
     On an orthonormal basis C4, of samples of unit length, is a monotone function of it: with
-    s = 3·kurtosis/(n+2), C4 = ((n+2)s − 3)/((n−2)s + 1). The two are one test there, and both see
-    an axis-aligned covariance. `unit_kurtosis` does not.
+    s = 3·kurtosis/(n+2), C4 = ((n+2)s − 3)/((n−2)s + 1). The two have the same ranks there, and
+    both see an axis-aligned covariance. `unit_kurtosis` does not.
 
     Args:
       latents: `(..., samples, units)`; leading axes are separate clouds.

@@ -41,6 +41,7 @@ def points(axes, colour):
 def test_significant_layers_are_marked_on_their_side_and_missing_ones_are_crosses():
     found = made(["a", "b", "c"], ["shape"])
     found["value"][:] = [[2.0], [-2.0], [np.nan]]
+    found["rank"][:] = [[0.5], [-0.5], [np.nan]]
     found["q"][:] = [[0.01], [0.05], [np.nan]]
     (axes,) = plot_layers(found).axes
     assert points(axes, ABOVE) == [(0.0, 2.0)]
@@ -54,6 +55,13 @@ def test_significant_layers_are_marked_on_their_side_and_missing_ones_are_crosse
     low, high = axes.get_ylim()
     assert low < -2
     assert high > 2
+
+
+def test_a_network_far_off_does_not_decide_the_side():
+    found = made(["a"], ["shape"])
+    found["value"][:], found["rank"][:], found["q"][:] = 2.0, -0.4, 0.01
+    (axes,) = plot_layers(found).axes
+    assert (points(axes, ABOVE), points(axes, BELOW)) == ([], [(0.0, 2.0)])
 
 
 @pytest.mark.parametrize("count", [1, 3, 12, 150])

@@ -165,6 +165,10 @@ def test_a_picture_and_its_rotated_one_have_one_colour_scale():
     assert axes.images[0].norm.vmax == pytest.approx(max(4, np.nanquantile(top, 0.999)))
     with pytest.raises(InputError, match="ax=Axes: must be None where two pictures"):
         plot_ppp(picture, beside=turned, ax=axes)
+    with pytest.raises(InputError, match="must be a picture in a rotated basis"):
+        plot_ppp(picture, beside=picture)
+    with pytest.raises(InputError, match="must have the ε of the picture"):
+        plot_ppp(picture, beside=turned.assign_coords(epsilon=0.5))
 
 
 def test_a_strip_draws_rotated_pictures_where_there_are_any():

@@ -403,6 +403,17 @@ def test_a_claim_says_side_and_reach_and_what_cannot_be_told(numbers, text):
     assert said(**numbers) == text
 
 
+def test_how_many_seeds_are_needed_is_said_of_those_that_are_too_few():
+    judged = registry.judging(orthonormal=True)
+    row = {"clouds": 16, "q": 0.5, "q_networks": 0.5, "q_least": 0.01}
+    table = {f"{one.name}_{key}": value for one in judged for key, value in row.items()}
+    few = {"seeds": 16, "mean_ones_clouds": 5, "mean_ones_q": np.nan, "mean_ones_q_least": 0.5}
+    text = (
+        "no evidence in these 16 networks; over seeds it cannot be judged at 5 seeds: 10 would do"
+    )
+    assert verdicts._claim(table | few, "mean", judged, {"mean": {"p": 20}}) == text
+
+
 def test_each_family_has_a_reason_why_it_is_not_judged():
     assert set(verdicts.UNKNOWN) == set(registry.FAMILIES)
     assert list(verdicts.CLAIMS) == [f"verdict_{name}" for name in (*registry.FAMILIES, "training")]
