@@ -657,6 +657,7 @@ def certify(
     # By default accelerators would multiply in less than single precision.
     with jax.default_matmul_precision("highest"):
         x = _inputs(drawn, spans, SAMPLES, units)
+        _check_shape(function, units)
         seen = _see(function, x, elements, constant=constant)
     worst = seen.beyond_rounding.max(axis=1)
     inversion = float(worst[0])
@@ -667,6 +668,15 @@ def certify(
     algebra = _algebra(seen, told)
     problem = _problem(claimed, units, lengths, inversion, algebra)
     return Certificate(claimed, of_groups[-1], inversion, residuals, algebra, lengths, problem)
+
+
+def _check_shape(function: Map, units: int) -> None:
+    """Refuses a map that does not return vectors of the width that it is given."""
+    vectors = jax.ShapeDtypeStruct((SAMPLES, units), jnp.float32)
+    found = jax.eval_shape(function, vectors).shape
+    if found != vectors.shape:
+        problem = f"must return vectors as wide as it is given: {vectors.shape} became {found}"
+        raise InputError("function", getattr(function, "__name__", "a map"), problem)
 
 
 def _elements(claimed: str, units: int, key: jax.Array) -> np.ndarray:

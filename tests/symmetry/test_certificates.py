@@ -218,3 +218,8 @@ def test_a_run_s_own_lengths_are_one_more_range():
 def test_certificates_are_of_the_runs_that_are_there():
     larger = dataclasses.replace(GRID, seeds=range(5))
     assert certificates.subject(larger) != certificates.subject(GRID)
+
+
+def test_a_map_that_changes_the_width_is_one_error():
+    with pytest.raises(InputError, match="must return vectors as wide"):
+        groups.certify(lambda x: x[..., :3], "S_n", units=8, key=jax.random.key(0))

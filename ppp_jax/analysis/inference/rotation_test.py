@@ -280,6 +280,8 @@ def _told(
     if test.of(registry.PROJECTIONS):
         found["dip_samples"] = min(DIP_SAMPLES, max(rows.samples for rows in counts))
     there = np.array([rows.samples for rows in counts]) > 0
+    if not there.any():
+        return found | {"not_judged": "no row of any cloud is a sample"}
     missing = np.isnan(values.reshape(len(counts), -1))[there]
     fewest = min((rows.samples for rows in counts if rows.samples), default=0)
     why = []

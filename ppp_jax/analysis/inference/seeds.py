@@ -19,7 +19,9 @@ ROUNDING = 1e-12  # differences below this fraction of the values are no differe
 BOOTSTRAP_SEED = 0
 MIN_SEEDS = 6  # with fewer, no two-sided sign-flip p-value is below 5 %
 EXACT_SEEDS = 16
+MOST_NEEDED = 20  # seeds, beyond which the smallest p-value does not fall
 RANDOM_PATTERNS = 2**16 - 1
+REPEATING_SEEDS = 40  # up to which some random pattern may be the observed one
 
 
 def interquartile_mean(values: ArrayLike) -> float:
@@ -254,7 +256,13 @@ def smallest_p(seeds: int) -> float:
       0.0078125
     """
     whole("seeds", seeds, least=1, most=2**63 - 1)
-    return 2 / 2**seeds if seeds <= EXACT_SEEDS else 1 / (RANDOM_PATTERNS + 1)
+    if seeds <= EXACT_SEEDS:
+        return 2 / 2**seeds
+    if seeds > REPEATING_SEEDS:
+        return 1 / (RANDOM_PATTERNS + 1)
+    # Of few more seeds, random patterns may repeat the observed one, or its opposite.
+    alike = np.abs(_patterns(seeds, BOOTSTRAP_SEED).sum(axis=1)) == seeds
+    return float(np.mean(alike))
 
 
 def seeds_needed(tests: int) -> int | None:
@@ -272,7 +280,7 @@ def seeds_needed(tests: int) -> int | None:
       (6, 10)
     """
     whole("tests", tests, least=1)
-    enough = (s for s in range(1, EXACT_SEEDS + 2) if tests * smallest_p(s) <= LEVEL)
+    enough = (s for s in range(1, MOST_NEEDED + 1) if tests * smallest_p(s) <= LEVEL)
     return next(enough, None)
 
 

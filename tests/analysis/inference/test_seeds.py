@@ -127,7 +127,7 @@ def test_so_many_seeds_are_needed_as_make_the_smallest_p_small_enough():
         alone[0] = smallest_p(need)
         assert false_discovery(alone)[0] <= 0.05
     assert seeds_needed(3277) is None  # even 65,535 random patterns are too few
-    assert seeds_needed(3276) == 17
+    assert seeds_needed(3276) == 18  # of 17, random patterns repeat the observed one
 
 
 def test_what_so_many_seeds_allow_is_the_q_of_the_smallest_p():
