@@ -37,6 +37,7 @@ TABLE = RNG.normal(size=(3, 8))
 TESTED = pa.rotation_test(SEEDS, rotations=9)
 COUNTED = pa.count_planes(X, epsilon=[0.5, 0.8])
 PICTURE = pa.ppp(X, epsilon=0.3, bins=8)
+TURNED = pa.ppp(X, epsilon=0.3, bins=8, rotated=0)
 PICTURES = pa.ppp(SEEDS, epsilon=0.3, bins=8, by="seed")
 CURVES = pa.srm(X, epsilon=0.3, angles=8)
 FOUND = xr.DataArray(
@@ -216,7 +217,7 @@ CALLS = {
     "interquartile_mean": (pa.interquartile_mean, {"values": [1.0, 2.0]}),
     "bootstrap_interval": (pa.bootstrap_interval, {"values": [1.0, 2.0, 3.0]}),
     "plot_ppp": (pa.plot_ppp, {"picture": PICTURE}),
-    "plot_beside": (pa.plot_ppp, {"picture": PICTURE, "beside": PICTURE}),
+    "plot_beside": (pa.plot_ppp, {"picture": PICTURE, "beside": TURNED}),
     "plot_srm": (pa.plot_srm, {"curves": CURVES}),
     "plot_curves": (pa.plot_curves, {"values": FOUND}),
     "plot_strip": (

@@ -46,7 +46,8 @@ def test_a_folder_of_layers_ends_with_one_table_and_a_figure(layers, tmp_path):
     out = tmp_path / "layers_analysis"
     assert done.stdout.startswith((out / "layers.md").read_text(encoding="utf-8"))
     assert done.stdout.endswith(f"figure: {out / 'layers.png'}\nanalysis: {out}\n")
-    cells = {row[0]: dict(zip(("mean", "covariance", "shape", "dip"), row[4:], strict=True))
+    parts = ("mean", "mean along the sum", "covariance", "shape", "dip")
+    cells = {row[0]: dict(zip(parts, row[4:], strict=True))
              for line in done.stdout.splitlines() if line.startswith("| ")
              for row in [[cell.strip() for cell in line.strip("| ").split("|")]]}  # fmt: skip
     assert list(cells)[2:] == ["isotropic_10", "relu_2", "tanh_1"]

@@ -675,10 +675,12 @@ def test_pictures_leave_out_the_runs_that_tables_leave_out():
     )
     measured = measure(dataset, epsilon=0.6, rotations=19)
     at = dict.fromkeys(("depth", "width", "optimizer", "initializer", "rate"), 0)
-    section = grid_report._Section("", "", dataset.isel(at), measured.runs.isel(at))
+    section = grid_report._Section(
+        "", "", dataset.isel(at), measured.runs.isel(at), measured.pooled.isel(at)
+    )
     panel = grid_report._panels(section, "pre", "relu", 0.6)
     numbers = measured.runs["shape_pre"].isel(at).sel(activation="relu")
     for step, count in ((0, SEEDS - 1), (1, SEEDS - 2)):
         assert numbers.isel(step=step).notnull().sum() == count
-        picture = panel(slice(None), step)
+        picture = panel(slice(None), step, None)
         assert picture.attrs["samples"] == count * SAMPLES
