@@ -72,8 +72,8 @@ def write_analysis(
     `ppp.png` and `srm.png` have a row per group and a column per ε; beside each picture of PPP
     stands that of the same latents in a rotated basis. `fractions.csv` and `fractions.md` hold A/A0
     and, where tests are made, the mean, the 2.5 and 97.5 % quantiles and p of its rotation null.
-    `tests.csv` and `tests.md` hold the parts of alignment and the
-    quantisation of each group against the rotation null (docs/method.md §6, §8), `srm.csv` holds
+    `tests.csv` and `tests.md` hold the parts of alignment and the quantisation of each group
+    against the rotation null (docs/method.md §6, §8), `srm.csv` holds
     the mean SRM curves, and `planes.csv` holds the 100 planes of each group that accept the most
     samples at the largest ε. `analysis.json` says how everything was made.
 
@@ -109,9 +109,8 @@ def write_analysis(
     epsilons = np.unique(check_epsilon(epsilon))
     check_rows(options.get("nonfinite", RAISE), drop_outliers)
     if isinstance(latents, str | os.PathLike) and is_run(located("latents", latents)):
-        raise InputError(
-            "latents", latents, "is a run folder; open one array of it by load(…, name='pre')"
-        )
+        problem = "is a run folder; open one array of it by load(…, name='pre')"
+        raise InputError("latents", latents, problem)
     array = _named(load(latents))
     names, groups = _groups(array, axis_names(by))
     chosen = _chosen(rotations, array)
