@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from ppp_jax.analysis import synthetic
 from ppp_jax.analysis.inference import calibration
 from ppp_jax.analysis.inference.rotation_test import rotation_test
+from ppp_jax.analysis.inference.seeds import LEVEL
 from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.projection.kernel import check_epsilon
 from ppp_jax.analysis.statistics import registry
@@ -162,7 +163,7 @@ def tell_isotropic(p: xr.DataArray) -> None:
       p: The p-values, as `calibration.null_p_values` returns them.
     """
     rates, draws = calibration.false_positives(p), p.sizes["seed"]
-    low, high = calibration.monte_carlo(calibration.LEVEL, draws)
+    low, high = calibration.monte_carlo(LEVEL, draws)
     print(f"fraction of {draws} isotropic clouds with p ≤ .05; 99.9 %: {low:.1%} to {high:.1%}")
     header = ["clouds", *(str(name) for name in rates["statistic"].values)]
     body = [

@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from ppp_jax.analysis.inference.rotation_test import pool, rotation_test
-from ppp_jax.analysis.inference.seeds import paired_difference
+from ppp_jax.analysis.inference.seeds import LEVEL, paired_difference
 from ppp_jax.analysis.io.rows import LongRowWarning
 from ppp_jax.analysis.io.sources import check_made
 from ppp_jax.analysis.projection.kernel import progress_bar
@@ -29,7 +29,6 @@ from ppp_jax.resources import check_product
 
 SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 KINDS = ("axes", "corners")
-LEVEL = 0.05
 HELD_NUMBERS = 2**21  # of clouds of one law held at once
 NETWORKS = (1, 2, 6, 16)  # whose ranks are combined
 SEEDS = (6, 16)  # over which signs are flipped
@@ -82,20 +81,12 @@ def null_p_values(
     rng = np.random.default_rng(seeded(sample_seed, field="sample_seed"))
     _check(draws, samples, units, laws=4)
 
-    def test(clouds: xr.DataArray, first: int) -> xr.Dataset:
-        return rotation_test(
-            clouds,
-            statistics=statistics,
-            rotations=rotations,
-            epsilon=epsilon,
-            rotation_seed=sample_seed,
-            first_seed=first,
-        )
-
     def draw() -> dict[str, np.ndarray]:
         return isotropic_clouds(rng, samples=samples, units=units)
 
-    return _some_at_a_time(draw, test, draws, samples * units, progress)["p"]
+    how: dict[str, Any] = {"statistics": statistics, "rotations": rotations, "epsilon": epsilon}
+    how["rotation_seed"] = sample_seed
+    return _some_at_a_time(draw, draws, samples * units, progress, **how)["p"]
 
 
 def law_tests(
@@ -136,31 +127,26 @@ def law_tests(
         raise InputError("laws", laws, "must be names of laws, one or more, in a list")
     _check(draws, samples, units, laws=len(laws))
 
-    def test(clouds: xr.DataArray, first: int) -> xr.Dataset:
-        tested = rotation_test(
-            clouds,
-            statistics=statistics,
-            rotations=rotations,
-            rotation_seed=sample_seed,
-            first_seed=first,
-        )
-        return tested.drop_vars("null")
-
     def draw() -> dict[str, np.ndarray]:
         size: dict[str, Any] = {"samples": samples, "units": units, "turned": turned}
         return {law: draw_law(rng, law, **size) for law in laws}
 
-    return _some_at_a_time(draw, test, draws, samples * units, progress)
+    how: dict[str, Any] = {
+        "statistics": statistics,
+        "rotations": rotations,
+        "rotation_seed": sample_seed,
+    }
+    return _some_at_a_time(draw, draws, samples * units, progress, **how)
 
 
 def _some_at_a_time(
     draw: Callable[[], Mapping[str, np.ndarray]],
-    test: Callable[[xr.DataArray, int], xr.Dataset],
     draws: int,
     numbers: int,
     progress: bool,
+    **options: Any,
 ) -> xr.Dataset:
-    """Tests draws of clouds by law; all of them may be more than memory holds."""
+    """Tests draws of clouds by law, by rotations; all of them may be more than memory holds."""
     width = max(1, HELD_NUMBERS // numbers)
     places = list(range(0, draws, width))
     found = []
@@ -173,7 +159,8 @@ def _some_at_a_time(
             coords={"law": list(drawn[0])},
         )
         with _long_rows():
-            found.append(test(labelled, first))
+            tested = rotation_test(labelled, first_seed=first, **options)
+        found.append(tested.drop_vars("null"))
     joined = xr.concat(found, "seed", combine_attrs="drop")
     return joined.transpose("law", "seed", "statistic", ...)
 
@@ -246,16 +233,12 @@ def heavy_tailed(
         cloud = heavy_rows(rng, freedom=freedom, samples=samples, units=units)
         return {"elliptical": cloud}
 
-    def test(clouds: xr.DataArray, first: int) -> xr.Dataset:
-        return rotation_test(
-            clouds,
-            statistics=SHAPE,
-            rotations=rotations,
-            rotation_seed=sample_seed,
-            first_seed=first,
-        )
-
-    p = _some_at_a_time(draw, test, draws, samples * units, False)["p"]
+    how: dict[str, Any] = {
+        "statistics": SHAPE,
+        "rotations": rotations,
+        "rotation_seed": sample_seed,
+    }
+    p = _some_at_a_time(draw, draws, samples * units, False, **how)["p"]
     return false_positives(p).sel(law="elliptical", drop=True)
 
 

@@ -182,7 +182,7 @@ def _claim(row: dict[str, Any], family: str, judged: tuple[Statistic, ...], test
         return f"not judged: {UNKNOWN[family]}"
     found: dict[str, list[str]] = {}  # sides by how far they reach
     for one in members:
-        if min_known(row[f"{one.name}_q_networks"], row[f"{one.name}_q"]) <= LEVEL:
+        if row[f"{one.name}_q_networks"] <= LEVEL or row[f"{one.name}_q"] <= LEVEL:
             found.setdefault(_scope(row, one, tests), []).append(_side(row, one))
     if found:
         return "; ".join(f"{', '.join(sides)}{scope}" for scope, sides in found.items())
@@ -193,15 +193,6 @@ def _claim(row: dict[str, Any], family: str, judged: tuple[Statistic, ...], test
     fewest = int(min(row[f"{one.name}_clouds"] for one in few))
     needed = _too_few(fewest, tests[family]["p"])
     return f"no evidence in {_networks(clouds)}; over seeds it {needed}"
-
-
-def min_known(*values: float) -> float:
-    """Returns the least of numbers of which some are missing; 1 if all are.
-
-    Args:
-      *values: The p-values or q-values.
-    """
-    return min((value for value in values if value == value), default=1.0)
 
 
 def _scope(row: dict[str, Any], one: Statistic, tests: Tests) -> str:
