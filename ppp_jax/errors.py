@@ -27,9 +27,12 @@ def printable(text: object) -> str:
       >>> printable("a\x1b[31mred\nb")
       'a\\x1b[31mred\\nb'
     """
+    whole = str(text)
+    if whole.isprintable():  # pages show pictures as texts of a million letters
+        return whole
     return "".join(
         character if unicodedata.category(character) not in _UNPRINTABLE else ascii(character)[1:-1]
-        for character in str(text)
+        for character in whole
     )
 
 

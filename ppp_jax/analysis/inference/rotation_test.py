@@ -32,7 +32,12 @@ from ppp_jax.analysis.projection import views
 from ppp_jax.analysis.projection.kernel import check_epsilon, progress_bar
 from ppp_jax.analysis.projection.planes import Basis, BasisLike, resolve_basis
 from ppp_jax.analysis.statistics import registry
-from ppp_jax.analysis.statistics.alignment import Target, build_target, measure_turned
+from ppp_jax.analysis.statistics.alignment import (
+    Target,
+    build_target,
+    measure_all,
+    measure_turned,
+)
 from ppp_jax.analysis.statistics.quantisation import DIP_SAMPLES, project
 from ppp_jax.analysis.statistics.registry import Statistic
 from ppp_jax.errors import InputError, seeded, truth, whole
@@ -161,13 +166,34 @@ def observed(latents: Latents, *, basis: BasisLike, statistics: Sequence[Statist
     """
     source = open_source(latents)
     test = _Test(tuple(statistics), resolve_basis(basis, source.units), None, Rules())
-    found, _ = _values(source, test, _groups(source, 0, (0, 0), progress=False))
+    seen = _Seen(source, test)
+    target = build_target(test.frame, source.dtype)
+    parts = list(seen.parts())
+    with concurrent.futures.ThreadPoolExecutor(WORKERS) as workers:
+        measured = [_as_they_are(list(workers.map(seen.of, part)), test, target) for part in parts]
+    found = np.concatenate(measured, axis=1).T
     names = [one.name for one in statistics]
     dims = (*source.dims[:-1], "statistic")
     return xr.Dataset(
         {"value": (dims, found.reshape(*source.shape[:-2], len(names)))},
         coords={**source.coords, "statistic": names},
     )
+
+
+def _as_they_are(
+    clouds: list[dict[str, np.ndarray | None]], test: "_Test", target: Target
+) -> np.ndarray:
+    """Measures what is seen of clouds, all by one call, `(statistics, clouds)`."""
+    found: dict[str, np.ndarray] = {}
+    for sees in dict.fromkeys(one.sees for one in test.statistics):
+        seeing = [one for one in test.statistics if one.sees == sees]
+        there = {k: view for k, cloud in enumerate(clouds) if (view := cloud[sees]) is not None}
+        values = np.full((len(seeing), len(clouds)), np.nan)
+        if there:
+            functions = tuple(one.function for one in seeing)
+            values[:, list(there)] = measure_all(functions, np.stack([*there.values()]), target)
+        found |= dict(zip([one.name for one in seeing], values, strict=True))
+    return np.stack([found[one.name] for one in test.statistics])
 
 
 def _values(
@@ -201,6 +227,12 @@ class _Seen:
         size = math.prod(source.shape[-2:]) * source.dtype.itemsize
         self.most = max(1, KEPT_BYTES // (2 * size))  # clouds, each with its whitened samples
         self.lock = threading.Lock()
+
+    def parts(self) -> Iterator[range]:
+        """Yields numbers of clouds that may be held at once."""
+        clouds = math.prod(self.source.shape[:-2])
+        for start in range(0, clouds, self.most):
+            yield range(start, min(start + self.most, clouds))
 
     def of(self, cloud: int) -> dict[str, np.ndarray | None]:
         """Returns the views of a cloud by their names."""

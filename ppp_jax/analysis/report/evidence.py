@@ -15,11 +15,12 @@ from matplotlib.figure import Figure
 from ppp_jax.analysis.inference import calibration
 from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.report.pages import fragment, html_table, render
-from ppp_jax.analysis.results.measure import SITES, cells
+from ppp_jax.analysis.results.measure import SITES, cells, rotations_of
 from ppp_jax.analysis.results.tables import number, varying
 from ppp_jax.analysis.results.verdicts import CLAIMS, difference_table, rate_table
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.statistics.quantisation import density_peaks
+from ppp_jax.analysis.statistics.registry import PLANES, PROJECTIONS
 from ppp_jax.analysis.texts import write_csv, write_markdown
 from ppp_jax.files import regular
 from ppp_jax.files.integrity import SEAL, is_intact
@@ -144,6 +145,7 @@ def verdict_block(
         unconfounded=bool(verdicts["unconfounded"].all()),
         table=html_table(*table),
         rotations=rotations,
+        fewer={kind: rotations_of(kind, rotations) for kind in (PLANES, PROJECTIONS)},
         name=name,
     )
 

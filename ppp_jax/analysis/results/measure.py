@@ -11,7 +11,7 @@ from ppp_jax.analysis.io.rows import Rows, kept_rows
 from ppp_jax.analysis.projection.kernel import progress_bar
 from ppp_jax.analysis.projection.planes import Basis, resolve_basis
 from ppp_jax.analysis.statistics import registry
-from ppp_jax.analysis.statistics.registry import BASIS, CLOUD, PLANES, PROJECTIONS, Statistic
+from ppp_jax.analysis.statistics.registry import BASIS, CLOUD, PLANES, PROJECTIONS
 
 SITES = ("pre", "post")
 # The axes of a grid that tell cells apart, in its order; `grid` itself would import optax.
@@ -27,6 +27,9 @@ CELL_AXES = (
 ENDS = ("p_networks", "z", "p", "null", "clouds", "rank")
 THINNING_SEED = 0
 DIP_SAMPLES = 512  # of each cloud, for dips under many rotations
+# Angles and dips take most of the time: they get K divided by these, but not fewer than the least.
+SHARES = {BASIS: 1, PLANES: 2, PROJECTIONS: 4}
+LEAST_SHARE = 49
 ROUNDING = 1e-6  # a range below this fraction of the largest number is none
 ERRORS = ("train_mse", "validation_mse", "test_mse")
 COUNTS = {"rows": "samples", "rows_zero": "zero", "rows_long": "long"}  # of the rows of a cloud
@@ -121,7 +124,7 @@ def measure(
     Args:
       dataset: The Dataset that `load_run` returned; latents are read in parts.
       epsilon: The acceptance cosine.
-      rotations: K of the rotation null.
+      rotations: K of the rotation null; `rotations_of` says how many of them angles and dips get.
       rotation_seed: Seed of the random rotations.
       progress: Whether to show a progress bar on stderr.
     """
@@ -148,11 +151,23 @@ def measure(
 
 def _joined(columns: dict[str, list[xr.Dataset]]) -> dict[str, xr.DataArray]:
     """Puts the activations together again, and the site of latents into the names."""
+    # One call for all numbers: one each would take ten times as long.
+    how: dict[str, Any] = {"coords": "different", "compat": "equals", "join": "exact"}
     return {
-        _named(str(name), site): xr.concat([one[name] for one in parts], "activation")
+        _named(str(name), site): values
         for site, parts in columns.items()
-        for name in parts[0]
+        for name, values in xr.concat(parts, "activation", **how).data_vars.items()
     }
+
+
+def rotations_of(kind: str, rotations: int) -> int:
+    """Returns against how many rotations a report holds a statistic; exact ranks know how many.
+
+    Args:
+      kind: What it is a function of: `basis`, `planes` or `projections`.
+      rotations: K of the rotation null.
+    """
+    return min(rotations, max(LEAST_SHARE, rotations // SHARES[kind]))
 
 
 class _Test(NamedTuple):
@@ -163,16 +178,14 @@ class _Test(NamedTuple):
     rotations: int
     rotation_seed: int
 
-    def rotated(
-        self, clouds: xr.DataArray, first_seed: int, statistics: tuple[Statistic, ...]
-    ) -> xr.Dataset:
-        """Tests statistics, and lets the rotated values go, which have told what they tell."""
+    def rotated(self, clouds: xr.DataArray, first_seed: int, kind: str) -> xr.Dataset:
+        """Tests what is of a kind, and lets the rotated values go, which told what they tell."""
         return rotation_test(
             clouds,
             basis=self.frame,
-            statistics=statistics,
+            statistics=registry.chosen(of=[kind]),
             epsilon=self.epsilon,
-            rotations=self.rotations,
+            rotations=rotations_of(kind, self.rotations),
             rotation_seed=self.rotation_seed,
             first_seed=first_seed,
         ).drop_vars("null")
@@ -198,8 +211,7 @@ def _measure(latents: xr.DataArray, runs: xr.Dataset, how: _Test) -> _Tests:
     """Measures one activation's latents, of one site, part by part."""
     last = latents.sizes["step"] - 1
     found = _Tests(*(_nothing(latents) for _ in _Tests._fields))
-    of_basis, of_planes = registry.chosen(of=[BASIS]), registry.chosen(of=[PLANES])
-    of_projections = registry.chosen(of=[PROJECTIONS])
+    of_basis = registry.chosen(of=[BASIS])
     for at, part in _parts(latents):
         of_runs = {dim: where for dim, where in at.items() if dim != "step"}
         clouds = mask(part, runs.isel(of_runs))
@@ -211,17 +223,12 @@ def _measure(latents: xr.DataArray, runs: xr.Dataset, how: _Test) -> _Tests:
             _put(found.everywhere, {**at, "step": steps[~at_end]}, seen)
         if at_end.any():
             there, ends = {**at, "step": steps[at_end]}, clouds.isel(step=at_end)
-            tested = how.rotated(ends, first, of_basis + of_planes)
-            _put(found.everywhere, there, tested.sel(statistic=_names(of_basis)))
-            dips = how.rotated(thinned(ends, DIP_SAMPLES), first, of_projections)
-            tested = xr.concat([tested.sel(statistic=_names(of_planes)), dips], "statistic")
-            _put(found.at_ends, there, tested)
+            _put(found.everywhere, there, how.rotated(ends, first, BASIS))
+            angles = how.rotated(ends, first, PLANES)
+            dips = how.rotated(thinned(ends, DIP_SAMPLES), first, PROJECTIONS)
+            _put(found.at_ends, there, xr.concat([angles, dips], "statistic"))
             _put(found.numbers, there, _numbers(ends, how, everywhere=False))
     return found._replace(at_ends=found.at_ends.isel(step=[0, -1] if last else [0]))
-
-
-def _names(statistics: tuple[Statistic, ...]) -> list[str]:
-    return [one.name for one in statistics]
 
 
 def _numbers(clouds: xr.DataArray, how: _Test, *, everywhere: bool) -> xr.Dataset:

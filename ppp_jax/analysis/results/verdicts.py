@@ -133,7 +133,9 @@ def _group(measured: Measured) -> list[dict[str, Any]]:
 
 def _cell(measured: Measured, at: dict[str, int], site: str) -> dict[str, Any]:
     runs, pooled = measured.runs.isel(at), measured.pooled.isel(at)
-    first, last = runs.isel(step=0), runs.isel(step=-1)
+    (first, last), (before, after) = (
+        [whole.isel(step=k) for k in (0, -1)] for whole in (runs, pooled)
+    )
     row: dict[str, Any] = {
         "seeds": int((last[f"{COUNTED}_{site}"] > 0).sum()),
         "snapshots": runs.sizes["step"],
@@ -142,9 +144,8 @@ def _cell(measured: Measured, at: dict[str, int], site: str) -> dict[str, Any]:
     }
     for one in registry.chosen(of=TESTED):
         name, key = one.name, f"{one.name}_{site}"
-        row |= {f"{name}_first": pooled[key].isel(step=0).item()}
-        row |= {name: pooled[key].isel(step=-1).item()}
-        row |= {f"{name}_{end}": pooled[f"{key}_{end}"].isel(step=-1).item() for end in ENDS}
+        row |= {f"{name}_first": before[key].item(), name: after[key].item()}
+        row |= {f"{name}_{end}": after[f"{key}_{end}"].item() for end in ENDS}
         row[f"{name}_seeds"] = int((last[f"{key}_p"] <= LEVEL).sum())
     for one in registry.chosen(of=[CLOUD]):
         values = last[f"{one.name}_{site}"].values

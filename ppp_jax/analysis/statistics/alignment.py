@@ -159,9 +159,7 @@ def _measured(
     values, _ = rescale(kept)
     target = build_target(resolve_basis(basis, values.shape[-1]), values.dtype)
     clouds = values.reshape(-1, *values.shape[-2:])
-    with jax.debug_nans(False):  # a cloud that is missing has no number
-        (found,) = _measure_clouds(*jax.device_put((clouds, target)), functions=(function,))
-        found = jax.device_get(found)
+    (found,) = measure_all((function,), clouds, target)
     return labelled_like(latents, found.reshape(values.shape[:-2]), rows)
 
 
@@ -178,6 +176,22 @@ def build_target(frame: Basis, dtype: np.dtype) -> Target:
     first, second = frame.planes.T
     cosine = np.zeros(len(first)) if frame.gram is None else frame.gram[first, second]
     return Target(vectors.astype(dtype), Planes(first, second, cosine.astype(dtype)))
+
+
+def measure_all(functions: tuple[OfBasis, ...], clouds: np.ndarray, target: Target) -> np.ndarray:
+    """Measures clouds as they are.
+
+    Args:
+      functions: The statistics to measure.
+      clouds: The samples, `(clouds, samples, units)`.
+      target: The basis.
+
+    Returns:
+      `(functions, clouds)`.
+    """
+    with jax.debug_nans(False):  # a cloud that is missing has no number
+        placed = jax.device_put((clouds, target))
+        return np.stack(jax.device_get(_measure_clouds(*placed, functions=functions)))
 
 
 @functools.partial(jax.jit, static_argnames="functions")

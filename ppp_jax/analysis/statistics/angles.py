@@ -108,6 +108,17 @@ def angles(
       (4.0, [0.707, 0.0, 0.707, 1.0])
     """
     prepared = _prepare(latents, basis, epsilon, nonfinite)
+    ratio, deficit, sizes = _measured(prepared)
+    rows = _rows(prepared)
+    return Angles(
+        labelled_like(latents, ratio, rows),
+        labelled_like(latents, deficit, rows),
+        _labelled(latents, sizes, rows),
+    )
+
+
+def _measured(prepared: Prepared) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns A/A0, the entropy deficit and the sizes of the modes, of every cloud."""
     per_cloud = prepared.source.shape[-2]
     clouds = prepared.source.rows // per_cloud
     count, histogram = np.zeros(clouds, np.int64), np.zeros(clouds * SECTORS, np.int64)
@@ -126,13 +137,7 @@ def angles(
             modes[:, m] += 1j * np.bincount(cloud, power.imag, clouds)
             power = power * direction
     ratio = _over_null(prepared, count)
-    deficit, sizes = _described(histogram.reshape(*ratio.shape, SECTORS), modes, ratio)
-    rows = _rows(prepared)
-    return Angles(
-        labelled_like(latents, ratio, rows),
-        labelled_like(latents, deficit, rows),
-        _labelled(latents, sizes, rows),
-    )
+    return ratio, *_described(histogram.reshape(*ratio.shape, SECTORS), modes, ratio)
 
 
 def _described(
@@ -168,13 +173,10 @@ def angles_of(clouds: np.ndarray, frame: Basis, epsilon: float) -> dict[str, np.
       frame: The basis.
       epsilon: The acceptance cosine.
     """
-    found = angles(clouds, basis=frame, epsilon=epsilon, nonfinite=DROP)
-    modes = {f"mode_{m + 1}": np.asarray(found.modes)[:, m] for m in range(MODES)}
-    return {
-        "acceptance_ratio": np.asarray(found.acceptance_ratio),
-        "entropy_deficit": np.asarray(found.entropy_deficit),
-        **modes,
-    }
+    # Rows are counted by who asks, and not again under every rotation.
+    ratio, deficit, sizes = _measured(_prepare(clouds, frame, epsilon, DROP))
+    modes = {f"mode_{m + 1}": sizes[:, m] for m in range(MODES)}
+    return {"acceptance_ratio": ratio, "entropy_deficit": deficit, **modes}
 
 
 def _prepare(latents: Latents, basis: BasisLike, epsilon: float, nonfinite: str) -> Prepared:

@@ -153,13 +153,13 @@ def _peaks(
 
 def _valleys(samples: np.ndarray) -> tuple[list[float], float]:
     """Returns the depth of every valley, and the dimension, of samples that all differ."""
-    pairs = scipy.spatial.distance.pdist(samples)
-    apart = scipy.spatial.distance.squareform(pairs, checks=False)
+    apart = scipy.spatial.distance.squareform(scipy.spatial.distance.pdist(samples), checks=False)
     nearest = np.partition(apart, NEIGHBOUR, axis=1)[:, : NEIGHBOUR + 1]
     nearest.sort(axis=1)
     core, dimension = nearest[:, NEIGHBOUR], _dimension(nearest[:, 1], nearest[:, 2])
-    i, j = np.triu_indices(len(samples), 1)
-    reach = np.maximum(pairs, np.maximum(core[i], core[j]))
+    np.maximum(apart, core[:, None], out=apart)
+    np.maximum(apart, core, out=apart)
+    reach = scipy.spatial.distance.squareform(apart, checks=False)  # its diagonal is not looked at
     linkage = scipy.cluster.hierarchy.linkage(reach, "single")
     least = max(LEAST_GROUP, LEAST_FRACTION * len(samples))
     depths = [
@@ -178,17 +178,15 @@ def _merges(
     merge are then found without walking down to their samples.
     """
     leaves = scipy.cluster.hierarchy.leaves_list(linkage)
-    size = np.concatenate([np.ones(samples), linkage[:, 3]]).astype(int)
-    start = np.zeros(len(size), int)
-    for k in range(len(linkage) - 1, -1, -1):
-        first, second = int(linkage[k, 0]), int(linkage[k, 1])
+    pairs = linkage[:, :2].astype(int)
+    size = np.concatenate([np.ones(samples, int), linkage[:, 3].astype(int)])
+    start, sizes = [0] * len(size), size.tolist()  # lists: arrays are slow, number by number
+    for k, (first, second) in reversed(list(enumerate(pairs.tolist()))):
         start[first] = start[samples + k]
-        start[second] = start[first] + size[first]
-    for first, second, height, _ in linkage:
-        pair = int(first), int(second)
-        if min(size[k] for k in pair) >= least:
-            a, b = (leaves[start[k] : start[k] + size[k]] for k in pair)
-            yield a, b, float(height)
+        start[second] = start[first] + sizes[first]
+    for k in np.flatnonzero(size[pairs].min(axis=1) >= least):
+        a, b = (leaves[start[one] : start[one] + sizes[one]] for one in pairs[k])
+        yield a, b, float(linkage[k, 2])
 
 
 def _dimension(first: np.ndarray, second: np.ndarray) -> float:
