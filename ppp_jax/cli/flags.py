@@ -227,8 +227,8 @@ def define_numbers(name: str, default: Sequence[float], text: str) -> None:
 def define_rotations() -> None:
     """Defines the flag `--rotations`, the number of random rotations of a test."""
     text = (
-        "number of random rotations that each alignment is compared with; reports hold angles "
-        "against half of them, and dips against a quarter, since these take longest"
+        "number of random rotations that each alignment is compared with; reports of "
+        "several seeds hold angles against half of them, and dips against a quarter"
     )
     define_count("rotations", ROTATIONS, text, least=1, most=MOST_ROTATIONS)
 

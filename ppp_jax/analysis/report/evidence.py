@@ -124,7 +124,7 @@ def plain_words(verdicts: pd.DataFrame, *, claim: str) -> Markup:
 
 
 def verdict_block(
-    verdicts: pd.DataFrame, folder: pathlib.Path, name: str, *, rotations: int
+    verdicts: pd.DataFrame, folder: pathlib.Path, name: str, *, rotations: int, seeds: int
 ) -> Markup:
     """Writes `verdicts_<name>` as CSV and Markdown, and returns them for the page.
 
@@ -133,6 +133,7 @@ def verdict_block(
       folder: The folder to write into.
       name: A part of the files' names that differs between tables.
       rotations: Number K of rotations of the null, which the text below the table mentions.
+      seeds: How many networks of each kind there are.
     """
     write_csv(verdicts, folder / f"verdicts_{name}.csv")
     table = format_verdicts(verdicts)
@@ -145,7 +146,7 @@ def verdict_block(
         unconfounded=bool(verdicts["unconfounded"].all()),
         table=html_table(*table),
         rotations=rotations,
-        fewer={kind: rotations_of(kind, rotations) for kind in (PLANES, PROJECTIONS)},
+        fewer={kind: rotations_of(kind, rotations, seeds=seeds) for kind in (PLANES, PROJECTIONS)},
         name=name,
     )
 

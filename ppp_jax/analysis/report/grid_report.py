@@ -130,7 +130,8 @@ def _group_blocks(
         architecture=architecture,
         width=width,
     )
-    verdicts = evidence.verdict_block(judged, how.folder, name, rotations=how.rotations)
+    counts = {"rotations": how.rotations, "seeds": dataset.sizes["seed"]}
+    verdicts = evidence.verdict_block(judged, how.folder, name, **counts)
     text, calibration = evidence.calibration_figure(dataset.sizes["sample"], width)
     pictures = _pictures(how, measured, name, calibration)
     none = Markup("<p>There is one activation, so there is nothing to compare.</p>")

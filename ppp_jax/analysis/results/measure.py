@@ -27,7 +27,8 @@ CELL_AXES = (
 ENDS = ("p_networks", "z", "p", "null", "clouds", "rank")
 THINNING_SEED = 0
 DIP_SAMPLES = 512  # of each cloud, for dips under many rotations
-# Angles and dips take most of the time: they get K divided by these, but not fewer than the least.
+# Angles and dips take most of the time: of several seeds they get K divided by these, but not fewer
+# than the least. One network's p is at least 1/(K + 1): it gets them all.
 SHARES = {BASIS: 1, PLANES: 2, PROJECTIONS: 4}
 LEAST_SHARE = 49
 ROUNDING = 1e-6  # a range below this fraction of the largest number is none
@@ -137,7 +138,7 @@ def measure(
         here = {"activation": [i]}
         basis = str(dataset["activation_basis"].values[i])
         frame = resolve_basis(basis, dataset.sizes["unit"])
-        one = _Test(frame, epsilon, rotations, rotation_seed)
+        one = _Test(frame, epsilon, rotations, rotation_seed, dataset.sizes["seed"])
         tests = _measure(dataset[site].isel(here), runs.isel(here), one)
         angles = _at_all_steps(_columns(tests.at_ends), dataset["step"])
         columns[site].append(_columns(tests.everywhere).assign(angles).assign(tests.numbers))
@@ -160,14 +161,16 @@ def _joined(columns: dict[str, list[xr.Dataset]]) -> dict[str, xr.DataArray]:
     }
 
 
-def rotations_of(kind: str, rotations: int) -> int:
+def rotations_of(kind: str, rotations: int, *, seeds: int) -> int:
     """Returns against how many rotations a report holds a statistic; exact ranks know how many.
 
     Args:
       kind: What it is a function of: `basis`, `planes` or `projections`.
       rotations: K of the rotation null.
+      seeds: How many networks there are.
     """
-    return min(rotations, max(LEAST_SHARE, rotations // SHARES[kind]))
+    share = SHARES[kind] if seeds > 1 else 1
+    return min(rotations, max(LEAST_SHARE, rotations // share))
 
 
 class _Test(NamedTuple):
@@ -177,6 +180,7 @@ class _Test(NamedTuple):
     epsilon: float
     rotations: int
     rotation_seed: int
+    seeds: int
 
     def rotated(self, clouds: xr.DataArray, first_seed: int, kind: str) -> xr.Dataset:
         """Tests what is of a kind, and lets the rotated values go, which told what they tell."""
@@ -185,7 +189,7 @@ class _Test(NamedTuple):
             basis=self.frame,
             statistics=registry.chosen(of=[kind]),
             epsilon=self.epsilon,
-            rotations=rotations_of(kind, self.rotations),
+            rotations=rotations_of(kind, self.rotations, seeds=self.seeds),
             rotation_seed=self.rotation_seed,
             first_seed=first_seed,
         ).drop_vars("null")
