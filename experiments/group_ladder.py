@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from sklearn.cluster import KMeans
 
 from ppp_jax import bases
 from ppp_jax.analysis.inference import special_directions
@@ -33,7 +32,6 @@ Cost: 256 networks, 101 s on two cores (77 s on patches). Leaves runs/ladder/stu
 cosine between cluster centres and each orbit, against the rotation null.
 """
 
-CENTRES = 20
 DEFAULTS = Grid(
     activations=(
         "tanh@thomson:17",
@@ -70,7 +68,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
         if not len(alive):
             continue
         basis = bases.build(known[names["activation"]].basis, alive.shape[-1])
-        centres = np.stack([centres_of(cloud) for cloud in alive])
+        centres = np.stack([special_directions.centres(cloud) for cloud in alive])
         found = special_directions.positions(centres, basis, rotations=options.rotations)
         for orbit, (value, z, p) in found.items():
             rows.append(
@@ -87,12 +85,6 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
                 }
             )
     return study.Results(study.frames(orbits=with_q(rows)), {"orbits": draw(rows)})
-
-
-def centres_of(cloud: np.ndarray) -> np.ndarray:
-    """Returns the centres of 20 clusters of one network's latents."""
-    found: np.ndarray = KMeans(CENTRES, n_init=1, random_state=0).fit(cloud).cluster_centers_
-    return found
 
 
 def draw(rows: list[dict[str, Any]]) -> Figure:

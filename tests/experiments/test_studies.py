@@ -85,6 +85,12 @@ STUDIES = {
         ["--activations=tanh@simplex,tanh@haar:2", "--snapshots=0"],
         {"orbits": 2 * 2 * 4}, ("cosine", "z", "p", "q"),
     ),
+    "emergence": Study(
+        ["--data=digits", PAIR, "--snapshots=0"],
+        # Of 2 functions at 2 sites and 2 snapshots: 5 statistics that judge, and 3 directions.
+        {"courses": 2 * 2 * 2 * (5 + 3), "onsets": 2 * 2 * (5 + 3), "claims": 2 + 3 + 1 + 2},
+        ("seeds", "value", "excess"),
+    ),
 }  # fmt: skip
 
 

@@ -6,10 +6,11 @@ and disjoint. On other frames corners are many orbits: of a simplex, whose vecto
 are the sums of any of them, vertices and edges included.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import xarray as xr
 
 from ppp_jax.analysis.inference.rotation_test import (
     MOST_ROTATIONS,
@@ -20,6 +21,7 @@ from ppp_jax.analysis.inference.rotation_test import (
 from ppp_jax.analysis.io.sources import numbers
 from ppp_jax.errors import InputError, seeded, whole
 
+CENTRES = 20  # clusters of a cloud
 ISOTROPIC = 4096  # vectors that say how near an orbit is by chance
 ANTIPODAL = 1e-6  # a sum of two unit vectors shorter than this has no direction
 
@@ -56,6 +58,23 @@ def corners(x: np.ndarray, basis: np.ndarray) -> np.ndarray:
     return found
 
 
+def centres(cloud: np.ndarray, *, clusters: int = CENTRES) -> np.ndarray:
+    """Returns the centres of clusters of one network's latents, found by k-means.
+
+    Args:
+      cloud: `(samples, units)`.
+      clusters: How many.
+
+    Returns:
+      `(clusters, units)`.
+    """
+    from sklearn.cluster import KMeans
+
+    fitted = KMeans(clusters, n_init=1, random_state=0).fit(cloud)
+    found: np.ndarray = fitted.cluster_centers_
+    return found
+
+
 Cosine = Callable[[np.ndarray, np.ndarray], np.ndarray]
 ORBITS: dict[str, Cosine] = {
     "vertices": vertices,
@@ -63,6 +82,8 @@ ORBITS: dict[str, Cosine] = {
     "edges": edges,
     "corners": corners,
 }
+# On a basis together with its opposites: a cluster at −b_k lies on an axis as one at b_k does.
+SIGNED: dict[str, Cosine] = {"axes": vertices, "diagonals": edges, "corners": corners}
 
 
 def nearest(vectors: np.ndarray, basis: np.ndarray, *, reference_seed: int = 0) -> np.ndarray:
@@ -136,6 +157,37 @@ def positions(
     Raises:
       InputError: fewer than one rotation, vectors or a basis that are none.
     """
+    tested = pool(cosines(vectors, basis, rotations=rotations, rotation_seed=rotation_seed))
+    parts = ("value", "z", "p")
+    return {
+        name: Position(*(tested[part].sel(statistic=name).item() for part in parts))
+        for name in ORBITS
+    }
+
+
+def cosines(
+    vectors: np.ndarray,
+    basis: np.ndarray,
+    *,
+    orbits: Mapping[str, Cosine] = ORBITS,
+    rotations: int = ROTATIONS,
+    rotation_seed: int = 0,
+) -> xr.Dataset:
+    """Returns the mean cosine of each seed's directions with every orbit, and its rotation test.
+
+    Args:
+      vectors: `(seeds, vectors, units)`, of any length but 0; each seed gets rotations of its own.
+      basis: The vectors of the basis, unit rows, `(basis vectors, units)`.
+      orbits: The cosines by the names of the orbits.
+      rotations: K.
+      rotation_seed: Seed of the random rotations.
+
+    Returns:
+      As `rotation_test`, over `seed` and `statistic`, which names the orbits.
+
+    Raises:
+      InputError: fewer than one rotation, vectors or a basis that are none.
+    """
     whole("rotations", rotations, least=1, most=MOST_ROTATIONS)  # before anything is computed
     seeded(rotation_seed, field="rotation_seed")
     unit, vectors_of = _unit(vectors, 3), _checked_basis(vectors, basis)
@@ -143,17 +195,10 @@ def positions(
     def mean_of(cosine: Cosine) -> Callable[[int, np.ndarray], float]:
         return lambda k, q: float(cosine(unit[k] @ q, vectors_of).mean())
 
-    tested = pool(
-        under_rotations(
-            {name: mean_of(cosine) for name, cosine in ORBITS.items()},
-            clouds=len(unit),
-            units=unit.shape[-1],
-            rotations=rotations,
-            rotation_seed=rotation_seed,
-        )
+    return under_rotations(
+        {name: mean_of(cosine) for name, cosine in orbits.items()},
+        clouds=len(unit),
+        units=unit.shape[-1],
+        rotations=rotations,
+        rotation_seed=rotation_seed,
     )
-    parts = ("value", "z", "p")
-    return {
-        name: Position(*(tested[part].sel(statistic=name).item() for part in parts))
-        for name in ORBITS
-    }

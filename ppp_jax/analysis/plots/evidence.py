@@ -17,6 +17,8 @@ from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import drawn
 
 PLANE = ("shape", "axis_quantisation")  # what the plane of a report has as axes
+LINES = ("-", "--", ":", "-.")
+EPOCH_TICKS = (0, 2, 4, 8, 16, 32, 64, 100)
 Z_TICKS = (-100, -50, -20, -10, -5, -2, 0, 2, 5, 10, 20, 50, 100)
 
 
@@ -253,6 +255,47 @@ def plot_z(series: dict[str, dict[str, float]], *, ax: Axes) -> Axes:
         ax.plot(x, list(points.values()), "o", color=f"C{k}", markersize=4, label=drawn(label))
     names = list(next(iter(series.values())))
     ax.set_xticks(range(len(names)), [drawn(name) for name in names], fontsize=7)
+    return _z_scale(ax)
+
+
+def plot_courses(table: pd.DataFrame, *, statistic: str, site: str, ax: Axes) -> Axes:
+    """Draws z against epochs: a colour per activation, a line style per optimiser and so on.
+
+    Args:
+      table: What `emergence.course_table` returned, of whose rows colours and styles are made, so
+        that they are the same for all statistics.
+      statistic: The statistic to draw.
+      site: `pre` or `post`.
+      ax: The axes to draw in.
+
+    Returns:
+      The axes, in which |z| ≤ 2 is shaded. Points with q ≤ .05 in these networks are filled.
+    """
+    ax.axhspan(-2, 2, color="0.9")
+    functions = list(dict.fromkeys(table["activation"]))
+    others = [name for name in ("optimizer", "width") if table[name].nunique() > 1]
+    if table.groupby("optimizer")["rate"].nunique().max() > 1:
+        others.append("rate")
+    styles = list(dict.fromkeys(zip(*(table[name].astype(str) for name in others), strict=True)))
+    shown = table[(table["statistic"] == statistic) & (table["site"] == site)]
+    for names, rows in shown.groupby(["activation", *others], sort=False):
+        function, *where = (str(name) for name in names)
+        colour = f"C{functions.index(function) % 10}"
+        style = LINES[styles.index(tuple(where)) % len(LINES)] if where else LINES[0]
+        label = drawn(", ".join([function, *where]))
+        ax.plot(rows["epoch"], rows["z"], style, color=colour, linewidth=0.9, label=label)
+        known = rows["q networks"] <= LEVEL
+        for here, face in ((rows[known], colour), (rows[~known], "white")):
+            ax.plot(here["epoch"], here["z"], "o", color=colour, mfc=face, mew=0.6, markersize=3)
+    ax.set_xscale("symlog", linthresh=2)
+    ax.xaxis.set_major_locator(FixedLocator(EPOCH_TICKS))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter("{x:g}")
+    return _z_scale(ax)
+
+
+def _z_scale(ax: Axes) -> Axes:
+    """Makes an axis of z linear up to ±3 and logarithmic beyond."""
     ax.set_yscale("symlog", linthresh=3)
     ax.yaxis.set_major_locator(FixedLocator(Z_TICKS))
     ax.yaxis.set_minor_locator(NullLocator())

@@ -1,0 +1,297 @@
+"""When alignment and quantisation appear in training, and in which order (docs/method.md §9)."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from ppp_jax import bases
+from ppp_jax.analysis.inference import special_directions
+from ppp_jax.analysis.inference.rotation_test import ROTATIONS, pool, rotation_test
+from ppp_jax.analysis.inference.seeds import LEVEL, false_discovery, paired_difference
+from ppp_jax.analysis.results.measure import DIP_SAMPLES, rotations_of, thinned
+from ppp_jax.analysis.statistics import registry
+from ppp_jax.analysis.statistics.registry import BASIS, PROJECTIONS
+from ppp_jax.errors import InputError
+
+AXES = ("seed", "step", "sample", "unit")
+MOST_SAMPLES = 2048  # of each cloud, for alignment under many rotations, and for clusters
+HALF = 0.5  # of the last excess, from which on a statistic counts as having appeared
+
+
+class Course(NamedTuple):
+    """Statistics of one cell's latents, at one site, through training, against rotations.
+
+    Attributes:
+      names: What tells the cell and the site from others, by the names of columns.
+      tested: What `rotation_test` returned of every seed and snapshot, without the rotated values:
+        over `seed`, `step` and `statistic`, with a coordinate `epoch` along `step`.
+      pooled: What `pool` returned of the seeds: over `step` and `statistic`.
+    """
+
+    names: Mapping[str, Hashable]
+    tested: xr.Dataset
+    pooled: xr.Dataset
+
+    @property
+    def excess(self) -> xr.DataArray:
+        """Each statistic above the mean of its rotation null, over `seed`, `step`, `statistic`."""
+        return self.tested["value"] - self.tested["mean"]
+
+
+def statistics_course(
+    clouds: xr.DataArray,
+    *,
+    names: Mapping[str, Hashable],
+    basis: str,
+    rotations: int = ROTATIONS,
+    rotation_seed: int = 0,
+) -> Course:
+    """Tests the latents of one cell at every snapshot, by all statistics that judge in their basis.
+
+    Alignment is measured on at most 2,048 samples of a cloud and dips on 512, drawn at random, the
+    same at every snapshot. Snapshots share their rotations, so that they are comparable.
+
+    Args:
+      clouds: The latents, with the axes `seed`, `step`, `sample` and `unit`; missing where a
+        network diverged (`measure.mask`).
+      names: What tells the cell from others.
+      basis: The name of the basis that the activation singles out, or against which it is tested.
+      rotations: K of the rotation null.
+      rotation_seed: Seed of the random rotations.
+
+    Raises:
+      InputError: The clouds have other axes.
+    """
+    clouds = _ordered(clouds)
+    asked = registry.judging(orthonormal=bases.is_orthonormal(basis))
+    parts = []
+    for kind, most in ((BASIS, MOST_SAMPLES), (PROJECTIONS, DIP_SAMPLES)):
+        found = rotation_test(
+            thinned(clouds, most),
+            basis=basis,
+            statistics=[one for one in asked if one.of == kind],
+            rotations=rotations_of(kind, rotations, seeds=clouds.sizes["seed"]),
+            rotation_seed=rotation_seed,
+        )
+        parts.append(found.drop_vars("null"))
+    tested = xr.concat(parts, "statistic", combine_attrs="drop_conflicts")
+    return Course(names, tested, pool(tested))
+
+
+def orbits_course(
+    clouds: xr.DataArray,
+    *,
+    names: Mapping[str, Hashable],
+    basis: str,
+    rotations: int = ROTATIONS,
+    rotation_seed: int = 0,
+) -> Course:
+    """Holds the clusters of every snapshot against the special directions of the basis's group.
+
+    Of each cloud's clusters, found by k-means in at most 2,048 samples, three statistics are the
+    mean cosine with the nearest axis ±b_i, diagonal ±b_i ± b_j and corner Σ ±b_k
+    (`special_directions`). The mean of the latents is part of the clusters' places.
+
+    Args:
+      clouds: As `statistics_course` takes them.
+      names: What tells the cell from others.
+      basis: The name of the basis.
+      rotations: K of the rotation null.
+      rotation_seed: Seed of the random rotations.
+
+    Raises:
+      InputError: The clouds have other axes.
+    """
+    clouds = thinned(_ordered(clouds), MOST_SAMPLES)
+    vectors = bases.build(basis, clouds.sizes["unit"])
+    signed = np.concatenate([vectors, -vectors])
+    there = np.flatnonzero(whole(clouds))
+    steps = []
+    for step in range(clouds.sizes["step"] if len(there) else 0):
+        values = clouds.isel(step=step, seed=there).values
+        centres = np.stack([special_directions.centres(cloud) for cloud in values])
+        found = special_directions.cosines(
+            centres,
+            signed,
+            orbits=special_directions.SIGNED,
+            rotations=rotations,
+            rotation_seed=rotation_seed,
+        )
+        steps.append(found.drop_vars("null").assign_coords(seed=clouds["seed"].values[there]))
+    if not steps:
+        raise InputError("clouds", dict(names), "has no seed without a missing snapshot")
+    tested = xr.concat(steps, clouds["step"]).assign_coords(epoch=clouds["epoch"])
+    return Course(names, tested, pool(tested))
+
+
+def whole(clouds: xr.DataArray) -> np.ndarray:
+    """Returns which seeds have all their snapshots, `(seed,)`: those that have not diverged.
+
+    Args:
+      clouds: `(seed, step, sample, unit)`.
+    """
+    found: np.ndarray = np.isfinite(clouds.values).all(axis=(1, 2, 3))
+    return found
+
+
+def _ordered(clouds: xr.DataArray) -> xr.DataArray:
+    if set(clouds.dims) != set(AXES):
+        problem = f"must have the axes {', '.join(AXES)}; choose one cell by .isel(…)"
+        raise InputError("clouds", list(clouds.dims), problem)
+    return clouds.transpose(*AXES)
+
+
+def onsets(excess: xr.DataArray) -> xr.DataArray:
+    """Returns the epoch at which each statistic appeared in each network.
+
+    That is the first snapshot from which on, to the last, the excess over the null is at least half
+    of what it is at the last snapshot. It is 0 for what an untrained network has already. It says
+    nothing of a statistic whose last excess is noise.
+
+    Args:
+      excess: With an axis `step`, along which `epoch` is a coordinate.
+
+    Returns:
+      Array without that axis; NaN where the last excess is missing or 0.
+    """
+    last = excess.isel(step=-1, drop=True)
+    reached = (excess / last.where(last != 0) >= HALF).transpose("step", ...)
+    return _epochs(excess, _since(reached.values)).where(np.isfinite(last) & (last != 0))
+
+
+def evident(q: xr.DataArray) -> xr.DataArray:
+    """Returns the epoch from which on, at every later snapshot, q is at most 5 %.
+
+    Args:
+      q: With an axis `step`, along which `epoch` is a coordinate.
+
+    Returns:
+      Array without that axis; NaN where q is larger, or missing, at the last snapshot.
+    """
+    return _epochs(q, _since((q.transpose("step", ...) <= LEVEL).values))
+
+
+def _since(holds: np.ndarray) -> np.ndarray:
+    """Returns since which place along the first axis something holds to the end, or its length."""
+    lasting = np.logical_and.accumulate(holds[::-1], axis=0)
+    return np.asarray(len(holds) - lasting.sum(axis=0))
+
+
+def _epochs(along: xr.DataArray, place: np.ndarray) -> xr.DataArray:
+    """Returns the epoch of each place along `step`, and NaN beyond the last."""
+    rest = along.isel(step=-1, drop=True).drop_vars("epoch", errors="ignore")
+    epochs = np.append(along["epoch"].values.astype(float), np.nan)
+    return rest.copy(data=epochs[place])
+
+
+def course_table(courses: Sequence[Course]) -> pd.DataFrame:
+    """Returns every statistic of every course at every snapshot.
+
+    Args:
+      courses: Those that are judged together: the rows of a statistic, of all cells, sites and
+        snapshots, are one family of hypotheses.
+
+    Returns:
+      A row per course, statistic and snapshot: the names, `statistic`, `epoch`, `seeds`, the mean
+      `value`, its mean `excess` over the null, `z`, `p networks` (of these networks) and `p` (over
+      seeds), and the q of both.
+    """
+    table = pd.concat([_rows(one) for one in courses], ignore_index=True)
+    for p, q in (("p networks", "q networks"), ("p", "q")):
+        table[q] = table.groupby("statistic", sort=False)[p].transform(
+            lambda family: false_discovery(family.to_numpy(float))
+        )
+    return table
+
+
+def _rows(course: Course) -> pd.DataFrame:
+    parts = {"clouds": "seeds", "value": "value", "z": "z", "p_networks": "p networks", "p": "p"}
+    means = course.pooled[list(parts)].rename(parts)
+    means["excess"] = course.excess.mean("seed")
+    columns = [*course.names, "statistic", "epoch", "seeds", "value", "excess"]
+    rows = means.transpose("statistic", "step").to_dataframe().reset_index()
+    return rows.assign(**course.names)[[*columns, "z", "p networks", "p"]]
+
+
+def onset_table(courses: Sequence[Course], table: pd.DataFrame) -> pd.DataFrame:
+    """Returns when each statistic of each course appeared.
+
+    Args:
+      courses: The courses.
+      table: What `course_table` returned of them.
+
+    Returns:
+      A row per course and statistic: the names, `statistic`, z and q at the first and at the last
+      snapshot, the epoch from which on there is evidence in these networks at all snapshots
+      (`evident`), and that at which it was half of what it became, `half`, the median over seeds
+      with the `earliest` and the `latest` (`onsets`).
+    """
+    rows = []
+    for one in courses:
+        appeared = onsets(one.excess)
+        for name in appeared["statistic"].values.tolist():
+            mine = _of(table, one, name)
+            q = xr.DataArray(mine["q networks"], dims="step").assign_coords(
+                epoch=("step", mine["epoch"])
+            )
+            each = appeared.sel(statistic=name).dropna("seed").values
+            middle = float(np.quantile(each, 0.5, method="lower")) if len(each) else np.nan
+            rows.append(
+                {
+                    **one.names,
+                    "statistic": name,
+                    "z, untrained": mine["z"].iloc[0],
+                    "q, untrained": mine["q networks"].iloc[0],
+                    "z": mine["z"].iloc[-1],
+                    "q networks": mine["q networks"].iloc[-1],
+                    "q": mine["q"].iloc[-1],
+                    "evident": evident(q).item(),
+                    "half": middle,
+                    "earliest": each.min(initial=np.inf) if len(each) else np.nan,
+                    "latest": each.max(initial=-np.inf) if len(each) else np.nan,
+                    "seeds": len(each),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def order_table(
+    courses: Sequence[Course], table: pd.DataFrame, *, first: str, second: str
+) -> pd.DataFrame:
+    """Returns which of two statistics appeared first, paired by seed, where both are evident.
+
+    Args:
+      courses: The courses.
+      table: What `course_table` returned of them.
+      first: The name of a statistic.
+      second: The name of another.
+
+    Returns:
+      A row per course that has both, and at the last snapshot evidence of both in these networks:
+      the names, the two, and the epochs by which the `first` came later: `difference`, `low`,
+      `high`, `p` and `seeds`.
+    """
+    rows = []
+    for one in courses:
+        named = one.tested["statistic"].values.tolist()
+        if not {first, second} <= set(named):
+            continue
+        if any(_of(table, one, name)["q networks"].iloc[-1] > LEVEL for name in (first, second)):
+            continue
+        appeared = onsets(one.excess)
+        apart = paired_difference(
+            *(appeared.sel(statistic=name).values for name in (first, second))
+        )
+        rows.append({**one.names, "first": first, "second": second, **apart.row()})
+    return pd.DataFrame(rows)
+
+
+def _of(table: pd.DataFrame, course: Course, statistic: str) -> pd.DataFrame:
+    """Returns the rows of a course's statistic, in the order of its snapshots."""
+    mine = table["statistic"] == statistic
+    for name, value in course.names.items():
+        mine &= table[name] == value
+    return table[mine].sort_values("epoch")

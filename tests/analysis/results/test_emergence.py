@@ -1,0 +1,107 @@
+"""When statistics appear in training, on latents whose course is made up."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from ppp_jax.analysis import rotation_test
+from ppp_jax.analysis.results import emergence
+from ppp_jax.errors import InputError
+
+EPOCHS = [0, 2, 4, 8, 16]
+SEEDS, UNITS = 6, 4
+NAMES = {"activation": "made up", "site": "pre"}
+
+
+def latents(*, corners_from, stretched_from, samples=300):
+    """Gaussian latents that become corners at one snapshot, and an ellipsoid at another."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(SEEDS, len(EPOCHS), samples, UNITS))
+    values[:, corners_from:] = np.sign(values[:, corners_from:]) + 0.1 * values[:, corners_from:]
+    values[:, stretched_from:] *= [1, 2, 3, 4]
+    return xr.DataArray(
+        values.astype(np.float32),
+        dims=emergence.AXES,
+        coords={"seed": np.arange(SEEDS), "epoch": ("step", EPOCHS)},
+    ).assign_coords(step=[10 * epoch for epoch in EPOCHS])
+
+
+@pytest.fixture(scope="module")
+def course():
+    clouds = latents(corners_from=3, stretched_from=1)
+    return emergence.statistics_course(clouds, names=NAMES, basis="standard", rotations=49)
+
+
+def along(values):
+    return xr.DataArray(values, dims=("step", "seed"), coords={"epoch": ("step", EPOCHS)})
+
+
+def test_an_onset_is_the_first_snapshot_from_which_half_of_the_end_is_kept():
+    excess = along(np.array([[0.0, 2, -1, np.nan], [3, 2, -1, 1], [0, 2, 1, 1], [1, 2, -2, 1],
+                             [2, 2, -2, 0]]))  # fmt: skip
+    found = emergence.onsets(excess)
+    assert found.dims == ("seed",)
+    np.testing.assert_array_equal(found, [8, 0, 8, np.nan])
+
+
+def test_evidence_lasts_to_the_end():
+    q = along(np.array([[0.01, 0.9], [0.2, 0.01], [0.05, 0.01], [0.001, 0.01], [0.04, np.nan]]))
+    np.testing.assert_array_equal(emergence.evident(q), [4, np.nan])
+
+
+def test_a_snapshot_is_tested_as_by_itself(course):
+    clouds = latents(corners_from=3, stretched_from=1)
+    alone = rotation_test(clouds.isel(step=3), statistics=["shape", "covariance"], rotations=49)
+    here = course.tested.isel(step=3).sel(statistic=["shape", "covariance"])
+    for part in ("value", "mean", "sd", "p", "rank"):
+        np.testing.assert_allclose(here[part], alone[part], rtol=1e-4, atol=1e-6)
+
+
+def test_what_was_made_first_appears_first(course):
+    table = emergence.course_table([course])
+    assert len(table) == len(EPOCHS) * course.tested.sizes["statistic"]
+    rows = emergence.onset_table([course], table).set_index("statistic")
+    assert rows.loc["covariance", ["evident", "half", "earliest", "latest"]].tolist() == [2] * 4
+    assert rows.loc["shape", ["evident", "half", "earliest", "latest"]].tolist() == [8] * 4
+    assert rows.loc["axis_quantisation", "half"] == 8
+    order = emergence.order_table([course], table, first="shape", second="covariance")
+    (row,) = order.to_dict("records")
+    assert row["difference"] == 6 and row["p"] == 2 / 2**SEEDS and row["activation"] == "made up"
+    assert emergence.order_table([course], table, first="shape", second="axes").empty
+
+
+def test_the_untrained_has_no_evidence_and_each_statistic_is_a_family(course):
+    table = emergence.course_table([course, course])
+    first = table[(table["epoch"] == 0) & table["statistic"].isin(["covariance", "shape"])]
+    assert (first["q networks"] > 0.05).all()
+    alone = emergence.course_table([course])
+    both = table.iloc[: len(alone)]
+    # Twice the same tests in a family: the same q, since each has its like.
+    np.testing.assert_allclose(both["q networks"], alone["q networks"], rtol=1e-6)
+
+
+def test_clusters_are_held_against_special_directions_at_every_snapshot():
+    rng = np.random.default_rng(1)
+    places = np.concatenate([np.eye(UNITS), -np.eye(UNITS)])
+    values = rng.normal(size=(SEEDS, 2, 400, UNITS))
+    values[:, 1] = places[rng.integers(len(places), size=(SEEDS, 400))] + 0.02 * values[:, 1]
+    clouds = xr.DataArray(
+        values, dims=emergence.AXES, coords={"seed": range(SEEDS), "epoch": ("step", [0, 2])}
+    ).assign_coords(step=[0, 10])
+    clouds[2] = np.nan  # a network that diverged
+    found = emergence.orbits_course(clouds, names=NAMES, basis="standard", rotations=49)
+    assert found.tested.sizes["seed"] == SEEDS - 1
+    table = emergence.course_table([found]).set_index(["statistic", "epoch"])
+    assert table.loc[("axes", 2), "z"] > 5
+    assert (
+        table.loc[("axes", 2), "q networks"] < 0.001 < 0.05 < table.loc[("axes", 0), "q networks"]
+    )
+    assert table.loc[("diagonals", 2), "z"] < -2
+
+
+def test_other_axes_and_nothing_healthy_are_refused():
+    clouds = latents(corners_from=3, stretched_from=1)
+    with pytest.raises(InputError, match="must have the axes"):
+        emergence.statistics_course(clouds.isel(step=0), names=NAMES, basis="standard")
+    with pytest.raises(InputError, match="has no seed without a missing snapshot"):
+        emergence.orbits_course(clouds * np.nan, names=NAMES, basis="standard", rotations=9)
