@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from ppp_jax.analysis.inference.rotation_test import ROTATIONS
 from ppp_jax.analysis.io.runs import load_run, saved_groups
 from ppp_jax.analysis.io.sources import LOAD_BYTES
-from ppp_jax.analysis.plots.ppp import plot_curves, plot_strip
+from ppp_jax.analysis.plots.ppp import plot_curves
+from ppp_jax.analysis.plots.strips import plot_strip
 from ppp_jax.analysis.projection.kernel import check_epsilon, progress_bar
 from ppp_jax.analysis.projection.points import EmptyPPPWarning
 from ppp_jax.analysis.projection.ppp import ppp
