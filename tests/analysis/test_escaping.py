@@ -12,8 +12,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from ppp_jax.analysis import plot_curves, ppp, texts, write_report
-from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.plots import strips
+from ppp_jax.analysis.plots import evidence, strips
 from ppp_jax.analysis.report.evidence import certificate_block
 from ppp_jax.cli import experiment, study
 from ppp_jax.errors import printable
