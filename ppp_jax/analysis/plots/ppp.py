@@ -166,7 +166,10 @@ def draw_panel(
         image = _draw_ratio(axes, picture, norm, square, fontsize)
     if not picture["accepted"].item():
         x, y = (square[0] + square[1]) / 2, (square[2] + square[3]) / 2
-        text = {"color": "white" if style == PAPER else "black", "fontsize": fontsize}
+        text: dict[str, Any] = {
+            "color": "white" if style == PAPER else "black",
+            "fontsize": fontsize,
+        }
         axes.text(x, y, "no sample\naccepted", ha="center", va="center", **text)
     return image
 

@@ -81,8 +81,8 @@ class _Strip(NamedTuple):
     name: str
     style: str
     norm: colors.Normalize
-    pictures: list[xr.Dataset | None]
-    notes: list[str]
+    pictures: Sequence[xr.Dataset | None]
+    notes: Sequence[str]
 
 
 def plot_strip(
@@ -114,7 +114,7 @@ def plot_strip(
         `compared` for three strips per row below each other: the points, the ratio, and the ratio
         of the pictures in `beside`.
       size: `page` for a figure to be read on a page, 900 pixels wide if a row has at most seven
-        pictures; `print` for panels three and a half times as many pixels wide.
+        pictures; `print` for panels of about 400 pixels, four times as wide.
 
     Returns:
       The figure. Each row (strip) has one colour scale, which is drawn at its end; the two strips
@@ -176,16 +176,15 @@ def _draw_strip(axes: Axes, strip: _Strip, notes: list[str], size: _Size) -> Non
     """Draws panels as unit squares in one axes, which is far faster than an axes per panel."""
     paper, small = strip.style == PAPER, 0.93 * size.text
     widest = max(half_width(picture) for picture in strip.pictures if picture is not None)
-    image = None
     for c, picture in enumerate(strip.pictures):
         if picture is None:
             continue
         half = widest if paper else half_width(picture)
         square = (c + 0.02, c + 0.98, 0.02, 0.98)
         how = {"half": half, "fontsize": size.text}
-        image = draw_panel(axes, picture, strip.style, strip.norm, square, **how)
+        draw_panel(axes, picture, strip.style, strip.norm, square, **how)
         axes.text(c + 0.5, 1, acceptance_text(picture), ha="center", va="bottom", fontsize=small)
-        colour = {"color": "white" if paper else "black", "fontsize": small}
+        colour: dict[str, Any] = {"color": "white" if paper else "black", "fontsize": small}
         axes.text(c + 0.96, 0.03, f"±{half:.2g}", ha="right", va="bottom", **colour)
         if paper:
             points = f"{picture['accepted'].item():,} points"
@@ -196,7 +195,7 @@ def _draw_strip(axes: Axes, strip: _Strip, notes: list[str], size: _Size) -> Non
     axes.set(xlim=(0, count), aspect="equal")
     axes.set_axis_off()
     bar_axes = axes.inset_axes((count + 0.05, 0.1, 0.06, 0.8), transform=axes.transData)
-    bar = axes.figure.colorbar(image, cax=bar_axes)
+    bar = axes.figure.colorbar(axes.images[0], cax=bar_axes)
     tick(bar, strip.norm)
     bar.ax.tick_params(labelsize=small, pad=1, length=2)
     bar.set_label("points / area" if paper else "ratio", fontsize=small, labelpad=2)
@@ -247,7 +246,7 @@ def _legend(styles: set[str], *, rotated: bool) -> str:
 
 def _folded(note: str, panel: float, size: _Size) -> str:
     """Returns a note on as many lines as a panel of this width in inches needs."""
-    text, room = drawn(note), int(125 * panel / (0.93 * size.text))
+    text, room = drawn(note), int(140 * panel / (0.93 * size.text))
     parts = [text] if len(text) <= room else text.replace(", ", ",\n").split("\n")
     return "\n".join(line for part in parts for line in textwrap.wrap(part, room))
 
@@ -262,9 +261,9 @@ class _Table(NamedTuple):
 
     rows: list[str]
     columns: list[str]
-    panels: list[list[xr.Dataset]]
-    beside: list[list[xr.Dataset | None]]
-    notes: list[list[str]]
+    panels: Sequence[Sequence[xr.Dataset]]
+    beside: Sequence[Sequence[xr.Dataset | None]]
+    notes: Sequence[Sequence[str]]
 
 
 def _table(panels: Any, rows: Any, columns: Any, beside: Any, notes: Any) -> _Table:
@@ -273,9 +272,9 @@ def _table(panels: Any, rows: Any, columns: Any, beside: Any, notes: Any) -> _Ta
         if not _are_texts(names) or not names:
             raise InputError(field, names, "must be a list of one or more names")
     _check_table("panels", panels, rows, columns)
-    turned = [[None] * len(columns) for _ in rows] if beside is None else beside
+    turned: Any = [[None] * len(columns) for _ in rows] if beside is None else beside
     _check_table("beside", turned, rows, columns, gaps=True)
-    texts = [[""] * len(columns) for _ in rows] if notes is None else notes
+    texts: Any = [[""] * len(columns) for _ in rows] if notes is None else notes
     if not isinstance(texts, list | tuple) or not all(_are_texts(line) for line in texts):
         raise InputError("notes", type(notes).__name__, "must be lists of texts")
     if [len(line) for line in texts] != [len(columns)] * len(rows):
@@ -324,7 +323,7 @@ def _compared(table: _Table) -> tuple[list[str], list[_Strip]]:
     strips = []
     nothing = [""] * len(table.columns)
     for k, name in enumerate(table.rows):
-        pictures: Sequence[xr.Dataset] = table.panels[k]
+        pictures = table.panels[k]
         turned = [picture for picture in table.beside[k] if picture is not None]
         if not turned:
             problem = "must hold pictures in a rotated basis for every row in this style"

@@ -224,10 +224,13 @@ def _section_block(section: _Section, how: _How, prefix: str) -> Markup:
             wanted.append(("paper", PAPER, strips.pooled, epochs, every, f"{site}-paper"))
         for target, style, strip, columns, about, file in wanted:
             title = f"{section.title} · {site}-activation · {about}"
-            tables = {"beside": strip.beside, "notes": strip.notes}
-            drawing = plot_strip(
-                strip.panels, rows=names, columns=columns, title=title, style=style, **tables
-            )
+            texts: dict[str, Any] = {
+                "rows": names,
+                "columns": columns,
+                "title": title,
+                "style": style,
+            }
+            drawing = plot_strip(strip.panels, beside=strip.beside, notes=strip.notes, **texts)
             drawn[target].append(picture(drawing, file))
     curves = picture(_curves(section.statistics), "curves")
     return render("section", title=section.title, curves=curves, **drawn)
