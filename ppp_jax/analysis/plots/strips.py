@@ -157,18 +157,20 @@ def _figure(
     count = len(heads)
     panel = float(np.clip((size.width - left - right) / count, *size.panels))
     line = 1.35 * size.text / 72 / panel  # the height of a line of text, in panels
-    notes = [[_folded(note, panel, size) for note in strip.notes] for strip in strips]
+    small, large = 0.93 * size.text, 1.1 * size.text
+    notes = [[_folded(note, panel, small) for note in strip.notes] for strip in strips]
+    above = [_folded(head, panel, large) for head in heads]
     below = line * max(len(note.split("\n")) if note else 0 for texts in notes for note in texts)
     legend = _legend({strip.style for strip in strips}, rotated=rotated)
     inches = left + panel * count + right, (1 + line + below) * panel * len(strips)
-    figure, stack = _stack(len(strips), (left, right), inches, size, title, legend)
+    head = 1.35 * large / 72 * max(1 + text.count("\n") for text in above)
+    figure, stack = _stack(len(strips), (left, right), inches, head, size, title, legend)
     for axes, strip, name, texts in zip(stack, strips, names, notes, strict=True):
         _draw_strip(axes, strip, texts, size)
         axes.set(ylim=(-below, 1 + line))
-        axes.text(-0.1 / panel, 0.5, name, ha="right", va="center", fontsize=1.1 * size.text)
-    for c, head in enumerate(heads):
-        above = (c + 0.5, 1.02 + line, drawn(head))
-        stack[0].text(*above, ha="center", va="bottom", fontsize=1.1 * size.text)
+        axes.text(-0.1 / panel, 0.5, name, ha="right", va="center", fontsize=large)
+    for c, text in enumerate(above):
+        stack[0].text(c + 0.5, 1.02 + line, text, ha="center", va="bottom", fontsize=large)
     return figure
 
 
@@ -205,6 +207,7 @@ def _stack(
     rows: int,
     sides: tuple[float, float],
     inches: tuple[float, float],
+    head: float,
     size: _Size,
     title: str,
     legend: str,
@@ -215,6 +218,7 @@ def _stack(
       rows: Number of axes.
       sides: Space to the left and to the right of the axes, in inches.
       inches: Width of the figure, and height of all axes together.
+      head: Height of the heads of columns, in inches.
       size: Resolution and font size.
       title: Text above, which is wrapped.
       legend: Text below, which is wrapped.
@@ -222,7 +226,7 @@ def _stack(
     above, below = 1.25 * size.text, 0.93 * size.text
     lines = textwrap.wrap(drawn(title), int(120 * inches[0] / above)) or [""]
     texts = textwrap.wrap(legend, int(125 * inches[0] / below))
-    top = 0.1 + 1.35 * (above * len(lines) + 1.1 * size.text) / 72
+    top = 0.1 + 1.35 * above * len(lines) / 72 + head
     bottom = 0.12 + 1.35 * below * len(texts) / 72
     height = top + inches[1] + bottom
     figure = Figure(figsize=(inches[0], height), dpi=size.dpi)
@@ -244,11 +248,13 @@ def _legend(styles: set[str], *, rotated: bool) -> str:
     return LEGEND + colour + ACCEPTANCE + (BESIDE if rotated else "")
 
 
-def _folded(note: str, panel: float, size: _Size) -> str:
-    """Returns a note on as many lines as a panel of this width in inches needs."""
-    text, room = drawn(note), int(140 * panel / (0.93 * size.text))
-    parts = [text] if len(text) <= room else text.replace(", ", ",\n").split("\n")
-    return "\n".join(line for part in parts for line in textwrap.wrap(part, room))
+def _folded(text: str, panel: float, fontsize: float) -> str:
+    """Returns a text on as many lines as a panel of this width in inches needs."""
+    room = int(140 * panel / fontsize)
+    given = drawn(text)
+    parts = given if len(given) <= room else given.replace(", ", ",\n")
+    lines = [line for part in parts.split("\n") for line in textwrap.wrap(part, room)]
+    return "\n".join(lines)
 
 
 def _wrapped(name: str) -> str:

@@ -155,9 +155,8 @@ def _group_blocks(
         )
     ]
     sections = list(_sections(dataset, measured))
-    for section in progress_bar(sections, "report") if how.progress else sections:
-        blocks.append(_section_block(section, how, name))
-    return blocks
+    shown = progress_bar(sections, "report") if how.progress else sections
+    return [*blocks, *(_section_block(section, how, name) for section in shown)]
 
 
 def _pictures(how: _How, measured: Measured, name: str, calibration: Figure) -> dict[str, Markup]:

@@ -158,9 +158,9 @@ def test_texts_have_room_and_a_page_is_not_wider_than_900_pixels(style, size, pi
     pairs = [(pictures * 3)[:count], (turned * 3)[:count]]
     more = {"beside": [pairs[1]] * 2} if style == "compared" else {}
     notes = [["rotations: 0.0012, z −12.3"] * count] * 2
-    figure = plot_strip([pairs[0]] * 2, rows=names, columns=[f"epoch {k}" for k in range(count)],
-                        title="a title " * 20, notes=notes, style=style, size=size,
-                        **more)  # fmt: skip
+    columns = ["epoch 100", "learning rate 0.001"] * 3 + ["a\nb"] * (count - 6)
+    more |= {"title": "a title " * 20, "notes": notes, "style": style, "size": size}
+    figure = plot_strip([pairs[0]] * 2, rows=names, columns=columns, **more)
     figure.draw_without_rendering()
     texts = [
         text
