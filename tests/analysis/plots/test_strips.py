@@ -162,11 +162,11 @@ def test_texts_have_room_and_a_page_is_not_wider_than_900_pixels(style, size, pi
     more |= {"title": "a title " * 20, "notes": notes, "style": style, "size": size}
     figure = plot_strip([pairs[0]] * 2, rows=names, columns=columns, **more)
     figure.draw_without_rendering()
-    texts = [
+    texts = [  # those that are drawn at all
         text
         for text in figure.findobj(matplotlib.text.Text)
         if text.get_text().strip() and text.get_window_extent().width > 1
-    ]  # drawn at all
+    ]
     boxes = [text.get_window_extent() for text in texts]
     for text, box in zip(texts, boxes, strict=True):
         assert text.get_fontsize() * figure.dpi / 72 > 9.9
