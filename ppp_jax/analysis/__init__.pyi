@@ -55,7 +55,8 @@ from .io.runs import load_run
 from .plots.animation import animate
 from .plots.evidence import plot_forest
 from .plots.layers import plot_layers
-from .plots.ppp import plot_curves, plot_ppp, plot_srm, plot_strip
+from .plots.ppp import plot_curves, plot_ppp, plot_srm
+from .plots.strips import plot_strip
 from .projection.points import EmptyPPPWarning, count_planes, project, top_planes
 from .projection.ppp import ppp
 from .projection.srm import srm

@@ -12,8 +12,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from ppp_jax.analysis import plot_curves, ppp, texts, write_report
-from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.plots import ppp as ppp_plots
+from ppp_jax.analysis.plots import evidence, strips
 from ppp_jax.analysis.report.evidence import certificate_block
 from ppp_jax.cli import experiment, study
 from ppp_jax.errors import printable
@@ -163,7 +162,7 @@ def test_stems_of_files_stay_in_their_folder(text, tmp_path):
 
 def test_labels_with_broken_formulas_are_drawn_as_they_are():
     rows = ppp(np.random.default_rng(0).normal(size=(200, 3)), bins=8)
-    figure = ppp_plots.plot_strip([[rows]], rows=[BROKEN], columns=[BROKEN], title=BROKEN)
+    figure = strips.plot_strip([[rows]], rows=[BROKEN], columns=[BROKEN], title=BROKEN)
     assert texts.drawn(BROKEN) in {text.get_text() for text in figure.findobj(lambda x: hasattr(
         x, "get_text"))}  # fmt: skip
     figure.canvas.draw()

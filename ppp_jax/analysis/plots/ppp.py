@@ -1,8 +1,7 @@
 """Figures of PPP pictures, SRM curves and training curves, drawn from computed results."""
 
-import textwrap
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -11,12 +10,12 @@ import xarray as xr
 from matplotlib import colors
 from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
-from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import MaxNLocator
 
 from ppp_jax.analysis.io.sources import is_real
+from ppp_jax.analysis.plots.paper import density_scale, draw_points, half_width
 from ppp_jax.analysis.texts import drawn
 from ppp_jax.errors import InputError, choice, truth
 
@@ -24,20 +23,9 @@ from ppp_jax.errors import InputError, choice, truth
 # that too few are expected for a ratio.
 COLORMAP = matplotlib.colormaps["RdBu_r"].with_extremes(bad="0.8")
 MIN_RATIO_RANGE = 4.0
-PANEL_INCHES = 1.15
-LONGEST_NAME = 12  # A longer name of an activation takes two lines beside its strip.
+RATIO, PAPER = PICTURE_STYLES = ("ratio", "paper")
 ROTATED = "rotated basis"
-LEGEND = (
-    "Each panel shows u (to the right) and v (upwards) up to ± the half-width in its corner, in "
-    "latent units. Colour is the density of accepted samples divided by that of isotropic latents, "
-    "clipped at the ends of the bar; grey means that too few samples are expected. A/A0 is the "
-    "accepted fraction divided by the isotropic one."
-)
-BESIDE = (
-    " Red alone says that latents are not isotropic, which those of real layers never are. Only "
-    f"what differs from the panel “{ROTATED}”, the same latents in a random basis, is due to the "
-    "basis."
-)
+POINTS = "accepted points per unit area"
 
 
 def ratio_scale(ratios: Iterable[np.ndarray]) -> colors.LogNorm:
@@ -60,18 +48,22 @@ def plot_ppp(
     *,
     beside: xr.Dataset | None = None,
     ax: Axes | None = None,
-    norm: colors.LogNorm | None = None,
+    norm: colors.Normalize | None = None,
     colorbar: bool = True,
+    style: str = RATIO,
 ) -> Axes:
-    """Draws the ratio of a PPP density and its isotropic null (docs/method.md §2).
+    """Draws a PPP density: its ratio to the isotropic null, or its points (docs/method.md §2).
 
     Args:
       picture: A single picture that `ppp` returned, over `(v, u)`.
       beside: A picture of the same latents in a rotated basis, `ppp(…, rotated=0)`, to be drawn
         beside it in the same colour scale; None draws the picture alone.
       ax: The axes to draw in; by default those of a new figure.
-      norm: The colour scale; by default `ratio_scale` of what is drawn.
+      norm: The colour scale, a logarithmic one of ratios; by default `ratio_scale` of what is
+        drawn, or for the paper's style one that goes with the square root from 0 points.
       colorbar: Whether to draw the colour scale beside the axes.
+      style: `ratio` for the ratio to the isotropic null, or `paper` for the accepted points per
+        unit area on black, as the paper shows them.
 
     Returns:
       The axes of the picture; those of the rotated one are the next of their figure. White means as
@@ -80,34 +72,50 @@ def plot_ppp(
 
     Raises:
       InputError: `picture` or `beside` holds several pictures or none, `beside` is in no rotated
-        basis or of another ε, both `beside` and `ax` are given, or another argument is of a wrong
-        type.
+        basis or of another ε, both `beside` and `ax` are given, the style is unknown, or another
+        argument is of a wrong type.
     """
-    _check_dims(picture, "ratio", ("v", "u"), "picture")
+    check_picture(picture, "picture")
     _check_axes(ax)
     truth("colorbar", colorbar)
-    if norm is not None and not isinstance(norm, colors.LogNorm):
-        raise InputError(
-            "norm",
-            type(norm).__name__,
-            "must be a matplotlib.colors.LogNorm, such as ratio_scale returns",
-        )
+    choice("style", style, PICTURE_STYLES)
+    _check_norm(norm, style)
     pictures = {"": picture}
     if beside is not None:
-        _check_dims(beside, "ratio", ("v", "u"), "beside")
-        _check_rotated(picture, beside)
+        check_picture(beside, "beside")
+        check_rotated(picture, beside)
         pictures[f"{ROTATED}: "] = beside
     panels = _axes_of(ax, len(pictures))
-    norm = norm or ratio_scale([one["ratio"].values for one in pictures.values()])
+    norm = norm or colour_scale(list(pictures.values()), style)
     for axes, (name, one) in zip(panels, pictures.items(), strict=True):
-        half = _half_width(one)
-        image = _draw_ratio(axes, one, norm, (-half, half, -half, half))
+        half = half_width(one)
+        image = draw_panel(axes, one, style, norm, (-half, half, -half, half))
         axes.set(xlabel="u (latent units)", ylabel="v (latent units)")
-        axes.set_title(name + _acceptance(one))
+        axes.set_title(name + acceptance_text(one))
     if colorbar:
-        bar = panels[0].figure.colorbar(image, ax=panels, label="density / isotropic null")
-        _tick_ratio(bar, norm)
+        label = POINTS if style == PAPER else "density / isotropic null"
+        tick(panels[0].figure.colorbar(image, ax=panels, label=label), norm)
     return panels[0]
+
+
+def colour_scale(pictures: Sequence[xr.Dataset], style: str) -> colors.Normalize:
+    """Returns one colour scale for several pictures.
+
+    Args:
+      pictures: Pictures that `ppp` returned, each over `(v, u)`.
+      style: `ratio` or `paper`.
+    """
+    if style == PAPER:
+        return density_scale(pictures)
+    return ratio_scale([picture["ratio"].values for picture in pictures])
+
+
+def _check_norm(norm: Any, style: str) -> None:
+    kind = colors.LogNorm if style == RATIO else colors.Normalize
+    if norm is not None and not isinstance(norm, kind):
+        problem = f"must be a matplotlib.colors.{kind.__name__}"
+        like = ", such as ratio_scale returns" if style == RATIO else " from 0 points"
+        raise InputError("norm", type(norm).__name__, problem + like)
 
 
 def _axes_of(ax: Axes | None, count: int) -> list[Axes]:
@@ -121,12 +129,8 @@ def _axes_of(ax: Axes | None, count: int) -> list[Axes]:
     return [ax]
 
 
-def _half_width(picture: xr.Dataset) -> float:
-    u = picture["u"].values
-    return float(u[-1] + (u[1] - u[0]) / 2)
-
-
-def _acceptance(picture: xr.Dataset) -> str:
+def acceptance_text(picture: xr.Dataset) -> str:
+    """Returns A/A0 of a picture in words that stand above it."""
     none = "" if picture["accepted"].item() else " (none)"
     ratio = picture["acceptance_ratio"].item()
     if np.isinf(ratio):  # In wide layers A0 can be too small for a number.
@@ -134,11 +138,48 @@ def _acceptance(picture: xr.Dataset) -> str:
     return f"A/A0 = {ratio:.3g}{none}"
 
 
+def draw_panel(
+    axes: Axes,
+    picture: xr.Dataset,
+    style: str,
+    norm: colors.Normalize,
+    square: tuple[float, float, float, float],
+    *,
+    half: float | None = None,
+    fontsize: float = 7,
+) -> AxesImage:
+    """Draws a picture in a square, or the words that it is empty.
+
+    Args:
+      axes: The axes to draw in.
+      picture: A single picture that `ppp` returned.
+      style: `ratio` or `paper`.
+      norm: The colour scale.
+      square: Left, right, bottom and top of the square in the coordinates of the axes.
+      half: Half-width of the square in latent units in the paper's style, at least that of the
+        picture; by default that of the picture.
+      fontsize: Font size in points of what is written into the square.
+    """
+    if style == PAPER:
+        image = draw_points(axes, picture, norm, square, half or half_width(picture))
+    else:
+        image = _draw_ratio(axes, picture, norm, square, fontsize)
+    if not picture["accepted"].item():
+        x, y = (square[0] + square[1]) / 2, (square[2] + square[3]) / 2
+        text: dict[str, Any] = {
+            "color": "white" if style == PAPER else "black",
+            "fontsize": fontsize,
+        }
+        axes.text(x, y, "no sample\naccepted", ha="center", va="center", **text)
+    return image
+
+
 def _draw_ratio(
     axes: Axes,
     picture: xr.Dataset,
-    norm: colors.LogNorm,
+    norm: colors.Normalize,
     extent: tuple[float, float, float, float],
+    fontsize: float,
 ) -> AxesImage:
     image = axes.imshow(
         np.maximum(picture["ratio"].values, norm.vmin or 0),  # A logarithmic scale has no 0.
@@ -148,16 +189,16 @@ def _draw_ratio(
         norm=norm,
         interpolation="nearest",
     )
-    if not picture["accepted"].item():
-        x, y = (extent[0] + extent[1]) / 2, (extent[2] + extent[3]) / 2
-        axes.text(x, y, "no sample\naccepted", ha="center", va="center", fontsize=7)
-    elif not np.isfinite(picture["ratio"].values).any():
-        _draw_density(axes, picture, extent)
+    if picture["accepted"].item() and not np.isfinite(picture["ratio"].values).any():
+        _draw_density(axes, picture, extent, fontsize)
     return image
 
 
 def _draw_density(
-    axes: Axes, picture: xr.Dataset, extent: tuple[float, float, float, float]
+    axes: Axes,
+    picture: xr.Dataset,
+    extent: tuple[float, float, float, float],
+    fontsize: float,
 ) -> None:
     """Draws the density itself if the null is too small everywhere for a ratio, and says so."""
     density = picture["density"].values
@@ -165,7 +206,7 @@ def _draw_density(
     norm = colors.LogNorm(1e-4 * top, top, clip=True)
     axes.imshow(density, origin="lower", extent=extent, cmap="Greys", norm=norm)
     x, y = (extent[0] + extent[1]) / 2, extent[3] - 0.02 * (extent[3] - extent[2])
-    axes.text(x, y, "density (null too small)", ha="center", va="top", fontsize=6)
+    axes.text(x, y, "density (null too small)", ha="center", va="top", fontsize=0.85 * fontsize)
 
 
 def _check_axes(ax: Any) -> None:
@@ -175,7 +216,7 @@ def _check_axes(ax: Any) -> None:
         )
 
 
-def _check_dims(made: xr.Dataset, name: str, wanted: tuple[str, ...], field: str) -> None:
+def _check_dims(made: Any, name: str, wanted: tuple[str, ...], field: str) -> None:
     if name not in getattr(made, "data_vars", ()):
         source = "ppp" if name == "ratio" else "srm"
         raise InputError(field, type(made).__name__, f"must be what {source}(…) returns")
@@ -188,7 +229,23 @@ def _check_dims(made: xr.Dataset, name: str, wanted: tuple[str, ...], field: str
         raise InputError(field, dims, problem)
 
 
-def _check_rotated(picture: xr.Dataset, beside: xr.Dataset) -> None:
+def check_picture(made: Any, field: str) -> None:
+    """Refuses what is no single picture that `ppp` returned.
+
+    Args:
+      made: What was given.
+      field: Name of the argument, for the error message.
+    """
+    _check_dims(made, "ratio", ("v", "u"), field)
+
+
+def check_rotated(picture: xr.Dataset, beside: xr.Dataset) -> None:
+    """Refuses a picture, given as `beside`, that is not of a rotated basis or of another ε.
+
+    Args:
+      picture: The picture beside which it is drawn.
+      beside: The picture that is checked.
+    """
     if "rotated" not in beside.attrs:
         problem = "must be a picture in a rotated basis, as ppp(…, rotated=0) returns"
         raise InputError("beside", beside.attrs.get("basis", "Dataset"), problem)
@@ -247,174 +304,15 @@ def plot_srm(curves: xr.Dataset, *, ax: Axes | None = None, planes: bool = True)
     return axes
 
 
-def _tick_ratio(bar: Colorbar, norm: colors.LogNorm) -> None:
-    ticks = [x for x in (norm.vmin, 1.0, norm.vmax) if x is not None]
-    bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
+def tick(bar: Colorbar, norm: colors.Normalize) -> None:
+    """Marks the ends and the middle of the bar of a colour scale that is drawn along it evenly."""
+    values = [float(value) for value in norm.inverse(np.array([0, 0.5, 1]))]
+    bar.set_ticks(values, labels=[_short(value) for value in values])
     bar.minorticks_off()
 
 
-def plot_strip(
-    panels: list[list[xr.Dataset]],
-    *,
-    rows: list[str],
-    columns: list[str],
-    title: str,
-    beside: list[list[xr.Dataset | None]] | None = None,
-    notes: list[list[str]] | None = None,
-) -> Figure:
-    """Draws PPP pictures as a table, such as a row per activation and a column per training epoch.
-
-    Args:
-      panels: The pictures that `ppp` returned, as `panels[row][column]`.
-      rows: Names of the rows.
-      columns: Names of the columns.
-      title: Title of the figure.
-      beside: Pictures of the same latents in a rotated basis, `ppp(…, rotated=0)`, as
-        `beside[row][column]`, or None where there is none; each is drawn to the right of its
-        picture.
-      notes: Short texts, as `notes[row][column]`, which stand below these pictures, or below the
-        pictures themselves in columns without such ones.
-
-    Returns:
-      The figure. Each row (strip) has one colour scale, which is drawn at its end. Each panel has
-      its own half-width, which is written in its corner in latent units.
-
-    Raises:
-      InputError: There are no pictures, or there is not one for each row and column; or `beside` or
-        `notes` is another table.
-    """
-    table = _table(panels, rows, columns, beside, notes)
-    if not isinstance(title, str):
-        raise InputError("title", title, "must be a string")
-    names = [_wrapped(drawn(name)) for name in rows]
-    longest = max(len(line) for name in names for line in name.split("\n"))
-    left = max(1.2, 0.2 + 0.072 * longest)  # This is the space for the names, in inches.
-    bottom = 0.14 if notes else 0.0  # This is the space for notes, in panels.
-    count = len(table.heads)
-    height = (1.14 + bottom) * PANEL_INCHES * len(rows) + 0.7
-    size = (left + PANEL_INCHES * count + 0.6, height)
-    legend = textwrap.wrap(
-        LEGEND + (BESIDE if len(table.heads) > len(columns) else ""), int(20 * size[0])
-    )
-    figure, stack = _stack(len(rows), left, size, legend)
-    figure.suptitle(drawn(title), fontsize=9, y=1 - 0.08 / figure.get_figheight(), va="top")
-    for axes, name, strip, texts in zip(stack, names, table.strips, table.notes, strict=True):
-        norm = ratio_scale([picture["ratio"].values for picture in strip if picture is not None])
-        _draw_strip(axes, strip, norm, texts, bottom)
-        axes.text(-0.05, 0.5, name, ha="right", va="center", fontsize=8)
-        bar_axes = axes.inset_axes((count + 0.05, 0.1, 0.06, 0.8), transform=axes.transData)
-        bar = figure.colorbar(axes.images[0], cax=bar_axes)
-        _tick_ratio(bar, norm)
-        bar.ax.tick_params(labelsize=6, pad=1, length=2)
-    for c, head in enumerate(table.heads):
-        stack[0].text(c + 0.5, 1.13, drawn(head), ha="center", va="bottom", fontsize=7)
-    return figure
-
-
-def _stack(
-    rows: int, left: float, size: tuple[float, float], legend: list[str]
-) -> tuple[Figure, list[Axes]]:
-    """Returns a figure with a legend below, and one axes above another, with nothing between."""
-    size = (size[0], size[1] + 0.1 * (len(legend) - 1))
-    figure = Figure(figsize=size, dpi=110)
-    figure.text(0.5, 0.06 / size[1], "\n".join(legend), ha="center", va="bottom", fontsize=6)
-    stack = figure.subplots(
-        rows,
-        1,
-        squeeze=False,
-        gridspec_kw={
-            "left": left / size[0],
-            "right": 1 - 0.6 / size[0],
-            "top": 1 - 0.5 / size[1],
-            "bottom": (0.1 + 0.1 * len(legend)) / size[1],
-            "hspace": 0,
-        },
-    )
-    return figure, list(stack.flat)
-
-
-class _Table(NamedTuple):
-    """What a strip draws: pictures and their rotated ones as columns beside each other.
-
-    Attributes:
-      heads: A text above each column.
-      strips: The pictures of each row, or None where there is none.
-      notes: The text below each of them.
-    """
-
-    heads: list[str]
-    strips: list[list[xr.Dataset | None]]
-    notes: list[list[str]]
-
-
-def _table(panels: Any, rows: Any, columns: Any, beside: Any, notes: Any) -> _Table:
-    """Checks the tables that a strip is given, and puts them together."""
-    for field, names in (("rows", rows), ("columns", columns)):
-        if not _are_texts(names) or not names:
-            raise InputError(field, names, "must be a list of one or more names")
-    _check_table("panels", panels, rows, columns)
-    nothing = [[None] * len(columns) for _ in rows]
-    _check_table("beside", nothing if beside is None else beside, rows, columns, gaps=True)
-    blank = [[""] * len(columns) for _ in rows]
-    texts = blank if notes is None else notes
-    if not isinstance(texts, list | tuple) or not all(_are_texts(line) for line in texts):
-        raise InputError("notes", type(notes).__name__, "must be lists of texts")
-    if [len(line) for line in texts] != [len(columns)] * len(rows):
-        problem = f"must be {len(rows)} lists of {len(columns)} texts each"
-        raise InputError("notes", type(notes).__name__, problem)
-    turned = nothing if beside is None else beside
-    table = _Table([], [[] for _ in rows], [[] for _ in rows])
-    for c, column in enumerate(columns):
-        pair = any(strip[c] is not None for strip in turned)
-        table.heads.extend([column, ROTATED] if pair else [column])
-        for k in range(len(rows)):
-            table.strips[k].extend([panels[k][c], turned[k][c]] if pair else [panels[k][c]])
-            table.notes[k].extend(["", texts[k][c]] if pair else [texts[k][c]])
-    return table
-
-
-def _are_texts(given: Any) -> bool:
-    return isinstance(given, list | tuple) and all(isinstance(one, str) for one in given)
-
-
-def _wrapped(name: str) -> str:
-    """Returns a name on two lines if it is too long for one line beside a strip."""
-    return name.replace("_", "\n", 1) if len(name) > LONGEST_NAME else name
-
-
-def _check_table(
-    field: str, panels: Any, rows: list[str], columns: list[str], *, gaps: bool = False
-) -> None:
-    """Refuses what is no table of pictures, some of which may be None if there may be gaps."""
-    strips = panels if isinstance(panels, list | tuple) else ()
-    lists = all(isinstance(strip, list | tuple) for strip in strips)
-    if len(strips) != len(rows) or not lists or any(len(x) != len(columns) for x in strips):
-        problem = f"must be {len(rows)} lists of {len(columns)} pictures each"
-        raise InputError(field, type(panels).__name__, problem)
-    for picture in (picture for strip in strips for picture in strip):
-        if picture is not None or not gaps:
-            _check_dims(picture, "ratio", ("v", "u"), field)
-
-
-def _draw_strip(
-    axes: Axes,
-    strip: list[xr.Dataset | None],
-    norm: colors.LogNorm,
-    notes: list[str],
-    bottom: float,
-) -> None:
-    """Draws panels as unit squares in one axes, which is far faster than an axes per panel."""
-    for c, picture in enumerate(strip):
-        if picture is None:
-            continue
-        _draw_ratio(axes, picture, norm, (c + 0.02, c + 0.98, 0.02, 0.98))
-        axes.text(c + 0.5, 1.0, _acceptance(picture), ha="center", va="bottom", fontsize=6)
-        half = f"±{_half_width(picture):.2g}"
-        axes.text(c + 0.96, 0.04, half, ha="right", va="bottom", fontsize=5)
-        if notes[c]:
-            axes.text(c + 0.5, 0, drawn(notes[c]), ha="center", va="top", fontsize=6)
-    axes.set(xlim=(0, len(strip)), ylim=(-bottom, 1.14), aspect="equal")
-    axes.set_axis_off()
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if 10 <= value < 1e5 else f"{value:.2g}"
 
 
 def plot_curves(values: xr.DataArray, *, ax: Axes | None = None, yscale: str = "linear") -> Axes:

@@ -22,7 +22,8 @@ from ppp_jax.analysis.inference.rotation_test import (
 from ppp_jax.analysis.io.load import is_run, load
 from ppp_jax.analysis.io.rows import RAISE, check_rows
 from ppp_jax.analysis.io.sources import Latents, axis_names
-from ppp_jax.analysis.plots.ppp import plot_srm, plot_strip
+from ppp_jax.analysis.plots.ppp import plot_srm
+from ppp_jax.analysis.plots.strips import plot_strip
 from ppp_jax.analysis.projection.kernel import check_epsilon
 from ppp_jax.analysis.projection.points import EmptyPPPWarning, count_planes, top_planes
 from ppp_jax.analysis.projection.ppp import ppp

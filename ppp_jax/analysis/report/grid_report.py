@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from ppp_jax.analysis.inference.rotation_test import ROTATIONS
 from ppp_jax.analysis.io.runs import load_run, saved_groups
 from ppp_jax.analysis.io.sources import LOAD_BYTES
-from ppp_jax.analysis.plots.ppp import plot_curves, plot_strip
+from ppp_jax.analysis.plots.ppp import PAPER, RATIO, plot_curves
+from ppp_jax.analysis.plots.strips import plot_strip
 from ppp_jax.analysis.projection.kernel import check_epsilon, progress_bar
 from ppp_jax.analysis.projection.points import EmptyPPPWarning
 from ppp_jax.analysis.projection.ppp import ppp
@@ -42,6 +43,7 @@ BINS = 64
 LEAST_ROTATIONS = 19
 TWIN_SEED = 0  # of the rotation of the basis beside which pictures stand
 CURVE_INCHES = (3.6, 3.1)  # Width and height of a panel.
+PAPER_SITE = "pre"  # where the paper's pictures are taken (docs/method.md §14)
 
 
 class _Section(NamedTuple):
@@ -153,9 +155,8 @@ def _group_blocks(
         )
     ]
     sections = list(_sections(dataset, measured))
-    for section in progress_bar(sections, "report") if how.progress else sections:
-        blocks.append(_section_block(section, how, name))
-    return blocks
+    shown = progress_bar(sections, "report") if how.progress else sections
+    return [*blocks, *(_section_block(section, how, name) for section in shown)]
 
 
 def _pictures(how: _How, measured: Measured, name: str, calibration: Figure) -> dict[str, Markup]:
@@ -199,7 +200,7 @@ def _with_symmetry(part: xr.Dataset, axis: str) -> str:
 
 
 def _section_block(section: _Section, how: _How, prefix: str) -> Markup:
-    """Draws a section: strips pooled over seeds, curves, and strips of single seeds."""
+    """Draws a section: strips pooled over seeds in two styles, curves, strips of single seeds."""
 
     def picture(figure: Figure, name: str) -> Markup:
         path = how.folder / f"{prefix}-{section.slug}-{file_stem(name)}.png"
@@ -209,27 +210,29 @@ def _section_block(section: _Section, how: _How, prefix: str) -> Markup:
     epochs = [f"epoch {epoch}" for epoch in section.latents["epoch"].values]
     names = [str(name) for name in section.latents["activation"].values]
     first, last = f"seed {seeds[0]} alone", f"every seed alone, {epochs[-1]}"
-    pooled: list[Markup] = []
-    single: list[Markup] = []
+    every, all_seeds = _seeds(len(seeds)), [f"seed {k}" for k in seeds]
+    drawn: dict[str, list[Markup]] = {"pooled": [], "paper": [], "single": []}
     for site in SITES:
         strips = _strips(section, site, names, how)
-        title = f"{section.title} · {site}-activation"
-        for target, strip, columns, about, file in (
-            (pooled, strips.pooled, epochs, _seeds(len(seeds)), f"{site}-pooled"),
-            (single, strips.first, epochs, first, f"{site}-seed{seeds[0]}"),
-            (single, strips.seeds, [f"seed {k}" for k in seeds], last, f"{site}-every-seed"),
-        ):
-            drawing = plot_strip(
-                strip.panels,
-                rows=names,
-                columns=columns,
-                title=f"{title} · {about}",
-                beside=strip.beside,
-                notes=strip.notes,
-            )
-            target.append(picture(drawing, file))
+        wanted = [
+            ("pooled", RATIO, strips.pooled, epochs, every, f"{site}-pooled"),
+            ("single", RATIO, strips.first, epochs, first, f"{site}-seed{seeds[0]}"),
+            ("single", RATIO, strips.seeds, all_seeds, last, f"{site}-every-seed"),
+        ]
+        if site == PAPER_SITE:
+            wanted.append(("paper", PAPER, strips.pooled, epochs, every, f"{site}-paper"))
+        for target, style, strip, columns, about, file in wanted:
+            title = f"{section.title} · {site}-activation · {about}"
+            texts: dict[str, Any] = {
+                "rows": names,
+                "columns": columns,
+                "title": title,
+                "style": style,
+            }
+            drawing = plot_strip(strip.panels, beside=strip.beside, notes=strip.notes, **texts)
+            drawn[target].append(picture(drawing, file))
     curves = picture(_curves(section.statistics), "curves")
-    return render("section", title=section.title, pooled=pooled, curves=curves, single=single)
+    return render("section", title=section.title, curves=curves, **drawn)
 
 
 class _Strip(NamedTuple):

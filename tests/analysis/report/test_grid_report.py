@@ -49,12 +49,12 @@ def measured(workdir):
 def test_page_is_complete_and_self_contained(page):
     text = page.read_text(encoding="utf-8")
     assert not re.findall(r'(?:src|href)="(?!data:)', text)
-    # Per section: two strips pooled, curves, and for both kinds one seed and every seed; per width
-    # differences, two planes and the calibration.
-    assert text.count("data:image/png;base64") == (7 * 2 + 4) * 2
+    # Per section: two strips pooled, one of them also in the paper's style, curves, and for both
+    # kinds one seed and every seed; per width differences, two planes and the calibration.
+    assert text.count("data:image/png;base64") == (8 * 2 + 4) * 2
     assert "3 latent units" in text
     assert "ε = 0.8" in text
-    assert len(list(page.parent.glob("*.png"))) == (7 * 2 + 4) * 2
+    assert len(list(page.parent.glob("*.png"))) == (8 * 2 + 4) * 2
     assert not list(page.parent.parent.glob(".report.*"))
     # Two seeds claim nothing over seeds, and the page says why, under a heading for each family.
     assert re.search(r"over seeds it cannot be judged at 2 seeds: \d+ would do", text)
