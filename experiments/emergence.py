@@ -15,7 +15,7 @@ from ppp_jax.analysis.inference import downstream
 from ppp_jax.analysis.inference.seeds import LEVEL, attainable, paired_difference
 from ppp_jax.analysis.io.facts import Facts, facts_of, partner_of
 from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.plots.ppp import plot_strip
+from ppp_jax.analysis.plots.strips import plot_strip
 from ppp_jax.analysis.projection.kernel import progress_bar
 from ppp_jax.analysis.projection.points import EmptyPPPWarning
 from ppp_jax.analysis.projection.ppp import ppp
@@ -32,6 +32,7 @@ from ppp_jax.analysis.results.emergence import (
 )
 from ppp_jax.analysis.results.measure import SITES, cells, healthy, mask, thinned
 from ppp_jax.analysis.statistics import registry
+from ppp_jax.analysis.texts import file_stem
 from ppp_jax.cli import experiment, study
 from ppp_jax.grid import Grid
 
@@ -52,7 +53,7 @@ where clusters stand, the paper's claims with their answers, and PPP strips of o
 """
 PAPER_EPOCHS = (0, *range(2, 21, 2), 25, *range(30, 101, 10))
 OVER_SEEDS, NETWORKS, ALONG_SEEDS = "over seeds", "these networks", "from seed to seed"
-STRIP = 9  # most snapshots of a strip
+STRIP = 7  # most snapshots of a strip, which then fits a page
 DIP, VALLEY, ERROR = "axis_quantisation", "valley_depth", "test_mse"
 ORDERS = ((DIP, "covariance"), (DIP, "shape"), (DIP, "shape_kurtosis"), ("axes", "diagonals"))
 DEFAULTS = Grid(
@@ -128,8 +129,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
         claims=answers(claims(sites, of_orbits)),
     )
     figures = {"courses": draw_courses(of_statistics), "orbits": draw_courses(of_orbits)}
-    strips = {"strips": draw_strips(latents, options)}
-    return study.Results(tables, figures | strips, silent=("courses",))
+    return study.Results(tables, figures | draw_strips(latents, options), silent=("courses",))
 
 
 def _sites(latents: xr.Dataset, options: experiment.Options) -> Iterator[Site]:
@@ -328,7 +328,7 @@ def _label(statistic: str) -> str:
     return f"cosine of clusters with {statistic}"
 
 
-def draw_strips(latents: xr.Dataset, options: experiment.Options) -> Figure:
+def draw_strips(latents: xr.Dataset, options: experiment.Options) -> dict[str, Figure]:
     """Draws PPP of one network of every cell through training, before the activation.
 
     It is the network of the first seed: other networks' clusters stand at other places.
@@ -336,27 +336,56 @@ def draw_strips(latents: xr.Dataset, options: experiment.Options) -> Figure:
     Args:
       latents: The run folder's latents.
       options: How it is analysed.
+
+    Returns:
+      A figure per activation, in which a row is a cell: points as the paper shows them, their ratio
+      to the isotropic null, and that of the same latents in a rotated basis.
     """
     runs, known = latents[[ERROR, "diverged_step"]].load(), facts_of(latents)
-    places = list(cells(runs))
     steps = np.unique(np.linspace(0, latents.sizes["step"] - 1, STRIP).round().astype(int))
-    panels = []
+    found: dict[str, list[tuple[str, _Strip]]] = {}
+    places = list(cells(runs))
+    for names, at in progress_bar(places, "strips") if options.progress else places:
+        clouds = (
+            latents["pre"].isel(at).isel(seed=0, step=steps).transpose("step", "sample", "unit")
+        )
+        strip = _strip(clouds, known[names["activation"]].basis, options.epsilon)
+        row = f"{names['optimizer']} {names['learning_rate']:g}, {names['width']} units wide"
+        found.setdefault(str(names["activation"]), []).append((row, strip))
+    seed = latents["seed"].values[0]
+    return {
+        file_stem(f"strip_{name}"): plot_strip(
+            [strip.pictures for _, strip in rows],
+            rows=[row for row, _ in rows],
+            columns=[f"epoch {epoch}" for epoch in latents["epoch"].values[steps]],
+            title=f"{name}: PPP before the activation, seed {seed}",
+            beside=[strip.rotated for _, strip in rows],
+            style="compared",
+        )
+        for name, rows in found.items()
+    }
+
+
+class _Strip(NamedTuple):
+    """Pictures of one network through training, and of the same latents in a rotated basis."""
+
+    pictures: list[xr.Dataset]
+    rotated: list[xr.Dataset | None]
+
+
+def _strip(clouds: xr.DataArray, basis: str, epsilon: float) -> _Strip:
+    """Makes the pictures of every snapshot."""
+    strip = _Strip([], [])
     with warnings.catch_warnings():
         # An empty picture says that it is empty.
         warnings.simplefilter("ignore", EmptyPPPWarning)
-        for names, at in progress_bar(places, "strips") if options.progress else places:
-            clouds = latents["pre"].isel(at).isel(seed=0)
-            basis = known[names["activation"]].basis
-            panels.append(
-                [
-                    ppp(each, basis=basis, epsilon=options.epsilon, nonfinite="drop")
-                    for each in (clouds.isel(step=step).values for step in steps)
-                ]
-            )
-    rows = [f"{names['activation']}, {names['optimizer']}" for names, _ in places]
-    epochs = [f"epoch {epoch}" for epoch in latents["epoch"].values[steps]]
-    title = f"PPP before the activation, seed {latents['seed'].values[0]}"
-    return plot_strip(panels, rows=rows, columns=epochs, title=title)
+        for each in clouds:
+            how: dict[str, Any] = {"basis": basis, "epsilon": epsilon, "nonfinite": "drop"}
+            picture = ppp(each.values, **how)
+            how |= {"rotated": 0, "extent": picture.attrs["extent"]}
+            strip.pictures.append(picture)
+            strip.rotated.append(ppp(each.values, **how))
+    return strip
 
 
 EXPERIMENT = experiment.register(
