@@ -11,6 +11,9 @@ import scipy.special
 from ppp_jax.errors import InputError
 
 LENGTH_GROUPS = 256  # Sample lengths are averaged within so many equally filled groups.
+# A picture of isotropic latents shows what there is from about 1,000 points on, and with fewer than
+# 100 it looks empty.
+ENOUGH_POINTS, FEW_POINTS = 1000, 100
 SUBPIXELS = 4  # Each bin of a density is sampled at 4 × 4 points.
 
 
