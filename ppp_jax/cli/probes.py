@@ -14,7 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ppp_jax import bases
-from ppp_jax.analysis.projection.isotropic_null import ENOUGH_POINTS, FEW_POINTS, acceptance
+from ppp_jax.analysis.projection.isotropic_null import (
+    ENOUGH_POINTS,
+    FEW_POINTS,
+    acceptance,
+    count_text,
+)
 from ppp_jax.analysis.projection.planes import MIN_SINE_SQUARED
 from ppp_jax.data import datasets
 from ppp_jax.errors import printable
@@ -227,16 +232,6 @@ def summary(probes: Probes, epsilon: float) -> str:
         f"{'probes':<12}{probes.saved:,} of {probes.training:,} training samples{chosen}, "
         f"{_held(probes)} {_where(probes.need, epsilon)}"
     )
-
-
-def count_text(points: float) -> str:
-    """Returns an expected number of points as a text.
-
-    Example:
-      >>> count_text(1234.5), count_text(0.00123)
-      ('1,234', '0.0012')
-    """
-    return f"{points:,.0f}" if points >= 10 else f"{points:.2g}"
 
 
 def _where(need: Need, epsilon: float) -> str:

@@ -204,7 +204,9 @@ def test_a_file_put_there_by_hand_is_used_and_an_altered_one_is_not(kept, monkey
             datasets.load("mnist")
 
 
-SLICE = dict(np.load(ROOT / "tests" / "data" / "mnist_slice.npz"))  # MNIST's first images, as rows
+SLICE = dict(
+    np.load(ROOT / "tests" / "data" / "images" / "mnist_slice.npz")
+)  # MNIST's first images, as rows
 
 
 def put(folder, files):

@@ -17,6 +17,7 @@ from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import MaxNLocator
 
 from ppp_jax.analysis.io.sources import is_real
+from ppp_jax.analysis.projection.isotropic_null import ENOUGH_POINTS, FEW_POINTS, count_text
 from ppp_jax.analysis.texts import drawn
 from ppp_jax.errors import InputError, choice, truth
 
@@ -76,7 +77,8 @@ def plot_ppp(
     Returns:
       The axes of the picture; those of the rotated one are the next of their figure. White means as
       many samples as isotropic latents would have, red more, and blue fewer; grey means that too
-      few are expected for a ratio. If no sample was accepted, the picture says so.
+      few are expected for a ratio. If no sample was accepted, the picture says so, and how many
+      points were expected of isotropic latents.
 
     Raises:
       InputError: `picture` or `beside` holds several pictures or none, `beside` is in no rotated
@@ -150,10 +152,21 @@ def _draw_ratio(
     )
     if not picture["accepted"].item():
         x, y = (extent[0] + extent[1]) / 2, (extent[2] + extent[3]) / 2
-        axes.text(x, y, "no sample\naccepted", ha="center", va="center", fontsize=7)
+        text = _nothing(picture["expected"].item())
+        axes.text(x, y, text, ha="center", va="center", fontsize=7)
     elif not np.isfinite(picture["ratio"].values).any():
         _draw_density(axes, picture, extent)
     return image
+
+
+def _nothing(expected: float) -> str:
+    """Returns what an empty picture says, which depends on how many points were expected."""
+    number = count_text(expected)
+    if expected < FEW_POINTS:
+        return f"too few samples:\n{number} expected"
+    if expected < ENOUGH_POINTS:
+        return f"none of {number}\nexpected samples"
+    return f"nothing accepted,\n{number} expected"
 
 
 def _draw_density(

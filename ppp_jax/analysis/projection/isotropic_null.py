@@ -36,6 +36,19 @@ def acceptance(units: int, epsilon: float) -> float:
     return float((1 - epsilon**2) ** ((units - 2) / 2))
 
 
+def count_text(points: float) -> str:
+    """Returns an expected number of points as a text.
+
+    Args:
+      points: The number, which need not be whole.
+
+    Example:
+      >>> count_text(1234.4), count_text(0.00123)
+      ('1,234', '0.0012')
+    """
+    return f"{points:,.0f}" if points >= 10 else f"{points:.2g}"
+
+
 def spotlight(units: int, epsilon: float) -> float:
     """Returns SRM of isotropic latents, ½·I_{1−ε²}((n−1)/2, ½).
 
