@@ -153,7 +153,8 @@ def _draw_ratio(
     if not picture["accepted"].item():
         x, y = (extent[0] + extent[1]) / 2, (extent[2] + extent[3]) / 2
         text = _nothing(picture["expected"].item())
-        axes.text(x, y, text, ha="center", va="center", fontsize=7)
+        ground = {"facecolor": "0.8", "edgecolor": "none", "pad": 1}  # The null can be behind it.
+        axes.text(x, y, text, ha="center", va="center", fontsize=7, bbox=ground)
     elif not np.isfinite(picture["ratio"].values).any():
         _draw_density(axes, picture, extent)
     return image
@@ -166,7 +167,7 @@ def _nothing(expected: float) -> str:
         return f"too few samples:\n{number} expected"
     if expected < ENOUGH_POINTS:
         return f"none of {number}\nexpected samples"
-    return f"nothing accepted,\n{number} expected"
+    return f"nothing\naccepted,\n{number} expected"
 
 
 def _draw_density(
