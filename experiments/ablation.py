@@ -67,6 +67,7 @@ EXPERIMENT = experiment.register(
         workdir="runs/ablation",
         analyse=analyse,
         writes=REPORT,
+        pictures=True,
     )
 )
 

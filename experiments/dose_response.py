@@ -192,6 +192,7 @@ EXPERIMENT = experiment.register(
         analyse=analyse,
         along=("doses", "optimizers", "learning_rates"),
         more=second_road,
+        pictures=True,
     )
 )
 

@@ -162,6 +162,7 @@ EXPERIMENT = experiment.register(
         analyse=analyse,
         along=("activations", "optimizers", "learning_rates"),
         check=check,
+        pictures=True,
     )
 )
 

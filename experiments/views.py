@@ -328,6 +328,7 @@ EXPERIMENT = experiment.register(
         along=("activations",),
         epsilon=EPSILON,
         check=check,
+        pictures=True,
     )
 )
 

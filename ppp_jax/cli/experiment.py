@@ -17,7 +17,7 @@ from absl import flags
 from ppp_jax.analysis.inference.rotation_test import ROTATIONS
 from ppp_jax.analysis.projection.kernel import check_epsilon
 from ppp_jax.cli import flags as experiment_flags
-from ppp_jax.cli import study
+from ppp_jax.cli import probes, study
 from ppp_jax.engine import devices
 from ppp_jax.errors import InputError, whole
 from ppp_jax.grid import Grid
@@ -67,6 +67,8 @@ class Experiment:
       writes: Name of the folder in the run folder that the analysis writes. `study.FOLDER` means
         that tables, figures and a page are written from the results.
       epsilon: Default acceptance cosine ε of PPP pictures.
+      pictures: Whether the analysis looks into planes at `--epsilon`, so that the probe samples
+        must suffice for that.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Experiment:
     prepare: Callable[[pathlib.Path, Grid, dict[str, Any]], Any] | None = None
     writes: str = study.FOLDER
     epsilon: float = experiment_flags.EPSILON
+    pictures: bool = False
 
     @property
     def asked(self) -> str:
@@ -154,20 +157,42 @@ def _train_and_analyse(experiment: Experiment, given: str) -> None:
     _check(experiment, grid)
     how = experiment_flags.training_options()
     devices.on_main(lambda: study.check_folder(values.workdir, experiment.writes))
-    grids = [grid, *(experiment.more(grid) if experiment.more else [])]
+    grids, chosen = _with_probes(experiment, grid)
+    grid = grids[0]
     devices.on_main(functools.partial(experiment_flags.tell_single_numbers, grid))
+    if experiment.pictures and (text := probes.remark(chosen, values.epsilon)):
+        devices.on_main(functools.partial(print, text, file=sys.stderr))
     folders = [
         values.workdir,
         *(study.beside(values.workdir, number=k + 2) for k in range(len(grids) - 1)),
     ]
     if values.dry_run:
         _plan(grids, folders, how)
+        devices.on_main(lambda: print(probes.summary(chosen, values.epsilon)))
         return
     trained = [sweep.train(one, folder, **how) for one, folder in zip(grids, folders, strict=True)]
     devices.on_main(lambda: study.tell_diverged(trained))
     prepared = experiment.prepare(trained[0], grid, how) if experiment.prepare else None
     options = Options(values.rotations, values.epsilon, prepared=prepared)
     devices.on_main(lambda: _analyse(experiment, trained[0], options, given))
+
+
+def _with_probes(experiment: Experiment, grid: Grid) -> tuple[list[Grid], probes.Probes]:
+    """Returns the grids to train, with the number of probe samples that is chosen for them."""
+    values = flags.FLAGS
+    grids = [grid, *(experiment.more(grid) if experiment.more else [])]
+    chosen = probes.choose(
+        grids,
+        values.workdir,
+        given=experiment_flags.given_probes(),
+        epsilon=values.epsilon,
+        overwrite=values.overwrite,
+        pictures=experiment.pictures,
+    )
+    grids = [dataclasses.replace(one, probe_samples=chosen.samples) for one in grids]
+    if experiment.check:  # which can ask for a least number
+        experiment.check(grids[0])
+    return grids, chosen
 
 
 def _check(experiment: Experiment, grid: Grid) -> None:

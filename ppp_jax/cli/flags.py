@@ -28,7 +28,8 @@ import jax
 from absl import app, flags, logging
 
 from ppp_jax.analysis.inference.rotation_test import ROTATIONS
-from ppp_jax.cli import runtime
+from ppp_jax.analysis.projection.isotropic_null import ENOUGH_POINTS
+from ppp_jax.cli import probes, runtime
 from ppp_jax.engine.interrupts import Stopped
 from ppp_jax.errors import InputError, printable, shortened
 from ppp_jax.grid.grid import MAX_COUNT, MAX_VALUES, Grid, axes_of
@@ -69,7 +70,7 @@ class _ListParser(flags.ArgumentParser):
 
 class _ListSerializer(flags.ArgumentSerializer):
     def serialize(self, value: Any) -> str:
-        return str(value) if isinstance(value, int) else ",".join(str(x) for x in value)
+        return str(value) if isinstance(value, int | str) else ",".join(str(x) for x in value)
 
 
 class _CountParser(flags.ArgumentParser):
@@ -91,6 +92,16 @@ class _CountParser(flags.ArgumentParser):
     def flag_type(self) -> str:
         """Returns the name of the type for the help text."""
         return "integer"
+
+
+class _AutoParser(flags.IntegerParser):
+    """Parses a whole number, or the word `auto`."""
+
+    syntactic_help = "auto or a whole number"
+
+    def parse(self, argument: str | int) -> Any:
+        """Returns the number, or the word."""
+        return argument if argument == probes.AUTO else super().parse(argument)
 
 
 class _Checked(flags.ArgumentParser):
@@ -131,8 +142,10 @@ def _check_text(name: str, text: str, parser: Any) -> None:
             name, text, "has control characters, or bytes that are not UTF-8; remove them"
         )
     whole = isinstance(parser, flags.IntegerParser | _CountParser)
-    if whole and not re.fullmatch(_INTEGER, text):
-        raise InputError(name, text, "must be a whole number")
+    automatic = isinstance(parser, _AutoParser)
+    if whole and not re.fullmatch(_INTEGER, text) and not (automatic and text == probes.AUTO):
+        or_auto = f"{probes.AUTO} or " if automatic else ""
+        raise InputError(name, text, f"must be {or_auto}a whole number")
     if isinstance(parser, flags.FloatParser):
         _check_number(text, lambda problem: InputError(name, text, problem))
     if name in PATHS:
@@ -267,9 +280,21 @@ def define(grid: Grid, *, workdir: str, epsilon: float = EPSILON) -> None:
     for name, axis in axes_of().items():
         if axis.several:
             _define_list(name, lists[axis.kind], axis.text(), getattr(grid, name))
+        elif name == "probe_samples":
+            _define_probes(grid.probe_samples, axis.text())
         else:
             single[axis.kind](name, getattr(grid, name), axis.text())
     _define_handling(workdir, epsilon)
+
+
+def _define_probes(default: int, text: str) -> None:
+    """Defines `--probe_samples`, which may be `auto`."""
+    text = (
+        f"{text}; auto takes that of the workdir, or as many as let every picture of isotropic "
+        f"latents expect {ENOUGH_POINTS:,} points, at most all; the default becomes auto where it "
+        "would leave a picture empty"
+    )
+    flags.DEFINE(_AutoParser(), "probe_samples", default, text, serializer=_ListSerializer())
 
 
 def _define_handling(workdir: str, epsilon: float) -> None:
@@ -299,8 +324,10 @@ def _define_handling(workdir: str, epsilon: float) -> None:
 
 
 def grid() -> Grid:
-    """Returns the grid that the parsed flags describe."""
+    """Returns the grid that the parsed flags describe, with the default number for `auto`."""
     values = flags.FLAGS.flag_values_dict()
+    if values["probe_samples"] == probes.AUTO:
+        values["probe_samples"] = flags.FLAGS["probe_samples"].default
     return Grid(**{field.name: values[field.name] for field in dataclasses.fields(Grid)})
 
 
@@ -321,6 +348,12 @@ def tell_single_numbers(grid: Grid) -> None:
             f"each of the first {epoch} epochs give 0:{epoch + 1}",
             file=sys.stderr,
         )
+
+
+def given_probes() -> int | str | None:
+    """Returns the value of `--probe_samples`, or None if it was not given."""
+    flag = flags.FLAGS["probe_samples"]
+    return flag.value if flag.present else None
 
 
 def training_options() -> dict[str, Any]:

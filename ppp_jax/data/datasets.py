@@ -220,16 +220,18 @@ def load(name: str | os.PathLike[str]) -> Dataset:
         handwritten digits of 8×8 pixels, `patches` are 10,000 grey 8×8 patches of scikit-learn's
         two sample photographs, and `synthetic` is a smooth torus in 64 features. `mnist`,
         `fashion_mnist`, `cifar10` (in colour) and `cifar10_grey` are downloaded once into
-        `$PPP_DATA_DIR`. An `.npz` file holds `x_train` and `x_test` of shape `(samples, features)`
-        or `(samples, height, width, channels)`, and optionally `y_train` and `y_test` of shape
-        `(samples,)`.
+        `$PPP_DATA_DIR`. Of the first two, copies that lie there as an `.npz` or as IDX files are
+        used (`images.load_idx`). An `.npz` file of one's own holds `x_train` and `x_test` of shape
+        `(samples, features)` or `(samples, height, width, channels)`, and optionally `y_train` and
+        `y_test` of shape `(samples,)`.
 
     Returns:
       The standardised `Dataset`. Every call returns the same samples.
 
     Raises:
-      InputError: The name is unknown, the download fails, or the file is missing, unreadable,
-        incomplete, of the wrong shape, not finite, or larger than free memory.
+      InputError: The name is unknown, the download fails, a copy at hand has other content, or
+        the file is missing, unreadable, incomplete, of the wrong shape, not finite, or larger than
+        free memory.
 
     Example:
       >>> load("digits").train.shape
@@ -252,9 +254,10 @@ def load(name: str | os.PathLike[str]) -> Dataset:
 
 def _named(name: str) -> Raw:
     try:
-        return lookup(DATASETS, name, field="data")()
+        load_raw = lookup(DATASETS, name, field="data")
     except InputError as error:
         raise InputError("data", name, f"{error.problem}, or the path of an .npz") from None
+    return load_raw()
 
 
 def _standardise(name: str, raw: Raw) -> tuple[np.ndarray, np.ndarray]:

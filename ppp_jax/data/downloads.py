@@ -35,7 +35,7 @@ def folder() -> pathlib.Path:
     return pathlib.Path(named).expanduser() if named else pathlib.Path(pooch.os_cache("ppp_jax"))
 
 
-def fetch(remote: Remote, *, field: str, value: str) -> pathlib.Path:
+def fetch(remote: Remote, *, field: str, value: str, others: str = "") -> pathlib.Path:
     """Returns the path of a file, which is downloaded if it is not on disk with the right bytes.
 
     A download is checked before it is moved to the file's path, so that an incomplete or altered
@@ -45,6 +45,7 @@ def fetch(remote: Remote, *, field: str, value: str) -> pathlib.Path:
       remote: The file.
       field: Name of the setting that requires the file, for the error message.
       value: Value of the setting.
+      others: What else the user may put where, for the error message.
 
     Returns:
       The path of the file on disk.
@@ -77,7 +78,8 @@ def fetch(remote: Remote, *, field: str, value: str) -> pathlib.Path:
         field,
         value,
         f"{remote.name} could not be downloaded ({'; '.join(failures)}); put the file with sha256 "
-        f"{remote.sha256} at {where / remote.name}, or set {FOLDER} to the folder that holds it",
+        f"{remote.sha256} at {where / remote.name}{others}, or set {FOLDER} to the folder that "
+        "holds it",
     )
 
 

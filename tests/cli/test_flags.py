@@ -149,7 +149,7 @@ def test_end_to_end_on_local_data(tmp_path, capsys):
     """The whole command on a user's own file: trains, reports, prints; again: trains nothing."""
     rng = np.random.default_rng(0)
     path = tmp_path / "mine.npz"
-    np.savez(path, x_train=rng.normal(size=(60, 6)), x_test=rng.normal(size=(20, 6)))
+    np.savez(path, x_train=rng.normal(size=(80, 6)), x_test=rng.normal(size=(20, 6)))
     flags = [
         f"--data={path}", f"--workdir={tmp_path / 'run'}", "--epochs=2", "--seeds=0,1",
         "--activations=tanh,isotropic_tanh", "--optimizers=sgd", "--widths=5", "--latent_widths=3",

@@ -18,6 +18,7 @@ from pooch import core
 
 from ppp_jax.data import datasets, downloads, images
 from ppp_jax.errors import InputError
+from tests import ROOT
 
 NOWHERE = "http://127.0.0.1:9/"  # the discard port: nothing listens
 RNG = np.random.default_rng(0)
@@ -195,13 +196,137 @@ def test_nothing_that_can_be_had_is_one_error_that_says_what_to_do(kept, monkeyp
 
 def test_a_file_put_there_by_hand_is_used_and_an_altered_one_is_not(kept, monkeypatch):
     use(monkeypatch, "mnist", MNIST, NOWHERE)
-    (kept / "mnist").mkdir()
-    for name, content in MNIST.items():
-        (kept / "mnist" / name).write_bytes(content)
+    put(kept / "mnist", MNIST)
     datasets.load("mnist")
-    (kept / "mnist" / images._IDX_FILES[0]).write_bytes(b"altered")
-    with pytest.raises(InputError, match="sha256"):
+    for content, problem in ((b"altered", "not IDX"), (idx(TRAIN ^ 1), "sha256")):
+        (kept / "mnist" / images._IDX_FILES[0]).write_bytes(content)
+        with pytest.raises(InputError, match=problem):
+            datasets.load("mnist")
+
+
+SLICE = dict(
+    np.load(ROOT / "tests" / "data" / "images" / "mnist_slice.npz")
+)  # MNIST's first images, as rows
+
+
+def put(folder, files):
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+def npz(**changes):
+    buffer = io.BytesIO()
+    np.savez(buffer, **SLICE | changes)
+    return buffer.getvalue()
+
+
+def idx_files(pack, spell):
+    """The slice as IDX files whose names and contents are changed by two functions."""
+    arrays = (SLICE[key].reshape(-1, 28, 28) if key.startswith("x") else SLICE[key]
+              for key in images.ARRAYS)  # fmt: skip
+    return {spell(name.removesuffix(".gz")): pack(gzip.decompress(idx(array)))
+            for name, array in zip(images._IDX_FILES, arrays, strict=True)}  # fmt: skip
+
+
+def dotted(name):
+    return name.replace("-idx", ".idx")
+
+
+AS_IMAGES = {key: SLICE[key].reshape(-1, 28, 28) for key in ("x_train", "x_test")}
+COPIES = {
+    "npz": {"mnist.npz": npz()},
+    "npz of images and long labels": {
+        "mnist.npz": npz(**AS_IMAGES, y_train=SLICE["y_train"].astype(np.int64))
+    },
+    "IDX": idx_files(bytes, str),
+    "IDX with dots": idx_files(bytes, dotted),
+    "IDX, packed otherwise": idx_files(lambda raw: gzip.compress(raw, 1), "{}.gz".format),
+    "IDX with dots, packed": idx_files(gzip.compress, lambda name: f"{dotted(name)}.gz"),
+}
+
+
+@pytest.fixture
+def sliced(kept, monkeypatch):
+    """An offline machine on which the slice is all of MNIST."""
+    use(monkeypatch, "mnist", MNIST, NOWHERE)
+    digests = {key: hashlib.sha256(x.tobytes()).hexdigest() for key, x in SLICE.items()}
+    monkeypatch.setitem(images.CONTENTS, "mnist", digests)
+    return kept
+
+
+@pytest.mark.parametrize("below", ["", "mnist"])
+@pytest.mark.parametrize("copy", COPIES)
+def test_a_copy_at_hand_is_found_whatever_its_packing(sliced, copy, below):
+    put(sliced / below, COPIES[copy])
+    found = images.load_idx("mnist")
+    assert found.train.shape == (32, 28, 28, 1)
+    np.testing.assert_array_equal(found.train.reshape(32, -1), SLICE["x_train"])
+    np.testing.assert_array_equal(found.test_labels, SLICE["y_test"])
+    assert found.train_labels.dtype == np.uint8
+
+
+WRONG = {
+    "other pixels": ({"mnist.npz": npz(x_train=SLICE["x_train"] ^ 1)}, "mnist.npz", "x_train"),
+    "other labels": ({"mnist.npz": npz(y_test=9 - SLICE["y_test"])}, "mnist.npz", "y_test"),
+    "another IDX file": (
+        idx_files(bytes, str) | {"t10k-labels-idx1-ubyte": gzip.decompress(idx(TEST_LABELS))},
+        "t10k-labels-idx1-ubyte",
+        "y_test",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_another_content_is_one_line_with_the_file_its_digest_and_the_right_one(sliced, case):
+    files, file, key = WRONG[case]
+    put(sliced, files)
+    with pytest.raises(InputError) as caught:
         datasets.load("mnist")
+    right = images.CONTENTS["mnist"][key]
+    start = f"data={sliced / file}: the bytes of its {key} have sha256 "
+    assert str(caught.value).startswith(start)
+    assert f" instead of {right}; move it away" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"PK and no more", "damaged or not an .npz"),
+        (npz(x_train=SLICE["x_train"] / 255), "x_train other values than whole numbers"),
+        (npz(y_train=SLICE["y_train"] - np.int64(9)), "y_train other values than whole"),
+        (npz(y_train=SLICE["y_train"][:3]), r"labels of shape \(3,\)"),
+        (npz(x_test=SLICE["x_test"][:, 1:]), r"images of shape \(12, 783\)"),
+    ],
+    ids=named,
+)
+def test_an_npz_that_holds_no_such_images_is_refused(sliced, content, problem):
+    put(sliced, {"mnist.npz": content})
+    with pytest.raises(InputError, match=problem) as caught:
+        datasets.load("mnist")
+    assert str(sliced / "mnist.npz") in str(caught.value)
+
+
+def test_an_incomplete_copy_is_not_used_and_the_error_says_what_may_be_put_there(sliced):
+    put(sliced, dict(list(COPIES["IDX"].items())[:3]))
+    with pytest.raises(InputError, match=r"or mnist\.npz \(with .*\) or the unpacked IDX files"):
+        datasets.load("mnist")
+
+
+def test_fashion_mnist_may_be_divided_in_another_way_and_mnist_may_not(sliced, monkeypatch):
+    known = [SLICE[key] for key in images.ARRAYS]
+    monkeypatch.setitem(images.POOLED, "fashion_mnist", images.pooled_digest(known))
+    other = {key: np.concatenate([SLICE[f"{key}_test"], SLICE[f"{key}_train"]]) for key in "xy"}
+    files = {f"{key}_{part}": x for key, whole in other.items()
+             for part, x in (("train", whole[:30]), ("test", whole[30:]))}  # fmt: skip
+    put(sliced, {"fashion_mnist.npz": npz(**files), "mnist.npz": npz(**files)})
+    assert images.load_idx("fashion_mnist").train.shape == (30, 28, 28, 1)
+    with pytest.raises(InputError, match="sha256"):
+        images.load_idx("mnist")
+    put(sliced, {"fashion_mnist.npz": npz(**files | {"y_test": files["y_test"][::-1]})})
+    with pytest.raises(InputError, match="sha256"):
+        images.load_idx("fashion_mnist")
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
@@ -217,7 +342,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     [
         (b"", "not IDX"),
         (idx(TRAIN)[:-9], "truncated"),
-        (b"plain", "not gzipped"),
+        (b"plain", "not IDX"),
         (packed(b""), "not IDX"),
         (packed(b"\0\0\x08"), "not IDX"),
         (idx(TRAIN, code=0x0D), "unsigned bytes"),
@@ -310,3 +435,6 @@ def test_published_checksums_are_whole_and_every_file_has_several_mirrors():
             assert len(bytes.fromhex(remote.sha256)) == 32
             assert len(set(remote.mirrors)) >= 2
             assert all(url.endswith(remote.name.split("/")[-1]) for url in remote.mirrors)
+    for digests in images.CONTENTS.values():
+        assert tuple(digests) == images.ARRAYS
+        assert {len(bytes.fromhex(digest)) for digest in digests.values()} == {32}

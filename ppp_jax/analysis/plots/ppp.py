@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ppp_jax.analysis.io.sources import is_real
 from ppp_jax.analysis.plots.paper import density_scale, draw_points, half_width
+from ppp_jax.analysis.projection.isotropic_null import ENOUGH_POINTS, FEW_POINTS, count_text
 from ppp_jax.analysis.texts import drawn
 from ppp_jax.errors import InputError, choice, truth
 
@@ -68,7 +69,8 @@ def plot_ppp(
     Returns:
       The axes of the picture; those of the rotated one are the next of their figure. White means as
       many samples as isotropic latents would have, red more, and blue fewer; grey means that too
-      few are expected for a ratio. If no sample was accepted, the picture says so.
+      few are expected for a ratio. If no sample was accepted, the picture says so, and how many
+      points were expected of isotropic latents.
 
     Raises:
       InputError: `picture` or `beside` holds several pictures or none, `beside` is in no rotated
@@ -166,11 +168,11 @@ def draw_panel(
         image = _draw_ratio(axes, picture, norm, square, fontsize)
     if not picture["accepted"].item():
         x, y = (square[0] + square[1]) / 2, (square[2] + square[3]) / 2
-        text: dict[str, Any] = {
-            "color": "white" if style == PAPER else "black",
-            "fontsize": fontsize,
-        }
-        axes.text(x, y, "no sample\naccepted", ha="center", va="center", **text)
+        # The null can be behind it.
+        ground = {"facecolor": "black" if style == PAPER else "0.8", "edgecolor": "none", "pad": 1}
+        text: dict[str, Any] = {"color": "white" if style == PAPER else "black", "bbox": ground}
+        said = _nothing(picture["expected"].item())
+        axes.text(x, y, said, ha="center", va="center", fontsize=fontsize, **text)
     return image
 
 
@@ -192,6 +194,16 @@ def _draw_ratio(
     if picture["accepted"].item() and not np.isfinite(picture["ratio"].values).any():
         _draw_density(axes, picture, extent, fontsize)
     return image
+
+
+def _nothing(expected: float) -> str:
+    """Returns what an empty picture says, which depends on how many points were expected."""
+    number = count_text(expected)
+    if expected < FEW_POINTS:
+        return f"too few samples:\n{number} expected"
+    if expected < ENOUGH_POINTS:
+        return f"none of {number}\nexpected samples"
+    return f"nothing\naccepted,\n{number} expected"
 
 
 def _draw_density(

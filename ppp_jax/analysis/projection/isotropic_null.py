@@ -11,6 +11,9 @@ import scipy.special
 from ppp_jax.errors import InputError
 
 LENGTH_GROUPS = 256  # Sample lengths are averaged within so many equally filled groups.
+# A picture of isotropic latents shows what there is from about 1,000 points on, and with fewer than
+# 100 it looks empty.
+ENOUGH_POINTS, FEW_POINTS = 1000, 100
 SUBPIXELS = 4  # Each bin of a density is sampled at 4 × 4 points.
 
 
@@ -31,6 +34,19 @@ def acceptance(units: int, epsilon: float) -> float:
     if units < 2:
         raise InputError("units", units, "must be at least 2 for a plane to exist")
     return float((1 - epsilon**2) ** ((units - 2) / 2))
+
+
+def count_text(points: float) -> str:
+    """Returns an expected number of points as a text.
+
+    Args:
+      points: The number, which need not be whole.
+
+    Example:
+      >>> count_text(1234.4), count_text(0.00123)
+      ('1,234', '0.0012')
+    """
+    return f"{points:,.0f}" if points >= 10 else f"{points:.2g}"
 
 
 def spotlight(units: int, epsilon: float) -> float:

@@ -9,6 +9,7 @@ import xarray as xr
 from ppp_jax import __version__
 from ppp_jax.analysis.io.sources import Latents, check_made, to_numpy
 from ppp_jax.analysis.projection import isotropic_null
+from ppp_jax.analysis.projection.isotropic_null import FEW_POINTS, count_text
 from ppp_jax.analysis.projection.kernel import Accepted, Prepared, accepted, prepare, threshold
 from ppp_jax.analysis.projection.planes import BasisLike
 from ppp_jax.errors import InputError, real, whole
@@ -320,17 +321,26 @@ def provenance(prepared: Prepared) -> dict[str, Any]:
 
 
 def warn_if_empty(prepared: Prepared, accepted_samples: np.ndarray) -> None:
-    """Warns if any picture is empty, and says that structure may exist (docs/method.md §2)."""
+    """Warns if any picture is empty, and says that structure may exist (docs/method.md §2).
+
+    Args:
+      prepared: The latents and planes.
+      accepted_samples: Numbers of accepted points, `(..., epsilons)`.
+    """
     if accepted_samples.all():
         return
+    pairs = prepared.samples * len(prepared.frame.planes) * len(prepared.epsilons)
+    expected = pairs / accepted_samples.size * null_acceptance(prepared)
+    most = float(np.broadcast_to(expected, accepted_samples.shape)[accepted_samples == 0].max())
     units, epsilons = prepared.source.units, ", ".join(f"{e:g}" for e in prepared.epsilons)
     empty = int(np.sum(accepted_samples == 0))
     several = "1 picture is" if empty == 1 else f"{empty} pictures are"
     which = "the picture is" if accepted_samples.size == 1 else several
     text = (
-        f"no sample lies within epsilon={epsilons} of a plane: {which} empty, which does not "
-        "mean that there is no structure (the corners of the cube have plane fraction "
-        f"{np.sqrt(2 / units):.3f} at {units} units); try a smaller epsilon"
+        f"no sample lies within epsilon={epsilons} of a plane, where {count_text(most)} points of "
+        f"isotropic latents would be expected: {which} empty, which does not mean that there is no "
+        f"structure (the corners of the cube have plane fraction {np.sqrt(2 / units):.3f} at "
+        f"{units} units); try a smaller epsilon{', or more samples' if most < FEW_POINTS else ''}"
     )
     warnings.warn(text, EmptyPPPWarning, stacklevel=3)
 

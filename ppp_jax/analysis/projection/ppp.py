@@ -24,7 +24,7 @@ from ppp_jax.errors import InputError, real, truth, whole
 
 NAMES = (
     *("epsilon", "v", "u", "plane", "first", "second", "row", "density", "null", "ratio"),
-    *("log_ratio", "accepted", "acceptance", "acceptance_null", "acceptance_ratio"),
+    *("log_ratio", "accepted", "expected", "acceptance", "acceptance_null", "acceptance_ratio"),
     "log10_acceptance_ratio",
 )  # of the result's axes and variables
 EXTENT_QUANTILE = 0.995
@@ -102,6 +102,7 @@ def ppp(
       - `log_ratio`: the logarithm of the ratio to base 2, in which a density below that of half a
         point under the Gaussian counts as half a point;
       - `accepted`: the number of accepted points;
+      - `expected`: the number of points that isotropic latents would have there, A0 of all pairs;
       - `acceptance`: their fraction of all pairs;
       - `acceptance_null`: A0, the same fraction of isotropic latents;
       - `acceptance_ratio` and `log10_acceptance_ratio`: A/A0 and its decimal logarithm, which is
@@ -212,8 +213,11 @@ def _shares(prepared: Prepared, number: np.ndarray, pairs: np.ndarray) -> dict[s
     )
     ratio, log_ratio = over_null(prepared, fraction)
     dims = ("group", "epsilon")
+    expected = pairs[:, None] * null_acceptance(prepared)
+    isotropic = {"long_name": "points expected of isotropic latents"}
     return {
         "accepted": xr.Variable(dims, number, {"long_name": "accepted points"}),
+        "expected": xr.Variable(dims, expected, isotropic),
         "acceptance": xr.Variable(dims, fraction, {"long_name": "accepted fraction of pairs"}),
         "acceptance_null": xr.Variable("epsilon", null_acceptance(prepared), {"long_name": "A0"}),
         "acceptance_ratio": xr.Variable(dims, ratio, {"long_name": "A/A0"}),

@@ -74,7 +74,7 @@ def test_all_panels_of_a_strip_have_one_scale_and_its_titles_are_the_epochs(pict
     assert labels == ["0", f"{norm.vmax / 4:,.0f}", f"{norm.vmax:,.0f}"]
 
 
-@pytest.mark.filterwarnings("ignore:no sample lies")
+@pytest.mark.filterwarnings("ignore::ppp_jax.analysis.EmptyPPPWarning")
 def test_little_area_is_brighter_than_the_end_of_the_scale(clouds):
     # A small cloud, as before training, has the densest places but not the scale.
     small, large = (ppp(scale * clouds[0], **OPTIONS) for scale in (0.05, 1))
@@ -96,14 +96,14 @@ def test_a_strip_is_drawn_to_the_half_width_of_its_widest_panel(clouds):
     assert texts_of(ratios).count(half) == 1
 
 
-@pytest.mark.filterwarnings("ignore:no sample lies")
+@pytest.mark.filterwarnings("ignore::ppp_jax.analysis.EmptyPPPWarning")
 def test_where_no_point_is_the_picture_is_black(clouds):
     assert COLORMAP(0.0)[:3] == matplotlib.colors.to_rgb(BLACK) == (0, 0, 0)
     corners = np.where(clouds[0] < 0, -1.0, 1.0)  # in no plane
     strip = [ppp(clouds[0], **OPTIONS), ppp(corners, epsilon=0.9, bins=32)]
     figure = drawn_strip([strip], style="paper")
     (axes,) = figure.axes
-    assert "no sample\naccepted" in texts_of(axes)
+    assert any("expected" in text for text in texts_of(axes))
     for text in list(axes.texts):
         text.remove()
     buffer = io.BytesIO()

@@ -173,12 +173,36 @@ def test_logarithm_is_floored_where_nothing_was_found():
     assert (picture["log_ratio"] >= lowest - 1e-9).where(there, True).all()
 
 
-@pytest.mark.filterwarnings("ignore::ppp_jax.analysis.EmptyPPPWarning")
-def test_an_empty_picture_says_so():
-    corners = np.sign(np.random.default_rng(0).normal(size=(500, 16)))
-    axes = plot_ppp(ppp(corners))
-    assert any("no sample" in text.get_text() for text in axes.texts)
+@pytest.mark.parametrize(
+    ("samples", "units", "text", "remedy"),
+    [
+        (500, 16, "too few samples:\n7.6 expected", "7.6 points of .* or more samples$"),
+        (300, 8, "none of 180\nexpected samples", "180 points of .* a smaller epsilon$"),
+        (2000, 8, "nothing\naccepted,\n1,197 expected", "1,197 points of .* a smaller epsilon$"),
+    ],
+)
+def test_an_empty_picture_says_so_and_how_many_points_were_expected(samples, units, text, remedy):
+    corners = np.sign(np.random.default_rng(0).normal(size=(samples, units)))
+    with pytest.warns(EmptyPPPWarning, match=remedy):
+        picture = ppp(corners)
+    axes = plot_ppp(picture)
+    assert text in [one.get_text() for one in axes.texts]
     assert "(none)" in axes.get_title()
+
+
+def test_expected_points_are_those_of_isotropic_latents():
+    latents = np.random.default_rng(0).normal(size=(2, 3000, 6))
+    picture = ppp(latents, by="axis_0", epsilon=[0.6, 0.8])
+    assert picture.expected.dims == picture.accepted.dims
+    null = 3000 * 15 * picture.acceptance_null.values
+    np.testing.assert_allclose(picture.expected, np.tile(null, (2, 1)))
+    np.testing.assert_allclose(picture.accepted, picture.expected, rtol=0.1)
+
+
+def test_a_warning_is_of_the_pictures_that_are_empty():
+    latents = np.tile([[1.0, 0.9, 0.8, 0.0]], (10, 1))  # a cosine of 0.86 with the nearest plane
+    with pytest.warns(EmptyPPPWarning, match=r"where 11 points of .*: 1 picture is empty"):
+        ppp(latents, epsilon=[0.5, 0.9])
 
 
 def test_a_wide_layer_has_a_null_below_all_numbers():
