@@ -89,7 +89,7 @@ STUDIES = {
         ["--data=digits", PAIR, "--snapshots=0"],
         # Of 2 functions at 2 sites and 2 snapshots: 5 statistics that judge, and 3 directions.
         {"courses": 2 * 2 * 2 * (5 + 3), "onsets": 2 * 2 * (5 + 3), "claims": 2 + 3 + 1 + 2},
-        ("seeds", "value", "excess"),
+        ("seeds",),
     ),
 }  # fmt: skip
 
@@ -239,10 +239,18 @@ def consequences_again(latents, found):
         assert abs(float(row["mean dip"]) - dip) < 0.02
 
 
+def emergence_again(latents, found):
+    rows = [row for row in found["courses"] if row["statistic"] == "shape"]
+    assert len(rows) == 2 * 2 * 2
+    for row in rows:
+        clouds = cloud(latents, row, step=0 if row["epoch"] == "0" else -1).values
+        same(row["value"], np.mean([pa.alignment_c4(whiten(one).samples) for one in clouds]))
+
+
 RECOMPUTED = {
     "rotated_basis": rotated_again, "group_ladder": ladder_again, "dose_response": dose_again,
     "optimizer_factorial": factorial_again, "convergence": convergence_again,
-    "depth": depth_again, "consequences": consequences_again,
+    "depth": depth_again, "consequences": consequences_again, "emergence": emergence_again,
 }  # fmt: skip
 
 
