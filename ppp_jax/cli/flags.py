@@ -241,7 +241,7 @@ def define_rotations() -> None:
     """Defines the flag `--rotations`, the number of random rotations of a test."""
     text = (
         "number of random rotations that each alignment is compared with; reports of "
-        "several seeds hold angles against half of them, and dips against a quarter"
+        "several seeds hold angles against half of them and dips against a quarter, but at least 49"
     )
     define_count("rotations", ROTATIONS, text, least=1, most=MOST_ROTATIONS)
 
@@ -292,7 +292,7 @@ def _define_probes(default: int, text: str) -> None:
     text = (
         f"{text}; auto takes that of the workdir, or as many as let every picture of isotropic "
         f"latents expect {ENOUGH_POINTS:,} points, at most all; the default becomes auto where it "
-        "would leave a picture empty"
+        "would leave an experiment’s picture empty"
     )
     flags.DEFINE(_AutoParser(), "probe_samples", default, text, serializer=_ListSerializer())
 

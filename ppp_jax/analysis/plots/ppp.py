@@ -202,7 +202,7 @@ def _nothing(expected: float) -> str:
     if expected < FEW_POINTS:
         return f"too few samples:\n{number} expected"
     if expected < ENOUGH_POINTS:
-        return f"none of {number}\nexpected samples"
+        return f"none of {number}\nexpected points"
     return f"nothing\naccepted,\n{number} expected"
 
 

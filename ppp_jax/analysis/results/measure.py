@@ -28,7 +28,7 @@ ENDS = ("p_networks", "z", "p", "null", "clouds", "rank")
 THINNING_SEED = 0
 DIP_SAMPLES = 512  # of each cloud, for dips under many rotations
 # Angles and dips take most of the time: of several seeds they get K divided by these, but not fewer
-# than the least. One network's p is at least 1/(K + 1): it gets them all.
+# than the least. Of one seed p is at least 1/(K + 1): it gets them all.
 SHARES = {BASIS: 1, PLANES: 2, PROJECTIONS: 4}
 LEAST_SHARE = 49
 ROUNDING = 1e-6  # a range below this fraction of the largest number is none
@@ -52,6 +52,8 @@ class Measured(NamedTuple):
         `counted_post` are 1 where latents are looked at, in tables and pictures alike, and 0 where
         not. `rows_pre`, `rows_zero_pre` and `rows_long_pre` count rows at these two snapshots:
         those that count, those of zeros, which are left out, and those far longer than others.
+        Attributes say against how many rotations what is a function of a basis, of its planes and
+        of projections was held: `rotations_basis` and so on.
       pooled: the same tests of the seeds together (`pool`), over the axes of the grid and `step`:
         `shape_pre`, `shape_pre_null` (the null's mean), `shape_pre_z`, `shape_pre_p` (over seeds),
         `shape_pre_p_networks` (of these networks), `shape_pre_rank` (above 0 if most seeds lie
@@ -146,7 +148,10 @@ def measure(
         pooled[site].append(_columns(pool(tests.everywhere)).assign(ends))
     errors = {name: runs[name].where(healthy(runs)) for name in ERRORS}
     numbers, whole = _joined(columns), _joined(pooled)
-    runs = _described(runs.assign(errors).assign(numbers)).assign_attrs(rotations=rotations)
+    seeds = dataset.sizes["seed"]
+    held = {f"rotations_{kind}": rotations_of(kind, rotations, seeds=seeds) for kind in SHARES}
+    runs = _described(runs.assign(errors).assign(numbers))
+    runs = runs.assign_attrs(rotations=rotations, **held)
     return Measured(runs, xr.Dataset(whole))
 
 

@@ -9,6 +9,7 @@ import ppp_jax.analysis as pa
 from ppp_jax import bases
 from ppp_jax.analysis.inference import calibration, rotation_test
 from ppp_jax.analysis.inference.rotation_test import verdict
+from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.synthetic import mixture
 from ppp_jax.errors import InputError
 from tests import plain
@@ -278,3 +279,18 @@ def test_what_cannot_be_used_is_refused(options, text):
 def test_mixtures_refuse_what_they_do_not_know(fraction, kind):
     with pytest.raises(InputError):
         mixture(np.random.default_rng(0), fraction, kind=kind)
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_what_is_observed_without_rotations_is_what_the_test_observes(name):
+    rng = np.random.default_rng(5)
+    clouds = rng.laplace(size=(5, 80, 5)).astype(np.float32) * [3, 1, 1, 1, 0.2] + 0.5
+    clouds[1, :, 2] = 0  # a dead unit
+    clouds[2, :30] = 0
+    clouds[3] = np.nan  # a network that diverged
+    clouds[4] -= clouds[4].mean(axis=-1, keepdims=True)
+    statistics = registry.chosen(of=[registry.BASIS], only_reported=False)
+    seen = rotation_test.observed(clouds, basis=FRAMES[name], statistics=statistics)
+    tested = pa.rotation_test(clouds, basis=FRAMES[name], statistics=statistics, rotations=2)
+    assert np.isnan(seen["value"][3]).all()
+    np.testing.assert_allclose(seen["value"], tested["value"], rtol=2e-5, atol=1e-6)

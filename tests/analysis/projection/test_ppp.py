@@ -177,7 +177,7 @@ def test_logarithm_is_floored_where_nothing_was_found():
     ("samples", "units", "text", "remedy"),
     [
         (500, 16, "too few samples:\n7.6 expected", "7.6 points of .* or more samples$"),
-        (300, 8, "none of 180\nexpected samples", "180 points of .* a smaller epsilon$"),
+        (300, 8, "none of 180\nexpected points", "180 points of .* a smaller epsilon$"),
         (2000, 8, "nothing\naccepted,\n1,197 expected", "1,197 points of .* a smaller epsilon$"),
     ],
 )
