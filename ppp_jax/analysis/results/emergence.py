@@ -11,6 +11,7 @@ from ppp_jax import bases
 from ppp_jax.analysis.inference import special_directions
 from ppp_jax.analysis.inference.rotation_test import ROTATIONS, pool, rotation_test
 from ppp_jax.analysis.inference.seeds import LEVEL, false_discovery, paired_difference
+from ppp_jax.analysis.projection.views import mean_of
 from ppp_jax.analysis.results.measure import DIP_SAMPLES, rotations_of, thinned
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.statistics.registry import BASIS, PROJECTIONS
@@ -49,7 +50,9 @@ def statistics_course(
     rotations: int = ROTATIONS,
     rotation_seed: int = 0,
 ) -> Course:
-    """Tests the latents of one cell at every snapshot, by all statistics that judge in their basis.
+    """Tests the latents of one cell at every snapshot.
+
+    The statistics are all of the basis and of projections that judge in such a basis.
 
     Alignment is measured on at most 2,048 samples of a cloud and dips on 512, drawn at random, the
     same at every snapshot. Snapshots share their rotations, so that they are comparable.
@@ -93,7 +96,8 @@ def orbits_course(
 
     Of each cloud's clusters, found by k-means in at most 2,048 samples, three statistics are the
     mean cosine with the nearest axis ±b_i, diagonal ±b_i ± b_j and corner Σ ±b_k
-    (`special_directions`). The mean of the latents is part of the clusters' places.
+    (`special_directions`). The places of clusters are counted from the mean of the cloud, since all
+    clusters around a mean along (1, …, 1) would be near a corner. Rows of zeros are in neither.
 
     Args:
       clouds: As `statistics_course` takes them.
@@ -102,38 +106,38 @@ def orbits_course(
       rotations: K of the rotation null.
       rotation_seed: Seed of the random rotations.
 
+    Returns:
+      The course, missing of single clouds that are, or that have fewer different samples than
+      there are clusters. Each seed has the same rotations at every snapshot.
+
     Raises:
       InputError: The clouds have other axes.
     """
     clouds = thinned(_ordered(clouds), MOST_SAMPLES)
-    vectors = bases.build(basis, clouds.sizes["unit"])
-    signed = np.concatenate([vectors, -vectors])
-    there = np.flatnonzero(whole(clouds))
+    both = special_directions.signed(bases.build(basis, clouds.sizes["unit"]))
     steps = []
-    for step in range(clouds.sizes["step"] if len(there) else 0):
-        values = clouds.isel(step=step, seed=there).values
-        centres = np.stack([special_directions.centres(cloud) for cloud in values])
+    for step in range(clouds.sizes["step"]):
+        places = np.stack([_places(cloud) for cloud in clouds.isel(step=step).values])
+        there = np.isfinite(places).all(axis=(1, 2))
         found = special_directions.cosines(
-            centres,
-            signed,
+            # Missing seeds keep their turn, so that the others keep their rotations.
+            np.where(there[:, None, None], places, 1.0),
+            both,
             orbits=special_directions.SIGNED,
             rotations=rotations,
             rotation_seed=rotation_seed,
         )
-        steps.append(found.drop_vars("null").assign_coords(seed=clouds["seed"].values[there]))
-    if not steps:
-        raise InputError("clouds", dict(names), "has no seed without a missing snapshot")
+        known = xr.DataArray(there, dims="seed")
+        steps.append(found.drop_vars("null").where(known).assign_coords(seed=clouds["seed"]))
     tested = xr.concat(steps, clouds["step"]).assign_coords(epoch=clouds["epoch"])
     return Course(names, tested, pool(tested))
 
 
-def whole(clouds: xr.DataArray) -> np.ndarray:
-    """Returns which seeds have all their snapshots, `(seed,)`: those that have not diverged.
-
-    Args:
-      clouds: `(seed, step, sample, unit)`.
-    """
-    found: np.ndarray = np.isfinite(clouds.values).all(axis=(1, 2, 3))
+def _places(cloud: np.ndarray) -> np.ndarray:
+    """Returns the centres of a cloud's clusters, counted from its mean, or missing ones."""
+    found = special_directions.centres(cloud)
+    if np.isfinite(found).all():
+        found = found - mean_of(cloud)
     return found
 
 
