@@ -166,16 +166,36 @@ def onsets(excess: xr.DataArray) -> xr.DataArray:
     return _epochs(excess, _since(reached.values)).where(np.isfinite(last) & (last != 0))
 
 
-def evident(q: xr.DataArray) -> xr.DataArray:
-    """Returns the epoch from which on, at every later snapshot, q is at most 5 %.
+def summits(excess: xr.DataArray) -> xr.DataArray:
+    """Returns the epoch at which each statistic was largest in each network.
+
+    It suits what comes and goes, as a phase of training does, of which `onsets` would tell the end.
+
+    Args:
+      excess: With an axis `step`, along which `epoch` is a coordinate.
+
+    Returns:
+      Array without that axis; the first such epoch, and NaN where all are missing.
+    """
+    filled = excess.transpose("step", ...).fillna(-np.inf)
+    place = filled.argmax("step").values
+    return _epochs(excess, place).where(excess.notnull().any("step"))
+
+
+def evident(q: xr.DataArray, z: xr.DataArray) -> xr.DataArray:
+    """Returns the epoch from which on, at every later snapshot, there is evidence of one effect.
+
+    That is q of at most 5 %, and z of the sign that it has at the last snapshot.
 
     Args:
       q: With an axis `step`, along which `epoch` is a coordinate.
+      z: Over the same axes.
 
     Returns:
-      Array without that axis; NaN where q is larger, or missing, at the last snapshot.
+      Array without `step`; NaN where q is larger, or missing, at the last snapshot.
     """
-    return _epochs(q, _since((q.transpose("step", ...) <= LEVEL).values))
+    alike = np.sign(z) == np.sign(z.isel(step=-1, drop=True))
+    return _epochs(q, _since(((q <= LEVEL) & alike).transpose("step", ...).values))
 
 
 def _since(holds: np.ndarray) -> np.ndarray:
@@ -196,18 +216,18 @@ def course_table(courses: Sequence[Course]) -> pd.DataFrame:
 
     Args:
       courses: Those that are judged together: the rows of a statistic, of all cells, sites and
-        snapshots, are one family of hypotheses.
+        snapshots, are one family of hypotheses about these networks. Over seeds no q is told: so
+        large a family cannot be judged by few seeds.
 
     Returns:
       A row per course, statistic and snapshot: the names, `statistic`, `epoch`, `seeds`, the mean
-      `value`, its mean `excess` over the null, `z`, `p networks` (of these networks) and `p` (over
-      seeds), and the q of both.
+      `value`, its mean `excess` over the null, `z`, `p networks` (of these networks), its
+      `q networks`, and `p` (over seeds).
     """
     table = pd.concat([_rows(one) for one in courses], ignore_index=True)
-    for p, q in (("p networks", "q networks"), ("p", "q")):
-        table[q] = table.groupby("statistic", sort=False)[p].transform(
-            lambda family: false_discovery(family.to_numpy(float))
-        )
+    table["q networks"] = table.groupby("statistic", sort=False)["p networks"].transform(
+        lambda family: false_discovery(family.to_numpy(float))
+    )
     return table
 
 
@@ -229,17 +249,18 @@ def onset_table(courses: Sequence[Course], table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
       A row per course and statistic: the names, `statistic`, z and q at the first and at the last
-      snapshot, the epoch from which on there is evidence in these networks at all snapshots
-      (`evident`), and that at which it was half of what it became, `half`, the median over seeds
-      with the `earliest` and the `latest` (`onsets`).
+      snapshot (of the families of `course_table`), the epoch from which on there is evidence in
+      these networks at all snapshots (`evident`), and that at which it was half of what it became,
+      `half`, the median over seeds with the `earliest` and the `latest` (`onsets`).
     """
     rows = []
     for one in courses:
         appeared = onsets(one.excess)
         for name in appeared["statistic"].values.tolist():
             mine = _of(table, one, name)
-            q = xr.DataArray(mine["q networks"], dims="step").assign_coords(
-                epoch=("step", mine["epoch"])
+            q, z = (
+                xr.DataArray(mine[part], dims="step", coords={"epoch": ("step", mine["epoch"])})
+                for part in ("q networks", "z")
             )
             each = appeared.sel(statistic=name).dropna("seed").values
             middle = float(np.quantile(each, 0.5, method="lower")) if len(each) else np.nan
@@ -251,8 +272,7 @@ def onset_table(courses: Sequence[Course], table: pd.DataFrame) -> pd.DataFrame:
                     "q, untrained": mine["q networks"].iloc[0],
                     "z": mine["z"].iloc[-1],
                     "q networks": mine["q networks"].iloc[-1],
-                    "q": mine["q"].iloc[-1],
-                    "evident": evident(q).item(),
+                    "evident": evident(q, z).item(),
                     "half": middle,
                     "earliest": each.min(initial=np.inf) if len(each) else np.nan,
                     "latest": each.max(initial=-np.inf) if len(each) else np.nan,
@@ -263,34 +283,49 @@ def onset_table(courses: Sequence[Course], table: pd.DataFrame) -> pd.DataFrame:
 
 
 def order_table(
-    courses: Sequence[Course], table: pd.DataFrame, *, first: str, second: str
+    courses: Sequence[Course],
+    table: pd.DataFrame,
+    *,
+    first: str,
+    second: str,
+    by_summit: bool = False,
 ) -> pd.DataFrame:
-    """Returns which of two statistics appeared first, paired by seed, where both are evident.
+    """Returns which of two statistics came first, paired by seed, where both are evident.
 
     Args:
       courses: The courses.
-      table: What `course_table` returned of them.
+      table: What `course_table` returned of them, whose families say what is evident.
       first: The name of a statistic.
       second: The name of another.
+      by_summit: Whether to compare when the two were largest (`summits`), and not when they
+        appeared (`onsets`).
 
     Returns:
-      A row per course that has both, and at the last snapshot evidence of both in these networks:
-      the names, the two, and the epochs by which the `first` came later: `difference`, `low`,
-      `high`, `p` and `seeds`.
+      A row per course that has both, and evidence of both in these networks: at the last snapshot,
+      or, by summits, evidence of more than after rotations at some snapshot after the first. It
+      holds the names, the two, their `z first` and `z second` at the last snapshot, and the epochs
+      by which the `first` came later: `difference`, `low`, `high`, `p` and `seeds`. What is
+      one family of these p is for the caller to say (`with_q`).
     """
     rows = []
     for one in courses:
-        named = one.tested["statistic"].values.tolist()
-        if not {first, second} <= set(named):
+        if not {first, second} <= set(one.tested["statistic"].values.tolist()):
             continue
-        if any(_of(table, one, name)["q networks"].iloc[-1] > LEVEL for name in (first, second)):
+        mine = [_of(table, one, name) for name in (first, second)]
+        if not all(_there(rows_of, by_summit) for rows_of in mine):
             continue
-        appeared = onsets(one.excess)
-        apart = paired_difference(
-            *(appeared.sel(statistic=name).values for name in (first, second))
-        )
-        rows.append({**one.names, "first": first, "second": second, **apart.row()})
+        came = summits(one.excess) if by_summit else onsets(one.excess)
+        apart = paired_difference(*(came.sel(statistic=name).values for name in (first, second)))
+        z = dict(zip(("z first", "z second"), (part["z"].iloc[-1] for part in mine), strict=True))
+        by = {"first": first, "second": second, "by": "summit" if by_summit else "onset"}
+        rows.append({**one.names, **by, **z, **apart.row()})
     return pd.DataFrame(rows)
+
+
+def _there(rows: pd.DataFrame, by_summit: bool) -> bool:
+    """Returns whether there is evidence of a statistic that makes its order worth a question."""
+    known = rows["q networks"] <= LEVEL
+    return bool((known & (rows["z"] > 0))[1:].any() if by_summit else known.iloc[-1])
 
 
 def _of(table: pd.DataFrame, course: Course, statistic: str) -> pd.DataFrame:

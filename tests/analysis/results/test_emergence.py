@@ -48,7 +48,33 @@ def test_an_onset_is_the_first_snapshot_from_which_half_of_the_end_is_kept():
 
 def test_evidence_lasts_to_the_end():
     q = along(np.array([[0.01, 0.9], [0.2, 0.01], [0.05, 0.01], [0.001, 0.01], [0.04, np.nan]]))
-    np.testing.assert_array_equal(emergence.evident(q), [4, np.nan])
+    z = along(np.array([[2.0, 3], [2, 3], [-9, 3], [9, 3], [9, np.nan]]))
+    np.testing.assert_array_equal(emergence.evident(q, abs(z)), [4, np.nan])
+    np.testing.assert_array_equal(emergence.evident(q, z), [8, np.nan])
+
+
+def test_a_summit_is_the_first_epoch_of_the_largest_excess():
+    excess = along(np.array([[0.0, np.nan], [3, np.nan], [np.nan, np.nan], [3, np.nan],
+                             [-5, np.nan]]))  # fmt: skip
+    np.testing.assert_array_equal(emergence.summits(excess), [2, np.nan])
+
+
+def test_phases_are_ordered_by_their_summits_though_one_has_passed():
+    both = special_directions.signed(np.eye(UNITS))
+    sums = special_directions._sums(both.tobytes(), UNITS)
+    rng = np.random.default_rng(0)
+    steps = [rng.normal(size=(400, UNITS)), sums, both, 0.1 * rng.normal(size=(400, UNITS))]
+    parts = [at_places(places, steps=1, noise=0.02) for places in steps]
+    clouds = xr.concat(parts, "step").assign_coords(epoch=("step", [0, 2, 4, 8]))
+    clouds = clouds.assign_coords(step=range(4))
+    found = emergence.orbits_course(clouds, names=NAMES, basis="standard", rotations=19)
+    how = {"first": "axes", "second": "diagonals"}
+    table = emergence.course_table([found])
+    (row,) = emergence.order_table([found], table, **how, by_summit=True).to_dict("records")
+    assert (row["difference"], row["seeds"], row["by"]) == (2, SEEDS, "summit")
+    last = table.set_index(["statistic", "epoch"])["z"]
+    assert (row["z first"], row["z second"]) == (last["axes", 8], last["diagonals", 8])
+    assert emergence.order_table([found], table, **how).empty
 
 
 def test_a_snapshot_is_tested_as_by_itself(course):
