@@ -244,11 +244,9 @@ def _pairs(before: list[Site]) -> Iterator[dict[str, Any]]:
                 apart = paired_difference(a, b).row()
                 yield _claim(text, first.names, quantity, apart, "more", against=other)
         if _vectors(first) > _vectors(second) > 0 and one.split("@")[0] == other.split("@")[0]:
-            text, apart = (
-                "the number of vectors matters",
-                paired_difference(first.dips, second.dips),
-            )
-            yield _claim(text, first.names, "dip", apart.row(), "some", against=other)
+            text = "the number of vectors matters"
+            difference = paired_difference(first.dips, second.dips).row()
+            yield _claim(text, first.names, "dip", difference, "some", against=other)
 
 
 def _vectors(site: Site) -> int:

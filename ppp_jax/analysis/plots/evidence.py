@@ -286,8 +286,13 @@ def plot_courses(table: pd.DataFrame, *, statistic: str, site: str, ax: Axes) ->
         style = LINES[number % len(LINES)]
         marker = MARKERS[number // len(LINES) % len(MARKERS)]
         label = drawn(", ".join([function, *where]))
-        points = {"marker": marker, "color": colour, "mew": 0.6, "markersize": 3}
-        line = {"linestyle": style, "linewidth": 0.9, "mfc": "white", "label": label}
+        points: dict[str, Any] = {"marker": marker, "color": colour, "mew": 0.6, "markersize": 3}
+        line: dict[str, Any] = {
+            "linestyle": style,
+            "linewidth": 0.9,
+            "mfc": "white",
+            "label": label,
+        }
         ax.plot(rows["epoch"], rows["z"], **points, **line)
         known = rows[rows["q networks"] <= LEVEL]
         ax.plot(known["epoch"], known["z"], linestyle="", **points)
