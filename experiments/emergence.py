@@ -148,6 +148,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
 def _sites(latents: xr.Dataset, options: experiment.Options) -> Iterator[Site]:
     """Yields what is measured of every cell, at both sites; says which have no clouds at all."""
     runs, known = latents[[ERROR, "diverged_step"]].load(), facts_of(latents)
+    left: list[str] = []
     places = [(site, names, at) for site in SITES for names, at in cells(runs)]
     for site, names, at in progress_bar(places, "cells") if options.progress else places:
         part, facts = runs.isel(at), known[names["activation"]]
@@ -157,7 +158,7 @@ def _sites(latents: xr.Dataset, options: experiment.Options) -> Iterator[Site]:
             cell = f"{names['activation']}, {names['optimizer']}"
             text = f"{printable(cell)} at {names['learning_rate']:g}, {names['width']} units wide"
             why = "left out: its networks have diverged, or nothing varies"
-            print(f"{text}, {site}-activation: {why}", file=sys.stderr)
+            left.append(f"{text}, {site}-activation: {why}")
             continue
         where = {"activation": names["activation"], "optimizer": names["optimizer"]}
         where |= {"rate": names["learning_rate"], "width": names["width"], "site": site}
@@ -171,6 +172,8 @@ def _sites(latents: xr.Dataset, options: experiment.Options) -> Iterator[Site]:
             valleys=valleys(clouds.isel(step=-1).values),
             errors=part[ERROR].where(healthy(part)).isel(step=-1).values,
         )
+    for line in left:  # now, below the progress bar
+        print(line, file=sys.stderr)
 
 
 def valleys(clouds: np.ndarray) -> np.ndarray:

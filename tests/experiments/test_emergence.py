@@ -4,12 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from matplotlib.figure import Figure
 
 from experiments import emergence
 from ppp_jax import bases
 from ppp_jax.analysis.inference import special_directions
 from ppp_jax.analysis.io.facts import Facts
+from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.results.emergence import AXES, Course, course_table, orbits_course
+from ppp_jax.errors import InputError
 
 UNITS, SEEDS = 4, 8
 NOTHING = pd.DataFrame(columns=["statistic", "epoch", "z", "p networks", "seeds", "activation",
@@ -135,3 +138,29 @@ def test_the_order_of_phases_is_a_claim_of_discrete_functions(planted):
     assert (found["activation"], found["quantity"], found["towards"]) == ("tanh", "epochs", "more")
     assert found["difference"] >= 2
     assert emergence.answers([found])["answer"].tolist() == ["holds"]
+
+
+def test_a_run_folder_without_any_cloud_is_refused(monkeypatch):
+    monkeypatch.setattr(emergence.study, "load", lambda *_: None)
+    monkeypatch.setattr(emergence, "_sites", lambda *_: iter(()))
+    with pytest.raises(InputError, match="no network whose latents vary") as caught:
+        emergence.analyse("some/run", None)
+    assert caught.value.field == "workdir"
+
+
+def test_figures_say_of_which_seeds_they_are():
+    assert emergence._numbered([0, 0]) == "seed 0"
+    assert emergence._numbered([0, 2]) == "seeds 0, 2 from the top"
+
+
+def test_more_cells_than_line_styles_have_other_markers():
+    names = {"activation": "tanh", "statistic": emergence.DIP, "site": "pre", "width": 64}
+    table = pd.DataFrame(
+        {**names, "optimizer": f"adam {k}", "rate": 0.1, "epoch": epoch, "z": k + epoch,
+         "q networks": [0.01, 0.5][epoch]}
+        for k in range(6) for epoch in range(2)
+    )  # fmt: skip
+    axes = Figure().subplots()
+    evidence.plot_courses(table, statistic=emergence.DIP, site="pre", ax=axes)
+    lines, labels = axes.get_legend_handles_labels()
+    assert len(labels) == len({(one.get_linestyle(), one.get_marker()) for one in lines}) == 6
