@@ -286,17 +286,17 @@ def _phases(before: list[Site], of_orbits: pd.DataFrame) -> Iterator[dict[str, A
     The snapshot is the one with the largest z, the untrained one left out. p, of these networks, is
     multiplied by the number of snapshots (Bonferroni). Isotropic functions are the control.
     """
-    phases = (("diagonals", "a diagonal phase"), ("axes", "an axis phase"))
-    for one, (orbit, phase) in itertools.product(before, phases):
+    phases = (("diagonals", "a", "diagonal phase"), ("axes", "an", "axis phase"))
+    for one, (orbit, article, phase) in itertools.product(before, phases):
         mine = of_orbits[(of_orbits["statistic"] == orbit) & (of_orbits["epoch"] > 0)]
         for name, value in one.names.items():
             mine = mine[mine[name] == value]
         if mine.empty:
             continue
         best = mine.loc[mine["z"].idxmax()] if mine["z"].notna().any() else mine.iloc[0]
-        text, towards = f"a discrete function has {phase}", "more"
+        text, towards = f"a discrete function has {article} {phase}", "more"
         if one.facts.isotropic:
-            text, towards = f"an isotropic function has not {phase}", "none"
+            text, towards = f"an isotropic function has no {phase}", "none"
         effect = {
             "difference": best["z"],
             "p": np.minimum(1, len(mine) * best["p networks"]),
