@@ -2,8 +2,9 @@
 
 import itertools
 import pathlib
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,12 +29,12 @@ from ppp_jax.analysis.results.emergence import (
     orbits_course,
     order_table,
     statistics_course,
-    whole,
 )
 from ppp_jax.analysis.results.measure import SITES, cells, healthy, mask, thinned
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import file_stem
 from ppp_jax.cli import experiment, study
+from ppp_jax.errors import InputError, printable
 from ppp_jax.grid import Grid
 
 QUESTION = "Do bottlenecks become quantised in training, when, and in which order?"
@@ -56,9 +57,11 @@ and PPP strips of one seed.
 """
 PAPER_EPOCHS = (0, *range(2, 21, 2), 25, *range(30, 101, 10))
 OVER_SEEDS, NETWORKS, ALONG_SEEDS = "over seeds", "these networks", "from seed to seed"
+REFERENCES = {"valley": "of an elliptical cloud"}  # of what else than rotations an effect is more
 STRIP = 7  # most snapshots of a strip, which then fits a page
 DIP, VALLEY, ERROR = "axis_quantisation", "valley_depth", "test_mse"
-ORDERS = ((DIP, "covariance"), (DIP, "shape"), (DIP, "shape_kurtosis"), ("axes", "diagonals"))
+ORDERS = ((DIP, "covariance"), (DIP, "shape"), (DIP, "shape_kurtosis"))
+PHASES = ("axes", "diagonals")
 DEFAULTS = Grid(
     data="mnist",
     activations=(
@@ -112,16 +115,23 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     Args:
       run: The trained run folder.
       options: How it is analysed.
+
+    Raises:
+      InputError: No network of the run folder has latents that vary.
     """
     latents = study.load(run)
     sites = list(_sites(latents, options))
+    if not sites:
+        problem = "has no network whose latents vary and that has not diverged; "
+        raise InputError("workdir", run, problem + "smaller --learning_rates may help")
     statistics, orbits = [one.statistics for one in sites], [one.orbits for one in sites]
     of_statistics, of_orbits = course_table(statistics), course_table(orbits)
     orders = [
-        order_table(courses, table, first=first, second=second)
-        for courses, table in ((statistics, of_statistics), (orbits, of_orbits))
+        order_table(statistics, of_statistics, first=first, second=second)
         for first, second in ORDERS
     ]
+    first, second = PHASES
+    orders.append(order_table(orbits, of_orbits, first=first, second=second, by_summit=True))
     tables = study.frames(
         courses=pd.concat([of_statistics, of_orbits], ignore_index=True),
         onsets=pd.concat(
@@ -136,15 +146,20 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
 
 
 def _sites(latents: xr.Dataset, options: experiment.Options) -> Iterator[Site]:
-    """Yields what is measured of every cell with two or more healthy networks, at both sites."""
+    """Yields what is measured of every cell, at both sites; says which have no clouds at all."""
     runs, known = latents[[ERROR, "diverged_step"]].load(), facts_of(latents)
+    left: list[str] = []
     places = [(site, names, at) for site in SITES for names, at in cells(runs)]
     for site, names, at in progress_bar(places, "cells") if options.progress else places:
         part, facts = runs.isel(at), known[names["activation"]]
         clouds = mask(thinned(latents[site].isel(at), MOST_SAMPLES), part)
         clouds = clouds.transpose("seed", "step", "sample", "unit")
-        if not whole(clouds).any():
-            continue  # `study.tell_diverged` has said so
+        if not np.isfinite(clouds.values).all(axis=(2, 3)).any():
+            cell = f"{names['activation']}, {names['optimizer']}"
+            text = f"{printable(cell)} at {names['learning_rate']:g}, {names['width']} units wide"
+            why = "left out: its networks have diverged, or nothing varies"
+            left.append(f"{text}, {site}-activation: {why}")
+            continue
         where = {"activation": names["activation"], "optimizer": names["optimizer"]}
         where |= {"rate": names["learning_rate"], "width": names["width"], "site": site}
         how: dict[str, Any] = {"names": where, "basis": facts.basis}
@@ -157,6 +172,8 @@ def _sites(latents: xr.Dataset, options: experiment.Options) -> Iterator[Site]:
             valleys=valleys(clouds.isel(step=-1).values),
             errors=part[ERROR].where(healthy(part)).isel(step=-1).values,
         )
+    for line in left:  # now, below the progress bar
+        print(line, file=sys.stderr)
 
 
 def valleys(clouds: np.ndarray) -> np.ndarray:
@@ -174,47 +191,75 @@ def claims(sites: list[Site], of_orbits: pd.DataFrame) -> list[dict[str, Any]]:
       of_orbits: The course of the clusters' special directions.
 
     Returns:
-      A row per claim and cell: `difference`, `low`, `high`, `p` and `seeds`, and whether the claim
-      is `more` than nothing, `some` difference or `none`.
+      A row per claim and cell: its `quantity`, `difference`, `low`, `high`, `p` and `seeds`,
+      whether the claim is `more` than nothing, `some` difference or `none`, and of what p is
+      `asked`: over seeds, from seed to seed, or of these networks.
     """
     before = [one for one in sites if one.names["site"] == "pre"]
-    rows = []
+    found = (_alone(before), _pairs(before), _with_error(before))
+    phases = (_phases(before, of_orbits), _order(before, of_orbits))
+    return list(itertools.chain(*found, *phases))
+
+
+def _claim(
+    text: str,
+    names: Mapping[str, Any],
+    quantity: str,
+    effect: Mapping[str, Any],
+    towards: str,
+    *,
+    asked: str = OVER_SEEDS,
+    **more: Any,
+) -> dict[str, Any]:
+    row = {"claim": f"{text}: {quantity}", **names, **more, "quantity": quantity, **effect}
+    return row | {"towards": towards, "asked": asked}
+
+
+def _alone(before: list[Site]) -> Iterator[dict[str, Any]]:
+    """Yields what each function does by itself, over seeds."""
     for one in before:
-        alone = paired_difference(one.dips, np.zeros(len(one.dips)))
+        nothing = np.zeros(len(one.dips))
+        dips = paired_difference(one.dips, nothing).row()
         if one.facts.isotropic:
-            text, towards = "an isotropic function leaves latents continuous: dip", "none"
+            text = "an isotropic function makes no levels along axes"
+            yield _claim(text, one.names, "dip", dips, "none")
+            apart = paired_difference(one.valleys, nothing).row()
+            text = "an isotropic function parts no clusters"
+            yield _claim(text, one.names, "valley", apart, "none")
         else:
-            text, towards = "a discrete function quantises latents: dip", "more"
-        rows.append({"claim": text, **one.names, **alone.row(), "towards": towards})
-    rows += [
-        {"claim": text, **first.names, "against": other, **apart.row(), "towards": towards}
-        for text, first, other, apart, towards in _pairs(before)
-    ]
-    return rows + _with_error(before) + _phases(before, of_orbits)
+            yield _claim("a discrete function quantises latents", one.names, "dip", dips, "more")
 
 
-def _pairs(before: list[Site]) -> Iterator[tuple[str, Site, str, Any, str]]:
+def _pairs(before: list[Site]) -> Iterator[dict[str, Any]]:
     """Yields what compares two functions in one cell otherwise alike, paired by seed."""
     known = {str(one.names["activation"]): one.facts for one in before}
     for first, second in itertools.permutations(before, 2):
         one, other = str(first.names["activation"]), str(second.names["activation"])
         if {**first.names, "activation": other} != second.names:
             continue
-        if not first.facts.isotropic and partner_of(one, known) == other:
-            for text, a, b in (
-                ("a discrete function quantises latents more: dip", first.dips, second.dips),
-                ("a discrete function parts clusters: valley", first.valleys, second.valleys),
-                ("a discrete function has the larger error", first.errors, second.errors),
+        discrete = not first.facts.isotropic and second.facts.isotropic
+        if discrete and partner_of(one, known) == other:
+            for text, quantity, a, b in (
+                ("a discrete function quantises latents more", "dip", first.dips, second.dips),
+                ("a discrete function parts clusters", "valley", first.valleys, second.valleys),
+                ("a discrete function errs more", "error", first.errors, second.errors),
             ):
-                yield text, first, other, paired_difference(a, b), "more"
-        if "@" in one and "@" in other and one > other:
-            text = "the number of vectors matters: dip"
-            yield text, first, other, paired_difference(first.dips, second.dips), "some"
+                apart = paired_difference(a, b).row()
+                yield _claim(text, first.names, quantity, apart, "more", against=other)
+        if _vectors(first) > _vectors(second) > 0 and one.split("@")[0] == other.split("@")[0]:
+            text = "the number of vectors matters"
+            difference = paired_difference(first.dips, second.dips).row()
+            yield _claim(text, first.names, "dip", difference, "some", against=other)
 
 
-def _with_error(before: list[Site]) -> list[dict[str, Any]]:
-    """Returns whether, from seed to seed within cells, the error goes with the dip."""
-    rows = []
+def _vectors(site: Site) -> int:
+    """Returns the number of Thomson vectors of a site's function, or 0 of another basis."""
+    name, _, count = site.facts.basis.partition(":")
+    return int(count) if name == "thomson" else 0
+
+
+def _with_error(before: list[Site]) -> Iterator[dict[str, Any]]:
+    """Yields whether, from seed to seed within cells, the error goes with the dip."""
     for optimizer in dict.fromkeys(one.names["optimizer"] for one in before):
         mine = [one for one in before if one.names["optimizer"] == optimizer]
         mine = [one for one in mine if not one.facts.isotropic]
@@ -225,65 +270,69 @@ def _with_error(before: list[Site]) -> list[dict[str, Any]]:
         )
         found = downstream.rank_correlation(dips, errors)
         effect = {"difference": found.mean, "low": found.low, "high": found.high, "p": found.p}
-        rows.append(
-            {
-                "claim": "the error goes with quantisation: rank correlation within cells",
-                "activation": "discrete",
-                "optimizer": optimizer,
-                "site": "pre",
-                **effect,
-                "seeds": found.seeds,
-                "towards": "more",
-                "asked": ALONG_SEEDS,
-            }
+        yield _claim(
+            "the error goes with quantisation within cells",
+            {"activation": "discrete", "optimizer": optimizer, "site": "pre"},
+            "rank correlation",
+            {**effect, "seeds": found.seeds},
+            "more",
+            asked=ALONG_SEEDS,
         )
-    return rows
 
 
-def _phases(before: list[Site], of_orbits: pd.DataFrame) -> list[dict[str, Any]]:
-    """Returns whether clusters stand near diagonals, and near axes, at some snapshot.
+def _phases(before: list[Site], of_orbits: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Yields whether clusters stand near diagonals, and near axes, at some snapshot of training.
 
-    The snapshot is the one with the largest z. p, of these networks, is multiplied by the number of
-    snapshots (Bonferroni).
+    The snapshot is the one with the largest z, the untrained one left out. p, of these networks, is
+    multiplied by the number of snapshots (Bonferroni). Isotropic functions are the control.
     """
-    rows = []
-    for one, (orbit, text) in itertools.product(
-        before, (("diagonals", "there is a diagonal phase"), ("axes", "there is an axis phase"))
-    ):
-        if one.facts.isotropic:
-            continue
-        mine = of_orbits[of_orbits["statistic"] == orbit]
+    phases = (("diagonals", "a", "diagonal phase"), ("axes", "an", "axis phase"))
+    for one, (orbit, article, phase) in itertools.product(before, phases):
+        mine = of_orbits[(of_orbits["statistic"] == orbit) & (of_orbits["epoch"] > 0)]
         for name, value in one.names.items():
             mine = mine[mine[name] == value]
+        if mine.empty:
+            continue
         best = mine.loc[mine["z"].idxmax()] if mine["z"].notna().any() else mine.iloc[0]
-        rows.append(
-            {
-                "claim": f"{text}: z at the best epoch",
-                **one.names,
-                "difference": best["z"],
-                "p": np.minimum(1, len(mine) * best["p networks"]),
-                "asked": NETWORKS,
-                "seeds": best["seeds"],
-                "epoch": best["epoch"],
-                "towards": "more",
-            }
-        )
-    return rows
+        text, towards = f"a discrete function has {article} {phase}", "more"
+        if one.facts.isotropic:
+            text, towards = f"an isotropic function has no {phase}", "none"
+        effect = {
+            "difference": best["z"],
+            "p": np.minimum(1, len(mine) * best["p networks"]),
+            "seeds": best["seeds"],
+        }
+        epoch = best["epoch"]
+        yield _claim(text, one.names, "z", effect, towards, asked=NETWORKS, epoch=epoch)
+
+
+def _order(before: list[Site], of_orbits: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Yields by how many epochs clusters are nearest axes later than nearest diagonals."""
+    courses = [one.orbits for one in before if not one.facts.isotropic]
+    found = order_table(courses, of_orbits, first=PHASES[0], second=PHASES[1], by_summit=True)
+    for row in found.to_dict("records"):
+        names = {name: row[name] for name in before[0].names}
+        effect = {name: row[name] for name in ("difference", "low", "high", "p", "seeds")}
+        text = "the diagonal phase comes before the axis phase, between their summits"
+        yield _claim(text, names, "epochs", effect, "more")
 
 
 def answers(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Answers claims; the cells of a claim are one family of hypotheses.
 
     Args:
-      rows: What `claims` returned; `asked` says of which p: over seeds, or of these networks.
+      rows: What `claims` returned; `asked` says of which p: over seeds, from seed to seed, or of
+        these networks.
 
     Returns:
       The rows with `q` and the `answer`: `holds`, `the opposite holds` or `no evidence`; of a claim
-      that nothing is there, `does not hold` or `no evidence against it`; and `cannot be judged`
-      where so few seeds cannot reach q = .05.
+      that nothing is there, `does not hold`, `no evidence against it`, or `no more than` the
+      reference, where there is evidence of less; and `cannot be judged` where so few seeds cannot
+      reach q = .05.
     """
     table = with_q(rows, by=["claim"])
-    table["asked"] = table["asked"].fillna(OVER_SEEDS)
+    if table.empty:
+        return table
     least = np.zeros(len(table))  # sign flips alone have a floor so high
     for _, family in table[table["asked"] == OVER_SEEDS].groupby("claim"):
         least[family.index] = attainable(family["p"], family["seeds"])
@@ -295,7 +344,8 @@ def answers(rows: list[dict[str, Any]]) -> pd.DataFrame:
         elif row["q"] > LEVEL:
             text = "no evidence against it" if row["towards"] == "none" else "no evidence"
         elif row["towards"] == "none":
-            text = "does not hold" if upwards else "holds: fewer levels than after rotations"
+            reference = REFERENCES.get(row["quantity"], "after rotations")
+            text = "does not hold" if upwards else f"no more than {reference}"
         else:
             text = "holds" if upwards or row["towards"] == "some" else "the opposite holds"
         said.append(text)
@@ -334,7 +384,7 @@ def _label(statistic: str) -> str:
 def draw_strips(latents: xr.Dataset, options: experiment.Options) -> dict[str, Figure]:
     """Draws PPP of one network of every cell through training, before the activation.
 
-    It is the network of the first seed: other networks' clusters stand at other places.
+    It is the first seed's that has not diverged: other networks' clusters stand at other places.
 
     Args:
       latents: The run folder's latents.
@@ -347,26 +397,34 @@ def draw_strips(latents: xr.Dataset, options: experiment.Options) -> dict[str, F
     runs, known = latents[[ERROR, "diverged_step"]].load(), facts_of(latents)
     steps = np.unique(np.linspace(0, latents.sizes["step"] - 1, STRIP).round().astype(int))
     found: dict[str, list[tuple[str, _Strip]]] = {}
+    seeds: dict[str, list[Any]] = {}
     places = list(cells(runs))
     for names, at in progress_bar(places, "strips") if options.progress else places:
-        clouds = (
-            latents["pre"].isel(at).isel(seed=0, step=steps).transpose("step", "sample", "unit")
-        )
+        first = int(healthy(runs.isel(at)).argmax("seed"))  # 0 if none is
+        clouds = latents["pre"].isel(at).isel(seed=first, step=steps)
+        clouds = clouds.transpose("step", "sample", "unit")
         strip = _strip(clouds, known[names["activation"]].basis, options.epsilon)
         row = f"{names['optimizer']} {names['learning_rate']:g}, {names['width']} units wide"
         found.setdefault(str(names["activation"]), []).append((row, strip))
-    seed = latents["seed"].values[0]
+        seeds.setdefault(str(names["activation"]), []).append(latents["seed"].values[first])
     return {
         file_stem(f"strip_{name}"): plot_strip(
             [strip.pictures for _, strip in rows],
             rows=[row for row, _ in rows],
             columns=[f"epoch {epoch}" for epoch in latents["epoch"].values[steps]],
-            title=f"{name}: PPP before the activation, seed {seed}",
+            title=f"{name}: PPP before the activation, {_numbered(seeds[name])}",
             beside=[strip.rotated for _, strip in rows],
             style="compared",
         )
         for name, rows in found.items()
     }
+
+
+def _numbered(seeds: list[Any]) -> str:
+    """Returns which seeds the rows of a figure are of."""
+    if len(set(seeds)) == 1:
+        return f"seed {seeds[0]}"
+    return f"seeds {', '.join(str(seed) for seed in seeds)} from the top"
 
 
 class _Strip(NamedTuple):

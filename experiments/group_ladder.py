@@ -64,11 +64,11 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     rows: list[dict[str, Any]] = []
     for site, names, at in progress_bar(places, "clusters") if options.progress else places:
         clouds = mask(latents[site].isel(at).isel(step=-1), runs.isel(at)).values
-        alive = clouds[np.isfinite(clouds).all(axis=(1, 2))]
-        if not len(alive):
+        centres = np.stack([special_directions.centres(cloud) for cloud in clouds])
+        centres = centres[np.isfinite(centres).all(axis=(1, 2))]
+        if not len(centres):
             continue
-        basis = bases.build(known[names["activation"]].basis, alive.shape[-1])
-        centres = np.stack([special_directions.centres(cloud) for cloud in alive])
+        basis = bases.build(known[names["activation"]].basis, centres.shape[-1])
         found = special_directions.positions(centres, basis, rotations=options.rotations)
         for orbit, (value, z, p) in found.items():
             rows.append(
@@ -77,7 +77,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
                     "optimizer": names["optimizer"],
                     "rate": names["learning_rate"],
                     "site": site,
-                    "seeds": len(alive),
+                    "seeds": len(centres),
                     "orbit": orbit,
                     "cosine": value,
                     "z": z,

@@ -6,6 +6,7 @@ and disjoint. On other frames corners are many orbits: of a simplex, whose vecto
 are the sums of any of them, vertices and edges included.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -19,11 +20,13 @@ from ppp_jax.analysis.inference.rotation_test import (
     under_rotations,
 )
 from ppp_jax.analysis.io.sources import numbers
+from ppp_jax.analysis.projection.views import present
 from ppp_jax.errors import InputError, seeded, whole
 
 CENTRES = 20  # clusters of a cloud
 ISOTROPIC = 4096  # vectors that say how near an orbit is by chance
 ANTIPODAL = 1e-6  # a sum of two unit vectors shorter than this has no direction
+ALIKE = 1 - 1e-6  # unit vectors whose cosine is larger are one vector
 
 
 def vertices(x: np.ndarray, basis: np.ndarray) -> np.ndarray:
@@ -39,38 +42,76 @@ def opposites(x: np.ndarray, basis: np.ndarray) -> np.ndarray:
 
 def edges(x: np.ndarray, basis: np.ndarray) -> np.ndarray:
     """Returns the largest cosine with the normalised sums of two basis vectors."""
-    i, j = np.triu_indices(len(basis), 1)
-    sums = basis[i] + basis[j]
-    length = np.linalg.norm(sums, axis=1)
-    there = length > ANTIPODAL
-    found: np.ndarray = (x @ (sums[there] / length[there, None]).T).max(axis=-1)
+    sums = _sums(np.ascontiguousarray(basis, float).tobytes(), basis.shape[1])
+    found: np.ndarray = (x @ sums.T).max(axis=-1)
+    return found
+
+
+@functools.lru_cache(maxsize=4)
+def _sums(basis: bytes, units: int) -> np.ndarray:
+    """Returns the normalised sums of two vectors of a basis, given as the bytes of its float64."""
+    vectors = np.frombuffer(basis).reshape(-1, units)
+    i, j = np.triu_indices(len(vectors), 1)
+    sums = vectors[i] + vectors[j]
+    length = np.linalg.norm(sums, axis=1, keepdims=True)
+    there = length[:, 0] > ANTIPODAL
+    found: np.ndarray = sums[there] / length[there]
     return found
 
 
 def corners(x: np.ndarray, basis: np.ndarray) -> np.ndarray:
     """Returns the cosine with the corner Σ ±b_k of the same signs.
 
-    On an orthonormal basis that is the nearest corner; on other frames another may be nearer.
+    On an orthonormal basis that is the nearest corner; on other frames another may be nearer. A
+    vector orthogonal to some b_k has one sign there as well as the other, never none: b_j itself is
+    no corner.
     """
-    corner = np.sign(x @ basis.T) @ basis
+    along = x @ basis.T
+    # One fixed direction decides, so that a vector and its opposite never get the same sign.
+    tie = np.random.default_rng(0).normal(size=basis.shape[1]) @ basis.T
+    corner = np.sign(np.where(np.abs(along) > ANTIPODAL, along, tie)) @ basis
     length = np.linalg.norm(corner, axis=-1)
     found: np.ndarray = np.vecdot(x, corner) / np.where(length > 0, length, 1)
+    return found
+
+
+def signed(basis: np.ndarray) -> np.ndarray:
+    """Returns a basis together with its opposites, each vector once.
+
+    A basis may hold opposites already, as the cross-polytope does: twice the same vector would be a
+    sum of two, and so an axis among the diagonals.
+
+    Args:
+      basis: Unit rows, `(basis vectors, units)`.
+
+    Returns:
+      `(from as many to twice as many, units)`.
+    """
+    both = np.concatenate([basis, -basis])
+    repeated = np.tril(both @ both.T > ALIKE, -1).any(axis=1)
+    found: np.ndarray = both[~repeated]
     return found
 
 
 def centres(cloud: np.ndarray, *, clusters: int = CENTRES) -> np.ndarray:
     """Returns the centres of clusters of one network's latents, found by k-means.
 
+    Rows of zeros are no samples (docs/method.md §5), and are left out.
+
     Args:
       cloud: `(samples, units)`.
       clusters: How many.
 
     Returns:
-      `(clusters, units)`.
+      `(clusters, units)`; missing of a cloud that is missing, or has fewer different samples than
+      there are to be clusters.
     """
     from sklearn.cluster import KMeans
 
-    fitted = KMeans(clusters, n_init=1, random_state=0).fit(cloud)
+    samples = cloud[present(cloud)]
+    if not np.isfinite(cloud).all() or len(np.unique(samples, axis=0)) < clusters:
+        return np.full((clusters, cloud.shape[1]), np.nan)
+    fitted = KMeans(clusters, n_init=1, random_state=0).fit(samples)
     found: np.ndarray = fitted.cluster_centers_
     return found
 
@@ -82,7 +123,7 @@ ORBITS: dict[str, Cosine] = {
     "edges": edges,
     "corners": corners,
 }
-# On a basis together with its opposites: a cluster at −b_k lies on an axis as one at b_k does.
+# On a basis with its opposites (`signed`): a cluster at −b_k lies on an axis as one at b_k does.
 SIGNED: dict[str, Cosine] = {"axes": vertices, "diagonals": edges, "corners": corners}
 
 

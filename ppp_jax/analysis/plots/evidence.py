@@ -18,6 +18,7 @@ from ppp_jax.analysis.texts import drawn
 
 PLANE = ("shape", "axis_quantisation")  # what the plane of a report has as axes
 LINES = ("-", "--", ":", "-.")
+MARKERS = "osD^v"  # beside lines, which are few
 EPOCH_TICKS = (0, 2, 4, 8, 16, 32, 64, 100)
 Z_TICKS = (-100, -50, -20, -10, -5, -2, 0, 2, 5, 10, 20, 50, 100)
 
@@ -259,7 +260,7 @@ def plot_z(series: dict[str, dict[str, float]], *, ax: Axes) -> Axes:
 
 
 def plot_courses(table: pd.DataFrame, *, statistic: str, site: str, ax: Axes) -> Axes:
-    """Draws z against epochs: a colour per activation, a line style per optimiser and so on.
+    """Draws z against epochs: a colour per activation, a line and marker per optimiser and so on.
 
     Args:
       table: What `emergence.course_table` returned, of whose rows colours and styles are made, so
@@ -281,12 +282,20 @@ def plot_courses(table: pd.DataFrame, *, statistic: str, site: str, ax: Axes) ->
     for names, rows in shown.groupby(["activation", *others], sort=False):
         function, *where = (str(name) for name in names)
         colour = f"C{functions.index(function) % 10}"
-        style = LINES[styles.index(tuple(where)) % len(LINES)] if where else LINES[0]
+        number = styles.index(tuple(where)) if where else 0
+        style = LINES[number % len(LINES)]
+        marker = MARKERS[number // len(LINES) % len(MARKERS)]
         label = drawn(", ".join([function, *where]))
-        ax.plot(rows["epoch"], rows["z"], style, color=colour, linewidth=0.9, label=label)
-        known = rows["q networks"] <= LEVEL
-        for here, face in ((rows[known], colour), (rows[~known], "white")):
-            ax.plot(here["epoch"], here["z"], "o", color=colour, mfc=face, mew=0.6, markersize=3)
+        points: dict[str, Any] = {"marker": marker, "color": colour, "mew": 0.6, "markersize": 3}
+        line: dict[str, Any] = {
+            "linestyle": style,
+            "linewidth": 0.9,
+            "mfc": "white",
+            "label": label,
+        }
+        ax.plot(rows["epoch"], rows["z"], **points, **line)
+        known = rows[rows["q networks"] <= LEVEL]
+        ax.plot(known["epoch"], known["z"], linestyle="", **points)
     ax.set_xscale("symlog", linthresh=2)
     ax.xaxis.set_major_locator(FixedLocator(EPOCH_TICKS))
     ax.xaxis.set_minor_locator(NullLocator())

@@ -11,6 +11,7 @@ from ppp_jax import bases
 from ppp_jax.analysis.inference import special_directions
 from ppp_jax.analysis.inference.rotation_test import ROTATIONS, pool, rotation_test
 from ppp_jax.analysis.inference.seeds import LEVEL, false_discovery, paired_difference
+from ppp_jax.analysis.projection.views import mean_of
 from ppp_jax.analysis.results.measure import DIP_SAMPLES, rotations_of, thinned
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.statistics.registry import BASIS, PROJECTIONS
@@ -49,7 +50,9 @@ def statistics_course(
     rotations: int = ROTATIONS,
     rotation_seed: int = 0,
 ) -> Course:
-    """Tests the latents of one cell at every snapshot, by all statistics that judge in their basis.
+    """Tests the latents of one cell at every snapshot.
+
+    The statistics are all of the basis and of projections that judge in such a basis.
 
     Alignment is measured on at most 2,048 samples of a cloud and dips on 512, drawn at random, the
     same at every snapshot. Snapshots share their rotations, so that they are comparable.
@@ -93,7 +96,8 @@ def orbits_course(
 
     Of each cloud's clusters, found by k-means in at most 2,048 samples, three statistics are the
     mean cosine with the nearest axis ±b_i, diagonal ±b_i ± b_j and corner Σ ±b_k
-    (`special_directions`). The mean of the latents is part of the clusters' places.
+    (`special_directions`). The places of clusters are counted from the mean of the cloud, since all
+    clusters around a mean along (1, …, 1) would be near a corner. Rows of zeros are in neither.
 
     Args:
       clouds: As `statistics_course` takes them.
@@ -102,38 +106,38 @@ def orbits_course(
       rotations: K of the rotation null.
       rotation_seed: Seed of the random rotations.
 
+    Returns:
+      The course, missing of single clouds that are, or that have fewer different samples than
+      there are clusters. Each seed has the same rotations at every snapshot.
+
     Raises:
       InputError: The clouds have other axes.
     """
     clouds = thinned(_ordered(clouds), MOST_SAMPLES)
-    vectors = bases.build(basis, clouds.sizes["unit"])
-    signed = np.concatenate([vectors, -vectors])
-    there = np.flatnonzero(whole(clouds))
+    both = special_directions.signed(bases.build(basis, clouds.sizes["unit"]))
     steps = []
-    for step in range(clouds.sizes["step"] if len(there) else 0):
-        values = clouds.isel(step=step, seed=there).values
-        centres = np.stack([special_directions.centres(cloud) for cloud in values])
+    for step in range(clouds.sizes["step"]):
+        places = np.stack([_places(cloud) for cloud in clouds.isel(step=step).values])
+        there = np.isfinite(places).all(axis=(1, 2))
         found = special_directions.cosines(
-            centres,
-            signed,
+            # Missing seeds keep their turn, so that the others keep their rotations.
+            np.where(there[:, None, None], places, 1.0),
+            both,
             orbits=special_directions.SIGNED,
             rotations=rotations,
             rotation_seed=rotation_seed,
         )
-        steps.append(found.drop_vars("null").assign_coords(seed=clouds["seed"].values[there]))
-    if not steps:
-        raise InputError("clouds", dict(names), "has no seed without a missing snapshot")
+        known = xr.DataArray(there, dims="seed")
+        steps.append(found.drop_vars("null").where(known).assign_coords(seed=clouds["seed"]))
     tested = xr.concat(steps, clouds["step"]).assign_coords(epoch=clouds["epoch"])
     return Course(names, tested, pool(tested))
 
 
-def whole(clouds: xr.DataArray) -> np.ndarray:
-    """Returns which seeds have all their snapshots, `(seed,)`: those that have not diverged.
-
-    Args:
-      clouds: `(seed, step, sample, unit)`.
-    """
-    found: np.ndarray = np.isfinite(clouds.values).all(axis=(1, 2, 3))
+def _places(cloud: np.ndarray) -> np.ndarray:
+    """Returns the centres of a cloud's clusters, counted from its mean, or missing ones."""
+    found = special_directions.centres(cloud)
+    if np.isfinite(found).all():
+        found = found - mean_of(cloud)
     return found
 
 
@@ -162,16 +166,36 @@ def onsets(excess: xr.DataArray) -> xr.DataArray:
     return _epochs(excess, _since(reached.values)).where(np.isfinite(last) & (last != 0))
 
 
-def evident(q: xr.DataArray) -> xr.DataArray:
-    """Returns the epoch from which on, at every later snapshot, q is at most 5 %.
+def summits(excess: xr.DataArray) -> xr.DataArray:
+    """Returns the epoch at which each statistic was largest in each network.
+
+    It suits what comes and goes, as a phase of training does, of which `onsets` would tell the end.
+
+    Args:
+      excess: With an axis `step`, along which `epoch` is a coordinate.
+
+    Returns:
+      Array without that axis; the first such epoch, and NaN where all are missing.
+    """
+    filled = excess.transpose("step", ...).fillna(-np.inf)
+    place = filled.argmax("step").values
+    return _epochs(excess, place).where(excess.notnull().any("step"))
+
+
+def evident(q: xr.DataArray, z: xr.DataArray) -> xr.DataArray:
+    """Returns the epoch from which on, at every later snapshot, there is evidence of one effect.
+
+    That is q of at most 5 %, and z of the sign that it has at the last snapshot.
 
     Args:
       q: With an axis `step`, along which `epoch` is a coordinate.
+      z: Over the same axes.
 
     Returns:
-      Array without that axis; NaN where q is larger, or missing, at the last snapshot.
+      Array without `step`; NaN where q is larger, or missing, at the last snapshot.
     """
-    return _epochs(q, _since((q.transpose("step", ...) <= LEVEL).values))
+    alike = np.sign(z) == np.sign(z.isel(step=-1, drop=True))
+    return _epochs(q, _since(((q <= LEVEL) & alike).transpose("step", ...).values))
 
 
 def _since(holds: np.ndarray) -> np.ndarray:
@@ -192,18 +216,18 @@ def course_table(courses: Sequence[Course]) -> pd.DataFrame:
 
     Args:
       courses: Those that are judged together: the rows of a statistic, of all cells, sites and
-        snapshots, are one family of hypotheses.
+        snapshots, are one family of hypotheses about these networks. Over seeds no q is told: so
+        large a family cannot be judged by few seeds.
 
     Returns:
       A row per course, statistic and snapshot: the names, `statistic`, `epoch`, `seeds`, the mean
-      `value`, its mean `excess` over the null, `z`, `p networks` (of these networks) and `p` (over
-      seeds), and the q of both.
+      `value`, its mean `excess` over the null, `z`, `p networks` (of these networks), its
+      `q networks`, and `p` (over seeds).
     """
     table = pd.concat([_rows(one) for one in courses], ignore_index=True)
-    for p, q in (("p networks", "q networks"), ("p", "q")):
-        table[q] = table.groupby("statistic", sort=False)[p].transform(
-            lambda family: false_discovery(family.to_numpy(float))
-        )
+    table["q networks"] = table.groupby("statistic", sort=False)["p networks"].transform(
+        lambda family: false_discovery(family.to_numpy(float))
+    )
     return table
 
 
@@ -225,17 +249,18 @@ def onset_table(courses: Sequence[Course], table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
       A row per course and statistic: the names, `statistic`, z and q at the first and at the last
-      snapshot, the epoch from which on there is evidence in these networks at all snapshots
-      (`evident`), and that at which it was half of what it became, `half`, the median over seeds
-      with the `earliest` and the `latest` (`onsets`).
+      snapshot (of the families of `course_table`), the epoch from which on there is evidence in
+      these networks at all snapshots (`evident`), and that at which it was half of what it became,
+      `half`, the median over seeds with the `earliest` and the `latest` (`onsets`).
     """
     rows = []
     for one in courses:
         appeared = onsets(one.excess)
         for name in appeared["statistic"].values.tolist():
             mine = _of(table, one, name)
-            q = xr.DataArray(mine["q networks"], dims="step").assign_coords(
-                epoch=("step", mine["epoch"])
+            q, z = (
+                xr.DataArray(mine[part], dims="step", coords={"epoch": ("step", mine["epoch"])})
+                for part in ("q networks", "z")
             )
             each = appeared.sel(statistic=name).dropna("seed").values
             middle = float(np.quantile(each, 0.5, method="lower")) if len(each) else np.nan
@@ -247,8 +272,7 @@ def onset_table(courses: Sequence[Course], table: pd.DataFrame) -> pd.DataFrame:
                     "q, untrained": mine["q networks"].iloc[0],
                     "z": mine["z"].iloc[-1],
                     "q networks": mine["q networks"].iloc[-1],
-                    "q": mine["q"].iloc[-1],
-                    "evident": evident(q).item(),
+                    "evident": evident(q, z).item(),
                     "half": middle,
                     "earliest": each.min(initial=np.inf) if len(each) else np.nan,
                     "latest": each.max(initial=-np.inf) if len(each) else np.nan,
@@ -259,34 +283,49 @@ def onset_table(courses: Sequence[Course], table: pd.DataFrame) -> pd.DataFrame:
 
 
 def order_table(
-    courses: Sequence[Course], table: pd.DataFrame, *, first: str, second: str
+    courses: Sequence[Course],
+    table: pd.DataFrame,
+    *,
+    first: str,
+    second: str,
+    by_summit: bool = False,
 ) -> pd.DataFrame:
-    """Returns which of two statistics appeared first, paired by seed, where both are evident.
+    """Returns which of two statistics came first, paired by seed, where both are evident.
 
     Args:
       courses: The courses.
-      table: What `course_table` returned of them.
+      table: What `course_table` returned of them, whose families say what is evident.
       first: The name of a statistic.
       second: The name of another.
+      by_summit: Whether to compare when the two were largest (`summits`), and not when they
+        appeared (`onsets`).
 
     Returns:
-      A row per course that has both, and at the last snapshot evidence of both in these networks:
-      the names, the two, and the epochs by which the `first` came later: `difference`, `low`,
-      `high`, `p` and `seeds`.
+      A row per course that has both, and evidence of both in these networks: at the last snapshot,
+      or, by summits, evidence of more than after rotations at some snapshot after the first. It
+      holds the names, the two, their `z first` and `z second` at the last snapshot, and the epochs
+      by which the `first` came later: `difference`, `low`, `high`, `p` and `seeds`. What is
+      one family of these p is for the caller to say (`with_q`).
     """
     rows = []
     for one in courses:
-        named = one.tested["statistic"].values.tolist()
-        if not {first, second} <= set(named):
+        if not {first, second} <= set(one.tested["statistic"].values.tolist()):
             continue
-        if any(_of(table, one, name)["q networks"].iloc[-1] > LEVEL for name in (first, second)):
+        mine = [_of(table, one, name) for name in (first, second)]
+        if not all(_there(rows_of, by_summit) for rows_of in mine):
             continue
-        appeared = onsets(one.excess)
-        apart = paired_difference(
-            *(appeared.sel(statistic=name).values for name in (first, second))
-        )
-        rows.append({**one.names, "first": first, "second": second, **apart.row()})
+        came = summits(one.excess) if by_summit else onsets(one.excess)
+        apart = paired_difference(*(came.sel(statistic=name).values for name in (first, second)))
+        z = dict(zip(("z first", "z second"), (part["z"].iloc[-1] for part in mine), strict=True))
+        by = {"first": first, "second": second, "by": "summit" if by_summit else "onset"}
+        rows.append({**one.names, **by, **z, **apart.row()})
     return pd.DataFrame(rows)
+
+
+def _there(rows: pd.DataFrame, by_summit: bool) -> bool:
+    """Returns whether there is evidence of a statistic that makes its order worth a question."""
+    known = rows["q networks"] <= LEVEL
+    return bool((known & (rows["z"] > 0))[1:].any() if by_summit else known.iloc[-1])
 
 
 def _of(table: pd.DataFrame, course: Course, statistic: str) -> pd.DataFrame:

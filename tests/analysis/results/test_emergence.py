@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from ppp_jax import bases
 from ppp_jax.analysis import rotation_test
+from ppp_jax.analysis.inference import special_directions
 from ppp_jax.analysis.results import emergence
 from ppp_jax.errors import InputError
 
@@ -46,7 +48,33 @@ def test_an_onset_is_the_first_snapshot_from_which_half_of_the_end_is_kept():
 
 def test_evidence_lasts_to_the_end():
     q = along(np.array([[0.01, 0.9], [0.2, 0.01], [0.05, 0.01], [0.001, 0.01], [0.04, np.nan]]))
-    np.testing.assert_array_equal(emergence.evident(q), [4, np.nan])
+    z = along(np.array([[2.0, 3], [2, 3], [-9, 3], [9, 3], [9, np.nan]]))
+    np.testing.assert_array_equal(emergence.evident(q, abs(z)), [4, np.nan])
+    np.testing.assert_array_equal(emergence.evident(q, z), [8, np.nan])
+
+
+def test_a_summit_is_the_first_epoch_of_the_largest_excess():
+    excess = along(np.array([[0.0, np.nan], [3, np.nan], [np.nan, np.nan], [3, np.nan],
+                             [-5, np.nan]]))  # fmt: skip
+    np.testing.assert_array_equal(emergence.summits(excess), [2, np.nan])
+
+
+def test_phases_are_ordered_by_their_summits_though_one_has_passed():
+    both = special_directions.signed(np.eye(UNITS))
+    sums = special_directions._sums(both.tobytes(), UNITS)
+    rng = np.random.default_rng(0)
+    steps = [rng.normal(size=(400, UNITS)), sums, both, 0.1 * rng.normal(size=(400, UNITS))]
+    parts = [at_places(places, steps=1, noise=0.02) for places in steps]
+    clouds = xr.concat(parts, "step").assign_coords(epoch=("step", [0, 2, 4, 8]))
+    clouds = clouds.assign_coords(step=range(4))
+    found = emergence.orbits_course(clouds, names=NAMES, basis="standard", rotations=19)
+    how = {"first": "axes", "second": "diagonals"}
+    table = emergence.course_table([found])
+    (row,) = emergence.order_table([found], table, **how, by_summit=True).to_dict("records")
+    assert (row["difference"], row["seeds"], row["by"]) == (2, SEEDS, "summit")
+    last = table.set_index(["statistic", "epoch"])["z"]
+    assert (row["z first"], row["z second"]) == (last["axes", 8], last["diagonals", 8])
+    assert emergence.order_table([found], table, **how).empty
 
 
 def test_a_snapshot_is_tested_as_by_itself(course):
@@ -91,7 +119,8 @@ def test_clusters_are_held_against_special_directions_at_every_snapshot():
     ).assign_coords(step=[0, 10])
     clouds[2] = np.nan  # a network that diverged
     found = emergence.orbits_course(clouds, names=NAMES, basis="standard", rotations=49)
-    assert found.tested.sizes["seed"] == SEEDS - 1
+    assert found.tested["seed"].values.tolist() == list(range(SEEDS))
+    assert (found.pooled["clouds"] == SEEDS - 1).all()
     table = emergence.course_table([found]).set_index(["statistic", "epoch"])
     assert table.loc[("axes", 2), "z"] > 5
     assert (
@@ -100,9 +129,72 @@ def test_clusters_are_held_against_special_directions_at_every_snapshot():
     assert table.loc[("diagonals", 2), "z"] < -2
 
 
-def test_other_axes_and_nothing_healthy_are_refused():
+def test_other_axes_are_refused_and_nothing_healthy_is_missing():
     clouds = latents(corners_from=3, stretched_from=1)
     with pytest.raises(InputError, match="must have the axes"):
         emergence.statistics_course(clouds.isel(step=0), names=NAMES, basis="standard")
-    with pytest.raises(InputError, match="has no seed without a missing snapshot"):
-        emergence.orbits_course(clouds * np.nan, names=NAMES, basis="standard", rotations=9)
+    found = emergence.orbits_course(clouds * np.nan, names=NAMES, basis="standard", rotations=9)
+    assert found.tested["value"].isnull().all()
+    assert (found.pooled["clouds"] == 0).all()
+
+
+def at_places(places, *, seeds=6, steps=2, samples=200, noise=0.01, seed=3):
+    """Clouds with clusters at places, and one coordinate `epoch` per snapshot."""
+    rng = np.random.default_rng(seed)
+    drawn = places[rng.integers(len(places), size=(seeds, steps, samples))]
+    values = drawn + noise * rng.normal(size=drawn.shape)
+    return xr.DataArray(
+        values,
+        dims=emergence.AXES,
+        coords={"seed": range(seeds), "step": range(steps), "epoch": ("step", range(steps))},
+    )
+
+
+def test_only_the_axes_hold_a_vector_of_a_basis_with_its_opposites():
+    for name in ("thomson:32", "standard"):
+        vectors = bases.build(name, 16)
+        both = special_directions.signed(vectors)
+        assert both.shape == (32, 16)
+        for orbit, cosine in special_directions.SIGNED.items():
+            assert (cosine(vectors, both).max() > 1 - 1e-6) == (orbit == "axes")
+
+
+@pytest.mark.parametrize("name", ["thomson:17", "thomson:32"])
+def test_planted_clusters_are_found_on_a_frame(name):
+    vectors = bases.build(name, 16)
+    both = special_directions.signed(vectors)
+    assert len(both) == {"thomson:17": 34, "thomson:32": 32}[name]
+    sums = special_directions._sums(both.tobytes(), 16)
+    for places, there, elsewhere in ((both, "axes", "diagonals"), (sums, "diagonals", "axes")):
+        some = places[np.random.default_rng(0).choice(len(places), 10, replace=False)]
+        clouds = at_places(np.concatenate([some, -some]), steps=1, seeds=2)
+        # A mean of the latents, along a corner, is no place of clusters.
+        found = emergence.orbits_course(clouds + 5, names=NAMES, basis=name, rotations=9)
+        last = found.pooled.isel(step=0)
+        assert last["z"].sel(statistic=there) > 3
+        # A diagonal is nearer an axis, too, than directions are by chance.
+        assert last["value"].sel(statistic=there) > last["value"].sel(statistic=elsewhere) + 0.1
+
+
+def test_rows_of_zeros_are_no_cluster_and_few_samples_are_none():
+    places = np.concatenate([np.eye(UNITS), -np.eye(UNITS)])
+    clouds = at_places(places)
+    alone = emergence.orbits_course(clouds, names=NAMES, basis="standard", rotations=9)
+    zeros = xr.zeros_like(clouds).isel(sample=slice(0, 86))  # 30 % of all rows
+    more = xr.concat([clouds, zeros], "sample")
+    found = emergence.orbits_course(more, names=NAMES, basis="standard", rotations=9)
+    xr.testing.assert_allclose(found.tested, alone.tested)
+    few = clouds.isel(sample=np.arange(100) % (special_directions.CENTRES - 1)).values[0, 0]
+    assert np.isnan(special_directions.centres(few)).all()
+
+
+def test_a_cloud_missing_at_one_snapshot_is_missing_there_alone():
+    clouds = at_places(np.eye(UNITS))
+    alone = emergence.orbits_course(clouds, names=NAMES, basis="standard", rotations=9)
+    clouds[1, 0] = np.nan
+    found = emergence.orbits_course(clouds, names=NAMES, basis="standard", rotations=9)
+    there = found.tested["value"].notnull().any("statistic")
+    want = [[k != 1, True] for k in range(6)]
+    assert there.transpose("seed", "step").values.tolist() == want
+    xr.testing.assert_allclose(found.tested, alone.tested.where(there))
+    assert found.pooled["clouds"].transpose("statistic", "step").values.tolist() == [[5, 6]] * 3

@@ -1,0 +1,166 @@
+"""The paper's claims and their answers, on sites that are made by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from matplotlib.figure import Figure
+
+from experiments import emergence
+from ppp_jax import bases
+from ppp_jax.analysis.inference import special_directions
+from ppp_jax.analysis.io.facts import Facts
+from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.results.emergence import AXES, Course, course_table, orbits_course
+from ppp_jax.errors import InputError
+
+UNITS, SEEDS = 4, 8
+NOTHING = pd.DataFrame(columns=["statistic", "epoch", "z", "p networks", "seeds", "activation",
+                                "optimizer", "site"])  # fmt: skip
+BASES = {"tanh": "standard", "tanh@thomson:17": "thomson:17", "tanh@thomson:5": "thomson:5",
+         "relu@thomson:5": "thomson:5", "tanh@haar:2": "haar:2",
+         "isotropic_tanh": "standard"}  # fmt: skip
+
+
+def site(activation, *, dips=None, valleys=None, errors=None, orbits=None, where="pre"):
+    """A site whose numbers are given, or else rise from seed to seed."""
+    rising = np.linspace(1, 2, SEEDS)
+    dips, valleys, errors = (rising if one is None else one for one in (dips, valleys, errors))
+    names = {"activation": activation, "optimizer": "adam", "site": where}
+    value = xr.DataArray(dips, dims="seed").expand_dims(step=1, statistic=[emergence.DIP])
+    course = Course(names, xr.Dataset({"value": value, "mean": 0 * value}), xr.Dataset())
+    isotropic = activation.startswith("isotropic")
+    facts = Facts(isotropic, "", BASES[activation], "isotropic_tanh")
+    return emergence.Site(names, facts, course, orbits or course, valleys, errors)
+
+
+def row(effect, *, towards, seeds=8, p=1e-4, quantity="dip", asked=emergence.OVER_SEEDS):
+    return {"claim": f"{effect} {towards} {seeds} {p} {quantity}", "difference": effect, "p": p,
+            "seeds": seeds, "towards": towards, "quantity": quantity,
+            "asked": asked}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("claim", "answer"),
+    [
+        (row(1.0, towards="more"), "holds"),
+        (row(-1.0, towards="more"), "the opposite holds"),
+        (row(-1.0, towards="some"), "holds"),
+        (row(1.0, towards="more", p=0.3), "no evidence"),
+        (row(1.0, towards="none"), "does not hold"),
+        (row(-1.0, towards="none"), "no more than after rotations"),
+        (row(-1.0, towards="none", quantity="valley"), "no more than of an elliptical cloud"),
+        (row(1.0, towards="none", p=0.3), "no evidence against it"),
+        (row(1.0, towards="more", seeds=2, p=np.nan), "cannot be judged at 2 seeds"),
+        (row(1.0, towards="more", seeds=2, asked=emergence.NETWORKS), "holds"),
+    ],
+)
+def test_every_answer(claim, answer):
+    assert emergence.answers([claim])["answer"].tolist() == [answer]
+
+
+def test_a_family_too_large_for_its_seeds_cannot_be_judged():
+    rows = [{**row(1.0, towards="more", p=0.5), "claim": "one"}] * 10
+    assert set(emergence.answers(rows)["answer"]) == {"cannot be judged at 8 seeds"}
+    assert emergence.answers([]).empty
+
+
+def test_claims_of_one_isotropic_function_alone():
+    alone = site("isotropic_tanh", dips=-np.linspace(1, 2, SEEDS))
+    rows = emergence.claims([alone, site("isotropic_tanh", where="post")], NOTHING)
+    assert [(one["quantity"], one["towards"]) for one in rows] == [
+        ("dip", "none"),
+        ("valley", "none"),
+    ]
+    found = emergence.answers(rows)
+    assert found["answer"].tolist() == ["no more than after rotations", "does not hold"]
+    assert set(found["asked"]) == {emergence.OVER_SEEDS}
+
+
+@pytest.mark.parametrize("seeds", [2, SEEDS])
+def test_a_discrete_function_and_its_partner(seeds):
+    few = np.where(np.arange(SEEDS) < seeds, np.linspace(1, 2, SEEDS), np.nan)
+    discrete = site("tanh", dips=2 * few, valleys=2 * few, errors=-few)
+    rows = emergence.claims([discrete, site("isotropic_tanh", dips=few)], NOTHING)
+    found = emergence.answers(rows).set_index("claim")
+    pairs = found[found["against"] == "isotropic_tanh"]
+    assert pairs["quantity"].tolist() == ["dip", "valley", "error"]
+    said = ["holds", "holds", "the opposite holds"]
+    assert pairs["answer"].tolist() == (said if seeds > 2 else ["cannot be judged at 2 seeds"] * 3)
+
+
+def test_without_isotropic_functions_only_numbers_of_vectors_are_compared():
+    rows = emergence._pairs([site(name) for name in BASES if name != "isotropic_tanh"])
+    # Neither 17 and 5 as texts, nor another function, nor a basis with another number.
+    found = [(one["activation"], one["against"], one["quantity"]) for one in rows]
+    assert found == [("tanh@thomson:17", "tanh@thomson:5", "dip")]
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """Clusters on axes when untrained, then on diagonals, then on axes."""
+    both = special_directions.signed(bases.build("standard", UNITS))
+    sums = special_directions._sums(both.tobytes(), UNITS)
+    rng, steps = np.random.default_rng(0), []
+    for places in (both, sums, both):
+        drawn = places[rng.integers(len(places), size=(SEEDS, 200))]
+        steps.append(drawn + 0.02 * rng.normal(size=drawn.shape))
+    return xr.DataArray(
+        np.stack(steps, axis=1),
+        dims=AXES,
+        coords={"seed": range(SEEDS), "step": range(3), "epoch": ("step", [0, 2, 4])},
+    )
+
+
+def course(planted, activation):
+    names = {"activation": activation, "optimizer": "adam", "site": "pre"}
+    return orbits_course(planted, names=names, basis="standard", rotations=19)
+
+
+def test_phases_are_of_training_and_isotropic_functions_their_control(planted):
+    of_all = [course(planted, name) for name in ("tanh", "isotropic_tanh")]
+    sites = [site(one.names["activation"], orbits=one) for one in of_all]
+    table = course_table(of_all)
+    rows = list(emergence._phases(sites, table))
+    assert [(one["activation"], one["epoch"]) for one in rows] == [
+        ("tanh", 2), ("tanh", 4), ("isotropic_tanh", 2), ("isotropic_tanh", 4),
+    ]  # fmt: skip
+    found = emergence.answers(rows)
+    assert found["answer"].tolist() == ["holds"] * 2 + ["does not hold"] * 2
+    assert list(emergence._phases(sites, table[table["epoch"] == 0])) == []
+
+
+def test_the_order_of_phases_is_a_claim_of_discrete_functions(planted):
+    later = planted.isel(step=[1, 1, 2]).assign_coords(step=range(3), epoch=("step", [0, 2, 4]))
+    of_all = [course(later, name) for name in ("tanh", "isotropic_tanh")]
+    sites = [site(one.names["activation"], orbits=one) for one in of_all]
+    (found,) = emergence._order(sites, course_table(of_all))
+    assert (found["activation"], found["quantity"], found["towards"]) == ("tanh", "epochs", "more")
+    assert found["difference"] >= 2
+    assert emergence.answers([found])["answer"].tolist() == ["holds"]
+
+
+def test_a_run_folder_without_any_cloud_is_refused(monkeypatch):
+    monkeypatch.setattr(emergence.study, "load", lambda *_: None)
+    monkeypatch.setattr(emergence, "_sites", lambda *_: iter(()))
+    with pytest.raises(InputError, match="no network whose latents vary") as caught:
+        emergence.analyse("some/run", None)
+    assert caught.value.field == "workdir"
+
+
+def test_figures_say_of_which_seeds_they_are():
+    assert emergence._numbered([0, 0]) == "seed 0"
+    assert emergence._numbered([0, 2]) == "seeds 0, 2 from the top"
+
+
+def test_more_cells_than_line_styles_have_other_markers():
+    names = {"activation": "tanh", "statistic": emergence.DIP, "site": "pre", "width": 64}
+    table = pd.DataFrame(
+        {**names, "optimizer": f"adam {k}", "rate": 0.1, "epoch": epoch, "z": k + epoch,
+         "q networks": [0.01, 0.5][epoch]}
+        for k in range(6) for epoch in range(2)
+    )  # fmt: skip
+    axes = Figure().subplots()
+    evidence.plot_courses(table, statistic=emergence.DIP, site="pre", ax=axes)
+    lines, labels = axes.get_legend_handles_labels()
+    assert len(labels) == len({(one.get_linestyle(), one.get_marker()) for one in lines}) == 6
