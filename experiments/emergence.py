@@ -254,8 +254,8 @@ def _pairs(before: list[Site]) -> Iterator[dict[str, Any]]:
 
 def _vectors(site: Site) -> int:
     """Returns the number of Thomson vectors of a site's function, or 0 of another basis."""
-    name, _, count = site.facts.basis.partition(":")
-    return int(count) if name == "thomson" else 0
+    name, *count = site.facts.basis.split(":")  # thomson:VECTORS, or thomson:VECTORS:SEED
+    return int(count[0]) if name == "thomson" else 0
 
 
 def _with_error(before: list[Site]) -> Iterator[dict[str, Any]]:

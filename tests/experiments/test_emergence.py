@@ -17,7 +17,7 @@ from ppp_jax.errors import InputError
 UNITS, SEEDS = 4, 8
 NOTHING = pd.DataFrame(columns=["statistic", "epoch", "z", "p networks", "seeds", "activation",
                                 "optimizer", "site"])  # fmt: skip
-BASES = {"tanh": "standard", "tanh@thomson:17": "thomson:17", "tanh@thomson:5": "thomson:5",
+BASES = {"tanh": "standard", "tanh@thomson:17": "thomson:17", "tanh@thomson:5:1": "thomson:5:1",
          "relu@thomson:5": "thomson:5", "tanh@haar:2": "haar:2",
          "isotropic_tanh": "standard"}  # fmt: skip
 
@@ -93,7 +93,7 @@ def test_without_isotropic_functions_only_numbers_of_vectors_are_compared():
     rows = emergence._pairs([site(name) for name in BASES if name != "isotropic_tanh"])
     # Neither 17 and 5 as texts, nor another function, nor a basis with another number.
     found = [(one["activation"], one["against"], one["quantity"]) for one in rows]
-    assert found == [("tanh@thomson:17", "tanh@thomson:5", "dip")]
+    assert found == [("tanh@thomson:17", "tanh@thomson:5:1", "dip")]
 
 
 @pytest.fixture(scope="module")
