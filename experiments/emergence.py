@@ -28,6 +28,7 @@ from ppp_jax.analysis.results.emergence import (
     onset_table,
     orbits_course,
     order_table,
+    rows_of,
     statistics_course,
 )
 from ppp_jax.analysis.results.measure import SITES, cells, healthy, mask, thinned
@@ -288,9 +289,8 @@ def _phases(before: list[Site], of_orbits: pd.DataFrame) -> Iterator[dict[str, A
     """
     phases = (("diagonals", "a", "diagonal phase"), ("axes", "an", "axis phase"))
     for one, (orbit, article, phase) in itertools.product(before, phases):
-        mine = of_orbits[(of_orbits["statistic"] == orbit) & (of_orbits["epoch"] > 0)]
-        for name, value in one.names.items():
-            mine = mine[mine[name] == value]
+        mine = rows_of(of_orbits, one.orbits, orbit)
+        mine = mine[mine["epoch"] > 0]
         if mine.empty:
             continue
         best = mine.loc[mine["z"].idxmax()] if mine["z"].notna().any() else mine.iloc[0]

@@ -257,7 +257,7 @@ def onset_table(courses: Sequence[Course], table: pd.DataFrame) -> pd.DataFrame:
     for one in courses:
         appeared = onsets(one.excess)
         for name in appeared["statistic"].values.tolist():
-            mine = _of(table, one, name)
+            mine = rows_of(table, one, name)
             q, z = (
                 xr.DataArray(mine[part], dims="step", coords={"epoch": ("step", mine["epoch"])})
                 for part in ("q networks", "z")
@@ -311,7 +311,7 @@ def order_table(
     for one in courses:
         if not {first, second} <= set(one.tested["statistic"].values.tolist()):
             continue
-        mine = [_of(table, one, name) for name in (first, second)]
+        mine = [rows_of(table, one, name) for name in (first, second)]
         if not all(_there(rows_of, by_summit) for rows_of in mine):
             continue
         came = summits(one.excess) if by_summit else onsets(one.excess)
@@ -328,8 +328,14 @@ def _there(rows: pd.DataFrame, by_summit: bool) -> bool:
     return bool((known & (rows["z"] > 0))[1:].any() if by_summit else known.iloc[-1])
 
 
-def _of(table: pd.DataFrame, course: Course, statistic: str) -> pd.DataFrame:
-    """Returns the rows of a course's statistic, in the order of its snapshots."""
+def rows_of(table: pd.DataFrame, course: Course, statistic: str) -> pd.DataFrame:
+    """Returns the rows of a course's statistic, in the order of its snapshots.
+
+    Args:
+      table: What `course_table` returned of this course and others.
+      course: The course.
+      statistic: The name of the statistic.
+    """
     mine = table["statistic"] == statistic
     for name, value in course.names.items():
         mine &= table[name] == value
