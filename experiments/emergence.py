@@ -4,7 +4,7 @@ import itertools
 import pathlib
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,12 +22,17 @@ from ppp_jax.analysis.projection.points import EmptyPPPWarning
 from ppp_jax.analysis.projection.ppp import ppp
 from ppp_jax.analysis.results.comparisons import with_q
 from ppp_jax.analysis.results.emergence import (
+    FOURFOLD,
     MOST_SAMPLES,
+    PHASES,
+    PICTURE_SAMPLES,
     Course,
     course_table,
     onset_table,
     orbits_course,
     order_table,
+    phase_table,
+    pictures_course,
     rows_of,
     statistics_course,
 )
@@ -59,10 +64,10 @@ and PPP strips of one seed.
 PAPER_EPOCHS = (0, *range(2, 21, 2), 25, *range(30, 101, 10))
 OVER_SEEDS, NETWORKS, ALONG_SEEDS = "over seeds", "these networks", "from seed to seed"
 REFERENCES = {"valley": "of an elliptical cloud"}  # of what else than rotations an effect is more
-STRIP = 7  # most snapshots of a strip, which then fits a page
+STRIP, OPENING = 7, 5  # most snapshots of a strip, which then fits a page, and of the README's
+FACE, ADAM = "tanh@thomson:32", "adam"  # of the figure with which the README begins
 DIP, VALLEY, ERROR = "axis_quantisation", "valley_depth", "test_mse"
 ORDERS = ((DIP, "covariance"), (DIP, "shape"), (DIP, "shape_kurtosis"))
-PHASES = ("axes", "diagonals")
 DEFAULTS = Grid(
     data="mnist",
     activations=(
@@ -82,6 +87,32 @@ DEFAULTS = Grid(
     snapshots=PAPER_EPOCHS[:-9],
     probe_samples=60_000,
 )
+
+
+class _Cell(NamedTuple):
+    """One cell's latents before or after the activation, as they are read."""
+
+    names: dict[str, Any]
+    facts: Facts
+    runs: xr.Dataset
+    clouds: xr.DataArray
+
+    @property
+    def varies(self) -> bool:
+        """Whether there is any network that has not diverged and whose latents vary."""
+        return bool(np.isfinite(self.clouds.values).all(axis=(2, 3)).any())
+
+
+class Pictures(NamedTuple):
+    """What the pictures of one cell show through training, before the activation.
+
+    Attributes:
+      facts: The facts about its activation.
+      course: Where accepted samples lie, and how many there are, through training.
+    """
+
+    facts: Facts
+    course: Course
 
 
 class Site(NamedTuple):
@@ -127,54 +158,89 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
         raise InputError("workdir", run, problem + "smaller --learning_rates may help")
     statistics, orbits = [one.statistics for one in sites], [one.orbits for one in sites]
     of_statistics, of_orbits = course_table(statistics), course_table(orbits)
+    pictures = list(_pictures(latents, options))
+    shown = [one.course for one in pictures]
+    of_pictures = course_table(shown)
+    parts = ((statistics, of_statistics), (orbits, of_orbits), (shown, of_pictures))
     orders = [
         order_table(statistics, of_statistics, first=first, second=second)
         for first, second in ORDERS
     ]
-    first, second = PHASES
-    orders.append(order_table(orbits, of_orbits, first=first, second=second, by_summit=True))
+    orders.append(phase_table(shown, of_pictures))
     tables = study.frames(
-        courses=pd.concat([of_statistics, of_orbits], ignore_index=True),
-        onsets=pd.concat(
-            [onset_table(statistics, of_statistics), onset_table(orbits, of_orbits)],
-            ignore_index=True,
-        ),
+        courses=pd.concat([table for _, table in parts], ignore_index=True),
+        onsets=pd.concat([onset_table(*part) for part in parts], ignore_index=True),
         orders=with_q(pd.concat(orders, ignore_index=True)),
-        claims=answers(claims(sites, of_orbits)),
+        claims=answers(claims(sites, pictures, of_pictures)),
     )
-    figures = {"courses": draw_courses(of_statistics), "orbits": draw_courses(of_orbits)}
+    figures = {
+        "courses": draw_courses(of_statistics),
+        "orbits": draw_courses(of_orbits),
+        "phases": draw_courses(of_pictures),
+    }
     return study.Results(tables, figures | draw_strips(latents, options), silent=("courses",))
+
+
+def _cells(
+    latents: xr.Dataset,
+    options: experiment.Options,
+    *,
+    sites: Sequence[str] = SITES,
+    steps: Any = slice(None),
+    samples: int,
+    what: str,
+) -> Iterator[_Cell]:
+    """Yields every cell's latents at some sites and snapshots, with as many samples at most."""
+    runs, known = latents[[ERROR, "diverged_step"]].load(), facts_of(latents)
+    places = [(site, names, at) for site in sites for names, at in cells(runs)]
+    for site, names, at in progress_bar(places, what) if options.progress else places:
+        part = runs.isel(at)
+        clouds = mask(thinned(latents[site].isel(at).isel(step=steps), samples), part)
+        where = {"activation": names["activation"], "optimizer": names["optimizer"]}
+        where |= {"rate": names["learning_rate"], "width": names["width"], "site": site}
+        clouds = clouds.transpose("seed", "step", "sample", "unit")
+        yield _Cell(where, known[names["activation"]], part, clouds)
 
 
 def _sites(latents: xr.Dataset, options: experiment.Options) -> Iterator[Site]:
     """Yields what is measured of every cell, at both sites; says which have no clouds at all."""
-    runs, known = latents[[ERROR, "diverged_step"]].load(), facts_of(latents)
     left: list[str] = []
-    places = [(site, names, at) for site in SITES for names, at in cells(runs)]
-    for site, names, at in progress_bar(places, "cells") if options.progress else places:
-        part, facts = runs.isel(at), known[names["activation"]]
-        clouds = mask(thinned(latents[site].isel(at), MOST_SAMPLES), part)
-        clouds = clouds.transpose("seed", "step", "sample", "unit")
-        if not np.isfinite(clouds.values).all(axis=(2, 3)).any():
-            cell = f"{names['activation']}, {names['optimizer']}"
-            text = f"{printable(cell)} at {names['learning_rate']:g}, {names['width']} units wide"
-            why = "left out: its networks have diverged, or nothing varies"
-            left.append(f"{text}, {site}-activation: {why}")
+    for cell in _cells(latents, options, samples=MOST_SAMPLES, what="cells"):
+        names = cell.names
+        if not cell.varies:
+            text = f"{printable(names['activation'])}, {printable(names['optimizer'])}"
+            text += (
+                f" at {names['rate']:g}, {names['width']} units wide, {names['site']}-activation"
+            )
+            left.append(f"{text}: left out: its networks have diverged, or nothing varies")
             continue
-        where = {"activation": names["activation"], "optimizer": names["optimizer"]}
-        where |= {"rate": names["learning_rate"], "width": names["width"], "site": site}
-        how: dict[str, Any] = {"names": where, "basis": facts.basis}
+        how: dict[str, Any] = {"names": names, "basis": cell.facts.basis}
         how["rotations"] = options.rotations
         yield Site(
-            names=where,
-            facts=facts,
-            statistics=statistics_course(clouds, **how),
-            orbits=orbits_course(clouds, **how),
-            valleys=valleys(clouds.isel(step=-1).values),
-            errors=part[ERROR].where(healthy(part)).isel(step=-1).values,
+            names=names,
+            facts=cell.facts,
+            statistics=statistics_course(cell.clouds, **how),
+            orbits=orbits_course(cell.clouds, **how),
+            valleys=valleys(cell.clouds.isel(step=-1).values),
+            errors=cell.runs[ERROR].where(healthy(cell.runs)).isel(step=-1).values,
         )
     for line in left:  # now, below the progress bar
         print(line, file=sys.stderr)
+
+
+def _pictures(latents: xr.Dataset, options: experiment.Options) -> Iterator[Pictures]:
+    """Yields what the pictures of every cell show, at the snapshots of the strips."""
+    what: dict[str, Any] = {"sites": ("pre",), "steps": _shown(latents, STRIP), "what": "pictures"}
+    for cell in _cells(latents, options, samples=PICTURE_SAMPLES, **what):
+        if cell.varies:
+            how: dict[str, Any] = {"epsilon": options.epsilon, "rotations": options.rotations}
+            how |= {"names": cell.names, "basis": cell.facts.basis}
+            yield Pictures(cell.facts, pictures_course(cell.clouds, **how))
+
+
+def _shown(latents: xr.Dataset, most: int) -> np.ndarray:
+    """Returns the places of at most so many snapshots, evenly from the first to the last."""
+    return np.unique(np.linspace(0, latents.sizes["step"] - 1, most).round().astype(int))
 
 
 def valleys(clouds: np.ndarray) -> np.ndarray:
@@ -184,12 +250,15 @@ def valleys(clouds: np.ndarray) -> np.ndarray:
     return above
 
 
-def claims(sites: list[Site], of_orbits: pd.DataFrame) -> list[dict[str, Any]]:
+def claims(
+    sites: list[Site], pictures: list[Pictures], of_pictures: pd.DataFrame
+) -> list[dict[str, Any]]:
     """Returns the paper's claims about latents before the activation, each with its effect.
 
     Args:
       sites: What was measured.
-      of_orbits: The course of the clusters' special directions.
+      pictures: What the pictures show.
+      of_pictures: What `course_table` returned of these.
 
     Returns:
       A row per claim and cell: its `quantity`, `difference`, `low`, `high`, `p` and `seeds`,
@@ -198,7 +267,7 @@ def claims(sites: list[Site], of_orbits: pd.DataFrame) -> list[dict[str, Any]]:
     """
     before = [one for one in sites if one.names["site"] == "pre"]
     found = (_alone(before), _pairs(before), _with_error(before))
-    phases = (_phases(before, of_orbits), _order(before, of_orbits))
+    phases = (_phases(pictures, of_pictures), _order(pictures, of_pictures))
     return list(itertools.chain(*found, *phases))
 
 
@@ -281,39 +350,40 @@ def _with_error(before: list[Site]) -> Iterator[dict[str, Any]]:
         )
 
 
-def _phases(before: list[Site], of_orbits: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Yields whether clusters stand near diagonals, and near axes, at some snapshot of training.
+def _phases(pictures: list[Pictures], table: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Yields whether samples lie on diagonals of planes, and on axes, at some time of training.
 
     The snapshot is the one with the largest z, the untrained one left out. p, of these networks, is
     multiplied by the number of snapshots (Bonferroni). Isotropic functions are the control.
     """
-    phases = (("diagonals", "a", "diagonal phase"), ("axes", "an", "axis phase"))
-    for one, (orbit, article, phase) in itertools.product(before, phases):
-        mine = rows_of(of_orbits, one.orbits, orbit)
+    names = {"axes": ("an", "axis"), "diagonals": ("a", "diagonal")}
+    for one, (phase, sign) in itertools.product(pictures, PHASES.items()):
+        mine = rows_of(table, one.course, FOURFOLD)
         mine = mine[mine["epoch"] > 0]
         if mine.empty:
             continue
-        best = mine.loc[mine["z"].idxmax()] if mine["z"].notna().any() else mine.iloc[0]
-        text, towards = f"a discrete function has {article} {phase}", "more"
+        z = sign * mine["z"]
+        best = z.idxmax() if z.notna().any() else mine.index[0]
+        article, adjective = names[phase]
+        text, towards = f"a discrete function has {article} {adjective} phase", "more"
         if one.facts.isotropic:
-            text, towards = f"an isotropic function has no {phase}", "none"
+            text, towards = f"an isotropic function has no {adjective} phase", "none"
         effect = {
-            "difference": best["z"],
-            "p": np.minimum(1, len(mine) * best["p networks"]),
-            "seeds": best["seeds"],
+            "difference": z[best],
+            "p": np.minimum(1, len(mine) * mine.loc[best, "p networks"]),
+            "seeds": mine.loc[best, "seeds"],
         }
-        epoch = best["epoch"]
-        yield _claim(text, one.names, "z", effect, towards, asked=NETWORKS, epoch=epoch)
+        more = {"asked": NETWORKS, "epoch": mine.loc[best, "epoch"]}
+        yield _claim(text, one.course.names, "z", effect, towards, **more)
 
 
-def _order(before: list[Site], of_orbits: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Yields by how many epochs clusters are nearest axes later than nearest diagonals."""
-    courses = [one.orbits for one in before if not one.facts.isotropic]
-    found = order_table(courses, of_orbits, first=PHASES[0], second=PHASES[1], by_summit=True)
+def _order(pictures: list[Pictures], table: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Yields by how many epochs the axis phase is at its height later than the diagonal phase."""
+    found = phase_table([one.course for one in pictures if not one.facts.isotropic], table)
     for row in found.to_dict("records"):
-        names = {name: row[name] for name in before[0].names}
+        names = {name: row[name] for name in pictures[0].course.names}
         effect = {name: row[name] for name in ("difference", "low", "high", "p", "seeds")}
-        text = "the diagonal phase comes before the axis phase, between their summits"
+        text = "the diagonal phase comes before the axis phase, between their heights"
         yield _claim(text, names, "epochs", effect, "more")
 
 
@@ -392,32 +462,64 @@ def draw_strips(latents: xr.Dataset, options: experiment.Options) -> dict[str, F
 
     Returns:
       A figure per activation, in which a row is a cell: points as the paper shows them, their ratio
-      to the isotropic null, and that of the same latents in a rotated basis.
+      to the isotropic null, and that of the same latents in a rotated basis. The figure `strip` has
+      fewer snapshots of tanh over 32 vectors and its isotropic partner under Adam, if they are
+      there.
     """
     runs, known = latents[[ERROR, "diverged_step"]].load(), facts_of(latents)
-    steps = np.unique(np.linspace(0, latents.sizes["step"] - 1, STRIP).round().astype(int))
-    found: dict[str, list[tuple[str, _Strip]]] = {}
-    seeds: dict[str, list[Any]] = {}
+    steps = _shown(latents, STRIP)
+    found: list[_Strip] = []
     places = list(cells(runs))
     for names, at in progress_bar(places, "strips") if options.progress else places:
         first = int(healthy(runs.isel(at)).argmax("seed"))  # 0 if none is
         clouds = latents["pre"].isel(at).isel(seed=first, step=steps)
         clouds = clouds.transpose("step", "sample", "unit")
-        strip = _strip(clouds, known[names["activation"]].basis, options.epsilon)
-        row = f"{names['optimizer']} {names['learning_rate']:g}, {names['width']} units wide"
-        found.setdefault(str(names["activation"]), []).append((row, strip))
-        seeds.setdefault(str(names["activation"]), []).append(latents["seed"].values[first])
-    return {
-        file_stem(f"strip_{name}"): plot_strip(
-            [strip.pictures for _, strip in rows],
-            rows=[row for row, _ in rows],
-            columns=[f"epoch {epoch}" for epoch in latents["epoch"].values[steps]],
-            title=f"{name}: PPP before the activation, {_numbered(seeds[name])}",
-            beside=[strip.rotated for _, strip in rows],
-            style="compared",
+        seed, basis = latents["seed"].values[first], known[names["activation"]].basis
+        found.append(_strip(names, seed, clouds, basis, options.epsilon))
+    epochs = latents["epoch"].values[steps]
+    figures = {}
+    for name in dict.fromkeys(str(strip.names["activation"]) for strip in found):
+        mine = [strip for strip in found if strip.names["activation"] == name]
+        title = f"{name}: PPP before the activation, {_numbered([one.seed for one in mine])}"
+        figures[file_stem(f"strip_{name}")] = _draw(
+            mine, [_row(one) for one in mine], title, epochs
         )
-        for name, rows in found.items()
-    }
+    pair_of = (FACE, partner_of(FACE, known)) if FACE in known else ()
+    wanted = [(name, ADAM) for name in pair_of]
+    pair = {(one.names["activation"], one.names["optimizer"]): one for one in reversed(found)}
+    if wanted and set(wanted) <= set(pair):
+        mine, rows = [pair[one] for one in wanted], [str(name) for name, _ in wanted]
+        title = (
+            f"PPP before the activation, {_row(mine[0])}, {_numbered([one.seed for one in mine])}"
+        )
+        few = np.unique(np.linspace(0, len(steps) - 1, OPENING).round().astype(int))
+        figures["strip"] = _draw(mine, rows, title, epochs, few)
+    return figures
+
+
+def _row(strip: "_Strip") -> str:
+    """Returns what a strip's cell is called beside those of the same activation."""
+    names = strip.names
+    return f"{names['optimizer']} {names['learning_rate']:g}, {names['width']} units wide"
+
+
+def _draw(
+    strips: list["_Strip"],
+    rows: list[str],
+    title: str,
+    epochs: np.ndarray,
+    steps: Any = slice(None),
+) -> Figure:
+    """Draws strips below each other, of all their snapshots or of some."""
+    chosen = np.arange(len(epochs))[steps]
+    return plot_strip(
+        [[one.pictures[k] for k in chosen] for one in strips],
+        rows=rows,
+        columns=[f"epoch {epoch}" for epoch in epochs[chosen]],
+        title=title,
+        beside=[[one.rotated[k] for k in chosen] for one in strips],
+        style="compared",
+    )
 
 
 def _numbered(seeds: list[Any]) -> str:
@@ -430,13 +532,17 @@ def _numbered(seeds: list[Any]) -> str:
 class _Strip(NamedTuple):
     """Pictures of one network through training, and of the same latents in a rotated basis."""
 
+    names: Mapping[str, Any]
+    seed: Any
     pictures: list[xr.Dataset]
     rotated: list[xr.Dataset | None]
 
 
-def _strip(clouds: xr.DataArray, basis: str, epsilon: float) -> _Strip:
+def _strip(
+    names: Mapping[str, Any], seed: Any, clouds: xr.DataArray, basis: str, epsilon: float
+) -> _Strip:
     """Makes the pictures of every snapshot."""
-    strip = _Strip([], [])
+    strip = _Strip(names, seed, [], [])
     with warnings.catch_warnings():
         # An empty picture says that it is empty.
         warnings.simplefilter("ignore", EmptyPPPWarning)

@@ -84,3 +84,16 @@ def angles(latents, basis, epsilon):
         shares[round(turn / (2 * np.pi / 32)) % 32] += 1 / len(turns)
     deficit = sum(s * np.log2(s * 32) for s in shares if s)
     return deficit, [abs(np.mean(np.exp(1j * m * turns))) for m in (1, 2, 3, 4)]
+
+
+def fourfold(latents, basis, epsilon):
+    """Mean of cos 4φ over samples and over the two vectors of each plane, by their angle."""
+    basis = np.array([b / np.linalg.norm(b) for b in np.asarray(basis, float)])
+    each = []
+    for i, j, _, u, v in ppp(latents, basis, epsilon)[0]:
+        across = basis[j] - (basis[j] @ basis[i]) * basis[i]
+        point = u * basis[i] + v * across / np.linalg.norm(across)
+        # By its Chebyshev polynomial, of the cosine with each vector.
+        cosines = np.array([point @ basis[k] for k in (i, j)]) / np.linalg.norm(point)
+        each.append(np.mean(8 * cosines**4 - 8 * cosines**2 + 1))
+    return np.mean(each)

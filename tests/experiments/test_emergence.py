@@ -11,7 +11,7 @@ from ppp_jax import bases
 from ppp_jax.analysis.inference import special_directions
 from ppp_jax.analysis.io.facts import Facts
 from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.results.emergence import AXES, Course, course_table, orbits_course
+from ppp_jax.analysis.results.emergence import AXES, Course, course_table, pictures_course
 from ppp_jax.errors import InputError
 
 UNITS, SEEDS = 4, 8
@@ -22,7 +22,7 @@ BASES = {"tanh": "standard", "tanh@thomson:17": "thomson:17", "tanh@thomson:5:1"
          "isotropic_tanh": "standard"}  # fmt: skip
 
 
-def site(activation, *, dips=None, valleys=None, errors=None, orbits=None, where="pre"):
+def site(activation, *, dips=None, valleys=None, errors=None, where="pre"):
     """A site whose numbers are given, or else rise from seed to seed."""
     rising = np.linspace(1, 2, SEEDS)
     dips, valleys, errors = (rising if one is None else one for one in (dips, valleys, errors))
@@ -31,7 +31,7 @@ def site(activation, *, dips=None, valleys=None, errors=None, orbits=None, where
     course = Course(names, xr.Dataset({"value": value, "mean": 0 * value}), xr.Dataset())
     isotropic = activation.startswith("isotropic")
     facts = Facts(isotropic, "", BASES[activation], "isotropic_tanh")
-    return emergence.Site(names, facts, course, orbits or course, valleys, errors)
+    return emergence.Site(names, facts, course, course, valleys, errors)
 
 
 def row(effect, *, towards, seeds=8, p=1e-4, quantity="dip", asked=emergence.OVER_SEEDS):
@@ -67,7 +67,7 @@ def test_a_family_too_large_for_its_seeds_cannot_be_judged():
 
 def test_claims_of_one_isotropic_function_alone():
     alone = site("isotropic_tanh", dips=-np.linspace(1, 2, SEEDS))
-    rows = emergence.claims([alone, site("isotropic_tanh", where="post")], NOTHING)
+    rows = emergence.claims([alone, site("isotropic_tanh", where="post")], [], NOTHING)
     assert [(one["quantity"], one["towards"]) for one in rows] == [
         ("dip", "none"),
         ("valley", "none"),
@@ -81,7 +81,7 @@ def test_claims_of_one_isotropic_function_alone():
 def test_a_discrete_function_and_its_partner(seeds):
     few = np.where(np.arange(SEEDS) < seeds, np.linspace(1, 2, SEEDS), np.nan)
     discrete = site("tanh", dips=2 * few, valleys=2 * few, errors=-few)
-    rows = emergence.claims([discrete, site("isotropic_tanh", dips=few)], NOTHING)
+    rows = emergence.claims([discrete, site("isotropic_tanh", dips=few)], [], NOTHING)
     found = emergence.answers(rows).set_index("claim")
     pairs = found[found["against"] == "isotropic_tanh"]
     assert pairs["quantity"].tolist() == ["dip", "valley", "error"]
@@ -112,29 +112,36 @@ def planted():
     )
 
 
-def course(planted, activation):
+def pictures(planted, activation):
     names = {"activation": activation, "optimizer": "adam", "site": "pre"}
-    return orbits_course(planted, names=names, basis="standard", rotations=19)
+    how = {"names": names, "basis": "standard", "epsilon": 0.85, "rotations": 19}
+    facts = Facts(activation.startswith("isotropic"), "", "standard", "isotropic_tanh")
+    return emergence.Pictures(facts, pictures_course(planted, **how))
+
+
+def table_of(shown):
+    return course_table([one.course for one in shown])
 
 
 def test_phases_are_of_training_and_isotropic_functions_their_control(planted):
-    of_all = [course(planted, name) for name in ("tanh", "isotropic_tanh")]
-    sites = [site(one.names["activation"], orbits=one) for one in of_all]
-    table = course_table(of_all)
-    rows = list(emergence._phases(sites, table))
+    shown = [pictures(planted, name) for name in ("tanh", "isotropic_tanh")]
+    table = table_of(shown)
+    rows = list(emergence._phases(shown, table))
     assert [(one["activation"], one["epoch"]) for one in rows] == [
-        ("tanh", 2), ("tanh", 4), ("isotropic_tanh", 2), ("isotropic_tanh", 4),
+        ("tanh", 4), ("tanh", 2), ("isotropic_tanh", 4), ("isotropic_tanh", 2),
+    ]  # fmt: skip
+    assert [one["claim"].split(" has ")[1] for one in rows] == [
+        "an axis phase: z", "a diagonal phase: z", "no axis phase: z", "no diagonal phase: z",
     ]  # fmt: skip
     found = emergence.answers(rows)
     assert found["answer"].tolist() == ["holds"] * 2 + ["does not hold"] * 2
-    assert list(emergence._phases(sites, table[table["epoch"] == 0])) == []
+    assert list(emergence._phases(shown, table[table["epoch"] == 0])) == []
 
 
 def test_the_order_of_phases_is_a_claim_of_discrete_functions(planted):
     later = planted.isel(step=[1, 1, 2]).assign_coords(step=range(3), epoch=("step", [0, 2, 4]))
-    of_all = [course(later, name) for name in ("tanh", "isotropic_tanh")]
-    sites = [site(one.names["activation"], orbits=one) for one in of_all]
-    (found,) = emergence._order(sites, course_table(of_all))
+    shown = [pictures(later, name) for name in ("tanh", "isotropic_tanh")]
+    (found,) = emergence._order(shown, table_of(shown))
     assert (found["activation"], found["quantity"], found["towards"]) == ("tanh", "epochs", "more")
     assert found["difference"] >= 2
     assert emergence.answers([found])["answer"].tolist() == ["holds"]

@@ -1,4 +1,4 @@
-"""When alignment and quantisation appear in training, and in which order (docs/method.md §9)."""
+"""When alignment and quantisation appear in training, and in which order (docs/method.md §14)."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
@@ -18,8 +18,14 @@ from ppp_jax.analysis.statistics.registry import BASIS, PROJECTIONS
 from ppp_jax.errors import InputError
 
 AXES = ("seed", "step", "sample", "unit")
+FOURFOLD = "fourfold"  # cos 4φ of accepted samples: axes 1, diagonals −1
 MOST_SAMPLES = 2048  # of each cloud, for alignment under many rotations, and for clusters
 HALF = 0.5  # of the last excess, from which on a statistic counts as having appeared
+# What is tested of the pictures, in the planes of the basis: only few samples lie near any.
+PICTURES = (FOURFOLD, "acceptance_ratio")
+PICTURE_SAMPLES = 30_000  # of each cloud
+PICTURE_ROTATIONS = 19  # of each network, if there are several; the ranks of all are exact together
+PHASES = {"axes": 1, "diagonals": -1}  # sides of `FOURFOLD` after rotations
 
 
 class Course(NamedTuple):
@@ -130,6 +136,47 @@ def orbits_course(
         known = xr.DataArray(there, dims="seed")
         steps.append(found.drop_vars("null").where(known).assign_coords(seed=clouds["seed"]))
     tested = xr.concat(steps, clouds["step"]).assign_coords(epoch=clouds["epoch"])
+    return Course(names, tested, pool(tested))
+
+
+def pictures_course(
+    clouds: xr.DataArray,
+    *,
+    names: Mapping[str, Hashable],
+    basis: str,
+    epsilon: float,
+    rotations: int = ROTATIONS,
+    rotation_seed: int = 0,
+) -> Course:
+    """Tests what PPP's pictures show of one cell at every snapshot: axes, diagonals, acceptance.
+
+    The statistics are the mean of cos 4φ of the accepted samples, and A/A0, of at most 30,000
+    samples of a cloud, drawn at random.
+
+    Args:
+      clouds: As `statistics_course` takes them.
+      names: What tells the cell from others.
+      basis: The name of the basis.
+      epsilon: The acceptance cosine.
+      rotations: K of the rotation null of a single network; each of several has at most 19, of
+        which their exact ranks know.
+      rotation_seed: Seed of the random rotations.
+
+    Returns:
+      The course; cos 4φ is missing of a cloud of which nothing was accepted.
+
+    Raises:
+      InputError: The clouds have other axes, or ε is no number in [0, 1].
+    """
+    clouds = thinned(_ordered(clouds), PICTURE_SAMPLES)
+    tested = rotation_test(
+        clouds,
+        basis=basis,
+        statistics=PICTURES,
+        epsilon=epsilon,
+        rotations=min(rotations, PICTURE_ROTATIONS) if clouds.sizes["seed"] > 1 else rotations,
+        rotation_seed=rotation_seed,
+    ).drop_vars("null")
     return Course(names, tested, pool(tested))
 
 
@@ -288,7 +335,6 @@ def order_table(
     *,
     first: str,
     second: str,
-    by_summit: bool = False,
 ) -> pd.DataFrame:
     """Returns which of two statistics came first, paired by seed, where both are evident.
 
@@ -297,35 +343,58 @@ def order_table(
       table: What `course_table` returned of them, whose families say what is evident.
       first: The name of a statistic.
       second: The name of another.
-      by_summit: Whether to compare when the two were largest (`summits`), and not when they
-        appeared (`onsets`).
 
     Returns:
-      A row per course that has both, and evidence of both in these networks: at the last snapshot,
-      or, by summits, evidence of more than after rotations at some snapshot after the first. It
-      holds the names, the two, their `z first` and `z second` at the last snapshot, and the epochs
-      by which the `first` came later: `difference`, `low`, `high`, `p` and `seeds`. What is
-      one family of these p is for the caller to say (`with_q`).
+      A row per course that has both, and evidence of both in these networks at the last snapshot.
+      It holds the names, the two, their `z first` and `z second` at the last snapshot, and the
+      epochs by which the `first` appeared later (`onsets`): `difference`, `low`, `high`, `p` and
+      `seeds`. What is one family of these p is for the caller to say (`with_q`).
     """
     rows = []
     for one in courses:
         if not {first, second} <= set(one.tested["statistic"].values.tolist()):
             continue
         mine = [rows_of(table, one, name) for name in (first, second)]
-        if not all(_there(rows_of, by_summit) for rows_of in mine):
+        if not all(part["q networks"].iloc[-1] <= LEVEL for part in mine):
             continue
-        came = summits(one.excess) if by_summit else onsets(one.excess)
+        came = onsets(one.excess)
         apart = paired_difference(*(came.sel(statistic=name).values for name in (first, second)))
         z = dict(zip(("z first", "z second"), (part["z"].iloc[-1] for part in mine), strict=True))
-        by = {"first": first, "second": second, "by": "summit" if by_summit else "onset"}
-        rows.append({**one.names, **by, **z, **apart.row()})
+        rows.append(
+            {**one.names, "first": first, "second": second, "by": "onset"} | z | apart.row()
+        )
     return pd.DataFrame(rows)
 
 
-def _there(rows: pd.DataFrame, by_summit: bool) -> bool:
-    """Returns whether there is evidence of a statistic that makes its order worth a question."""
-    known = rows["q networks"] <= LEVEL
-    return bool((known & (rows["z"] > 0))[1:].any() if by_summit else known.iloc[-1])
+def phase_table(courses: Sequence[Course], table: pd.DataFrame) -> pd.DataFrame:
+    """Returns which phase of training came first, axes or diagonals, paired by seed.
+
+    A network is in a phase where accepted samples lie nearer to the axes of planes, or to their
+    diagonals, than after rotations. Phases are compared by their `summits`.
+
+    Args:
+      courses: What `pictures_course` returned.
+      table: What `course_table` returned of them, whose family says what is evident.
+
+    Returns:
+      A row per course with evidence of both in these networks, each at some snapshot after the
+      first: what `order_table` tells of onsets.
+    """
+    rows = []
+    for one in courses:
+        mine = rows_of(table, one, FOURFOLD)
+        trained = mine[mine["epoch"] > mine["epoch"].min()]
+        known = trained["z"].where(trained["q networks"] <= LEVEL)
+        if not all((sign * known > 0).any() for sign in PHASES.values()):
+            continue
+        excess = one.excess.sel(statistic=FOURFOLD)
+        apart = paired_difference(*(summits(sign * excess).values for sign in PHASES.values()))
+        first, second = PHASES
+        z = {"z first": mine["z"].iloc[-1], "z second": -mine["z"].iloc[-1]}
+        rows.append(
+            {**one.names, "first": first, "second": second, "by": "summit"} | z | apart.row()
+        )
+    return pd.DataFrame(rows)
 
 
 def rows_of(table: pd.DataFrame, course: Course, statistic: str) -> pd.DataFrame:

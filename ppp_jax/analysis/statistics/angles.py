@@ -22,6 +22,7 @@ from ppp_jax.errors import InputError
 
 SECTORS = 32
 MODES = 4
+FOURFOLD = 4  # the mode of axes and diagonals
 
 
 def acceptance_ratio(
@@ -73,11 +74,15 @@ class Angles(NamedTuple):
       modes: |mean of exp(imφ)| for m = 1, 2, 3, 4, on a last axis: 4 are four-fold patterns, on
         the axes or the diagonals, 1 a preferred quadrant. Taken absolutely, they do not depend on
         the order of a plane's two vectors if those are orthogonal.
+      fourfold: The mean of cos 4φ: 1 if all samples lie on the axes of their planes, −1 if all lie
+        on the diagonals. φ is counted from the first of a plane's two vectors, and from the second
+        too, of which the mean is taken; for orthogonal vectors both are the same.
     """
 
     acceptance_ratio: PerCloud
     entropy_deficit: PerCloud
     modes: PerCloud
+    fourfold: PerCloud
 
 
 def angles(
@@ -106,23 +111,35 @@ def angles(
       >>> found = angles(np.eye(4))  # φ is 0 or π/2, half of the samples each
       >>> float(found.entropy_deficit), found.modes.round(3).tolist()
       (4.0, [0.707, 0.0, 0.707, 1.0])
+      >>> float(found.fourfold)
+      1.0
     """
     prepared = _prepare(latents, basis, epsilon, nonfinite)
-    ratio, deficit, sizes = _measured(prepared)
+    found = _measured(prepared)
     rows = _rows(prepared)
     return Angles(
-        labelled_like(latents, ratio, rows),
-        labelled_like(latents, deficit, rows),
-        _labelled(latents, sizes, rows),
+        labelled_like(latents, found.acceptance_ratio, rows),
+        labelled_like(latents, found.entropy_deficit, rows),
+        _labelled(latents, found.modes, rows),
+        labelled_like(latents, found.fourfold, rows),
     )
 
 
-def _measured(prepared: Prepared) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns A/A0, the entropy deficit and the sizes of the modes, of every cloud."""
+class _Measured(NamedTuple):
+    """What `Angles` holds, without labels."""
+
+    acceptance_ratio: np.ndarray
+    entropy_deficit: np.ndarray
+    modes: np.ndarray
+    fourfold: np.ndarray
+
+
+def _measured(prepared: Prepared) -> _Measured:
+    """Returns A/A0 and what the angles say, of every cloud."""
     per_cloud = prepared.source.shape[-2]
     clouds = prepared.source.rows // per_cloud
     count, histogram = np.zeros(clouds, np.int64), np.zeros(clouds * SECTORS, np.int64)
-    modes = np.zeros((clouds, MODES), np.complex128)
+    modes, fourfold = np.zeros((clouds, MODES), np.complex128), np.zeros(clouds)
     for block in accepted(prepared):
         cloud = block.sample // per_cloud
         count += np.bincount(cloud, minlength=clouds)
@@ -135,21 +152,46 @@ def _measured(prepared: Prepared) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         for m in range(MODES):
             modes[:, m] += np.bincount(cloud, power.real, clouds)
             modes[:, m] += 1j * np.bincount(cloud, power.imag, clouds)
+            if m + 1 == FOURFOLD:
+                cosines = _fourfold(power, prepared.frame, block.plane[there])
+                fourfold += np.bincount(cloud, cosines, clouds)
             power = power * direction
     ratio = _over_null(prepared, count)
-    return ratio, *_described(histogram.reshape(*ratio.shape, SECTORS), modes, ratio)
+    return _described(histogram.reshape(*ratio.shape, SECTORS), modes, fourfold, ratio)
+
+
+def _fourfold(power: np.ndarray, frame: Basis, plane: np.ndarray) -> np.ndarray:
+    """Returns cos 4φ of accepted samples, the mean over the two vectors from which φ is counted.
+
+    Args:
+      power: exp(4iφ), φ from the first vector of each sample's plane, `(accepted,)`.
+      frame: The basis.
+      plane: The samples' planes, `(accepted,)`.
+    """
+    first = power.real
+    if frame.gram is None:  # the second vector is a quarter of a turn away
+        return first
+    cosines = frame.gram[frame.planes[plane, 0], frame.planes[plane, 1]]
+    between = np.arccos(np.clip(cosines, -1, 1))
+    return np.asarray((first + (power * np.exp(-1j * FOURFOLD * between)).real) / 2)
 
 
 def _described(
-    histogram: np.ndarray, modes: np.ndarray, ratio: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the entropy deficit and the sizes of the modes; NaN where no sample has an angle."""
+    histogram: np.ndarray, modes: np.ndarray, fourfold: np.ndarray, ratio: np.ndarray
+) -> _Measured:
+    """Returns what the angles say; NaN where no sample has an angle."""
     seen = histogram.sum(axis=-1)
     known = np.isfinite(ratio) & (seen > 0)
     fraction = histogram / np.maximum(seen, 1)[..., None]
     deficit = np.log2(SECTORS) + scipy.special.xlogy(fraction, fraction).sum(axis=-1) / np.log(2)
     sizes = np.abs(modes.reshape(*ratio.shape, MODES)) / np.maximum(seen, 1)[..., None]
-    return np.where(known, deficit, np.nan), np.where(known[..., None], sizes, np.nan)
+    mean = fourfold.reshape(ratio.shape) / np.maximum(seen, 1)
+    return _Measured(
+        ratio,
+        np.where(known, deficit, np.nan),
+        np.where(known[..., None], sizes, np.nan),
+        np.where(known, mean, np.nan),
+    )
 
 
 def _rows(prepared: Prepared) -> dict[str, int]:
@@ -174,9 +216,9 @@ def angles_of(clouds: np.ndarray, frame: Basis, epsilon: float) -> dict[str, np.
       epsilon: The acceptance cosine.
     """
     # Rows are counted by who asks, and not again under every rotation.
-    ratio, deficit, sizes = _measured(_prepare(clouds, frame, epsilon, DROP))
-    modes = {f"mode_{m + 1}": sizes[:, m] for m in range(MODES)}
-    return {"acceptance_ratio": ratio, "entropy_deficit": deficit, **modes}
+    found = _measured(_prepare(clouds, frame, epsilon, DROP))._asdict()
+    sizes = found.pop("modes")
+    return found | {f"mode_{m + 1}": sizes[:, m] for m in range(MODES)}
 
 
 def _prepare(latents: Latents, basis: BasisLike, epsilon: float, nonfinite: str) -> Prepared:

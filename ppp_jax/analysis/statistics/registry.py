@@ -142,6 +142,18 @@ for _entry in (
         )
         for m in range(1, angles.MODES + 1)
     ),
+    Statistic(
+        "fourfold",
+        "cos 4φ of accepted samples",
+        "four-fold",
+        *_ANGLES,
+        sides=(
+            "accepted samples nearer the diagonals of planes than after rotations",
+            "accepted samples nearer the axes of planes than after rotations",
+        ),
+        everywhere=False,
+        reported=False,
+    ),
     # Of the samples as they are, C4 mixes mean, covariance and shape: it is a description.
     Statistic("c4", "alignment C4", "C4", BASIS, alignment.c4_of),
     Statistic(

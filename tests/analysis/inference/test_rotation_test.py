@@ -34,7 +34,7 @@ KURTOSIS_Z = {
 
 
 PLAIN = ["c4", "kurtosis", "unit_kurtosis", "acceptance_ratio", "entropy_deficit",
-         *(f"mode_{m}" for m in range(1, 5))]  # fmt: skip
+         *(f"mode_{m}" for m in range(1, 5)), "fourfold"]  # fmt: skip
 JUDGED = ["c4", "kurtosis", "unit_kurtosis", "covariance", "shape", "shape_kurtosis"]
 
 
@@ -55,6 +55,7 @@ def test_statistics_are_their_definitions(name):
     found = pa.angles(x, basis=basis, epsilon=0.6)
     np.testing.assert_allclose(found.entropy_deficit, deficit, rtol=1e-10)
     np.testing.assert_allclose(found.modes, modes, rtol=1e-10)
+    np.testing.assert_allclose(found.fourfold, plain.fourfold(x, basis, 0.6), rtol=1e-10)
     np.testing.assert_array_equal(
         found.acceptance_ratio, pa.acceptance_ratio(x, basis=basis, epsilon=0.6)
     )
@@ -77,6 +78,7 @@ def test_null_is_the_statistic_of_rotated_latents(name):
             modes.acceptance_ratio,
             modes.entropy_deficit,
             *modes.modes,
+            modes.fourfold,
         ]
         found = tested["null"].sel(statistic=PLAIN)
         np.testing.assert_allclose(found.values[:, k], expected, rtol=1e-9)
@@ -93,7 +95,17 @@ def test_on_an_orthonormal_basis_kurtosis_and_c4_are_one_number():
     np.testing.assert_allclose(pa.alignment_c4(draw()), ((n + 2) * s - 3) / ((n - 2) * s + 1))
 
 
-SYMMETRIC = (pa.alignment_c4, pa.alignment_kurtosis, pa.unit_kurtosis, pa.acceptance_ratio)
+def fourfold(x, **how):
+    return pa.angles(x, **how).fourfold
+
+
+SYMMETRIC = (
+    pa.alignment_c4,
+    pa.alignment_kurtosis,
+    pa.unit_kurtosis,
+    pa.acceptance_ratio,
+    fourfold,
+)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +127,20 @@ def test_statistics_ignore_scale_order_and_a_common_rotation(function):
     if function in SYMMETRIC:
         np.testing.assert_allclose(function(permuted), expected, rtol=1e-4)
         np.testing.assert_allclose(function(-x), expected, rtol=1e-4)
+
+
+def test_fourfold_tells_axes_from_diagonals():
+    both = np.concatenate([np.eye(6), -np.eye(6)])
+    sums = np.concatenate([both[i] + both[j] for i in range(12) for j in [(i + 1) % 6]])
+    diagonals = sums.reshape(-1, 6)
+    assert fourfold(both) == pytest.approx(1)
+    assert fourfold(diagonals[np.abs(diagonals).sum(axis=1) == 2]) == pytest.approx(-1)
+    # Half way between an axis and a diagonal neither is nearer, and along a wedge the order of
+    # vectors does not matter.
+    between = np.array([[np.cos(np.pi / 8), np.sin(np.pi / 8)]])
+    assert fourfold(between) == pytest.approx(0, abs=1e-6)
+    wedge, x = bases.simplex(5), draw(300)
+    np.testing.assert_allclose(fourfold(x, basis=wedge[::-1]), fourfold(x, basis=wedge), rtol=1e-4)
 
 
 def test_clouds_of_very_different_scale_are_measured_together():

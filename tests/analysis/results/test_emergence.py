@@ -62,19 +62,36 @@ def test_a_summit_is_the_first_epoch_of_the_largest_excess():
 def test_phases_are_ordered_by_their_summits_though_one_has_passed():
     both = special_directions.signed(np.eye(UNITS))
     sums = special_directions._sums(both.tobytes(), UNITS)
-    rng = np.random.default_rng(0)
-    steps = [rng.normal(size=(400, UNITS)), sums, both, 0.1 * rng.normal(size=(400, UNITS))]
-    parts = [at_places(places, steps=1, noise=0.02) for places in steps]
-    clouds = xr.concat(parts, "step").assign_coords(epoch=("step", [0, 2, 4, 8]))
-    clouds = clouds.assign_coords(step=range(4))
-    found = emergence.orbits_course(clouds, names=NAMES, basis="standard", rotations=19)
-    how = {"first": "axes", "second": "diagonals"}
+    gaussian = at_places(np.zeros((1, UNITS)), steps=1, noise=1)
+    trained = [at_places(places, steps=1, noise=0.02) for places in (sums, both)]
+    clouds = xr.concat([gaussian, *trained, gaussian], "step")
+    clouds = clouds.assign_coords(epoch=("step", [0, 2, 4, 8]), step=range(4))
+    how = {"names": NAMES, "basis": "standard", "epsilon": 0.85, "rotations": 19}
+    found = emergence.pictures_course(clouds, **how)
     table = emergence.course_table([found])
-    (row,) = emergence.order_table([found], table, **how, by_summit=True).to_dict("records")
-    assert (row["difference"], row["seeds"], row["by"]) == (2, SEEDS, "summit")
-    last = table.set_index(["statistic", "epoch"])["z"]
-    assert (row["z first"], row["z second"]) == (last["axes", 8], last["diagonals", 8])
-    assert emergence.order_table([found], table, **how).empty
+    z = table.set_index(["statistic", "epoch"])["z"]
+    assert z["fourfold", 2] < -5 < 5 < z["fourfold", 4]
+    (row,) = emergence.phase_table([found], table).to_dict("records")
+    assert (row["first"], row["second"], row["by"]) == ("axes", "diagonals", "summit")
+    assert (row["difference"], row["seeds"]) == (2, SEEDS)
+    assert (row["z first"], row["z second"]) == (z["fourfold", 8], -z["fourfold", 8])
+    axes_only = emergence.pictures_course(clouds.isel(step=[1, 2, 3]), **how)  # diagonals untrained
+    assert emergence.phase_table([axes_only], emergence.course_table([axes_only])).empty
+
+
+def test_pictures_are_missing_where_nothing_is_accepted_and_thinned(monkeypatch):
+    corners = np.sign(np.random.default_rng(0).normal(size=(400, 16)))
+    clouds = at_places(corners, steps=2, noise=0)
+    how = {"names": NAMES, "basis": "standard", "epsilon": 0.85}
+    found = emergence.pictures_course(clouds, **how)
+    here = found.tested["value"].sel(statistic="fourfold")
+    assert here.isnull().all()
+    assert (found.tested["value"].sel(statistic="acceptance_ratio") == 0).all()
+    assert found.tested.attrs["rotations"] == emergence.PICTURE_ROTATIONS
+    alone = emergence.pictures_course(clouds.isel(seed=[0]), rotations=30, **how)
+    assert alone.tested.attrs["rotations"] == 30
+    monkeypatch.setattr(emergence, "PICTURE_SAMPLES", 50)
+    assert emergence.pictures_course(clouds, **how).tested.attrs["rows"] == 6 * 2 * 50
 
 
 def test_a_snapshot_is_tested_as_by_itself(course):
