@@ -59,10 +59,11 @@ Cost: 168 networks of 784-64-16-64-784 for 20 epochs of 60,000 images; --dry_run
 42 minutes of training on two cores, and 13 GB of latents before compression. It has not been run in
 full yet, and its outcome is not known. Leaves runs/emergence/study: the course of every statistic,
 when each appears and in which order, where clusters stand, the paper's claims with their answers,
-and PPP strips of one seed.
+how many cells say what, and PPP strips of one seed.
 """
 PAPER_EPOCHS = (0, *range(2, 21, 2), 25, *range(30, 101, 10))
 OVER_SEEDS, NETWORKS, ALONG_SEEDS = "over seeds", "these networks", "from seed to seed"
+FOR, AGAINST = ("holds",), ("the opposite holds", "does not hold")
 REFERENCES = {"valley": "of an elliptical cloud"}  # of what else than rotations an effect is more
 STRIP, OPENING = 7, 5  # most snapshots of a strip, which then fits a page, and of the README's
 FACE, ADAM = "tanh@thomson:32", "adam"  # of the figure with which the README begins
@@ -167,11 +168,13 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
         for first, second in ORDERS
     ]
     orders.append(phase_table(shown, of_pictures))
+    found = answers(claims(sites, pictures, of_pictures))
     tables = study.frames(
         courses=pd.concat([table for _, table in parts], ignore_index=True),
         onsets=pd.concat([onset_table(*part) for part in parts], ignore_index=True),
         orders=with_q(pd.concat(orders, ignore_index=True)),
-        claims=answers(claims(sites, pictures, of_pictures)),
+        claims=found,
+        summary=summary(found),
     )
     figures = {
         "courses": draw_courses(of_statistics),
@@ -422,18 +425,51 @@ def answers(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return table.assign(answer=said)
 
 
+def summary(answered: pd.DataFrame) -> pd.DataFrame:
+    """Counts the cells of each claim by their answers.
+
+    Args:
+      answered: What `answers` returned.
+
+    Returns:
+      A row per claim, in their order: `cells`, `for` it, `against` it, `open` (no evidence, or too
+      few seeds), and the smallest, the median and the largest `difference`. No evidence against a
+      claim that nothing is there is open.
+    """
+    if answered.empty:
+        return answered
+    rows = []
+    for claim, mine in answered.groupby("claim", sort=False):
+        said = mine["answer"]
+        holds, fails = said.isin(FOR), said.isin(AGAINST)
+        known = mine["difference"].astype(float)
+        rows.append(
+            {
+                "claim": claim,
+                "cells": len(mine),
+                "for": holds.sum(),
+                "against": fails.sum(),
+                "open": (~holds & ~fails).sum(),
+                "least": known.min(),
+                "median": known.median(),
+                "most": known.max(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def draw_courses(table: pd.DataFrame) -> Figure:
-    """Draws z of every statistic against epochs, before and after the activation.
+    """Draws z of every statistic against epochs, a column of panels per site.
 
     Args:
       table: What `course_table` returned.
     """
-    statistics = list(dict.fromkeys(table["statistic"]))
+    statistics, sites = (list(dict.fromkeys(table[name])) for name in ("statistic", "site"))
     figure = Figure(figsize=(9, 1 + 2.2 * len(statistics)), dpi=110, layout="constrained")
-    panels = figure.subplots(len(statistics), len(SITES), sharex=True, squeeze=False)
+    panels = figure.subplots(len(statistics), len(sites), sharex=True, squeeze=False)
     lines: dict[str, Any] = {}
     for line, statistic in zip(panels, statistics, strict=True):
-        for axes, site in zip(line, SITES, strict=True):
+        for axes, site in zip(line, sites, strict=True):
             evidence.plot_courses(table, statistic=statistic, site=site, ax=axes)
             axes.set_title(f"{_label(statistic)}, {site}-activation", fontsize=8)
             handles, labels = axes.get_legend_handles_labels()

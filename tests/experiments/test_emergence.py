@@ -65,6 +65,17 @@ def test_a_family_too_large_for_its_seeds_cannot_be_judged():
     assert emergence.answers([]).empty
 
 
+def test_a_summary_counts_cells_by_their_answers():
+    rows = [{**row(effect, towards="more", p=p), "claim": "one"}
+            for effect, p in ((1.0, 1e-4), (3.0, 1e-4), (-1.0, 1e-4), (5.0, 0.9))]  # fmt: skip
+    rows += [{**row(1.0, towards="none", seeds=2, p=np.nan), "claim": "other"}]
+    one, other = emergence.summary(emergence.answers(rows)).to_dict("records")
+    assert one == {"claim": "one", "cells": 4, "for": 2, "against": 1, "open": 1,
+                   "least": -1, "median": 2, "most": 5}  # fmt: skip
+    assert (other["claim"], other["cells"], other["open"]) == ("other", 1, 1)
+    assert emergence.summary(emergence.answers([])).empty
+
+
 def test_claims_of_one_isotropic_function_alone():
     alone = site("isotropic_tanh", dips=-np.linspace(1, 2, SEEDS))
     rows = emergence.claims([alone, site("isotropic_tanh", where="post")], [], NOTHING)

@@ -87,9 +87,11 @@ STUDIES = {
     ),
     "emergence": Study(
         ["--data=digits", PAIR, "--snapshots=0"],
-        # Of 2 functions at 2 sites and 2 snapshots: 5 statistics that judge, and 3 directions. Of
-        # claims, each function's own, the pair's, that of errors, and 2 phases of each.
-        {"courses": 2 * 2 * 2 * (5 + 3), "onsets": 2 * 2 * (5 + 3), "claims": 3 + 3 + 1 + 2 * 2},
+        # Of 2 functions at 2 sites and 2 snapshots: 5 statistics that judge, and 3 directions; at
+        # one site 2 of the pictures. Of claims, each function's own, the pair's, that of errors,
+        # and 2 phases of each.
+        {"courses": 2 * 2 * (2 * (5 + 3) + 2), "onsets": 2 * (2 * (5 + 3) + 2),
+         "claims": 3 + 3 + 1 + 2 * 2, "summary": 3 + 3 + 1 + 2 * 2},
         ("seeds",),
     ),
 }  # fmt: skip
