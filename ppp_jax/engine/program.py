@@ -127,9 +127,10 @@ def _map_runs(function: Callable[..., Any], runs: Any, width: int) -> Any:
     """Applies a function of one run to a device's runs, `width` runs at a time.
 
     The width is fixed and divides the number of runs. So every run is computed by the same code,
-    whatever its index and the number of runs.
+    whatever its index and the number of runs. A single run is not mapped: XLA:CPU would transpose
+    the weights of a batch of one in every step.
     """
-    return jax.lax.map(lambda run: function(*run), runs, batch_size=width)
+    return jax.lax.map(lambda run: function(*run), runs, batch_size=width if width > 1 else None)
 
 
 def _single_precision() -> contextlib.AbstractContextManager[Any]:

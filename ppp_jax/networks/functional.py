@@ -160,12 +160,37 @@ def get_initializer(name: str) -> InitializerEntry:
     return lookup(INITIALIZERS, name, field="initializers")
 
 
+@jax.custom_batching.custom_vmap
+def _weight_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
+    """Returns xᵀg, the gradient of a product with respect to its weights."""
+    return x.T @ gradient
+
+
+@_weight_gradient.def_vmap
+def _weight_gradients(
+    size: int, batched: list[bool], x: jax.Array, gradient: jax.Array
+) -> tuple[jax.Array, bool]:
+    """Returns xᵀg of a batch of networks.
+
+    On XLA:CPU it misses the fast path unless the transpose is computed first, which the
+    optimisation barrier enforces. Other platforms, and single networks, do not need it.
+    """
+    x, gradient = (
+        part if mapped else jnp.broadcast_to(part, (size, *part.shape))
+        for part, mapped in zip((x, gradient), batched, strict=True)
+    )
+    product = jax.lax.platform_dependent(
+        x.swapaxes(-1, -2),
+        gradient,
+        cpu=lambda across, gradient: jax.lax.optimization_barrier(across) @ gradient,
+        default=lambda across, gradient: across @ gradient,
+    )
+    return product, True
+
+
 @jax.custom_vjp
 def dense_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Returns `x @ kernel`, with a weight gradient that XLA computes fast on CPU.
-
-    For a batch of networks, the gradient xᵀg misses XLA:CPU's fast path unless the transpose is
-    computed first, which the optimisation barrier enforces. Other platforms do not need it.
 
     Args:
       x: Inputs, `(samples, inputs)`.
@@ -185,13 +210,7 @@ def _dense_backward(
     kept: tuple[jax.Array, ...], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = kept
-    kernel_gradient = jax.lax.platform_dependent(
-        x,
-        gradient,
-        cpu=lambda x, gradient: jax.lax.optimization_barrier(x.T) @ gradient,
-        default=lambda x, gradient: x.T @ gradient,
-    )
-    return gradient @ kernel.T, kernel_gradient
+    return gradient @ kernel.T, _weight_gradient(x, gradient)
 
 
 dense_product.defvjp(_dense_forward, _dense_backward)

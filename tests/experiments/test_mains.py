@@ -29,7 +29,7 @@ RUN_BY = {
     "certify": "test_mains", "gallery": "test_mains", "benchmarks.rotations": "test_mains",
     "benchmarks.projection": "test_mains", "benchmarks.sweep_throughput": "test_mains",
     "benchmarks.accelerator": "test_mains", "benchmarks.import_time": "test_mains",
-    "benchmarks.dadapy_peaks": "test_mains",
+    "benchmarks.dadapy_peaks": "test_mains", "benchmarks.step_profile": "test_mains",
     "benchmarks.wide_layer": "experiments/benchmarks/projection.py",
     "benchmarks.worker": "experiments/benchmarks/sweep_throughput.py",
 }  # fmt: skip
@@ -174,6 +174,15 @@ def test_an_accelerator_is_measured_to_the_last_table():
     assert re.search(r"^\| cpu( \| [\d.,]+){4} \|$", done.stdout, re.M)
     last = done.stdout.rstrip().splitlines()[-1]
     assert last.startswith("| least | plain jit(vmap(scan)) | 2 | ")
+
+
+def test_a_step_is_profiled_to_the_last_line():
+    done = command("benchmarks.step_profile", "--sizes=least", "--rows=3")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^\| \S+ \| f32\[[\d,]*\] \| [\d.]+ \| \d+% \|$", done.stdout, re.M)
+    shares = re.findall(r"^\| [a-z ,']+ \| [\d.]+ \| (\d+)% \|$", done.stdout, re.M)
+    assert 98 <= sum(map(int, shares)) <= 102
+    assert re.search(r"^large products: \d+ GFLOP/s .* those of the step: \d+$", done.stdout, re.M)
 
 
 ONE_LINE = {

@@ -96,3 +96,31 @@ def test_isotropic_network_has_no_preferred_hidden_basis(name):
 def test_unknown_initializer():
     with pytest.raises(InputError, match="did you mean orthogonal"):
         functional.get_initializer("ortogonal")
+
+
+def plain_product(x, kernel):
+    return x @ kernel
+
+
+@pytest.mark.parametrize("shared", [None, "x", "kernel"])
+@pytest.mark.parametrize("levels", [0, 1, 2])
+def test_gradients_of_a_product_are_the_plain_ones(levels, shared):
+    """Of single networks, of batches and of batches of batches, which take different paths."""
+    rng, leading = np.random.default_rng(0), (3, 2)[:levels]
+    sizes = {"x": (24, 7), "kernel": (7, 5), "gradient": (24, 5)}
+    arrays = [
+        rng.normal(size=(*(() if name == shared else leading), *size)).astype(np.float32)
+        for name, size in sizes.items()
+    ]
+
+    def gradients(product):
+        def of(x, kernel, gradient):
+            return jax.vjp(product, x, kernel)[1](gradient)
+
+        for _ in leading:
+            of = jax.vmap(of, in_axes=tuple(None if name == shared else 0 for name in sizes))
+        return jax.jit(of)(*arrays)
+
+    ours, expected = gradients(functional.dense_product), gradients(plain_product)
+    for found, plain in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(found, plain, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,124 @@
+"""Where does the time of a training step go?
+
+  .venv/bin/python -m experiments.benchmarks.step_profile --sizes=wide
+
+The sweep's program trains as many networks as there are devices times its seed batch, while JAX's
+profiler writes down how long every operation takes. Times are of all cores together: with all of
+them at work a step of one network takes the sum divided by their number. Cost: half a minute.
+Outcome: docs/benchmarks.md. --sizes=least takes seconds.
+"""
+
+import gzip
+import json
+import pathlib
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments.benchmarks import jax_sides, machine
+from experiments.benchmarks.turns import SIZES
+from ppp_jax.cli import flags as experiment_flags
+from ppp_jax.cli import runtime
+from ppp_jax.engine import program
+from ppp_jax.errors import InputError, lookup, whole
+from ppp_jax.sweep import seed_batches
+
+STEPS = 100  # of the call that is written down: the least that a sweep takes at a time
+INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%(\S+) = (\S+?)(?:\{\S*)? (?:\S+)\(", re.MULTILINE)
+# By what the names of operations begin with, or hold: XLA:CPU names fusions by what is in them.
+KINDS = {
+    "products and sums": ("ynn", "dot", "onednn", "custom-call", "convolution", "reduce"),
+    "copies and transposes": ("copy", "transpose"),
+    "reading the batch": ("gather",),
+}
+OTHER = "loops over arrays, of which the optimiser's are the largest"
+
+
+def define() -> None:
+    """Defines the flags."""
+    flags.DEFINE_list("sizes", ["wide"], f"networks: of {', '.join(SIZES)}")
+    flags.DEFINE_integer("rows", 14, "operations that are shown of each, the longest")
+
+
+def main() -> None:
+    """Prints a table per size, and one of kinds of operations."""
+    values = flags.FLAGS
+    whole("rows", values.rows, least=1)
+    if not values.sizes:
+        raise InputError("sizes", "", f"is empty; name some of {', '.join(SIZES)}")
+    for name in values.sizes:
+        lookup(SIZES, name, field="sizes")
+    runtime.use_all_cores()
+    for name in dict.fromkeys(values.sizes):
+        print_profile(name, values.rows)
+
+
+def print_profile(size: str, rows: int) -> None:
+    """Prints how long the operations of a step take, and the rates of the arithmetic."""
+    grid, dataset = jax_sides.our_grid(SIZES[size], 1), jax_sides.our_data(SIZES[size])
+    (width,) = seed_batches.seed_batches(grid, dataset, recorded={}, steps=10**5).values()
+    seeds = width * jax.device_count()
+    grid = jax_sides.our_grid(SIZES[size], seeds)
+    built = program.build(grid, dataset, seed_batch=width)
+    states = built.init(built.hypers)
+    compiled = built.chunk.lower(
+        states, built.hypers, built.arrays, np.int32(0), np.int32(STEPS)
+    ).compile()
+    results = dict(INSTRUCTION.findall(compiled.as_text() or ""))
+    spent = seconds_spent(built, states, set(results))
+    whole_step = sum(spent.values())
+    per_seed = 1e6 / STEPS / seeds
+    print(f"{size}: {seeds} networks on {jax.device_count()} devices, {width} at a time\n")
+    print("| operation | result | core-µs per seed-step | of all |\n| --- | --- | --- | --- |")
+    for name, seconds in spent.most_common(rows):
+        cells = (name, results[name], f"{per_seed * seconds:.1f}", f"{seconds / whole_step:.0%}")
+        print("| " + " | ".join(cells) + " |")
+    print("\n| kind | core-µs per seed-step | of all |\n| --- | --- | --- |")
+    for kind, seconds in by_kind(spent).most_common():
+        print(f"| {kind} | {per_seed * seconds:.1f} | {seconds / whole_step:.0%} |")
+    flops = STEPS * seeds * seed_batches.flops_per_step(grid, dataset)
+    products = by_kind(spent)["products and sums"] / jax.device_count()
+    rate = machine.matrix_product_rate()
+    print(f"\nlarge products: {rate / 1e9:.0f} GFLOP/s on all devices; ", end="")
+    print(f"those of the step: {flops / products / 1e9:.0f}\n")
+
+
+def seconds_spent(built: program.Program, states: program.States, names: set[str]) -> Counter[str]:
+    """Returns the seconds that each operation of `names` took in `STEPS` steps, over all cores."""
+    arguments = (built.hypers, built.arrays, np.int32(0), np.int32(STEPS))
+    states, _ = built.chunk(states, *arguments)
+    jax.block_until_ready(states)
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            jax.block_until_ready(built.chunk(states, *arguments))
+        spent: Counter[str] = Counter()
+        for event in events(pathlib.Path(folder)):
+            if event.get("ph") == "X" and event["name"] in names:
+                spent[event["name"]] += event["dur"] / 1e6
+    return spent
+
+
+def events(folder: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """Yields the events that the profiler left in a folder."""
+    for path in folder.rglob("*.trace.json.gz"):
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            yield from json.load(file)["traceEvents"]
+
+
+def by_kind(spent: Counter[str]) -> Counter[str]:
+    """Returns the seconds of each kind of operation."""
+    kinds: Counter[str] = Counter()
+    for name, seconds in spent.items():
+        known = [kind for kind, marks in KINDS.items() if any(mark in name for mark in marks)]
+        kinds[known[0] if known else OTHER] += seconds
+    return kinds
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main, define=define, about=__doc__)
