@@ -66,7 +66,8 @@ OVER_SEEDS, NETWORKS, ALONG_SEEDS = "over seeds", "these networks", "from seed t
 FOR, AGAINST = ("holds",), ("the opposite holds", "does not hold")
 REFERENCES = {"valley": "of an elliptical cloud"}  # of what else than rotations an effect is more
 STRIP, OPENING = 7, 5  # most snapshots of a strip, which then fits a page, and of the README's
-FACE, ADAM = "tanh@thomson:32", "adam"  # of the figure with which the README begins
+# Of the figure with which the README begins: the optimiser knows no axes, so that none are its own.
+FACE, CONTROL = "tanh@thomson:32", "isotropic_adam"
 DIP, VALLEY, ERROR = "axis_quantisation", "valley_depth", "test_mse"
 ORDERS = ((DIP, "covariance"), (DIP, "shape"), (DIP, "shape_kurtosis"))
 DEFAULTS = Grid(
@@ -499,8 +500,8 @@ def draw_strips(latents: xr.Dataset, options: experiment.Options) -> dict[str, F
     Returns:
       A figure per activation, in which a row is a cell: points as the paper shows them, their ratio
       to the isotropic null, and that of the same latents in a rotated basis. The figure `strip` has
-      fewer snapshots of tanh over 32 vectors and its isotropic partner under Adam, if they are
-      there.
+      fewer snapshots of tanh over 32 vectors and its isotropic partner under isotropic Adam, if
+      they are there.
     """
     runs, known = latents[[ERROR, "diverged_step"]].load(), facts_of(latents)
     steps = _shown(latents, STRIP)
@@ -520,17 +521,22 @@ def draw_strips(latents: xr.Dataset, options: experiment.Options) -> dict[str, F
         figures[file_stem(f"strip_{name}")] = _draw(
             mine, [_row(one) for one in mine], title, epochs
         )
-    pair_of = (FACE, partner_of(FACE, known)) if FACE in known else ()
-    wanted = [(name, ADAM) for name in pair_of]
-    pair = {(one.names["activation"], one.names["optimizer"]): one for one in reversed(found)}
-    if wanted and set(wanted) <= set(pair):
-        mine, rows = [pair[one] for one in wanted], [str(name) for name, _ in wanted]
-        title = (
-            f"PPP before the activation, {_row(mine[0])}, {_numbered([one.seed for one in mine])}"
-        )
-        few = np.unique(np.linspace(0, len(steps) - 1, OPENING).round().astype(int))
-        figures["strip"] = _draw(mine, rows, title, epochs, few)
-    return figures
+    return figures | _opening(found, known, epochs)
+
+
+def _opening(
+    strips: list["_Strip"], known: Mapping[str, Facts], epochs: np.ndarray
+) -> dict[str, Figure]:
+    """Draws a discrete function and its isotropic partner at fewer snapshots, if they are there."""
+    cells_of = {(one.names["activation"], one.names["optimizer"]): one for one in reversed(strips)}
+    names = (FACE, partner_of(FACE, known)) if FACE in known else ()
+    pair = [cells_of.get((name, CONTROL)) for name in names]
+    shown = [one for one in pair if one is not None]
+    if len(shown) != 2:
+        return {}
+    few = np.unique(np.linspace(0, len(epochs) - 1, OPENING).round().astype(int))
+    title = f"PPP before the activation, {_row(shown[0])}, {_numbered([one.seed for one in shown])}"
+    return {"strip": _draw(shown, [str(name) for name in names], title, epochs, few)}
 
 
 def _row(strip: "_Strip") -> str:

@@ -182,3 +182,21 @@ def test_more_cells_than_line_styles_have_other_markers():
     evidence.plot_courses(table, statistic=emergence.DIP, site="pre", ax=axes)
     lines, labels = axes.get_legend_handles_labels()
     assert len(labels) == len({(one.get_linestyle(), one.get_marker()) for one in lines}) == 6
+
+
+def test_the_opening_figure_is_of_a_function_and_its_partner_under_one_optimiser():
+    clouds = xr.DataArray(np.random.default_rng(0).normal(size=(3, 300, UNITS)))
+    known = {name: Facts(name.startswith("isotropic"), "", "standard", "isotropic_tanh")
+             for name in (emergence.FACE, "isotropic_tanh")}  # fmt: skip
+    strips = [
+        emergence._strip(
+            {"activation": name, "optimizer": optimizer, "learning_rate": 0.1, "width": 4},
+            seed, clouds, "standard", 0.5,
+        )
+        for seed, optimizer in enumerate(("adam", emergence.CONTROL)) for name in known
+    ]  # fmt: skip
+    (figure,) = emergence._opening(strips, known, np.array([0, 2, 4])).values()
+    title = "PPP before the activation, isotropic_adam 0.1, 4 units wide, seed 1"
+    assert figure.get_suptitle() == title
+    assert emergence._opening(strips[:3], known, np.array([0, 2, 4])) == {}
+    assert emergence._opening(strips, {"tanh": known["isotropic_tanh"]}, np.array([0])) == {}
