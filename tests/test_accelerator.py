@@ -156,15 +156,15 @@ def test_a_step_is_in_single_precision(cpu):
     ids=["activations", "optimizers", "architectures"],
 )
 def test_bits_are_the_same_in_any_company_and_any_chunks(axes):
-    alone = bits.digests(axes, 1, 1, [15])
-    assert bits.digests(axes, 1, 1, [1, 4, 10]) == alone
-    assert bits.digests(axes, 9, 1, [15]) == alone
+    alone = bits.digests(axes, 4, 1, 1, [15])
+    assert bits.digests(axes, 4, 1, 1, [1, 4, 10]) == alone
+    assert bits.digests(axes, 4, 9, 1, [15]) == alone
 
 
 def test_bits_are_the_same_in_another_process():
     """Each compiles for itself, and would take what it finds to be the fastest products."""
     axes = json.dumps({"activations": ["isotropic_tanh"], "optimizers": ["adam", "muon"]})
-    command = [sys.executable, "-m", "tests.bits", axes, "[[9, 1, [15]]]"]
+    command = [sys.executable, "-m", "tests.bits", axes, "[[9, 1, [15]]]", "4"]
     environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
     started = [
         subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, cwd=ROOT)
