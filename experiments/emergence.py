@@ -13,7 +13,12 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from ppp_jax.analysis.inference import downstream
-from ppp_jax.analysis.inference.seeds import LEVEL, attainable, paired_difference
+from ppp_jax.analysis.inference.seeds import (
+    LEVEL,
+    attainable,
+    false_discovery,
+    paired_difference,
+)
 from ppp_jax.analysis.io.facts import Facts, facts_of, partner_of
 from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.plots.strips import plot_strip
@@ -63,12 +68,15 @@ one seed.
 """
 PAPER_EPOCHS = (0, *range(2, 21, 2), 25, *range(30, 101, 10))
 OVER_SEEDS, NETWORKS, ALONG_SEEDS = "over seeds", "these networks", "from seed to seed"
-FOR, AGAINST = ("holds",), ("the opposite holds", "does not hold")
-REFERENCES = {"valley": "of an elliptical cloud"}  # of what else than rotations an effect is more
+AGAINST = ("the opposite holds", "does not hold")
+NOTHING = ("no more", "nothing")  # what claims that nothing is there say of the difference
 STRIP, OPENING = 7, 5  # most snapshots of a strip, which then fits a page, and of the README's
 # Of the figure with which the README begins: the optimiser knows no axes, so that none are its own.
 FACE, CONTROL = "tanh@thomson:32", "isotropic_adam"
-DIP, VALLEY, ERROR = "axis_quantisation", "valley_depth", "test_mse"
+FACE_BASIS = (
+    "standard"  # the 32 vectors are the 16 axes and their opposites; each point counts once
+)
+DIP, PEAKS, ERROR = "axis_quantisation", "peaks", "test_mse"
 ORDERS = ((DIP, "covariance"), (DIP, "shape"), (DIP, "shape_kurtosis"))
 DEFAULTS = Grid(
     data="mnist",
@@ -116,6 +124,11 @@ class Pictures(NamedTuple):
     facts: Facts
     course: Course
 
+    @property
+    def fourfold(self) -> np.ndarray:
+        """The mean cos 4φ above that of rotations, at the last snapshot, `(seed,)`."""
+        return np.asarray(self.course.excess.sel(statistic=FOURFOLD).isel(step=-1).values)
+
 
 class Site(NamedTuple):
     """One cell's latents before or after the activation.
@@ -125,7 +138,7 @@ class Site(NamedTuple):
       facts: The facts about its activation.
       statistics: Alignment and quantisation through training.
       orbits: How near clusters stand to special directions, through training.
-      valleys: The deepest valley above that of an elliptical cloud, at the end, `(seed,)`.
+      peaks: The number of density peaks at the end, `(seed,)`.
       errors: The held-out error at the last snapshot, `(seed,)`.
     """
 
@@ -133,7 +146,7 @@ class Site(NamedTuple):
     facts: Facts
     statistics: Course
     orbits: Course
-    valleys: np.ndarray
+    peaks: np.ndarray
     errors: np.ndarray
 
     @property
@@ -225,7 +238,7 @@ def _sites(latents: xr.Dataset, options: experiment.Options) -> Iterator[Site]:
             facts=cell.facts,
             statistics=statistics_course(cell.clouds, **how),
             orbits=orbits_course(cell.clouds, **how),
-            valleys=valleys(cell.clouds.isel(step=-1).values),
+            peaks=registry.STATISTICS[PEAKS].function(cell.clouds.isel(step=-1).values)[PEAKS],
             errors=cell.runs[ERROR].where(healthy(cell.runs)).isel(step=-1).values,
         )
     for line in left:  # now, below the progress bar
@@ -247,13 +260,6 @@ def _shown(latents: xr.Dataset, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, latents.sizes["step"] - 1, most).round().astype(int))
 
 
-def valleys(clouds: np.ndarray) -> np.ndarray:
-    """Returns the depth of each cloud's deepest valley, above that of an elliptical cloud."""
-    peaks = registry.STATISTICS[VALLEY].function(clouds)
-    above: np.ndarray = peaks[VALLEY] - peaks[f"{VALLEY}_elliptical"]
-    return above
-
-
 def claims(
     sites: list[Site], pictures: list[Pictures], of_pictures: pd.DataFrame
 ) -> list[dict[str, Any]]:
@@ -266,11 +272,11 @@ def claims(
 
     Returns:
       A row per claim and cell: its `quantity`, `difference`, `low`, `high`, `p` and `seeds`,
-      whether the claim is `more` than nothing, `some` difference or `none`, and of what p is
-      `asked`: over seeds, from seed to seed, or of these networks.
+      whether the claim is `more` than nothing, `some` difference, `no more`, or `nothing` on
+      either side, and of what p is `asked`: over seeds, from seed to seed, or of these networks.
     """
     before = [one for one in sites if one.names["site"] == "pre"]
-    found = (_alone(before), _pairs(before), _with_error(before))
+    found = (_alone(before), _pairs(before), _with_error(before), _angles(pictures))
     phases = (_phases(pictures, of_pictures), _order(pictures, of_pictures))
     return list(itertools.chain(*found, *phases))
 
@@ -296,10 +302,10 @@ def _alone(before: list[Site]) -> Iterator[dict[str, Any]]:
         dips = paired_difference(one.dips, nothing).row()
         if one.facts.isotropic:
             text = "an isotropic function makes no levels along axes"
-            yield _claim(text, one.names, "dip", dips, "none")
-            apart = paired_difference(one.valleys, nothing).row()
+            yield _claim(text, one.names, "dip", dips, "no more")
+            more = paired_difference(one.peaks, nothing + 1).row()
             text = "an isotropic function parts no clusters"
-            yield _claim(text, one.names, "valley", apart, "none")
+            yield _claim(text, one.names, "peaks beyond one", more, "no more")
         else:
             yield _claim("a discrete function quantises latents", one.names, "dip", dips, "more")
 
@@ -315,7 +321,7 @@ def _pairs(before: list[Site]) -> Iterator[dict[str, Any]]:
         if discrete and partner_of(one, known) == other:
             for text, quantity, a, b in (
                 ("a discrete function quantises latents more", "dip", first.dips, second.dips),
-                ("a discrete function parts clusters", "valley", first.valleys, second.valleys),
+                ("a discrete function parts more clusters", "peaks", first.peaks, second.peaks),
                 ("a discrete function errs more", "error", first.errors, second.errors),
             ):
                 apart = paired_difference(a, b).row()
@@ -354,11 +360,33 @@ def _with_error(before: list[Site]) -> Iterator[dict[str, Any]]:
         )
 
 
+def _angles(pictures: list[Pictures]) -> Iterator[dict[str, Any]]:
+    """Yields where accepted samples lie at the end, over seeds, alone and paired."""
+    known = {str(one.course.names["activation"]): one.facts for one in pictures}
+    for one in pictures:
+        names, nothing = one.course.names, np.zeros(len(one.fourfold))
+        if one.facts.isotropic:
+            text, effect = "an isotropic function prefers neither axes nor diagonals", one.fourfold
+        else:
+            text, effect = "a discrete function brings samples to the diagonals", -one.fourfold
+        towards = "nothing" if one.facts.isotropic else "more"
+        apart = paired_difference(effect, nothing).row()
+        yield _claim(text, names, "cos 4φ" if towards == "nothing" else "−cos 4φ", apart, towards)
+    for first, second in itertools.permutations(pictures, 2):
+        own, other = (str(each.course.names["activation"]) for each in (first, second))
+        alike = {**first.course.names, "activation": other} == second.course.names
+        if alike and not first.facts.isotropic and partner_of(own, known) == other:
+            text = "a discrete function brings more samples to the diagonals"
+            apart = paired_difference(-first.fourfold, -second.fourfold).row()
+            yield _claim(text, first.course.names, "−cos 4φ", apart, "more", against=other)
+
+
 def _phases(pictures: list[Pictures], table: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Yields whether samples lie on diagonals of planes, and on axes, at some time of training.
 
-    The snapshot is the one with the largest z, the untrained one left out. p, of these networks, is
-    multiplied by the number of snapshots (Bonferroni). Isotropic functions are the control.
+    The snapshot is the one with the smallest p among those whose mean rank is on this side, the
+    untrained one left out. p, of these networks, is multiplied by the number of snapshots
+    (Bonferroni). Isotropic functions are the control.
     """
     names = {"axes": ("an", "axis"), "diagonals": ("a", "diagonal")}
     for one, (phase, sign) in itertools.product(pictures, PHASES.items()):
@@ -366,29 +394,39 @@ def _phases(pictures: list[Pictures], table: pd.DataFrame) -> Iterator[dict[str,
         mine = mine[mine["epoch"] > 0]
         if mine.empty:
             continue
-        z = sign * mine["z"]
-        best = z.idxmax() if z.notna().any() else mine.index[0]
+        there = mine["p networks"].where(sign * mine["rank"] > 0)
+        best = (
+            there.idxmin() if there.notna().any() else (sign * mine["z"]).fillna(-np.inf).idxmax()
+        )
         article, adjective = names[phase]
         text, towards = f"a discrete function has {article} {adjective} phase", "more"
         if one.facts.isotropic:
-            text, towards = f"an isotropic function has no {adjective} phase", "none"
+            text, towards = f"an isotropic function has no {adjective} phase", "no more"
+        seeds, known = mine.loc[best, "seeds"], mine["p networks"].notna().any()
+        least = 2 / (one.course.tested.attrs["rotations"] + 1) ** seeds
         effect = {
-            "difference": z[best],
-            "p": np.minimum(1, len(mine) * mine.loc[best, "p networks"]),
-            "seeds": mine.loc[best, "seeds"],
+            "difference": sign * mine.loc[best, "z"],
+            # On the other side there is no evidence of this phase.
+            "p": np.minimum(1, len(mine) * there.fillna(1 if known else np.nan)[best]),
+            "seeds": seeds,
         }
-        more = {"asked": NETWORKS, "epoch": mine.loc[best, "epoch"]}
+        more = {"asked": NETWORKS, "epoch": mine.loc[best, "epoch"], "floor": len(mine) * least}
         yield _claim(text, one.course.names, "z", effect, towards, **more)
 
 
 def _order(pictures: list[Pictures], table: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Yields by how many epochs the axis phase is at its height later than the diagonal phase."""
-    found = phase_table([one.course for one in pictures if not one.facts.isotropic], table)
-    for row in found.to_dict("records"):
-        names = {name: row[name] for name in pictures[0].course.names}
-        effect = {name: row[name] for name in ("difference", "low", "high", "p", "seeds")}
-        text = "the diagonal phase comes before the axis phase, between their heights"
-        yield _claim(text, names, "epochs", effect, "more")
+    discrete = [one for one in pictures if not one.facts.isotropic]
+    found = phase_table([one.course for one in discrete], table).to_dict("records")
+    for one in discrete:
+        mine = [row for row in found if all(row[k] == v for k, v in one.course.names.items())]
+        effect: dict[str, Any] = dict.fromkeys(("difference", "low", "high", "p"), np.nan)
+        effect["seeds"] = len(one.fourfold)
+        if mine:
+            effect = {name: mine[0][name] for name in effect}
+        text = "the diagonal phase comes before the axis phase"
+        why = "" if mine else "there are not both phases"
+        yield _claim(text, one.course.names, "epochs", effect, "more", why=why)
 
 
 def answers(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -400,57 +438,77 @@ def answers(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
     Returns:
       The rows with `q` and the `answer`: `holds`, `the opposite holds` or `no evidence`; of a claim
-      that nothing is there, `does not hold`, `no evidence against it`, or `no more than` the
-      reference, where there is evidence of less; and `cannot be judged` where so few seeds cannot
-      reach q = .05.
+      that nothing is there, `does not hold`, `no evidence against it`, or `no more than after
+      rotations`, where there is evidence of less; and `cannot be judged`, and why, where so few
+      seeds or rotations cannot reach q = .05.
     """
     table = with_q(rows, by=["claim"])
     if table.empty:
         return table
-    least = np.zeros(len(table))  # sign flips alone have a floor so high
-    for _, family in table[table["asked"] == OVER_SEEDS].groupby("claim"):
-        least[family.index] = attainable(family["p"], family["seeds"])
-    said = []
-    for row, smallest in zip(table.to_dict("records"), least, strict=True):
-        upwards = row["difference"] > 0
-        if not np.isfinite(row["p"]) or smallest > LEVEL:
-            text = f"cannot be judged at {row['seeds']:.0f} seeds"
-        elif row["q"] > LEVEL:
-            text = "no evidence against it" if row["towards"] == "none" else "no evidence"
-        elif row["towards"] == "none":
-            reference = REFERENCES.get(row["quantity"], "after rotations")
-            text = "does not hold" if upwards else f"no more than {reference}"
-        else:
-            text = "holds" if upwards or row["towards"] == "some" else "the opposite holds"
-        said.append(text)
+    least = pd.Series(0.0, table.index)
+    for _, family in table.groupby("claim"):
+        least[family.index] = _attainable(family)
+    records = zip(table.to_dict("records"), least, strict=True)
+    said = [_answer(row, smallest) for row, smallest in records]
     return table.assign(answer=said)
 
 
+def _attainable(family: pd.DataFrame) -> np.ndarray:
+    """Returns the smallest q that each claim of a family could have had."""
+    if (family["asked"] == OVER_SEEDS).all():
+        return attainable(family["p"], family["seeds"])
+    if (family["asked"] != NETWORKS).any():
+        return np.zeros(len(family))
+    p, floor = family["p"].to_numpy(float), family["floor"].to_numpy(float)
+    several = [np.where(np.arange(len(p)) == k, floor, p) for k in range(len(p))]
+    return np.array([false_discovery(one)[k] for k, one in enumerate(several)])
+
+
+def _answer(row: dict[str, Any], least: float) -> str:
+    """Returns the answer of one claim, of which q could have been `least`."""
+    why = row.get("why")
+    if isinstance(why, str) and why:
+        return f"cannot be judged: {why}"
+    if not np.isfinite(row["p"]) or least > LEVEL:
+        return f"cannot be judged at {row['seeds']:.0f} seeds"
+    nothing = row["towards"] in NOTHING
+    if row["q"] > LEVEL:
+        return "no evidence against it" if nothing else "no evidence"
+    upwards = row["difference"] > 0 or row["asked"] == NETWORKS  # whose p is of this side
+    if nothing:
+        holds = upwards or row["towards"] == "nothing"
+        return "does not hold" if holds else "no more than after rotations"
+    return "holds" if upwards or row["towards"] == "some" else "the opposite holds"
+
+
 def summary(answered: pd.DataFrame) -> pd.DataFrame:
-    """Counts the cells of each claim by their answers.
+    """Counts the cells of each claim by their answers, under each optimiser.
 
     Args:
       answered: What `answers` returned.
 
     Returns:
-      A row per claim, in their order: `cells`, `for` it, `against` it, `open` (no evidence, or too
-      few seeds), and the smallest, the median and the largest `difference`. No evidence against a
-      claim that nothing is there is open.
+      A row per claim and optimiser, in their order: `cells` (of claims about numbers of vectors,
+      pairs of functions), `for` the claim (missing of claims that nothing is there, for which there
+      is no evidence), `against` it, `open` (no evidence), `unjudged`, and the smallest, the median
+      and the largest `difference`.
     """
     if answered.empty:
         return answered
     rows = []
-    for claim, mine in answered.groupby("claim", sort=False):
-        said = mine["answer"]
-        holds, fails = said.isin(FOR), said.isin(AGAINST)
-        known = mine["difference"].astype(float)
+    for (claim, optimizer), mine in answered.groupby(["claim", "optimizer"], sort=False):
+        said, known = mine["answer"], mine["difference"].astype(float)
+        holds, fails = said == "holds", said.isin(AGAINST)
+        unjudged = said.str.startswith("cannot")
         rows.append(
             {
                 "claim": claim,
+                "optimizer": optimizer,
                 "cells": len(mine),
-                "for": holds.sum(),
+                "for": np.nan if mine["towards"].isin(NOTHING).all() else holds.sum(),
                 "against": fails.sum(),
-                "open": (~holds & ~fails).sum(),
+                "open": (~holds & ~fails & ~unjudged).sum(),
+                "unjudged": unjudged.sum(),
                 "least": known.min(),
                 "median": known.median(),
                 "most": known.max(),
@@ -501,18 +559,20 @@ def draw_strips(latents: xr.Dataset, options: experiment.Options) -> dict[str, F
       A figure per activation, in which a row is a cell: points as the paper shows them, their ratio
       to the isotropic null, and that of the same latents in a rotated basis. The figure `strip` has
       fewer snapshots of tanh over 32 vectors and its isotropic partner under isotropic Adam, if
-      they are there.
+      they are there, of all seeds.
     """
     runs, known = latents[[ERROR, "diverged_step"]].load(), facts_of(latents)
     steps = _shown(latents, STRIP)
     found: list[_Strip] = []
     places = list(cells(runs))
     for names, at in progress_bar(places, "strips") if options.progress else places:
-        first = int(healthy(runs.isel(at)).argmax("seed"))  # 0 if none is
-        clouds = latents["pre"].isel(at).isel(seed=first, step=steps)
-        clouds = clouds.transpose("step", "sample", "unit")
-        seed, basis = latents["seed"].values[first], known[names["activation"]].basis
-        found.append(_strip(names, seed, clouds, basis, options.epsilon))
+        fine = healthy(runs.isel(at))
+        if not fine.any():
+            continue
+        clouds = latents["pre"].isel(at).isel(seed=np.flatnonzero(fine), step=steps)
+        clouds = clouds.transpose("seed", "step", "sample", "unit")
+        one = _Strip(names, clouds["seed"].values[0], clouds, [], [])
+        found.append(_drawn(one, clouds[0], known[names["activation"]].basis, options.epsilon))
     epochs = latents["epoch"].values[steps]
     figures = {}
     for name in dict.fromkeys(str(strip.names["activation"]) for strip in found):
@@ -521,13 +581,17 @@ def draw_strips(latents: xr.Dataset, options: experiment.Options) -> dict[str, F
         figures[file_stem(f"strip_{name}")] = _draw(
             mine, [_row(one) for one in mine], title, epochs
         )
-    return figures | _opening(found, known, epochs)
+    return figures | _opening(found, known, epochs, options.epsilon)
 
 
 def _opening(
-    strips: list["_Strip"], known: Mapping[str, Facts], epochs: np.ndarray
+    strips: list["_Strip"], known: Mapping[str, Facts], epochs: np.ndarray, epsilon: float
 ) -> dict[str, Figure]:
-    """Draws a discrete function and its isotropic partner at fewer snapshots, if they are there."""
+    """Draws a discrete function and its isotropic partner at fewer snapshots, if they are there.
+
+    Both are drawn over one basis, or pictures would differ by their planes.
+    """
+    # The first rate and width of each.
     cells_of = {(one.names["activation"], one.names["optimizer"]): one for one in reversed(strips)}
     names = (FACE, partner_of(FACE, known)) if FACE in known else ()
     pair = [cells_of.get((name, CONTROL)) for name in names]
@@ -535,8 +599,13 @@ def _opening(
     if len(shown) != 2:
         return {}
     few = np.unique(np.linspace(0, len(epochs) - 1, OPENING).round().astype(int))
-    title = f"PPP before the activation, {_row(shown[0])}, {_numbered([one.seed for one in shown])}"
-    return {"strip": _draw(shown, [str(name) for name in names], title, epochs, few)}
+    drawn = []
+    for one in shown:
+        clouds = one.clouds.isel(step=few).transpose("step", "seed", ...)
+        drawn.append(_drawn(one, clouds, FACE_BASIS, epsilon))
+    seeds = " and ".join(str(size) for size in dict.fromkeys(len(one.clouds) for one in shown))
+    title = f"PPP before the activation, {_row(shown[0])}, {seeds} seeds pooled"
+    return {"strip": _draw(drawn, [str(name) for name in names], title, epochs[few])}
 
 
 def _row(strip: "_Strip") -> str:
@@ -545,21 +614,14 @@ def _row(strip: "_Strip") -> str:
     return f"{names['optimizer']} {names['learning_rate']:g}, {names['width']} units wide"
 
 
-def _draw(
-    strips: list["_Strip"],
-    rows: list[str],
-    title: str,
-    epochs: np.ndarray,
-    steps: Any = slice(None),
-) -> Figure:
-    """Draws strips below each other, of all their snapshots or of some."""
-    chosen = np.arange(len(epochs))[steps]
+def _draw(strips: list["_Strip"], rows: list[str], title: str, epochs: np.ndarray) -> Figure:
+    """Draws strips below each other."""
     return plot_strip(
-        [[one.pictures[k] for k in chosen] for one in strips],
+        [one.pictures for one in strips],
         rows=rows,
-        columns=[f"epoch {epoch}" for epoch in epochs[chosen]],
+        columns=[f"epoch {epoch}" for epoch in epochs],
         title=title,
-        beside=[[one.rotated[k] for k in chosen] for one in strips],
+        beside=[one.rotated for one in strips],
         style="compared",
     )
 
@@ -572,19 +634,27 @@ def _numbered(seeds: list[Any]) -> str:
 
 
 class _Strip(NamedTuple):
-    """Pictures of one network through training, and of the same latents in a rotated basis."""
+    """Pictures through training.
+
+    Attributes:
+      names: What tells the cell from others.
+      seed: The seed of the network that is drawn by itself.
+      clouds: All networks' latents, `(seed, step, sample, unit)`, which are read when needed.
+      pictures: The pictures.
+      rotated: Those of the same latents in a rotated basis.
+    """
 
     names: Mapping[str, Any]
     seed: Any
+    clouds: xr.DataArray
     pictures: list[xr.Dataset]
     rotated: list[xr.Dataset | None]
 
 
-def _strip(
-    names: Mapping[str, Any], seed: Any, clouds: xr.DataArray, basis: str, epsilon: float
-) -> _Strip:
-    """Makes the pictures of every snapshot."""
-    strip = _Strip(names, seed, [], [])
+def _drawn(strip: _Strip, clouds: xr.DataArray, basis: str, epsilon: float) -> _Strip:
+    """Returns a strip with the pictures of clouds along their first axis."""
+    pictures: list[xr.Dataset] = []
+    rotated: list[xr.Dataset | None] = []
     with warnings.catch_warnings():
         # An empty picture says that it is empty.
         warnings.simplefilter("ignore", EmptyPPPWarning)
@@ -592,9 +662,9 @@ def _strip(
             how: dict[str, Any] = {"basis": basis, "epsilon": epsilon, "nonfinite": "drop"}
             picture = ppp(each.values, **how)
             how |= {"rotated": 0, "extent": picture.attrs["extent"]}
-            strip.pictures.append(picture)
-            strip.rotated.append(ppp(each.values, **how))
-    return strip
+            pictures.append(picture)
+            rotated.append(ppp(each.values, **how))
+    return strip._replace(pictures=pictures, rotated=rotated)
 
 
 EXPERIMENT = experiment.register(

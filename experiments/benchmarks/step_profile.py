@@ -13,6 +13,7 @@ import json
 import pathlib
 import re
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -32,8 +33,10 @@ from ppp_jax.sweep import seed_batches
 STEPS = 100  # of the call that is written down: the least that a sweep takes at a time
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%(\S+) = (\S+?)(?:\{\S*)? (?:\S+)\(", re.MULTILINE)
 # By what the names of operations begin with, or hold: XLA:CPU names fusions by what is in them.
+PRODUCTS = "products"
 KINDS = {
-    "products and sums": ("ynn", "dot", "onednn", "custom-call", "convolution", "reduce"),
+    "sums": ("reduce",),
+    PRODUCTS: ("ynn", "dot", "onednn", "custom-call", "convolution"),
     "copies and transposes": ("copy", "transpose"),
     "reading the batch": ("gather",),
 }
@@ -63,45 +66,48 @@ def print_profile(size: str, rows: int) -> None:
     """Prints how long the operations of a step take, and the rates of the arithmetic."""
     grid, dataset = jax_sides.our_grid(SIZES[size], 1), jax_sides.our_data(SIZES[size])
     (width,) = seed_batches.seed_batches(grid, dataset, recorded={}, steps=10**5).values()
-    seeds = width * jax.device_count()
-    grid = jax_sides.our_grid(SIZES[size], seeds)
-    built = program.build(grid, dataset, seed_batch=width)
-    states = built.init(built.hypers)
-    compiled = built.chunk.lower(
-        states, built.hypers, built.arrays, np.int32(0), np.int32(STEPS)
-    ).compile()
-    results = dict(INSTRUCTION.findall(compiled.as_text() or ""))
-    spent = seconds_spent(built, states, set(results))
-    whole_step = sum(spent.values())
-    per_seed = 1e6 / STEPS / seeds
-    print(f"{size}: {seeds} networks on {jax.device_count()} devices, {width} at a time\n")
+    devices = jax.device_count()
+    seeds = width * devices
+    built = program.build(jax_sides.our_grid(SIZES[size], seeds), dataset, seed_batch=width)
+    spent, results, wall = seconds_spent(built)
+    counted, per_seed = sum(spent.values()), 1e6 / STEPS / seeds
+    print(f"{size}: {seeds} networks on {devices} devices, {width} at a time\n")
     print("| operation | result | core-µs per seed-step | of all |\n| --- | --- | --- | --- |")
     for name, seconds in spent.most_common(rows):
-        cells = (name, results[name], f"{per_seed * seconds:.1f}", f"{seconds / whole_step:.0%}")
+        cells = (name, results[name], f"{per_seed * seconds:.1f}", f"{seconds / counted:.0%}")
         print("| " + " | ".join(cells) + " |")
     print("\n| kind | core-µs per seed-step | of all |\n| --- | --- | --- |")
     for kind, seconds in by_kind(spent).most_common():
-        print(f"| {kind} | {per_seed * seconds:.1f} | {seconds / whole_step:.0%} |")
+        print(f"| {kind} | {per_seed * seconds:.1f} | {seconds / counted:.0%} |")
+    print(f"\nof {per_seed * wall * devices:.1f} core-µs without the profiler")
     flops = STEPS * seeds * seed_batches.flops_per_step(grid, dataset)
-    products = by_kind(spent)["products and sums"] / jax.device_count()
+    products = by_kind(spent)[PRODUCTS] / devices
     rate = machine.matrix_product_rate()
-    print(f"\nlarge products: {rate / 1e9:.0f} GFLOP/s on all devices; ", end="")
+    print(f"large products: {rate / 1e9:.0f} GFLOP/s on all devices; ", end="")
     print(f"those of the step: {flops / products / 1e9:.0f}\n")
 
 
-def seconds_spent(built: program.Program, states: program.States, names: set[str]) -> Counter[str]:
-    """Returns the seconds that each operation of `names` took in `STEPS` steps, over all cores."""
-    arguments = (built.hypers, built.arrays, np.int32(0), np.int32(STEPS))
-    states, _ = built.chunk(states, *arguments)
-    jax.block_until_ready(states)
+def seconds_spent(built: program.Program) -> tuple[Counter[str], dict[str, str], float]:
+    """Returns the seconds of every operation in `STEPS` steps, over all cores, by its name.
+
+    Beside them are the operations' results, and the seconds that the steps take without profiler.
+    """
+    states, arguments = built.init(built.hypers), (built.hypers, built.arrays, np.int32(0))
+    chunk = built.chunk.lower(states, *arguments, np.int32(STEPS)).compile()
+    # Of calls and loops, whose results are tuples, the parts are counted.
+    results = dict(INSTRUCTION.findall(chunk.as_text() or ""))
+    states, _ = jax.block_until_ready(built.chunk(states, *arguments, np.int32(STEPS)))
+    start = time.perf_counter()
+    states, _ = jax.block_until_ready(built.chunk(states, *arguments, np.int32(STEPS)))
+    wall = time.perf_counter() - start
+    spent: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            jax.block_until_ready(built.chunk(states, *arguments))
-        spent: Counter[str] = Counter()
+            jax.block_until_ready(built.chunk(states, *arguments, np.int32(STEPS)))
         for event in events(pathlib.Path(folder)):
-            if event.get("ph") == "X" and event["name"] in names:
+            if event.get("ph") == "X" and event["name"] in results:
                 spent[event["name"]] += event["dur"] / 1e6
-    return spent
+    return spent, results, wall
 
 
 def events(folder: pathlib.Path) -> Iterator[dict[str, Any]]:

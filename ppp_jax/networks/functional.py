@@ -161,12 +161,12 @@ def get_initializer(name: str) -> InitializerEntry:
 
 
 @jax.custom_batching.custom_vmap
-def _weight_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
-    """Returns xᵀg, the gradient of a product with respect to its weights."""
+def _across(x: jax.Array, gradient: jax.Array) -> jax.Array:
+    """Returns xᵀg of one network."""
     return x.T @ gradient
 
 
-@_weight_gradient.def_vmap
+@_across.def_vmap
 def _weight_gradients(
     size: int, batched: list[bool], x: jax.Array, gradient: jax.Array
 ) -> tuple[jax.Array, bool]:
@@ -186,6 +186,22 @@ def _weight_gradients(
         default=lambda across, gradient: across @ gradient,
     )
     return product, True
+
+
+@jax.custom_jvp
+def _weight_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
+    """Returns xᵀg, the gradient of a product with respect to its weights."""
+    product: jax.Array = _across(x, gradient)
+    return product
+
+
+@_weight_gradient.defjvp
+def _weight_gradient_tangent(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Returns xᵀg and its tangent, of which reverse differentiation can take another gradient."""
+    (x, gradient), (dx, dg) = primals, tangents
+    return _weight_gradient(x, gradient), dx.T @ gradient + x.T @ dg
 
 
 @jax.custom_vjp

@@ -22,22 +22,22 @@ BASES = {"tanh": "standard", "tanh@thomson:17": "thomson:17", "tanh@thomson:5:1"
          "isotropic_tanh": "standard"}  # fmt: skip
 
 
-def site(activation, *, dips=None, valleys=None, errors=None, where="pre"):
+def site(activation, *, dips=None, peaks=None, errors=None, where="pre"):
     """A site whose numbers are given, or else rise from seed to seed."""
     rising = np.linspace(1, 2, SEEDS)
-    dips, valleys, errors = (rising if one is None else one for one in (dips, valleys, errors))
+    dips, peaks, errors = (rising if one is None else one for one in (dips, peaks, errors))
     names = {"activation": activation, "optimizer": "adam", "site": where}
     value = xr.DataArray(dips, dims="seed").expand_dims(step=1, statistic=[emergence.DIP])
     course = Course(names, xr.Dataset({"value": value, "mean": 0 * value}), xr.Dataset())
     isotropic = activation.startswith("isotropic")
     facts = Facts(isotropic, "", BASES[activation], "isotropic_tanh")
-    return emergence.Site(names, facts, course, course, valleys, errors)
+    return emergence.Site(names, facts, course, course, peaks, errors)
 
 
-def row(effect, *, towards, seeds=8, p=1e-4, quantity="dip", asked=emergence.OVER_SEEDS):
-    return {"claim": f"{effect} {towards} {seeds} {p} {quantity}", "difference": effect, "p": p,
-            "seeds": seeds, "towards": towards, "quantity": quantity,
-            "asked": asked}  # fmt: skip
+def row(effect, *, towards, seeds=8, p=1e-4, asked=emergence.OVER_SEEDS, floor=1e-9):
+    return {"claim": f"{effect} {towards} {seeds} {p}", "difference": effect, "p": p,
+            "seeds": seeds, "towards": towards, "quantity": "dip", "optimizer": "adam",
+            "asked": asked, "floor": floor}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -47,12 +47,19 @@ def row(effect, *, towards, seeds=8, p=1e-4, quantity="dip", asked=emergence.OVE
         (row(-1.0, towards="more"), "the opposite holds"),
         (row(-1.0, towards="some"), "holds"),
         (row(1.0, towards="more", p=0.3), "no evidence"),
-        (row(1.0, towards="none"), "does not hold"),
-        (row(-1.0, towards="none"), "no more than after rotations"),
-        (row(-1.0, towards="none", quantity="valley"), "no more than of an elliptical cloud"),
-        (row(1.0, towards="none", p=0.3), "no evidence against it"),
+        (row(1.0, towards="no more"), "does not hold"),
+        (row(-1.0, towards="no more"), "no more than after rotations"),
+        (row(-1.0, towards="nothing"), "does not hold"),
+        (row(1.0, towards="no more", p=0.3), "no evidence against it"),
         (row(1.0, towards="more", seeds=2, p=np.nan), "cannot be judged at 2 seeds"),
-        (row(1.0, towards="more", seeds=2, asked=emergence.NETWORKS), "holds"),
+        (row(1.0, towards="more") | {"why": "it is dark"}, "cannot be judged: it is dark"),
+        # Of these networks p is of the side that is asked, whatever z.
+        (row(-1.0, towards="more", seeds=2, asked=emergence.NETWORKS), "holds"),
+        (row(-1.0, towards="no more", seeds=2, asked=emergence.NETWORKS), "does not hold"),
+        (
+            row(9.0, towards="more", seeds=1, p=0.06, asked=emergence.NETWORKS, floor=0.06),
+            "cannot be judged at 1 seeds",
+        ),
     ],
 )
 def test_every_answer(claim, answer):
@@ -68,20 +75,25 @@ def test_a_family_too_large_for_its_seeds_cannot_be_judged():
 def test_a_summary_counts_cells_by_their_answers():
     rows = [{**row(effect, towards="more", p=p), "claim": "one"}
             for effect, p in ((1.0, 1e-4), (3.0, 1e-4), (-1.0, 1e-4), (5.0, 0.9))]  # fmt: skip
-    rows += [{**row(1.0, towards="none", seeds=2, p=np.nan), "claim": "other"}]
-    one, other = emergence.summary(emergence.answers(rows)).to_dict("records")
-    assert one == {"claim": "one", "cells": 4, "for": 2, "against": 1, "open": 1,
-                   "least": -1, "median": 2, "most": 5}  # fmt: skip
-    assert (other["claim"], other["cells"], other["open"]) == ("other", 1, 1)
+    rows += [{**row(effect, towards="no more", seeds=seeds, p=p), "claim": "other"}
+             for effect, seeds, p in ((1, 8, 1e-4), (-1, 8, 1e-4), (1, 2, np.nan))]  # fmt: skip
+    rows += [{**row(1.0, towards="more"), "claim": "one", "optimizer": "momentum"}]
+    one, other, third = emergence.summary(emergence.answers(rows)).to_dict("records")
+    assert one == {"claim": "one", "optimizer": "adam", "cells": 4, "for": 2, "against": 1,
+                   "open": 1, "unjudged": 0, "least": -1, "median": 2, "most": 5}  # fmt: skip
+    assert np.isnan(other.pop("for"))
+    counts = {name: other[name] for name in ("cells", "against", "open", "unjudged")}
+    assert counts == {"cells": 3, "against": 1, "open": 1, "unjudged": 1}
+    assert (third["optimizer"], third["cells"], third["for"]) == ("momentum", 1, 1)
     assert emergence.summary(emergence.answers([])).empty
 
 
 def test_claims_of_one_isotropic_function_alone():
-    alone = site("isotropic_tanh", dips=-np.linspace(1, 2, SEEDS))
+    alone = site("isotropic_tanh", dips=-np.linspace(1, 2, SEEDS), peaks=np.full(SEEDS, 2.0))
     rows = emergence.claims([alone, site("isotropic_tanh", where="post")], [], NOTHING)
     assert [(one["quantity"], one["towards"]) for one in rows] == [
-        ("dip", "none"),
-        ("valley", "none"),
+        ("dip", "no more"),
+        ("peaks beyond one", "no more"),
     ]
     found = emergence.answers(rows)
     assert found["answer"].tolist() == ["no more than after rotations", "does not hold"]
@@ -91,11 +103,11 @@ def test_claims_of_one_isotropic_function_alone():
 @pytest.mark.parametrize("seeds", [2, SEEDS])
 def test_a_discrete_function_and_its_partner(seeds):
     few = np.where(np.arange(SEEDS) < seeds, np.linspace(1, 2, SEEDS), np.nan)
-    discrete = site("tanh", dips=2 * few, valleys=2 * few, errors=-few)
+    discrete = site("tanh", dips=2 * few, peaks=2 * few, errors=-few)
     rows = emergence.claims([discrete, site("isotropic_tanh", dips=few)], [], NOTHING)
     found = emergence.answers(rows).set_index("claim")
     pairs = found[found["against"] == "isotropic_tanh"]
-    assert pairs["quantity"].tolist() == ["dip", "valley", "error"]
+    assert pairs["quantity"].tolist() == ["dip", "peaks", "error"]
     said = ["holds", "holds", "the opposite holds"]
     assert pairs["answer"].tolist() == (said if seeds > 2 else ["cannot be judged at 2 seeds"] * 3)
 
@@ -150,12 +162,43 @@ def test_phases_are_of_training_and_isotropic_functions_their_control(planted):
 
 
 def test_the_order_of_phases_is_a_claim_of_discrete_functions(planted):
-    later = planted.isel(step=[1, 1, 2]).assign_coords(step=range(3), epoch=("step", [0, 2, 4]))
-    shown = [pictures(later, name) for name in ("tanh", "isotropic_tanh")]
+    shown = [pictures(planted, name) for name in ("tanh", "isotropic_tanh")]
     (found,) = emergence._order(shown, table_of(shown))
     assert (found["activation"], found["quantity"], found["towards"]) == ("tanh", "epochs", "more")
-    assert found["difference"] >= 2
+    assert (found["difference"], found["seeds"]) == (2, SEEDS)
     assert emergence.answers([found])["answer"].tolist() == ["holds"]
+    # Without one of them in training there is no order, and the claim is not silent.
+    never = planted.isel(step=[1, 2, 2]).assign_coords(step=range(3), epoch=("step", [0, 2, 4]))
+    shown = [pictures(never, "tanh")]
+    (found,) = emergence.answers(list(emergence._order(shown, table_of(shown)))).to_dict("records")
+    assert found["answer"] == "cannot be judged: there are not both phases"
+
+
+def test_a_phase_is_judged_by_ranks_and_times_the_snapshots(planted):
+    shown = [pictures(planted, "tanh")]
+    table = table_of(shown)
+    axes, diagonals = emergence._phases(shown, table)
+    p = table[(table["statistic"] == "fourfold") & (table["epoch"] == 4)]["p networks"].item()
+    assert axes["p"] == 2 * p
+    assert axes["floor"] == 2 * 2 / 20**SEEDS
+    # A few networks far on one side give z another sign than the ranks, which decide.
+    table["z"] = -table["z"]
+    assert [one["epoch"] for one in emergence._phases(shown, table)] == [4, 2]
+    table["rank"] = abs(table["rank"])
+    axes, diagonals = emergence._phases(shown, table)
+    assert (diagonals["p"], axes["p"]) == (1, pytest.approx(2 * table["p networks"].min(), rel=1))
+
+
+def test_samples_on_diagonals_are_compared_with_the_partner(planted):
+    later = planted.isel(step=[2, 0, 1]).assign_coords(step=range(3), epoch=("step", [0, 2, 4]))
+    shown = [pictures(later, "tanh"), pictures(later.isel(step=[1, 2, 0]), "isotropic_tanh")]
+    found = emergence.answers(list(emergence._angles(shown)))
+    said = dict(zip(found["claim"], found["answer"], strict=True))
+    assert said == {
+        "a discrete function brings samples to the diagonals: −cos 4φ": "holds",
+        "an isotropic function prefers neither axes nor diagonals: cos 4φ": "does not hold",
+        "a discrete function brings more samples to the diagonals: −cos 4φ": "holds",
+    }
 
 
 def test_a_run_folder_without_any_cloud_is_refused(monkeypatch):
@@ -185,18 +228,17 @@ def test_more_cells_than_line_styles_have_other_markers():
 
 
 def test_the_opening_figure_is_of_a_function_and_its_partner_under_one_optimiser():
-    clouds = xr.DataArray(np.random.default_rng(0).normal(size=(3, 300, UNITS)))
+    clouds = xr.DataArray(np.random.default_rng(0).normal(size=(2, 3, 300, UNITS)), dims=AXES)
     known = {name: Facts(name.startswith("isotropic"), "", "standard", "isotropic_tanh")
              for name in (emergence.FACE, "isotropic_tanh")}  # fmt: skip
     strips = [
-        emergence._strip(
-            {"activation": name, "optimizer": optimizer, "learning_rate": 0.1, "width": 4},
-            seed, clouds, "standard", 0.5,
-        )
-        for seed, optimizer in enumerate(("adam", emergence.CONTROL)) for name in known
+        emergence._Strip({"activation": name, "optimizer": optimizer, "learning_rate": rate,
+                          "width": 4}, 0, clouds, [], [])
+        for optimizer in ("adam", emergence.CONTROL) for rate in (0.1, 0.2) for name in known
     ]  # fmt: skip
-    (figure,) = emergence._opening(strips, known, np.array([0, 2, 4])).values()
-    title = "PPP before the activation, isotropic_adam 0.1, 4 units wide, seed 1"
-    assert figure.get_suptitle() == title
-    assert emergence._opening(strips[:3], known, np.array([0, 2, 4])) == {}
-    assert emergence._opening(strips, {"tanh": known["isotropic_tanh"]}, np.array([0])) == {}
+    epochs = np.array([0, 2, 4])
+    (figure,) = emergence._opening(strips, known, epochs, 0.5).values()
+    title = "PPP before the activation, isotropic_adam 0.1, 4 units wide, 2 seeds pooled"
+    assert figure.get_suptitle().replace("\n", " ") == title
+    assert emergence._opening(strips[:4], known, epochs, 0.5) == {}
+    assert emergence._opening(strips, {"tanh": known["isotropic_tanh"]}, epochs, 0.5) == {}

@@ -182,6 +182,8 @@ def test_a_step_is_profiled_to_the_last_line():
     assert re.search(r"^\| \S+ \| f32\[[\d,]*\] \| [\d.]+ \| \d+% \|$", done.stdout, re.M)
     shares = re.findall(r"^\| [a-z ,']+ \| [\d.]+ \| (\d+)% \|$", done.stdout, re.M)
     assert 98 <= sum(map(int, shares)) <= 102
+    assert re.search(r"^\| products \| [\d.]+ \| [1-9]\d*% \|$", done.stdout, re.M)
+    assert re.search(r"^of [\d.]+ core-µs without the profiler$", done.stdout, re.M)
     assert re.search(r"^large products: \d+ GFLOP/s .* those of the step: \d+$", done.stdout, re.M)
 
 

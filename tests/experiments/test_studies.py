@@ -89,9 +89,9 @@ STUDIES = {
         ["--data=digits", PAIR, "--snapshots=0"],
         # Of 2 functions at 2 sites and 2 snapshots: 5 statistics that judge, and 3 directions; at
         # one site 2 of the pictures. Of claims, each function's own, the pair's, that of errors,
-        # and 2 phases of each.
+        # of angles, 2 phases of each, and their order.
         {"courses": 2 * 2 * (2 * (5 + 3) + 2), "onsets": 2 * (2 * (5 + 3) + 2),
-         "claims": 3 + 3 + 1 + 2 * 2, "summary": 3 + 3 + 1 + 2 * 2},
+         "claims": 3 + 3 + 1 + 3 + 2 * 2 + 1, "summary": 3 + 3 + 1 + 3 + 2 * 2 + 1},
         ("seeds",),
     ),
 }  # fmt: skip

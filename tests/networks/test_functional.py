@@ -102,8 +102,10 @@ def plain_product(x, kernel):
     return x @ kernel
 
 
-@pytest.mark.parametrize("shared", [None, "x", "kernel"])
-@pytest.mark.parametrize("levels", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("levels", "shared"),
+    [(0, None), *((levels, one) for levels in (1, 2) for one in (None, "x", "kernel"))],
+)
 def test_gradients_of_a_product_are_the_plain_ones(levels, shared):
     """Of single networks, of batches and of batches of batches, which take different paths."""
     rng, leading = np.random.default_rng(0), (3, 2)[:levels]
@@ -124,3 +126,21 @@ def test_gradients_of_a_product_are_the_plain_ones(levels, shared):
     ours, expected = gradients(functional.dense_product), gradients(plain_product)
     for found, plain in zip(ours, expected, strict=True):
         np.testing.assert_allclose(found, plain, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_second_derivatives_of_a_product_are_the_plain_ones(batched):
+    rng = np.random.default_rng(1)
+    x, kernel = (rng.normal(size=(2, *size)).astype(np.float32) for size in ((6, 4), (4, 3)))
+
+    def second(product):
+        def loss(kernel, x):
+            return jnp.sum(jnp.tanh(product(jnp.tanh(product(x, kernel)), kernel.T)) ** 2)
+
+        def reverse(kernel, x):
+            return jax.grad(lambda k: jnp.sum(jax.grad(loss)(k, x) ** 2))(kernel)
+
+        return jax.vmap(reverse)(kernel, x) if batched else reverse(kernel[0], x[0])
+
+    ours, expected = second(functional.dense_product), second(plain_product)
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)

@@ -21,6 +21,8 @@ AXES = ("seed", "step", "sample", "unit")
 FOURFOLD = "fourfold"  # cos 4φ of accepted samples: axes 1, diagonals −1
 MOST_SAMPLES = 2048  # of each cloud, for alignment under many rotations, and for clusters
 HALF = 0.5  # of the last excess, from which on a statistic counts as having appeared
+DRAWS, DRAWING_SEED = 1000, 0  # of seeds with replacement, for intervals of onsets
+BAND = (0.025, 0.975)
 # What is tested of the pictures, in the planes of the basis: only few samples lie near any.
 PICTURES = (FOURFOLD, "acceptance_ratio")
 PICTURE_SAMPLES = 30_000  # of each cloud
@@ -196,11 +198,11 @@ def _ordered(clouds: xr.DataArray) -> xr.DataArray:
 
 
 def onsets(excess: xr.DataArray) -> xr.DataArray:
-    """Returns the epoch at which each statistic appeared in each network.
+    """Returns the epoch at which each statistic appeared.
 
     That is the first snapshot from which on, to the last, the excess over the null is at least half
-    of what it is at the last snapshot. It is 0 for what an untrained network has already. It says
-    nothing of a statistic whose last excess is noise.
+    of what it is at the last snapshot. It is 0 for what is there untrained. Noise makes it late: of
+    single networks it says how noisy a statistic is, and so the tables take it of the seeds' mean.
 
     Args:
       excess: With an axis `step`, along which `epoch` is a coordinate.
@@ -211,6 +213,13 @@ def onsets(excess: xr.DataArray) -> xr.DataArray:
     last = excess.isel(step=-1, drop=True)
     reached = (excess / last.where(last != 0) >= HALF).transpose("step", ...)
     return _epochs(excess, _since(reached.values)).where(np.isfinite(last) & (last != 0))
+
+
+def _resampled(excess: xr.DataArray) -> xr.DataArray:
+    """Returns the mean over seeds of seeds that are drawn with replacement, over `draw` too."""
+    count = excess.sizes["seed"]
+    drawn = np.random.default_rng(DRAWING_SEED).integers(count, size=(DRAWS, count))
+    return excess.isel(seed=xr.DataArray(drawn, dims=("draw", "one"))).mean("one")
 
 
 def summits(excess: xr.DataArray) -> xr.DataArray:
@@ -229,19 +238,19 @@ def summits(excess: xr.DataArray) -> xr.DataArray:
     return _epochs(excess, place).where(excess.notnull().any("step"))
 
 
-def evident(q: xr.DataArray, z: xr.DataArray) -> xr.DataArray:
+def evident(q: xr.DataArray, rank: xr.DataArray) -> xr.DataArray:
     """Returns the epoch from which on, at every later snapshot, there is evidence of one effect.
 
-    That is q of at most 5 %, and z of the sign that it has at the last snapshot.
+    That is q of at most 5 %, and a mean rank of the sign that it has at the last snapshot.
 
     Args:
       q: With an axis `step`, along which `epoch` is a coordinate.
-      z: Over the same axes.
+      rank: Over the same axes. It is what p tests; z can have another sign.
 
     Returns:
       Array without `step`; NaN where q is larger, or missing, at the last snapshot.
     """
-    alike = np.sign(z) == np.sign(z.isel(step=-1, drop=True))
+    alike = np.sign(rank) == np.sign(rank.isel(step=-1, drop=True))
     return _epochs(q, _since(((q <= LEVEL) & alike).transpose("step", ...).values))
 
 
@@ -268,8 +277,8 @@ def course_table(courses: Sequence[Course]) -> pd.DataFrame:
 
     Returns:
       A row per course, statistic and snapshot: the names, `statistic`, `epoch`, `seeds`, the mean
-      `value`, its mean `excess` over the null, `z`, `p networks` (of these networks), its
-      `q networks`, and `p` (over seeds).
+      `value`, its mean `excess` over the null, `z`, the mean `rank` among the rotated values, `p
+      networks` (of these networks), its `q networks`, and `p` (over seeds).
     """
     table = pd.concat([_rows(one) for one in courses], ignore_index=True)
     table["q networks"] = table.groupby("statistic", sort=False)["p networks"].transform(
@@ -279,12 +288,13 @@ def course_table(courses: Sequence[Course]) -> pd.DataFrame:
 
 
 def _rows(course: Course) -> pd.DataFrame:
-    parts = {"clouds": "seeds", "value": "value", "z": "z", "p_networks": "p networks", "p": "p"}
+    parts = {"clouds": "seeds", "value": "value", "z": "z", "rank": "rank", "p": "p"}
+    parts |= {"p_networks": "p networks"}
     means = course.pooled[list(parts)].rename(parts)
     means["excess"] = course.excess.mean("seed")
     columns = [*course.names, "statistic", "epoch", "seeds", "value", "excess"]
     rows = means.transpose("statistic", "step").to_dataframe().reset_index()
-    return rows.assign(**course.names)[[*columns, "z", "p networks", "p"]]
+    return rows.assign(**course.names)[[*columns, "z", "rank", "p networks", "p"]]
 
 
 def onset_table(courses: Sequence[Course], table: pd.DataFrame) -> pd.DataFrame:
@@ -297,20 +307,20 @@ def onset_table(courses: Sequence[Course], table: pd.DataFrame) -> pd.DataFrame:
     Returns:
       A row per course and statistic: the names, `statistic`, z and q at the first and at the last
       snapshot (of the families of `course_table`), the epoch from which on there is evidence in
-      these networks at all snapshots (`evident`), and that at which it was half of what it became,
-      `half`, the median over seeds with the `earliest` and the `latest` (`onsets`).
+      these networks at all snapshots (`evident`), and that at which the mean over seeds was half of
+      what it became, `half` (`onsets`), with `low` and `high`, 95 % of such means of seeds drawn
+      with replacement. They say nothing of a statistic whose last excess is noise.
     """
     rows = []
     for one in courses:
-        appeared = onsets(one.excess)
-        for name in appeared["statistic"].values.tolist():
+        half, draws = onsets(one.excess.mean("seed")), onsets(_resampled(one.excess))
+        for name in half["statistic"].values.tolist():
             mine = rows_of(table, one, name)
-            q, z = (
+            q, rank = (
                 xr.DataArray(mine[part], dims="step", coords={"epoch": ("step", mine["epoch"])})
-                for part in ("q networks", "z")
+                for part in ("q networks", "rank")
             )
-            each = appeared.sel(statistic=name).dropna("seed").values
-            middle = float(np.quantile(each, 0.5, method="lower")) if len(each) else np.nan
+            low, high = _band(draws.sel(statistic=name))
             rows.append(
                 {
                     **one.names,
@@ -319,24 +329,27 @@ def onset_table(courses: Sequence[Course], table: pd.DataFrame) -> pd.DataFrame:
                     "q, untrained": mine["q networks"].iloc[0],
                     "z": mine["z"].iloc[-1],
                     "q networks": mine["q networks"].iloc[-1],
-                    "evident": evident(q, z).item(),
-                    "half": middle,
-                    "earliest": each.min(initial=np.inf) if len(each) else np.nan,
-                    "latest": each.max(initial=-np.inf) if len(each) else np.nan,
-                    "seeds": len(each),
+                    "evident": evident(q, rank).item(),
+                    "half": half.sel(statistic=name).item(),
+                    "low": low,
+                    "high": high,
+                    "seeds": mine["seeds"].iloc[-1],
                 }
             )
     return pd.DataFrame(rows)
 
 
+def _band(draws: xr.DataArray) -> tuple[float, float]:
+    """Returns the ends of what 95 % of the draws are, missing if there are none."""
+    values = draws.dropna("draw").values
+    low, high = np.quantile(values, BAND) if len(values) else (np.nan, np.nan)
+    return float(low), float(high)
+
+
 def order_table(
-    courses: Sequence[Course],
-    table: pd.DataFrame,
-    *,
-    first: str,
-    second: str,
+    courses: Sequence[Course], table: pd.DataFrame, *, first: str, second: str
 ) -> pd.DataFrame:
-    """Returns which of two statistics came first, paired by seed, where both are evident.
+    """Returns which of two statistics came first, where both are evident.
 
     Args:
       courses: The courses.
@@ -347,8 +360,9 @@ def order_table(
     Returns:
       A row per course that has both, and evidence of both in these networks at the last snapshot.
       It holds the names, the two, their `z first` and `z second` at the last snapshot, and the
-      epochs by which the `first` appeared later (`onsets`): `difference`, `low`, `high`, `p` and
-      `seeds`. What is one family of these p is for the caller to say (`with_q`).
+      epochs by which the mean of the `first` over seeds appeared later (`onsets`): `difference`,
+      and `low` and `high`, 95 % of such differences of seeds drawn with replacement. There is no p:
+      noise makes a weak statistic late.
     """
     rows = []
     for one in courses:
@@ -357,12 +371,15 @@ def order_table(
         mine = [rows_of(table, one, name) for name in (first, second)]
         if not all(part["q networks"].iloc[-1] <= LEVEL for part in mine):
             continue
-        came = onsets(one.excess)
-        apart = paired_difference(*(came.sel(statistic=name).values for name in (first, second)))
-        z = dict(zip(("z first", "z second"), (part["z"].iloc[-1] for part in mine), strict=True))
-        rows.append(
-            {**one.names, "first": first, "second": second, "by": "onset"} | z | apart.row()
+        came, draws = onsets(one.excess.mean("seed")), onsets(_resampled(one.excess))
+        apart, drawn = (
+            each.sel(statistic=first) - each.sel(statistic=second) for each in (came, draws)
         )
+        z = dict(zip(("z first", "z second"), (part["z"].iloc[-1] for part in mine), strict=True))
+        low, high = _band(drawn)
+        both = {"first": first, "second": second, "by": "onset"}
+        effect = {"difference": apart.item(), "low": low, "high": high}
+        rows.append({**one.names, **both, **z, **effect, "seeds": mine[0]["seeds"].iloc[-1]})
     return pd.DataFrame(rows)
 
 
@@ -370,30 +387,31 @@ def phase_table(courses: Sequence[Course], table: pd.DataFrame) -> pd.DataFrame:
     """Returns which phase of training came first, axes or diagonals, paired by seed.
 
     A network is in a phase where accepted samples lie nearer to the axes of planes, or to their
-    diagonals, than after rotations. Phases are compared by their `summits`.
+    diagonals, than after rotations. Phases are compared by their `summits` in training.
 
     Args:
       courses: What `pictures_course` returned.
       table: What `course_table` returned of them, whose family says what is evident.
 
     Returns:
-      A row per course with evidence of both in these networks, each at some snapshot after the
-      first: what `order_table` tells of onsets.
+      A row per course with evidence of both in these networks, each at some snapshot of training:
+      the names, the two, their `z first` and `z second` at the last snapshot, and the epochs by
+      which the `first` was largest later: `difference`, `low`, `high`, `p` and `seeds`.
     """
     rows = []
     for one in courses:
         mine = rows_of(table, one, FOURFOLD)
-        trained = mine[mine["epoch"] > mine["epoch"].min()]
-        known = trained["z"].where(trained["q networks"] <= LEVEL)
+        trained = mine[mine["epoch"] > 0]
+        known = trained["rank"].where(trained["q networks"] <= LEVEL)
         if not all((sign * known > 0).any() for sign in PHASES.values()):
             continue
         excess = one.excess.sel(statistic=FOURFOLD)
-        apart = paired_difference(*(summits(sign * excess).values for sign in PHASES.values()))
-        first, second = PHASES
+        excess = excess.isel(step=np.flatnonzero(excess["epoch"].values > 0))
+        sides = [(sign * excess).where(sign * excess > 0) for sign in PHASES.values()]
+        apart = paired_difference(*(summits(side).values for side in sides))
+        both = dict(zip(("first", "second"), PHASES, strict=True)) | {"by": "summit"}
         z = {"z first": mine["z"].iloc[-1], "z second": -mine["z"].iloc[-1]}
-        rows.append(
-            {**one.names, "first": first, "second": second, "by": "summit"} | z | apart.row()
-        )
+        rows.append({**one.names, **both, **z, **apart.row()})
     return pd.DataFrame(rows)
 
 

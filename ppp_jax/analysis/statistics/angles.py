@@ -76,7 +76,9 @@ class Angles(NamedTuple):
         the order of a plane's two vectors if those are orthogonal.
       fourfold: The mean of cos 4φ: 1 if all samples lie on the axes of their planes, −1 if all lie
         on the diagonals. φ is counted from the first of a plane's two vectors, and from the second
-        too, of which the mean is taken; for orthogonal vectors both are the same.
+        too, of which the mean is taken; for orthogonal vectors both are the same. If they are α
+        apart, their directions have cos² 2α and their bisector cos 2α, which tells the two apart
+        from 45° to 135° alone.
     """
 
     acceptance_ratio: PerCloud

@@ -48,9 +48,9 @@ def test_an_onset_is_the_first_snapshot_from_which_half_of_the_end_is_kept():
 
 def test_evidence_lasts_to_the_end():
     q = along(np.array([[0.01, 0.9], [0.2, 0.01], [0.05, 0.01], [0.001, 0.01], [0.04, np.nan]]))
-    z = along(np.array([[2.0, 3], [2, 3], [-9, 3], [9, 3], [9, np.nan]]))
-    np.testing.assert_array_equal(emergence.evident(q, abs(z)), [4, np.nan])
-    np.testing.assert_array_equal(emergence.evident(q, z), [8, np.nan])
+    rank = along(np.array([[0.2, 0.3], [0.2, 0.3], [-0.4, 0.3], [0.4, 0.3], [0.4, np.nan]]))
+    np.testing.assert_array_equal(emergence.evident(q, abs(rank)), [4, np.nan])
+    np.testing.assert_array_equal(emergence.evident(q, rank), [8, np.nan])
 
 
 def test_a_summit_is_the_first_epoch_of_the_largest_excess():
@@ -75,7 +75,8 @@ def test_phases_are_ordered_by_their_summits_though_one_has_passed():
     assert (row["first"], row["second"], row["by"]) == ("axes", "diagonals", "summit")
     assert (row["difference"], row["seeds"]) == (2, SEEDS)
     assert (row["z first"], row["z second"]) == (z["fourfold", 8], -z["fourfold", 8])
-    axes_only = emergence.pictures_course(clouds.isel(step=[1, 2, 3]), **how)  # diagonals untrained
+    untrained = clouds.isel(step=[1, 2, 3]).assign_coords(epoch=("step", [0, 4, 8]))
+    axes_only = emergence.pictures_course(untrained, **how)
     assert emergence.phase_table([axes_only], emergence.course_table([axes_only])).empty
 
 
@@ -106,12 +107,12 @@ def test_what_was_made_first_appears_first(course):
     table = emergence.course_table([course])
     assert len(table) == len(EPOCHS) * course.tested.sizes["statistic"]
     rows = emergence.onset_table([course], table).set_index("statistic")
-    assert rows.loc["covariance", ["evident", "half", "earliest", "latest"]].tolist() == [2] * 4
-    assert rows.loc["shape", ["evident", "half", "earliest", "latest"]].tolist() == [8] * 4
+    assert rows.loc["covariance", ["evident", "half", "low", "high"]].tolist() == [2] * 4
+    assert rows.loc["shape", ["evident", "half", "low", "high"]].tolist() == [8] * 4
     assert rows.loc["axis_quantisation", "half"] == 8
     order = emergence.order_table([course], table, first="shape", second="covariance")
     (row,) = order.to_dict("records")
-    assert (row["difference"], row["p"]) == (6, 2 / 2**SEEDS)
+    assert (row["difference"], row["low"], row["high"], row["seeds"]) == (6, 6, 6, SEEDS)
     assert row["activation"] == "made up"
     assert emergence.order_table([course], table, first="shape", second="axes").empty
 
