@@ -361,8 +361,8 @@ def order_table(
       A row per course that has both, and evidence of both in these networks at the last snapshot.
       It holds the names, the two, their `z first` and `z second` at the last snapshot, and the
       epochs by which the mean of the `first` over seeds appeared later (`onsets`): `difference`,
-      and `low` and `high`, 95 % of such differences of seeds drawn with replacement. There is no p:
-      noise makes a weak statistic late.
+      and `low` and `high`, 95 % of such differences of seeds drawn with replacement. `p` is missing,
+      because noise makes a weak statistic late.
     """
     rows = []
     for one in courses:
@@ -378,7 +378,7 @@ def order_table(
         z = dict(zip(("z first", "z second"), (part["z"].iloc[-1] for part in mine), strict=True))
         low, high = _band(drawn)
         both = {"first": first, "second": second, "by": "onset"}
-        effect = {"difference": apart.item(), "low": low, "high": high}
+        effect = {"difference": apart.item(), "low": low, "high": high, "p": np.nan}
         rows.append({**one.names, **both, **z, **effect, "seeds": mine[0]["seeds"].iloc[-1]})
     return pd.DataFrame(rows)
 
