@@ -361,8 +361,8 @@ def order_table(
       A row per course that has both, and evidence of both in these networks at the last snapshot.
       It holds the names, the two, their `z first` and `z second` at the last snapshot, and the
       epochs by which the mean of the `first` over seeds appeared later (`onsets`): `difference`,
-      and `low` and `high`, 95 % of such differences of seeds drawn with replacement. `p` is missing,
-      because noise makes a weak statistic late.
+      and `low` and `high`, 95 % of such differences of seeds drawn with replacement. `p` is
+      missing, because noise makes a weak statistic late.
     """
     rows = []
     for one in courses:
