@@ -16,7 +16,7 @@ from ppp_jax.analysis.inference import downstream
 from ppp_jax.analysis.inference.seeds import (
     LEVEL,
     attainable,
-    false_discovery,
+    attainable_from,
     paired_difference,
 )
 from ppp_jax.analysis.io.facts import Facts, facts_of, partner_of
@@ -73,9 +73,7 @@ NOTHING = ("no more", "nothing")  # what claims that nothing is there say of the
 STRIP, OPENING = 7, 5  # most snapshots of a strip, which then fits a page, and of the README's
 # Of the figure with which the README begins: the optimiser knows no axes, so that none are its own.
 FACE, CONTROL = "tanh@thomson:32", "isotropic_adam"
-FACE_BASIS = (
-    "standard"  # the 32 vectors are the 16 axes and their opposites; each point counts once
-)
+FACE_BASIS = "standard"  # the 32 vectors are its axes and their opposites: each point counts once
 DIP, PEAKS, ERROR = "axis_quantisation", "peaks", "test_mse"
 ORDERS = ((DIP, "covariance"), (DIP, "shape"), (DIP, "shape_kurtosis"))
 DEFAULTS = Grid(
@@ -257,7 +255,11 @@ def _pictures(latents: xr.Dataset, options: experiment.Options) -> Iterator[Pict
 
 def _shown(latents: xr.Dataset, most: int) -> np.ndarray:
     """Returns the places of at most so many snapshots, evenly from the first to the last."""
-    return np.unique(np.linspace(0, latents.sizes["step"] - 1, most).round().astype(int))
+    return _evenly(latents.sizes["step"], most)
+
+
+def _evenly(count: int, most: int) -> np.ndarray:
+    return np.unique(np.linspace(0, count - 1, most).round().astype(int))
 
 
 def claims(
@@ -416,10 +418,8 @@ def _phases(pictures: list[Pictures], table: pd.DataFrame) -> Iterator[dict[str,
 
 def _order(pictures: list[Pictures], table: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Yields by how many epochs the axis phase is at its height later than the diagonal phase."""
-    discrete = [one for one in pictures if not one.facts.isotropic]
-    found = phase_table([one.course for one in discrete], table).to_dict("records")
-    for one in discrete:
-        mine = [row for row in found if all(row[k] == v for k, v in one.course.names.items())]
+    for one in (each for each in pictures if not each.facts.isotropic):
+        mine = phase_table([one.course], table).to_dict("records")
         effect: dict[str, Any] = dict.fromkeys(("difference", "low", "high", "p"), np.nan)
         effect["seeds"] = len(one.fourfold)
         if mine:
@@ -459,9 +459,7 @@ def _attainable(family: pd.DataFrame) -> np.ndarray:
         return attainable(family["p"], family["seeds"])
     if (family["asked"] != NETWORKS).any():
         return np.zeros(len(family))
-    p, floor = family["p"].to_numpy(float), family["floor"].to_numpy(float)
-    several = [np.where(np.arange(len(p)) == k, floor, p) for k in range(len(p))]
-    return np.array([false_discovery(one)[k] for k, one in enumerate(several)])
+    return attainable_from(family["p"].to_numpy(float), family["floor"].to_numpy(float))
 
 
 def _answer(row: dict[str, Any], least: float) -> str:
@@ -598,7 +596,7 @@ def _opening(
     shown = [one for one in pair if one is not None]
     if len(shown) != 2:
         return {}
-    few = np.unique(np.linspace(0, len(epochs) - 1, OPENING).round().astype(int))
+    few = _evenly(len(epochs), OPENING)
     drawn = []
     for one in shown:
         clouds = one.clouds.isel(step=few).transpose("step", "seed", ...)

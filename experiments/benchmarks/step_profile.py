@@ -22,12 +22,12 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments.benchmarks import jax_sides, machine
+from experiments.benchmarks import jax_sides, machine, turns
 from experiments.benchmarks.turns import SIZES
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.cli import runtime
 from ppp_jax.engine import program
-from ppp_jax.errors import InputError, lookup, whole
+from ppp_jax.errors import whole
 from ppp_jax.sweep import seed_batches
 
 STEPS = 100  # of the call that is written down: the least that a sweep takes at a time
@@ -51,15 +51,12 @@ def define() -> None:
 
 def main() -> None:
     """Prints a table per size, and one of kinds of operations."""
-    values = flags.FLAGS
-    whole("rows", values.rows, least=1)
-    if not values.sizes:
-        raise InputError("sizes", "", f"is empty; name some of {', '.join(SIZES)}")
-    for name in values.sizes:
-        lookup(SIZES, name, field="sizes")
+    rows = flags.FLAGS.rows
+    whole("rows", rows, least=1)
+    sizes = turns.named_sizes()
     runtime.use_all_cores()
-    for name in dict.fromkeys(values.sizes):
-        print_profile(name, values.rows)
+    for name in sizes:
+        print_profile(name, rows)
 
 
 def print_profile(size: str, rows: int) -> None:
@@ -92,18 +89,19 @@ def seconds_spent(built: program.Program) -> tuple[Counter[str], dict[str, str],
 
     Beside them are the operations' results, and the seconds that the steps take without profiler.
     """
-    states, arguments = built.init(built.hypers), (built.hypers, built.arrays, np.int32(0))
-    chunk = built.chunk.lower(states, *arguments, np.int32(STEPS)).compile()
+    states = built.init(built.hypers)
+    arguments = (built.hypers, built.arrays, np.int32(0), np.int32(STEPS))
+    chunk = built.chunk.lower(states, *arguments).compile()
     # Of calls and loops, whose results are tuples, the parts are counted.
     results = dict(INSTRUCTION.findall(chunk.as_text() or ""))
-    states, _ = jax.block_until_ready(built.chunk(states, *arguments, np.int32(STEPS)))
+    states, _ = jax.block_until_ready(chunk(states, *arguments))
     start = time.perf_counter()
-    states, _ = jax.block_until_ready(built.chunk(states, *arguments, np.int32(STEPS)))
+    states, _ = jax.block_until_ready(chunk(states, *arguments))
     wall = time.perf_counter() - start
     spent: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            jax.block_until_ready(built.chunk(states, *arguments, np.int32(STEPS)))
+            jax.block_until_ready(chunk(states, *arguments))
         for event in events(pathlib.Path(folder)):
             if event.get("ph") == "X" and event["name"] in results:
                 spent[event["name"]] += event["dur"] / 1e6

@@ -31,8 +31,18 @@ def chosen_sizes() -> list[str]:
     whole("rounds", values.rounds, least=1)
     if not 0 <= values.seconds <= LONGEST_TURN:
         raise InputError("seconds", values.seconds, f"must be from 0 to {LONGEST_TURN}")
-    if not values.sizes:
+    return named_sizes()
+
+
+def named_sizes() -> list[str]:
+    """Returns the networks that the flag `sizes` names, each once.
+
+    Raises:
+      InputError: It names none, or one that is unknown.
+    """
+    sizes = flags.FLAGS.sizes
+    if not sizes:
         raise InputError("sizes", "", f"is empty; name some of {', '.join(SIZES)}")
-    for name in values.sizes:
+    for name in sizes:
         lookup(SIZES, name, field="sizes")
-    return list(dict.fromkeys(values.sizes))
+    return list(dict.fromkeys(sizes))

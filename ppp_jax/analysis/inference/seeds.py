@@ -310,13 +310,28 @@ def attainable(p: ArrayLike, seeds: ArrayLike) -> np.ndarray:
         raise InputError(
             "seeds", f"array {count.shape}", f"must have the shape {values.shape} of p"
         )
-    flat, found = values.ravel(), np.full(values.size, np.nan)
-    for k, several in enumerate(count.ravel()):
-        if several >= 1:
-            others = flat.copy()
-            others[k] = smallest_p(int(several))
-            found[k] = false_discovery(others)[k]
-    return found.reshape(values.shape)
+    least = [smallest_p(int(several)) if several >= 1 else np.nan for several in count.ravel()]
+    return attainable_from(values.ravel(), np.array(least)).reshape(values.shape)
+
+
+def attainable_from(p: np.ndarray, least: np.ndarray) -> np.ndarray:
+    """Returns the q-value that each of a family of tests would have at its smallest p-value.
+
+    All other p-values are as they are.
+
+    Args:
+      p: The p-values of one family, `(tests,)`.
+      least: The smallest p-value that each test can have, `(tests,)`; NaN where there is no test.
+
+    Returns:
+      q, `(tests,)`; NaN where there is no test.
+    """
+    found = np.full(len(p), np.nan)
+    for k in np.flatnonzero(np.isfinite(least)):
+        others = p.copy()
+        others[k] = least[k]
+        found[k] = false_discovery(others)[k]
+    return found
 
 
 @functools.lru_cache(maxsize=8)

@@ -9,7 +9,7 @@ import xarray as xr
 
 from ppp_jax import bases
 from ppp_jax.analysis.inference import special_directions
-from ppp_jax.analysis.inference.rotation_test import ROTATIONS, pool, rotation_test
+from ppp_jax.analysis.inference.rotation_test import BAND, ROTATIONS, pool, rotation_test
 from ppp_jax.analysis.inference.seeds import LEVEL, false_discovery, paired_difference
 from ppp_jax.analysis.projection.views import mean_of
 from ppp_jax.analysis.results.measure import DIP_SAMPLES, rotations_of, thinned
@@ -22,7 +22,6 @@ FOURFOLD = "fourfold"  # cos 4φ of accepted samples: axes 1, diagonals −1
 MOST_SAMPLES = 2048  # of each cloud, for alignment under many rotations, and for clusters
 HALF = 0.5  # of the last excess, from which on a statistic counts as having appeared
 DRAWS, DRAWING_SEED = 1000, 0  # of seeds with replacement, for intervals of onsets
-BAND = (0.025, 0.975)
 # What is tested of the pictures, in the planes of the basis: only few samples lie near any.
 PICTURES = (FOURFOLD, "acceptance_ratio")
 PICTURE_SAMPLES = 30_000  # of each cloud
