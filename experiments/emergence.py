@@ -405,14 +405,14 @@ def _phases(pictures: list[Pictures], table: pd.DataFrame) -> Iterator[dict[str,
         if one.facts.isotropic:
             text, towards = f"an isotropic function has no {adjective} phase", "no more"
         seeds, known = mine.loc[best, "seeds"], mine["p networks"].notna().any()
-        least = 2 / (one.course.tested.attrs["rotations"] + 1) ** seeds
+        least = min(1.0, len(mine) * 2 / (one.course.tested.attrs["rotations"] + 1) ** seeds)
         effect = {
             "difference": sign * mine.loc[best, "z"],
             # On the other side there is no evidence of this phase.
             "p": np.minimum(1, len(mine) * there.fillna(1 if known else np.nan)[best]),
             "seeds": seeds,
         }
-        more = {"asked": NETWORKS, "epoch": mine.loc[best, "epoch"], "floor": len(mine) * least}
+        more = {"asked": NETWORKS, "epoch": mine.loc[best, "epoch"], "floor": least}
         yield _claim(text, one.course.names, "z", effect, towards, **more)
 
 

@@ -189,6 +189,16 @@ def test_a_phase_is_judged_by_ranks_and_times_the_snapshots(planted):
     assert (diagonals["p"], axes["p"]) == (1, pytest.approx(2 * table["p networks"].min(), rel=1))
 
 
+def test_phases_of_cells_without_accepted_samples_cannot_be_judged(planted):
+    shown = [pictures(planted, "tanh"), pictures(planted, "isotropic_tanh")]
+    table = table_of(shown)
+    empty = (table["activation"] == "tanh") & (table["epoch"] > 0)
+    table.loc[empty, ["z", "rank", "p networks"]] = np.nan
+    table.loc[empty, "seeds"] = 0
+    found = emergence.answers(list(emergence._phases(shown, table)))
+    assert found["answer"].tolist() == ["cannot be judged at 0 seeds"] * 2 + ["does not hold"] * 2
+
+
 def test_samples_on_diagonals_are_compared_with_the_partner(planted):
     later = planted.isel(step=[2, 0, 1]).assign_coords(step=range(3), epoch=("step", [0, 2, 4]))
     shown = [pictures(later, "tanh"), pictures(later.isel(step=[1, 2, 0]), "isotropic_tanh")]
