@@ -166,12 +166,12 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     """
     latents = study.load(run)
     sites = list(_sites(latents, options))
-    if not sites:
+    pictures = list(_pictures(latents, options)) if sites else []
+    if not pictures:
         problem = "has no network whose latents vary and that has not diverged; "
         raise InputError("workdir", run, problem + "smaller --learning_rates may help")
     statistics, orbits = [one.statistics for one in sites], [one.orbits for one in sites]
     of_statistics, of_orbits = course_table(statistics), course_table(orbits)
-    pictures = list(_pictures(latents, options))
     shown = [one.course for one in pictures]
     of_pictures = course_table(shown)
     parts = ((statistics, of_statistics), (orbits, of_orbits), (shown, of_pictures))
