@@ -11,6 +11,7 @@ from ppp_jax.analysis.io.sources import Latents
 from ppp_jax.analysis.projection.kernel import (
     Prepared,
     accepted,
+    add_accepted,
     prepare,
     progress_bar,
     threshold,
@@ -87,8 +88,13 @@ def acceptance_test(
 
 def _accepted(prepared: Prepared) -> np.ndarray:
     """Returns the number of accepted (plane, sample) pairs at every ε, `(epsilons,)`."""
+    (count,) = add_accepted(prepared, _count_accepted)
+    return count
+
+
+def _count_accepted(prepared: Prepared) -> tuple[np.ndarray]:
     least = threshold(prepared.epsilons)
     count = np.zeros(len(least), np.int64)
     for block in accepted(prepared):
         count += [np.count_nonzero(block.squared_cosine >= value) for value in least]
-    return count
+    return (count,)

@@ -79,7 +79,7 @@ def kept_rows(
     if lost and nonfinite == RAISE:
         refuse_nonfinite(lost, cloud.shape)
     cloud = np.where(finite[:, None], cloud, 0).astype(cloud.dtype) if lost else cloud
-    length = np.where(finite, _lengths(cloud), np.nan)
+    length = np.where(finite, lengths_of(cloud), np.nan)
     rows = count_rows(length)
     if drop_outliers is not None:
         out = length > drop_outliers * _median(length)
@@ -166,8 +166,12 @@ def told(counts: Sequence[Rows]) -> dict[str, int]:
     }
 
 
-def _lengths(cloud: np.ndarray) -> np.ndarray:
-    """Returns the length of each row, of numbers whose squares may not be representable."""
+def lengths_of(cloud: np.ndarray) -> np.ndarray:
+    """Returns the length of each row, of numbers whose squares may not be representable.
+
+    Args:
+      cloud: `(samples, units)`.
+    """
     largest = np.abs(cloud).max(axis=1).astype(np.float64)
     scaled = cloud / np.where(largest > 0, largest, 1)[:, None]
     length: np.ndarray = largest * np.sqrt(np.vecdot(scaled, scaled))

@@ -8,11 +8,12 @@ The module `candidates` quickly finds the samples that may be accepted, and one 
 them in double precision.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ppp_jax.analysis.io import chunks
 from ppp_jax.analysis.io.sources import Latents, Source, open_source, read, to_numpy
 from ppp_jax.analysis.projection.candidates import at, find
 from ppp_jax.analysis.projection.centring import centred
@@ -54,6 +55,7 @@ class Prepared(NamedTuple):
       epsilons: Acceptance cosines, ascending, float64, `(epsilons,)`.
       progress: Whether to show a progress bar on stderr.
       changes: What was done to the latents and the basis before, as attributes of results.
+      first: The row of the pooled latents that is the first of `source`, which may be a part.
     """
 
     source: Source
@@ -62,6 +64,7 @@ class Prepared(NamedTuple):
     epsilons: np.ndarray
     progress: bool
     changes: dict[str, int]
+    first: int = 0
 
     @property
     def samples(self) -> int:
@@ -196,6 +199,25 @@ def progress_bar(items: list[Any], name: str) -> Iterable[Any]:
 
 
 def _survey(source: Source, frame: Basis, epsilon: float, progress: bool) -> Survey:
+    rows = chunks.rows_of(source)
+    if rows is None:
+        return _survey_rows(source, frame, epsilon, progress)
+    parts = chunks.map_rows(rows, _survey_chunk, (frame, epsilon))
+    starts = np.cumsum([0, *(len(part.lengths) for part in parts[:-1])])
+    candidates = [part.candidates + k for part, k in zip(parts, starts, strict=True)]
+    return Survey(
+        np.concatenate([part.lengths for part in parts]),
+        np.concatenate(candidates),
+        sum(part.zero_rows for part in parts),
+        sum(part.dropped_rows for part in parts),
+    )
+
+
+def _survey_chunk(values: np.ndarray, shared: tuple[Basis, float]) -> Survey:
+    return _survey_rows(open_source(values), *shared, progress=False)
+
+
+def _survey_rows(source: Source, frame: Basis, epsilon: float, progress: bool) -> Survey:
     lengths = np.empty(source.rows)
     candidates = []
     windows = _windows(source.rows, max(source.units, frame.size), progress=progress, name="survey")
@@ -275,7 +297,37 @@ def accepted(prepared: Prepared) -> Iterator[Accepted]:
         for candidates in find(onto, square, frame, least):
             block = _decide(onto, square, frame, least, *candidates)
             for part in _number(block, frame, onto):
-                yield _to_source(part, chosen, exponent)
+                yield _to_source(part, prepared.first + chosen, exponent)
+
+
+def add_accepted(
+    prepared: Prepared, measure: Callable[[Prepared], tuple[np.ndarray, ...]]
+) -> tuple[np.ndarray, ...]:
+    """Adds up what a function counts of the accepted samples.
+
+    Args:
+      prepared: Latents and planes, as `prepare` returns them.
+      measure: Function of the latents, or of a part of them, that goes through what `accepted`
+        yields, and returns arrays of sums. Of a dask array it runs where the chunks are.
+    """
+    rows = chunks.rows_of(prepared.source)
+    if rows is None:
+        return measure(prepared)
+    survey = prepared.survey
+    stops = np.cumsum(rows.chunks[0])
+    each = []
+    for start, stop in zip([0, *stops[:-1]], stops, strict=True):
+        first, last = np.searchsorted(survey.candidates, [start, stop])
+        near = survey.candidates[first:last] - start
+        part = survey._replace(lengths=survey.lengths[start:stop], candidates=near)
+        each.append((int(start), part))
+    common = (prepared.frame, prepared.epsilons, prepared.changes, measure)
+    return chunks.add_rows(rows, _measure_chunk, common, each)
+
+
+def _measure_chunk(values: np.ndarray, shared: Any, own: tuple[int, Survey]) -> Any:
+    (frame, epsilons, changes, measure), (first, survey) = shared, own
+    return measure(Prepared(open_source(values), frame, survey, epsilons, False, changes, first))
 
 
 def _decide(

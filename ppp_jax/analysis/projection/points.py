@@ -10,7 +10,14 @@ from ppp_jax import __version__
 from ppp_jax.analysis.io.sources import Latents, check_made, to_numpy
 from ppp_jax.analysis.projection import isotropic_null
 from ppp_jax.analysis.projection.isotropic_null import FEW_POINTS, count_text
-from ppp_jax.analysis.projection.kernel import Accepted, Prepared, accepted, prepare, threshold
+from ppp_jax.analysis.projection.kernel import (
+    Accepted,
+    Prepared,
+    accepted,
+    add_accepted,
+    prepare,
+    threshold,
+)
 from ppp_jax.analysis.projection.planes import BasisLike
 from ppp_jax.errors import InputError, real, whole
 
@@ -251,12 +258,17 @@ def count_planes(
 
 def count_accepted(prepared: Prepared) -> np.ndarray:
     """Returns the numbers of accepted samples, `(epsilons, planes)`."""
+    (counts,) = add_accepted(prepared, _count_planes)
+    return counts
+
+
+def _count_planes(prepared: Prepared) -> tuple[np.ndarray]:
     least = threshold(prepared.epsilons)
     counts = np.zeros((len(least), len(prepared.frame.planes)), np.int64)
     for block in accepted(prepared):
         for k, value in enumerate(least):
             add_counts(counts[k], block.plane[block.squared_cosine >= value] if k else block.plane)
-    return counts
+    return (counts,)
 
 
 def top_planes(counted: xr.Dataset, number: int, *, epsilon: float | None = None) -> xr.Dataset:

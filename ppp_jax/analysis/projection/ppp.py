@@ -1,5 +1,6 @@
 """PPP densities, divided by their exact null (docs/method.md §2, §4)."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ import xarray as xr
 
 from ppp_jax.analysis.io.sources import Latents, Source, axis_names, check_free, groups
 from ppp_jax.analysis.projection import density
-from ppp_jax.analysis.projection.kernel import Accepted, Prepared, accepted, prepare
+from ppp_jax.analysis.projection.kernel import Accepted, Prepared, accepted, add_accepted, prepare
 from ppp_jax.analysis.projection.planes import BasisLike
 from ppp_jax.analysis.projection.points import (
     add_counts,
@@ -342,6 +343,18 @@ def _bin_points(
       of all accepted points, `(groups · pictures per group, epsilons)`.
     """
     bins, shape = len(edges) - 1, (panels.groups * panels.per_group, len(prepared.epsilons))
+    count = functools.partial(_bin_part, edges=edges, panels=panels)
+    counts, number = add_accepted(prepared, count)
+    # A point that a larger ε accepts is accepted by every smaller one too.
+    counts = _from_the_right(counts.reshape(*shape, bins, bins))
+    return counts, _from_the_right(number.reshape(shape))
+
+
+def _bin_part(
+    prepared: Prepared, *, edges: np.ndarray, panels: _Panels
+) -> tuple[np.ndarray, np.ndarray]:
+    """Counts the accepted points of a part, each at the largest ε that accepts it."""
+    bins, shape = len(edges) - 1, (panels.groups * panels.per_group, len(prepared.epsilons))
     counts = np.zeros(math.prod(shape) * bins * bins, np.int64)
     number = np.zeros(math.prod(shape), np.int64)
     picture_of_plane = np.full(len(prepared.frame.planes), -1)
@@ -359,9 +372,7 @@ def _bin_points(
         number += np.bincount(panel, minlength=len(number))
         bin_index, inside = density.bin_number(block.u, block.v, edges)
         add_counts(counts, panel[inside] * (bins * bins) + bin_index)
-    # A point that a larger ε accepts is accepted by every smaller one too.
-    counts = _from_the_right(counts.reshape(*shape, bins, bins))
-    return counts, _from_the_right(number.reshape(shape))
+    return counts, number
 
 
 def _from_the_right(counts: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ accepted point is seen in an interval of angles, and all angles of a plane are c
 the ends of these intervals (docs/method.md §3).
 """
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,14 @@ import xarray as xr
 
 from ppp_jax.analysis.io.sources import Latents, to_numpy
 from ppp_jax.analysis.projection import isotropic_null
-from ppp_jax.analysis.projection.kernel import SLACK, Prepared, accepted, prepare, threshold
+from ppp_jax.analysis.projection.kernel import (
+    SLACK,
+    Prepared,
+    accepted,
+    add_accepted,
+    prepare,
+    threshold,
+)
 from ppp_jax.analysis.projection.planes import BasisLike
 from ppp_jax.analysis.projection.points import add_counts, count_accepted, provenance, warn_if_empty
 from ppp_jax.errors import InputError, choice, truth, whole
@@ -181,11 +189,23 @@ def _count(
     """
     turn = probe % (2 * np.pi)
     order = np.argsort(turn, kind="stable")
+    count = functools.partial(_count_part, turn=turn[order], kept=kept, signed=signed)
+    ends, number = add_accepted(prepared, count)
+    # Every angle has two columns, because the columns go around the circle twice.
+    seen_twice = np.cumsum(ends, axis=-1)[..., :-1].reshape(*ends.shape[:2], 2, len(probe))
+    counts = seen_twice.sum(axis=2).take(np.argsort(order), axis=-1)
+    return counts[:, :-1], counts.sum(axis=1), number
+
+
+def _count_part(
+    prepared: Prepared, *, turn: np.ndarray, kept: np.ndarray, signed: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Counts the samples of a part, by where the angles at which they are seen begin and end."""
     # Every plane that is kept has a row of its own, and all others share the last row. The columns
     # hold the differences of the counts from one angle to the next.
     row_of_plane = np.full(len(prepared.frame.planes), len(kept), np.int64)
     row_of_plane[kept] = np.arange(len(kept))
-    ends = np.zeros((len(prepared.epsilons), len(kept) + 1, 2 * len(probe) + 1), np.int64)
+    ends = np.zeros((len(prepared.epsilons), len(kept) + 1, 2 * len(turn) + 1), np.int64)
     number = np.zeros(len(prepared.epsilons), np.int64)
     for block in accepted(prepared):
         angle, row = np.arctan2(block.v, block.u), row_of_plane[block.plane]
@@ -193,13 +213,10 @@ def _count(
             seen: Any = block.squared_cosine >= threshold(epsilon) if k else slice(None)
             phi, half = angle[seen], _half_angle(block.squared_cosine[seen], epsilon)
             number[k] += len(phi)
-            _add(ends[k], row[seen], *_interval(phi, half, turn[order]), 1)
+            _add(ends[k], row[seen], *_interval(phi, half, turn), 1)
             if signed:
-                _add(ends[k], row[seen], *_interval(phi + np.pi, half, turn[order]), -1)
-    # Every angle has two columns, because the columns go around the circle twice.
-    seen_twice = np.cumsum(ends, axis=-1)[..., :-1].reshape(*ends.shape[:2], 2, len(probe))
-    counts = seen_twice.sum(axis=2).take(np.argsort(order), axis=-1)
-    return counts[:, :-1], counts.sum(axis=1), number
+                _add(ends[k], row[seen], *_interval(phi + np.pi, half, turn), -1)
+    return ends, number
 
 
 def _half_angle(fraction: np.ndarray, epsilon: float) -> np.ndarray:

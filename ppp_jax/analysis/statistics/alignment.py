@@ -15,10 +15,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ppp_jax.analysis.io.rows import RAISE, sampled
-from ppp_jax.analysis.io.sources import Latents, PerCloud, labelled_like, rescale
-from ppp_jax.analysis.projection.planes import Basis, BasisLike, resolve_basis
+from ppp_jax.analysis.io.rows import RAISE, check_rows, sampled, told, warn_of_long_rows
+from ppp_jax.analysis.io.sources import (
+    Latents,
+    PerCloud,
+    Source,
+    labelled_like,
+    open_source,
+    rescale,
+)
+from ppp_jax.analysis.projection.planes import (
+    Basis,
+    BasisLike,
+    resolve_basis,
+    resolve_vectors,
+)
 from ppp_jax.analysis.statistics.moments import Moments, Variances
+from ppp_jax.analysis.statistics.streamed import moments_of
 from ppp_jax.numerics import polar
 
 BATCH_ELEMENTS = 2**20  # projections held at once while many bases are measured
@@ -43,6 +56,8 @@ class Target(NamedTuple):
 
 OfBasis = Callable[[jax.Array, jax.Array, Planes | None], jax.Array]
 """A statistic of a cloud, `(samples, units)`, against `(vectors, units)` and their planes."""
+OfMoments = Callable[[Moments], np.ndarray]
+"""The same statistic by the moments along the vectors of an orthonormal basis."""
 
 
 def alignment_c4(
@@ -156,12 +171,33 @@ def _measured(
     nonfinite: str,
     drop_outliers: float | None,
 ) -> PerCloud:
+    source = open_source(latents)
+    if source.lazy and function in ALONG:  # of any size
+        frame = resolve_vectors(basis, source.units)
+        if frame.gram is None and frame.size == source.units:
+            rules = {"nonfinite": nonfinite, "drop_outliers": drop_outliers}
+            return _streamed(latents, source, ALONG[function], frame, rules)
     kept, rows = sampled(latents, nonfinite=nonfinite, drop_outliers=drop_outliers)
     values, _ = rescale(kept)
     target = build_target(resolve_basis(basis, values.shape[-1]), values.dtype)
     clouds = values.reshape(-1, *values.shape[-2:])
     (found,) = measure_all((function,), clouds, target)
     return labelled_like(latents, found.reshape(values.shape[:-2]), rows)
+
+
+def _streamed(
+    latents: Latents, source: Source, along: OfMoments, frame: Basis, rules: dict[str, Any]
+) -> PerCloud:
+    """Measures clouds that are read in parts, by sums over these."""
+    check_rows(**rules)
+    clouds = range(source.rows // source.shape[-2])
+    found = [moments_of(source, cloud, frame, **rules) for cloud in clouds]
+    if rules["drop_outliers"] is None:
+        warn_of_long_rows(sum(rows.long for _, rows in found))
+    with np.errstate(divide="ignore", invalid="ignore"):  # a missing cloud has no number
+        values = np.array([along(moments) for moments, _ in found])
+    rows = told([rows for _, rows in found])
+    return labelled_like(latents, values.reshape(source.shape[:-2]), rows)
 
 
 def build_target(frame: Basis, dtype: np.dtype) -> Target:
@@ -451,6 +487,13 @@ def max_median_along(moments: Moments) -> np.ndarray:
     """
     found: np.ndarray = moments.absolute.max(axis=-1) / np.median(moments.absolute, axis=-1)
     return found
+
+
+ALONG: dict[OfBasis, OfMoments] = {
+    c4_of: c4_along,
+    kurtosis_of: kurtosis_along,
+    unit_kurtosis_of: unit_kurtosis_along,
+}
 
 
 def covariance_along(variances: Variances) -> np.ndarray:

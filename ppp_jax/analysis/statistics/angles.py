@@ -1,5 +1,6 @@
 """The angles of samples in the privileged planes, in a few numbers (docs/method.md §7)."""
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from ppp_jax.analysis.io.rows import (
 )
 from ppp_jax.analysis.io.sources import Latents, PerCloud, check_free, labelled_like
 from ppp_jax.analysis.projection import isotropic_null
-from ppp_jax.analysis.projection.kernel import Prepared, accepted, prepare
+from ppp_jax.analysis.projection.kernel import Prepared, accepted, add_accepted, prepare
 from ppp_jax.analysis.projection.planes import Basis, BasisLike
 from ppp_jax.errors import InputError
 
@@ -57,10 +58,16 @@ def acceptance_ratio(
     prepared = _prepare(latents, basis, epsilon, nonfinite)
     per_cloud = prepared.source.shape[-2]
     clouds = prepared.source.rows // per_cloud
+    part = functools.partial(_count_part, per_cloud=per_cloud, clouds=clouds)
+    (count,) = add_accepted(prepared, part)
+    return labelled_like(latents, _over_null(prepared, count), _rows(prepared))
+
+
+def _count_part(prepared: Prepared, *, per_cloud: int, clouds: int) -> tuple[np.ndarray]:
     count = np.zeros(clouds, np.int64)
     for block in accepted(prepared):
         count += np.bincount(block.sample // per_cloud, minlength=clouds)
-    return labelled_like(latents, _over_null(prepared, count), _rows(prepared))
+    return (count,)
 
 
 class Angles(NamedTuple):
@@ -140,6 +147,16 @@ def _measured(prepared: Prepared) -> _Measured:
     """Returns A/A0 and what the angles say, of every cloud."""
     per_cloud = prepared.source.shape[-2]
     clouds = prepared.source.rows // per_cloud
+    part = functools.partial(_measure_part, per_cloud=per_cloud, clouds=clouds)
+    count, histogram, modes, fourfold = add_accepted(prepared, part)
+    ratio = _over_null(prepared, count)
+    return _described(histogram.reshape(*ratio.shape, SECTORS), modes, fourfold, ratio)
+
+
+def _measure_part(
+    prepared: Prepared, *, per_cloud: int, clouds: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the sums of a part, by cloud: accepted samples, sectors, modes, and cos 4φ."""
     count, histogram = np.zeros(clouds, np.int64), np.zeros(clouds * SECTORS, np.int64)
     modes, fourfold = np.zeros((clouds, MODES), np.complex128), np.zeros(clouds)
     for block in accepted(prepared):
@@ -158,8 +175,7 @@ def _measured(prepared: Prepared) -> _Measured:
                 cosines = _fourfold(power, prepared.frame, block.plane[there])
                 fourfold += np.bincount(cloud, cosines, clouds)
             power = power * direction
-    ratio = _over_null(prepared, count)
-    return _described(histogram.reshape(*ratio.shape, SECTORS), modes, fourfold, ratio)
+    return count, histogram, modes, fourfold
 
 
 def _fourfold(power: np.ndarray, frame: Basis, plane: np.ndarray) -> np.ndarray:
