@@ -95,6 +95,6 @@ def test_what_cannot_be_used_is_one_line(tmp_path, flags, text):
 def test_a_folder_without_layers_is_one_line(tmp_path):
     done = odd_commands.run(main, [f"--latents={tmp_path}"], tmp_path)
     assert (done["status"], done["changed"]) == (1, [])
-    problem = "holds no .npy, .npz or zarr array"
+    problem = "holds no .npy, .npz, .h5, .safetensors or zarr array (it is empty)"
     assert done["stderr"].startswith(f"error: --latents={tmp_path}: {problem}")
     assert done["stderr"].count("\n") == 1
