@@ -5,7 +5,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import xarray as xr
@@ -37,7 +37,7 @@ NO_ROW = "no row is a sample"
 NO_LAYER, UNREAD = "no such layer", "cannot be read"
 
 
-class _Tested(NamedTuple):
+class Tested(NamedTuple):
     """What was found of one layer.
 
     Attributes:
@@ -122,6 +122,57 @@ def compare_layers(
       >>> (found["q"].sel(statistic="shape") <= 0.05).values.tolist()
       [False, True]
     """
+    return compare_and_keep(
+        layers,
+        kept=None,
+        basis=basis,
+        statistics=statistics,
+        groups=groups,
+        rotations=rotations,
+        rotation_seed=rotation_seed,
+        nonfinite=nonfinite,
+        drop_outliers=drop_outliers,
+        progress=progress,
+    )
+
+
+class Kept(Protocol):
+    """Where the numbers of finished layers are kept, so that they need not be measured again."""
+
+    def recall(self, layer: Layer, settings: Mapping[str, Any]) -> Tested | None:
+        """Returns what was found of a layer by the same settings, or None."""
+
+    def keep(self, layer: Layer, settings: Mapping[str, Any], tested: Tested) -> None:
+        """Keeps what was found of a layer."""
+
+
+def compare_and_keep(
+    layers: LayersLike | Layers,
+    *,
+    kept: Kept | None,
+    basis: BasisLike,
+    statistics: Sequence[str | Statistic] | None,
+    groups: Mapping[str, str] | None,
+    rotations: int | None,
+    rotation_seed: int,
+    nonfinite: str,
+    drop_outliers: float | None,
+    progress: bool,
+) -> xr.Dataset:
+    """Does what `compare_layers` does, and keeps what was found of each layer.
+
+    Args:
+      layers: The layers, as `compare_layers` takes them, as it does everything else.
+      kept: Where finished layers are looked up and kept; None for nowhere.
+      basis: Privileged vectors, or a name.
+      statistics: Names of statistics, or entries of one's own.
+      groups: The name of each layer's group.
+      rotations: K of the rotation null.
+      rotation_seed: Seed of the random rotations.
+      nonfinite: What to do about rows that are not finite.
+      drop_outliers: Rows longer than so many times the median row are left out.
+      progress: Whether to show a progress bar on stderr.
+    """
     seeded(rotation_seed, field="rotation_seed")
     truth("progress", progress)
     check_rows(nonfinite, drop_outliers)
@@ -141,7 +192,8 @@ def compare_layers(
     found = []
     with _long_rows(drop_outliers) as long:
         for layer in _each(opened, "layers", progress):
-            found.append(_judged(layer, basis=bases.of(layer), progress=progress, **options))
+            settings = {"basis": bases.of(layer), **options}
+            found.append(_kept(kept, layer, settings, progress))
             long[layer.told] = found[-1].counts["rows_long"]
     _any_read(opened, found)
     dropped = {} if drop_outliers is None else {"drop_outliers": drop_outliers}
@@ -150,6 +202,17 @@ def compare_layers(
         rotations=turns, rotation_seed=rotation_seed, basis=bases.name,
         orthonormal=int(bases.orthonormal), left_aside=", ".join(opened.left_aside),
     )  # fmt: skip
+
+
+def _kept(kept: Kept | None, layer: Layer, settings: Mapping[str, Any], progress: bool) -> Tested:
+    """Returns what was found of a layer earlier, or tests it now and keeps that."""
+    there = None if kept is None else kept.recall(layer, settings)
+    if there is not None:
+        return there
+    tested = _judged(layer, progress=progress, **settings)
+    if kept is not None and not tested.not_judged.startswith(UNREAD):
+        kept.keep(layer, settings, tested)
+    return tested
 
 
 def default_statistics() -> tuple[str, ...]:
@@ -285,11 +348,11 @@ def _long_rows(drop_outliers: float | None) -> Iterator[dict[str, int]]:
             f"rows more than 100 times as long as the median row may decide every statistic of "
             f"{', '.join(named)}; drop_outliers=100 leaves them out",
             LongRowWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
-def _judged(layer: Layer, **options: Any) -> _Tested:
+def _judged(layer: Layer, **options: Any) -> Tested:
     """Tests one layer; one that can no longer be read is not judged, and the others are kept."""
     try:
         return _tested(layer, **options)
@@ -299,7 +362,7 @@ def _judged(layer: Layer, **options: Any) -> _Tested:
             raise
     missing = np.full(len(options["statistics"]), np.nan)
     lost = {"units": layer.units, "rows_left_out": int(np.prod(layer.shape[:-1]))}
-    return _Tested(dict.fromkeys(NUMBERS, missing), dict.fromkeys(COUNTS, 0) | lost, why)
+    return Tested(dict.fromkeys(NUMBERS, missing), dict.fromkeys(COUNTS, 0) | lost, why)
 
 
 def _unreadable(layer: Layer) -> str | None:
@@ -315,13 +378,13 @@ def _unreadable(layer: Layer) -> str | None:
     return None
 
 
-def _any_read(opened: Layers, found: list[_Tested]) -> None:
+def _any_read(opened: Layers, found: list[Tested]) -> None:
     if all(one.not_judged.startswith(UNREAD) for one in found):
         problem = f"{found[0].not_judged}; nor can any other layer"
         raise InputError("layers", opened.layers[0].where, problem)
 
 
-def _tested(layer: Layer, *, progress: bool, **options: Any) -> _Tested:
+def _tested(layer: Layer, *, progress: bool, **options: Any) -> Tested:
     """Tests one layer, its networks together if it has several."""
     blocks = 8 * options["rotations"] * layer.units**2 / BLOCK_BYTES
     with about(layer.where):
@@ -335,7 +398,7 @@ def _tested(layer: Layer, *, progress: bool, **options: Any) -> _Tested:
     counts |= {"rows_left_out": rows - counts["rows"], "networks": networks, "units": layer.units}
     why = str(tested.attrs.get("not_judged", "")) if counts["rows"] else NO_ROW
     found = _together(tested) if SEED in tested["value"].dims else tested
-    return _Tested(
+    return Tested(
         {name: found[name].values for name in NUMBERS},
         counts,
         _by_reason(why),
@@ -366,7 +429,7 @@ def _together(tested: xr.Dataset) -> xr.Dataset:
 
 
 def _table(
-    opened: Layers, names: list[str], found: list[_Tested], groups: Mapping[str, str] | None
+    opened: Layers, names: list[str], found: list[Tested], groups: Mapping[str, str] | None
 ) -> xr.Dataset:
     """Puts what was found of the layers into one Dataset, and adds q."""
     models, layers = opened.models or ("",), opened.names

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import xarray as xr
 
 from ppp_jax.analysis.io.facts import facts_of
-from ppp_jax.analysis.io.layer_files import SEED, Layer, Layers, LayersLike, open_layers
+from ppp_jax.analysis.io.layer_files import SEED, Layer, Layers, LayersLike, about, open_layers
 from ppp_jax.analysis.io.layer_sources import natural
 from ppp_jax.analysis.io.load import is_run
 from ppp_jax.analysis.io.runs import BOTTLENECK, load_run, saved_groups
 from ppp_jax.analysis.results.layers import MOST_VECTORS
 from ppp_jax.analysis.results.measure import SITES, cells, healthy, mask, thinned
 from ppp_jax.errors import InputError
+from ppp_jax.files.paths import located
 
 OF_GROUPS = ("architecture", "latent_width", "units", "vectors")  # what tells groups apart
 
@@ -45,11 +46,9 @@ def open_all(layers: LayersLike | Layers) -> Layers:
       InputError: The layers cannot be opened.
     """
     if isinstance(layers, str | os.PathLike):
-        path = pathlib.Path(layers).expanduser()
-        try:
+        path = located("layers", layers)
+        with about(path):
             run = is_run(path)
-        except (OSError, ValueError):  # which opening it tells
-            run = False
         if run:
             return run_layers(path)
     return open_layers(layers)

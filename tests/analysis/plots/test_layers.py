@@ -67,8 +67,9 @@ def test_a_network_far_off_does_not_decide_the_side():
 @pytest.mark.parametrize("count", [1, 3, 12, 150])
 def test_any_number_of_layers_has_readable_names(count):
     figure = plot_layers(made([f"model.layers.{k}.mlp.activation" for k in range(count)]))
-    assert len(figure.axes) == len(MAIN)
-    labels = [text for text in figure.axes[-1].get_xticklabels() if text.get_text()]
+    panels = figure.axes[: len(MAIN)]  # a heat map's colours are one more
+    assert len(figure.axes) == len(MAIN) + (count > 30)
+    labels = [text for text in panels[-1].get_xticklabels() if text.get_text()]
     assert 1 <= len(labels) <= 60
     assert max(figure.get_size_inches()) <= 16
     figure.draw_without_rendering()

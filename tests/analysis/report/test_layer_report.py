@@ -16,7 +16,7 @@ from ppp_jax.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-FILES = [".written.json", "analysis.json", "layers.csv", "layers.md", "layers.png",
+FILES = [".written.json", "analysis.json", "index.html", "layers.csv", "layers.md", "layers.png",
          "layers_long.csv"]  # fmt: skip
 ODD = ["<script>alert(1)</script>", "=HYPERLINK(1)|*_`", "\x1b[31m\nred"]
 RNG = np.random.default_rng(0)
