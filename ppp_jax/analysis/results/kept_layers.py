@@ -12,7 +12,7 @@ import numpy as np
 from ppp_jax.analysis.io.layer_files import Layer
 from ppp_jax.analysis.io.sources import open_source, read
 from ppp_jax.analysis.projection.planes import Basis
-from ppp_jax.analysis.results.layer_comparison import COUNTS, NUMBERS, Tested
+from ppp_jax.analysis.results.layer_comparison import COUNTS, NUMBERS, LayerTest
 from ppp_jax.analysis.statistics.registry import Statistic
 from ppp_jax.errors import InputError
 from ppp_jax.files import atomic, regular
@@ -38,7 +38,7 @@ class KeptLayers:
         self.target, self.folder = target, atomic.aside(target) / "layers"
         self._digests: dict[tuple[str, str], str] = {}
 
-    def recall(self, layer: Layer, settings: Mapping[str, Any]) -> Tested | None:
+    def recall(self, layer: Layer, settings: Mapping[str, Any]) -> LayerTest | None:
         """Returns what was found of a layer by the same settings, or None.
 
         Args:
@@ -55,9 +55,9 @@ class KeptLayers:
             return None
         numbers = {name: np.array(found["numbers"][name], float) for name in NUMBERS}
         counts = {name: int(found["counts"][name]) for name in COUNTS}
-        return Tested(numbers, counts, str(found["not_judged"]))
+        return LayerTest(numbers, counts, str(found["not_judged"]))
 
-    def keep(self, layer: Layer, settings: Mapping[str, Any], tested: Tested) -> None:
+    def keep(self, layer: Layer, settings: Mapping[str, Any], tested: LayerTest) -> None:
         """Keeps what was found of a layer.
 
         Args:

@@ -37,7 +37,7 @@ NO_ROW = "no row is a sample"
 NO_LAYER, UNREAD = "no such layer", "cannot be read"
 
 
-class Tested(NamedTuple):
+class LayerTest(NamedTuple):
     """What was found of one layer.
 
     Attributes:
@@ -139,10 +139,10 @@ def compare_layers(
 class Kept(Protocol):
     """Where the numbers of finished layers are kept, so that they need not be measured again."""
 
-    def recall(self, layer: Layer, settings: Mapping[str, Any]) -> Tested | None:
+    def recall(self, layer: Layer, settings: Mapping[str, Any]) -> LayerTest | None:
         """Returns what was found of a layer by the same settings, or None."""
 
-    def keep(self, layer: Layer, settings: Mapping[str, Any], tested: Tested) -> None:
+    def keep(self, layer: Layer, settings: Mapping[str, Any], tested: LayerTest) -> None:
         """Keeps what was found of a layer."""
 
 
@@ -204,7 +204,9 @@ def compare_and_keep(
     )  # fmt: skip
 
 
-def _kept(kept: Kept | None, layer: Layer, settings: Mapping[str, Any], progress: bool) -> Tested:
+def _kept(
+    kept: Kept | None, layer: Layer, settings: Mapping[str, Any], progress: bool
+) -> LayerTest:
     """Returns what was found of a layer earlier, or tests it now and keeps that."""
     there = None if kept is None else kept.recall(layer, settings)
     if there is not None:
@@ -352,7 +354,7 @@ def _long_rows(drop_outliers: float | None) -> Iterator[dict[str, int]]:
         )
 
 
-def _judged(layer: Layer, **options: Any) -> Tested:
+def _judged(layer: Layer, **options: Any) -> LayerTest:
     """Tests one layer; one that can no longer be read is not judged, and the others are kept."""
     try:
         return _tested(layer, **options)
@@ -362,7 +364,7 @@ def _judged(layer: Layer, **options: Any) -> Tested:
             raise
     missing = np.full(len(options["statistics"]), np.nan)
     lost = {"units": layer.units, "rows_left_out": int(np.prod(layer.shape[:-1]))}
-    return Tested(dict.fromkeys(NUMBERS, missing), dict.fromkeys(COUNTS, 0) | lost, why)
+    return LayerTest(dict.fromkeys(NUMBERS, missing), dict.fromkeys(COUNTS, 0) | lost, why)
 
 
 def _unreadable(layer: Layer) -> str | None:
@@ -378,13 +380,13 @@ def _unreadable(layer: Layer) -> str | None:
     return None
 
 
-def _any_read(opened: Layers, found: list[Tested]) -> None:
+def _any_read(opened: Layers, found: list[LayerTest]) -> None:
     if all(one.not_judged.startswith(UNREAD) for one in found):
         problem = f"{found[0].not_judged}; nor can any other layer"
         raise InputError("layers", opened.layers[0].where, problem)
 
 
-def _tested(layer: Layer, *, progress: bool, **options: Any) -> Tested:
+def _tested(layer: Layer, *, progress: bool, **options: Any) -> LayerTest:
     """Tests one layer, its networks together if it has several."""
     blocks = 8 * options["rotations"] * layer.units**2 / BLOCK_BYTES
     with about(layer.where):
@@ -398,7 +400,7 @@ def _tested(layer: Layer, *, progress: bool, **options: Any) -> Tested:
     counts |= {"rows_left_out": rows - counts["rows"], "networks": networks, "units": layer.units}
     why = str(tested.attrs.get("not_judged", "")) if counts["rows"] else NO_ROW
     found = _together(tested) if SEED in tested["value"].dims else tested
-    return Tested(
+    return LayerTest(
         {name: found[name].values for name in NUMBERS},
         counts,
         _by_reason(why),
@@ -429,7 +431,7 @@ def _together(tested: xr.Dataset) -> xr.Dataset:
 
 
 def _table(
-    opened: Layers, names: list[str], found: list[Tested], groups: Mapping[str, str] | None
+    opened: Layers, names: list[str], found: list[LayerTest], groups: Mapping[str, str] | None
 ) -> xr.Dataset:
     """Puts what was found of the layers into one Dataset, and adds q."""
     models, layers = opened.models or ("",), opened.names

@@ -18,7 +18,7 @@ def layer_table(found: xr.Dataset) -> pd.DataFrame:
 
     It is what a notebook or a paper shows: the statistics on which verdicts rest, each as
     `value (p, q)`, with a star where q is at most 5 %, and beside them how many units and rows a
-    layer has, how many rows were left out, and what could not be judged. A notebook draws it as
+    layer has, and how many rows were left out. A notebook draws it as
     every data frame, and `to_latex` prints it. `found.to_dataframe()` has all numbers, and
     `layer_notes` says what the columns mean.
 
@@ -28,7 +28,8 @@ def layer_table(found: xr.Dataset) -> pd.DataFrame:
     Returns:
       A data frame of texts. Its index is `layer`, and of several models `model` and `layer`; layers
       that a model lacks have no row. There is a column `group` if there are groups, and a column
-      `not judged` if anything is missing.
+      `not judged`, which says why, if there are layers of which nothing shown could be judged; a
+      single statistic that could not be is `–`, and `found["not_judged"]` says why.
 
     Raises:
       InputError: `found` is something else.
@@ -79,12 +80,13 @@ def layer_name(one: xr.Dataset) -> str:
 
 def _row(one: xr.Dataset, shown: list[str]) -> dict[str, Any]:
     keys = [key for key in ("model", "layer", "group") if key in one.coords]
+    judged = bool(one["value"].sel(statistic=shown).notnull().any())
     counts = {"units": "units", "rows": "rows", "rows_left_out": "left out"}
     return {
         **{key: printable(one[key].item()) for key in keys},
         **{column: f"{one[key].item():,}" for key, column in counts.items()},
         **{f"{_short(name)} (p, q)": _cell(one.sel(statistic=name)) for name in shown},
-        "not judged": printable(one["not_judged"].item()),
+        "not judged": "" if judged else printable(one["not_judged"].item()),
     }
 
 
