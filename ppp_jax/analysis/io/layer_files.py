@@ -36,6 +36,10 @@ GIVE = (
     "a mapping from names to arrays, a folder of .npy files, or an .npz, HDF5 or safetensors file "
     "or zarr group of several arrays"
 )
+BFLOAT16 = (
+    "as NumPy saves bfloat16, whose name it does not know: save x.astype('float32'), or a "
+    "safetensors file"
+)
 LayersLike = Mapping[Any, Any] | str | os.PathLike[str]
 """Latents by name of layer, or such mappings by name of model; or the path of what holds layers."""
 
@@ -395,4 +399,5 @@ def about(where: object) -> Iterator[None]:
         if error.field not in ("latents", "path", "name"):
             raise
         told = f"{printable(error.value)} " if error.field == "latents" else ""
-        raise InputError("layers", where, told + error.problem) from error
+        more = f" ({BFLOAT16})" if told.startswith("array of |V2 ") else ""
+        raise InputError("layers", where, told + error.problem + more) from error

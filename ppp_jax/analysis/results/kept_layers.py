@@ -65,6 +65,8 @@ class KeptLayers:
           settings: What it was tested by.
           tested: What was found.
         """
+        if (layer.model, layer.name) not in self._digests:
+            return  # it could not be read when it was looked up
         path = self._path(layer, settings)
         atomic.open_aside(self.target)
         self.folder.mkdir(exist_ok=True)

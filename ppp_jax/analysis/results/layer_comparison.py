@@ -189,19 +189,29 @@ def compare_and_keep(
         "nonfinite": nonfinite,
         "drop_outliers": drop_outliers,
     }
-    found = []
-    with _long_rows(drop_outliers) as long:
-        for layer in _each(opened, "layers", progress):
-            settings = {"basis": bases.of(layer), **options}
-            found.append(_kept(kept, layer, settings, progress))
-            long[layer.told] = found[-1].counts["rows_long"]
-    _any_read(opened, found)
+    found = _of_each(opened, bases, options, kept, progress)
     dropped = {} if drop_outliers is None else {"drop_outliers": drop_outliers}
     return _table(opened, [one.name for one in asked], found, groups).assign_attrs(
         **dropped,
         rotations=turns, rotation_seed=rotation_seed, basis=bases.name,
         orthonormal=int(bases.orthonormal), left_aside=", ".join(opened.left_aside),
     )  # fmt: skip
+
+
+def _of_each(
+    opened: Layers, bases: "_Bases", options: dict[str, Any], kept: Kept | None, progress: bool
+) -> list[LayerTest]:
+    """Returns what was found of every layer, one after the other."""
+    found = []
+    with _long_rows(options["drop_outliers"]) as long:
+        for layer in _each(opened, "layers", progress):
+            settings = {"basis": bases.of(layer), **options}
+            found.append(_kept(kept, layer, settings, progress))
+            long[layer.told] = found[-1].counts["rows_long"]
+    if all(one.not_judged.startswith(UNREAD) for one in found):
+        problem = f"{found[0].not_judged}; nor can any other layer"
+        raise InputError("layers", opened.layers[0].where, problem)
+    return found
 
 
 def _kept(
@@ -350,7 +360,7 @@ def _long_rows(drop_outliers: float | None) -> Iterator[dict[str, int]]:
             f"rows more than 100 times as long as the median row may decide every statistic of "
             f"{', '.join(named)}; drop_outliers=100 leaves them out",
             LongRowWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
 
 
@@ -378,12 +388,6 @@ def _unreadable(layer: Layer) -> str | None:
         why = told[1] if told else error.problem.partition(";")[0]
         return f"{UNREAD} ({shortened(printable(why))})"
     return None
-
-
-def _any_read(opened: Layers, found: list[LayerTest]) -> None:
-    if all(one.not_judged.startswith(UNREAD) for one in found):
-        problem = f"{found[0].not_judged}; nor can any other layer"
-        raise InputError("layers", opened.layers[0].where, problem)
 
 
 def _tested(layer: Layer, *, progress: bool, **options: Any) -> LayerTest:

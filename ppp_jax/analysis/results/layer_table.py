@@ -20,7 +20,7 @@ def layer_table(found: xr.Dataset) -> pd.DataFrame:
     `value (p, q)`, with a star where q is at most 5 %, and beside them how many units and rows a
     layer has, and how many rows were left out. A notebook draws it as
     every data frame, and `to_latex` prints it. `found.to_dataframe()` has all numbers, and
-    `layer_notes` says what the columns mean.
+    `write_layers` writes the table with notes on what its columns mean.
 
     Args:
       found: What `compare_layers` returned.

@@ -145,6 +145,12 @@ def test_numbers_of_16_bits_are_those_of_their_32_bits(tmp_path):
     xr.testing.assert_identical(compared(tensors(tmp_path / "a", half)), expected)
 
 
+def test_bfloat16_that_lost_its_name_is_one_line(tmp_path):
+    half = {"b": X.astype(ml_dtypes.bfloat16), "x": X}
+    for write in (npz, folder):
+        refused(write(tmp_path / "a", half), r"array of \|V2 .*as NumPy saves bfloat16.*float32")
+
+
 def test_groups_in_groups_are_a_part_of_the_name(tmp_path):
     nested = {"m/block_10/mlp": X, "m/block_9/mlp": X, "n/a": X}
     for write in (h5, zarrs):
