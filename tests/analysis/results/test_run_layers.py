@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 
+from experiments import analyze as main
 from ppp_jax.analysis import compare_layers, load_run, measure
 from ppp_jax.analysis.results.run_layers import open_all, run_layers
 from ppp_jax.errors import InputError
 from ppp_jax.files import ledger
 from ppp_jax.grid import Grid
 from ppp_jax.sweep import sweep
+from tests import odd_commands
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -67,6 +69,15 @@ def test_a_basis_of_ones_own_is_taken_instead_of_the_activations(run, found):
     other = compare_layers(run, basis="haar:0", statistics=["covariance"], **TEST)
     assert other.attrs["basis"] == "haar:0"
     assert not other["value"].equals(found["value"].sel(statistic=["covariance"]))
+
+
+def test_the_command_takes_all_layers_of_a_run(run, tmp_path):
+    flags = [f"--latents={run}", "--all_layers", "--rotations=3", f"--out={tmp_path / 'out'}"]
+    done = odd_commands.run(main, flags, tmp_path)
+    assert (done["status"], done["traceback"]) == (None, "")
+    text = (tmp_path / "out" / "layers.md").read_text(encoding="utf-8")
+    assert text.count("| tanh, learning_rate=0.001") == 6
+    assert "2 of 2 runs of tanh, learning_rate=1e+18 (diverged)" in text
 
 
 def test_a_damaged_run_is_one_line(tmp_path):
