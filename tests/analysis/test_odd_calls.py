@@ -123,7 +123,8 @@ ODD = {
     "empty_mapping": {},
     "bad_layer": {"a": X, "b": X[:, 0]},
     "deep_layer": {"a": X[None]},
-    "nested_mapping": {"a": {"b": X}},
+    "nested_mapping": {"a": {"b": {"c": X}}},
+    "mixed_mapping": {"a": X, "b": {"c": X}},
     "same_layers": {1: X, "1": X},
     "not_finite_layer": {"a": np.where(np.arange(96).reshape(24, 4) == 5, np.nan, X)},
     "set": {1.0, 2.0},
@@ -205,6 +206,7 @@ CALLS = {
         pa.compare_layers, {"layers": {"a": X}, "statistics": ["shape"], "rotations": 3}
     ),
     "plot_layers": (pa.plot_layers, {"found": LAYERS}),
+    "layer_table": (pa.layer_table, {"found": LAYERS}),
     "write_layers": (
         pa.write_layers,
         {"layers": {"a": X}, "out": "layers_out", "statistics": ["shape"], "rotations": 3},

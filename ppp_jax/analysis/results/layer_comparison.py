@@ -3,8 +3,9 @@
 import contextlib
 import re
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import xarray as xr
@@ -18,23 +19,25 @@ from ppp_jax.analysis.inference.rotation_test import (
     verdict,
 )
 from ppp_jax.analysis.inference.seeds import LEVEL, false_discovery
-from ppp_jax.analysis.io.layer_files import SEED, Layer, Layers, LayersLike, about, open_layers
+from ppp_jax.analysis.io.layer_files import SEED, Layer, Layers, LayersLike, about
 from ppp_jax.analysis.io.rows import RAISE, LongRowWarning, check_rows, kept_rows
 from ppp_jax.analysis.io.sources import open_source, read
 from ppp_jax.analysis.projection.kernel import progress_bar
 from ppp_jax.analysis.projection.planes import Basis, BasisLike, resolve_basis
+from ppp_jax.analysis.results.run_layers import open_all
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.statistics.registry import Statistic
-from ppp_jax.errors import InputError, seeded, truth, whole
+from ppp_jax.errors import InputError, printable, seeded, shortened, truth, whole
 
 KINDS = (registry.BASIS, registry.PROJECTIONS)  # what is tested of layers
 NUMBERS = ("value", "mean", "low", "high", "z", "p", "rank")  # of each layer and statistic
 ROWS = ("rows", "rows_nonfinite", "rows_zero", "rows_long")
 COUNTS = ("units", "networks", "rows", "rows_left_out", "rows_nonfinite", "rows_zero", "rows_long")
 NO_ROW = "no row is a sample"
+NO_LAYER, UNREAD = "no such layer", "cannot be read"
 
 
-class _Tested(NamedTuple):
+class LayerTest(NamedTuple):
     """What was found of one layer.
 
     Attributes:
@@ -53,6 +56,7 @@ def compare_layers(
     *,
     basis: BasisLike = None,
     statistics: Sequence[str | Statistic] | None = None,
+    groups: Mapping[str, str] | None = None,
     rotations: int | None = None,
     rotation_seed: int = 0,
     nonfinite: str = RAISE,
@@ -63,18 +67,26 @@ def compare_layers(
 
     One layer at a time is in memory. All of them are opened first, and their rows are looked at, so
     that one that cannot be used is an error before any is measured. Layers of the same width share
-    their rotations.
+    their rotations, also those of several models, which so differ in nothing else.
 
     Args:
-      layers: A mapping from names to latents, `(samples, units)`, of any kind and width; or the
-        path of a folder of such arrays (`.npy`, `.npz`, zarr), of an `.npz` file or of a zarr group
-        of several arrays (`open_layers`). Networks along an axis called `seed` are tested together;
-        any other axis beside samples and units is refused.
-      basis: Privileged vectors, `(vectors, units)`, or a name; None for the standard basis.
+      layers: A mapping from names to latents, `(samples, units)`, of any kind and width; of several
+        models a mapping from their names to such mappings; the path of a folder of such arrays
+        (`.npy`, `.npz`, `.h5`, `.safetensors`, zarr), or of an `.npz`, HDF5 or safetensors file or
+        zarr group of several arrays (`open_layers`); or a run folder, of which every captured layer
+        is tested before and after its activation, and every cell is a model (`run_layers`).
+        Networks along an axis called `seed` are tested together; any other axis beside samples and
+        units is refused.
+      basis: Privileged vectors, `(vectors, units)`, or a name; None for the standard basis, and of
+        a run folder for that of each cell's activation.
       statistics: Names of `statistics.registry`, or entries of one's own, but no statistics of
         planes. None: `default_statistics`.
+      groups: A mapping from the name of every layer to that of its group, such as
+        `{"block_0.residual": "residual"}`, where layers of several kinds are compared: false
+        discoveries are counted in each group for itself. None: all layers are one group.
       rotations: K of the rotation null. None means 200, or more where one layer alone among many
-        could not have a q of 5 % with 200: 20 per layer, minus one.
+        could not have a q of 5 % with 200: 20 per layer of all models (of the largest group, if
+        there are groups), minus one.
       rotation_seed: Seed of the random rotations.
       nonfinite: What to do about rows that are not finite: `raise` refuses them, and `drop` leaves
         them out.
@@ -86,10 +98,14 @@ def compare_layers(
       Dataset over `layer` and `statistic`: `value`; of its null the `mean` and the 2.5 and 97.5 %
       quantiles, `low` and `high`; `z`; `p`, of networks the exact one of their ranks together
       (`pool`); `rank`, from −½ to ½, whose sign is the side that p is of; and `q`, the false
-      discovery rate (Benjamini and Hochberg 1995) of each statistic over the layers, in which a
-      missing p is no test. Along `layer` there are `units`, `networks`,
+      discovery rate (Benjamini and Hochberg 1995) of each statistic over the layers of all models
+      (of each group), in which a missing p is no test. Of several models there is an axis `model`
+      before `layer`, which then has the layers of all of them in the order of first appearance; a
+      layer that a model lacks is missing there. Groups are a coordinate `group` along `layer`.
+      Of each layer there are `units`, `networks`,
       `rows` that count, `rows_left_out`, of them `rows_nonfinite` and `rows_zero`, `rows_long` of
-      more than 100 times the median length, and `not_judged`, which says what is missing and why.
+      more than 100 times the median length, and `not_judged`, which says what is missing and why: a
+      layer that can no longer be read when its turn comes is missing, too.
       Attributes are `rotations`, `rotation_seed`, `basis` and whether it is `orthonormal`,
       `drop_outliers` if it is given, and `left_aside`, what lay beside the layers and is none.
 
@@ -106,12 +122,64 @@ def compare_layers(
       >>> (found["q"].sel(statistic="shape") <= 0.05).values.tolist()
       [False, True]
     """
+    return compare_and_keep(
+        layers,
+        kept=None,
+        basis=basis,
+        statistics=statistics,
+        groups=groups,
+        rotations=rotations,
+        rotation_seed=rotation_seed,
+        nonfinite=nonfinite,
+        drop_outliers=drop_outliers,
+        progress=progress,
+    )
+
+
+class Kept(Protocol):
+    """Where the numbers of finished layers are kept, so that they need not be measured again."""
+
+    def recall(self, layer: Layer, settings: Mapping[str, Any]) -> LayerTest | None:
+        """Returns what was found of a layer by the same settings, or None."""
+
+    def keep(self, layer: Layer, settings: Mapping[str, Any], tested: LayerTest) -> None:
+        """Keeps what was found of a layer."""
+
+
+def compare_and_keep(
+    layers: LayersLike | Layers,
+    *,
+    kept: Kept | None,
+    basis: BasisLike,
+    statistics: Sequence[str | Statistic] | None,
+    groups: Mapping[str, str] | None,
+    rotations: int | None,
+    rotation_seed: int,
+    nonfinite: str,
+    drop_outliers: float | None,
+    progress: bool,
+) -> xr.Dataset:
+    """Does what `compare_layers` does, and keeps what was found of each layer.
+
+    Args:
+      layers: The layers, as `compare_layers` takes them, as it does everything else.
+      kept: Where finished layers are looked up and kept; None for nowhere.
+      basis: Privileged vectors, or a name.
+      statistics: Names of statistics, or entries of one's own.
+      groups: The name of each layer's group.
+      rotations: K of the rotation null.
+      rotation_seed: Seed of the random rotations.
+      nonfinite: What to do about rows that are not finite.
+      drop_outliers: Rows longer than so many times the median row are left out.
+      progress: Whether to show a progress bar on stderr.
+    """
     seeded(rotation_seed, field="rotation_seed")
     truth("progress", progress)
     check_rows(nonfinite, drop_outliers)
     asked = _asked(statistics)
-    opened = open_layers(layers)
-    turns = resolve_rotations(rotations, layers=len(opened.layers))
+    opened = open_all(layers)
+    of_group = _grouped(groups, opened)
+    turns = resolve_rotations(rotations, layers=max(Counter(of_group).values()))
     bases = _Bases(basis)
     _check(opened, bases, nonfinite, progress)
     options = {
@@ -121,17 +189,42 @@ def compare_layers(
         "nonfinite": nonfinite,
         "drop_outliers": drop_outliers,
     }
-    found = []
-    with _long_rows(drop_outliers) as long:
-        for layer in _each(opened, "layers", progress):
-            found.append(_tested(layer, basis=bases.of(layer), progress=progress, **options))
-            long[layer.name] = found[-1].counts["rows_long"]
+    found = _of_each(opened, bases, options, kept, progress)
     dropped = {} if drop_outliers is None else {"drop_outliers": drop_outliers}
-    return _table(opened, [one.name for one in asked], found).assign_attrs(
+    return _table(opened, [one.name for one in asked], found, groups).assign_attrs(
         **dropped,
         rotations=turns, rotation_seed=rotation_seed, basis=bases.name,
         orthonormal=int(bases.orthonormal), left_aside=", ".join(opened.left_aside),
     )  # fmt: skip
+
+
+def _of_each(
+    opened: Layers, bases: "_Bases", options: dict[str, Any], kept: Kept | None, progress: bool
+) -> list[LayerTest]:
+    """Returns what was found of every layer, one after the other."""
+    found = []
+    with _long_rows(options["drop_outliers"]) as long:
+        for layer in _each(opened, "layers", progress):
+            settings = {"basis": bases.of(layer), **options}
+            found.append(_kept(kept, layer, settings, progress))
+            long[layer.told] = found[-1].counts["rows_long"]
+    if all(one.not_judged.startswith(UNREAD) for one in found):
+        problem = f"{found[0].not_judged}; nor can any other layer"
+        raise InputError("layers", opened.layers[0].where, problem)
+    return found
+
+
+def _kept(
+    kept: Kept | None, layer: Layer, settings: Mapping[str, Any], progress: bool
+) -> LayerTest:
+    """Returns what was found of a layer earlier, or tests it now and keeps that."""
+    there = None if kept is None else kept.recall(layer, settings)
+    if there is not None:
+        return there
+    tested = _judged(layer, progress=progress, **settings)
+    if kept is not None and not tested.not_judged.startswith(UNREAD):
+        kept.keep(layer, settings, tested)
+    return tested
 
 
 def default_statistics() -> tuple[str, ...]:
@@ -175,6 +268,24 @@ def resolve_rotations(rotations: int | None, *, layers: int) -> int:
     return whole("rotations", rotations, least=1, most=MOST_ROTATIONS)
 
 
+def _grouped(groups: Any, opened: Layers) -> list[str]:
+    """Returns the name of the group of every layer of every model."""
+    if groups is None:
+        return [""] * len(opened.layers)
+    if not isinstance(groups, Mapping):
+        problem = "must be a mapping from the name of every layer to the name of its group"
+        raise InputError("groups", type(groups).__name__, problem)
+    for name in opened.names:
+        if not isinstance(groups.get(name), str):
+            problem = f"must give the group of every layer, as a text, and gives none of {name}"
+            raise InputError("groups", groups, problem)
+    for name in groups:
+        if name not in opened.names:
+            problem = f"is no layer; the layers are {', '.join(opened.names)}"
+            raise InputError("groups", name, shortened(problem))
+    return [groups[layer.name] for layer in opened.layers]
+
+
 def _asked(statistics: Sequence[str | Statistic] | None) -> tuple[Statistic, ...]:
     # With an ε statistics of planes are known ones, and get an error that says where to ask.
     asked = registry.resolve(default_statistics() if statistics is None else statistics, 0.5)
@@ -186,35 +297,37 @@ def _asked(statistics: Sequence[str | Statistic] | None) -> tuple[Statistic, ...
 
 
 class _Bases:
-    """The basis of each width; that of the last layer is kept, since the next is often as wide."""
+    """The basis of each layer; that of the last one is kept, since the next often has the same."""
 
     def __init__(self, basis: BasisLike):
         self.given = basis
-        self.kept: Basis | None = None
+        self.names: dict[str, None] = {}
+        self.orthonormal = True
+        self.kept: tuple[object, Basis] | None = None
 
     @property
     def name(self) -> str:
-        return "" if self.kept is None else self.kept.name
-
-    @property
-    def orthonormal(self) -> bool:
-        return (
-            self.kept is not None and self.kept.gram is None and self.kept.size >= self.kept.units
-        )
+        """Names of the bases: one, unless layers have their own."""
+        return ", ".join(self.names)
 
     def of(self, layer: Layer) -> Basis:
         """Returns the basis of a layer, and names the layer where there is none."""
-        if self.kept is not None and self.kept.units == layer.units:
-            return self.kept
+        which = (layer.units, layer.basis)
+        if self.kept is not None and self.kept[0] == which:
+            return self.kept[1]
+        given = layer.basis if self.given is None else self.given
         try:
             with about(layer.where):
-                self.kept = resolve_basis(self.given, layer.units)
+                found = resolve_basis(given, layer.units)
         except InputError as error:
             if error.field != "basis":
                 raise
-            problem = f"{error.problem} (layer {layer.name}, {layer.units} units)"
+            problem = f"{error.problem} (layer {layer.told}, {layer.units} units)"
             raise InputError("basis", error.value, problem) from error
-        return self.kept
+        self.kept = which, found
+        self.names[found.name] = None
+        self.orthonormal &= found.gram is None and found.size >= found.units
+        return found
 
 
 def _check(opened: Layers, bases: _Bases, nonfinite: str, progress: bool) -> None:
@@ -247,23 +360,51 @@ def _long_rows(drop_outliers: float | None) -> Iterator[dict[str, int]]:
             f"rows more than 100 times as long as the median row may decide every statistic of "
             f"{', '.join(named)}; drop_outliers=100 leaves them out",
             LongRowWarning,
-            stacklevel=4,
+            stacklevel=6,
         )
 
 
-def _tested(layer: Layer, *, progress: bool, **options: Any) -> _Tested:
+def _judged(layer: Layer, **options: Any) -> LayerTest:
+    """Tests one layer; one that can no longer be read is not judged, and the others are kept."""
+    try:
+        return _tested(layer, **options)
+    except InputError:
+        why = _unreadable(layer)
+        if why is None:
+            raise
+    missing = np.full(len(options["statistics"]), np.nan)
+    lost = {"units": layer.units, "rows_left_out": int(np.prod(layer.shape[:-1]))}
+    return LayerTest(dict.fromkeys(NUMBERS, missing), dict.fromkeys(COUNTS, 0) | lost, why)
+
+
+def _unreadable(layer: Layer) -> str | None:
+    """Returns why a layer cannot be read, or None if it can be."""
+    try:
+        source = open_source(layer.open())
+        for start in range(0, source.rows, layer.shape[-2]):
+            read(source, start, start + layer.shape[-2])
+    except InputError as error:
+        told = re.match(r"cannot be read \((.*)\); ", error.problem)
+        why = told[1] if told else error.problem.partition(";")[0]
+        return f"{UNREAD} ({shortened(printable(why))})"
+    return None
+
+
+def _tested(layer: Layer, *, progress: bool, **options: Any) -> LayerTest:
     """Tests one layer, its networks together if it has several."""
     blocks = 8 * options["rotations"] * layer.units**2 / BLOCK_BYTES
     with about(layer.where):
         # A layer of few blocks of rotations needs no bar of its own.
         tested = rotation_test(layer.open(), progress=progress and blocks > 1, **options)
     counts = {name: int(tested.attrs[name]) for name in ROWS}
-    networks = layer.shape[0] if SEED in tested["value"].dims else 1
+    networks = 1
+    if SEED in tested["value"].dims:  # without those of which nothing can be told
+        networks = int(tested["value"].notnull().any("statistic").sum())
     rows = int(np.prod(layer.shape[:-1]))
     counts |= {"rows_left_out": rows - counts["rows"], "networks": networks, "units": layer.units}
     why = str(tested.attrs.get("not_judged", "")) if counts["rows"] else NO_ROW
     found = _together(tested) if SEED in tested["value"].dims else tested
-    return _Tested(
+    return LayerTest(
         {name: found[name].values for name in NUMBERS},
         counts,
         _by_reason(why),
@@ -293,16 +434,48 @@ def _together(tested: xr.Dataset) -> xr.Dataset:
     return pooled.assign(p=pooled["p_networks"], low=band["low"], high=band["high"])
 
 
-def _table(opened: Layers, names: list[str], found: list[_Tested]) -> xr.Dataset:
-    both, along = ("layer", "statistic"), "layer"
+def _table(
+    opened: Layers, names: list[str], found: list[LayerTest], groups: Mapping[str, str] | None
+) -> xr.Dataset:
+    """Puts what was found of the layers into one Dataset, and adds q."""
+    models, layers = opened.models or ("",), opened.names
+    places = [(models.index(one.model), layers.index(one.name)) for one in opened.layers]
+    rows, columns = map(list, zip(*places, strict=True))
+    along = ("model", "layer") if opened.models else ("layer",)
+
+    def spread(values: Any, missing: Any) -> np.ndarray:
+        values = np.asarray(values)
+        whole = np.full((len(models), len(layers), *values.shape[1:]), missing, values.dtype)
+        whole[rows, columns] = values
+        return whole if opened.models else whole[0]
+
+    both = (*along, "statistic")
     numbers = {
-        name: (both, np.stack([one.numbers[name] for one in found]).astype(float))
-        for name in NUMBERS
+        name: np.stack([one.numbers[name] for one in found]).astype(float) for name in NUMBERS
     }
-    p = numbers["p"][1]
-    q = np.stack([false_discovery(p[:, k]) for k in range(len(names))], axis=1)
-    counts = {name: (along, [one.counts[name] for one in found]) for name in COUNTS}
+    numbers["q"] = _over_groups(numbers["p"], _grouped(groups, opened))
+    told = np.array([one.not_judged for one in found], dtype=object)
+    counts = {name: [one.counts[name] for one in found] for name in COUNTS}
     return xr.Dataset(
-        {**numbers, "q": (both, q), **counts, "not_judged": (along, [x.not_judged for x in found])},
-        coords={"layer": [one.name for one in opened.layers], "statistic": names},
+        {
+            **{name: (both, spread(values, np.nan)) for name, values in numbers.items()},
+            **{name: (along, spread(values, 0)) for name, values in counts.items()},
+            "not_judged": (along, spread(told, NO_LAYER).astype(str)),
+        },
+        coords={
+            **({"model": list(models)} if opened.models else {}),
+            "layer": list(layers),
+            "statistic": names,
+            **({"group": ("layer", [groups[name] for name in layers])} if groups else {}),
+        },
     )
+
+
+def _over_groups(p: np.ndarray, of_group: list[str]) -> np.ndarray:
+    """Returns q of p, `(layers, statistics)`: of each statistic over the layers of each group."""
+    q = np.full(p.shape, np.nan)
+    for group in dict.fromkeys(of_group):
+        members = np.array([one == group for one in of_group])
+        for k in range(p.shape[1]):
+            q[members, k] = false_discovery(p[members, k])
+    return q

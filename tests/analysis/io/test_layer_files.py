@@ -9,7 +9,8 @@ import pytest
 import xarray as xr
 import zarr
 
-from ppp_jax.analysis.io.layer_files import holds_layers, natural, open_layers
+from ppp_jax.analysis.io.layer_files import holds_layers, open_layers
+from ppp_jax.analysis.io.layer_sources import natural
 from ppp_jax.errors import InputError
 from ppp_jax.files import atomic
 
@@ -92,14 +93,22 @@ def test_a_mapping_is_read_one_layer_at_a_time():
     assert given.read == ("b",)
 
 
+def test_mappings_in_a_mapping_are_models():
+    found = open_layers({"m": {"a": X, 1: X[:, :2]}, 2: {"b": X, "a": X}})
+    assert found.models == ("m", "2")
+    assert found.names == ("a", "1", "b")
+    assert [one.told for one in found.layers] == ["m/a", "m/1", "2/b", "2/a"]
+    assert np.array_equal(found.layers[1].open(), X[:, :2])
+
+
 @pytest.mark.parametrize(("file", "text"), [
     ("short.npy", r"short\.npy: claims .* truncated or damaged"),
     ("flat.npy", r"flat\.npy: array of float64 \(9,\) must be real, \(samples, units\)"),
     ("deep.npy", r"deep\.npy: has the shape \(2, 9, 4\).*reshape\(-1, 4\).*'seed'"),
     ("text.npy", r"text\.npy: does not open, because its content is not that of an \.npy"),
     ("objects.npy", r"objects\.npy: holds Python objects"),
-    ("two.npz", r"two\.npz: holds 2 arrays of vectors"),
-    ("none.npz", r"none\.npz: holds 0 arrays of vectors"),
+    ("two.npz", r"two\.npz: holds several arrays of vectors, and beside it"),
+    ("none.npz", r"none\.npz: holds no array of vectors"),
     ("bad.npz", r"bad\.npz: has an array o that holds Python objects"),
     ("gone.npy", r"gone\.npy: is not there"),
     ("layer_2.npz", r"layer_2\.npz: is a second layer called layer_2"),
@@ -135,7 +144,7 @@ def test_one_bad_file_is_one_line_that_names_it(folder, file, text):
 
 
 def test_folders_without_layers_are_one_line(tmp_path):
-    refused(tmp_path, r"holds no \.npy, \.npz or zarr array \(it is empty\)")
+    refused(tmp_path, r"holds no \.npy, .* or zarr array \(it is empty\)")
     (tmp_path / "a.pt").write_text("")
     refused(tmp_path, r"it holds a\.pt\)")
     (tmp_path / atomic.RECORD).write_text("{}")
@@ -160,7 +169,13 @@ def test_an_archive_with_an_array_that_cannot_be_read_is_refused(tmp_path):
 @pytest.mark.parametrize(("layers", "text"), [
     ({}, "holds no layer"), (X, "ndarray: must be a mapping"), ([X, X], "list: must be a mapping"),
     ({"a": X, "b": X[0]}, r"layers=b: array of float64 \(4,\) must be"),
-    ({"a": X, "b": {"c": X}}, "layers=b: dict holds several arrays"),
+    ({"a": X, "b": {"c": X}}, "layers=b: is a mapping, and values before it are none"),
+    ({"b": {"c": X}, "a": X}, "layers=a: is an array, and values before it are none"),
+    ({"b": {"c": {"d": X}}}, "layers=b/c: is a mapping in a mapping in a mapping"),
+    ({"b": {}}, "layers=b: holds no layer"), ({"": {"c": X}}, "layers=: is no name of a single"),
+    ({1: {"c": X}, "1": {"c": X}}, "layers=1: is no name of a single model"),
+    ({"m": {1: X, "1": X}}, "layers=m/1: is a second layer called 1"),
+    ({"m": {"a": X, "b": X[0]}}, r"layers=m/b: array of float64 \(4,\) must be"),
     ({"a": [[1.0], [1.0, 2.0]]}, "layers=a: list has rows of unequal lengths"),
     ({1: X, "1": X}, "layers=1: is a second layer called 1"),
     ({"<b>\n": X[None]}, r"layers=<b>\\n: has the shape \(1, 9, 4\)"),

@@ -8,6 +8,7 @@ import xarray as xr
 
 from ppp_jax import bases
 from ppp_jax.analysis import compare_layers, false_discovery, pool, rotation_test
+from ppp_jax.analysis.io.layer_files import open_layers
 from ppp_jax.analysis.io.rows import LongRowWarning
 from ppp_jax.analysis.results.layer_comparison import (
     NUMBERS,
@@ -177,3 +178,120 @@ def test_frames_are_shown_by_statistics_that_mean_something_on_them():
 def test_a_progress_bar_is_shown_on_stderr(capsys):
     compared(LAYERS, statistics=["covariance"], rotations=3, progress=True)
     assert "layers" in capsys.readouterr().err
+
+
+MODELS = {
+    "trained": {"a": LAYERS["noise"], "b": LAYERS["bits"]},
+    "random": {"c": LAYERS["relu"], "b": LAYERS["noise"], "a": LAYERS["noise"][:100]},
+}
+
+
+@pytest.fixture(scope="module")
+def of_models():
+    return compared(MODELS)
+
+
+def test_each_model_has_the_numbers_that_it_has_alone(of_models):
+    assert of_models["value"].dims == ("model", "layer", "statistic")
+    assert of_models["units"].dims == of_models["not_judged"].dims == ("model", "layer")
+    assert of_models["model"].values.tolist() == list(MODELS)
+    assert of_models["layer"].values.tolist() == ["a", "b", "c"]  # in order of first appearance
+    for model, layers in MODELS.items():
+        alone = compared(layers).drop_vars("q")
+        one = of_models.drop_vars("q").sel(model=model, layer=list(layers)).drop_vars("model")
+        xr.testing.assert_equal(one, alone)
+
+
+def test_a_layer_that_a_model_lacks_is_missing_and_says_so(of_models):
+    lacks = of_models.sel(model="trained", layer="c")
+    assert lacks["not_judged"].item() == "no such layer"
+    for key in (*NUMBERS, "q"):
+        assert lacks[key].isnull().all()
+    assert (lacks["rows"], lacks["units"], lacks["networks"]) == (0, 0, 0)
+    assert (of_models["not_judged"] == "no such layer").sum() == 1
+
+
+def test_q_counts_over_all_models_and_within_each_group(of_models):
+    for name in PARTS:
+        one = of_models.sel(statistic=name)
+        assert np.array_equal(one["q"].values.ravel(), false_discovery(one["p"].values.ravel()),
+                              equal_nan=True)  # fmt: skip
+    grouped = compared(MODELS, groups={"a": "early", "c": "late", "b": "late"})
+    assert grouped["group"].dims == ("layer",)
+    assert grouped["group"].values.tolist() == ["early", "late", "late"]
+    xr.testing.assert_equal(grouped.drop_vars(["q", "group"]), of_models.drop_vars("q"))
+    for layers in (["a"], ["b", "c"]):
+        for name in PARTS:
+            one = grouped.sel(layer=layers, statistic=name)
+            q = false_discovery(one["p"].values.ravel())
+            assert np.array_equal(one["q"].values.ravel(), q, equal_nan=True)
+    assert compared(MODELS, statistics=["covariance"], rotations=None).attrs["rotations"] == 200
+
+
+def test_rotations_suffice_for_the_largest_family():
+    many = {f"layer_{k}": LAYERS["noise"][:30, :2] for k in range(8)}
+    options = {"statistics": ["covariance"], "rotations": None}
+    two = {"m": many, "n": many}
+    assert compared(two, **options).attrs["rotations"] == 16 * 20 - 1
+    groups = {name: "odd" if k % 2 else "even" for k, name in enumerate(many)}
+    groups["layer_0"] = "odd"
+    assert compared(two, groups=groups, **options).attrs["rotations"] == 200
+    groups |= {f"layer_{k}": "odd" for k in range(6)}
+    assert compared(two, groups=groups, **options).attrs["rotations"] == 14 * 20 - 1
+
+
+@pytest.mark.parametrize(("groups", "text"), [
+    ({"a": "x", "b": "x"}, "must give the group of every layer, as a text, and gives none of c"),
+    ({"a": "x", "b": "x", "c": 1}, "gives none of c"),
+    ({"a": "x", "b": "x", "c": "y", "d": "y"}, "groups=d: is no layer; the layers are a, b, c"),
+    (["x"], "groups=list: must be a mapping"), ("x", "groups=str: must be a mapping"),
+])  # fmt: skip
+def test_groups_that_cannot_be_are_one_line(monkeypatch, groups, text):
+    monkeypatch.setattr("ppp_jax.analysis.results.layer_comparison.rotation_test", None)
+    with pytest.raises(InputError, match=text):
+        compared(MODELS, groups=groups)
+
+
+class Vanishing(dict):
+    """A mapping whose layers can be read so many times, as a store that is removed meanwhile."""
+
+    def __init__(self, layers, times):
+        """Takes the times by name; others can always be read."""
+        super().__init__(layers)
+        self.left = times
+
+    def __getitem__(self, key):
+        self.left[key] = self.left.get(key, 99) - 1
+        if self.left[key] < 0:
+            raise OSError("the disk\nis gone")
+        return super().__getitem__(key)
+
+
+def test_a_layer_that_disappears_half_way_is_not_judged_and_the_others_are_kept():
+    there = compared(Vanishing(LAYERS, {"bits": 2}))
+    lost = there.sel(layer="bits")
+    assert lost["not_judged"].item() == "cannot be read (the disk is gone)"
+    assert lost[[*NUMBERS, "q"]].to_array().isnull().all()
+    assert (lost["units"], lost["rows"], lost["rows_left_out"]) == (5, 0, 200)
+    rest = ["noise", "relu"]
+    xr.testing.assert_identical(
+        there.sel(layer=rest), compared({name: LAYERS[name] for name in rest})
+    )
+
+
+def test_a_file_that_is_removed_is_not_judged(tmp_path):
+    for name, latents in LAYERS.items():
+        np.save(tmp_path / f"{name}.npy", latents)
+    opened = open_layers(tmp_path)
+    (tmp_path / "noise.npy").unlink()
+    there = compared(opened, nonfinite="drop")
+    assert there["not_judged"].sel(layer="noise").item() == "cannot be read (is not there)"
+    assert there["p"].sel(layer=["bits", "relu"]).notnull().all()
+    with pytest.raises(InputError, match=r"layers=.*noise\.npy: is not there"):
+        compared(opened)  # rows are looked at first, and nothing is measured yet
+
+
+def test_where_no_layer_can_be_read_there_is_no_result():
+    times = dict.fromkeys(LAYERS, 2)
+    with pytest.raises(InputError, match=r"layers=noise: cannot be read \(the disk is gone\); nor"):
+        compared(Vanishing(LAYERS, times))
