@@ -18,6 +18,7 @@ from ppp_jax.analysis.io.layer_files import ENDINGS, Layers, holds_layers
 from ppp_jax.analysis.io.load import is_run
 from ppp_jax.analysis.io.rows import check_rows
 from ppp_jax.analysis.report.layer_report import long_tests
+from ppp_jax.analysis.results.layer_comparison import MOST_SAMPLES
 from ppp_jax.analysis.results.run_layers import open_all
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.errors import InputError, printable
@@ -49,6 +50,7 @@ again. They are kept in a hidden folder beside the outcome until it is written.
 """
 MOST_ANGLES = 36_000
 ONE = ("by", "epsilon", "angles", "signed", "max_planes", "plane_seed")  # flags of one array
+SEVERAL = ("groups", "null", "max_samples")  # flags of several layers
 WHICH = ("name", "latent_width", "architecture", "layer", "units", "vectors")
 
 
@@ -74,6 +76,10 @@ def define() -> None:
         "of several layers 200 or 20 per layer, whichever is more"
     )
     experiment_flags.define_count("rotations", None, text, least=0, most=MOST_ROTATIONS)
+    text = "rotations of all units, or within blocks of 64; auto: blocks beyond 512 units"
+    flags.DEFINE_enum("null", "auto", ["auto", "full", "blocks"], f"of layers: {text}")
+    text = "of layers with more samples so many are drawn"
+    experiment_flags.define_count("max_samples", MOST_SAMPLES, text, least=2, most=MAX_COUNT)
     flags.DEFINE_bool("signed", False, "subtract what the probe's opposite sees from SRM")
     flags.DEFINE_enum("nonfinite", "raise", ["raise", "drop"], "what becomes of samples not finite")
     text = "leave rows longer than so many times the median row out of the tests"
@@ -109,10 +115,15 @@ def command() -> None:
     path = pathlib.Path(values.latents).expanduser()
     with experiment_flags.naming("latents"):
         several = values.all_layers or (values.name is None and holds_layers(path))
-    if not several and values.groups:
-        problem = f"is of several layers, and {path.name} is one array; leave it out"
-        raise InputError("groups", ",".join(values.groups), problem)
+    for name in () if several else SEVERAL:
+        if values[name].present:
+            problem = f"is of several layers, and {path.name} is one array; leave it out"
+            raise InputError(name, _given(values[name].value), problem)
     return _layers(path) if several else _array(path)
+
+
+def _given(value: Any) -> Any:
+    return ",".join(value) if isinstance(value, list) else value
 
 
 def _basis() -> Any:
@@ -150,7 +161,7 @@ def _write(opened: Layers, out: str | pathlib.Path) -> pathlib.Path:
     """Writes the analysis of layers, and says that finished ones are kept if it is stopped."""
     values = flags.FLAGS
     groups = _groups(opened, values.groups)
-    if slow := long_tests(opened, rotations=values.rotations):
+    if slow := long_tests(opened, rotations=values.rotations, null=values.null):
         told = f"the tests of {printable(', '.join(slow))} take minutes or more"
         print(f"{told}; --rotations with a smaller number is faster", file=sys.stderr)
     warnings.simplefilter("ignore", pa.LongRowWarning)  # The table tells of such rows.
@@ -161,6 +172,8 @@ def _write(opened: Layers, out: str | pathlib.Path) -> pathlib.Path:
             basis=_basis(),
             groups=groups,
             rotations=values.rotations,
+            null=values.null,
+            max_samples=values.max_samples,
             nonfinite=values.nonfinite,
             drop_outliers=values.drop_outliers,
             progress=True,

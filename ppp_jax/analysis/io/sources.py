@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -392,6 +392,46 @@ def read(source: Source, start: int, stop: int) -> np.ndarray:
         part = slice(max(start - first, 0), min(stop - first, samples))
         pieces.append(source.array.rows(np.unravel_index(cloud, leading), part.start, part.stop))
     return np.concatenate(pieces).astype(source.dtype, copy=False)
+
+
+def windows(source: Source, cloud: int) -> Iterator[np.ndarray]:
+    """Yields the samples of a cloud part by part, `(rows, units)`, as `read` returns them.
+
+    Args:
+      source: The latents.
+      cloud: Number of the cloud along the leading axes, which are pooled.
+    """
+    samples = source.shape[-2]
+    step = max(1, KEPT_BYTES // (source.units * source.dtype.itemsize))
+    first, stop = cloud * samples, (cloud + 1) * samples
+    for start in range(first, stop, step):
+        yield read(source, start, min(start + step, stop))
+
+
+def drawn(source: Source, most: int) -> np.ndarray:
+    """Returns samples of every cloud drawn without replacement, in their order.
+
+    A random part of the samples has the law of all of them, so that a test of it is as exact.
+
+    Args:
+      source: The latents.
+      most: Number of samples of each cloud, fewer than there are.
+
+    Returns:
+      `(..., most, units)`. The same of each cloud are drawn whenever there are as many.
+    """
+    samples, units = source.shape[-2:]
+    rows = np.sort(np.random.default_rng(0).choice(samples, most, replace=False))
+    clouds = source.rows // samples
+    check_fits("latents", f"{most:,} samples", clouds * most * units * source.dtype.itemsize)
+    found = np.empty((clouds, most, units), source.dtype)
+    for cloud in range(clouds):
+        start = 0
+        for values in windows(source, cloud):
+            first, last = np.searchsorted(rows, [start, start + len(values)])
+            found[cloud, first:last] = values[rows[first:last] - start]
+            start += len(values)
+    return found.reshape(*source.shape[:-2], most, units)
 
 
 def as_clouds(latents: Latents) -> np.ndarray:

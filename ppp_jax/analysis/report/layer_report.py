@@ -9,20 +9,23 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ppp_jax.analysis.io.layer_files import Layers, LayersLike
+from ppp_jax.analysis.io.layer_files import Layer, Layers, LayersLike
 from ppp_jax.analysis.io.rows import RAISE
 from ppp_jax.analysis.plots.layers import plot_layers
 from ppp_jax.analysis.projection.planes import BasisLike
+from ppp_jax.analysis.projection.turns import AUTO, BLOCK_UNITS, FULL, MOST_FULL
 from ppp_jax.analysis.report.pages import html_figure, html_table, render
 from ppp_jax.analysis.results.kept_layers import KeptLayers
 from ppp_jax.analysis.results.layer_comparison import (
     COUNTS,
+    MOST_SAMPLES,
     NO_LAYER,
     compare_and_keep,
     resolve_rotations,
 )
 from ppp_jax.analysis.results.layer_table import layer_notes, layer_table
 from ppp_jax.analysis.results.run_layers import open_all
+from ppp_jax.analysis.statistics import top_units
 from ppp_jax.analysis.texts import as_markdown, write_csv
 from ppp_jax.files import atomic
 
@@ -39,7 +42,9 @@ def write_layers(
     statistics: Sequence[str] | None = None,
     groups: Mapping[str, str] | None = None,
     rotations: int | None = None,
+    null: str = AUTO,
     rotation_seed: int = 0,
+    max_samples: int = MOST_SAMPLES,
     nonfinite: str = RAISE,
     drop_outliers: float | None = None,
     progress: bool = False,
@@ -53,8 +58,9 @@ def write_layers(
 
     `layers.md` is a table with a row per layer: the value of each part of alignment and of the
     quantisation with p and q, and the rows left out. `layers.csv` has the same rows with every
-    statistic, `layers_long.csv` a row per layer and statistic with its null, and `layers.png` is
-    what `plot_layers` draws. `index.html` shows the table, the figure and the notes on one page.
+    statistic, `layers_long.csv` a row per layer and statistic with its null, `layers_units.csv` the
+    units that carry the alignment of each layer, and `layers.png` is what `plot_layers` draws.
+    `index.html` shows the table, the figure and the notes on one page.
     `analysis.json` says how everything was made.
 
     Args:
@@ -65,7 +71,9 @@ def write_layers(
       statistics: Names of statistics; None: those of `compare_layers`.
       groups: The name of the group of every layer, as `compare_layers` takes it.
       rotations: K of the rotation null; None: that of `compare_layers`.
+      null: `full`, `blocks` or `auto`, as `compare_layers` takes it.
       rotation_seed: Seed of the random rotations.
+      max_samples: Of layers with more samples so many are drawn.
       nonfinite: What to do about rows that are not finite, `raise` or `drop`.
       drop_outliers: Rows longer than so many times the median row are left out; None keeps them.
       progress: Whether to show a progress bar on stderr.
@@ -93,7 +101,9 @@ def write_layers(
             statistics=statistics,
             groups=groups,
             rotations=rotations,
+            null=null,
             rotation_seed=rotation_seed,
+            max_samples=max_samples,
             nonfinite=nonfinite,
             drop_outliers=drop_outliers,
             progress=progress,
@@ -103,19 +113,22 @@ def write_layers(
     return out
 
 
-def long_tests(opened: Layers, *, rotations: int | None = None) -> list[str]:
+def long_tests(opened: Layers, *, rotations: int | None = None, null: str = AUTO) -> list[str]:
     """Returns the names of the layers whose test takes minutes, so that a user can be told.
 
     Args:
       opened: What `open_layers` returned.
       rotations: K, as `compare_layers` takes it.
+      null: As `compare_layers` takes it.
     """
     turns = resolve_rotations(rotations, layers=len(opened.layers))
-    return [
-        layer.told
-        for layer in opened.layers
-        if turns * int(np.prod(layer.shape)) * layer.units > LONG_TEST
-    ]
+
+    def multiplications(layer: Layer) -> int:
+        mixed = BLOCK_UNITS if null != FULL and layer.units > MOST_FULL else layer.units
+        rows = int(np.prod(layer.shape[:-2])) * min(layer.shape[-2], MOST_SAMPLES)
+        return turns * rows * layer.units * mixed
+
+    return [layer.told for layer in opened.layers if multiplications(layer) > LONG_TEST]
 
 
 def _write(found: xr.Dataset, folder: pathlib.Path) -> None:
@@ -162,3 +175,7 @@ def _write_csv(found: xr.Dataset, folder: pathlib.Path) -> None:
     long = found[[*NUMBERS[:1], "mean", *NUMBERS[2:], "not_judged"]].to_dataframe().reset_index()
     long = long[long["not_judged"] != NO_LAYER].rename(columns={"mean": "null"})
     write_csv(long[[*labels, "statistic", *NUMBERS]], folder / "layers_long.csv")
+    carriers = found[[f"top_{name}" for name in top_units.NUMBERS]].to_dataframe().reset_index()
+    carriers = carriers[carriers["top_unit"].notnull()].drop(columns="place")
+    named = carriers.rename(columns=lambda name: name.removeprefix("top_"))
+    write_csv(named[[*labels, *top_units.NUMBERS]], folder / "layers_units.csv")

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from ppp_jax.analysis.io.layer_files import Layer
-from ppp_jax.analysis.io.sources import open_source, read
+from ppp_jax.analysis.io.sources import open_source, windows
 from ppp_jax.analysis.projection.planes import Basis
 from ppp_jax.analysis.results.layer_comparison import COUNTS, NUMBERS, LayerTest
 from ppp_jax.analysis.statistics.registry import Statistic
+from ppp_jax.analysis.statistics.top_units import NUMBERS as TOP_NUMBERS
 from ppp_jax.errors import InputError
 from ppp_jax.files import atomic, regular
 from ppp_jax.files.integrity import is_intact, sealed
@@ -51,11 +52,14 @@ class KeptLayers:
             found = json.loads(text)
         except (InputError, OSError, ValueError, RecursionError):
             return None
-        if not is_intact(found) or not {"numbers", "counts", "not_judged"} <= set(found):
+        if not is_intact(found) or not {*LayerTest._fields} <= set(found):
             return None
         numbers = {name: np.array(found["numbers"][name], float) for name in NUMBERS}
         counts = {name: int(found["counts"][name]) for name in COUNTS}
-        return LayerTest(numbers, counts, str(found["not_judged"]))
+        top = {name: np.array(found["top"][name], float) for name in TOP_NUMBERS}
+        return LayerTest(
+            numbers, counts, str(found["not_judged"]), top, str(found["top_statistic"])
+        )
 
     def keep(self, layer: Layer, settings: Mapping[str, Any], tested: LayerTest) -> None:
         """Keeps what was found of a layer.
@@ -71,8 +75,11 @@ class KeptLayers:
         atomic.open_aside(self.target)
         self.folder.mkdir(exist_ok=True)
         # As texts, since sealed JSON has no numbers that are not finite.
-        numbers = {name: [*map(repr, values.tolist())] for name, values in tested.numbers.items()}
-        found = {"numbers": numbers, "counts": tested.counts, "not_judged": tested.not_judged}
+        numbers, top = (
+            {name: [*map(repr, values.tolist())] for name, values in columns.items()}
+            for columns in (tested.numbers, tested.top)
+        )
+        found = tested._asdict() | {"numbers": numbers, "top": top}
         atomic.write_text(path, json.dumps(sealed(found)))
 
     def _path(self, layer: Layer, settings: Mapping[str, Any]) -> pathlib.Path:
@@ -101,6 +108,7 @@ def _digest(layer: Layer) -> str:
     """Returns a digest of the latents of a layer, as they are tested."""
     source = open_source(layer.open())
     found = hashlib.sha256(f"{layer.told} {source.shape} {source.dims} {source.dtype}".encode())
-    for start in range(0, source.rows, layer.shape[-2]):
-        found.update(np.ascontiguousarray(read(source, start, start + layer.shape[-2])).data)
+    for cloud in range(source.rows // layer.shape[-2]):
+        for values in windows(source, cloud):
+            found.update(np.ascontiguousarray(values).data)
     return found.hexdigest()

@@ -20,19 +20,33 @@ from ppp_jax.analysis.inference.rotation_test import (
 )
 from ppp_jax.analysis.inference.seeds import LEVEL, false_discovery
 from ppp_jax.analysis.io.layer_files import SEED, Layer, Layers, LayersLike, about
-from ppp_jax.analysis.io.rows import RAISE, LongRowWarning, check_rows, kept_rows
-from ppp_jax.analysis.io.sources import open_source, read
+from ppp_jax.analysis.io.rows import RAISE, LongRowWarning, check_rows, refuse_nonfinite
+from ppp_jax.analysis.io.sources import UNIT, drawn, open_source, windows
 from ppp_jax.analysis.projection.kernel import progress_bar
-from ppp_jax.analysis.projection.planes import Basis, BasisLike, resolve_basis
+from ppp_jax.analysis.projection.planes import Basis, BasisLike, resolve_vectors
+from ppp_jax.analysis.projection.turns import AUTO, NULLS
 from ppp_jax.analysis.results.run_layers import open_all
 from ppp_jax.analysis.statistics import registry
+from ppp_jax.analysis.statistics import top_units as top
 from ppp_jax.analysis.statistics.registry import Statistic
-from ppp_jax.errors import InputError, printable, seeded, shortened, truth, whole
+from ppp_jax.errors import InputError, choice, printable, seeded, shortened, truth, whole
 
 KINDS = (registry.BASIS, registry.PROJECTIONS)  # what is tested of layers
 NUMBERS = ("value", "mean", "low", "high", "z", "p", "rank")  # of each layer and statistic
 ROWS = ("rows", "rows_nonfinite", "rows_zero", "rows_long")
-COUNTS = ("units", "networks", "rows", "rows_left_out", "rows_nonfinite", "rows_zero", "rows_long")
+COUNTS = (
+    "units",
+    "networks",
+    "block_units",
+    "rows_drawn",
+    "rows",
+    "rows_left_out",
+    "rows_nonfinite",
+    "rows_zero",
+    "rows_long",
+)
+TOP_STATISTICS = ("shape", "c4")  # whose units are named: of the second where the first is missing
+MOST_SAMPLES = 100_000  # of a layer; of larger ones so many are drawn
 NO_ROW = "no row is a sample"
 NO_LAYER, UNREAD = "no such layer", "cannot be read"
 
@@ -44,11 +58,15 @@ class LayerTest(NamedTuple):
       numbers: By each name of `NUMBERS`, the numbers of all statistics, `(statistics,)`.
       counts: How many rows there are of each kind, and networks.
       not_judged: Which statistics are missing, and why.
+      top: By each name of `top_units.NUMBERS`, those of the units that carry the alignment.
+      top_statistic: Of which statistic these are; empty where there are none.
     """
 
     numbers: dict[str, np.ndarray]
     counts: dict[str, int]
     not_judged: str
+    top: dict[str, np.ndarray]
+    top_statistic: str
 
 
 def compare_layers(
@@ -58,7 +76,9 @@ def compare_layers(
     statistics: Sequence[str | Statistic] | None = None,
     groups: Mapping[str, str] | None = None,
     rotations: int | None = None,
+    null: str = AUTO,
     rotation_seed: int = 0,
+    max_samples: int = MOST_SAMPLES,
     nonfinite: str = RAISE,
     drop_outliers: float | None = None,
     progress: bool = False,
@@ -87,7 +107,10 @@ def compare_layers(
       rotations: K of the rotation null. None means 200, or more where one layer alone among many
         could not have a q of 5 % with 200: 20 per layer of all models (of the largest group, if
         there are groups), minus one.
+      null: `full` for rotations of all units, `blocks` for rotations within blocks of 64 units, or
+        `auto` for blocks in layers wider than 512 (`rotation_test`).
       rotation_seed: Seed of the random rotations.
+      max_samples: Of layers with more samples so many are drawn, the same of layers with as many.
       nonfinite: What to do about rows that are not finite: `raise` refuses them, and `drop` leaves
         them out.
       drop_outliers: Rows longer than so many times the median row are left out; None keeps them,
@@ -102,12 +125,18 @@ def compare_layers(
       (of each group), in which a missing p is no test. Of several models there is an axis `model`
       before `layer`, which then has the layers of all of them in the order of first appearance; a
       layer that a model lacks is missing there. Groups are a coordinate `group` along `layer`.
-      Of each layer there are `units`, `networks`,
-      `rows` that count, `rows_left_out`, of them `rows_nonfinite` and `rows_zero`, `rows_long` of
-      more than 100 times the median length, and `not_judged`, which says what is missing and why: a
-      layer that can no longer be read when its turn comes is missing, too.
-      Attributes are `rotations`, `rotation_seed`, `basis` and whether it is `orthonormal`,
-      `drop_outliers` if it is given, and `left_aside`, what lay beside the layers and is none.
+      Of each layer there are `units`, `networks`, `block_units` (the width of the blocks within
+      which units were mixed, 0 if all were), `rows_drawn`, of them the `rows` that count and
+      `rows_left_out`, of these `rows_nonfinite` and `rows_zero`, `rows_long` of more than 100 times
+      the median length, and `not_judged`, which says what is missing and why: a layer that can no
+      longer be read when its turn comes is missing, too.
+      Along `place` stand the five units, or vectors of the basis, that carry the shape's alignment:
+      `top_unit`, `top_share`, `top_variance`, `top_kurtosis` and `top_dip` (`top_units`). Where the
+      shape cannot be judged they are those of the samples' C4, as `top_statistic` says; of several
+      networks there are none, because their units are not the same.
+      Attributes are `rotations`, `rotation_seed`, `null`, `max_samples`, `basis` and whether it is
+      `orthonormal`, `drop_outliers` if it is given, and `left_aside`, what lay beside the layers
+      and is none.
 
     Raises:
       InputError: A layer cannot be used, and the error names it; or an argument is out of its
@@ -129,7 +158,9 @@ def compare_layers(
         statistics=statistics,
         groups=groups,
         rotations=rotations,
+        null=null,
         rotation_seed=rotation_seed,
+        max_samples=max_samples,
         nonfinite=nonfinite,
         drop_outliers=drop_outliers,
         progress=progress,
@@ -154,7 +185,9 @@ def compare_and_keep(
     statistics: Sequence[str | Statistic] | None,
     groups: Mapping[str, str] | None,
     rotations: int | None,
+    null: str,
     rotation_seed: int,
+    max_samples: int,
     nonfinite: str,
     drop_outliers: float | None,
     progress: bool,
@@ -168,7 +201,9 @@ def compare_and_keep(
       statistics: Names of statistics, or entries of one's own.
       groups: The name of each layer's group.
       rotations: K of the rotation null.
+      null: Which rotations it draws.
       rotation_seed: Seed of the random rotations.
+      max_samples: Of layers with more samples so many are drawn.
       nonfinite: What to do about rows that are not finite.
       drop_outliers: Rows longer than so many times the median row are left out.
       progress: Whether to show a progress bar on stderr.
@@ -176,6 +211,8 @@ def compare_and_keep(
     seeded(rotation_seed, field="rotation_seed")
     truth("progress", progress)
     check_rows(nonfinite, drop_outliers)
+    choice("null", null, NULLS)
+    whole("max_samples", max_samples, least=2)
     asked = _asked(statistics)
     opened = open_all(layers)
     of_group = _grouped(groups, opened)
@@ -185,7 +222,9 @@ def compare_and_keep(
     options = {
         "statistics": asked,
         "rotations": turns,
+        "null": null,
         "rotation_seed": rotation_seed,
+        "max_samples": max_samples,
         "nonfinite": nonfinite,
         "drop_outliers": drop_outliers,
     }
@@ -193,8 +232,9 @@ def compare_and_keep(
     dropped = {} if drop_outliers is None else {"drop_outliers": drop_outliers}
     return _table(opened, [one.name for one in asked], found, groups).assign_attrs(
         **dropped,
-        rotations=turns, rotation_seed=rotation_seed, basis=bases.name,
-        orthonormal=int(bases.orthonormal), left_aside=", ".join(opened.left_aside),
+        rotations=turns, rotation_seed=rotation_seed, null=null, max_samples=max_samples,
+        basis=bases.name, orthonormal=int(bases.orthonormal),
+        left_aside=", ".join(opened.left_aside),
     )  # fmt: skip
 
 
@@ -318,7 +358,7 @@ class _Bases:
         given = layer.basis if self.given is None else self.given
         try:
             with about(layer.where):
-                found = resolve_basis(given, layer.units)
+                found = resolve_vectors(given, layer.units)
         except InputError as error:
             if error.field != "basis":
                 raise
@@ -337,9 +377,12 @@ def _check(opened: Layers, bases: _Bases, nonfinite: str, progress: bool) -> Non
     if nonfinite == RAISE:
         for layer in _each(opened, "rows", progress):
             with about(layer.where):
-                source, samples = open_source(layer.open()), layer.shape[-2]
-                for start in range(0, source.rows, samples):
-                    kept_rows(read(source, start, start + samples))
+                source = open_source(layer.open())
+                for cloud in range(source.rows // layer.shape[-2]):
+                    finite = [np.isfinite(part).all(axis=1) for part in windows(source, cloud)]
+                    lost = int(np.count_nonzero(~np.concatenate(finite)))
+                    if 0 < lost < layer.shape[-2]:  # without any finite row it is missing
+                        refuse_nonfinite(lost, layer.shape[-2:])
 
 
 def _each(opened: Layers, name: str, progress: bool) -> Any:
@@ -374,15 +417,18 @@ def _judged(layer: Layer, **options: Any) -> LayerTest:
             raise
     missing = np.full(len(options["statistics"]), np.nan)
     lost = {"units": layer.units, "rows_left_out": int(np.prod(layer.shape[:-1]))}
-    return LayerTest(dict.fromkeys(NUMBERS, missing), dict.fromkeys(COUNTS, 0) | lost, why)
+    counts = dict.fromkeys(COUNTS, 0) | lost
+    none = dict.fromkeys(top.NUMBERS, np.full(top.COUNT, np.nan))
+    return LayerTest(dict.fromkeys(NUMBERS, missing), counts, why, none, "")
 
 
 def _unreadable(layer: Layer) -> str | None:
     """Returns why a layer cannot be read, or None if it can be."""
     try:
         source = open_source(layer.open())
-        for start in range(0, source.rows, layer.shape[-2]):
-            read(source, start, start + layer.shape[-2])
+        for cloud in range(source.rows // layer.shape[-2]):
+            for _ in windows(source, cloud):
+                continue
     except InputError as error:
         told = re.match(r"cannot be read \((.*)\); ", error.problem)
         why = told[1] if told else error.problem.partition(";")[0]
@@ -390,25 +436,47 @@ def _unreadable(layer: Layer) -> str | None:
     return None
 
 
-def _tested(layer: Layer, *, progress: bool, **options: Any) -> LayerTest:
+def _tested(layer: Layer, *, progress: bool, max_samples: int, **options: Any) -> LayerTest:
     """Tests one layer, its networks together if it has several."""
     blocks = 8 * options["rotations"] * layer.units**2 / BLOCK_BYTES
     with about(layer.where):
+        latents, source = layer.open(), open_source(layer.open())
+        if layer.shape[-2] > max_samples:
+            latents = xr.DataArray(drawn(source, max_samples), dims=(*source.dims, UNIT))
         # A layer of few blocks of rotations needs no bar of its own.
-        tested = rotation_test(layer.open(), progress=progress and blocks > 1, **options)
+        tested = rotation_test(latents, progress=progress and blocks > 1, **options)
+        carriers = _top_units(latents, layer, options)
     counts = {name: int(tested.attrs[name]) for name in ROWS}
     networks = 1
     if SEED in tested["value"].dims:  # without those of which nothing can be told
         networks = int(tested["value"].notnull().any("statistic").sum())
-    rows = int(np.prod(layer.shape[:-1]))
-    counts |= {"rows_left_out": rows - counts["rows"], "networks": networks, "units": layer.units}
+    rows = int(np.prod(layer.shape[:-2])) * min(layer.shape[-2], max_samples)
+    counts |= {"rows_drawn": rows, "rows_left_out": rows - counts["rows"], "networks": networks}
+    counts |= {"units": layer.units, "block_units": int(tested.attrs.get("block_units", 0))}
     why = str(tested.attrs.get("not_judged", "")) if counts["rows"] else NO_ROW
     found = _together(tested) if SEED in tested["value"].dims else tested
     return LayerTest(
         {name: found[name].values for name in NUMBERS},
         counts,
         _by_reason(why),
+        *carriers,
     )
+
+
+def _top_units(
+    latents: Any, layer: Layer, options: dict[str, Any]
+) -> tuple[dict[str, np.ndarray], str]:
+    """Returns the units that carry a layer's alignment, and of which statistic they are."""
+    none = np.full(top.COUNT, np.nan)
+    rules = {name: options[name] for name in ("basis", "nonfinite", "drop_outliers")}
+    for statistic in TOP_STATISTICS if len(layer.shape) == 2 else ():
+        found = top.top_units(latents, statistic=statistic, **rules)
+        if (found["unit"] >= 0).all():
+            numbers = {name: none.copy() for name in top.NUMBERS}
+            for name, values in numbers.items():
+                values[: found.sizes["place"]] = found[name]
+            return numbers, statistic
+    return dict.fromkeys(top.NUMBERS, none), ""
 
 
 def _by_reason(told: str) -> str:
@@ -455,12 +523,19 @@ def _table(
     }
     numbers["q"] = _over_groups(numbers["p"], _grouped(groups, opened))
     told = np.array([one.not_judged for one in found], dtype=object)
+    carriers = {name: np.stack([one.top[name] for one in found]) for name in top.NUMBERS}
+    of = np.array([one.top_statistic for one in found], dtype=object)
     counts = {name: [one.counts[name] for one in found] for name in COUNTS}
     return xr.Dataset(
         {
             **{name: (both, spread(values, np.nan)) for name, values in numbers.items()},
             **{name: (along, spread(values, 0)) for name, values in counts.items()},
             "not_judged": (along, spread(told, NO_LAYER).astype(str)),
+            **{
+                f"top_{name}": ((*along, "place"), spread(values, np.nan))
+                for name, values in carriers.items()
+            },
+            "top_statistic": (along, spread(of, "").astype(str)),
         },
         coords={
             **({"model": list(models)} if opened.models else {}),

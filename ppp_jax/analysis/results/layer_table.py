@@ -12,6 +12,8 @@ from ppp_jax.analysis.results.layer_comparison import NO_LAYER, NUMBERS, main_st
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.errors import printable
 
+MOST_CARRIERS = 3  # units of a layer that the table names
+
 
 def layer_table(found: xr.Dataset) -> pd.DataFrame:
     """Returns what `compare_layers` found as a table of texts, a row per layer.
@@ -86,8 +88,17 @@ def _row(one: xr.Dataset, shown: list[str]) -> dict[str, Any]:
         **{key: printable(one[key].item()) for key in keys},
         **{column: f"{one[key].item():,}" for key, column in counts.items()},
         **{f"{_short(name)} (p, q)": _cell(one.sel(statistic=name)) for name in shown},
+        "top units": _carriers(one),
         "not judged": "" if judged else printable(one["not_judged"].item()),
     }
+
+
+def _carriers(one: xr.Dataset) -> str:
+    """Returns the units that carry most of the alignment, each with its share."""
+    shares = zip(one["top_unit"].values, one["top_share"].values, strict=True)
+    told = [f"{unit:.0f} ({share:+.0%})" for unit, share in shares if unit >= 0][:MOST_CARRIERS]
+    aside = "" if one["top_statistic"].item() in ("", "shape") else " of C4"
+    return ", ".join(told) + (aside if told else "–")
 
 
 def _shown(found: xr.Dataset) -> list[str]:
@@ -124,6 +135,13 @@ def layer_notes(found: xr.Dataset) -> list[str]:
         if (entry := registry.STATISTICS.get(name)) and entry.sides:
             below, above = entry.sides
             notes.append(f"{entry.short}, below the null: {below}; above it: {above}")
+    notes.append(
+        "top units: numbers, from 0, of the units with the largest parts of the shape's C4, and "
+        "their shares of all parts' sizes; + is nearer to the axis than a random direction"
+    )
+    if blocked := sorted({*found["block_units"].values.ravel().tolist()} - {0}):
+        mixed = ", ".join(map(str, blocked))
+        notes.append(f"layers wider than 512 units: random bases mix blocks of {mixed} units")
     rows = layer_rows(found)
     # A layer without p is no test, and makes no q of another larger.
     tests = _largest_family(found.sel(statistic=shown)["p"].notnull())

@@ -103,7 +103,7 @@ def _of_cloud(cloud: np.ndarray, rows: Rows, frame: Basis, statistic: str, most:
         return none
     along = _along(values, view, frame, statistic)
     total = np.abs(along.excess).sum()
-    if not total > 0:
+    if not (total > 0 and along.variance.sum() > 0):
         return none
     top = np.argsort(-np.abs(along.excess), kind="stable")[:most]
     dips = _dips(values, frame, top)
