@@ -14,6 +14,7 @@ from ppp_jax.analysis.io.layer_files import open_layers
 from ppp_jax.analysis.projection.planes import resolve_basis
 from ppp_jax.analysis.results.kept_layers import KeptLayers
 from ppp_jax.analysis.results.layer_comparison import COUNTS, NUMBERS, LayerTest
+from ppp_jax.analysis.statistics import top_units
 from tests import forks, odd_commands
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -56,7 +57,7 @@ def test_a_folder_of_layers_ends_with_one_table_and_a_figure(layers, tmp_path):
         f"figure: {out / 'layers.png'}\npage: {out / 'index.html'}\nanalysis: {out}\n"
     )
     parts = ("mean", "mean along the sum", "covariance", "shape", "dip")
-    cells = {row[0]: dict(zip(parts, row[4:], strict=True))
+    cells = {row[0]: dict(zip(parts, row[4:-1], strict=True))
              for line in done.stdout.splitlines() if line.startswith("| ")
              for row in [[cell.strip() for cell in line.strip("| ").split("|")]]}  # fmt: skip
     assert list(cells)[2:] == ["isotropic_10", "relu_2", "tanh_1"]
@@ -126,12 +127,16 @@ def test_what_is_kept_is_not_measured_anew_unless_something_changed(layers, tmp_
     kept = KeptLayers(tmp_path / "out")
     settings = {"basis": resolve_basis(None, 8), "statistics": (), "rotations": 9}
     (one, other, *_) = open_layers(layers).layers
-    found = LayerTest({name: np.array([0.1, np.nan]) for name in NUMBERS},
-                   dict.fromkeys(COUNTS, 3), "")  # fmt: skip
+    numbers = {name: np.array([0.1, np.nan]) for name in NUMBERS}
+    top = {name: np.array([3, np.nan]) for name in top_units.NUMBERS}
+    found = LayerTest(numbers, dict.fromkeys(COUNTS, 3), "", top, "shape")
     assert kept.recall(one, settings) is None
     kept.keep(one, settings, found)
     again = KeptLayers(tmp_path / "out").recall(one, settings)
     assert (again.counts, again.not_judged) == (found.counts, "")
+    assert again.top_statistic == "shape"
+    for name in top_units.NUMBERS:
+        assert np.array_equal(again.top[name], found.top[name], equal_nan=True)
     for name in NUMBERS:
         assert np.array_equal(again.numbers[name], found.numbers[name], equal_nan=True)
     changed = {**layers, one.name: layers[one.name] + 1e-6}

@@ -31,6 +31,7 @@ from ppp_jax.files import atomic
 
 RECORD, PAGE = "analysis.json", "index.html"
 LONG_TEST = 2**36  # multiplications of samples by rotations, which take minutes on few cores
+CARRIERS = ("top_units", *(f"top_{name}" for name in top_units.NUMBERS))
 NUMBERS = ("value", "null", "low", "high", "z", "p", "q")
 
 
@@ -58,9 +59,8 @@ def write_layers(
 
     `layers.md` is a table with a row per layer: the value of each part of alignment and of the
     quantisation with p and q, and the rows left out. `layers.csv` has the same rows with every
-    statistic, `layers_long.csv` a row per layer and statistic with its null, `layers_units.csv` the
-    units that carry the alignment of each layer, and `layers.png` is what `plot_layers` draws.
-    `index.html` shows the table, the figure and the notes on one page.
+    statistic, `layers_long.csv` a row per layer and statistic with its null, and `layers.png` is
+    what `plot_layers` draws. `index.html` shows the table, the figure and the notes on one page.
     `analysis.json` says how everything was made.
 
     Args:
@@ -164,18 +164,19 @@ def _write_csv(found: xr.Dataset, folder: pathlib.Path) -> None:
     keys = [key for key in ("model", "layer") if key in found.dims]
     labels = [*keys, *(["group"] if "group" in found.coords else [])]
     there = (found["not_judged"] != NO_LAYER).to_dataframe("there")
-    counts = found[[*COUNTS, "not_judged"]].to_dataframe()[there["there"].values].reset_index()
+    counts = (
+        found[[*COUNTS, *CARRIERS, "not_judged"]]
+        .to_dataframe()[there["there"].values]
+        .reset_index()
+    )
     columns = {
         name + end: found[key].sel(statistic=name).values.ravel()[there["there"].values]
         for name in found["statistic"].values.tolist()
         for key, end in (("value", ""), ("p", "_p"), ("q", "_q"))
     }
-    wide = pd.concat([counts[[*labels, *COUNTS]], pd.DataFrame(columns)], axis=1)
+    parts = [counts[[*labels, *COUNTS]], pd.DataFrame(columns), counts[[*CARRIERS]]]
+    wide = pd.concat(parts, axis=1)
     write_csv(wide.assign(not_judged=counts["not_judged"]), folder / "layers.csv")
     long = found[[*NUMBERS[:1], "mean", *NUMBERS[2:], "not_judged"]].to_dataframe().reset_index()
     long = long[long["not_judged"] != NO_LAYER].rename(columns={"mean": "null"})
     write_csv(long[[*labels, "statistic", *NUMBERS]], folder / "layers_long.csv")
-    carriers = found[[f"top_{name}" for name in top_units.NUMBERS]].to_dataframe().reset_index()
-    carriers = carriers[carriers["top_unit"].notnull()].drop(columns="place")
-    named = carriers.rename(columns=lambda name: name.removeprefix("top_"))
-    write_csv(named[[*labels, *top_units.NUMBERS]], folder / "layers_units.csv")

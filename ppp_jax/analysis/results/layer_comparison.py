@@ -130,10 +130,11 @@ def compare_layers(
       `rows_left_out`, of these `rows_nonfinite` and `rows_zero`, `rows_long` of more than 100 times
       the median length, and `not_judged`, which says what is missing and why: a layer that can no
       longer be read when its turn comes is missing, too.
-      Along `place` stand the five units, or vectors of the basis, that carry the shape's alignment:
-      `top_unit`, `top_share`, `top_variance`, `top_kurtosis` and `top_dip` (`top_units`). Where the
-      shape cannot be judged they are those of the samples' C4, as `top_statistic` says; of several
-      networks there are none, because their units are not the same.
+      `top_units` names the five units, or vectors of the basis, that carry the shape's alignment,
+      each with its share; `top_unit`, `top_share`, `top_variance`, `top_kurtosis` and `top_dip` are
+      the numbers of the first, as the function `top_units` returns them. Where the shape cannot be
+      judged they are those of the samples' C4, as `top_statistic` says; of several networks there
+      are none, because their units are not the same.
       Attributes are `rotations`, `rotation_seed`, `null`, `max_samples`, `basis` and whether it is
       `orthonormal`, `drop_outliers` if it is given, and `left_aside`, what lay beside the layers
       and is none.
@@ -440,7 +441,8 @@ def _tested(layer: Layer, *, progress: bool, max_samples: int, **options: Any) -
     """Tests one layer, its networks together if it has several."""
     blocks = 8 * options["rotations"] * layer.units**2 / BLOCK_BYTES
     with about(layer.where):
-        latents, source = layer.open(), open_source(layer.open())
+        latents = layer.open()
+        source = open_source(latents)
         if layer.shape[-2] > max_samples:
             latents = xr.DataArray(drawn(source, max_samples), dims=(*source.dims, UNIT))
         # A layer of few blocks of rotations needs no bar of its own.
@@ -523,7 +525,8 @@ def _table(
     }
     numbers["q"] = _over_groups(numbers["p"], _grouped(groups, opened))
     told = np.array([one.not_judged for one in found], dtype=object)
-    carriers = {name: np.stack([one.top[name] for one in found]) for name in top.NUMBERS}
+    first = {f"top_{name}": [one.top[name][0] for one in found] for name in top.NUMBERS}
+    units = np.array([_carriers(one.top) for one in found], dtype=object)
     of = np.array([one.top_statistic for one in found], dtype=object)
     counts = {name: [one.counts[name] for one in found] for name in COUNTS}
     return xr.Dataset(
@@ -531,11 +534,9 @@ def _table(
             **{name: (both, spread(values, np.nan)) for name, values in numbers.items()},
             **{name: (along, spread(values, 0)) for name, values in counts.items()},
             "not_judged": (along, spread(told, NO_LAYER).astype(str)),
-            **{
-                f"top_{name}": ((*along, "place"), spread(values, np.nan))
-                for name, values in carriers.items()
-            },
+            "top_units": (along, spread(units, "").astype(str)),
             "top_statistic": (along, spread(of, "").astype(str)),
+            **{name: (along, spread(values, np.nan)) for name, values in first.items()},
         },
         coords={
             **({"model": list(models)} if opened.models else {}),
@@ -544,6 +545,12 @@ def _table(
             **({"group": ("layer", [groups[name] for name in layers])} if groups else {}),
         },
     )
+
+
+def _carriers(carriers: Mapping[str, np.ndarray]) -> str:
+    """Returns the units that carry the alignment, each with its share."""
+    each = zip(carriers["unit"], carriers["share"], strict=True)
+    return ", ".join(f"{unit:.0f} ({share:+.0%})" for unit, share in each if unit >= 0)
 
 
 def _over_groups(p: np.ndarray, of_group: list[str]) -> np.ndarray:

@@ -95,10 +95,9 @@ def _row(one: xr.Dataset, shown: list[str]) -> dict[str, Any]:
 
 def _carriers(one: xr.Dataset) -> str:
     """Returns the units that carry most of the alignment, each with its share."""
-    shares = zip(one["top_unit"].values, one["top_share"].values, strict=True)
-    told = [f"{unit:.0f} ({share:+.0%})" for unit, share in shares if unit >= 0][:MOST_CARRIERS]
+    told = ", ".join(one["top_units"].item().split(", ")[:MOST_CARRIERS])
     aside = "" if one["top_statistic"].item() in ("", "shape") else " of C4"
-    return ", ".join(told) + (aside if told else "–")
+    return told + aside if told else "–"
 
 
 def _shown(found: xr.Dataset) -> list[str]:

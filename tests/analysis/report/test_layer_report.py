@@ -67,10 +67,11 @@ def test_the_page_has_a_row_per_layer_and_says_what_is_missing(folder):
     header, _, *body = table.splitlines()
     assert re.split(r" *\| *", header.strip("| ")) == [
         "layer", "units", "rows", "left out", "covariance (p, q)", "shape: C4 (p, q)",
+        "top units",
     ]  # fmt: skip
     assert [line.split("|")[1].strip() for line in body] == ["noise", "signs", "dead"]
-    assert re.fullmatch(r"\| dead +\| 4 +\| 0 +\| 5 +\| – +\| – +\|", body[2])
-    assert re.search(r"-\d\.\d+ \(0\.05, 0\.1\) +\|$", body[1])
+    assert re.fullmatch(r"\| dead +\| 4 +\| 0 +\| 5 +\| – +\| – +\| – +\|", body[2])
+    assert re.search(r"-\d\.\d+ \(0\.05, 0\.1\) +\| ", body[1])
     assert "p against 19 random bases" in notes
     below, above = registry.STATISTICS["shape"].sides
     assert f"shape: C4, below the null: {below}; above it: {above}\n" in notes
@@ -113,8 +114,8 @@ def test_an_earlier_analysis_is_replaced_and_nothing_else_is(layers, tmp_path):
 def test_layers_whose_tests_take_minutes_are_named():
     wide = np.broadcast_to(np.ones(2048, np.float32), (200, 2048))
     opened = open_layers({"small": CLOUDS[0], "wide": wide})
-    assert long_tests(opened) == ["wide"]
-    assert long_tests(opened, rotations=19) == []
+    assert long_tests(opened, null="full") == ["wide"]
+    assert long_tests(opened) == long_tests(opened, null="full", rotations=19) == []
 
 
 class Interrupted(dict):
@@ -198,7 +199,8 @@ def test_the_table_of_a_notebook_has_what_was_found(layers):
     table = layer_table(found)
     assert table.index.tolist() == list(layers)
     assert table.columns.tolist() == [
-        "units", "rows", "left out", "covariance (p, q)", "shape: C4 (p, q)", "not judged",
+        "units", "rows", "left out", "covariance (p, q)", "shape: C4 (p, q)", "top units",
+        "not judged",
     ]  # fmt: skip
     assert table.loc["dead", "not judged"] == "no row is a sample"
     value = found["value"].sel(layer="signs", statistic="shape").item()
