@@ -20,9 +20,8 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from ppp_jax.analysis.io.load import load
 from ppp_jax.analysis.io.progress import progress_bar
-from ppp_jax.analysis.io.sources import SAMPLE, UNIT, is_real
+from ppp_jax.analysis.io.sources import SAMPLE, UNIT, is_real, labelled
 from ppp_jax.errors import InputError, choice, truth, whole
 from ppp_jax.files import atomic
 from ppp_jax.files.paths import located
@@ -437,7 +436,7 @@ def collect(
     ):
         _fill(_Group(folder), bar, run, kept)
     group: Any = zarr.open_group(path, mode="r")
-    return {name: load(group[name]) for name in group.attrs[LAYERS]}
+    return {name: labelled(group[name]) for name in group.attrs[LAYERS]}
 
 
 def check_store(store: Any) -> pathlib.Path:
