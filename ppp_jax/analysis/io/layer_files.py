@@ -27,7 +27,7 @@ GIVE = (
     "several arrays"
 )
 LayersLike = Mapping[Any, Any] | str | os.PathLike[str]
-"""Latents of several layers by name, or the path of a folder or file that holds them."""
+"""Latents by name of layer, or such mappings by name of model; or the path of what holds layers."""
 
 
 class Layer(NamedTuple):
@@ -38,45 +38,61 @@ class Layer(NamedTuple):
       shape: Shape of its latents, `(samples, units)` or `(seeds, samples, units)`.
       where: What errors call it: its key, or its file.
       open: Function that opens its latents as a DataArray.
+      model: Name of the model that it is a layer of; empty where there is only one.
     """
 
     name: str
     shape: tuple[int, ...]
     where: object
     open: Callable[[], Any]
+    model: str = ""
 
     @property
     def units(self) -> int:
         """Number of units n."""
         return self.shape[-1]
 
+    @property
+    def told(self) -> str:
+        """Name that is this layer's alone: its own, after that of its model if there are any."""
+        return f"{self.model}/{self.name}" if self.model else self.name
+
 
 class Layers(NamedTuple):
-    """The layers of a network, in their order.
+    """The layers of a network or of several, in their order.
 
     Attributes:
-      layers: The layers.
+      layers: The layers, those of a model together.
       left_aside: Names of what lies beside them and is no layer.
+      models: Names of the models; empty where the layers are those of a single network.
     """
 
     layers: tuple[Layer, ...]
     left_aside: tuple[str, ...]
+    models: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the layers of all models, each once, in the order of first appearance."""
+        return tuple(dict.fromkeys(layer.name for layer in self.layers))
 
 
 def open_layers(layers: LayersLike | Layers) -> Layers:
     """Lists layers, and checks the axes and the types of all of them before any is measured.
 
     Args:
-      layers: A mapping from names to latents that `load` takes, in the order of the mapping; the
-        path of a folder, whose `.npy`, `.npz` and zarr arrays are layers; or the path of an `.npz`
-        file or zarr group of several arrays. Folders and groups are in natural order, `b_2` before
-        `b_10`, and an `.npz` in its own. Hidden files of a folder are left out, and its other files
-        and folders are named in `left_aside`, as are arrays of fewer than two axes in a file. What
-        `open_layers` returned is returned as it is.
+      layers: A mapping from names to latents that `load` takes, in the order of the mapping; a
+        mapping from names of models to such mappings; the path of a folder, whose `.npy`, `.npz`
+        and zarr arrays are layers; or the path of an `.npz` file or zarr group of several arrays.
+        Folders and groups are in natural order, `b_2` before `b_10`, and an `.npz` in its own.
+        Hidden files of a folder are left out, and its other files and folders are named in
+        `left_aside`, as are arrays of fewer than two axes in a file. What `open_layers` returned is
+        returned as it is.
 
     Raises:
       InputError: There are no layers, two have the same name, one does not open or has an axis
-        beside samples, units and `seed`; or the path is a run folder, or an earlier analysis.
+        beside samples, units and `seed`; some values of a mapping are mappings and others arrays;
+        or the path is a run folder, or an earlier analysis.
 
     Example:
       >>> import numpy as np
@@ -88,16 +104,18 @@ def open_layers(layers: LayersLike | Layers) -> Layers:
         return layers
     aside: list[str] = []
     if isinstance(layers, Mapping):
-        named = _in_mapping(layers)
+        found = _in_mapping(layers)
     else:
         path = _path_of(layers)
-        named = _in_folder(path, aside) if _is_folder(path) else _in_file(path, aside)
-    found: dict[str, Layer] = {}
-    for name, where, opener in named:
-        if name in found:
-            raise InputError("layers", where, f"is a second layer called {name}; rename one")
-        found[name] = _checked(name, where, opener)
-    return Layers(tuple(found.values()), tuple(aside))
+        found = _in_folder(path, aside) if _is_folder(path) else _in_file(path, aside)
+    named: dict[tuple[str, str], Layer] = {}
+    for layer in found:
+        if (layer.model, layer.name) in named:
+            problem = f"is a second layer called {layer.name}; rename one"
+            raise InputError("layers", layer.where, problem)
+        named[layer.model, layer.name] = layer
+    models = dict.fromkeys(layer.model for layer in named.values() if layer.model)
+    return Layers(tuple(named.values()), tuple(aside), tuple(models))
 
 
 def holds_layers(path: pathlib.Path) -> bool:
@@ -147,27 +165,55 @@ def _is_store(path: pathlib.Path) -> bool:
     return any((path / name).exists() for name in STORES)
 
 
-_Found = Iterator[tuple[str, object, Callable[[], Any]]]  # name, what errors call it, how to open
-
-
-def _in_mapping(layers: Mapping[Any, Any]) -> _Found:
+def _in_mapping(layers: Mapping[Any, Any]) -> Iterator[Layer]:
+    """Yields the layers of a mapping, or of the mappings in it, which are models."""
     if not layers:
         raise InputError("layers", layers, f"holds no layer; give {GIVE}")
+    kinds: set[bool] = set()
+    models: set[str] = set()
     for key in layers:
-        yield str(key), key, functools.partial(_of_mapping, layers, key)
+        value = _value(layers, key)
+        kinds.add(isinstance(value, Mapping))
+        if len(kinds) > 1:
+            problem = "is {}; every value must be a mapping (of a model's layers), or none"
+            kind = "a mapping, and values before it are not" if isinstance(value, Mapping) else (
+                "no mapping, and values before it are"
+            )  # fmt: skip
+            raise InputError("layers", key, problem.format(kind))
+        if not isinstance(value, Mapping):
+            yield _checked(str(key), key, functools.partial(_of_mapping, layers, key), value)
+            continue
+        if not str(key) or str(key) in models:
+            raise InputError("layers", key, "is no name of a single model; rename it")
+        models.add(str(key))
+        yield from _of_model(str(key), value)
+
+
+def _of_model(model: str, layers: Mapping[Any, Any]) -> Iterator[Layer]:
+    if not layers:
+        raise InputError("layers", model, "holds no layer; give arrays by the names of layers")
+    for key in layers:
+        where, value = f"{model}/{key}", _value(layers, key)
+        if isinstance(value, Mapping):
+            problem = "is a mapping in a mapping in a mapping; give {model: {layer: array}}"
+            raise InputError("layers", where, problem)
+        opener = functools.partial(_of_mapping, layers, key)
+        yield _checked(str(key), where, opener, value)._replace(model=model)
 
 
 def _of_mapping(layers: Mapping[Any, Any], key: Any) -> Any:
+    return load(_value(layers, key))
+
+
+def _value(layers: Mapping[Any, Any], key: Any) -> Any:
     try:
-        return load(layers[key])
-    except InputError:
-        raise
+        return layers[key]
     except Exception as error:  # A mapping that reads from a file may raise anything.
         why = " ".join(f"{error or type(error).__name__}".split())
-        raise InputError("path", key, f"cannot be read ({why}); write it again") from error
+        raise InputError("layers", key, f"cannot be read ({why}); write it again") from error
 
 
-def _in_file(path: pathlib.Path, aside: list[str]) -> _Found:
+def _in_file(path: pathlib.Path, aside: list[str]) -> Iterator[Layer]:
     with about(path):
         held = _readable(path)
     if held is None:
@@ -177,7 +223,7 @@ def _in_file(path: pathlib.Path, aside: list[str]) -> _Found:
     aside += held.others
     # A zarr group has no order of its own.
     for name in sorted(held.vectors, key=natural) if path.is_dir() else held.vectors:
-        yield name, f"{name} of {path}", functools.partial(load, path, name=name)
+        yield _checked(name, f"{name} of {path}", functools.partial(load, path, name=name))
 
 
 def _readable(path: pathlib.Path) -> Contents | None:
@@ -188,7 +234,7 @@ def _readable(path: pathlib.Path) -> Contents | None:
     return held
 
 
-def _in_folder(path: pathlib.Path, aside: list[str]) -> _Found:
+def _in_folder(path: pathlib.Path, aside: list[str]) -> Iterator[Layer]:
     if is_run(path):
         problem = "is a run folder; measure(load_run(…)) tests it, or give {name: array} of it"
         raise InputError("layers", path, problem)
@@ -209,7 +255,7 @@ def _in_folder(path: pathlib.Path, aside: list[str]) -> _Found:
             "layers", path, f"holds no .npy, .npz or zarr array ({holds}); give {GIVE}"
         )
     for one in layers:
-        yield one.stem, one, functools.partial(_only_array, one)
+        yield _checked(one.stem, one, functools.partial(_only_array, one))
 
 
 def _order(path: pathlib.Path) -> tuple[Any, ...]:
@@ -228,10 +274,10 @@ def _only_array(path: pathlib.Path) -> Any:
     return load(path)
 
 
-def _checked(name: str, where: object, opener: Callable[[], Any]) -> Layer:
-    """Returns a layer whose axes and types are right."""
+def _checked(name: str, where: object, opener: Callable[[], Any], value: Any = None) -> Layer:
+    """Returns a layer whose axes and types are right; its value may have been read already."""
     with about(where):
-        source = open_source(opener())
+        source = open_source(opener() if value is None else load(value))
     others = [axis for axis in source.dims[:-1] if axis != SEED]
     if others:
         problem = (

@@ -3,7 +3,8 @@
 import contextlib
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,13 +26,14 @@ from ppp_jax.analysis.projection.kernel import progress_bar
 from ppp_jax.analysis.projection.planes import Basis, BasisLike, resolve_basis
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.statistics.registry import Statistic
-from ppp_jax.errors import InputError, seeded, truth, whole
+from ppp_jax.errors import InputError, seeded, shortened, truth, whole
 
 KINDS = (registry.BASIS, registry.PROJECTIONS)  # what is tested of layers
 NUMBERS = ("value", "mean", "low", "high", "z", "p", "rank")  # of each layer and statistic
 ROWS = ("rows", "rows_nonfinite", "rows_zero", "rows_long")
 COUNTS = ("units", "networks", "rows", "rows_left_out", "rows_nonfinite", "rows_zero", "rows_long")
 NO_ROW = "no row is a sample"
+NO_LAYER = "no such layer"
 
 
 class _Tested(NamedTuple):
@@ -53,6 +55,7 @@ def compare_layers(
     *,
     basis: BasisLike = None,
     statistics: Sequence[str | Statistic] | None = None,
+    groups: Mapping[str, str] | None = None,
     rotations: int | None = None,
     rotation_seed: int = 0,
     nonfinite: str = RAISE,
@@ -63,18 +66,23 @@ def compare_layers(
 
     One layer at a time is in memory. All of them are opened first, and their rows are looked at, so
     that one that cannot be used is an error before any is measured. Layers of the same width share
-    their rotations.
+    their rotations, also those of several models, which so differ in nothing else.
 
     Args:
-      layers: A mapping from names to latents, `(samples, units)`, of any kind and width; or the
-        path of a folder of such arrays (`.npy`, `.npz`, zarr), of an `.npz` file or of a zarr group
-        of several arrays (`open_layers`). Networks along an axis called `seed` are tested together;
-        any other axis beside samples and units is refused.
+      layers: A mapping from names to latents, `(samples, units)`, of any kind and width; of several
+        models a mapping from their names to such mappings; or the path of a folder of such arrays
+        (`.npy`, `.npz`, zarr), of an `.npz` file or of a zarr group of several arrays
+        (`open_layers`). Networks along an axis called `seed` are tested together; any other axis
+        beside samples and units is refused.
       basis: Privileged vectors, `(vectors, units)`, or a name; None for the standard basis.
       statistics: Names of `statistics.registry`, or entries of one's own, but no statistics of
         planes. None: `default_statistics`.
+      groups: A mapping from the name of every layer to that of its group, such as
+        `{"block_0.residual": "residual"}`, where layers of several kinds are compared: false
+        discoveries are counted in each group for itself. None: all layers are one group.
       rotations: K of the rotation null. None means 200, or more where one layer alone among many
-        could not have a q of 5 % with 200: 20 per layer, minus one.
+        could not have a q of 5 % with 200: 20 per layer of all models (of the largest group, if
+        there are groups), minus one.
       rotation_seed: Seed of the random rotations.
       nonfinite: What to do about rows that are not finite: `raise` refuses them, and `drop` leaves
         them out.
@@ -86,8 +94,11 @@ def compare_layers(
       Dataset over `layer` and `statistic`: `value`; of its null the `mean` and the 2.5 and 97.5 %
       quantiles, `low` and `high`; `z`; `p`, of networks the exact one of their ranks together
       (`pool`); `rank`, from −½ to ½, whose sign is the side that p is of; and `q`, the false
-      discovery rate (Benjamini and Hochberg 1995) of each statistic over the layers, in which a
-      missing p is no test. Along `layer` there are `units`, `networks`,
+      discovery rate (Benjamini and Hochberg 1995) of each statistic over the layers of all models
+      (of each group), in which a missing p is no test. Of several models there is an axis `model`
+      before `layer`, which then has the layers of all of them in the order of first appearance; a
+      layer that a model lacks is missing there. Groups are a coordinate `group` along `layer`.
+      Of each layer there are `units`, `networks`,
       `rows` that count, `rows_left_out`, of them `rows_nonfinite` and `rows_zero`, `rows_long` of
       more than 100 times the median length, and `not_judged`, which says what is missing and why.
       Attributes are `rotations`, `rotation_seed`, `basis` and whether it is `orthonormal`,
@@ -111,7 +122,8 @@ def compare_layers(
     check_rows(nonfinite, drop_outliers)
     asked = _asked(statistics)
     opened = open_layers(layers)
-    turns = resolve_rotations(rotations, layers=len(opened.layers))
+    of_group = _grouped(groups, opened)
+    turns = resolve_rotations(rotations, layers=max(Counter(of_group).values()))
     bases = _Bases(basis)
     _check(opened, bases, nonfinite, progress)
     options = {
@@ -125,9 +137,9 @@ def compare_layers(
     with _long_rows(drop_outliers) as long:
         for layer in _each(opened, "layers", progress):
             found.append(_tested(layer, basis=bases.of(layer), progress=progress, **options))
-            long[layer.name] = found[-1].counts["rows_long"]
+            long[layer.told] = found[-1].counts["rows_long"]
     dropped = {} if drop_outliers is None else {"drop_outliers": drop_outliers}
-    return _table(opened, [one.name for one in asked], found).assign_attrs(
+    return _table(opened, [one.name for one in asked], found, groups).assign_attrs(
         **dropped,
         rotations=turns, rotation_seed=rotation_seed, basis=bases.name,
         orthonormal=int(bases.orthonormal), left_aside=", ".join(opened.left_aside),
@@ -175,6 +187,24 @@ def resolve_rotations(rotations: int | None, *, layers: int) -> int:
     return whole("rotations", rotations, least=1, most=MOST_ROTATIONS)
 
 
+def _grouped(groups: Any, opened: Layers) -> list[str]:
+    """Returns the name of the group of every layer of every model."""
+    if groups is None:
+        return [""] * len(opened.layers)
+    if not isinstance(groups, Mapping):
+        problem = "must be a mapping from the name of every layer to the name of its group"
+        raise InputError("groups", type(groups).__name__, problem)
+    for name in opened.names:
+        if not isinstance(groups.get(name), str):
+            problem = f"must give the group of every layer, as a text, and gives none of {name}"
+            raise InputError("groups", groups, problem)
+    for name in groups:
+        if name not in opened.names:
+            problem = f"is no layer; the layers are {', '.join(opened.names)}"
+            raise InputError("groups", name, shortened(problem))
+    return [groups[layer.name] for layer in opened.layers]
+
+
 def _asked(statistics: Sequence[str | Statistic] | None) -> tuple[Statistic, ...]:
     # With an ε statistics of planes are known ones, and get an error that says where to ask.
     asked = registry.resolve(default_statistics() if statistics is None else statistics, 0.5)
@@ -212,7 +242,7 @@ class _Bases:
         except InputError as error:
             if error.field != "basis":
                 raise
-            problem = f"{error.problem} (layer {layer.name}, {layer.units} units)"
+            problem = f"{error.problem} (layer {layer.told}, {layer.units} units)"
             raise InputError("basis", error.value, problem) from error
         return self.kept
 
@@ -293,16 +323,48 @@ def _together(tested: xr.Dataset) -> xr.Dataset:
     return pooled.assign(p=pooled["p_networks"], low=band["low"], high=band["high"])
 
 
-def _table(opened: Layers, names: list[str], found: list[_Tested]) -> xr.Dataset:
-    both, along = ("layer", "statistic"), "layer"
+def _table(
+    opened: Layers, names: list[str], found: list[_Tested], groups: Mapping[str, str] | None
+) -> xr.Dataset:
+    """Puts what was found of the layers into one Dataset, and adds q."""
+    models, layers = opened.models or ("",), opened.names
+    places = [(models.index(one.model), layers.index(one.name)) for one in opened.layers]
+    rows, columns = map(list, zip(*places, strict=True))
+    along = ("model", "layer") if opened.models else ("layer",)
+
+    def spread(values: Any, missing: Any) -> np.ndarray:
+        values = np.asarray(values)
+        whole = np.full((len(models), len(layers), *values.shape[1:]), missing, values.dtype)
+        whole[rows, columns] = values
+        return whole if opened.models else whole[0]
+
+    both = (*along, "statistic")
     numbers = {
-        name: (both, np.stack([one.numbers[name] for one in found]).astype(float))
-        for name in NUMBERS
+        name: np.stack([one.numbers[name] for one in found]).astype(float) for name in NUMBERS
     }
-    p = numbers["p"][1]
-    q = np.stack([false_discovery(p[:, k]) for k in range(len(names))], axis=1)
-    counts = {name: (along, [one.counts[name] for one in found]) for name in COUNTS}
+    numbers["q"] = _over_groups(numbers["p"], _grouped(groups, opened))
+    told = np.array([one.not_judged for one in found], dtype=object)
+    counts = {name: [one.counts[name] for one in found] for name in COUNTS}
     return xr.Dataset(
-        {**numbers, "q": (both, q), **counts, "not_judged": (along, [x.not_judged for x in found])},
-        coords={"layer": [one.name for one in opened.layers], "statistic": names},
+        {
+            **{name: (both, spread(values, np.nan)) for name, values in numbers.items()},
+            **{name: (along, spread(values, 0)) for name, values in counts.items()},
+            "not_judged": (along, spread(told, NO_LAYER).astype(str)),
+        },
+        coords={
+            **({"model": list(models)} if opened.models else {}),
+            "layer": list(layers),
+            "statistic": names,
+            **({"group": ("layer", [groups[name] for name in layers])} if groups else {}),
+        },
     )
+
+
+def _over_groups(p: np.ndarray, of_group: list[str]) -> np.ndarray:
+    """Returns q of p, `(layers, statistics)`: of each statistic over the layers of each group."""
+    q = np.full(p.shape, np.nan)
+    for group in dict.fromkeys(of_group):
+        members = np.array([one == group for one in of_group])
+        for k in range(p.shape[1]):
+            q[members, k] = false_discovery(p[members, k])
+    return q

@@ -92,6 +92,14 @@ def test_a_mapping_is_read_one_layer_at_a_time():
     assert given.read == ("b",)
 
 
+def test_mappings_in_a_mapping_are_models():
+    found = open_layers({"m": {"a": X, 1: X[:, :2]}, 2: {"b": X, "a": X}})
+    assert found.models == ("m", "2")
+    assert found.names == ("a", "1", "b")
+    assert [one.told for one in found.layers] == ["m/a", "m/1", "2/b", "2/a"]
+    assert np.array_equal(found.layers[1].open(), X[:, :2])
+
+
 @pytest.mark.parametrize(("file", "text"), [
     ("short.npy", r"short\.npy: claims .* truncated or damaged"),
     ("flat.npy", r"flat\.npy: array of float64 \(9,\) must be real, \(samples, units\)"),
@@ -160,7 +168,13 @@ def test_an_archive_with_an_array_that_cannot_be_read_is_refused(tmp_path):
 @pytest.mark.parametrize(("layers", "text"), [
     ({}, "holds no layer"), (X, "ndarray: must be a mapping"), ([X, X], "list: must be a mapping"),
     ({"a": X, "b": X[0]}, r"layers=b: array of float64 \(4,\) must be"),
-    ({"a": X, "b": {"c": X}}, "layers=b: dict holds several arrays"),
+    ({"a": X, "b": {"c": X}}, "layers=b: is a mapping, and values before it are not; every"),
+    ({"b": {"c": X}, "a": X}, "layers=a: is no mapping, and values before it are; every"),
+    ({"b": {"c": {"d": X}}}, "layers=b/c: is a mapping in a mapping in a mapping"),
+    ({"b": {}}, "layers=b: holds no layer"), ({"": {"c": X}}, "layers=: is no name of a single"),
+    ({1: {"c": X}, "1": {"c": X}}, "layers=1: is no name of a single model"),
+    ({"m": {1: X, "1": X}}, "layers=m/1: is a second layer called 1"),
+    ({"m": {"a": X, "b": X[0]}}, r"layers=m/b: array of float64 \(4,\) must be"),
     ({"a": [[1.0], [1.0, 2.0]]}, "layers=a: list has rows of unequal lengths"),
     ({1: X, "1": X}, "layers=1: is a second layer called 1"),
     ({"<b>\n": X[None]}, r"layers=<b>\\n: has the shape \(1, 9, 4\)"),

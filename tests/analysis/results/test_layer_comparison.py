@@ -177,3 +177,75 @@ def test_frames_are_shown_by_statistics_that_mean_something_on_them():
 def test_a_progress_bar_is_shown_on_stderr(capsys):
     compared(LAYERS, statistics=["covariance"], rotations=3, progress=True)
     assert "layers" in capsys.readouterr().err
+
+
+MODELS = {
+    "trained": {"a": LAYERS["noise"], "b": LAYERS["bits"]},
+    "random": {"c": LAYERS["relu"], "b": LAYERS["noise"], "a": LAYERS["noise"][:100]},
+}
+
+
+@pytest.fixture(scope="module")
+def of_models():
+    return compared(MODELS)
+
+
+def test_each_model_has_the_numbers_that_it_has_alone(of_models):
+    assert of_models["value"].dims == ("model", "layer", "statistic")
+    assert of_models["units"].dims == of_models["not_judged"].dims == ("model", "layer")
+    assert of_models["model"].values.tolist() == list(MODELS)
+    assert of_models["layer"].values.tolist() == ["a", "b", "c"]  # in order of first appearance
+    for model, layers in MODELS.items():
+        alone = compared(layers).drop_vars("q")
+        one = of_models.drop_vars("q").sel(model=model, layer=list(layers)).drop_vars("model")
+        xr.testing.assert_equal(one, alone)
+
+
+def test_a_layer_that_a_model_lacks_is_missing_and_says_so(of_models):
+    lacks = of_models.sel(model="trained", layer="c")
+    assert lacks["not_judged"].item() == "no such layer"
+    for key in (*NUMBERS, "q"):
+        assert lacks[key].isnull().all()
+    assert (lacks["rows"], lacks["units"], lacks["networks"]) == (0, 0, 0)
+    assert (of_models["not_judged"] == "no such layer").sum() == 1
+
+
+def test_q_counts_over_all_models_and_within_each_group(of_models):
+    for name in PARTS:
+        one = of_models.sel(statistic=name)
+        assert np.array_equal(one["q"].values.ravel(), false_discovery(one["p"].values.ravel()),
+                              equal_nan=True)  # fmt: skip
+    grouped = compared(MODELS, groups={"a": "early", "c": "late", "b": "late"})
+    assert grouped["group"].dims == ("layer",)
+    assert grouped["group"].values.tolist() == ["early", "late", "late"]
+    xr.testing.assert_equal(grouped.drop_vars(["q", "group"]), of_models.drop_vars("q"))
+    for layers in (["a"], ["b", "c"]):
+        for name in PARTS:
+            one = grouped.sel(layer=layers, statistic=name)
+            q = false_discovery(one["p"].values.ravel())
+            assert np.array_equal(one["q"].values.ravel(), q, equal_nan=True)
+    assert compared(MODELS, statistics=["covariance"], rotations=None).attrs["rotations"] == 200
+
+
+def test_rotations_suffice_for_the_largest_family():
+    many = {f"layer_{k}": LAYERS["noise"][:30, :2] for k in range(8)}
+    options = {"statistics": ["covariance"], "rotations": None}
+    two = {"m": many, "n": many}
+    assert compared(two, **options).attrs["rotations"] == 16 * 20 - 1
+    groups = {name: "odd" if k % 2 else "even" for k, name in enumerate(many)}
+    groups["layer_0"] = "odd"
+    assert compared(two, groups=groups, **options).attrs["rotations"] == 200
+    groups |= {f"layer_{k}": "odd" for k in range(6)}
+    assert compared(two, groups=groups, **options).attrs["rotations"] == 14 * 20 - 1
+
+
+@pytest.mark.parametrize(("groups", "text"), [
+    ({"a": "x", "b": "x"}, "must give the group of every layer, as a text, and gives none of c"),
+    ({"a": "x", "b": "x", "c": 1}, "gives none of c"),
+    ({"a": "x", "b": "x", "c": "y", "d": "y"}, "groups=d: is no layer; the layers are a, b, c"),
+    (["x"], "groups=list: must be a mapping"), ("x", "groups=str: must be a mapping"),
+])  # fmt: skip
+def test_groups_that_cannot_be_are_one_line(monkeypatch, groups, text):
+    monkeypatch.setattr("ppp_jax.analysis.results.layer_comparison.rotation_test", None)
+    with pytest.raises(InputError, match=text):
+        compared(MODELS, groups=groups)
