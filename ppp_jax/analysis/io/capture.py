@@ -196,7 +196,8 @@ def check_mask(mask: Masks) -> None:
     Raises:
       InputError: It is neither `auto` nor None nor a function.
     """
-    if mask is not None and mask != AUTO and not callable(mask):
+    known = mask is None or callable(mask) or (isinstance(mask, str) and mask == AUTO)
+    if not known:
         problem = "must be 'auto', None, or a function that returns the mask of a batch"
         raise InputError("mask", mask if isinstance(mask, str) else type(mask).__name__, problem)
 
@@ -214,7 +215,7 @@ def mask_of(batch: Any, mask: Masks) -> np.ndarray | None:
     """
     if callable(mask):
         return as_mask(mask(batch))
-    if mask == AUTO and isinstance(batch, Mapping) and batch.get(ATTENTION) is not None:
+    if mask is not None and isinstance(batch, Mapping) and batch.get(ATTENTION) is not None:
         return as_mask(batch[ATTENTION])
     return None
 
@@ -406,6 +407,7 @@ def collect(
     kept: Rule,
     store: str | os.PathLike[str] | None,
     progress: bool,
+    field: str = "batches",
 ) -> Captured:
     """Runs a model over batches, and keeps the vectors of its layers.
 
@@ -415,6 +417,7 @@ def collect(
       kept: Which vectors are kept, and as what.
       store: Path of the zarr group to write, or None to keep the vectors in memory.
       progress: Whether to show a progress bar on stderr.
+      field: Argument that gives the batches, for errors.
 
     Returns:
       The vectors by layer.
@@ -423,10 +426,10 @@ def collect(
       InputError: There are no batches or no vectors, a layer's number of units changes, or the
         store cannot be written.
     """
-    bar = progress_bar(batches, "batches") if progress else batches
+    bar = progress_bar(batches, field) if progress else batches
     if store is None:
         in_memory = _Memory()
-        _fill(in_memory, bar, run, kept)
+        _fill(in_memory, bar, run, kept, field)
         return in_memory.arrays()
     path = check_store(store)
     lock = atomic.hidden(path, "lock")
@@ -434,7 +437,7 @@ def collect(
         atomic.locked(path.parent, name=lock, field="store", value=path),
         atomic.new_folder(path, field="store", value=path) as folder,
     ):
-        _fill(_Group(folder), bar, run, kept)
+        _fill(_Group(folder), bar, run, kept, field)
     group: Any = zarr.open_group(path, mode="r")
     return {name: labelled(group[name]) for name in group.attrs[LAYERS]}
 
@@ -460,6 +463,7 @@ def _fill(
     batches: Iterable[Any],
     run: Callable[[Any], dict[str, np.ndarray]],
     kept: Rule,
+    field: str,
 ) -> None:
     """Fills a sink until there are no more batches, or every layer has enough."""
     counts: collections.Counter[str] = collections.Counter()
@@ -479,7 +483,7 @@ def _fill(
         if kept.max_vectors is not None and all(counts[x] >= kept.max_vectors for x in units):
             break
     if not units:
-        raise InputError("batches", "none", "hold no batch; give one or more")
+        raise InputError(field, "none", "holds nothing; give one or more")
     for name in units:
         if not counts[name]:
             raise InputError("mask", name, "leaves no vector of this layer; mask=None keeps all")

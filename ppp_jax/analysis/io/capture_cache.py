@@ -91,7 +91,7 @@ def capture_cache(
         forward.begin(None if current is None else capture.as_mask(current))
         return _vectors(held, pairs, forward, told, store)
 
-    return capture.collect(caches, run, kept=kept, store=store, progress=progress)
+    return capture.collect(caches, run, kept=kept, store=store, progress=progress, field=FIELD)
 
 
 def _is_cache(cache: Any) -> bool:
@@ -119,7 +119,6 @@ def _vectors(
     if pairs is None:
         mask = forward.mask
         chosen = {name: name for name in _usual(arrays, None if mask is None else mask.shape)}
-        _tell({name: one for name, one in arrays.items() if name not in chosen}, told)
     else:
         found = []
         for label, pattern in pairs:
@@ -132,6 +131,8 @@ def _vectors(
     if not chosen:
         problem = "holds no array (samples, positions, units); name one by names="
         raise InputError(FIELD, f"{len(arrays)} arrays", problem)
+    if pairs is None:
+        _tell({name: one for name, one in arrays.items() if name not in chosen}, told)
     for label, name in chosen.items():
         forward.take(label, arrays[name])
     return forward.end(chosen, missing="is missing")

@@ -231,7 +231,7 @@ def test_no_more_than_so_many_vectors_are_kept_and_no_more_caches_taken():
 @pytest.mark.parametrize(
     ("cache", "options", "words"),
     [
-        ([], {}, "batches=none: hold no batch"),
+        ([], {}, "cache=none: holds nothing"),
         ({}, {"names": None}, "cache=0 arrays: holds no array"),
         ({"a": np.ones((3, 4))}, {"names": None}, "holds no array"),
         ([CACHE, 3], {}, "cache=int: must be a mapping"),
@@ -269,4 +269,4 @@ def test_half_precision_of_an_accelerator_becomes_single():
 
 def test_a_progress_bar_is_shown_on_stderr(capsys):
     captured([CACHE, CACHE], progress=True)
-    assert "batches" in capsys.readouterr().err
+    assert "cache" in capsys.readouterr().err

@@ -273,7 +273,7 @@ BAD = [
     (net, ["embed", "emb*"], [BATCH], {}, "names=embed: stands for two layers"),
     (net, {"a": "blocks.*"}, [BATCH], {}, "stands for 2 layers; give its label a as many *"),
     (net, ["unused"], [BATCH], {}, "names=unused: was not called by the model"),
-    (net, NAMES, [], {}, "batches=none: hold no batch"),
+    (net, NAMES, [], {}, "batches=none: holds nothing"),
     (net, NAMES, BATCH, {}, "batches=dict: must be a list of batches"),
     (net, NAMES, IDS, {}, "batches=Tensor: must be a list of batches"),
     (net, NAMES, 3, {}, "batches=int: must be"),
