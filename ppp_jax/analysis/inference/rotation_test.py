@@ -28,9 +28,16 @@ from ppp_jax.analysis.io.sources import (
     read,
     rescale,
 )
+from ppp_jax.analysis.projection import turns as turning
 from ppp_jax.analysis.projection import views
 from ppp_jax.analysis.projection.kernel import check_epsilon, progress_bar
-from ppp_jax.analysis.projection.planes import Basis, BasisLike, resolve_basis
+from ppp_jax.analysis.projection.planes import (
+    Basis,
+    BasisLike,
+    resolve_basis,
+    resolve_vectors,
+)
+from ppp_jax.analysis.projection.turns import Support, Turns
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.statistics.alignment import (
     Target,
@@ -38,16 +45,21 @@ from ppp_jax.analysis.statistics.alignment import (
     measure_all,
     measure_turned,
 )
-from ppp_jax.analysis.statistics.quantisation import DIP_SAMPLES, project
+from ppp_jax.analysis.statistics.moments import (
+    Windows,
+    measure_moments,
+    measure_variances,
+    windows_of,
+)
+from ppp_jax.analysis.statistics.quantisation import DIP_SAMPLES, DIP_VECTORS, project
 from ppp_jax.analysis.statistics.registry import Statistic
-from ppp_jax.errors import InputError, seeded, truth, whole
+from ppp_jax.errors import InputError, choice, seeded, truth, whole
 
 ROTATIONS, MOST_ROTATIONS = 200, 10**6
 BLOCK_BYTES = 2**26  # of rotated latents held at once
 WORKERS = min(4, os.cpu_count() or 1)  # clouds tested at once; each takes a few blocks of memory
 BAND = (0.025, 0.975)  # quantiles of the null that are shown
 KEPT_BYTES = 2**28  # of clouds and what statistics see of them, between blocks of rotations
-SUPPORT = "support"  # the axes along which whitened samples vary, beside what statistics see
 NAMES = (
     "statistic",
     "rotation",
@@ -74,6 +86,7 @@ def rotation_test(
     statistics: Sequence[str | Statistic] | None = None,
     epsilon: float | None = None,
     rotations: int = ROTATIONS,
+    null: str = turning.AUTO,
     rotation_seed: int = 0,
     first_seed: int = 0,
     nonfinite: str = RAISE,
@@ -94,6 +107,10 @@ def rotation_test(
       epsilon: acceptance cosine of the statistics of planes (`angles`), which take several times
         as long as the others.
       rotations: K.
+      null: `full` draws rotations of all units. `blocks` draws rotations within blocks of 64 units,
+        which are put together at random, once for the test; it is as exact, costs a 64th of the
+        products of a layer 4,096 wide, and mixes an axis with 63 others. It needs an orthonormal
+        basis. `auto` takes blocks beyond 512 units (docs/method.md §5).
       rotation_seed: Seed of the random rotations.
       first_seed: place along `seed` of the first cloud, where these are a part of more: it gets
         the rotations that it has among all.
@@ -112,7 +129,9 @@ def rotation_test(
       count the rows: `rows` that count, and `rows_nonfinite`, `rows_zero` and `rows_long`; of
       statistics that cannot be judged, `not_judged` says why; `shape_rank` is the smallest number
       of directions in which a cloud varies, and in which it was whitened. Dips are of at most 2,048
-      samples, drawn at random; `dip_samples` says of how many.
+      samples, drawn at random, and in layers wider than 512 along 512 vectors, drawn at random;
+      `dip_samples` and `dip_vectors` say of how many. `null` is `full` or `blocks`, and
+      `block_units` the width of the latter.
 
     Raises:
       InputError: An argument is out of its range, or rows are not finite; the error names it.
@@ -130,13 +149,14 @@ def rotation_test(
     if epsilon is not None and len(check_epsilon(epsilon)) != 1:
         raise InputError("epsilon", epsilon, "must be one number")
     check_rows(nonfinite, drop_outliers)
+    choice("null", null, turning.NULLS)
     asked = registry.resolve(statistics, epsilon)
     source = open_source(latents)
     rules = Rules(nonfinite, drop_outliers)
     check_free(source, NAMES)
-    test = _Test(asked, resolve_basis(basis, source.units), epsilon, rules)
+    test = _Test.of_basis(asked, basis, source.units, epsilon, rules, null)
     rows = _counted(source, rules)
-    groups = _groups(source, rotations, (rotation_seed, first_seed), progress)
+    groups = _groups(source, test.null, rotations, (rotation_seed, first_seed), progress)
     found, ranks = _values(source, test, groups)
     names = [one.name for one in asked]
     dims = (*source.dims[:-1], "statistic")
@@ -145,7 +165,7 @@ def rotation_test(
     tested = xr.Dataset(
         {"value": (dims, shaped[..., 0]), "null": ((*dims, "rotation"), shaped[..., 1:])},
         coords={**source.coords, "statistic": names},
-        attrs={"rotations": rotations, "rotation_seed": rotation_seed} | attributes,
+        attrs={"rotations": rotations, "rotation_seed": rotation_seed} | test.told() | attributes,
     )
     return verdict(tested)
 
@@ -165,12 +185,16 @@ def observed(latents: Latents, *, basis: BasisLike, statistics: Sequence[Statist
       InputError: An argument is out of its range, or rows are not finite; the error names it.
     """
     source = open_source(latents)
-    test = _Test(tuple(statistics), resolve_basis(basis, source.units), None, Rules())
+    frame = resolve_vectors(basis, source.units)
+    test = _Test(tuple(statistics), frame, None, Rules(), turning.FULL, wide=False)
     seen = _Seen(source, test)
     target = build_target(test.frame, source.dtype)
     parts = list(seen.parts())
     with concurrent.futures.ThreadPoolExecutor(WORKERS) as workers:
-        measured = [_as_they_are(list(workers.map(seen.of, part)), test, target) for part in parts]
+        measured = [
+            _as_they_are([one.whole for one in workers.map(seen.of, part)], test, target)
+            for part in parts
+        ]
     found = np.concatenate(measured, axis=1).T
     names = [one.name for one in statistics]
     dims = (*source.dims[:-1], "statistic")
@@ -197,7 +221,7 @@ def _as_they_are(
 
 
 def _values(
-    source: Source, test: "_Test", groups: Iterable[tuple[list[int], np.ndarray]]
+    source: Source, test: "_Test", groups: Iterable[tuple[list[int], Turns]]
 ) -> tuple[np.ndarray, list[int]]:
     """Returns every statistic of every cloud, and the rank of each that was whitened.
 
@@ -222,7 +246,7 @@ class _Seen:
     def __init__(self, source: Source, test: "_Test"):
         self.source, self.test = source, test
         self.asked = dict.fromkeys([views.SAMPLES, *(one.sees for one in test.statistics)])
-        self.kept: dict[int, dict[str, np.ndarray | None]] = {}
+        self.kept: dict[int, _Views] = {}
         self.ranks: dict[int, int] = {}  # of clouds that were whitened
         size = math.prod(source.shape[-2:]) * source.dtype.itemsize
         self.most = max(1, KEPT_BYTES // (2 * size))  # clouds, each with its whitened samples
@@ -234,30 +258,74 @@ class _Seen:
         for start in range(0, clouds, self.most):
             yield range(start, min(start + self.most, clouds))
 
-    def of(self, cloud: int) -> dict[str, np.ndarray | None]:
-        """Returns the views of a cloud by their names."""
+    def of(self, cloud: int, place: np.ndarray | None = None) -> "_Views":
+        """Returns the views of a cloud.
+
+        Args:
+          cloud: Number of the cloud.
+          place: The blocks within which a wide cloud is turned, the same in every call.
+        """
         with self.lock:
             if cloud in self.kept:
                 return self.kept[cloud]
         values, _ = rescale(_cloud(self.source, cloud, self.test.rules)[0])
-        made = {name: views.view(values, name) for name in self.asked}
-        if (shape := made.get(views.SHAPE)) is not None:
-            made[SUPPORT] = views.support(shape)
+        if self.test.wide and self.test.frame.vectors is not None:
+            # An orthonormal basis is the standard one in its own coordinates.
+            values = values @ self.test.frame.vectors.T.astype(values.dtype)
+        found = views.views_of(values, self.asked)
+        made = _in_blocks(self.test, found, place) if place is not None else _narrow(found)
         with self.lock:
-            if (axes := made.get(SUPPORT)) is not None:
-                self.ranks[cloud] = axes.shape[1]
+            if (shape := found.get(views.SHAPE)) is not None:
+                still = found[views.STILL]
+                self.ranks[cloud] = shape.shape[1] - (0 if still is None else still.shape[1])
             while len(self.kept) >= self.most:
                 del self.kept[next(iter(self.kept))]
             self.kept[cloud] = made
         return made
 
 
-def _groups(
-    source: Source, rotations: int, seeds: tuple[int, int], progress: bool
-) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Yields clouds that share rotations, and blocks of these, the very first of which is none.
+class _Views(NamedTuple):
+    """What statistics see of a cloud.
 
-    A cloud's blocks come in the order of its rotations. In wide layers a block is small.
+    Attributes:
+      whole: Its views by their names; None where there is none.
+      windows: Of a wide cloud, the samples and the shape as `measure_moments` takes them.
+      axes: Of a narrow cloud, the axes along which the shape varies, `(units, rank)`.
+      support: Of a wide cloud, how rotations stay within them; None if it varies along all.
+    """
+
+    whole: dict[str, np.ndarray | None]
+    windows: dict[str, Windows]
+    axes: np.ndarray | None
+    support: Support | None
+
+
+def _narrow(found: dict[str, np.ndarray | None]) -> _Views:
+    shape = found.get(views.SHAPE)
+    return _Views(found, {}, None if shape is None else views.support(shape), None)
+
+
+def _in_blocks(test: "_Test", found: dict[str, np.ndarray | None], place: np.ndarray) -> _Views:
+    """Puts the views of a wide cloud into windows, and lets go of what nothing else sees."""
+    support = turning.support_of(found.get(views.STILL))
+    windows, whole = {}, dict(found)
+    for name in (views.SAMPLES, views.SHAPE):
+        values = found.get(name)
+        seeing = [one for one in test.of(registry.BASIS) if one.sees == name]
+        if values is None or not any(one.along for one in seeing):
+            continue
+        windows[name] = windows_of(values, place, support if name == views.SHAPE else None)
+        if name == views.SHAPE and all(one.along for one in seeing):
+            whole[name] = values[:1]  # it is there, and its windows are what is measured
+    return _Views(whole, windows, None, support)
+
+
+def _groups(
+    source: Source, null: str, rotations: int, seeds: tuple[int, int], progress: bool
+) -> Iterator[tuple[list[int], Turns]]:
+    """Yields clouds that share rotations, and parts of these, the very first of which is none.
+
+    A cloud's rotations come in their order. Of wide layers few come at once.
     """
     leading, units = source.shape[:-2], source.units
     number = np.zeros(leading, np.int64)
@@ -265,21 +333,23 @@ def _groups(
         axis = source.dims.index("seed")
         along = [-1 if k == axis else 1 for k in range(len(leading))]
         number = number + np.arange(leading[axis]).reshape(along)
-    width = max(1, BLOCK_BYTES // (8 * units**2))
-    blocks = [
+    mixed = units if null == turning.FULL else min(units, turning.BLOCK_UNITS)
+    width = max(1, BLOCK_BYTES // (8 * units * mixed))
+    parts = [
         (group, start)
         for group in range(int(number.max(initial=0)) + 1)
         for start in range(0, rotations + 1, width)
     ]
-    rng = np.random.default_rng()
-    for group, start in progress_bar(blocks, "rotations") if progress else blocks:
+    rng, place = np.random.default_rng(), None
+    for group, start in progress_bar(parts, "rotations") if progress else parts:
         if start == 0:
             rng = np.random.default_rng([seeds[0], seeds[1] + group])
+            place = turning.blocks_of(units, rng) if null == turning.BLOCKS else None
         stop = min(start + width, rotations + 1)
-        none = [np.eye(units)] if start == 0 else []
-        drawn = bases.rotations(units, stop - start - len(none), rng)
-        turns = np.stack([*none, *drawn]).astype(source.dtype)
-        yield np.flatnonzero(number.ravel() == group).tolist(), turns
+        drawn = turning.draw(units, stop - start - (start == 0), rng, place=place)
+        turns = drawn.with_none() if start == 0 else drawn
+        members = np.flatnonzero(number.ravel() == group).tolist()
+        yield members, turns._replace(turns=turns.turns.astype(source.dtype))
 
 
 class Rules(NamedTuple):
@@ -311,6 +381,8 @@ def _told(
     found: dict[str, Any] = {**told(counts)} | ({"shape_rank": min(ranks)} if ranks else {})
     if test.of(registry.PROJECTIONS):
         found["dip_samples"] = min(DIP_SAMPLES, max(rows.samples for rows in counts))
+        if test.frame.units > turning.MOST_FULL and test.wide:
+            found["dip_vectors"] = DIP_VECTORS
     there = np.array([rows.samples for rows in counts]) > 0
     if not there.any():
         return found | {"not_judged": "no row of any cloud is a sample"}
@@ -326,75 +398,166 @@ def _told(
 
 
 class _Test(NamedTuple):
-    """What is measured, against which basis, at which ε."""
+    """What is measured, against which basis, at which ε, and against which null."""
 
     statistics: tuple[Statistic, ...]
     frame: Basis
     epsilon: float | None
     rules: Rules
+    null: str
+    wide: bool
+
+    @classmethod
+    def of_basis(
+        cls,
+        statistics: tuple[Statistic, ...],
+        basis: BasisLike,
+        units: int,
+        epsilon: float | None,
+        rules: Rules,
+        null: str,
+    ) -> "_Test":
+        """Decides the null that a basis allows, and how it is measured."""
+        planes = any(one.of == registry.PLANES for one in statistics)
+        frame = resolve_basis(basis, units) if planes else resolve_vectors(basis, units)
+        orthonormal = frame.gram is None and frame.size == units
+        if null == turning.BLOCKS and not orthonormal:
+            problem = f"needs an orthonormal basis, which {frame.name} is not; use null='full'"
+            raise InputError("null", null, problem)
+        if null == turning.AUTO:
+            blocks = orthonormal and units > turning.MOST_FULL
+            null = turning.BLOCKS if blocks else turning.FULL
+        wide = null == turning.BLOCKS or (orthonormal and units > views.NARROW)
+        return cls(statistics, frame, epsilon, rules, null, wide)
 
     def of(self, kind: str) -> tuple[Statistic, ...]:
         return tuple(one for one in self.statistics if one.of == kind)
 
+    def told(self) -> dict[str, Any]:
+        """Returns what attributes say of the null."""
+        blocks = self.null == turning.BLOCKS
+        width = min(self.frame.units, turning.BLOCK_UNITS)
+        return {"null": self.null} | ({"block_units": width} if blocks else {})
 
-def _tested(seen: _Seen, test: _Test, turns: np.ndarray, cloud: int) -> np.ndarray:
+
+def _tested(seen: _Seen, test: _Test, turns: Turns, cloud: int) -> np.ndarray:
     """Returns all statistics of one cloud under many rotations, `(statistics, rotations)`."""
-    of_cloud = seen.of(cloud)
-    values = of_cloud[views.SAMPLES]
+    of_cloud = seen.of(cloud, turns.place if test.wide else None)
+    values = of_cloud.whole[views.SAMPLES]
     assert values is not None  # the samples can always be seen
     found: dict[str, np.ndarray] = {}
-    target = build_target(test.frame, values.dtype)
+    frame = resolve_vectors(None, test.frame.units) if test.wide else test.frame
+    target = build_target(frame, values.dtype)
     for sees in dict.fromkeys(one.sees for one in test.of(registry.BASIS)):
         seeing = [one for one in test.of(registry.BASIS) if one.sees == sees]
-        axes = of_cloud.get(SUPPORT) if sees == views.SHAPE else None
-        kept = turns if axes is None else views.turns_within(axes, turns)
-        found |= _of_view(of_cloud[sees], seeing, target, kept)
+        if of_cloud.whole[sees] is None:  # what cannot be told has no number
+            found |= {one.name: np.full(len(turns.turns), np.nan) for one in seeing}
+        elif test.wide:
+            found |= _of_wide(of_cloud, sees, seeing, target, turns)
+        else:
+            found |= _of_view(of_cloud, sees, seeing, target, turns.turns[:, 0])
     if of_projections := test.of(registry.PROJECTIONS):
         found |= _of_projections(values, of_projections, target, turns)
     if of_planes := test.of(registry.PLANES):
-        found |= _of_planes(values, of_planes, test, turns)
+        planes = resolve_basis(None, frame.units) if test.wide else test.frame
+        found |= _of_planes(values, of_planes, planes, test.epsilon, turns)
     return np.stack([found[one.name] for one in test.statistics])
 
 
 def _of_view(
-    values: np.ndarray | None, statistics: list[Statistic], target: Target, turns: np.ndarray
+    of_cloud: _Views, sees: str, statistics: list[Statistic], target: Target, turns: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Measures what a function of a basis sees of a cloud; nothing where that cannot be told."""
-    names = [one.name for one in statistics]
-    if values is None:
-        return {name: np.full(len(turns), np.nan) for name in names}
+    """Measures what functions of a basis see of a narrow cloud."""
+    values = of_cloud.whole[sees]
+    assert values is not None
+    if sees == views.SHAPE and of_cloud.axes is not None:
+        turns = views.turns_within(of_cloud.axes, turns)
     functions = tuple(one.function for one in statistics)
+    names = [one.name for one in statistics]
     return dict(zip(names, measure_turned(functions, values, target, turns), strict=True))
 
 
+def _of_wide(
+    of_cloud: _Views, sees: str, statistics: list[Statistic], target: Target, turns: Turns
+) -> dict[str, np.ndarray]:
+    """Measures what functions of the standard basis see of a wide cloud.
+
+    What follows from sums along the units takes one product for all of them. The others, those of
+    the mean and of users, get the basis.
+    """
+    values, support = of_cloud.whole[sees], None
+    assert values is not None
+    if sees == views.SHAPE:
+        support = of_cloud.support
+        turns = turns if support is None else turning.within(turns, support)
+    found: dict[str, np.ndarray] = {}
+    if quick := [one for one in statistics if one.along]:
+        samples = sees in (views.SAMPLES, views.SHAPE)
+        sums = (
+            measure_moments(of_cloud.windows[sees], turns)
+            if samples
+            else measure_variances(values, turns)
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):  # a missing cloud has no number
+            found |= {one.name: one.along(sums) for one in quick if one.along}
+    if slow := [one for one in statistics if not one.along]:
+        functions = tuple(one.function for one in slow)
+        if sees == views.MEAN:
+            turned = np.stack([turns.turned(values, k) for k in range(len(turns.turns))])
+            measured = measure_all(functions, turned, target)
+        else:
+            dense = turning.dense_within(turns, support)
+            measured = measure_turned(functions, values, target, dense)
+        found |= dict(zip([one.name for one in slow], measured, strict=True))
+    return found
+
+
 def _of_projections(
-    values: np.ndarray, statistics: tuple[Statistic, ...], target: Target, turns: np.ndarray
+    values: np.ndarray, statistics: tuple[Statistic, ...], target: Target, turns: Turns
 ) -> dict[str, np.ndarray]:
     """Measures projections onto the vectors of the turned basis, rotation by rotation."""
     samples = values[views.present(values)]
     if len(samples) < 2 or not np.isfinite(samples).all():
-        return {one.name: np.full(len(turns), np.nan) for one in statistics}
+        return {one.name: np.full(len(turns.turns), np.nan) for one in statistics}
+    rng = np.random.default_rng(0)
     if len(samples) > DIP_SAMPLES:
-        drawn = np.random.default_rng(0).choice(len(samples), DIP_SAMPLES, replace=False)
-        samples = samples[np.sort(drawn)]
-    vectors = (target.vectors @ turn.T for turn in turns)
-    found = [registry.measured(statistics, project(samples, each)) for each in vectors]
+        samples = samples[np.sort(rng.choice(len(samples), DIP_SAMPLES, replace=False))]
+    vectors = target.vectors
+    if len(turns.place) == 1 and len(vectors) > max(DIP_VECTORS, turning.MOST_FULL):
+        vectors = vectors[np.sort(rng.choice(len(vectors), DIP_VECTORS, replace=False))]
+    onto: Iterable[np.ndarray] = (project(samples, vectors @ q.T) for q in turns.turns[:, 0])
+    if len(turns.place) > 1:
+        onto = _onto_blocks(samples, turns)
+    found = [registry.measured(statistics, each) for each in onto]
     return {one.name: np.array([each[one.name] for each in found]) for one in statistics}
 
 
+def _onto_blocks(samples: np.ndarray, turns: Turns) -> Iterator[np.ndarray]:
+    """Yields the projections onto the turned axes of some blocks, `(vectors, samples)`."""
+    sizes = np.cumsum(np.count_nonzero(turns.place >= 0, axis=1))
+    blocks = range(1 + int(np.argmax(sizes >= min(DIP_VECTORS, sizes[-1]))))
+    for turn in turns.turns:
+        parts = []
+        for block in blocks:
+            there = turns.place[block] >= 0
+            members = turns.place[block][there]
+            parts.append(project(samples[:, members], turn[block][there][:, there].T))
+        yield np.concatenate(parts)
+
+
 def _of_planes(
-    values: np.ndarray, statistics: tuple[Statistic, ...], test: _Test, turns: np.ndarray
+    values: np.ndarray,
+    statistics: tuple[Statistic, ...],
+    frame: Basis,
+    epsilon: float | None,
+    turns: Turns,
 ) -> dict[str, np.ndarray]:
     width = max(1, BLOCK_BYTES // values.nbytes)
-    parts = [
-        registry.measured(
-            statistics,
-            np.matmul(values, turns[start : start + width]),
-            test.frame,
-            test.epsilon,
-        )
-        for start in range(0, len(turns), width)
-    ]
+    parts = []
+    for start in range(0, len(turns.turns), width):
+        which = range(start, min(start + width, len(turns.turns)))
+        turned = np.stack([turns.turned(values, k) for k in which])
+        parts.append(registry.measured(statistics, turned, frame, epsilon))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -122,7 +122,7 @@ def _moments(source: Source, cloud: int, whiten: bool) -> Moments | None:
     for values in _parts(source, cloud):
         factor = views.triangle(values - mean, above=factor)
     assert factor is not None  # there are samples
-    axes, deviations = views.principal(factor, count, rounding)
+    axes, deviations, _ = views.principal(factor, count, rounding)
     if not len(deviations):
         raise InputError("whiten", whiten, "takes latents that vary, and those of a cloud do not")
     return Moments(mean, axes, deviations, float(rounding.sum()))

@@ -119,6 +119,33 @@ def resolve_basis(
     return Basis(vectors, size, gram, chosen, ordered, pairs, number, bound, skipped, name)
 
 
+def resolve_vectors(basis: BasisLike, units: int) -> Basis:
+    """Resolves a basis for what needs its vectors alone, without the planes of orthonormal ones.
+
+    The tables of planes of a layer 16,384 wide would take gigabytes.
+
+    Args:
+      basis: As `resolve_basis` takes it.
+      units: Number of units of the latents, at least 2.
+
+    Returns:
+      The `Basis`; its planes are missing if it is orthonormal and was not resolved before.
+
+    Raises:
+      InputError: As `resolve_basis`.
+    """
+    if isinstance(basis, Basis) or units < 2:
+        return resolve_basis(basis, units)
+    vectors, name = _unit_vectors(basis, units)
+    if vectors is not None and _cosines(vectors) is not None:
+        return resolve_basis(basis, units)
+    size = units if vectors is None else len(vectors)
+    if size < 2:
+        return resolve_basis(basis, units)  # which says that it spans no plane
+    none, number = np.empty((0, 2), np.int32), np.empty((0, 0), np.int32)
+    return Basis(vectors, size, None, none, True, none, number, np.ones(1), 0, name)
+
+
 def rotate(frame: Basis, rotated: int) -> Basis:
     """Turns the vectors of a basis together, by a random rotation of O(n).
 

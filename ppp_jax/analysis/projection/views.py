@@ -8,7 +8,9 @@ Rows of zeros have no direction and are no samples of any view: whoever leaves a
 in its place, and so keeps the shape of the array.
 """
 
-from typing import NamedTuple
+import functools
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy  # its parts are imported when they are first used
@@ -22,9 +24,26 @@ MISSING = {
     MOMENTS: "nothing varies",
     SHAPE: "nothing varies",
 }  # why a statistic of each view is missing, where there are enough samples
+STILL = "still"  # beside the shape: the directions in which it does not vary
+NARROW = 128  # units up to which principal directions are always found by singular values
+EVEN = 1e-8  # of the largest variance: with a smaller one the covariance's eigenvectors are wrong
 LEAST_PER_UNIT = 5  # samples per unit, below which whitened latents are not judged
 NO_MEAN = 1e-3  # p above which a mean cannot be told from 0
 STANDS = 1e-5  # of the mean, beyond which it stands where nothing varies
+
+
+class Principal(NamedTuple):
+    """The principal directions of a cloud.
+
+    Attributes:
+      axes: The directions in which it varies as columns, `(units, rank)`.
+      deviations: The standard deviations along them, `(rank,)`.
+      still: Orthonormal directions in which it does not, `(units, units − rank)`.
+    """
+
+    axes: np.ndarray
+    deviations: np.ndarray
+    still: np.ndarray
 
 
 class Whitened(NamedTuple):
@@ -33,20 +52,12 @@ class Whitened(NamedTuple):
     Attributes:
       samples: Y = (X − μ)·S^(−1/2), `(samples, units)`, float64; zeros where the sample was.
       rank: The number of directions in which the latents vary; Y is 0 along the others.
+      still: Orthonormal axes of these others, `(units, units − rank)`.
     """
 
     samples: np.ndarray
     rank: int
-
-
-def present(cloud: np.ndarray) -> np.ndarray:
-    """Returns which rows are samples: all but those of zeros, `(samples,)`.
-
-    Args:
-      cloud: `(samples, units)`.
-    """
-    there: np.ndarray = np.any(cloud != 0, axis=-1)
-    return there
+    still: np.ndarray
 
 
 def mean_of(cloud: np.ndarray) -> np.ndarray:
@@ -59,6 +70,64 @@ def mean_of(cloud: np.ndarray) -> np.ndarray:
     return total
 
 
+class _Parts:
+    """What several views of a cloud share, each computed once, when it is first asked for."""
+
+    def __init__(self, cloud: np.ndarray):
+        self.cloud = cloud
+        self.count = int(np.count_nonzero(present(cloud)))
+
+    @functools.cached_property
+    def mean(self) -> np.ndarray:
+        """The mean sample, `(units,)`."""
+        return mean_of(self.cloud)
+
+    @functools.cached_property
+    def centred(self) -> np.ndarray:
+        """The samples without their mean, `(samples, units)`, float64."""
+        values = self.cloud.astype(np.float64)
+        return np.where(present(self.cloud)[:, None], values - self.mean, 0.0)
+
+    @functools.cached_property
+    def covariance(self) -> np.ndarray:
+        """The covariance of the samples, `(units, units)`."""
+        return _second_moments(self.centred, self.count)
+
+    @functools.cached_property
+    def rounding(self) -> np.ndarray:
+        """The variance of rounding errors of each unit, `(units,)`."""
+        square = np.mean(np.square(self.cloud, dtype=np.float64), axis=0)
+        return rounding_variance(square, len(self.cloud), self.cloud.dtype)
+
+    @functools.cached_property
+    def principal(self) -> Principal:
+        """The principal directions in which the samples vary."""
+        if self.cloud.shape[1] > NARROW and (quick := self.quick) is not None:
+            return quick
+        return principal(triangle(self.centred), self.count, self.rounding)
+
+    @property
+    def quick(self) -> Principal | None:
+        """The same by the covariance's eigenvectors, unless these are too uneven to be right.
+
+        In wide layers they take a small part of the time of singular values.
+        """
+        variances, axes = np.linalg.eigh(self.covariance)
+        if variances[0] < EVEN * variances[-1] or (variances <= 2 * self.rounding.max()).any():
+            return None
+        return Principal(axes, np.sqrt(variances), axes[:, :0])
+
+
+def present(cloud: np.ndarray) -> np.ndarray:
+    """Returns which rows are samples: all but those of zeros, `(samples,)`.
+
+    Args:
+      cloud: `(samples, units)`.
+    """
+    there: np.ndarray = np.any(cloud != 0, axis=-1)
+    return there
+
+
 def has_mean(cloud: np.ndarray) -> bool:
     """Returns whether the mean of a cloud can be told from 0 (Hotelling's T² at p < .001).
 
@@ -67,10 +136,14 @@ def has_mean(cloud: np.ndarray) -> bool:
     that what is found of the means that pass stays exact.
 
     Args:
-      cloud: `(samples, units)`.
+      cloud: `(samples, units)`, at least one row of which is not of zeros.
     """
-    mean, count = mean_of(cloud), np.count_nonzero(present(cloud))
-    axes, deviations = _principal_of(_centred(cloud), cloud)
+    return _has_mean(_Parts(cloud))
+
+
+def _has_mean(parts: _Parts) -> bool:
+    axes, deviations, _ = parts.principal
+    mean, count = parts.mean, parts.count
     along, rank = mean @ axes, len(deviations)
     if np.linalg.norm(mean - axes @ along) > STANDS * np.linalg.norm(mean):
         return True  # it stands where nothing varies
@@ -79,24 +152,6 @@ def has_mean(cloud: np.ndarray) -> bool:
     # T² = (N − 1) Σ μ²/S with the covariance that is divided by N, and T² (N − r)/(r (N − 1)) ~ F.
     ratio = float(np.sum(np.square(along / deviations))) * (count - rank) / rank
     return bool(scipy.special.fdtrc(rank, count - rank, ratio) < NO_MEAN)
-
-
-def covariance_of(cloud: np.ndarray) -> np.ndarray:
-    """Returns the covariance of the samples, `(units, units)`, float64.
-
-    Args:
-      cloud: `(samples, units)`.
-    """
-    return _second_moments(_centred(cloud), cloud)
-
-
-def moments_of(cloud: np.ndarray) -> np.ndarray:
-    """Returns the second moments of the samples around 0, `(units, units)`, float64.
-
-    Args:
-      cloud: `(samples, units)`.
-    """
-    return _second_moments(cloud.astype(np.float64), cloud)
 
 
 def whiten(cloud: np.ndarray) -> Whitened:
@@ -108,11 +163,14 @@ def whiten(cloud: np.ndarray) -> Whitened:
     Args:
       cloud: `(samples, units)`.
     """
-    centred = _centred(cloud)
-    axes, deviations = _principal_of(centred, cloud)
-    samples = (centred @ axes / deviations) @ axes.T
-    at_mean = np.vecdot(centred, centred) <= np.sum(_rounding_of(cloud))
-    return Whitened(np.where(at_mean[:, None], 0, samples), len(deviations))
+    return _whiten(_Parts(cloud))
+
+
+def _whiten(parts: _Parts) -> Whitened:
+    axes, deviations, still = parts.principal
+    samples = (parts.centred @ axes / deviations) @ axes.T
+    at_mean = np.vecdot(parts.centred, parts.centred) <= np.sum(parts.rounding)
+    return Whitened(np.where(at_mean[:, None], 0, samples), len(deviations), still)
 
 
 def support(shape: np.ndarray) -> np.ndarray:
@@ -169,9 +227,7 @@ def triangle(centred: np.ndarray, *, above: np.ndarray | None = None) -> np.ndar
     return np.asarray(np.linalg.qr(padded, mode="r"))
 
 
-def principal(
-    factor: np.ndarray, count: int, rounding: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def principal(factor: np.ndarray, count: int, rounding: np.ndarray) -> Principal:
     """Returns the principal directions in which samples vary, and by how much.
 
     By singular values, whose errors go with the largest deviation: eigenvalues of the covariance
@@ -182,15 +238,12 @@ def principal(
       factor: What `triangle` returns of the centred samples.
       count: The number of samples.
       rounding: What `rounding_variance` returns of the units.
-
-    Returns:
-      The directions as columns, `(units, rank)`, and the standard deviations along them, `(rank,)`.
     """
     _, singular, turned = np.linalg.svd(factor)
     variances, axes = np.square(singular) / count, turned.T
     error = 4 * len(variances) * float(np.finfo(np.float64).eps)
     spread = variances > np.square(axes).T @ rounding + error**2 * variances[0]
-    return axes[:, spread], np.sqrt(variances[spread])
+    return Principal(axes[:, spread], np.sqrt(variances[spread]), axes[:, ~spread])
 
 
 def rounding_variance(square: np.ndarray, rows: int, dtype: np.dtype) -> np.ndarray:
@@ -208,48 +261,56 @@ def rounding_variance(square: np.ndarray, rows: int, dtype: np.dtype) -> np.ndar
     return found
 
 
-def _principal_of(centred: np.ndarray, cloud: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    count = int(np.count_nonzero(present(cloud)))
-    return principal(triangle(centred), count, _rounding_of(cloud))
-
-
-def _rounding_of(cloud: np.ndarray) -> np.ndarray:
-    square = np.mean(np.square(cloud, dtype=np.float64), axis=0)
-    return rounding_variance(square, len(cloud), cloud.dtype)
-
-
 def view(cloud: np.ndarray, name: str) -> np.ndarray | None:
-    """Returns what a statistic sees of a cloud, in the cloud's precision.
+    """Returns what a statistic sees of a cloud; as `views_of`, of one view.
 
     Args:
       cloud: `(samples, units)`.
       name: One of `VIEWS`.
+    """
+    return views_of(cloud, (name,))[name]
+
+
+def views_of(cloud: np.ndarray, names: Collection[str]) -> dict[str, np.ndarray | None]:
+    """Returns what statistics see of a cloud, in the cloud's precision, by the views' names.
+
+    Args:
+      cloud: `(samples, units)`.
+      names: Those of `VIEWS` that are asked for.
 
     Returns:
       `(samples, units)` of samples and shape, `(1, units)` of the mean, `(units, units)` of the
       covariance and the second moments; None where there are too few samples to tell, where nothing
-      varies, and of a mean that cannot be told from 0.
+      varies, and of a mean that cannot be told from 0. Beside a shape that does not vary in all
+      directions stand axes of the others, `still`, `(units, missing)`.
     """
-    if name == SAMPLES:
-        return cloud
-    count = np.count_nonzero(present(cloud))
-    if count < needed(name, cloud.shape[1]) or not np.isfinite(cloud).all():
-        return None
-    if name == MEAN and not has_mean(cloud):
-        return None
-    makers = {
-        MEAN: lambda: mean_of(cloud)[None],
-        COVARIANCE: lambda: covariance_of(cloud),
-        MOMENTS: lambda: moments_of(cloud),
-        SHAPE: lambda: whiten(cloud).samples,
+    parts, finite = _Parts(cloud), bool(np.isfinite(cloud).all())
+    found: dict[str, np.ndarray | None] = {}
+    for name in names:
+        enough = parts.count >= needed(name, cloud.shape[1]) and finite
+        seen = _seen(parts, name) if enough and name != SAMPLES else None
+        if name == SHAPE and isinstance(seen, Whitened):
+            found[STILL] = seen.still if seen.still.size else None
+            seen = seen.samples if seen.samples.any() else None
+        largest = 0.0 if seen is None else np.abs(seen).max()
+        scaled = seen / largest if seen is not None and largest > 0 else seen
+        found[name] = cloud if name == SAMPLES else scaled
+    return {
+        name: None if one is None else one.astype(cloud.dtype, copy=False)
+        for name, one in found.items()
     }
-    found = makers[name]()
-    if name == COVARIANCE and np.trace(found) <= np.sum(_rounding_of(cloud)):
-        return None
-    if name == SHAPE and not found.any():
-        return None
-    largest = np.abs(found).max()
-    return (found / largest if largest > 0 else found).astype(cloud.dtype)
+
+
+def _seen(parts: _Parts, name: str) -> Any:
+    """Returns a view before it is scaled, or None where it cannot be told."""
+    if name == MEAN:
+        return parts.mean[None] if _has_mean(parts) else None
+    if name == COVARIANCE:
+        spread = np.trace(parts.covariance) > np.sum(parts.rounding)
+        return parts.covariance if spread else None
+    if name == MOMENTS:
+        return parts.covariance + np.outer(parts.mean, parts.mean)
+    return _whiten(parts)
 
 
 def needed(name: str, units: int) -> int:
@@ -262,12 +323,7 @@ def needed(name: str, units: int) -> int:
     return {SHAPE: LEAST_PER_UNIT * units, MEAN: units + 2, COVARIANCE: 2}.get(name, 1)
 
 
-def _second_moments(values: np.ndarray, cloud: np.ndarray) -> np.ndarray:
-    """Returns the mean over a cloud's samples of the products of values that stand for them."""
-    matrix: np.ndarray = values.T @ values / np.count_nonzero(present(cloud))
+def _second_moments(values: np.ndarray, count: int) -> np.ndarray:
+    """Returns the mean over samples of the products of values that stand for them."""
+    matrix: np.ndarray = values.T @ values / count
     return matrix
-
-
-def _centred(cloud: np.ndarray) -> np.ndarray:
-    values = cloud.astype(np.float64)
-    return np.where(present(cloud)[:, None], values - mean_of(cloud), 0.0)

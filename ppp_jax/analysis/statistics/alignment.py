@@ -18,6 +18,7 @@ import numpy as np
 from ppp_jax.analysis.io.rows import RAISE, sampled
 from ppp_jax.analysis.io.sources import Latents, PerCloud, labelled_like, rescale
 from ppp_jax.analysis.projection.planes import Basis, BasisLike, resolve_basis
+from ppp_jax.analysis.statistics.moments import Moments, Variances
 from ppp_jax.numerics import polar
 
 BATCH_ELEMENTS = 2**20  # projections held at once while many bases are measured
@@ -389,6 +390,88 @@ def max_median_ratio_of(cloud: jax.Array, vectors: jax.Array, planes: Planes | N
     del planes
     size = jnp.mean(jnp.abs(_project(vectors, cloud)), axis=-1)
     return jnp.max(size) / jnp.median(size)
+
+
+def c4_along(moments: Moments) -> np.ndarray:
+    """Returns `c4_of` on an orthonormal basis by its moments, `(...)`.
+
+    Args:
+      moments: Of the samples, along each vector.
+    """
+    fourth, units = moments.angular.sum(axis=-1), moments.angular.shape[-1]
+    whole = moments.samples  # Σ (Σ_k (x·b_k)²)²/‖x‖⁴
+    found: np.ndarray = ((units + 2) * fourth - 3 * whole) / ((units - 2) * fourth + whole)
+    return found
+
+
+def kurtosis_along(moments: Moments) -> np.ndarray:
+    """Returns `kurtosis_of` on an orthonormal basis by its moments, `(...)`.
+
+    Args:
+      moments: Of the samples, along each vector.
+    """
+    units = moments.angular.shape[-1]
+    found: np.ndarray = (units + 2) / 3 * moments.angular.sum(axis=-1) / moments.samples
+    return found
+
+
+def kurtoses(moments: Moments) -> np.ndarray:
+    """Returns the kurtosis along each vector over a Gaussian's 3, `(..., vectors)`.
+
+    Args:
+      moments: Of the samples, along each vector.
+
+    Returns:
+      The kurtoses; NaN along vectors in which nothing varies.
+    """
+    variance, fourth = moments.square / moments.samples, moments.fourth / moments.samples
+    spread = ~(variance <= ROUNDING)  # what is not finite stays not finite
+    safe = np.where(spread, variance, 1)
+    return np.where(spread, fourth / (3 * safe * safe), np.nan)
+
+
+def unit_kurtosis_along(moments: Moments) -> np.ndarray:
+    """Returns `unit_kurtosis_of` on an orthonormal basis by its moments, `(...)`.
+
+    Args:
+      moments: Of the samples, along each vector.
+    """
+    each = kurtoses(moments)
+    there = ~(moments.square <= ROUNDING * moments.samples)
+    count = np.count_nonzero(there, axis=-1)
+    total = np.where(there, each, 0).sum(axis=-1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def max_median_along(moments: Moments) -> np.ndarray:
+    """Returns `max_median_ratio_of` on an orthonormal basis by its moments, `(...)`.
+
+    Args:
+      moments: Of the samples, along each vector.
+    """
+    found: np.ndarray = moments.absolute.max(axis=-1) / np.median(moments.absolute, axis=-1)
+    return found
+
+
+def covariance_along(variances: Variances) -> np.ndarray:
+    """Returns `covariance_of` on an orthonormal basis by its variances, `(...)`.
+
+    Args:
+      variances: Of the covariance, along each vector.
+    """
+    found: np.ndarray = np.square(variances.along).sum(axis=-1) / variances.total
+    return found
+
+
+def outlier_kurtosis_along(variances: Variances) -> np.ndarray:
+    """Returns `outlier_kurtosis_of` on an orthonormal basis by its second moments, `(...)`.
+
+    Args:
+      variances: Of the second moments around 0, along each vector.
+    """
+    square = np.square(variances.along).mean(axis=-1)
+    found: np.ndarray = square / np.square(variances.along.mean(axis=-1))
+    return found
 
 
 def _variances(matrix: jax.Array, vectors: jax.Array) -> jax.Array:

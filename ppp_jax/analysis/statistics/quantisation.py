@@ -29,6 +29,7 @@ from ppp_jax.analysis.statistics.neighbours import (
 from ppp_jax.errors import InputError, seeded, whole
 
 DIP_SAMPLES = 2048  # of each cloud, for the dips under many rotations
+DIP_VECTORS = 512  # of each wide basis, likewise
 LEVEL = 0.05  # of one vector's own dip test
 ROUNDING = 8  # units in the last place of what a projection adds up, within which nothing varies
 NEIGHBOUR = 8  # of a sample: the distance to it says how thin the density is there
