@@ -1,5 +1,6 @@
 """PPP, SRM, counts and tests of an array, or of a run folder; tests of the layers of a network."""
 
+import fnmatch
 import os
 import pathlib
 import sys
@@ -13,10 +14,11 @@ from absl import flags
 import ppp_jax.analysis as pa
 from ppp_jax import bases
 from ppp_jax.analysis.inference.rotation_test import MOST_ROTATIONS
-from ppp_jax.analysis.io.layer_files import holds_layers, open_layers
+from ppp_jax.analysis.io.layer_files import ENDINGS, Layers, holds_layers
 from ppp_jax.analysis.io.load import is_run
 from ppp_jax.analysis.io.rows import check_rows
 from ppp_jax.analysis.report.layer_report import long_tests
+from ppp_jax.analysis.results.run_layers import open_all
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.errors import InputError, printable
 from ppp_jax.grid.grid import MAX_COUNT, MAX_SEED, MAX_UNITS
@@ -32,12 +34,18 @@ Markdown), of the mean SRM curves and of the planes with the most samples. The t
 mean, the covariance, the shape and the levels along the axes whether they prefer the basis, with p,
 and q over the groups.
 
-  python -m experiments.analyze --latents=layers/ --out=layers_analysis
+  python -m experiments.analyze --latents=layers.npz
 
-A folder of .npy files, or an .npz of several arrays, holds the layers of a network, of any widths.
-They are tested and not drawn one by one: the outcome is a table with a row per layer, with the
-rows left out, and p and q of the mean, the covariance, the shape and the levels, and a figure of
-these over the layers.
+A file of several arrays (.npz, HDF5, safetensors or a zarr group) or a folder of files (.npy and
+these) holds the layers of a network, of any widths. They are tested and not drawn one by one: the
+outcome is a table with a row per layer, with the rows left out, and p and q of the mean, the
+covariance, the shape and the levels, a figure of these over the layers, and a page with both.
+Groups in a file, folders in a folder, or files of several arrays in a folder are models side by
+side. Of a run folder --all_layers takes every captured layer, with a model per cell. --groups
+counts q apart in groups of layers: --groups=residual=*.residual,hidden=*.mlp.*
+
+A command that was stopped goes on where it was: the same command does not measure finished layers
+again. They are kept in a hidden folder beside the outcome until it is written.
 """
 MOST_ANGLES = 36_000
 ONE = ("by", "epsilon", "angles", "signed", "max_planes", "plane_seed")  # flags of one array
@@ -70,12 +78,17 @@ def define() -> None:
     flags.DEFINE_enum("nonfinite", "raise", ["raise", "drop"], "what becomes of samples not finite")
     text = "leave rows longer than so many times the median row out of the tests"
     flags.DEFINE_float("drop_outliers", None, text)
+    text = "groups of layers, as name=pattern, in each of which q is counted apart"
+    experiment_flags.define_names("groups", text)
+    text = "test all captured layers of a run folder, and draw none by itself"
+    flags.DEFINE_bool("all_layers", False, text)
     flags.DEFINE_string("out", None, "folder to write; by default beside the latents, *_analysis")
 
 
 def define_which() -> None:
     """Defines the flags that name the latents."""
-    flags.DEFINE_string("latents", None, "a run folder, .npy, .npz or zarr; a folder of layers")
+    text = "a run folder, .npy, .npz or zarr; layers in a folder, .npz, .h5, .safetensors or zarr"
+    flags.DEFINE_string("latents", None, text)
     flags.DEFINE_string("name", None, "the array in it; of a run folder pre (the default) or post")
     text = "of a run folder with several"
     experiment_flags.define_count("latent_width", None, text, least=2, most=MAX_UNITS)
@@ -95,7 +108,10 @@ def command() -> None:
         raise InputError("latents", values.latents, "say which: a run folder, .npy, .npz or zarr")
     path = pathlib.Path(values.latents).expanduser()
     with experiment_flags.naming("latents"):
-        several = values.name is None and holds_layers(path)
+        several = values.all_layers or (values.name is None and holds_layers(path))
+    if not several and values.groups:
+        problem = f"is of several layers, and {path.name} is one array; leave it out"
+        raise InputError("groups", ",".join(values.groups), problem)
     return _layers(path) if several else _array(path)
 
 
@@ -118,28 +134,62 @@ def _layers(path: pathlib.Path) -> None:
     if values.rotations == 0:
         raise InputError("rotations", 0, "must be at least 1, because layers are tested")
     where = pathlib.Path(os.path.abspath(path))
-    beside = where.parent / f"{where.name.removesuffix('.npz').removesuffix('.zarr')}_analysis"
+    stem = where.stem if where.suffix in ENDINGS else where.name
     try:
-        opened = open_layers(path)
-        if slow := long_tests(opened, rotations=values.rotations):
-            told = f"the tests of {printable(', '.join(slow))} take minutes or more"
-            print(f"{told}; --rotations with a smaller number is faster", file=sys.stderr)
-        warnings.simplefilter("ignore", pa.LongRowWarning)  # The table tells of such rows.
-        out = pa.write_layers(
-            opened,
-            values.out or beside,
-            basis=_basis(),
-            rotations=values.rotations,
-            nonfinite=values.nonfinite,
-            drop_outliers=values.drop_outliers,
-            progress=True,
-        )
+        out = _write(open_all(path), values.out or where.parent / f"{stem}_analysis")
     except InputError as error:
         if error.field != "layers":
             raise
         raise InputError("latents", error.value, error.problem) from error
     print((out / "layers.md").read_text(encoding="utf-8"))
-    print(f"figure: {printable(out / 'layers.png')}\nanalysis: {printable(out)}")
+    print(f"figure: {printable(out / 'layers.png')}\npage: {printable(out / 'index.html')}")
+    print(f"analysis: {printable(out)}")
+
+
+def _write(opened: Layers, out: str | pathlib.Path) -> pathlib.Path:
+    """Writes the analysis of layers, and says that finished ones are kept if it is stopped."""
+    values = flags.FLAGS
+    groups = _groups(opened, values.groups)
+    if slow := long_tests(opened, rotations=values.rotations):
+        told = f"the tests of {printable(', '.join(slow))} take minutes or more"
+        print(f"{told}; --rotations with a smaller number is faster", file=sys.stderr)
+    warnings.simplefilter("ignore", pa.LongRowWarning)  # The table tells of such rows.
+    try:
+        return pa.write_layers(
+            opened,
+            out,
+            basis=_basis(),
+            groups=groups,
+            rotations=values.rotations,
+            nonfinite=values.nonfinite,
+            drop_outliers=values.drop_outliers,
+            progress=True,
+        )
+    except KeyboardInterrupt:
+        print("\nthe same command goes on after the finished layers", file=sys.stderr)
+        raise
+
+
+def _groups(opened: Layers, given: Sequence[str] | None) -> dict[str, str] | None:
+    """Returns the group of every layer, whose name is like the group's pattern."""
+    if not given:
+        return None
+    patterns = {}
+    for one in given:
+        group, sign, pattern = one.partition("=")
+        if not (group and sign and pattern):
+            problem = "must be name=pattern, such as residual=*.residual"
+            raise InputError("groups", one, problem)
+        patterns[pattern] = group
+    groups = {}
+    for name in opened.names:
+        like = [group for pattern, group in patterns.items() if fnmatch.fnmatchcase(name, pattern)]
+        if len(set(like)) != 1:
+            what = f"has patterns of {' and '.join(like)}" if like else "has no pattern"
+            problem = f"{what} for the layer {name}; every layer must be in one group"
+            raise InputError("groups", ",".join(given), problem)
+        groups[name] = like[0]
+    return groups
 
 
 def _array(path: pathlib.Path) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "false_discovery",
     "interquartile_mean",
     "known_clouds",
+    "layer_table",
     "load",
     "load_run",
     "measure",
@@ -71,6 +72,7 @@ from .report.array_report import write_analysis
 from .report.grid_report import write_report
 from .report.layer_report import write_layers
 from .results.layer_comparison import compare_layers
+from .results.layer_table import layer_table
 from .results.measure import measure
 from .results.summary import summary
 from .results.verdicts import difference_table, verdict_table

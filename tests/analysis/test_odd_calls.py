@@ -212,6 +212,7 @@ CALLS = {
         pa.compare_layers, {"layers": {"a": X}, "statistics": ["shape"], "rotations": 3}
     ),
     "plot_layers": (pa.plot_layers, {"found": LAYERS}),
+    "layer_table": (pa.layer_table, {"found": LAYERS}),
     "write_layers": (
         pa.write_layers,
         {"layers": {"a": X}, "out": "layers_out", "statistics": ["shape"], "rotations": 3},

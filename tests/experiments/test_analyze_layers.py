@@ -1,12 +1,19 @@
 """The command on the layers of a network: from a folder of arrays to a table and a figure."""
 
+import os
 import re
+import signal
+import time
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
 from experiments import analyze as main
+from ppp_jax.analysis.io.layer_files import open_layers
+from ppp_jax.analysis.projection.planes import resolve_basis
+from ppp_jax.analysis.results.kept_layers import KeptLayers
+from ppp_jax.analysis.results.layer_comparison import COUNTS, NUMBERS, LayerTest
 from tests import forks, odd_commands
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -45,7 +52,9 @@ def test_a_folder_of_layers_ends_with_one_table_and_a_figure(layers, tmp_path):
     assert done.returncode == 0, done.stderr
     out = tmp_path / "layers_analysis"
     assert done.stdout.startswith((out / "layers.md").read_text(encoding="utf-8"))
-    assert done.stdout.endswith(f"figure: {out / 'layers.png'}\nanalysis: {out}\n")
+    assert done.stdout.endswith(
+        f"figure: {out / 'layers.png'}\npage: {out / 'index.html'}\nanalysis: {out}\n"
+    )
     parts = ("mean", "mean along the sum", "covariance", "shape", "dip")
     cells = {row[0]: dict(zip(parts, row[4:], strict=True))
              for line in done.stdout.splitlines() if line.startswith("| ")
@@ -74,6 +83,93 @@ def test_an_archive_of_layers_is_taken_and_one_name_of_it_is_one_array(layers, t
     assert not (out / "layers.csv").exists()
 
 
+def stopped_at(process, folder, count):
+    """Kills a command as soon as it has kept so many layers."""
+    for _ in range(3000):
+        if len(list(folder.glob("*.json"))) >= count:
+            break
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_a_command_that_was_killed_goes_on_and_writes_the_very_same_bytes(layers, tmp_path):
+    many = {f"{name}_{k}": latents * (1 + k) for k in range(3) for name, latents in layers.items()}
+    np.savez(tmp_path / "kept.npz", **many)
+    flags = [f"--latents={tmp_path / 'kept.npz'}", "--rotations=199"]
+    whole = analyze(*flags, f"--out={tmp_path / 'whole'}")
+    assert whole.returncode == 0, whole.stderr
+    out, aside = tmp_path / "out", tmp_path / ".out.aside" / "layers"
+    flags.append(f"--out={out}")
+    stopped_at(forks.Fork("experiments.analyze", flags, environment=dict(os.environ)), aside, 2)
+    kept = contents(aside)
+    assert 2 <= len(kept) < len(many)
+    assert not out.exists()
+    # Another command does not take what was measured by other settings, and keeps its own.
+    stopped_at(
+        forks.Fork("experiments.analyze", [*flags, "--rotations=198"],
+                   environment=dict(os.environ)), aside, len(kept) + 2,
+    )  # fmt: skip
+    assert kept.items() <= contents(aside).items()
+    done = analyze(*flags)
+    assert done.returncode == 0, done.stderr
+    assert contents(out) == contents(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.npz", "out", "whole"]
+
+
+def test_what_is_kept_is_not_measured_anew_unless_something_changed(layers, tmp_path):
+    kept = KeptLayers(tmp_path / "out")
+    settings = {"basis": resolve_basis(None, 8), "statistics": (), "rotations": 9}
+    (one, other, *_) = open_layers(layers).layers
+    found = LayerTest({name: np.array([0.1, np.nan]) for name in NUMBERS},
+                   dict.fromkeys(COUNTS, 3), "")  # fmt: skip
+    assert kept.recall(one, settings) is None
+    kept.keep(one, settings, found)
+    again = KeptLayers(tmp_path / "out").recall(one, settings)
+    assert (again.counts, again.not_judged) == (found.counts, "")
+    for name in NUMBERS:
+        assert np.array_equal(again.numbers[name], found.numbers[name], equal_nan=True)
+    changed = {**layers, one.name: layers[one.name] + 1e-6}
+    assert kept.recall(other, settings) is None
+    assert KeptLayers(tmp_path / "out").recall(open_layers(changed).layers[0], settings) is None
+    for key, value in {"basis": resolve_basis("haar:0", 8), "rotations": 10, "null": "x"}.items():
+        assert kept.recall(one, settings | {key: value}) is None
+    (path,) = kept.folder.iterdir()
+    path.write_text(path.read_text().replace("0.1", "0.2", 1))
+    assert kept.recall(one, settings) is None
+    path.write_text("{")
+    assert kept.recall(one, settings) is None
+
+
+def test_models_and_groups_stand_side_by_side(layers, tmp_path):
+    (tmp_path / "models").mkdir()
+    for name, scale in (("trained", 1), ("random", -1)):
+        np.savez(tmp_path / "models" / name, **{key: scale * x for key, x in layers.items()})
+    given = [f"--latents={tmp_path / 'models'}", "--rotations=9"]
+    groups = "--groups=plain=tanh*,plain=relu*,round=iso*"
+    done = odd_commands.run(main, [*given, groups], tmp_path)
+    assert (done["status"], done["traceback"]) == (None, "")
+    rows = (tmp_path / "models_analysis" / "layers_long.csv").read_text().splitlines()
+    assert rows[0].startswith("model,layer,group,statistic,value,")
+    assert rows[1].startswith("random,tanh_1,plain,")
+    for flag, text in (
+        ("--groups=plain=tanh*", "has no pattern for the layer relu_2"),
+        ("--groups=a=*,b=tanh*", "has patterns of a and b for the layer tanh_1"),
+        ("--groups=plain", "--groups=plain: must be name=pattern"),
+    ):
+        done = odd_commands.run(main, [*given, flag], tmp_path)
+        assert (done["status"], done["stderr"].count("\n")) == (1, 1)
+        assert text in done["stderr"]
+    np.save(tmp_path / "one.npy", layers["tanh_1"])
+    done = odd_commands.run(main, [f"--latents={tmp_path / 'one.npy'}", groups], tmp_path)
+    assert "is of several layers, and one.npy is one array" in done["stderr"]
+
+
 @pytest.mark.parametrize(("flags", "text"), [
     (["--epsilon=0.5"], "--epsilon=(0.5,): is of a single array"),
     (["--by=seed"], "is of a single array"), (["--units=4"], "--units=4: is of a single array"),
@@ -95,6 +191,6 @@ def test_what_cannot_be_used_is_one_line(tmp_path, flags, text):
 def test_a_folder_without_layers_is_one_line(tmp_path):
     done = odd_commands.run(main, [f"--latents={tmp_path}"], tmp_path)
     assert (done["status"], done["changed"]) == (1, [])
-    problem = "holds no .npy, .npz or zarr array"
+    problem = "holds no .npy, .npz, .h5, .safetensors or zarr array (it is empty)"
     assert done["stderr"].startswith(f"error: --latents={tmp_path}: {problem}")
     assert done["stderr"].count("\n") == 1

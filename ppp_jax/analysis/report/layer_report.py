@@ -1,31 +1,32 @@
-"""A folder with a table and a figure of the layers of a network."""
+"""A folder with tables, a figure and a page of the layers of networks."""
 
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ppp_jax.analysis.inference.seeds import LEVEL
-from ppp_jax.analysis.io.layer_files import Layers, LayersLike, open_layers
+from ppp_jax.analysis.io.layer_files import Layers, LayersLike
 from ppp_jax.analysis.io.rows import RAISE
 from ppp_jax.analysis.plots.layers import plot_layers
 from ppp_jax.analysis.projection.planes import BasisLike
+from ppp_jax.analysis.report.pages import html_figure, html_table, render
+from ppp_jax.analysis.results.kept_layers import KeptLayers
 from ppp_jax.analysis.results.layer_comparison import (
     COUNTS,
-    compare_layers,
-    main_statistics,
+    NO_LAYER,
+    compare_and_keep,
     resolve_rotations,
 )
-from ppp_jax.analysis.statistics import registry
+from ppp_jax.analysis.results.layer_table import layer_notes, layer_table
+from ppp_jax.analysis.results.run_layers import open_all
 from ppp_jax.analysis.texts import as_markdown, write_csv
-from ppp_jax.errors import printable
 from ppp_jax.files import atomic
 
-RECORD = "analysis.json"
+RECORD, PAGE = "analysis.json", "index.html"
 LONG_TEST = 2**36  # multiplications of samples by rotations, which take minutes on few cores
 NUMBERS = ("value", "null", "low", "high", "z", "p", "q")
 
@@ -36,18 +37,25 @@ def write_layers(
     *,
     basis: BasisLike = None,
     statistics: Sequence[str] | None = None,
+    groups: Mapping[str, str] | None = None,
     rotations: int | None = None,
     rotation_seed: int = 0,
     nonfinite: str = RAISE,
     drop_outliers: float | None = None,
     progress: bool = False,
 ) -> pathlib.Path:
-    """Writes a table and a figure of the layers of a network into a folder, all of it or nothing.
+    """Writes tables, a figure and a page of the layers of networks, all of it or nothing.
+
+    It can be stopped at any time: the numbers of every finished layer are kept in a hidden folder
+    beside `out`, and the same call goes on with the next layer and writes the same files. They are
+    found by the content of the layers and by all settings, so other calls do not use them. The
+    folder is removed when the result is written.
 
     `layers.md` is a table with a row per layer: the value of each part of alignment and of the
     quantisation with p and q, and the rows left out. `layers.csv` has the same rows with every
     statistic, `layers_long.csv` a row per layer and statistic with its null, and `layers.png` is
-    what `plot_layers` draws. `analysis.json` says how everything was made.
+    what `plot_layers` draws. `index.html` shows the table, the figure and the notes on one page.
+    `analysis.json` says how everything was made.
 
     Args:
       layers: The layers, as `compare_layers` takes them.
@@ -55,6 +63,7 @@ def write_layers(
         kept.
       basis: Privileged vectors, `(vectors, units)`, or a name; None for the standard basis.
       statistics: Names of statistics; None: those of `compare_layers`.
+      groups: The name of the group of every layer, as `compare_layers` takes it.
       rotations: K of the rotation null; None: that of `compare_layers`.
       rotation_seed: Seed of the random rotations.
       nonfinite: What to do about rows that are not finite, `raise` or `drop`.
@@ -70,16 +79,19 @@ def write_layers(
     """
     out = pathlib.Path(os.path.abspath(pathlib.Path(out).expanduser()))
     atomic.check(out, field="out", value=out, kind=atomic.ANALYSIS)
-    opened = open_layers(layers)
+    atomic.check_aside(out, field="out", value=out)
+    opened = open_all(layers)
     lock = atomic.hidden(out, "lock")
     with (
         atomic.locked(out.parent, name=lock, field="out", value=out),
         atomic.replacing(out, field="out", value=out, kind=atomic.ANALYSIS) as folder,
     ):
-        found = compare_layers(
+        found = compare_and_keep(
             opened,
+            kept=KeptLayers(out),
             basis=basis,
             statistics=statistics,
+            groups=groups,
             rotations=rotations,
             rotation_seed=rotation_seed,
             nonfinite=nonfinite,
@@ -87,6 +99,7 @@ def write_layers(
             progress=progress,
         )
         _write(found, folder)
+    atomic.close_aside(out)
     return out
 
 
@@ -99,88 +112,53 @@ def long_tests(opened: Layers, *, rotations: int | None = None) -> list[str]:
     """
     turns = resolve_rotations(rotations, layers=len(opened.layers))
     return [
-        layer.name
+        layer.told
         for layer in opened.layers
         if turns * int(np.prod(layer.shape)) * layer.units > LONG_TEST
     ]
 
 
 def _write(found: xr.Dataset, folder: pathlib.Path) -> None:
-    statistics = [str(name) for name in found["statistic"].values]
-    counts = found[[*COUNTS, "not_judged"]].to_dataframe()[[*COUNTS, "not_judged"]].reset_index()
-    long = found[[*NUMBERS[:1], "mean", *NUMBERS[2:]]].to_dataframe().reset_index()
-    long = long.rename(columns={"mean": "null"})[["layer", "statistic", *NUMBERS]]
+    """Writes the tables, the figure and the page of what was found."""
+    _write_csv(found, folder)
+    # The notes say why something is not judged, once for all layers of the same reason.
+    table = layer_table(found).reset_index().drop(columns="not judged", errors="ignore")
+    header, body, notes = [*table.columns], table.values.tolist(), layer_notes(found)
+    text = f"{as_markdown(header, body)}\n\n" + "".join(f"- {note}\n" for note in notes)
+    (folder / "layers.md").write_text(text, encoding="utf-8")
+    names = {key: found[key].values.tolist() for key in ("model", "layer") if key in found.dims}
+    groups = {"groups": found["group"].values.tolist()} if "group" in found.coords else {}
+    statistics = found["statistic"].values.tolist()
+    made = {f"{key}s": each for key, each in names.items()} | groups
+    told = json.dumps({**made, "statistics": statistics, **found.attrs}, indent=1, default=str)
+    (folder / RECORD).write_text(told, encoding="utf-8")
+    alt = "Statistics of every layer, with those of random bases"
+    page = render(
+        "layers",
+        title="Layers",
+        rotations=f"{found.attrs['rotations']:,}",
+        basis=found.attrs["basis"],
+        table=html_table(header, body),
+        notes=notes,
+        figure=html_figure(plot_layers(found), folder / "layers.png", alt),
+        made=told,
+    )
+    (folder / PAGE).write_text(page, encoding="utf-8")
+
+
+def _write_csv(found: xr.Dataset, folder: pathlib.Path) -> None:
+    """Writes all numbers: a row per layer, and a row per layer and statistic with its null."""
+    keys = [key for key in ("model", "layer") if key in found.dims]
+    labels = [*keys, *(["group"] if "group" in found.coords else [])]
+    there = (found["not_judged"] != NO_LAYER).to_dataframe("there")
+    counts = found[[*COUNTS, "not_judged"]].to_dataframe()[there["there"].values].reset_index()
     columns = {
-        name + end: found[key].sel(statistic=name).values
-        for name in statistics
+        name + end: found[key].sel(statistic=name).values.ravel()[there["there"].values]
+        for name in found["statistic"].values.tolist()
         for key, end in (("value", ""), ("p", "_p"), ("q", "_q"))
     }
-    wide = pd.concat([counts[["layer", *COUNTS]], pd.DataFrame(columns)], axis=1)
+    wide = pd.concat([counts[[*labels, *COUNTS]], pd.DataFrame(columns)], axis=1)
     write_csv(wide.assign(not_judged=counts["not_judged"]), folder / "layers.csv")
-    write_csv(long, folder / "layers_long.csv")
-    plot_layers(found).savefig(folder / "layers.png")
-    text = f"{as_markdown(*_texts(found))}\n\n" + "".join(f"- {note}\n" for note in _notes(found))
-    (folder / "layers.md").write_text(text, encoding="utf-8")
-    names = [str(name) for name in found["layer"].values]
-    made = {"layers": names, "statistics": statistics, **found.attrs}
-    (folder / RECORD).write_text(json.dumps(made, indent=1, default=str), encoding="utf-8")
-
-
-def _texts(found: xr.Dataset) -> tuple[list[str], list[list[str]]]:
-    """Returns the header and the rows of the table: a row per layer."""
-    names = _shown(found)
-    header = ["layer", "units", "rows", "left out", *(f"{_short(name)} (p, q)" for name in names)]
-    body = []
-    for k, layer in enumerate(found["layer"].values):
-        row = found.isel(layer=k)
-        counts = [f"{row[key].item():,}" for key in ("units", "rows", "rows_left_out")]
-        body.append([str(layer), *counts, *(_cell(row.sel(statistic=name)) for name in names)])
-    return header, body
-
-
-def _shown(found: xr.Dataset) -> list[str]:
-    names = [str(name) for name in found["statistic"].values]
-    return main_statistics(names, orthonormal=bool(found.attrs["orthonormal"]))
-
-
-def _short(name: str) -> str:
-    return registry.STATISTICS[name].short if name in registry.STATISTICS else name
-
-
-def _cell(one: xr.Dataset) -> str:
-    value, p, q = (one[key].item() for key in ("value", "p", "q"))
-    if np.isnan(value):
-        return "–"
-    beside = "no null" if np.isnan(p) else f"{p:.2g}, {q:.2g}"
-    return f"{value:.2g} ({beside}){' *' if q <= LEVEL else ''}"
-
-
-def _notes(found: xr.Dataset) -> list[str]:
-    """Returns what is said below the table: what stands in it, and what is missing and why."""
-    rotations = found.attrs["rotations"]
-    notes = [
-        f"value (p, q): p against {rotations:,} random bases, q over the layers; * is q ≤ {LEVEL:g}"
-    ]
-    for name in _shown(found):
-        if (one := registry.STATISTICS.get(name)) and one.sides:
-            notes.append(f"{one.short}, below the null: {one.sides[0]}; above it: {one.sides[1]}")
-    # A layer without p is no test, and makes no q of another larger.
-    layers = int(found["p"].sel(statistic=_shown(found)).notnull().sum("layer").max())
-    if layers / (rotations + 1) > LEVEL and (found["networks"] == 1).all():
-        notes.append(
-            f"one layer alone among {layers} cannot reach q ≤ {LEVEL:g} with {rotations:,} "
-            f"rotations; {round(layers / LEVEL) - 1:,} suffice"
-        )
-    if found["rows_long"].any():
-        named = [f"{row['layer'].item()} ({row['rows_long'].item():,})"
-                 for _, row in found.groupby("layer") if row["rows_long"].item()]  # fmt: skip
-        remedy = "" if "drop_outliers" in found.attrs else "; drop_outliers=100 leaves them out"
-        notes.append(f"rows longer than 100 times the median row: {', '.join(named)}{remedy}")
-    reasons: dict[str, list[str]] = {}
-    for layer, why in zip(found["layer"].values, found["not_judged"].values, strict=True):
-        if why:
-            reasons.setdefault(str(why), []).append(str(layer))
-    notes += [f"not judged of {', '.join(named)}: {why}" for why, named in reasons.items()]
-    if aside := found.attrs["left_aside"]:
-        notes.append(f"beside the layers, and none: {aside}")
-    return [printable(note) for note in notes]
+    long = found[[*NUMBERS[:1], "mean", *NUMBERS[2:], "not_judged"]].to_dataframe().reset_index()
+    long = long[long["not_judged"] != NO_LAYER].rename(columns={"mean": "null"})
+    write_csv(long[[*labels, "statistic", *NUMBERS]], folder / "layers_long.csv")

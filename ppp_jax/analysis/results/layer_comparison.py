@@ -5,7 +5,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import xarray as xr
@@ -19,24 +19,25 @@ from ppp_jax.analysis.inference.rotation_test import (
     verdict,
 )
 from ppp_jax.analysis.inference.seeds import LEVEL, false_discovery
-from ppp_jax.analysis.io.layer_files import SEED, Layer, Layers, LayersLike, about, open_layers
+from ppp_jax.analysis.io.layer_files import SEED, Layer, Layers, LayersLike, about
 from ppp_jax.analysis.io.rows import RAISE, LongRowWarning, check_rows, kept_rows
 from ppp_jax.analysis.io.sources import open_source, read
 from ppp_jax.analysis.projection.kernel import progress_bar
 from ppp_jax.analysis.projection.planes import Basis, BasisLike, resolve_basis
+from ppp_jax.analysis.results.run_layers import open_all
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.statistics.registry import Statistic
-from ppp_jax.errors import InputError, seeded, shortened, truth, whole
+from ppp_jax.errors import InputError, printable, seeded, shortened, truth, whole
 
 KINDS = (registry.BASIS, registry.PROJECTIONS)  # what is tested of layers
 NUMBERS = ("value", "mean", "low", "high", "z", "p", "rank")  # of each layer and statistic
 ROWS = ("rows", "rows_nonfinite", "rows_zero", "rows_long")
 COUNTS = ("units", "networks", "rows", "rows_left_out", "rows_nonfinite", "rows_zero", "rows_long")
 NO_ROW = "no row is a sample"
-NO_LAYER = "no such layer"
+NO_LAYER, UNREAD = "no such layer", "cannot be read"
 
 
-class _Tested(NamedTuple):
+class LayerTest(NamedTuple):
     """What was found of one layer.
 
     Attributes:
@@ -70,11 +71,14 @@ def compare_layers(
 
     Args:
       layers: A mapping from names to latents, `(samples, units)`, of any kind and width; of several
-        models a mapping from their names to such mappings; or the path of a folder of such arrays
-        (`.npy`, `.npz`, zarr), of an `.npz` file or of a zarr group of several arrays
-        (`open_layers`). Networks along an axis called `seed` are tested together; any other axis
-        beside samples and units is refused.
-      basis: Privileged vectors, `(vectors, units)`, or a name; None for the standard basis.
+        models a mapping from their names to such mappings; the path of a folder of such arrays
+        (`.npy`, `.npz`, `.h5`, `.safetensors`, zarr), or of an `.npz`, HDF5 or safetensors file or
+        zarr group of several arrays (`open_layers`); or a run folder, of which every captured layer
+        is tested before and after its activation, and every cell is a model (`run_layers`).
+        Networks along an axis called `seed` are tested together; any other axis beside samples and
+        units is refused.
+      basis: Privileged vectors, `(vectors, units)`, or a name; None for the standard basis, and of
+        a run folder for that of each cell's activation.
       statistics: Names of `statistics.registry`, or entries of one's own, but no statistics of
         planes. None: `default_statistics`.
       groups: A mapping from the name of every layer to that of its group, such as
@@ -100,7 +104,8 @@ def compare_layers(
       layer that a model lacks is missing there. Groups are a coordinate `group` along `layer`.
       Of each layer there are `units`, `networks`,
       `rows` that count, `rows_left_out`, of them `rows_nonfinite` and `rows_zero`, `rows_long` of
-      more than 100 times the median length, and `not_judged`, which says what is missing and why.
+      more than 100 times the median length, and `not_judged`, which says what is missing and why: a
+      layer that can no longer be read when its turn comes is missing, too.
       Attributes are `rotations`, `rotation_seed`, `basis` and whether it is `orthonormal`,
       `drop_outliers` if it is given, and `left_aside`, what lay beside the layers and is none.
 
@@ -117,11 +122,62 @@ def compare_layers(
       >>> (found["q"].sel(statistic="shape") <= 0.05).values.tolist()
       [False, True]
     """
+    return compare_and_keep(
+        layers,
+        kept=None,
+        basis=basis,
+        statistics=statistics,
+        groups=groups,
+        rotations=rotations,
+        rotation_seed=rotation_seed,
+        nonfinite=nonfinite,
+        drop_outliers=drop_outliers,
+        progress=progress,
+    )
+
+
+class Kept(Protocol):
+    """Where the numbers of finished layers are kept, so that they need not be measured again."""
+
+    def recall(self, layer: Layer, settings: Mapping[str, Any]) -> LayerTest | None:
+        """Returns what was found of a layer by the same settings, or None."""
+
+    def keep(self, layer: Layer, settings: Mapping[str, Any], tested: LayerTest) -> None:
+        """Keeps what was found of a layer."""
+
+
+def compare_and_keep(
+    layers: LayersLike | Layers,
+    *,
+    kept: Kept | None,
+    basis: BasisLike,
+    statistics: Sequence[str | Statistic] | None,
+    groups: Mapping[str, str] | None,
+    rotations: int | None,
+    rotation_seed: int,
+    nonfinite: str,
+    drop_outliers: float | None,
+    progress: bool,
+) -> xr.Dataset:
+    """Does what `compare_layers` does, and keeps what was found of each layer.
+
+    Args:
+      layers: The layers, as `compare_layers` takes them, as it does everything else.
+      kept: Where finished layers are looked up and kept; None for nowhere.
+      basis: Privileged vectors, or a name.
+      statistics: Names of statistics, or entries of one's own.
+      groups: The name of each layer's group.
+      rotations: K of the rotation null.
+      rotation_seed: Seed of the random rotations.
+      nonfinite: What to do about rows that are not finite.
+      drop_outliers: Rows longer than so many times the median row are left out.
+      progress: Whether to show a progress bar on stderr.
+    """
     seeded(rotation_seed, field="rotation_seed")
     truth("progress", progress)
     check_rows(nonfinite, drop_outliers)
     asked = _asked(statistics)
-    opened = open_layers(layers)
+    opened = open_all(layers)
     of_group = _grouped(groups, opened)
     turns = resolve_rotations(rotations, layers=max(Counter(of_group).values()))
     bases = _Bases(basis)
@@ -133,17 +189,42 @@ def compare_layers(
         "nonfinite": nonfinite,
         "drop_outliers": drop_outliers,
     }
-    found = []
-    with _long_rows(drop_outliers) as long:
-        for layer in _each(opened, "layers", progress):
-            found.append(_tested(layer, basis=bases.of(layer), progress=progress, **options))
-            long[layer.told] = found[-1].counts["rows_long"]
+    found = _of_each(opened, bases, options, kept, progress)
     dropped = {} if drop_outliers is None else {"drop_outliers": drop_outliers}
     return _table(opened, [one.name for one in asked], found, groups).assign_attrs(
         **dropped,
         rotations=turns, rotation_seed=rotation_seed, basis=bases.name,
         orthonormal=int(bases.orthonormal), left_aside=", ".join(opened.left_aside),
     )  # fmt: skip
+
+
+def _of_each(
+    opened: Layers, bases: "_Bases", options: dict[str, Any], kept: Kept | None, progress: bool
+) -> list[LayerTest]:
+    """Returns what was found of every layer, one after the other."""
+    found = []
+    with _long_rows(options["drop_outliers"]) as long:
+        for layer in _each(opened, "layers", progress):
+            settings = {"basis": bases.of(layer), **options}
+            found.append(_kept(kept, layer, settings, progress))
+            long[layer.told] = found[-1].counts["rows_long"]
+    if all(one.not_judged.startswith(UNREAD) for one in found):
+        problem = f"{found[0].not_judged}; nor can any other layer"
+        raise InputError("layers", opened.layers[0].where, problem)
+    return found
+
+
+def _kept(
+    kept: Kept | None, layer: Layer, settings: Mapping[str, Any], progress: bool
+) -> LayerTest:
+    """Returns what was found of a layer earlier, or tests it now and keeps that."""
+    there = None if kept is None else kept.recall(layer, settings)
+    if there is not None:
+        return there
+    tested = _judged(layer, progress=progress, **settings)
+    if kept is not None and not tested.not_judged.startswith(UNREAD):
+        kept.keep(layer, settings, tested)
+    return tested
 
 
 def default_statistics() -> tuple[str, ...]:
@@ -216,35 +297,37 @@ def _asked(statistics: Sequence[str | Statistic] | None) -> tuple[Statistic, ...
 
 
 class _Bases:
-    """The basis of each width; that of the last layer is kept, since the next is often as wide."""
+    """The basis of each layer; that of the last one is kept, since the next often has the same."""
 
     def __init__(self, basis: BasisLike):
         self.given = basis
-        self.kept: Basis | None = None
+        self.names: dict[str, None] = {}
+        self.orthonormal = True
+        self.kept: tuple[object, Basis] | None = None
 
     @property
     def name(self) -> str:
-        return "" if self.kept is None else self.kept.name
-
-    @property
-    def orthonormal(self) -> bool:
-        return (
-            self.kept is not None and self.kept.gram is None and self.kept.size >= self.kept.units
-        )
+        """Names of the bases: one, unless layers have their own."""
+        return ", ".join(self.names)
 
     def of(self, layer: Layer) -> Basis:
         """Returns the basis of a layer, and names the layer where there is none."""
-        if self.kept is not None and self.kept.units == layer.units:
-            return self.kept
+        which = (layer.units, layer.basis)
+        if self.kept is not None and self.kept[0] == which:
+            return self.kept[1]
+        given = layer.basis if self.given is None else self.given
         try:
             with about(layer.where):
-                self.kept = resolve_basis(self.given, layer.units)
+                found = resolve_basis(given, layer.units)
         except InputError as error:
             if error.field != "basis":
                 raise
             problem = f"{error.problem} (layer {layer.told}, {layer.units} units)"
             raise InputError("basis", error.value, problem) from error
-        return self.kept
+        self.kept = which, found
+        self.names[found.name] = None
+        self.orthonormal &= found.gram is None and found.size >= found.units
+        return found
 
 
 def _check(opened: Layers, bases: _Bases, nonfinite: str, progress: bool) -> None:
@@ -277,23 +360,51 @@ def _long_rows(drop_outliers: float | None) -> Iterator[dict[str, int]]:
             f"rows more than 100 times as long as the median row may decide every statistic of "
             f"{', '.join(named)}; drop_outliers=100 leaves them out",
             LongRowWarning,
-            stacklevel=4,
+            stacklevel=6,
         )
 
 
-def _tested(layer: Layer, *, progress: bool, **options: Any) -> _Tested:
+def _judged(layer: Layer, **options: Any) -> LayerTest:
+    """Tests one layer; one that can no longer be read is not judged, and the others are kept."""
+    try:
+        return _tested(layer, **options)
+    except InputError:
+        why = _unreadable(layer)
+        if why is None:
+            raise
+    missing = np.full(len(options["statistics"]), np.nan)
+    lost = {"units": layer.units, "rows_left_out": int(np.prod(layer.shape[:-1]))}
+    return LayerTest(dict.fromkeys(NUMBERS, missing), dict.fromkeys(COUNTS, 0) | lost, why)
+
+
+def _unreadable(layer: Layer) -> str | None:
+    """Returns why a layer cannot be read, or None if it can be."""
+    try:
+        source = open_source(layer.open())
+        for start in range(0, source.rows, layer.shape[-2]):
+            read(source, start, start + layer.shape[-2])
+    except InputError as error:
+        told = re.match(r"cannot be read \((.*)\); ", error.problem)
+        why = told[1] if told else error.problem.partition(";")[0]
+        return f"{UNREAD} ({shortened(printable(why))})"
+    return None
+
+
+def _tested(layer: Layer, *, progress: bool, **options: Any) -> LayerTest:
     """Tests one layer, its networks together if it has several."""
     blocks = 8 * options["rotations"] * layer.units**2 / BLOCK_BYTES
     with about(layer.where):
         # A layer of few blocks of rotations needs no bar of its own.
         tested = rotation_test(layer.open(), progress=progress and blocks > 1, **options)
     counts = {name: int(tested.attrs[name]) for name in ROWS}
-    networks = layer.shape[0] if SEED in tested["value"].dims else 1
+    networks = 1
+    if SEED in tested["value"].dims:  # without those of which nothing can be told
+        networks = int(tested["value"].notnull().any("statistic").sum())
     rows = int(np.prod(layer.shape[:-1]))
     counts |= {"rows_left_out": rows - counts["rows"], "networks": networks, "units": layer.units}
     why = str(tested.attrs.get("not_judged", "")) if counts["rows"] else NO_ROW
     found = _together(tested) if SEED in tested["value"].dims else tested
-    return _Tested(
+    return LayerTest(
         {name: found[name].values for name in NUMBERS},
         counts,
         _by_reason(why),
@@ -324,7 +435,7 @@ def _together(tested: xr.Dataset) -> xr.Dataset:
 
 
 def _table(
-    opened: Layers, names: list[str], found: list[_Tested], groups: Mapping[str, str] | None
+    opened: Layers, names: list[str], found: list[LayerTest], groups: Mapping[str, str] | None
 ) -> xr.Dataset:
     """Puts what was found of the layers into one Dataset, and adds q."""
     models, layers = opened.models or ("",), opened.names

@@ -1,6 +1,8 @@
 """The folder of layers: a row per layer, whole or not at all, and names are text."""
 
+import base64
 import csv
+import html
 import json
 import re
 
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppp_jax.analysis import compare_layers, write_layers
+from ppp_jax.analysis import compare_layers, layer_table, write_layers
 from ppp_jax.analysis.io.layer_files import open_layers
 from ppp_jax.analysis.report.layer_report import long_tests
 from ppp_jax.analysis.statistics import registry
@@ -16,7 +18,7 @@ from ppp_jax.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-FILES = [".written.json", "analysis.json", "layers.csv", "layers.md", "layers.png",
+FILES = [".written.json", "analysis.json", "index.html", "layers.csv", "layers.md", "layers.png",
          "layers_long.csv"]  # fmt: skip
 ODD = ["<script>alert(1)</script>", "=HYPERLINK(1)|*_`", "\x1b[31m\nred"]
 RNG = np.random.default_rng(0)
@@ -113,3 +115,99 @@ def test_layers_whose_tests_take_minutes_are_named():
     opened = open_layers({"small": CLOUDS[0], "wide": wide})
     assert long_tests(opened) == ["wide"]
     assert long_tests(opened, rotations=19) == []
+
+
+class Interrupted(dict):
+    """A mapping that counts how often a layer is read, and stops the work at one of these times."""
+
+    def __init__(self, layers, stop=None):
+        """Takes the name of the layer, and the time at which its reading is interrupted."""
+        super().__init__(layers)
+        self.stop, self.read = stop, dict.fromkeys(layers, 0)
+
+    def __getitem__(self, key):
+        self.read[key] += 1
+        if (key, self.read[key]) == self.stop:
+            raise KeyboardInterrupt
+        return super().__getitem__(key)
+
+
+def test_what_was_finished_before_an_interrupt_is_not_measured_again(layers, folder, tmp_path):
+    out = tmp_path / "out"
+    whole = Interrupted(layers)
+    write_layers(whole, tmp_path / "whole", **OPTIONS)
+    times = whole.read["noise"]  # opened, looked at, digested, tested
+    with pytest.raises(KeyboardInterrupt):
+        write_layers(Interrupted(layers, ("dead", times)), out, **OPTIONS)
+    assert [path.name for path in tmp_path.iterdir() if path.name != "whole"] == [".out.aside"]
+    again = Interrupted(layers)
+    write_layers(again, out, **OPTIONS)
+    assert again.read == {"noise": times - 1, "signs": times - 1, "dead": times}
+    for path in folder.iterdir():
+        assert (out / path.name).read_bytes() == path.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def test_a_file_in_the_way_of_what_is_kept_is_one_line(layers, tmp_path):
+    (tmp_path / ".out.aside").write_text("mine")
+    with pytest.raises(InputError, match=r"out=.*: \.out\.aside exists and was not written by"):
+        write_layers(layers, tmp_path / "out", **OPTIONS)
+    assert (tmp_path / ".out.aside").read_text() == "mine"
+
+
+def test_one_page_shows_the_table_the_figure_and_the_notes(folder, tmp_path):
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    png = base64.b64encode((folder / "layers.png").read_bytes()).decode()
+    assert f'src="data:image/png;base64,{png}"' in page
+    for text in ("<td>noise</td>", "<th>shape: C4 (p, q)</th>", "19 random bases",
+                 "not judged of dead: no row is a sample"):  # fmt: skip
+        assert text in page
+    out = write_layers({name: {"x<": CLOUDS[0]} for name in ODD}, tmp_path / "out", **OPTIONS)
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert ODD[0] not in page
+    assert html.escape(ODD[0]) in page
+    assert "\x1b" not in page
+
+
+def test_models_have_a_row_for_each_layer_that_they_have(tmp_path):
+    models = {"a": {"x": CLOUDS[0], "y": CLOUDS[1]}, "b": {"y": CLOUDS[0], "z": CLOUDS[2]}}
+    groups = {"x": "first", "y": "first", "z": "last"}
+    out = write_layers(models, tmp_path / "out", groups=groups, **OPTIONS)
+    wide = rows(out / "layers.csv")
+    assert [(row["model"], row["layer"], row["group"]) for row in wide] == [
+        ("a", "x", "first"), ("a", "y", "first"), ("b", "y", "first"), ("b", "z", "last"),
+    ]  # fmt: skip
+    found = compare_layers(models, groups=groups, **OPTIONS)
+    for row in wide:
+        one = found.sel(model=row["model"], layer=row["layer"], statistic="shape")
+        assert float(row["shape_q"] or "nan") == pytest.approx(one["q"].item(), nan_ok=True)
+    long = rows(out / "layers_long.csv")
+    assert len(long) == 4 * 2
+    assert list(long[0])[:4] == ["model", "layer", "group", "statistic"]
+    table, notes = (out / "layers.md").read_text(encoding="utf-8").split("\n\n")
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == ["a", "a", "b", "b"]
+    assert "q over the layers of all models of each group" in notes
+    assert "not judged of b/z: no row is a sample" in notes
+    assert "among 3 cannot reach" in notes
+    made = json.loads((out / "analysis.json").read_text())
+    assert (made["models"], made["groups"]) == (["a", "b"], ["first", "first", "last"])
+
+
+def test_the_table_of_a_notebook_has_what_was_found(layers):
+    found = compare_layers(layers, **OPTIONS)
+    table = layer_table(found)
+    assert table.index.tolist() == list(layers)
+    assert table.columns.tolist() == [
+        "units", "rows", "left out", "covariance (p, q)", "shape: C4 (p, q)", "not judged",
+    ]  # fmt: skip
+    assert table.loc["dead", "not judged"] == "no row is a sample"
+    value = found["value"].sel(layer="signs", statistic="shape").item()
+    assert table.loc["signs", "shape: C4 (p, q)"].startswith(f"{value:.2g} (0.05, ")
+    assert "<b>" not in layer_table(compare_layers({"<b>": CLOUDS[0]}, **OPTIONS))._repr_html_()
+    both = compare_layers({"m": layers, "n": {"other": CLOUDS[0]}}, **OPTIONS)
+    assert layer_table(both).index.tolist() == [*(("m", name) for name in layers), ("n", "other")]
+    for one in (found, both):  # what a Dataset offers by itself
+        assert "not_judged" in one._repr_html_()
+        frame = one.to_dataframe()
+        assert len(frame) == one["p"].size
+        assert frame["p"].tolist() == pytest.approx(one["p"].values.ravel().tolist(), nan_ok=True)

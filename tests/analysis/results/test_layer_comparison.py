@@ -8,6 +8,7 @@ import xarray as xr
 
 from ppp_jax import bases
 from ppp_jax.analysis import compare_layers, false_discovery, pool, rotation_test
+from ppp_jax.analysis.io.layer_files import open_layers
 from ppp_jax.analysis.io.rows import LongRowWarning
 from ppp_jax.analysis.results.layer_comparison import (
     NUMBERS,
@@ -249,3 +250,48 @@ def test_groups_that_cannot_be_are_one_line(monkeypatch, groups, text):
     monkeypatch.setattr("ppp_jax.analysis.results.layer_comparison.rotation_test", None)
     with pytest.raises(InputError, match=text):
         compared(MODELS, groups=groups)
+
+
+class Vanishing(dict):
+    """A mapping whose layers can be read so many times, as a store that is removed meanwhile."""
+
+    def __init__(self, layers, times):
+        """Takes the times by name; others can always be read."""
+        super().__init__(layers)
+        self.left = times
+
+    def __getitem__(self, key):
+        self.left[key] = self.left.get(key, 99) - 1
+        if self.left[key] < 0:
+            raise OSError("the disk\nis gone")
+        return super().__getitem__(key)
+
+
+def test_a_layer_that_disappears_half_way_is_not_judged_and_the_others_are_kept():
+    there = compared(Vanishing(LAYERS, {"bits": 2}))
+    lost = there.sel(layer="bits")
+    assert lost["not_judged"].item() == "cannot be read (the disk is gone)"
+    assert lost[[*NUMBERS, "q"]].to_array().isnull().all()
+    assert (lost["units"], lost["rows"], lost["rows_left_out"]) == (5, 0, 200)
+    rest = ["noise", "relu"]
+    xr.testing.assert_identical(
+        there.sel(layer=rest), compared({name: LAYERS[name] for name in rest})
+    )
+
+
+def test_a_file_that_is_removed_is_not_judged(tmp_path):
+    for name, latents in LAYERS.items():
+        np.save(tmp_path / f"{name}.npy", latents)
+    opened = open_layers(tmp_path)
+    (tmp_path / "noise.npy").unlink()
+    there = compared(opened, nonfinite="drop")
+    assert there["not_judged"].sel(layer="noise").item() == "cannot be read (is not there)"
+    assert there["p"].sel(layer=["bits", "relu"]).notnull().all()
+    with pytest.raises(InputError, match=r"layers=.*noise\.npy: is not there"):
+        compared(opened)  # rows are looked at first, and nothing is measured yet
+
+
+def test_where_no_layer_can_be_read_there_is_no_result():
+    times = dict.fromkeys(LAYERS, 2)
+    with pytest.raises(InputError, match=r"layers=noise: cannot be read \(the disk is gone\); nor"):
+        compared(Vanishing(LAYERS, times))
