@@ -40,6 +40,7 @@ __all__ = [
     "srm",
     "summary",
     "top_planes",
+    "top_units",
     "unit_kurtosis",
     "verdict_table",
     "write_analysis",
@@ -80,4 +81,5 @@ from .statistics.alignment import alignment_c4, alignment_kurtosis, unit_kurtosi
 from .statistics.angles import acceptance_ratio, angles
 from .statistics.neighbours import RepeatedRowWarning, discreteness, neighbour_ratio
 from .statistics.quantisation import axis_quantisation, density_peaks
+from .statistics.top_units import top_units
 from .synthetic import known_clouds

@@ -51,7 +51,12 @@ from ppp_jax.analysis.statistics.moments import (
     measure_variances,
     windows_of,
 )
-from ppp_jax.analysis.statistics.quantisation import DIP_SAMPLES, DIP_VECTORS, project
+from ppp_jax.analysis.statistics.quantisation import (
+    DIP_SAMPLES,
+    DIP_VECTORS,
+    drawn_for_dips,
+    project,
+)
 from ppp_jax.analysis.statistics.registry import Statistic
 from ppp_jax.errors import InputError, choice, seeded, truth, whole
 
@@ -519,12 +524,10 @@ def _of_projections(
     samples = values[views.present(values)]
     if len(samples) < 2 or not np.isfinite(samples).all():
         return {one.name: np.full(len(turns.turns), np.nan) for one in statistics}
-    rng = np.random.default_rng(0)
-    if len(samples) > DIP_SAMPLES:
-        samples = samples[np.sort(rng.choice(len(samples), DIP_SAMPLES, replace=False))]
-    vectors = target.vectors
+    samples, vectors = drawn_for_dips(samples), target.vectors
     if len(turns.place) == 1 and len(vectors) > max(DIP_VECTORS, turning.MOST_FULL):
-        vectors = vectors[np.sort(rng.choice(len(vectors), DIP_VECTORS, replace=False))]
+        drawn = np.random.default_rng(0).choice(len(vectors), DIP_VECTORS, replace=False)
+        vectors = vectors[np.sort(drawn)]
     onto: Iterable[np.ndarray] = (project(samples, vectors @ q.T) for q in turns.turns[:, 0])
     if len(turns.place) > 1:
         onto = _onto_blocks(samples, turns)

@@ -107,11 +107,11 @@ def draw(
       place: What `blocks_of` returned; None mixes all units.
 
     Returns:
-      The rotations. Those of all units of a layer wider than 512 are in single precision, and drawn
+      The rotations. Those of all units of a layer wider than 128 are in single precision, and drawn
       in a third of the time (`bases.reflected`).
     """
     if place is None:
-        drawn = (bases.rotations if units <= MOST_FULL else bases.reflected)(units, count, rng)
+        drawn = (bases.rotations if units <= views.NARROW else bases.reflected)(units, count, rng)
         return Turns(np.arange(units)[None], drawn[:, None])
     blocks, width = place.shape
     sizes = np.count_nonzero(place >= 0, axis=1)

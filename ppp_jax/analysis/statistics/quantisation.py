@@ -242,6 +242,18 @@ def axis_quantisation(
     return labelled_like(latents, np.array(found).reshape(values.shape[:-2]), rows)
 
 
+def drawn_for_dips(samples: np.ndarray) -> np.ndarray:
+    """Returns at most 2,048 of the samples, the same of equal numbers of samples.
+
+    Args:
+      samples: `(samples, units)`.
+    """
+    if len(samples) <= DIP_SAMPLES:
+        return samples
+    rng = np.random.default_rng(0)
+    return samples[np.sort(rng.choice(len(samples), DIP_SAMPLES, replace=False))]
+
+
 def project(samples: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """Returns the projections of samples onto vectors, and 0 along those where nothing varies.
 
