@@ -43,7 +43,7 @@ and which the analysis of anybody's layers opens:
 DOCUMENTED = """\
 Cost: see docs/results/pretrained.md; 1.7 GB of disk with 10,000 vectors of each layer. Leaves
 runs/pretrained/study: layers.csv with every statistic of every layer, rows.csv with the rows that
-count, and a figure of either network.
+count, units.csv with the units that carry the alignment, and layers.png with both networks.
 """
 
 TRAINED, RANDOM = "trained", "random weights"
@@ -54,6 +54,8 @@ TOKENS, BATCH = 128, 32  # of a passage, with its first and its last; passages o
 MOST_VECTORS = 100_000
 QUANTISATION = registry.names(of=[registry.PROJECTIONS], only_reported=False)
 LEAST_DIPS = 49  # rotations for these, which take longest
+TOP = 3  # units of each layer that are named
+UNIT_PARTS = ("unit", "share", "variance", "kurtosis", "dip")
 PARTS = ("value", "mean", "z", "p", "q")  # of each test, which are in the table
 
 
@@ -334,14 +336,11 @@ def analyse(layers: Mapping[str, Mapping[str, Any]], *, rotations: int | None) -
     dips = pa.compare_layers(layers, statistics=slow, rotations=fewer, **options)
     found = found.merge(dips[[*NUMBERS, "q"]].astype(float), join="outer", compat="no_conflicts")
     found = found.sel(statistic=[*quick, *slow])
-    figures = {
-        f"layers_{model.replace(' ', '_')}": pa.plot_layers(found.sel(model=model))
-        for model in layers
-    }
-    tables = study.frames(layers=_tests(found), rows=_rows(found))
+    tables = study.frames(layers=_tests(found), rows=_rows(found), units=_units(layers))
     told = _not_judged(found)
     told.append(f"{turns:,} rotations, {fewer:,} of them for levels along the axes")
-    return study.Results(tables, figures, silent=("layers",), notes=tuple(told))
+    figures = {"layers": pa.plot_layers(found)}
+    return study.Results(tables, figures, silent=("layers", "units"), notes=tuple(told))
 
 
 def _not_judged(found: xr.Dataset) -> list[str]:
@@ -381,6 +380,19 @@ def _rows(found: xr.Dataset) -> list[dict[str, Any]]:
         for model in found["model"].values
         for layer in found["layer"].values
     ]
+
+
+def _units(layers: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the units that carry the alignment of each layer as it is, by C4."""
+    rows = []
+    for model, each in layers.items():
+        for layer, latents in each.items():
+            found = pa.top_units(latents, statistic="c4", count=TOP)
+            for place in range(found.sizes["place"]):
+                one = found.isel(place=place)
+                numbers = {name: one[name].item() for name in UNIT_PARTS}
+                rows.append({"model": model, "layer": layer, "place": place + 1} | numbers)
+    return rows
 
 
 def main(*, argv: list[str] | None = None) -> None:

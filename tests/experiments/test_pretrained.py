@@ -76,7 +76,8 @@ def test_the_command_leaves_every_layer_of_both_networks(tmp_path):
     assert len(table) == 4 * 12
     dips = table[table["statistic"] == "axis_quantisation"]
     assert dips[["q trained", "q random weights"]].notna().all(axis=None)
-    assert (tmp_path / "study" / "layers_trained.png").stat().st_size > 0
+    assert (tmp_path / "study" / "layers.png").stat().st_size > 0
+    assert len(pd.read_csv(tmp_path / "study" / "units.csv")) == 2 * 4 * pretrained.TOP
     assert "not judged of trained" in done.stdout
 
 
