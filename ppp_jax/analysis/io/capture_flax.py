@@ -12,7 +12,7 @@ import numpy as np
 
 from ppp_jax.analysis.io import capture
 from ppp_jax.analysis.io.capture import AUTO, Captured, Forward, Masks
-from ppp_jax.analysis.io.layer_files import natural
+from ppp_jax.analysis.io.layer_sources import natural
 from ppp_jax.errors import InputError, truth
 
 COPY = "nnx.jit, nnx.scan and their like call a copy of it: call it without these"

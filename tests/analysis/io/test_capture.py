@@ -1,5 +1,6 @@
 """What is kept of a layer's numbers: padding and first tokens, stores, and caches of mappings."""
 
+import errno
 import re
 
 import jax.numpy as jnp
@@ -190,6 +191,17 @@ def test_a_store_appears_when_it_is_complete_or_not_at_all(tmp_path):
     assert "exists already; remove it" in refusal(captured, store=tmp_path / "store")
     assert (tmp_path / "store" / "zarr.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    def full():
+        yield CACHE
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    told = refusal(captured, full(), store=tmp_path / "store")
+    assert told.startswith(f"store={tmp_path / 'store'}: cannot be written (No space left on dev")
+    assert told.endswith("nothing is kept")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_a_killed_capture_left_is_removed_by_the_next(tmp_path):
