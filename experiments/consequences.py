@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 import ppp_jax.analysis as pa
 from ppp_jax.analysis.inference import downstream
 from ppp_jax.analysis.inference.seeds import interquartile_mean
+from ppp_jax.analysis.io.progress import progress_bar
 from ppp_jax.analysis.projection import views
-from ppp_jax.analysis.projection.kernel import progress_bar
 from ppp_jax.analysis.results.comparisons import Cell, compare, partner_in, with_q
 from ppp_jax.analysis.results.measure import mask_constant
 from ppp_jax.cli import experiment, study

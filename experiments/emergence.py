@@ -20,9 +20,9 @@ from ppp_jax.analysis.inference.seeds import (
     paired_difference,
 )
 from ppp_jax.analysis.io.facts import Facts, facts_of, partner_of
+from ppp_jax.analysis.io.progress import progress_bar
 from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.plots.strips import plot_strip
-from ppp_jax.analysis.projection.kernel import progress_bar
 from ppp_jax.analysis.projection.points import EmptyPPPWarning
 from ppp_jax.analysis.projection.ppp import ppp
 from ppp_jax.analysis.results.comparisons import with_q

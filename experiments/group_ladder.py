@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from ppp_jax import bases
 from ppp_jax.analysis.inference import special_directions
 from ppp_jax.analysis.io.facts import facts_of
+from ppp_jax.analysis.io.progress import progress_bar
 from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.projection.kernel import progress_bar
 from ppp_jax.analysis.results.comparisons import with_q
 from ppp_jax.analysis.results.measure import SITES, cells, mask
 from ppp_jax.cli import experiment, study

@@ -11,8 +11,8 @@ from absl import flags
 from matplotlib.figure import Figure
 
 import ppp_jax.analysis as pa
+from ppp_jax.analysis.io.progress import progress_bar
 from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.projection.kernel import progress_bar
 from ppp_jax.analysis.results.comparisons import with_q
 from ppp_jax.cli import experiment, study
 from ppp_jax.cli import flags as experiment_flags

@@ -22,7 +22,7 @@ from ppp_jax.analysis.inference.seeds import (
     interquartile_mean,
 )
 from ppp_jax.analysis.io.facts import facts_of
-from ppp_jax.analysis.projection.kernel import progress_bar
+from ppp_jax.analysis.io.progress import progress_bar
 from ppp_jax.analysis.results.comparisons import Cell, compare, partner_in, with_q
 from ppp_jax.analysis.results.measure import cells, mask
 from ppp_jax.analysis.synthetic import known_clouds

@@ -104,8 +104,8 @@ def test_every_command_names_a_module_and_flags_that_exist():
 
 def test_every_flag_named_anywhere_exists():
     known = {"worker", "command", "help"}  # gcloud's, absl's
-    for main in ("ablation", "analyze", "certify", "results_pages", "torch_transformer",
-                 "benchmarks.dadapy_peaks"):  # fmt: skip
+    for main in ("ablation", "analyze", "certify", "pretrained", "results_pages",
+                 "torch_transformer", "benchmarks.dadapy_peaks"):  # fmt: skip
         known |= flags_of(f"experiments.{main}")
     for name, text in PAGE_TEXTS.items():
         assert set(re.findall(r"--([a-z_]+)[=`, ]", text)) <= known, name

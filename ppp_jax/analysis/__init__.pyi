@@ -1,5 +1,6 @@
 __all__ = [
     "EmptyPPPWarning",
+    "LeftAsideWarning",
     "LongRowWarning",
     "RepeatedRowWarning",
     "acceptance_ratio",
@@ -9,6 +10,9 @@ __all__ = [
     "animate",
     "axis_quantisation",
     "bootstrap_interval",
+    "capture_cache",
+    "capture_flax",
+    "capture_torch",
     "compare_layers",
     "count_planes",
     "density_peaks",
@@ -51,6 +55,9 @@ from .inference.seeds import (
     interquartile_mean,
     paired_difference,
 )
+from .io.capture_cache import LeftAsideWarning, capture_cache
+from .io.capture_flax import capture_flax
+from .io.capture_torch import capture_torch
 from .io.load import load
 from .io.rows import LongRowWarning
 from .io.runs import load_run

@@ -255,6 +255,43 @@ def replacing(
         shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def new_folder(target: pathlib.Path, *, field: str, value: object) -> Iterator[pathlib.Path]:
+    """Yields a new, empty folder that becomes the target at the end of the block.
+
+    After an error in the block nothing is left of it. What killed processes left of the same target
+    is removed. Only one process at a time may do this, so the caller holds a lock.
+
+    Args:
+      target: Path of the folder, which must not exist.
+      field: Name of the setting that gives the path, for error messages.
+      value: Value of the setting.
+
+    Raises:
+      InputError: The target exists, or a file cannot be written.
+    """
+    outer = _beside(target, "partial")
+    try:
+        with _disk_errors(field, value, outer, then="nothing is kept"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _check_new(target, field, value)
+            _tidy(target)
+            outer.mkdir()
+            _write_record(outer, {}, None)  # in a folder around the new one, which holds no record
+            inner = outer / "folder"
+            inner.mkdir()
+            yield inner
+            _check_new(target, field, value)  # much time may have passed
+            inner.rename(target)
+    finally:
+        shutil.rmtree(outer, ignore_errors=True)
+
+
+def _check_new(target: pathlib.Path, field: str, value: object) -> None:
+    if os.path.lexists(target):
+        raise InputError(field, value, "exists already; remove it, or choose another path")
+
+
 def remove(target: pathlib.Path) -> None:
     """Removes the files that this package wrote into a folder, and the folder if it is then empty.
 
@@ -298,7 +335,13 @@ def _beside(target: pathlib.Path, what: str) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def _disk_errors(field: str, value: object, partial: pathlib.Path) -> Iterator[None]:
+def _disk_errors(
+    field: str,
+    value: object,
+    partial: pathlib.Path,
+    *,
+    then: str = "the earlier folder is kept",
+) -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:  # raised by a reader of the output, and not by the disk
@@ -310,7 +353,7 @@ def _disk_errors(field: str, value: object, partial: pathlib.Path) -> Iterator[N
             problem = f"cannot be written ({reason}); {WRITE_REMEDY}"
         else:
             problem = f"stopped ({reason}: {about}); correct the cause and try again"
-        raise InputError(field, value, f"{problem}; the earlier folder is kept") from error
+        raise InputError(field, value, f"{problem}; {then}") from error
 
 
 def _swap(partial: pathlib.Path, target: pathlib.Path) -> None:

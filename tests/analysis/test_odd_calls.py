@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
+from flax import nnx
 
 import ppp_jax.analysis as pa
 from ppp_jax import bases
@@ -202,6 +203,11 @@ CALLS = {
     "whitened": (pa.ppp, {"latents": X, "bins": 8, "whiten": True, "epsilon": 0.3}),
     "srm": (pa.srm, {"latents": X}),
     "rotation_test": (pa.rotation_test, {"latents": X, "rotations": 5}),
+    "capture_cache": (pa.capture_cache, {"cache": {"a": X[None]}}),
+    "capture_flax": (
+        pa.capture_flax,
+        {"model": nnx.Linear(4, 2, rngs=nnx.Rngs(0)), "batches": [X], "names": {"end": ""}},
+    ),
     "compare_layers": (
         pa.compare_layers, {"layers": {"a": X}, "statistics": ["shape"], "rotations": 3}
     ),

@@ -25,6 +25,7 @@ RUN_BY = {
     "dose_response": "test_studies", "group_ladder": "test_studies",
     "emergence": "test_studies",
     "torch_transformer": "test_studies",  # where PyTorch is; here: where it is not
+    "pretrained": "test_pretrained",  # where the extra is; also: where it is not
     "results_pages": "test_results_pages",
     "certify": "test_mains", "gallery": "test_mains", "benchmarks.rotations": "test_mains",
     "benchmarks.projection": "test_mains", "benchmarks.sweep_throughput": "test_mains",

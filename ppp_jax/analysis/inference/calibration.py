@@ -13,9 +13,9 @@ from numpy.typing import ArrayLike
 
 from ppp_jax.analysis.inference.rotation_test import pool, rotation_test
 from ppp_jax.analysis.inference.seeds import LEVEL, paired_difference
+from ppp_jax.analysis.io.progress import progress_bar
 from ppp_jax.analysis.io.rows import LongRowWarning
 from ppp_jax.analysis.io.sources import check_made
-from ppp_jax.analysis.projection.kernel import progress_bar
 from ppp_jax.analysis.statistics.registry import Statistic
 from ppp_jax.analysis.synthetic import (
     SHAPELESS,

@@ -18,6 +18,7 @@ import xarray as xr
 
 from ppp_jax import bases
 from ppp_jax.analysis.inference.seeds import combined_rank, sign_flip
+from ppp_jax.analysis.io.progress import progress_bar
 from ppp_jax.analysis.io.rows import RAISE, Rows, check_rows, kept_rows, told, warn_of_long_rows
 from ppp_jax.analysis.io.sources import (
     Latents,
@@ -30,7 +31,7 @@ from ppp_jax.analysis.io.sources import (
 )
 from ppp_jax.analysis.projection import turns as turning
 from ppp_jax.analysis.projection import views
-from ppp_jax.analysis.projection.kernel import check_epsilon, progress_bar
+from ppp_jax.analysis.projection.kernel import check_epsilon
 from ppp_jax.analysis.projection.planes import (
     Basis,
     BasisLike,

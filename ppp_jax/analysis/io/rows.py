@@ -190,11 +190,11 @@ def warn_of_long_rows(long: int) -> None:
             f"the median row, and may decide every statistic; drop_outliers={SINK:g} leaves them "
             "out",
             LongRowWarning,
-            stacklevel=_depth(),
+            stacklevel=depth_of_user(),
         )
 
 
-def _depth() -> int:
+def depth_of_user() -> int:
     """Returns how many calls above the caller the code that uses this package stands."""
     frame, depth = sys._getframe(1), 1
     while frame.f_back and str(frame.f_globals.get("__name__")).partition(".")[0] == PACKAGE:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ppp_jax.analysis.io import chunks
+from ppp_jax.analysis.io.progress import progress_bar
 from ppp_jax.analysis.io.sources import Latents, Source, open_source, read, to_numpy
 from ppp_jax.analysis.projection.candidates import at, find
 from ppp_jax.analysis.projection.centring import centred
@@ -181,21 +182,6 @@ def _windows(rows: int, width: int, *, progress: bool, name: str) -> Iterable[ra
     step = max(1, WINDOW_ELEMENTS // width)
     windows = [range(start, min(start + step, rows)) for start in range(0, rows, step)]
     return progress_bar(windows, name) if progress and len(windows) > 1 else windows
-
-
-def progress_bar(items: list[Any], name: str) -> Iterable[Any]:
-    """Returns the items with a progress bar on stderr, or as they are if tqdm is not installed.
-
-    Args:
-      items: Items of a loop.
-      name: Text in front of the bar.
-    """
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return items
-    bar: Iterable[Any] = tqdm(items, desc=name, leave=False)
-    return bar
 
 
 def _survey(source: Source, frame: Basis, epsilon: float, progress: bool) -> Survey:

@@ -14,11 +14,12 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ppp_jax.analysis.inference.rotation_test import ROTATIONS
+from ppp_jax.analysis.io.progress import progress_bar
 from ppp_jax.analysis.io.runs import load_run, saved_groups
 from ppp_jax.analysis.io.sources import LOAD_BYTES
 from ppp_jax.analysis.plots.ppp import PAPER, RATIO, plot_curves
 from ppp_jax.analysis.plots.strips import plot_strip
-from ppp_jax.analysis.projection.kernel import check_epsilon, progress_bar
+from ppp_jax.analysis.projection.kernel import check_epsilon
 from ppp_jax.analysis.projection.points import EmptyPPPWarning
 from ppp_jax.analysis.projection.ppp import ppp
 from ppp_jax.analysis.report import evidence

@@ -20,9 +20,9 @@ from ppp_jax.analysis.inference.rotation_test import (
 )
 from ppp_jax.analysis.inference.seeds import LEVEL, false_discovery
 from ppp_jax.analysis.io.layer_files import SEED, Layer, Layers, LayersLike, about
+from ppp_jax.analysis.io.progress import progress_bar
 from ppp_jax.analysis.io.rows import RAISE, LongRowWarning, check_rows, refuse_nonfinite
 from ppp_jax.analysis.io.sources import UNIT, drawn, open_source, windows
-from ppp_jax.analysis.projection.kernel import progress_bar
 from ppp_jax.analysis.projection.planes import Basis, BasisLike, resolve_vectors
 from ppp_jax.analysis.projection.turns import AUTO, NULLS
 from ppp_jax.analysis.results.run_layers import open_all

@@ -12,8 +12,8 @@ import xarray as xr
 from ppp_jax.analysis.inference.rotation_test import ROTATIONS, pool, rotation_test
 from ppp_jax.analysis.inference.seeds import Difference, interquartile_mean, paired_difference
 from ppp_jax.analysis.io.facts import Facts, facts_of
+from ppp_jax.analysis.io.progress import progress_bar
 from ppp_jax.analysis.io.runs import BOTTLENECK, load_run, saved_groups
-from ppp_jax.analysis.projection.kernel import progress_bar
 from ppp_jax.analysis.results.comparisons import Cell, compare, partner_in
 from ppp_jax.analysis.results.measure import (
     CELL_AXES,

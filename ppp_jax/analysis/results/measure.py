@@ -7,8 +7,8 @@ import numpy as np
 import xarray as xr
 
 from ppp_jax.analysis.inference.rotation_test import ROTATIONS, observed, pool, rotation_test
+from ppp_jax.analysis.io.progress import progress_bar
 from ppp_jax.analysis.io.rows import Rows, kept_rows
-from ppp_jax.analysis.projection.kernel import progress_bar
 from ppp_jax.analysis.projection.planes import Basis, resolve_basis
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.statistics.registry import BASIS, CLOUD, PLANES, PROJECTIONS
