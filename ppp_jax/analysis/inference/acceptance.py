@@ -7,13 +7,13 @@ import xarray as xr
 
 from ppp_jax import bases
 from ppp_jax.analysis.inference.rotation_test import verdict
+from ppp_jax.analysis.io.progress import progress_bar
 from ppp_jax.analysis.io.sources import Latents
 from ppp_jax.analysis.projection.kernel import (
     Prepared,
     accepted,
     add_accepted,
     prepare,
-    progress_bar,
     threshold,
     with_frame,
 )
