@@ -8,7 +8,7 @@ root=$PWD
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 "${1:-python3}" -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet ${2:+--constraint "$2"} numpy jax scipy xarray zarr matplotlib jinja2 lazy-loader
+"$folder/venv/bin/pip" install --quiet ${2:+--constraint "$2"} numpy jax scipy xarray zarr matplotlib jinja2 lazy-loader threadpoolctl
 "$folder/venv/bin/python" - <<'PYTHON' >"$folder/example.py"
 import re
 print(re.findall(r"```python\n(.*?)```", open("README.md", encoding="utf-8").read(), re.S)[0])

@@ -5,7 +5,8 @@
 A full rotation test of 4,000 × 1,536 and its products take turns in one process. Each other part
 has a process of its own, whose memory is measured: 200 rotations within blocks of 10,000 × 4,096;
 twelve layers of a sentence encoder's widths, 10,000 vectors each; and samples that come lazily, as
-a dask array, beside the same number in memory. The whole takes some eight minutes on two cores.
+a dask array, beside the same number in memory. At last the z of weakly aligned clouds against both
+nulls are compared. The whole takes some twelve minutes on two cores.
 Outcome: docs/benchmarks.md. --divide=20 takes a minute and tests that it runs.
 """
 
@@ -32,6 +33,7 @@ FULL, BLOCKS, ENCODER = (4000, 1536), (10_000, 4096), ((10_000, 384), (10_000, 1
 LAZY, IN_MEMORY, LAZY_CHUNK = (10_000_000, 512), (200_000, 512), 50_000
 MOST_DIVIDED, ROTATIONS, TURNS = 100, 200, 5
 EPSILON = 0.5
+POWER, POWER_CLOUDS = (256, 1024), 8  # widths, and clouds of each
 
 
 def define() -> None:
@@ -68,6 +70,10 @@ def main() -> None:
     held = _alone("in_memory")["seconds"] / _numbers(IN_MEMORY)
     told = f"{1e9 * lazily:.2f} ns lazily, {1e9 * held:.2f} ns of {_size(IN_MEMORY)} in memory"
     print(f"| the same per number | {told}: ratio {lazily / held:.2f} | at most 1 |")
+    print("\n| units | z within blocks | z of all rotations |\n| --- | --- | --- |")
+    for units in POWER:
+        z = power(max(128, units // values.divide))
+        print(f"| {units:,} | {z['blocks']:.1f} | {z['full']:.1f} |")
 
 
 def full_and_products() -> tuple[float, float]:
@@ -98,6 +104,18 @@ def full_and_products() -> tuple[float, float]:
         times.append((test, _seconds(lambda: products(few))))
     test, alone = (statistics.median(column) for column in zip(*times, strict=True))
     return test * rotations / few, alone * rotations / few
+
+
+def power(units: int) -> dict[str, float]:
+    """Returns the mean z of the C4 of weakly aligned clouds against both nulls."""
+    rng = np.random.default_rng(0)
+    shape = (POWER_CLOUDS, 500, units)
+    clouds = rng.normal(size=shape) + 0.3 * rng.laplace(size=shape)
+    options = {"statistics": ["c4"], "rotations": flags.FLAGS.rotations}
+    return {
+        null: float(pa.rotation_test(clouds, null=null, **options)["z"].mean())
+        for null in ("blocks", "full")
+    }
 
 
 def blocks() -> float:

@@ -31,6 +31,7 @@ RUN_BY = {
     "benchmarks.projection": "test_mains", "benchmarks.sweep_throughput": "test_mains",
     "benchmarks.accelerator": "test_mains", "benchmarks.import_time": "test_mains",
     "benchmarks.dadapy_peaks": "test_mains", "benchmarks.step_profile": "test_mains",
+    "benchmarks.layers": "test_mains",
     "benchmarks.wide_layer": "experiments/benchmarks/projection.py",
     "benchmarks.worker": "experiments/benchmarks/sweep_throughput.py",
 }  # fmt: skip
@@ -186,6 +187,15 @@ def test_a_step_is_profiled_to_the_last_line():
     assert re.search(r"^\| products \| [\d.]+ \| [1-9]\d*% \|$", done.stdout, re.M)
     assert re.search(r"^of [\d.]+ core-µs without the profiler$", done.stdout, re.M)
     assert re.search(r"^large products: \d+ GFLOP/s .* those of the step: \d+$", done.stdout, re.M)
+
+
+def test_wide_layers_are_timed_to_the_last_line():
+    done = command("benchmarks.layers", "--divide=100", "--rotations=5")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^\| ratio \| \d+\.\d\d \| at most 2 \|$", done.stdout, re.M)
+    assert len(re.findall(r"^\| .* \| [\d.]+ s, [\d.]+ GiB \| ", done.stdout, re.M)) == 3
+    assert re.search(r"^\| the same per number \| [\d.]+ ns lazily", done.stdout, re.M)
+    assert len(re.findall(r"^\| [\d,]+ \| [\d.]+ \| [\d.]+ \|$", done.stdout, re.M)) == 2
 
 
 ONE_LINE = {

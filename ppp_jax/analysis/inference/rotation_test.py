@@ -155,7 +155,6 @@ def rotation_test(
     if epsilon is not None and len(check_epsilon(epsilon)) != 1:
         raise InputError("epsilon", epsilon, "must be one number")
     check_rows(nonfinite, drop_outliers)
-    choice("null", null, turning.NULLS)
     asked = registry.resolve(statistics, epsilon)
     source = open_source(latents)
     rules = Rules(nonfinite, drop_outliers)
@@ -320,7 +319,8 @@ def _in_blocks(test: "_Test", found: dict[str, np.ndarray | None], place: np.nda
         seeing = [one for one in test.of(registry.BASIS) if one.sees == name]
         if values is None or not any(one.along for one in seeing):
             continue
-        windows[name] = windows_of(values, place, support if name == views.SHAPE else None)
+        within = support if name == views.SHAPE else None
+        windows[name] = windows_of(values, place, support=within)
         if name == views.SHAPE and all(one.along for one in seeing):
             whole[name] = values[:1]  # it is there, and its windows are what is measured
     return _Views(whole, windows, None, support)
@@ -424,6 +424,7 @@ class _Test(NamedTuple):
         null: str,
     ) -> "_Test":
         """Decides the null that a basis allows, and how it is measured."""
+        choice("null", null, turning.NULLS)
         planes = any(one.of == registry.PLANES for one in statistics)
         frame = resolve_basis(basis, units) if planes else resolve_vectors(basis, units)
         orthonormal = frame.gram is None and frame.size == units

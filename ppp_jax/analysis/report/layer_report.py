@@ -20,6 +20,7 @@ from ppp_jax.analysis.results.layer_comparison import (
     COUNTS,
     MOST_SAMPLES,
     NO_LAYER,
+    Settings,
     compare_and_keep,
     resolve_rotations,
 )
@@ -89,25 +90,23 @@ def write_layers(
     atomic.check(out, field="out", value=out, kind=atomic.ANALYSIS)
     atomic.check_aside(out, field="out", value=out)
     opened = open_all(layers)
+    settings = Settings(
+        basis=basis,
+        statistics=statistics,
+        groups=groups,
+        rotations=rotations,
+        null=null,
+        rotation_seed=rotation_seed,
+        max_samples=max_samples,
+        nonfinite=nonfinite,
+        drop_outliers=drop_outliers,
+    )
     lock = atomic.hidden(out, "lock")
     with (
         atomic.locked(out.parent, name=lock, field="out", value=out),
         atomic.replacing(out, field="out", value=out, kind=atomic.ANALYSIS) as folder,
     ):
-        found = compare_and_keep(
-            opened,
-            kept=KeptLayers(out),
-            basis=basis,
-            statistics=statistics,
-            groups=groups,
-            rotations=rotations,
-            null=null,
-            rotation_seed=rotation_seed,
-            max_samples=max_samples,
-            nonfinite=nonfinite,
-            drop_outliers=drop_outliers,
-            progress=progress,
-        )
+        found = compare_and_keep(opened, settings, kept=KeptLayers(out), progress=progress)
         _write(found, folder)
     atomic.close_aside(out)
     return out

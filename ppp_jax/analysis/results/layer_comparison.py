@@ -47,6 +47,7 @@ COUNTS = (
 )
 TOP_STATISTICS = ("shape", "c4")  # whose units are named: of the second where the first is missing
 MOST_SAMPLES = 100_000  # of a layer; of larger ones so many are drawn
+TOLD = ("rotations", "rotation_seed", "null", "max_samples", "drop_outliers")  # of settings
 NO_ROW = "no row is a sample"
 NO_LAYER, UNREAD = "no such layer", "cannot be read"
 
@@ -152,9 +153,7 @@ def compare_layers(
       >>> (found["q"].sel(statistic="shape") <= 0.05).values.tolist()
       [False, True]
     """
-    return compare_and_keep(
-        layers,
-        kept=None,
+    settings = Settings(
         basis=basis,
         statistics=statistics,
         groups=groups,
@@ -164,8 +163,8 @@ def compare_layers(
         max_samples=max_samples,
         nonfinite=nonfinite,
         drop_outliers=drop_outliers,
-        progress=progress,
     )
+    return compare_and_keep(layers, settings, kept=None, progress=progress)
 
 
 class Kept(Protocol):
@@ -178,65 +177,53 @@ class Kept(Protocol):
         """Keeps what was found of a layer."""
 
 
+class Settings(NamedTuple):
+    """How layers are tested; the arguments of `compare_layers`, as the user gave them."""
+
+    basis: BasisLike = None
+    statistics: Sequence[str | Statistic] | None = None
+    groups: Mapping[str, str] | None = None
+    rotations: int | None = None
+    null: str = AUTO
+    rotation_seed: int = 0
+    max_samples: int = MOST_SAMPLES
+    nonfinite: str = RAISE
+    drop_outliers: float | None = None
+
+
 def compare_and_keep(
-    layers: LayersLike | Layers,
-    *,
-    kept: Kept | None,
-    basis: BasisLike,
-    statistics: Sequence[str | Statistic] | None,
-    groups: Mapping[str, str] | None,
-    rotations: int | None,
-    null: str,
-    rotation_seed: int,
-    max_samples: int,
-    nonfinite: str,
-    drop_outliers: float | None,
-    progress: bool,
+    layers: LayersLike | Layers, settings: Settings, *, kept: Kept | None, progress: bool
 ) -> xr.Dataset:
     """Does what `compare_layers` does, and keeps what was found of each layer.
 
     Args:
-      layers: The layers, as `compare_layers` takes them, as it does everything else.
+      layers: The layers, as `compare_layers` takes them.
+      settings: How they are tested.
       kept: Where finished layers are looked up and kept; None for nowhere.
-      basis: Privileged vectors, or a name.
-      statistics: Names of statistics, or entries of one's own.
-      groups: The name of each layer's group.
-      rotations: K of the rotation null.
-      null: Which rotations it draws.
-      rotation_seed: Seed of the random rotations.
-      max_samples: Of layers with more samples so many are drawn.
-      nonfinite: What to do about rows that are not finite.
-      drop_outliers: Rows longer than so many times the median row are left out.
       progress: Whether to show a progress bar on stderr.
     """
-    seeded(rotation_seed, field="rotation_seed")
+    seeded(settings.rotation_seed, field="rotation_seed")
     truth("progress", progress)
-    check_rows(nonfinite, drop_outliers)
-    choice("null", null, NULLS)
-    whole("max_samples", max_samples, least=2)
-    asked = _asked(statistics)
+    check_rows(settings.nonfinite, settings.drop_outliers)
+    choice("null", settings.null, NULLS)
+    whole("max_samples", settings.max_samples, least=2)
+    asked = _asked(settings.statistics)
     opened = open_all(layers)
-    of_group = _grouped(groups, opened)
-    turns = resolve_rotations(rotations, layers=max(Counter(of_group).values()))
-    bases = _Bases(basis)
-    _check(opened, bases, nonfinite, progress)
-    options = {
-        "statistics": asked,
-        "rotations": turns,
-        "null": null,
-        "rotation_seed": rotation_seed,
-        "max_samples": max_samples,
-        "nonfinite": nonfinite,
-        "drop_outliers": drop_outliers,
-    }
+    of_group = _grouped(settings.groups, opened)
+    turns = resolve_rotations(settings.rotations, layers=max(Counter(of_group).values()))
+    bases = _Bases(settings.basis)
+    _check(opened, bases, settings.nonfinite, progress)
+    options = {**settings._asdict(), "statistics": asked, "rotations": turns}
+    del options["groups"], options["basis"]  # which are not of each layer
     found = _of_each(opened, bases, options, kept, progress)
-    dropped = {} if drop_outliers is None else {"drop_outliers": drop_outliers}
-    return _table(opened, [one.name for one in asked], found, groups).assign_attrs(
-        **dropped,
-        rotations=turns, rotation_seed=rotation_seed, null=null, max_samples=max_samples,
-        basis=bases.name, orthonormal=int(bases.orthonormal),
+    told = {name: options[name] for name in TOLD if options[name] is not None}
+    names = [one.name for one in asked]
+    return _table(opened, names, found, settings.groups).assign_attrs(
+        **told,
+        basis=bases.name,
+        orthonormal=int(bases.orthonormal),
         left_aside=", ".join(opened.left_aside),
-    )  # fmt: skip
+    )
 
 
 def _of_each(

@@ -138,10 +138,8 @@ def layer_notes(found: xr.Dataset) -> list[str]:
         "top units: numbers, from 0, of the units with the largest parts of the shape's C4, and "
         "their shares of all parts' sizes; + is nearer to the axis than a random direction"
     )
-    if blocked := sorted({*found["block_units"].values.ravel().tolist()} - {0}):
-        mixed = ", ".join(map(str, blocked))
-        notes.append(f"layers wider than 512 units: random bases mix blocks of {mixed} units")
     rows = layer_rows(found)
+    notes += _of_blocks(rows)
     # A layer without p is no test, and makes no q of another larger.
     tests = _largest_family(found.sel(statistic=shown)["p"].notnull())
     if tests / (rotations + 1) > LEVEL and all(one["networks"] <= 1 for one in rows):
@@ -162,6 +160,16 @@ def layer_notes(found: xr.Dataset) -> list[str]:
     if aside := found.attrs["left_aside"]:
         notes.append(f"beside the layers, and none: {aside}")
     return [printable(note) for note in notes]
+
+
+def _of_blocks(rows: list[xr.Dataset]) -> list[str]:
+    """Returns what is said of layers whose units were mixed within blocks."""
+    blocked = [one for one in rows if one["block_units"].item()]
+    if not blocked:
+        return []
+    width = max(one["block_units"].item() for one in blocked)
+    which = "" if len(blocked) == len(rows) else f" of {len(blocked)} of {len(rows)} layers"
+    return [f"random bases{which} mix units within blocks of {width}, put together at random"]
 
 
 def _largest_family(there: xr.DataArray) -> int:

@@ -70,7 +70,7 @@ class Windows(NamedTuple):
     mirror: Any
 
 
-def windows_of(cloud: np.ndarray, place: np.ndarray, support: Support | None = None) -> Windows:
+def windows_of(cloud: np.ndarray, place: np.ndarray, *, support: Support | None = None) -> Windows:
     """Returns a cloud as `measure_moments` takes it, on JAX's default device.
 
     Args:

@@ -109,7 +109,7 @@ def test_rotations_of_the_shape_stay_where_it_varies(kind):
         np.testing.assert_allclose(turned @ whitened.still, 0, atol=1e-4)
         if kind == "dead units":
             np.testing.assert_allclose(turned[:, :9], 0, atol=1e-5)
-        windows = windows_of(whitened.samples.astype(np.float32), turns.place, support)
+        windows = windows_of(whitened.samples.astype(np.float32), turns.place, support=support)
         found = measure_moments(windows, turns)
         target = build_target(resolve_vectors(None, units), np.dtype(np.float32))
         for name in ("shape", "shape_kurtosis"):
