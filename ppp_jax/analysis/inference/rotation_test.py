@@ -135,7 +135,7 @@ def rotation_test(
       count the rows: `rows` that count, and `rows_nonfinite`, `rows_zero` and `rows_long`; of
       statistics that cannot be judged, `not_judged` says why; `shape_rank` is the smallest number
       of directions in which a cloud varies, and in which it was whitened. Dips are of at most 2,048
-      samples, drawn at random, and in layers wider than 512 along 512 vectors, drawn at random;
+      samples, drawn at random, and in layers wider than 256 along 256 vectors, drawn at random;
       `dip_samples` and `dip_vectors` say of how many. `null` is `full` or `blocks`, and
       `block_units` the width of the latter.
 
@@ -387,7 +387,7 @@ def _told(
     found: dict[str, Any] = {**told(counts)} | ({"shape_rank": min(ranks)} if ranks else {})
     if test.of(registry.PROJECTIONS):
         found["dip_samples"] = min(DIP_SAMPLES, max(rows.samples for rows in counts))
-        if test.frame.units > turning.MOST_FULL and test.wide:
+        if test.frame.units > DIP_VECTORS and test.wide:
             found["dip_vectors"] = DIP_VECTORS
     there = np.array([rows.samples for rows in counts]) > 0
     if not there.any():
@@ -464,7 +464,7 @@ def _tested(seen: _Seen, test: _Test, turns: Turns, cloud: int) -> np.ndarray:
         else:
             found |= _of_view(of_cloud, sees, seeing, target, turns.turns[:, 0])
     if of_projections := test.of(registry.PROJECTIONS):
-        found |= _of_projections(values, of_projections, target, turns)
+        found |= _of_projections(values, of_projections, target, turns, wide=test.wide)
     if of_planes := test.of(registry.PLANES):
         planes = resolve_basis(None, frame.units) if test.wide else test.frame
         found |= _of_planes(values, of_planes, planes, test.epsilon, turns)
@@ -520,14 +520,19 @@ def _of_wide(
 
 
 def _of_projections(
-    values: np.ndarray, statistics: tuple[Statistic, ...], target: Target, turns: Turns
+    values: np.ndarray,
+    statistics: tuple[Statistic, ...],
+    target: Target,
+    turns: Turns,
+    *,
+    wide: bool,
 ) -> dict[str, np.ndarray]:
     """Measures projections onto the vectors of the turned basis, rotation by rotation."""
     samples = values[views.present(values)]
     if len(samples) < 2 or not np.isfinite(samples).all():
         return {one.name: np.full(len(turns.turns), np.nan) for one in statistics}
     samples, vectors = drawn_for_dips(samples), target.vectors
-    if len(turns.place) == 1 and len(vectors) > max(DIP_VECTORS, turning.MOST_FULL):
+    if wide and len(turns.place) == 1 and len(vectors) > DIP_VECTORS:
         drawn = np.random.default_rng(0).choice(len(vectors), DIP_VECTORS, replace=False)
         vectors = vectors[np.sort(drawn)]
     onto: Iterable[np.ndarray] = (project(samples, vectors @ q.T) for q in turns.turns[:, 0])

@@ -53,8 +53,10 @@ class Turns(NamedTuple):
         Returns:
           `(..., blocks, width)`.
         """
-        found: np.ndarray = np.where(self.place >= 0, values[..., self.place], 0)
-        return found.astype(values.dtype, copy=False)
+        found: np.ndarray = values[..., self.place]
+        if self.place.min() < 0:
+            found[..., self.place < 0] = 0
+        return found
 
     def with_none(self) -> "Turns":
         """Returns the same rotations after one that changes nothing."""

@@ -190,7 +190,10 @@ def whiten(cloud: np.ndarray) -> Whitened:
 
 def _whiten(parts: _Parts) -> Whitened:
     axes, deviations, still = parts.principal
-    samples = (parts.centred @ axes / deviations) @ axes.T
+    if parts.cloud.shape[1] > NARROW:  # one product with all samples is faster than two
+        samples = parts.centred @ ((axes / deviations) @ axes.T)
+    else:
+        samples = (parts.centred @ axes / deviations) @ axes.T
     at_mean = np.vecdot(parts.centred, parts.centred) <= np.sum(parts.rounding)
     return Whitened(np.where(at_mean[:, None], 0, samples), len(deviations), still)
 

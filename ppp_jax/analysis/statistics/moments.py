@@ -5,7 +5,9 @@ along each vector. So one product of the samples with a rotation serves all stat
 as large as the samples is kept: they are turned window by window, and the sums are added up.
 """
 
+import concurrent.futures
 import functools
+import os
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +17,9 @@ import numpy as np
 from ppp_jax.analysis.projection.turns import Support, Turns, reflected
 from ppp_jax.numerics import polar
 
-WINDOW = {"cpu": 2**19}  # numbers of a window, which a processor's cache should hold
+WINDOW = {"cpu": 2**17}  # numbers of a window, which a core's cache should hold
 WINDOW_ELSEWHERE = 2**25  # of an accelerator
+TOGETHER = 4  # rotations that a core takes at a time
 
 
 class Moments(NamedTuple):
@@ -120,9 +123,19 @@ def measure_moments(windows: Windows, turns: Turns) -> Moments:
     Returns:
       The moments along each unit, `(rotations, units)`, float64.
     """
-    with jax.debug_nans(False):  # a cloud that is missing has no number
-        placed = jax.device_put(turns.turns.astype(np.float32))
-        sums = jax.device_get(_sums(windows, placed))
+    given = turns.turns.astype(np.float32)
+    spare = -len(given) % TOGETHER  # each part has as many, so that one program does for all
+    padded = np.concatenate([given, given[:1].repeat(spare, axis=0)])
+    parts = padded.reshape(-1, TOGETHER, *given.shape[1:])
+
+    def measure(part: np.ndarray) -> Any:
+        with jax.debug_nans(False):  # a cloud that is missing has no number
+            return jax.device_get(_sums(windows, jax.device_put(part)))
+
+    # XLA:CPU computes sums on one core: several parts at once keep all of them at work.
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as workers:
+        found = list(workers.map(measure, parts))
+    sums = [np.concatenate(column)[: len(given)] for column in zip(*found, strict=True)]
     samples = float(np.count_nonzero(jax.device_get(windows.reciprocal)))
     absolute, square, fourth, angular = (turns.restored(one).astype(np.float64) for one in sums)
     return Moments(absolute, square, fourth, angular, samples)

@@ -298,7 +298,7 @@ for _entry in (
         "mean dip along the vectors",
         "dip",
         PROJECTIONS,
-        quantisation.mean_dip,
+        quantisation.dips_of,
         family="quantisation",
         sides=(
             "projections nearer to unimodal along the vectors than after rotations",
@@ -316,7 +316,7 @@ for _entry in (
         "fraction of vectors with a dip",
         "vectors with a dip",
         PROJECTIONS,
-        quantisation.dipped_fraction,
+        quantisation.dips_of,
         everywhere=False,
         reported=False,
     ),
