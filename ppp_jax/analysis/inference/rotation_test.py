@@ -500,8 +500,10 @@ def _of_wide(
     found: dict[str, np.ndarray] = {}
     if quick := [one for one in statistics if one.along]:
         samples = sees in (views.SAMPLES, views.SHAPE)
+        axes = None if support is None else support.axes
+        maps = turns if axes is None else turning.onto_units(turns, axes)
         sums = (
-            measure_moments(of_cloud.windows[sees], turns)
+            measure_moments(of_cloud.windows[sees], maps)
             if samples
             else measure_variances(values, turns)
         )

@@ -130,15 +130,18 @@ class Support(NamedTuple):
 
     The reflection I − V·Vᵀ takes the directions in which nothing varies to some of the axes. After
     it samples vary along the other units alone, within which they can be turned; then they are
-    reflected back.
+    reflected back. Where fewer directions are left than are missing, that would take longer than
+    to know samples by their coordinates in these, of which rotations then mix all.
 
     Attributes:
       still: The units to which the directions without variance are taken, `(missing,)`.
       mirror: V, `(units, missing)`; None where these units are the directions themselves.
+      axes: Orthonormal axes of the subspace, `(units, rank)`, if samples are known by coordinates.
     """
 
     still: np.ndarray
     mirror: np.ndarray | None
+    axes: np.ndarray | None
 
 
 def support_of(missing: np.ndarray | None) -> Support | None:
@@ -151,19 +154,23 @@ def support_of(missing: np.ndarray | None) -> Support | None:
     if missing is None:
         return None
     missing = missing.astype(np.float64)
+    units, count = missing.shape
+    leverage = np.square(missing).sum(axis=1)  # 1 of a unit that is such a direction itself
+    if np.minimum(leverage, abs(1 - leverage)).max() < views.STANDS**2:
+        return Support(np.flatnonzero(leverage > 0.5), None, None)
+    if 2 * count > units:
+        return Support(np.arange(0), None, np.linalg.qr(missing, mode="complete")[0][:, count:])
     pivots = scipy.linalg.qr(missing.T, mode="r", pivoting=True)[1]
-    still = np.sort(pivots[: missing.shape[1]])
+    still = np.sort(pivots[:count])
     onto = np.zeros_like(missing)
-    onto[still, np.arange(len(still))] = 1
+    onto[still, np.arange(count)] = 1
     # W·O is the basis of the missing directions whose part along the units is symmetric, so that
     # the reflection in the span of W·O + J takes the one to the other, with the sign turned.
     left, _, right = np.linalg.svd(missing[still])
     both = missing @ (left @ right).T + onto
     values, turned = np.linalg.eigh(both.T @ both)
     mirror = np.sqrt(2) * both @ (turned / np.sqrt(values)) @ turned.T
-    outside = np.delete(mirror, still, axis=0)
-    plain = np.abs(outside).max(initial=0) < views.STANDS
-    return Support(still, None if plain else mirror)
+    return Support(still, mirror, None)
 
 
 def within(turns: Turns, support: Support) -> Turns:
@@ -171,8 +178,10 @@ def within(turns: Turns, support: Support) -> Turns:
 
     Args:
       turns: Haar rotations; the identity stays what it is.
-      support: Which units.
+      support: Which units. Rotations of coordinates (`onto_units`) need none of this.
     """
+    if support.axes is not None:
+        return turns
     kept = turns.turns.copy()
     for block, members in enumerate(turns.place):
         moving = ~np.isin(members, support.still)
@@ -180,6 +189,29 @@ def within(turns: Turns, support: Support) -> Turns:
             axes = np.eye(len(members))[:, moving]
             kept[:, block] = views.turns_within(axes, turns.turns[:, block])
     return Turns(turns.place, kept)
+
+
+def onto_units(turns: Turns, axes: np.ndarray) -> Turns:
+    """Returns maps R·Eᵀ of coordinates in a subspace to units, with R Haar on all coordinates.
+
+    Args:
+      turns: Rotations, each of which gives the seed of its R; the identity has the identity.
+      axes: E, the axes of the subspace, `(units, rank)`.
+
+    Returns:
+      The maps as one block, `(rotations, 1, rank, units)`.
+    """
+    units, rank = axes.shape
+    none = np.eye(turns.turns.shape[-1], dtype=turns.turns.dtype)
+    found = np.empty((len(turns.turns), 1, rank, units), np.float32)
+    for k, turn in enumerate(turns.turns):
+        seed = np.frombuffer(turn[0, 0, :4].astype(np.float64).tobytes(), np.uint32)
+        same = bool((turn == none).all())
+        turned = (
+            axes.T if same else bases.reflected(rank, 1, np.random.default_rng(seed))[0] @ axes.T
+        )
+        found[k, 0] = turned
+    return Turns(np.arange(units)[None], found)
 
 
 def reflected(values: np.ndarray, support: Support | None) -> np.ndarray:
@@ -204,5 +236,9 @@ def dense_within(turns: Turns, support: Support | None) -> np.ndarray:
       support: The support; None for rotations of all units.
     """
     # `reflected` multiplies rows by H, which is symmetric: (Q·H)ᵀ·H = (H·Q·H)ᵀ.
+    if support is not None and support.axes is not None:
+        maps = onto_units(turns, support.axes).turns[:, 0]
+        rest = np.eye(len(support.axes)) - support.axes @ support.axes.T
+        return (rest + support.axes @ maps).astype(np.float32)
     once = [reflected(turn, support) for turn in turns.dense()]
     return np.stack([reflected(turn.T, support).T for turn in once])

@@ -513,7 +513,6 @@ def _table(
     numbers["q"] = _over_groups(numbers["p"], _grouped(groups, opened))
     told = np.array([one.not_judged for one in found], dtype=object)
     first = {f"top_{name}": [one.top[name][0] for one in found] for name in top.NUMBERS}
-    units = np.array([_carriers(one.top) for one in found], dtype=object)
     of = np.array([one.top_statistic for one in found], dtype=object)
     counts = {name: [one.counts[name] for one in found] for name in COUNTS}
     return xr.Dataset(
@@ -521,7 +520,10 @@ def _table(
             **{name: (both, spread(values, np.nan)) for name, values in numbers.items()},
             **{name: (along, spread(values, 0)) for name, values in counts.items()},
             "not_judged": (along, spread(told, NO_LAYER).astype(str)),
-            "top_units": (along, spread(units, "").astype(str)),
+            "top_units": (
+                along,
+                spread(np.array([*map(_carriers, found)], object), "").astype(str),
+            ),
             "top_statistic": (along, spread(of, "").astype(str)),
             **{name: (along, spread(values, np.nan)) for name, values in first.items()},
         },
@@ -534,9 +536,9 @@ def _table(
     )
 
 
-def _carriers(carriers: Mapping[str, np.ndarray]) -> str:
+def _carriers(one: LayerTest) -> str:
     """Returns the units that carry the alignment, each with its share."""
-    each = zip(carriers["unit"], carriers["share"], strict=True)
+    each = zip(one.top["unit"], one.top["share"], strict=True)
     return ", ".join(f"{unit:.0f} ({share:+.0%})" for unit, share in each if unit >= 0)
 
 

@@ -82,6 +82,10 @@ def windows_of(cloud: np.ndarray, place: np.ndarray, *, support: Support | None 
       support: How rotations stay within the subspace in which the cloud varies; None if it varies
         in all directions.
     """
+    if support is not None and support.axes is not None:
+        # The coordinates in the subspace, which are taken for units.
+        cloud = (cloud @ support.axes.astype(cloud.dtype)).astype(cloud.dtype)
+        place, support = np.arange(cloud.shape[1])[None], None
     blocks = Turns(place, np.empty((0, *place.shape, place.shape[1])))
     there = np.any(cloud != 0, axis=1)
     count = max(1, np.count_nonzero(there))
@@ -162,7 +166,7 @@ def _sums(windows: Windows, turns: jax.Array) -> Any:
             parts = (jnp.abs(whole), even, even * even, angle * angle)
             return tuple(a + jnp.sum(b, axis=1) for a, b in zip(sums, parts, strict=True)), None
 
-        none = jnp.zeros(windows.mean.shape, windows.mean.dtype)
+        none = jnp.zeros(scale[:, 0].shape, windows.mean.dtype)
         given = (windows.values, windows.there, windows.reciprocal)
         return jax.lax.scan(add, (none,) * 4, given)[0]
 

@@ -86,7 +86,7 @@ def test_products_of_reflections_are_haar_distributed(units):
     assert abs(traces.var() - 1) < (error if units > 1 else 1e-2)
 
 
-@pytest.mark.parametrize("kind", ["dead units", "layer norm", "subspace"])
+@pytest.mark.parametrize("kind", ["dead units", "layer norm", "subspace", "few directions"])
 def test_rotations_of_the_shape_stay_where_it_varies(kind):
     units, rng = 140, np.random.default_rng(3)
     cloud = rng.laplace(size=(5 * units, units))
@@ -94,12 +94,14 @@ def test_rotations_of_the_shape_stay_where_it_varies(kind):
         "dead units": cloud * (np.arange(units) >= 9),
         "layer norm": cloud - cloud.mean(axis=1, keepdims=True),
         "subspace": cloud @ np.diag(np.arange(units) >= 30) @ bases.haar(units),
+        "few directions": cloud @ np.diag(np.arange(units) >= 100) @ bases.haar(units),
     }[kind]
-    rank = {"dead units": 131, "layer norm": 139, "subspace": 110}[kind]
+    rank = {"dead units": 131, "layer norm": 139, "subspace": 110, "few directions": 40}[kind]
     whitened = views.whiten(cloud)
     assert whitened.rank == rank
     support = turning.support_of(whitened.still)
-    assert (support.mirror is None) == (kind == "dead units")
+    assert (support.mirror is None) == (kind in ("dead units", "few directions"))
+    assert (support.axes is not None) == (kind == "few directions")
     for null in ("blocks", "full"):
         turns = turning.within(drawn(units, null=null), support)
         dense = turning.dense_within(turns, support)
@@ -110,7 +112,8 @@ def test_rotations_of_the_shape_stay_where_it_varies(kind):
         if kind == "dead units":
             np.testing.assert_allclose(turned[:, :9], 0, atol=1e-5)
         windows = windows_of(whitened.samples.astype(np.float32), turns.place, support=support)
-        found = measure_moments(windows, turns)
+        maps = turns if support.axes is None else turning.onto_units(turns, support.axes)
+        found = measure_moments(windows, maps)
         target = build_target(resolve_vectors(None, units), np.dtype(np.float32))
         for name in ("shape", "shape_kurtosis"):
             one = registry.STATISTICS[name]
