@@ -511,21 +511,10 @@ def _table(
         name: np.stack([one.numbers[name] for one in found]).astype(float) for name in NUMBERS
     }
     numbers["q"] = _over_groups(numbers["p"], _grouped(groups, opened))
-    told = np.array([one.not_judged for one in found], dtype=object)
-    first = {f"top_{name}": [one.top[name][0] for one in found] for name in top.NUMBERS}
-    of = np.array([one.top_statistic for one in found], dtype=object)
-    counts = {name: [one.counts[name] for one in found] for name in COUNTS}
     return xr.Dataset(
         {
             **{name: (both, spread(values, np.nan)) for name, values in numbers.items()},
-            **{name: (along, spread(values, 0)) for name, values in counts.items()},
-            "not_judged": (along, spread(told, NO_LAYER).astype(str)),
-            "top_units": (
-                along,
-                spread(np.array([*map(_carriers, found)], object), "").astype(str),
-            ),
-            "top_statistic": (along, spread(of, "").astype(str)),
-            **{name: (along, spread(values, np.nan)) for name, values in first.items()},
+            **{name: (along, spread(*column)) for name, column in _of_layers(found).items()},
         },
         coords={
             **({"model": list(models)} if opened.models else {}),
@@ -534,6 +523,21 @@ def _table(
             **({"group": ("layer", [groups[name] for name in layers])} if groups else {}),
         },
     )
+
+
+def _of_layers(found: list[LayerTest]) -> dict[str, tuple[np.ndarray, Any]]:
+    """Returns what there is one of for each layer, and what stands there for no layer."""
+    counts = {name: (np.array([one.counts[name] for one in found]), 0) for name in COUNTS}
+    told = [[one.not_judged, one.top_statistic, _carriers(one)] for one in found]
+    missing = zip(("not_judged", "top_statistic", "top_units"), (NO_LAYER, "", ""), strict=True)
+    # As long texts as any, or the one for no layer would be cut short.
+    texts = {
+        name: (np.array([*column, none])[:-1], none)
+        for (name, none), column in zip(missing, zip(*told, strict=True), strict=True)
+    }
+    first = {f"top_{name}": (np.array([one.top[name][0] for one in found]), np.nan)
+             for name in top.NUMBERS}  # fmt: skip
+    return {**counts, **texts, **first}
 
 
 def _carriers(one: LayerTest) -> str:
