@@ -219,6 +219,7 @@ CALLS = {
     ),
     "pool": (pa.pool, {"tested": TESTED}),
     "top_planes": (pa.top_planes, {"counted": COUNTED, "number": 2}),
+    "top_units": (pa.top_units, {"latents": X}),
     "check_epsilon": (kernel.check_epsilon, {"epsilon": 0.8}),
     "known_clouds": (pa.known_clouds, {"samples": 20, "units": 3}),
     "load": (pa.load, {"latents": X}),
