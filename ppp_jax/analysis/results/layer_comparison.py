@@ -24,7 +24,7 @@ from ppp_jax.analysis.io.progress import progress_bar
 from ppp_jax.analysis.io.rows import RAISE, LongRowWarning, check_rows, refuse_nonfinite
 from ppp_jax.analysis.io.sources import UNIT, drawn, open_source, windows
 from ppp_jax.analysis.projection.planes import Basis, BasisLike, resolve_vectors
-from ppp_jax.analysis.projection.turns import AUTO, NULLS
+from ppp_jax.analysis.projection.turns import AUTO, BLOCKS, NULLS
 from ppp_jax.analysis.results.run_layers import open_all
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.statistics import top_units as top
@@ -213,6 +213,9 @@ def compare_and_keep(
     turns = resolve_rotations(settings.rotations, layers=max(Counter(of_group).values()))
     bases = _Bases(settings.basis)
     _check(opened, bases, settings.nonfinite, progress)
+    if settings.null == BLOCKS and not bases.orthonormal:
+        problem = f"needs orthonormal bases, and {bases.name} is none; use null='full'"
+        raise InputError("null", settings.null, problem)
     options = {**settings._asdict(), "statistics": asked, "rotations": turns}
     del options["groups"], options["basis"]  # which are not of each layer
     found = _of_each(opened, bases, options, kept, progress)

@@ -96,7 +96,8 @@ def windows_of(cloud: np.ndarray, place: np.ndarray, *, support: Support | None 
     size = WINDOW.get(jax.default_backend(), WINDOW_ELSEWHERE)
     rows = min(len(cloud), max(1, size // cloud.shape[1]))
     number = -(-len(cloud) // rows)
-    length = np.asarray(polar(cloud.astype(np.float32))[0])[:, 0]
+    with jax.debug_nans(False):  # a cloud that is missing has no lengths
+        length = np.asarray(polar(cloud.astype(np.float32))[0])[:, 0]
     reciprocal = np.where(length > 0, 1 / np.where(length > 0, length, 1), 0)
 
     def windowed(values: np.ndarray) -> np.ndarray:
