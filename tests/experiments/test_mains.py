@@ -189,6 +189,7 @@ def test_a_step_is_profiled_to_the_last_line():
     assert re.search(r"^large products: \d+ GFLOP/s .* those of the step: \d+$", done.stdout, re.M)
 
 
+@pytest.mark.slow
 def test_wide_layers_are_timed_to_the_last_line():
     done = command("benchmarks.layers", "--divide=100", "--rotations=5")
     assert done.returncode == 0, done.stderr
