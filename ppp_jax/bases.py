@@ -8,6 +8,7 @@ import functools
 import math
 import os
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,12 +67,18 @@ def rotations(units: int, count: int, rng: np.random.Generator) -> np.ndarray:
       InputError: A number is too small, the matrices do not fit into memory, or `rng` is not a
         generator.
     """
-    size = whole("count", count, least=0), *(whole("units", units, least=1),) * 2
-    check_product({"units": units, "count": count}, 24 * math.prod(size))
-    if not isinstance(rng, np.random.Generator):
-        raise InputError("rng", type(rng).__name__, "must be numpy.random.default_rng(seed)")
+    size = _size(units, count, rng, bytes_each=24)
     q, r = np.linalg.qr(rng.normal(size=size))
     return q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None, :]
+
+
+def _size(units: int, count: int, rng: Any, *, bytes_each: int) -> tuple[int, int, int]:
+    """Checks the arguments of a draw, and returns the shape of the matrices."""
+    size = whole("count", count, least=0), *(whole("units", units, least=1),) * 2
+    check_product({"units": units, "count": count}, bytes_each * math.prod(size))
+    if not isinstance(rng, np.random.Generator):
+        raise InputError("rng", type(rng).__name__, "must be numpy.random.default_rng(seed)")
+    return size
 
 
 def reflected(units: int, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -95,10 +102,7 @@ def reflected(units: int, count: int, rng: np.random.Generator) -> np.ndarray:
       InputError: A number is too small, the matrices do not fit into memory, or `rng` is not a
         generator.
     """
-    size = whole("count", count, least=0), *(whole("units", units, least=1),) * 2
-    check_product({"units": units, "count": count}, 16 * math.prod(size))
-    if not isinstance(rng, np.random.Generator):
-        raise InputError("rng", type(rng).__name__, "must be numpy.random.default_rng(seed)")
+    size = _size(units, count, rng, bytes_each=16)
     found = np.empty(size, np.float32)
 
     def multiply(k: int, normal: np.ndarray) -> None:

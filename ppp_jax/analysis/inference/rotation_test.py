@@ -9,63 +9,39 @@ import concurrent.futures
 import functools
 import math
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from ppp_jax import bases
 from ppp_jax.analysis.inference.seeds import combined_rank, sign_flip
-from ppp_jax.analysis.io.progress import progress_bar
-from ppp_jax.analysis.io.rows import RAISE, Rows, check_rows, kept_rows, told, warn_of_long_rows
-from ppp_jax.analysis.io.sources import (
-    Latents,
-    Source,
-    check_free,
-    check_made,
-    open_source,
-    read,
-    rescale,
+from ppp_jax.analysis.inference.turned_clouds import (
+    BLOCK_BYTES,
+    Clouds,
+    Design,
+    Rules,
+    cloud_of,
+    measure,
 )
+from ppp_jax.analysis.io.progress import progress_bar
+from ppp_jax.analysis.io.rows import RAISE, Rows, check_rows, told, warn_of_long_rows
+from ppp_jax.analysis.io.sources import Latents, Source, check_free, check_made, open_source
 from ppp_jax.analysis.projection import turns as turning
 from ppp_jax.analysis.projection import views
 from ppp_jax.analysis.projection.kernel import check_epsilon
-from ppp_jax.analysis.projection.planes import (
-    Basis,
-    BasisLike,
-    resolve_basis,
-    resolve_vectors,
-)
-from ppp_jax.analysis.projection.turns import Support, Turns
+from ppp_jax.analysis.projection.planes import BasisLike, resolve_vectors
+from ppp_jax.analysis.projection.turns import Turns
 from ppp_jax.analysis.statistics import registry
-from ppp_jax.analysis.statistics.alignment import (
-    Target,
-    build_target,
-    measure_all,
-    measure_turned,
-)
-from ppp_jax.analysis.statistics.moments import (
-    Windows,
-    measure_moments,
-    measure_variances,
-    windows_of,
-)
-from ppp_jax.analysis.statistics.quantisation import (
-    DIP_SAMPLES,
-    DIP_VECTORS,
-    drawn_for_dips,
-    project,
-)
+from ppp_jax.analysis.statistics.alignment import Target, measure_all
+from ppp_jax.analysis.statistics.quantisation import DIP_SAMPLES, DIP_VECTORS
 from ppp_jax.analysis.statistics.registry import Statistic
-from ppp_jax.errors import InputError, choice, seeded, truth, whole
+from ppp_jax.errors import InputError, seeded, truth, whole
 
 ROTATIONS, MOST_ROTATIONS = 200, 10**6
-BLOCK_BYTES = 2**26  # of rotated latents held at once
 WORKERS = min(4, os.cpu_count() or 1)  # clouds tested at once; each takes a few blocks of memory
 BAND = (0.025, 0.975)  # quantiles of the null that are shown
-KEPT_BYTES = 2**28  # of clouds and what statistics see of them, between blocks of rotations
 NAMES = (
     "statistic",
     "rotation",
@@ -159,7 +135,7 @@ def rotation_test(
     source = open_source(latents)
     rules = Rules(nonfinite, drop_outliers)
     check_free(source, NAMES)
-    test = _Test.of_basis(asked, basis, source.units, epsilon, rules, null)
+    test = Design.of_basis(asked, basis, source.units, epsilon, rules, null)
     rows = _counted(source, rules)
     groups = _groups(source, test.null, rotations, (rotation_seed, first_seed), progress)
     found, ranks = _values(source, test, groups)
@@ -191,13 +167,12 @@ def observed(latents: Latents, *, basis: BasisLike, statistics: Sequence[Statist
     """
     source = open_source(latents)
     frame = resolve_vectors(basis, source.units)
-    test = _Test(tuple(statistics), frame, None, Rules(), turning.FULL, wide=False)
-    seen = _Seen(source, test)
-    target = build_target(test.frame, source.dtype)
+    test = Design(tuple(statistics), frame, None, Rules(), turning.FULL, wide=False)
+    seen = Clouds(source, test)
     parts = list(seen.parts())
     with concurrent.futures.ThreadPoolExecutor(WORKERS) as workers:
         measured = [
-            _as_they_are([one.whole for one in workers.map(seen.of, part)], test, target)
+            _as_they_are([one.whole for one in workers.map(seen.of, part)], test, seen.target)
             for part in parts
         ]
     found = np.concatenate(measured, axis=1).T
@@ -210,7 +185,7 @@ def observed(latents: Latents, *, basis: BasisLike, statistics: Sequence[Statist
 
 
 def _as_they_are(
-    clouds: list[dict[str, np.ndarray | None]], test: "_Test", target: Target
+    clouds: list[dict[str, np.ndarray | None]], test: Design, target: Target
 ) -> np.ndarray:
     """Measures what is seen of clouds, all by one call, `(statistics, clouds)`."""
     found: dict[str, np.ndarray] = {}
@@ -226,7 +201,7 @@ def _as_they_are(
 
 
 def _values(
-    source: Source, test: "_Test", groups: Iterable[tuple[list[int], Turns]]
+    source: Source, test: Design, groups: Iterable[tuple[list[int], Turns]]
 ) -> tuple[np.ndarray, list[int]]:
     """Returns every statistic of every cloud, and the rank of each that was whitened.
 
@@ -235,95 +210,14 @@ def _values(
     """
     small = source.shape[-2] * source.units * source.dtype.itemsize <= BLOCK_BYTES
     blocks: dict[int, list[np.ndarray]] = {k: [] for k in range(math.prod(source.shape[:-2]))}
-    seen = _Seen(source, test)
+    seen = Clouds(source, test)
     with concurrent.futures.ThreadPoolExecutor(WORKERS if small else 1) as workers:
         for members, turns in groups:
-            one = functools.partial(_tested, seen, test, turns)
+            one = functools.partial(measure, seen, turns)
             for cloud, values in zip(members, workers.map(one, members), strict=True):
                 blocks[cloud].append(values)
     found = np.stack([np.concatenate(each, axis=1) for each in blocks.values()])
     return found, list(seen.ranks.values())
-
-
-class _Seen:
-    """What statistics see of each cloud, made once for all blocks of rotations where it fits."""
-
-    def __init__(self, source: Source, test: "_Test"):
-        self.source, self.test = source, test
-        self.asked = dict.fromkeys([views.SAMPLES, *(one.sees for one in test.statistics)])
-        self.kept: dict[int, _Views] = {}
-        self.ranks: dict[int, int] = {}  # of clouds that were whitened
-        size = math.prod(source.shape[-2:]) * source.dtype.itemsize
-        self.most = max(1, KEPT_BYTES // (2 * size))  # clouds, each with its whitened samples
-        self.lock = threading.Lock()
-
-    def parts(self) -> Iterator[range]:
-        """Yields numbers of clouds that may be held at once."""
-        clouds = math.prod(self.source.shape[:-2])
-        for start in range(0, clouds, self.most):
-            yield range(start, min(start + self.most, clouds))
-
-    def of(self, cloud: int, place: np.ndarray | None = None) -> "_Views":
-        """Returns the views of a cloud.
-
-        Args:
-          cloud: Number of the cloud.
-          place: The blocks within which a wide cloud is turned, the same in every call.
-        """
-        with self.lock:
-            if cloud in self.kept:
-                return self.kept[cloud]
-        values, _ = rescale(_cloud(self.source, cloud, self.test.rules)[0])
-        if self.test.wide and self.test.frame.vectors is not None:
-            # An orthonormal basis is the standard one in its own coordinates.
-            values = values @ self.test.frame.vectors.T.astype(values.dtype)
-        found = views.views_of(values, self.asked)
-        made = _in_blocks(self.test, found, place) if place is not None else _narrow(found)
-        with self.lock:
-            if (shape := found.get(views.SHAPE)) is not None:
-                still = found[views.STILL]
-                self.ranks[cloud] = shape.shape[1] - (0 if still is None else still.shape[1])
-            while len(self.kept) >= self.most:
-                del self.kept[next(iter(self.kept))]
-            self.kept[cloud] = made
-        return made
-
-
-class _Views(NamedTuple):
-    """What statistics see of a cloud.
-
-    Attributes:
-      whole: Its views by their names; None where there is none.
-      windows: Of a wide cloud, the samples and the shape as `measure_moments` takes them.
-      axes: Of a narrow cloud, the axes along which the shape varies, `(units, rank)`.
-      support: Of a wide cloud, how rotations stay within them; None if it varies along all.
-    """
-
-    whole: dict[str, np.ndarray | None]
-    windows: dict[str, Windows]
-    axes: np.ndarray | None
-    support: Support | None
-
-
-def _narrow(found: dict[str, np.ndarray | None]) -> _Views:
-    shape = found.get(views.SHAPE)
-    return _Views(found, {}, None if shape is None else views.support(shape), None)
-
-
-def _in_blocks(test: "_Test", found: dict[str, np.ndarray | None], place: np.ndarray) -> _Views:
-    """Puts the views of a wide cloud into windows, and lets go of what nothing else sees."""
-    support = turning.support_of(found.get(views.STILL))
-    windows, whole = {}, dict(found)
-    for name in (views.SAMPLES, views.SHAPE):
-        values = found.get(name)
-        seeing = [one for one in test.of(registry.BASIS) if one.sees == name]
-        if values is None or not any(one.along for one in seeing):
-            continue
-        within = support if name == views.SHAPE else None
-        windows[name] = windows_of(values, place, support=within)
-        if name == views.SHAPE and all(one.along for one in seeing):
-            whole[name] = values[:1]  # it is there, and its windows are what is measured
-    return _Views(whole, windows, None, support)
 
 
 def _groups(
@@ -358,31 +252,16 @@ def _groups(
         yield members, turns._replace(turns=turns.turns.astype(source.dtype))
 
 
-class Rules(NamedTuple):
-    """What becomes of rows that are no ordinary samples, as `kept_rows` takes it."""
-
-    nonfinite: str = RAISE
-    drop_outliers: float | None = None
-
-
-def _cloud(source: Source, cloud: int, rules: Rules) -> tuple[np.ndarray, Rows]:
-    samples = source.shape[-2]
-    values = read(source, cloud * samples, (cloud + 1) * samples)
-    return kept_rows(values, **rules._asdict())
-
-
 def _counted(source: Source, rules: Rules) -> list[Rows]:
     """Returns the counts of rows of every cloud, and refuses or warns before anything is tested."""
     clouds = source.rows // source.shape[-2]
-    counts = [_cloud(source, cloud, rules)[1] for cloud in range(clouds)]
+    counts = [cloud_of(source, cloud, rules)[1] for cloud in range(clouds)]
     if rules.drop_outliers is None:
         warn_of_long_rows(sum(rows.long for rows in counts))
     return counts
 
 
-def _told(
-    counts: list[Rows], test: "_Test", values: np.ndarray, ranks: list[int]
-) -> dict[str, Any]:
+def _told(counts: list[Rows], test: Design, values: np.ndarray, ranks: list[int]) -> dict[str, Any]:
     """Returns what attributes say of rows, ranks, and statistics that cannot be judged."""
     found: dict[str, Any] = {**told(counts)} | ({"shape_rank": min(ranks)} if ranks else {})
     if test.of(registry.PROJECTIONS):
@@ -401,176 +280,6 @@ def _told(
         if lost and one.of != registry.PLANES:
             why.append(f"{one.name}: {lost} of {len(missing)} clouds ({few})")
     return found | ({"not_judged": "; ".join(why)} if why else {})
-
-
-class _Test(NamedTuple):
-    """What is measured, against which basis, at which ε, and against which null."""
-
-    statistics: tuple[Statistic, ...]
-    frame: Basis
-    epsilon: float | None
-    rules: Rules
-    null: str
-    wide: bool
-
-    @classmethod
-    def of_basis(
-        cls,
-        statistics: tuple[Statistic, ...],
-        basis: BasisLike,
-        units: int,
-        epsilon: float | None,
-        rules: Rules,
-        null: str,
-    ) -> "_Test":
-        """Decides the null that a basis allows, and how it is measured."""
-        choice("null", null, turning.NULLS)
-        planes = any(one.of == registry.PLANES for one in statistics)
-        frame = resolve_basis(basis, units) if planes else resolve_vectors(basis, units)
-        orthonormal = frame.gram is None and frame.size == units
-        if null == turning.BLOCKS and not orthonormal:
-            problem = f"needs an orthonormal basis, which {frame.name} is not; use null='full'"
-            raise InputError("null", null, problem)
-        if null == turning.AUTO:
-            blocks = orthonormal and units > turning.MOST_FULL
-            null = turning.BLOCKS if blocks else turning.FULL
-        wide = null == turning.BLOCKS or (orthonormal and units > views.NARROW)
-        return cls(statistics, frame, epsilon, rules, null, wide)
-
-    def of(self, kind: str) -> tuple[Statistic, ...]:
-        return tuple(one for one in self.statistics if one.of == kind)
-
-    def told(self) -> dict[str, Any]:
-        """Returns what attributes say of the null."""
-        blocks = self.null == turning.BLOCKS
-        width = min(self.frame.units, turning.BLOCK_UNITS)
-        return {"null": self.null} | ({"block_units": width} if blocks else {})
-
-
-def _tested(seen: _Seen, test: _Test, turns: Turns, cloud: int) -> np.ndarray:
-    """Returns all statistics of one cloud under many rotations, `(statistics, rotations)`."""
-    of_cloud = seen.of(cloud, turns.place if test.wide else None)
-    values = of_cloud.whole[views.SAMPLES]
-    assert values is not None  # the samples can always be seen
-    found: dict[str, np.ndarray] = {}
-    frame = resolve_vectors(None, test.frame.units) if test.wide else test.frame
-    target = build_target(frame, values.dtype)
-    for sees in dict.fromkeys(one.sees for one in test.of(registry.BASIS)):
-        seeing = [one for one in test.of(registry.BASIS) if one.sees == sees]
-        if of_cloud.whole[sees] is None:  # what cannot be told has no number
-            found |= {one.name: np.full(len(turns.turns), np.nan) for one in seeing}
-        elif test.wide:
-            found |= _of_wide(of_cloud, sees, seeing, target, turns)
-        else:
-            found |= _of_view(of_cloud, sees, seeing, target, turns.turns[:, 0])
-    if of_projections := test.of(registry.PROJECTIONS):
-        found |= _of_projections(values, of_projections, target, turns, wide=test.wide)
-    if of_planes := test.of(registry.PLANES):
-        planes = resolve_basis(None, frame.units) if test.wide else test.frame
-        found |= _of_planes(values, of_planes, planes, test.epsilon, turns)
-    return np.stack([found[one.name] for one in test.statistics])
-
-
-def _of_view(
-    of_cloud: _Views, sees: str, statistics: list[Statistic], target: Target, turns: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Measures what functions of a basis see of a narrow cloud."""
-    values = of_cloud.whole[sees]
-    assert values is not None
-    if sees == views.SHAPE and of_cloud.axes is not None:
-        turns = views.turns_within(of_cloud.axes, turns)
-    functions = tuple(one.function for one in statistics)
-    names = [one.name for one in statistics]
-    return dict(zip(names, measure_turned(functions, values, target, turns), strict=True))
-
-
-def _of_wide(
-    of_cloud: _Views, sees: str, statistics: list[Statistic], target: Target, turns: Turns
-) -> dict[str, np.ndarray]:
-    """Measures what functions of the standard basis see of a wide cloud.
-
-    What follows from sums along the units takes one product for all of them. The others, those of
-    the mean and of users, get the basis.
-    """
-    values, support = of_cloud.whole[sees], None
-    assert values is not None
-    if sees == views.SHAPE:
-        support = of_cloud.support
-        turns = turns if support is None else turning.within(turns, support)
-    found: dict[str, np.ndarray] = {}
-    if quick := [one for one in statistics if one.along]:
-        samples = sees in (views.SAMPLES, views.SHAPE)
-        axes = None if support is None else support.axes
-        maps = turns if axes is None else turning.onto_units(turns, axes)
-        sums = (
-            measure_moments(of_cloud.windows[sees], maps)
-            if samples
-            else measure_variances(values, turns)
-        )
-        with np.errstate(divide="ignore", invalid="ignore"):  # a missing cloud has no number
-            found |= {one.name: one.along(sums) for one in quick if one.along}
-    if slow := [one for one in statistics if not one.along]:
-        functions = tuple(one.function for one in slow)
-        if sees == views.MEAN:
-            turned = np.stack([turns.turned(values, k) for k in range(len(turns.turns))])
-            measured = measure_all(functions, turned, target)
-        else:
-            dense = turning.dense_within(turns, support)
-            measured = measure_turned(functions, values, target, dense)
-        found |= dict(zip([one.name for one in slow], measured, strict=True))
-    return found
-
-
-def _of_projections(
-    values: np.ndarray,
-    statistics: tuple[Statistic, ...],
-    target: Target,
-    turns: Turns,
-    *,
-    wide: bool,
-) -> dict[str, np.ndarray]:
-    """Measures projections onto the vectors of the turned basis, rotation by rotation."""
-    samples = values[views.present(values)]
-    if len(samples) < 2 or not np.isfinite(samples).all():
-        return {one.name: np.full(len(turns.turns), np.nan) for one in statistics}
-    samples, vectors = drawn_for_dips(samples), target.vectors
-    if wide and len(turns.place) == 1 and len(vectors) > DIP_VECTORS:
-        drawn = np.random.default_rng(0).choice(len(vectors), DIP_VECTORS, replace=False)
-        vectors = vectors[np.sort(drawn)]
-    onto: Iterable[np.ndarray] = (project(samples, vectors @ q.T) for q in turns.turns[:, 0])
-    if len(turns.place) > 1:
-        onto = _onto_blocks(samples, turns)
-    found = [registry.measured(statistics, each) for each in onto]
-    return {one.name: np.array([each[one.name] for each in found]) for one in statistics}
-
-
-def _onto_blocks(samples: np.ndarray, turns: Turns) -> Iterator[np.ndarray]:
-    """Yields the projections onto the turned axes of some blocks, `(vectors, samples)`."""
-    sizes = np.cumsum(np.count_nonzero(turns.place >= 0, axis=1))
-    blocks = range(1 + int(np.argmax(sizes >= min(DIP_VECTORS, sizes[-1]))))
-    for turn in turns.turns:
-        parts = []
-        for block in blocks:
-            there = turns.place[block] >= 0
-            members = turns.place[block][there]
-            parts.append(project(samples[:, members], turn[block][there][:, there].T))
-        yield np.concatenate(parts)
-
-
-def _of_planes(
-    values: np.ndarray,
-    statistics: tuple[Statistic, ...],
-    frame: Basis,
-    epsilon: float | None,
-    turns: Turns,
-) -> dict[str, np.ndarray]:
-    width = max(1, BLOCK_BYTES // values.nbytes)
-    parts = []
-    for start in range(0, len(turns.turns), width):
-        which = range(start, min(start + width, len(turns.turns)))
-        turned = np.stack([turns.turned(values, k) for k in which])
-        parts.append(registry.measured(statistics, turned, frame, epsilon))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def under_rotations(

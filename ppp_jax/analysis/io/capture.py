@@ -73,6 +73,41 @@ def rule(drop_first: bool, unit_axis: int, dtype: str, max_vectors: int | None) 
     return Rule(bool(drop_first), axis, np.dtype(dtype), max_vectors)
 
 
+def checked(
+    *,
+    drop_first: bool,
+    unit_axis: int,
+    dtype: str,
+    max_vectors: int | None,
+    mask: Masks,
+    batches: Any,
+    store: Any,
+    progress: bool,
+) -> Rule:
+    """Checks what captures of models take, before a model runs, and returns the rule.
+
+    Args:
+      drop_first: As the user gave it.
+      unit_axis: As the user gave it.
+      dtype: As the user gave it.
+      max_vectors: As the user gave it.
+      mask: As the user gave it.
+      batches: As the user gave them.
+      store: As the user gave it.
+      progress: As the user gave it.
+
+    Raises:
+      InputError: One of them cannot be used.
+    """
+    kept = rule(drop_first, unit_axis, dtype, max_vectors)
+    check_mask(mask)
+    check_batches(batches)
+    truth("progress", progress)
+    if store is not None:
+        check_store(store)
+    return kept
+
+
 def flatten(
     name: str, values: np.ndarray, mask: np.ndarray | None, kept: Rule, *, field: str = "names"
 ) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from ppp_jax.analysis.io import capture
 from ppp_jax.analysis.io.capture import AUTO, Captured, Forward, Masks
 from ppp_jax.analysis.io.layer_sources import natural
-from ppp_jax.errors import InputError, truth
+from ppp_jax.errors import InputError
 
 COPY = "nnx.jit, nnx.scan and their like call a copy of it: call it without these"
 NOT_CALLED = f"was not called by the model; {COPY}"
@@ -77,12 +77,10 @@ def capture_flax(
       (5, 8)
     """
     nnx = _nnx(model)
-    kept = capture.rule(drop_first, unit_axis, dtype, max_vectors)
-    capture.check_mask(mask)
-    capture.check_batches(batches)
-    truth("progress", progress)
-    if store is not None:
-        capture.check_store(store)
+    kept = capture.checked(
+        drop_first=drop_first, unit_axis=unit_axis, dtype=dtype, max_vectors=max_vectors,
+        mask=mask, batches=batches, store=store, progress=progress,
+    )  # fmt: skip
     copy = nnx.clone(model)
     copy.eval()
     paths = {id(one): ".".join(map(str, path)) for path, one in nnx.iter_graph(copy)

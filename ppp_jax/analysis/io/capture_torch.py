@@ -11,7 +11,7 @@ import numpy as np
 
 from ppp_jax.analysis.io import capture
 from ppp_jax.analysis.io.capture import AUTO, Captured, Forward, Masks
-from ppp_jax.errors import InputError, truth
+from ppp_jax.errors import InputError
 
 NOT_CALLED = (
     "was not called by the model; where a model calls a function instead of this module, or a "
@@ -82,12 +82,10 @@ def capture_torch(
       (5, 8)
     """
     torch = _torch(model)
-    kept = capture.rule(drop_first, unit_axis, dtype, max_vectors)
-    capture.check_mask(mask)
-    capture.check_batches(batches)
-    truth("progress", progress)
-    if store is not None:
-        capture.check_store(store)
+    kept = capture.checked(
+        drop_first=drop_first, unit_axis=unit_axis, dtype=dtype, max_vectors=max_vectors,
+        mask=mask, batches=batches, store=store, progress=progress,
+    )  # fmt: skip
     modules = dict(model.named_modules(remove_duplicate=False))
     places, before = _places(names, modules, inputs, store)
     forward = Forward(kept)

@@ -214,7 +214,7 @@ def onto_units(turns: Turns, axes: np.ndarray) -> Turns:
     return Turns(np.arange(units)[None], found)
 
 
-def reflected(values: np.ndarray, support: Support | None) -> np.ndarray:
+def mirrored(values: np.ndarray, support: Support | None) -> np.ndarray:
     """Returns rows after the reflection of a support, `(samples, units)`.
 
     Args:
@@ -235,10 +235,10 @@ def dense_within(turns: Turns, support: Support | None) -> np.ndarray:
       turns: What `within` returned.
       support: The support; None for rotations of all units.
     """
-    # `reflected` multiplies rows by H, which is symmetric: (Q·H)ᵀ·H = (H·Q·H)ᵀ.
+    # `mirrored` multiplies rows by H, which is symmetric: (Q·H)ᵀ·H = (H·Q·H)ᵀ.
     if support is not None and support.axes is not None:
         maps = onto_units(turns, support.axes).turns[:, 0]
         rest = np.eye(len(support.axes)) - support.axes @ support.axes.T
         return (rest + support.axes @ maps).astype(np.float32)
-    once = [reflected(turn, support) for turn in turns.dense()]
-    return np.stack([reflected(turn.T, support).T for turn in once])
+    once = [mirrored(turn, support) for turn in turns.dense()]
+    return np.stack([mirrored(turn.T, support).T for turn in once])

@@ -11,7 +11,6 @@ import numpy as np
 import xarray as xr
 
 from ppp_jax.analysis.inference.rotation_test import (
-    BLOCK_BYTES,
     MOST_ROTATIONS,
     ROTATIONS,
     pool,
@@ -19,6 +18,7 @@ from ppp_jax.analysis.inference.rotation_test import (
     verdict,
 )
 from ppp_jax.analysis.inference.seeds import LEVEL, false_discovery
+from ppp_jax.analysis.inference.turned_clouds import BLOCK_BYTES
 from ppp_jax.analysis.io.layer_files import SEED, Layer, Layers, LayersLike, about
 from ppp_jax.analysis.io.progress import progress_bar
 from ppp_jax.analysis.io.rows import RAISE, LongRowWarning, check_rows, refuse_nonfinite
@@ -531,16 +531,19 @@ def _table(
 def _of_layers(found: list[LayerTest]) -> dict[str, tuple[np.ndarray, Any]]:
     """Returns what there is one of for each layer, and what stands there for no layer."""
     counts = {name: (np.array([one.counts[name] for one in found]), 0) for name in COUNTS}
-    told = [[one.not_judged, one.top_statistic, _carriers(one)] for one in found]
-    missing = zip(("not_judged", "top_statistic", "top_units"), (NO_LAYER, "", ""), strict=True)
-    # As long texts as any, or the one for no layer would be cut short.
     texts = {
-        name: (np.array([*column, none])[:-1], none)
-        for (name, none), column in zip(missing, zip(*told, strict=True), strict=True)
+        "not_judged": (_texts([one.not_judged for one in found], NO_LAYER), NO_LAYER),
+        "top_statistic": (_texts([one.top_statistic for one in found], ""), ""),
+        "top_units": (_texts([_carriers(one) for one in found], ""), ""),
     }
     first = {f"top_{name}": (np.array([one.top[name][0] for one in found]), np.nan)
              for name in top.NUMBERS}  # fmt: skip
     return {**counts, **texts, **first}
+
+
+def _texts(texts: list[str], missing: str) -> np.ndarray:
+    """Returns texts in an array that has room for that of a missing layer, too."""
+    return np.array([*texts, missing])[:-1]
 
 
 def _carriers(one: LayerTest) -> str:

@@ -91,7 +91,7 @@ def alignment_c4(
       >>> float(alignment_c4(np.eye(4))), round(float(alignment_c4(np.ones((1, 2)))), 3)
       (1.0, -1.0)
     """
-    return _measured(c4_of, latents, basis, nonfinite, drop_outliers)
+    return _measured(c4_of, c4_along, latents, basis, nonfinite, drop_outliers)
 
 
 def alignment_kurtosis(
@@ -124,7 +124,7 @@ def alignment_kurtosis(
       >>> float(alignment_kurtosis(np.eye(4)))  # on the axes: (n + 2)/3
       2.0
     """
-    return _measured(kurtosis_of, latents, basis, nonfinite, drop_outliers)
+    return _measured(kurtosis_of, kurtosis_along, latents, basis, nonfinite, drop_outliers)
 
 
 def unit_kurtosis(
@@ -161,22 +161,25 @@ def unit_kurtosis(
       >>> round(float(unit_kurtosis(signs)), 3)
       0.333
     """
-    return _measured(unit_kurtosis_of, latents, basis, nonfinite, drop_outliers)
+    return _measured(
+        unit_kurtosis_of, unit_kurtosis_along, latents, basis, nonfinite, drop_outliers
+    )
 
 
 def _measured(
     function: OfBasis,
+    along: OfMoments,
     latents: Latents,
     basis: BasisLike,
     nonfinite: str,
     drop_outliers: float | None,
 ) -> PerCloud:
     source = open_source(latents)
-    if source.lazy and function in ALONG:  # of any size
+    if source.lazy:  # of any size
         frame = resolve_vectors(basis, source.units)
         if frame.gram is None and frame.size == source.units:
             rules = {"nonfinite": nonfinite, "drop_outliers": drop_outliers}
-            return _streamed(latents, source, ALONG[function], frame, rules)
+            return _streamed(latents, source, along, frame, rules)
     kept, rows = sampled(latents, nonfinite=nonfinite, drop_outliers=drop_outliers)
     values, _ = rescale(kept)
     target = build_target(resolve_basis(basis, values.shape[-1]), values.dtype)
@@ -487,13 +490,6 @@ def max_median_along(moments: Moments) -> np.ndarray:
     """
     found: np.ndarray = moments.absolute.max(axis=-1) / np.median(moments.absolute, axis=-1)
     return found
-
-
-ALONG: dict[OfBasis, OfMoments] = {
-    c4_of: c4_along,
-    kurtosis_of: kurtosis_along,
-    unit_kurtosis_of: unit_kurtosis_along,
-}
 
 
 def covariance_along(variances: Variances) -> np.ndarray:

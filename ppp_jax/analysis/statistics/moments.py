@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ppp_jax.analysis.projection.turns import Support, Turns, reflected
+from ppp_jax.analysis.projection.turns import Support, Turns, mirrored
+from ppp_jax.analysis.projection.views import present
 from ppp_jax.numerics import polar
 
 WINDOW = {"cpu": 2**17}  # numbers of a window, which a core's cache should hold
@@ -87,11 +88,11 @@ def windows_of(cloud: np.ndarray, place: np.ndarray, *, support: Support | None 
         cloud = (cloud @ support.axes.astype(cloud.dtype)).astype(cloud.dtype)
         place, support = np.arange(cloud.shape[1])[None], None
     blocks = Turns(place, np.empty((0, *place.shape, place.shape[1])))
-    there = np.any(cloud != 0, axis=1)
+    there = present(cloud)
     count = max(1, np.count_nonzero(there))
     mean = cloud.sum(axis=0, dtype=np.float64) / count
     centred = np.where(there[:, None], cloud - mean, 0).astype(np.float32)
-    turned_back, mean = reflected(centred, support), reflected(mean[None], support)[0]
+    turned_back, mean = mirrored(centred, support), mirrored(mean[None], support)[0]
     square = np.einsum("su,su->u", centred, centred, dtype=np.float64) / count
     size = WINDOW.get(jax.default_backend(), WINDOW_ELSEWHERE)
     rows = min(len(cloud), max(1, size // cloud.shape[1]))

@@ -4,18 +4,16 @@ What a part adds is computed where it is: in the chunks of a dask array, on what
 set, and else window by window. Rows that do not count are left out as `rows.kept_rows` does.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ppp_jax.analysis.io import chunks
 from ppp_jax.analysis.io.rows import RAISE, Rows, count_rows, lengths_of, refuse_nonfinite
-from ppp_jax.analysis.io.sources import Source, read
+from ppp_jax.analysis.io.sources import Source, windows
 from ppp_jax.analysis.projection.planes import Basis
 from ppp_jax.analysis.statistics.moments import Moments
-
-WINDOW = 2**22  # numbers that are read at once of what is in no chunks
 
 
 class _Sums(NamedTuple):
@@ -71,14 +69,11 @@ def moments_of(
 
 def _map(source: Source, cloud: int, function: Callable[..., Any], shared: Any) -> list[Any]:
     """Returns what a function finds of every part of a cloud."""
-    samples = source.shape[-2]
-    first, stop = cloud * samples, (cloud + 1) * samples
-    rows = chunks.rows_of(source)
+    rows, samples = chunks.rows_of(source), source.shape[-2]
     if rows is not None:
-        return chunks.map_rows(rows[first:stop], function, shared)
-    step = max(1, WINDOW // source.units)
-    starts: Sequence[int] = range(first, stop, step)
-    return [function(read(source, k, min(k + step, stop)), shared) for k in starts]
+        of_cloud = rows[cloud * samples : (cloud + 1) * samples]
+        return chunks.map_rows(of_cloud, function, shared)
+    return [function(values, shared) for values in windows(source, cloud)]
 
 
 def _first_pass(values: np.ndarray, longest: float) -> _Sums:

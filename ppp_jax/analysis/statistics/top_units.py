@@ -10,13 +10,15 @@ from ppp_jax.analysis.io.sources import Latents, check_free, open_source, read, 
 from ppp_jax.analysis.projection import views
 from ppp_jax.analysis.projection.planes import Basis, BasisLike, resolve_vectors
 from ppp_jax.analysis.statistics import quantisation
+from ppp_jax.analysis.statistics.alignment import kurtoses
+from ppp_jax.analysis.statistics.moments import Moments
+from ppp_jax.analysis.statistics.streamed import moments_of
 from ppp_jax.errors import choice, whole
 
 SHAPE, C4, COVARIANCE = "shape", "c4", "covariance"
 SEES = {SHAPE: views.SHAPE, C4: views.SAMPLES, COVARIANCE: views.COVARIANCE}
 COUNT = 5
 NUMBERS = ("unit", "share", "variance", "kurtosis", "dip")
-WINDOW = 2**22  # projections held at once
 
 
 class _Along(NamedTuple):
@@ -40,8 +42,10 @@ def top_units(
 
     C4 on an orthonormal basis is a function of Σ_k Σ_x (x·b_k)⁴/‖x‖⁴, in which every vector has a
     part of its own. A random direction has 3/(n(n + 2)) per sample, whatever the samples are: what
-    a vector has beyond that is its share of the alignment. The covariance's part of a vector is
-    (b_kᵀ S b_k)², beyond that of a vector of mean variance.
+    a vector has beyond that is its share of the alignment. In a layer of few units the parts depend
+    on each other by the length of the samples: heavy tails along one unit bring the others nearer
+    to their axes, too, and may have the smaller part themselves. The covariance's part of a vector
+    is (b_kᵀ S b_k)², beyond that of a vector of mean variance.
 
     Args:
       latents: `(..., samples, units)`, of any kind; leading axes are separate clouds.
@@ -112,41 +116,28 @@ def _of_cloud(cloud: np.ndarray, rows: Rows, frame: Basis, statistic: str, most:
 
 
 def _along(values: np.ndarray, view: np.ndarray, frame: Basis, statistic: str) -> _Along:
-    """Measures every vector, window by window of the samples."""
-    there = views.present(values)
-    mean, count = views.mean_of(values), np.count_nonzero(there)
-    sums = np.zeros((3, frame.size))
-    width = max(1, WINDOW // frame.size)
-    for start in range(0, len(values), width):
-        rows = slice(start, start + width)
-        centred = np.where(there[rows, None], values[rows] - mean, 0)
-        square = np.square(_onto(centred, frame))
-        sums[0] += square.sum(axis=0)
-        sums[1] += np.square(square).sum(axis=0)
-        if statistic != COVARIANCE:
-            sums[2] += _angular(view[rows], frame)
-    variance, fourth = sums[:2] / count
-    spread = variance > 0
-    kurtosis = np.where(spread, fourth / (3 * np.square(np.where(spread, variance, 1))), np.nan)
+    """Measures every vector."""
+    variance, units = _variances(values, frame), values.shape[1]
+    kurtosis = kurtoses(_moments(values, frame))
     if statistic == COVARIANCE:
         part = np.square(variance)
         return _Along(part - np.square(variance.mean()), variance, kurtosis)
-    directions, units = np.count_nonzero(views.present(view)), values.shape[1]
+    of_view = _moments(view, frame)
     random = 3 / (units * (units + 2))
-    return _Along(sums[2] / max(directions, 1) - random, variance, kurtosis)
+    return _Along(of_view.angular / max(of_view.samples, 1) - random, variance, kurtosis)
 
 
-def _onto(values: np.ndarray, frame: Basis) -> np.ndarray:
-    """Returns projections onto every vector, `(samples, vectors)`, float64."""
-    exact = values.astype(np.float64)
-    return exact if frame.vectors is None else exact @ frame.vectors.T
+def _moments(values: np.ndarray, frame: Basis) -> Moments:
+    source = open_source(values)
+    return moments_of(source, 0, frame, nonfinite=RAISE, drop_outliers=None)[0]
 
 
-def _angular(view: np.ndarray, frame: Basis) -> np.ndarray:
-    """Returns the sum over samples of (x·b)⁴/‖x‖⁴ of every vector."""
-    length = np.linalg.norm(view.astype(np.float64), axis=1, keepdims=True)
-    direction = view / np.where(length > 0, length, 1)
-    found: np.ndarray = np.square(np.square(_onto(direction, frame))).sum(axis=0)
+def _variances(values: np.ndarray, frame: Basis) -> np.ndarray:
+    """Returns the variance along every vector, float64."""
+    there = views.present(values)
+    centred = np.where(there[:, None], values - views.mean_of(values), 0)
+    onto = centred if frame.vectors is None else centred @ frame.vectors.T
+    found: np.ndarray = np.einsum("sk,sk->k", onto, onto) / np.count_nonzero(there)
     return found
 
 
