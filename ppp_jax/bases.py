@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 import threadpoolctl
 
 from ppp_jax.errors import InputError, lookup, seeded, whole
@@ -22,6 +23,7 @@ THOMSON_STARTS, THOMSON_STEPS = 8, 3000
 # Most components of distances that one step of `thomson` may compute. This many take minutes, and
 # a gigabyte of memory.
 MOST_DISTANCES = 2**26
+SAME_ENERGY = 1e-6  # relative difference of energies up to which two minima count as one
 LONGEST_NUMBER = 18  # most digits of a number in a basis's name
 ALIASES = {"rotated": "haar:0"}
 ORTHONORMAL = ("standard", "haar")  # forms of names of orthonormal bases
@@ -157,11 +159,10 @@ def simplex(units: int, *, vectors: int | None = None) -> np.ndarray:
         raise InputError("vectors", corners, problem)
     check_fits("units", units, 32 * corners**2 + 8 * corners * units)
     # The simplex is the projection of the unit vectors of as many axes as there are corners onto
-    # the orthogonal complement of their diagonal.
-    centred = np.eye(corners) - 1 / corners
-    inside = np.linalg.svd(centred)[2][: corners - 1]
+    # the orthogonal complement of their diagonal. Helmert's matrix spans that in closed form: the
+    # directions of a decomposition would be other ones on another processor.
     rows = np.zeros((corners, units))
-    rows[:, : corners - 1] = centred @ inside.T
+    rows[:, : corners - 1] = scipy.linalg.helmert(corners).T
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
@@ -177,8 +178,8 @@ def thomson(
 
     Up to n + 1 vectors form the regular simplex, and 2n vectors form the cross-polytope; both are
     constructed exactly. For other numbers the Coulomb energy Σ 1/‖b_i − b_j‖ is minimised by Adam
-    from several random starts, and the result of lowest energy is returned (docs/method.md §1).
-    It need not be the global minimum. The minimisation needs optax.
+    from several random starts, and the first result of lowest energy is returned (docs/method.md
+    §1). It need not be the global minimum. The minimisation needs optax.
 
     Args:
       vectors: Number of vectors.
@@ -252,7 +253,20 @@ def minimise_energy(vectors: int, units: int, start_seed: int, starts: int) -> n
     first = jax.random.normal(jax.random.key(start_seed), (starts, vectors, units))
     ends = np.array(jax.jit(jax.vmap(_descend))(first), np.float64)
     ends /= np.linalg.norm(ends, axis=-1, keepdims=True)
-    return min(ends, key=energy)
+    return lowest(ends)
+
+
+def lowest(ends: np.ndarray) -> np.ndarray:
+    """Returns the first of the sets of unit vectors whose energy is the lowest, up to rounding.
+
+    Many starts end in the same minimum, turned. Rounding must not choose among them: the vectors
+    would be other ones on another processor.
+
+    Args:
+      ends: Sets of unit vectors, `(sets, vectors, units)`.
+    """
+    energies = np.array([energy(end) for end in ends])
+    return np.asarray(ends[np.argmax(energies <= (1 + SAME_ENERGY) * energies.min())])
 
 
 def _descend(points: jax.Array) -> jax.Array:

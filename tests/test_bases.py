@@ -44,6 +44,23 @@ def test_simplex_has_equal_angles_and_no_centre(vectors):
     np.testing.assert_allclose(corners.sum(axis=0), 0, atol=1e-12)
 
 
+def test_simplex_is_the_same_on_every_processor():
+    """Of all its turns one is meant, in closed form: runs and their analysis need not share one."""
+    across, back = np.sqrt(2 / 3), np.sqrt(2) / 3
+    expected = [[across, back, 1 / 3], [-across, back, 1 / 3], [0, -2 * back, 1 / 3], [0, 0, -1]]
+    np.testing.assert_allclose(bases.simplex(3), expected, atol=1e-15)
+
+
+def test_of_equal_minima_the_first_is_taken():
+    """Rounding, which depends on the processor, must not choose among turned minima."""
+    rng = np.random.default_rng(1)
+    same = bases.cross_polytope(3) @ bases.rotations(3, 5, rng)
+    higher = same[:1] * [1, 1, 0.5]
+    for _ in range(20):
+        ends = np.concatenate([higher, same]) + 1e-8 * rng.normal(size=(6, 6, 3))
+        np.testing.assert_array_equal(bases.lowest(ends), ends[1])
+
+
 def test_cross_polytope_is_the_axes_and_their_opposites():
     corners = bases.cross_polytope(5)
     np.testing.assert_array_equal(corners[5:], -corners[:5])
