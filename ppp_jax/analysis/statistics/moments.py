@@ -18,7 +18,7 @@ from ppp_jax.analysis.projection.turns import Support, Turns, mirrored
 from ppp_jax.analysis.projection.views import present
 from ppp_jax.numerics import polar
 
-WINDOW = {"cpu": 2**17}  # numbers of a window, which a core's cache should hold
+WINDOW = {"cpu": 2**19}  # numbers of a window, which a core's cache should hold
 WINDOW_ELSEWHERE = 2**25  # of an accelerator
 TOGETHER = 4  # rotations that a core takes at a time
 
