@@ -104,9 +104,6 @@ def windows_of(
     size = WINDOW.get(jax.default_backend(), WINDOW_ELSEWHERE)
     rows = min(len(cloud), max(1, size // cloud.shape[1]))
     number = -(-len(cloud) // rows)
-    with jax.debug_nans(False):  # a cloud that is missing has no lengths
-        length = np.asarray(polar(cloud.astype(np.float32))[0])[:, 0]
-    reciprocal = np.where(length > 0, 1 / np.where(length > 0, length, 1), 0)
 
     def windowed(values: np.ndarray) -> np.ndarray:
         padded = np.zeros((number * rows, *values.shape[1:]), np.float32)
@@ -118,12 +115,19 @@ def windows_of(
     parts = (
         np.ascontiguousarray(placed.swapaxes(1, 2)),
         windowed(there),
-        windowed(reciprocal),
+        windowed(_reciprocal_lengths(cloud)),
         None if whitened else blocks.placed(mean).astype(np.float32),
         blocks.placed(square).astype(np.float32),
         None if mirror is None else np.moveaxis(blocks.placed(mirror.T), 0, -1).astype(np.float32),
     )
     return jax.device_put(Windows(*parts))
+
+
+def _reciprocal_lengths(cloud: np.ndarray) -> np.ndarray:
+    """Returns 1/‖x‖ of every sample, and 0 of rows of zeros, `(samples,)`."""
+    with jax.debug_nans(False):  # a cloud that is missing has no lengths
+        length = np.asarray(polar(cloud.astype(np.float32))[0])[:, 0]
+    return np.where(length > 0, 1 / np.where(length > 0, length, 1), 0)
 
 
 def measure_moments(windows: Windows, turns: Turns) -> Moments:
