@@ -13,6 +13,8 @@ NETWORKS = BASIS | {"data", "networks"}
 IO = BASIS | {"analysis.texts", "analysis.io"}
 CLOUDS = IO | {"analysis.projection", "analysis.synthetic", "analysis.statistics"}
 EVIDENCE = CLOUDS | {"analysis.inference", "analysis.results"}
+ALL = NETWORKS | EVIDENCE | {"grid", "engine", "symmetry", "storage", "sweep"}
+ALL |= {"analysis", "analysis.plots", "analysis.report"}
 MAY_IMPORT = {
     "errors": set(),
     "numerics": set(),
@@ -36,8 +38,8 @@ MAY_IMPORT = {
     "analysis.results": CLOUDS | {"analysis.inference"},
     "analysis.plots": EVIDENCE,
     "analysis.report": EVIDENCE | {"analysis.plots"},
-    "cli": NETWORKS | EVIDENCE | {"grid", "engine", "symmetry", "storage", "sweep"}
-    | {"analysis", "analysis.plots", "analysis.report"},
+    "cli": ALL,
+    "experiments": ALL | {"cli"},
 }  # fmt: skip
 # What the analysis may use of the rest: nothing of it needs more than the analysis does.
 SHARED = ("bases", "errors", "files", "networks", "numerics", "resources")

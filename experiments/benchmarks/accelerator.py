@@ -30,13 +30,14 @@ import numpy as np
 from absl import flags
 
 import ppp_jax.analysis as pa
-from experiments.benchmarks import jax_sides, machine, turns
+from experiments.benchmarks import jax_sides, turns
 from experiments.benchmarks.task import BATCH, Size, Train
 from experiments.benchmarks.turns import SIZES
 from ppp_jax import bases
 from ppp_jax.analysis.projection.planes import resolve_basis
 from ppp_jax.analysis.statistics.alignment import build_target, c4_of, measure_turned
 from ppp_jax.cli import flags as experiment_flags
+from ppp_jax.cli import machine
 from ppp_jax.errors import whole
 
 SEEDS = {"tiny": (16, 64, 256, 1024, 4096), "wide": (16, 64, 256, 1024), "least": (2, 4)}

@@ -17,7 +17,7 @@ from absl import flags
 from ppp_jax.analysis.inference.rotation_test import ROTATIONS
 from ppp_jax.analysis.projection.kernel import check_epsilon
 from ppp_jax.cli import flags as experiment_flags
-from ppp_jax.cli import probes, study
+from ppp_jax.cli import probes, runtime, study
 from ppp_jax.engine import devices
 from ppp_jax.errors import InputError, whole
 from ppp_jax.grid import Grid
@@ -48,7 +48,7 @@ class Experiment:
     """One question, with everything that its command, its help and its page need.
 
     Attributes:
-      name: Name of the module in `experiments`.
+      name: Name of the module in `ppp_jax.experiments`.
       question: The question, which is the first line of the help and of the page.
       about: Text on what is trained and measured, with the command.
       documented: Text on the cost and the results of the command with the default grid.
@@ -135,7 +135,7 @@ def command(name: str, *, argv: list[str] | None = None) -> str:
     """Returns the text of the command that runs an experiment with given flags.
 
     Args:
-      name: Name of the module in `experiments`.
+      name: Name of the module in `ppp_jax.experiments`.
       argv: Command line with the program's name; None means that of the process.
 
     Example:
@@ -143,7 +143,7 @@ def command(name: str, *, argv: list[str] | None = None) -> str:
       'python -m experiments.depth --epochs=1'
     """
     given = (sys.argv if argv is None else argv)[1:]
-    return " ".join(["python -m", f"experiments.{name}", *given])
+    return runtime.spelled(" ".join(["python -m", f"experiments.{name}", *given]))
 
 
 def _train_and_analyse(experiment: Experiment, given: str) -> None:
@@ -237,7 +237,7 @@ def _analyse(experiment: Experiment, workdir: pathlib.Path, options: Options, gi
         study.keep(
             results,
             folder,
-            asked=experiment.asked,
+            asked=runtime.spelled(experiment.asked),
             documented=experiment.documented,
             this_run=study.this_run(given, workdir),
         )

@@ -10,9 +10,9 @@ import pytest
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import consequences, width
 from ppp_jax.cli import experiment, study
 from ppp_jax.cli import flags as experiment_flags
+from ppp_jax.experiments import consequences, width
 from ppp_jax.grid import Grid
 from tests import ROOT, forks
 
@@ -22,7 +22,7 @@ GRID = ["--widths=6", "--optimizers=momentum", "--epochs=1", "--rotations=19", "
         "--seeds=0:6", "--probe_samples=64", "--snapshots=0",
         "--activations=tanh,isotropic_tanh"]  # fmt: skip
 OPTIONS = experiment.Options(rotations=19, progress=False)
-MODULES = sorted(path.stem for path in (ROOT / "experiments").glob("[a-z]*.py"))
+MODULES = sorted(path.stem for path in (ROOT / "ppp_jax" / "experiments").glob("[a-z]*.py"))
 QUESTIONS = {  # the rest of `experiments` are commands of other kinds
     "ablation", "architectures", "consequences", "convergence", "depth", "dose_response",
     "emergence", "group_ladder", "optimizer_factorial", "reconstruction", "rotated_basis",
@@ -35,11 +35,11 @@ from absl import flags
 from ppp_jax.cli import experiment
 before = set(flags.FLAGS)
 for names in ({MODULES}, {MODULES[::-1]}):
-    for name in [name for name in sys.modules if name.startswith("experiments")]:
+    for name in [name for name in sys.modules if name.startswith("ppp_jax.experiments")]:
         del sys.modules[name]
     experiment.EXPERIMENTS.clear()
     for name in names:
-        importlib.import_module(f"experiments.{{name}}")
+        importlib.import_module(f"ppp_jax.experiments.{{name}}")
     print(*sorted(experiment.EXPERIMENTS), *set(flags.FLAGS) - before)
 """
 
@@ -58,7 +58,7 @@ def test_all_are_imported_in_one_process_in_any_order_and_define_no_flag():
 
 @pytest.mark.parametrize("name", sorted(QUESTIONS))
 def test_an_experiment_knows_no_command_line(name):
-    text = (ROOT / "experiments" / f"{name}.py").read_text(encoding="utf-8")
+    text = (ROOT / "ppp_jax" / "experiments" / f"{name}.py").read_text(encoding="utf-8")
     assert "absl" not in text
     assert "__doc__" not in text
 
@@ -104,7 +104,7 @@ STRIPPED = """
 import sys
 import tests.stripped
 tests.stripped.install()
-from experiments import width
+from ppp_jax.experiments import width
 assert width.__doc__ is None
 width.main(argv=["width", *sys.argv[1:]])
 """

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import pretrained
 from ppp_jax.errors import InputError
+from ppp_jax.experiments import pretrained
 from tests import forks
 
 LAYERS = ["embeddings residual", "block 0 residual", "block 0 before GELU", "block 0 after GELU"]
