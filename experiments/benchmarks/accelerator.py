@@ -111,7 +111,7 @@ def print_ceilings() -> Ceilings:
     copied = machine.copy_rate()
     print(f"copies: {copied / 1e9:,.0f} GB/s, read and written\n")
     print("| precision | products, GFLOP/s | error of a product |\n| --- | --- | --- |")
-    rates = {name: machine.matrix_product_rate(name) for name in ("default", "highest")}
+    rates = {name: machine.matrix_product_rate(precision=name) for name in ("default", "highest")}
     for name, rate in rates.items():
         print(f"| {name} | {rate / 1e9:,.0f} | {product_error(name):.1e} |")
     print("\nThe engine asks for highest, unless JAX's default precision is set.\n")

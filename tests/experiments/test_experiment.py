@@ -1,5 +1,6 @@
 """Experiments as functions: imported together, called without flags, registered in one call."""
 
+import dataclasses
 import pathlib
 import re
 import subprocess
@@ -12,7 +13,8 @@ from matplotlib.figure import Figure
 
 from ppp_jax.cli import experiment, study
 from ppp_jax.cli import flags as experiment_flags
-from ppp_jax.experiments import consequences, width
+from ppp_jax.errors import InputError
+from ppp_jax.experiments import consequences, dose_response, width
 from ppp_jax.grid import Grid
 from tests import ROOT, forks
 
@@ -187,6 +189,33 @@ def test_what_is_registered_writes_a_study(toy, tmp_path, capsys):
                  "python -m experiments.toy --workdir=", "<h2>answers</h2>"):  # fmt: skip
         assert text in page
     assert page.count("<img") == 1
+
+
+def test_what_is_registered_is_a_function_of_a_grid_a_folder_and_options(toy, tmp_path, capsys):
+    grid = dataclasses.replace(toy.defaults, seeds=[0])
+    with pytest.raises(InputError, match="widths=4,5: give one value"):
+        toy.run(dataclasses.replace(grid, widths=[4, 5]), tmp_path / "run", options=OPTIONS)
+    assert not (tmp_path / "run").exists()
+    results = toy.run(grid, tmp_path / "run", options=OPTIONS)
+    assert results.tables["answers"].to_dict("records") == [{"latents": 32, "rotations": 19}]
+    trained = (tmp_path / "run" / "metrics.jsonl").stat().st_mtime_ns
+    toy.run(grid, tmp_path / "run", options=OPTIONS)
+    assert (tmp_path / "run" / "metrics.jsonl").stat().st_mtime_ns == trained
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [consequences, dose_response, width])
+def test_a_study_is_such_a_function(module, tmp_path):
+    """With networks that are restored, a second grid, and neither; no flag exists."""
+    grid = dataclasses.replace(
+        module.DEFAULTS, widths=[6], latent_widths=[3], optimizers=["momentum"], epochs=1,
+        seeds=range(6), probe_samples=64, snapshots=[0],
+    )  # fmt: skip
+    results = module.EXPERIMENT.run(grid, tmp_path / "run", options=OPTIONS, seed_batch=6)
+    assert any(not table.empty for table in results.tables.values())
+    assert "<table" in results._repr_html_()
+    assert "rotations" not in flags.FLAGS
 
 
 def test_what_is_registered_refuses_what_it_does_not_tell_apart(toy, tmp_path, capsys):
