@@ -201,7 +201,7 @@ def test_wide_layers_are_timed_to_the_last_line():
 
 
 ONE_LINE = {
-    "error: this experiment needs PyTorch: pip install -e '.[bench]'": ["torch_transformer"],
+    "error: this experiment needs PyTorch: pip install 'ppp_jax[bench]'": ["torch_transformer"],
     "error: torch_sides needs torch: pip install -e '.[bench]'":
         ["benchmarks.worker", "torch_sides", "torch_func", "8", "4", "3", "2"],
     "error: say which side: MODULE (jax_sides or torch_sides) SIDE FEATURES WIDTH LATENT SEEDS, "
