@@ -1,22 +1,8 @@
-"""Experiments: one command per question."""
+"""The commands of a clone: `python -m experiments.ablation` runs `ppp_jax.experiments.ablation`.
 
-import os
-import sys
+Benchmarks, figures and what fills the pages of results stand here, because they are of a clone.
+"""
 
+import ppp_jax.experiments
 
-def _open_closed_streams() -> None:
-    """Gives a process that was started without stdin, stdout or stderr (`2>&-`) an empty one.
-
-    Otherwise the next file that is opened takes the stream's number, and what libraries write to
-    "stderr" goes into a run folder. Here, because this is imported before anything opens a file.
-    """
-    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
-        if getattr(sys, name) is None:
-            try:
-                os.fstat(number)
-            except OSError:  # closed: the lowest number that is free, which is this one
-                os.open(os.devnull, os.O_RDWR)
-            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
-
-
-_open_closed_streams()
+__path__ = [*__path__, *ppp_jax.experiments.__path__]

@@ -70,6 +70,10 @@ class InputError(ValueError):
         self.value = value
         self.problem = problem
 
+    def _render_traceback_(self) -> list[str]:
+        """Returns what a notebook shows in place of a traceback."""
+        return [f"InputError: {self}"]
+
 
 def _text(value: object) -> str:
     """Returns `str` of a value, or the name of its type where `str` fails."""

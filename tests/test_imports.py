@@ -8,13 +8,16 @@ import sys
 from tests import ROOT
 
 # What each room of the house may import of the others. Nothing else may, whatever it needs.
-BASIS = {"errors", "numerics", "resources", "bases", "files"}
+BASIS = {"errors", "notebook", "numerics", "resources", "bases", "files"}
 NETWORKS = BASIS | {"data", "networks"}
 IO = BASIS | {"analysis.texts", "analysis.io"}
 CLOUDS = IO | {"analysis.projection", "analysis.synthetic", "analysis.statistics"}
 EVIDENCE = CLOUDS | {"analysis.inference", "analysis.results"}
+ALL = NETWORKS | EVIDENCE | {"grid", "engine", "symmetry", "storage", "sweep"}
+ALL |= {"analysis", "analysis.embeddings", "analysis.plots", "analysis.report"}
 MAY_IMPORT = {
     "errors": set(),
+    "notebook": set(),
     "numerics": set(),
     "resources": {"errors"},
     "bases": {"errors", "resources"},
@@ -36,11 +39,11 @@ MAY_IMPORT = {
     "analysis.results": CLOUDS | {"analysis.inference"},
     "analysis.plots": EVIDENCE,
     "analysis.report": EVIDENCE | {"analysis.plots"},
-    "cli": NETWORKS | EVIDENCE | {"grid", "engine", "symmetry", "storage", "sweep"}
-    | {"analysis", "analysis.plots", "analysis.report"},
+    "cli": ALL,
+    "experiments": ALL | {"cli"},
 }  # fmt: skip
 # What the analysis may use of the rest: nothing of it needs more than the analysis does.
-SHARED = ("bases", "errors", "files", "networks", "numerics", "resources")
+SHARED = ("bases", "errors", "files", "networks", "notebook", "numerics", "resources")
 ABSENT = ("flax", "optax", "orbax", "absl", "sklearn", "tqdm", "dask")
 
 MODULES = {

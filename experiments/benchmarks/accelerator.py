@@ -30,13 +30,14 @@ import numpy as np
 from absl import flags
 
 import ppp_jax.analysis as pa
-from experiments.benchmarks import jax_sides, machine, turns
+from experiments.benchmarks import jax_sides, turns
 from experiments.benchmarks.task import BATCH, Size, Train
 from experiments.benchmarks.turns import SIZES
 from ppp_jax import bases
 from ppp_jax.analysis.projection.planes import resolve_basis
 from ppp_jax.analysis.statistics.alignment import build_target, c4_of, measure_turned
 from ppp_jax.cli import flags as experiment_flags
+from ppp_jax.cli import machine
 from ppp_jax.errors import whole
 
 SEEDS = {"tiny": (16, 64, 256, 1024, 4096), "wide": (16, 64, 256, 1024), "least": (2, 4)}
@@ -110,7 +111,7 @@ def print_ceilings() -> Ceilings:
     copied = machine.copy_rate()
     print(f"copies: {copied / 1e9:,.0f} GB/s, read and written\n")
     print("| precision | products, GFLOP/s | error of a product |\n| --- | --- | --- |")
-    rates = {name: machine.matrix_product_rate(name) for name in ("default", "highest")}
+    rates = {name: machine.matrix_product_rate(precision=name) for name in ("default", "highest")}
     for name, rate in rates.items():
         print(f"| {name} | {rate / 1e9:,.0f} | {product_error(name):.1e} |")
     print("\nThe engine asks for highest, unless JAX's default precision is set.\n")

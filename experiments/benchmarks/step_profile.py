@@ -22,10 +22,10 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments.benchmarks import jax_sides, machine, turns
+from experiments.benchmarks import jax_sides, turns
 from experiments.benchmarks.turns import SIZES
 from ppp_jax.cli import flags as experiment_flags
-from ppp_jax.cli import runtime
+from ppp_jax.cli import machine, runtime
 from ppp_jax.engine import program
 from ppp_jax.errors import whole
 from ppp_jax.sweep import seed_batches

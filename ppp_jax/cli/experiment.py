@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import pathlib
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -17,7 +17,7 @@ from absl import flags
 from ppp_jax.analysis.inference.rotation_test import ROTATIONS
 from ppp_jax.analysis.projection.kernel import check_epsilon
 from ppp_jax.cli import flags as experiment_flags
-from ppp_jax.cli import probes, study
+from ppp_jax.cli import probes, runtime, study
 from ppp_jax.engine import devices
 from ppp_jax.errors import InputError, whole
 from ppp_jax.grid import Grid
@@ -48,7 +48,7 @@ class Experiment:
     """One question, with everything that its command, its help and its page need.
 
     Attributes:
-      name: Name of the module in `experiments`.
+      name: Name of the module in `ppp_jax.experiments`.
       question: The question, which is the first line of the help and of the page.
       about: Text on what is trained and measured, with the command.
       documented: Text on the cost and the results of the command with the default grid.
@@ -90,6 +90,35 @@ class Experiment:
     def asked(self) -> str:
         """The question and its description, with which the help and the page begin."""
         return f"{self.question}\n\n{self.about.rstrip()}"
+
+    def run(
+        self,
+        grid: Grid,
+        workdir: str | pathlib.Path,
+        *,
+        options: Options | None = None,
+        **how: Any,
+    ) -> study.Results:
+        """Trains what is missing of a grid, and analyses the runs, as the command does.
+
+        It needs no flags, and writes no page; a notebook shows what it returns.
+
+        Args:
+          grid: The grid, such as `dataclasses.replace(experiment.defaults, seeds=range(4))`.
+          workdir: Path of the run folder. The same call continues what was interrupted in it.
+          options: Options of the analysis; None means the experiment's own.
+          **how: Further arguments of `sweep.train`.
+
+        Raises:
+          InputError: The analysis cannot use the grid, or `sweep.train` raises it.
+        """
+        options = Options(epsilon=self.epsilon) if options is None else options
+        _check(self, grid, options)
+        study.check_folder(workdir, self.writes)
+        grids = [grid, *(self.more(grid) if self.more else [])]
+        how = {"progress": options.progress, **how}
+        trained, prepared = _train(self, grids, _folders(workdir, len(grids)), how)
+        return self.analyse(trained, options._replace(prepared=prepared))
 
 
 EXPERIMENTS: dict[str, Experiment] = {}
@@ -135,7 +164,7 @@ def command(name: str, *, argv: list[str] | None = None) -> str:
     """Returns the text of the command that runs an experiment with given flags.
 
     Args:
-      name: Name of the module in `experiments`.
+      name: Name of the module in `ppp_jax.experiments`.
       argv: Command line with the program's name; None means that of the process.
 
     Example:
@@ -143,7 +172,7 @@ def command(name: str, *, argv: list[str] | None = None) -> str:
       'python -m experiments.depth --epochs=1'
     """
     given = (sys.argv if argv is None else argv)[1:]
-    return " ".join(["python -m", f"experiments.{name}", *given])
+    return runtime.spelled(" ".join(["python -m", f"experiments.{name}", *given]))
 
 
 def _train_and_analyse(experiment: Experiment, given: str) -> None:
@@ -154,27 +183,40 @@ def _train_and_analyse(experiment: Experiment, given: str) -> None:
         checked before anything is trained.
     """
     values, grid = flags.FLAGS, experiment_flags.grid()
-    _check(experiment, grid)
+    options = Options(values.rotations, values.epsilon)
+    _check(experiment, grid, options)
     how = experiment_flags.training_options()
     devices.on_main(lambda: study.check_folder(values.workdir, experiment.writes))
     grids, chosen = _with_probes(experiment, grid)
-    grid = grids[0]
-    devices.on_main(functools.partial(experiment_flags.tell_single_numbers, grid))
+    devices.on_main(functools.partial(experiment_flags.tell_single_numbers, grids[0]))
     if experiment.pictures and (text := probes.remark(chosen, values.epsilon)):
         devices.on_main(functools.partial(print, text, file=sys.stderr))
-    folders = [
-        values.workdir,
-        *(study.beside(values.workdir, number=k + 2) for k in range(len(grids) - 1)),
-    ]
+    folders = _folders(values.workdir, len(grids))
     if values.dry_run:
         _plan(grids, folders, how)
         devices.on_main(lambda: print(probes.summary(chosen, values.epsilon)))
         return
+    trained, prepared = _train(experiment, grids, folders, how)
+    options = options._replace(prepared=prepared)
+    devices.on_main(lambda: _analyse(experiment, trained, options, given))
+
+
+def _folders(workdir: str | pathlib.Path, count: int) -> list[str | pathlib.Path]:
+    """Returns the run folders of an experiment's grids."""
+    return [workdir, *(study.beside(workdir, number=k + 2) for k in range(count - 1))]
+
+
+def _train(
+    experiment: Experiment,
+    grids: list[Grid],
+    folders: Sequence[str | pathlib.Path],
+    how: dict[str, Any],
+) -> tuple[pathlib.Path, Any]:
+    """Returns the first grid's run folder, with all grids trained, and what is prepared of it."""
     trained = [sweep.train(one, folder, **how) for one, folder in zip(grids, folders, strict=True)]
     devices.on_main(lambda: study.tell_diverged(trained))
-    prepared = experiment.prepare(trained[0], grid, how) if experiment.prepare else None
-    options = Options(values.rotations, values.epsilon, prepared=prepared)
-    devices.on_main(lambda: _analyse(experiment, trained[0], options, given))
+    prepared = experiment.prepare(trained[0], grids[0], how) if experiment.prepare else None
+    return trained[0], prepared
 
 
 def _with_probes(experiment: Experiment, grid: Grid) -> tuple[list[Grid], probes.Probes]:
@@ -195,14 +237,13 @@ def _with_probes(experiment: Experiment, grid: Grid) -> tuple[list[Grid], probes
     return grids, chosen
 
 
-def _check(experiment: Experiment, grid: Grid) -> None:
-    """Raises `InputError` for flags that the analysis cannot use."""
-    values = flags.FLAGS
+def _check(experiment: Experiment, grid: Grid, options: Options) -> None:
+    """Raises `InputError` for what the analysis cannot use."""
     _check_axes(grid, AXES if experiment.along is None else experiment.along)
     if experiment.check:
         experiment.check(grid)
-    check_epsilon(values.epsilon)
-    whole("rotations", values.rotations, least=LEAST_ROTATIONS)
+    check_epsilon(options.epsilon)
+    whole("rotations", options.rotations, least=LEAST_ROTATIONS)
 
 
 def _check_axes(grid: Grid, along: Collection[str]) -> None:
@@ -237,7 +278,7 @@ def _analyse(experiment: Experiment, workdir: pathlib.Path, options: Options, gi
         study.keep(
             results,
             folder,
-            asked=experiment.asked,
+            asked=runtime.spelled(experiment.asked),
             documented=experiment.documented,
             this_run=study.this_run(given, workdir),
         )

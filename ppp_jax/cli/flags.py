@@ -496,7 +496,7 @@ def _explain(about: str, argument: Any) -> None:
       SystemExit: The help is printed.
     """
     if flags.BooleanParser().parse(argument):
-        print(f"{about.strip()}\n\nflags:\n{flags.FLAGS.main_module_help()}")
+        print(f"{runtime.spelled(about.strip())}\n\nflags:\n{flags.FLAGS.main_module_help()}")
         print("\nTry --helpfull to get a list of all flags.")
         sys.exit(0)
 

@@ -176,9 +176,26 @@ def shared_settings() -> dict[str, Any]:
 
 
 def _main_name() -> str:
+    """Returns the name of this process's main, the same one however it was started."""
+    return _main_module().removeprefix("ppp_jax.")
+
+
+def _main_module() -> str:
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)
     return spec.name if spec else pathlib.Path(getattr(main, "__file__", "") or "python").name
+
+
+def spelled(text: str) -> str:
+    """Returns a text with its commands as they are given where this process was started.
+
+    In a clone that is `python -m experiments.NAME`, and of an installed package `ppp-jax NAME`.
+
+    Args:
+      text: A text with commands of a clone.
+    """
+    installed = _main_module().startswith("ppp_jax.experiments.")
+    return text.replace("python -m experiments.", "ppp-jax ") if installed else text
 
 
 def _connect(

@@ -2,6 +2,8 @@
 
 import contextlib
 import datetime
+import html
+import io
 import pathlib
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -47,6 +49,23 @@ class Results(NamedTuple):
     figures: dict[str, Figure]
     silent: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        """Returns what a notebook shows: figures, and the tables that a command prints."""
+        pictures = [html_image(_png(figure), name) for name, figure in self.figures.items()]
+        tables = [
+            f"<h4>{html.escape(name)}</h4>{html_table(list(table), _texts(table))}"
+            for name, table in self.tables.items()
+            if name not in self.silent and not table.empty
+        ]
+        notes = [f"<pre>{html.escape(lines(note))}</pre>" for note in self.notes]
+        return "".join([*pictures, *tables, *notes])
+
+
+def _png(figure: Figure) -> bytes:
+    encoded = io.BytesIO()
+    figure.savefig(encoded, format="png")
+    return encoded.getvalue()
 
 
 def check_folder(workdir: str | pathlib.Path, writes: str) -> None:

@@ -30,6 +30,10 @@ INTERRUPTED = 130  # exit status
 class Stopped(KeyboardInterrupt):
     """Training was asked to stop, and all processes stopped where it can be continued."""
 
+    def _render_traceback_(self) -> list[str]:
+        """Returns what a notebook shows in place of a traceback."""
+        return ["interrupted; saved results are kept, and the same call continues from there"]
+
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ppp_jax import notebook
 from ppp_jax.data import datasets
 from ppp_jax.errors import InputError, lookup
 from ppp_jax.networks import architectures, functional, interpolated, optimizers
@@ -410,6 +411,14 @@ class Grid:
         powers = (2**i for i in range(self.epochs.bit_length()))
         middle = self.snapshots or tuple(e for e in powers if e < self.epochs)
         return tuple(sorted({0, *middle, self.epochs}))
+
+    def _repr_html_(self) -> str:
+        size = f"{len(self.cells):,} cells, {self.runs:,} runs of {self.epochs:,} epochs"
+        values = {name: getattr(self, name) for name in axes_of()}
+        listed = {name: value if isinstance(value, tuple) else (value,)
+                  for name, value in values.items() if value != ()}  # fmt: skip
+        texts = {name: ", ".join(map(str, value)) for name, value in listed.items()}
+        return notebook.table({"size": size, **texts})
 
     def to_json(self) -> dict[str, Any]:
         """Returns the grid as lists and numbers, with defaults resolved, in the order of fields."""

@@ -29,8 +29,6 @@ from ppp_jax.grid.grid import Grid
 
 MANIFEST = "manifest.json"
 SCHEMA = 6
-# Schema 5 lacks the activations' properties in the latents, and the functions of parts.
-READABLE = (5, 6)
 LARGEST = 2**26  # most bytes of a manifest
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "xarray", "zarr")
 
@@ -309,17 +307,42 @@ def parsed(text: str) -> Manifest:
         entries: Any = json.loads(text)
     except RecursionError as error:
         raise ValueError(str(error)) from None
-    if not isinstance(entries, dict) or entries.get("schema") not in READABLE:
-        raise SchemaError(f"is not of schema {SCHEMA}, which this version reads")
+    schema = entries.get("schema") if isinstance(entries, dict) else None
+    if type(schema) is not int or not (schema == SCHEMA or schema in OLDER):
+        raise SchemaError(_schema_problem(schema))
     if not is_intact(entries):
         raise ValueError("its digest is wrong")
+    while schema in OLDER:
+        entries, schema = OLDER[schema](entries), schema + 1
     return _parsed(entries)
+
+
+def _schema_problem(schema: Any) -> str:
+    """Returns what is wrong with a schema that cannot be read."""
+    text = f"is not of schema {SCHEMA}, which this version reads"
+    if type(schema) is not int:
+        return text
+    if schema > SCHEMA:
+        return f"{text}, but of {schema}, for which a newer ppp_jax must be installed"
+    return f"{text}, but of {schema}, of before the first release"
+
+
+def _from_5(entries: dict[str, Any]) -> dict[str, Any]:
+    """Returns entries of schema 5 as those of 6, which says by which functions parts were begun."""
+    if "functions" in entries:
+        raise _ViolationError("has an unknown functions")
+    parts = entries.get("parts")
+    return {**entries, "functions": [None] * len(parts) if isinstance(parts, list) else []}
+
+
+# What turns the entries of each older schema into those of the next.
+OLDER: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {5: _from_5}
 
 
 def _parsed(entries: dict[str, Any]) -> Manifest:
     """Converts the entries of a manifest, all of which are checked."""
-    known = {*_RECORD, "schema", "config", "parts", "conditions", "fingerprints", "sha256"}
-    known |= {"functions"} if entries["schema"] > 5 else set()
+    known = {*_RECORD, "schema", "config", "parts", "functions", "conditions", "fingerprints"}
+    known |= {"sha256"}
     _require(entries.keys() == known, _difference(entries.keys(), known))
     for name, is_right in _RECORD.items():
         _require(is_right(entries[name]), f"{name} is {entries[name]!r}")
@@ -327,7 +350,7 @@ def _parsed(entries: dict[str, Any]) -> Manifest:
     _require(_is_list(entries["parts"], lambda _: True) and entries["parts"], "parts is empty")
     parts = tuple(_grid(part, f"parts[{i}]") for i, part in enumerate(entries["parts"]))
     _check_parts(grid, parts)
-    meant = entries.get("functions", [None] * len(parts))
+    meant = entries["functions"]
     right = _is_list(meant, lambda one: one is None or _is_digest(one)) and len(meant) == len(parts)
     _require(right, "functions are not digests, one of each part")
     _check_data(entries["data"], grid)

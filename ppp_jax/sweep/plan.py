@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 
-from ppp_jax import resources
+from ppp_jax import notebook, resources
 from ppp_jax.data.datasets import Dataset
 from ppp_jax.errors import InputError
 from ppp_jax.grid.grid import Grid
@@ -55,11 +55,17 @@ class Plan(NamedTuple):
 
     def __str__(self) -> str:
         """Returns one line per figure, with a mark at what does not fit."""
+        return "\n".join(f"{name:<12}{line}" for name, line in self._figures().items())
+
+    def _repr_html_(self) -> str:
+        return notebook.table(self._figures())
+
+    def _figures(self) -> dict[str, str]:
         widths = ", ".join(f"{width} of {shape}" for shape, width in self.seed_batch.items())
         done, text = self.run_steps_done / (self.steps * self.runs), resources.size_text
         tight = self.memory_bytes > self.memory_free
         full = self.latents_bytes + self.checkpoint_bytes > self.disk_free
-        lines = {
+        return {
             "cells": f"{self.cells:,}",
             "runs": f"{self.runs:,}",
             "steps": f"{self.steps:,} per run, {self.steps * self.runs:,} in all, "
@@ -77,7 +83,6 @@ class Plan(NamedTuple):
             if self.minutes is None
             else f"{self.minutes:,.1f}, after compiling",
         }
-        return "\n".join(f"{name:<12}{line}" for name, line in lines.items())
 
 
 def plan(

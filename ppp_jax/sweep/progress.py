@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import TracebackType
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ppp_jax.grid.grid import Grid
 

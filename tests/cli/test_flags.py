@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from experiments import ablation as module
+from ppp_jax.experiments import ablation as module
 from tests import forks
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

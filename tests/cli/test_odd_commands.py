@@ -103,7 +103,8 @@ import contextlib, importlib, io, os, pathlib, sys
 import tests.stripped
 tests.stripped.install()
 import ppp_jax.analysis.embeddings, ppp_jax.cli.study  # once, and not in every child
-for path in sorted(pathlib.Path("experiments").glob("*.py")):
+for path in sorted(p for room in ("ppp_jax/experiments", "experiments")
+                   for p in pathlib.Path(room).glob("*.py")):
     if 'if __name__ == "__main__":' not in path.read_text():
         continue
     child = os.fork()

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from experiments import ablation as module
 from ppp_jax import bases
 from ppp_jax.analysis.projection.isotropic_null import acceptance
 from ppp_jax.cli import probes
 from ppp_jax.data import datasets
+from ppp_jax.experiments import ablation as module
 from ppp_jax.grid import Grid
 from ppp_jax.resources import size_text
 from ppp_jax.storage import manifest

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from jax import export
 
-from experiments.ablation import DEFAULTS
 from ppp_jax.data import datasets
 from ppp_jax.engine import devices, program
+from ppp_jax.experiments.ablation import DEFAULTS
 from ppp_jax.networks import activations, functional, optimizers
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from experiments import analyze as main
 from ppp_jax.analysis.io.layer_files import open_layers
 from ppp_jax.analysis.projection.planes import resolve_basis
 from ppp_jax.analysis.results.kept_layers import KeptLayers
 from ppp_jax.analysis.results.layer_comparison import COUNTS, NUMBERS, LayerTest
 from ppp_jax.analysis.statistics import top_units
+from ppp_jax.experiments import analyze as main
 from tests import forks, odd_commands
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

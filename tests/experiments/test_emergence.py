@@ -6,13 +6,13 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments import emergence
 from ppp_jax import bases
 from ppp_jax.analysis.inference import special_directions
 from ppp_jax.analysis.io.facts import Facts
 from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.results.emergence import AXES, Course, course_table, pictures_course
 from ppp_jax.errors import InputError
+from ppp_jax.experiments import emergence
 
 UNITS, SEEDS = 4, 8
 NOTHING = pd.DataFrame(columns=["statistic", "epoch", "z", "p networks", "seeds", "activation",

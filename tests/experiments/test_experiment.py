@@ -1,5 +1,6 @@
 """Experiments as functions: imported together, called without flags, registered in one call."""
 
+import dataclasses
 import pathlib
 import re
 import subprocess
@@ -10,9 +11,10 @@ import pytest
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import consequences, width
 from ppp_jax.cli import experiment, study
 from ppp_jax.cli import flags as experiment_flags
+from ppp_jax.errors import InputError
+from ppp_jax.experiments import consequences, dose_response, width
 from ppp_jax.grid import Grid
 from tests import ROOT, forks
 
@@ -22,7 +24,7 @@ GRID = ["--widths=6", "--optimizers=momentum", "--epochs=1", "--rotations=19", "
         "--seeds=0:6", "--probe_samples=64", "--snapshots=0",
         "--activations=tanh,isotropic_tanh"]  # fmt: skip
 OPTIONS = experiment.Options(rotations=19, progress=False)
-MODULES = sorted(path.stem for path in (ROOT / "experiments").glob("[a-z]*.py"))
+MODULES = sorted(path.stem for path in (ROOT / "ppp_jax" / "experiments").glob("[a-z]*.py"))
 QUESTIONS = {  # the rest of `experiments` are commands of other kinds
     "ablation", "architectures", "consequences", "convergence", "depth", "dose_response",
     "emergence", "group_ladder", "optimizer_factorial", "reconstruction", "rotated_basis",
@@ -35,11 +37,11 @@ from absl import flags
 from ppp_jax.cli import experiment
 before = set(flags.FLAGS)
 for names in ({MODULES}, {MODULES[::-1]}):
-    for name in [name for name in sys.modules if name.startswith("experiments")]:
+    for name in [name for name in sys.modules if name.startswith("ppp_jax.experiments")]:
         del sys.modules[name]
     experiment.EXPERIMENTS.clear()
     for name in names:
-        importlib.import_module(f"experiments.{{name}}")
+        importlib.import_module(f"ppp_jax.experiments.{{name}}")
     print(*sorted(experiment.EXPERIMENTS), *set(flags.FLAGS) - before)
 """
 
@@ -58,7 +60,7 @@ def test_all_are_imported_in_one_process_in_any_order_and_define_no_flag():
 
 @pytest.mark.parametrize("name", sorted(QUESTIONS))
 def test_an_experiment_knows_no_command_line(name):
-    text = (ROOT / "experiments" / f"{name}.py").read_text(encoding="utf-8")
+    text = (ROOT / "ppp_jax" / "experiments" / f"{name}.py").read_text(encoding="utf-8")
     assert "absl" not in text
     assert "__doc__" not in text
 
@@ -104,7 +106,7 @@ STRIPPED = """
 import sys
 import tests.stripped
 tests.stripped.install()
-from experiments import width
+from ppp_jax.experiments import width
 assert width.__doc__ is None
 width.main(argv=["width", *sys.argv[1:]])
 """
@@ -187,6 +189,33 @@ def test_what_is_registered_writes_a_study(toy, tmp_path, capsys):
                  "python -m experiments.toy --workdir=", "<h2>answers</h2>"):  # fmt: skip
         assert text in page
     assert page.count("<img") == 1
+
+
+def test_what_is_registered_is_a_function_of_a_grid_a_folder_and_options(toy, tmp_path, capsys):
+    grid = dataclasses.replace(toy.defaults, seeds=[0])
+    with pytest.raises(InputError, match="widths=4,5: give one value"):
+        toy.run(dataclasses.replace(grid, widths=[4, 5]), tmp_path / "run", options=OPTIONS)
+    assert not (tmp_path / "run").exists()
+    results = toy.run(grid, tmp_path / "run", options=OPTIONS)
+    assert results.tables["answers"].to_dict("records") == [{"latents": 32, "rotations": 19}]
+    trained = (tmp_path / "run" / "metrics.jsonl").stat().st_mtime_ns
+    toy.run(grid, tmp_path / "run", options=OPTIONS)
+    assert (tmp_path / "run" / "metrics.jsonl").stat().st_mtime_ns == trained
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [consequences, dose_response, width])
+def test_a_study_is_such_a_function(module, tmp_path):
+    """With networks that are restored, a second grid, and neither; no flag exists."""
+    grid = dataclasses.replace(
+        module.DEFAULTS, widths=[6], latent_widths=[3], optimizers=["momentum"], epochs=1,
+        seeds=range(6), probe_samples=64, snapshots=[0],
+    )  # fmt: skip
+    results = module.EXPERIMENT.run(grid, tmp_path / "run", options=OPTIONS, seed_batch=6)
+    assert any(not table.empty for table in results.tables.values())
+    assert "<table" in results._repr_html_()
+    assert "rotations" not in flags.FLAGS
 
 
 def test_what_is_registered_refuses_what_it_does_not_tell_apart(toy, tmp_path, capsys):

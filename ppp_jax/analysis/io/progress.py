@@ -14,7 +14,7 @@ def progress_bar(items: Iterable[T], name: str) -> Iterable[T]:
       name: Text in front of the bar.
     """
     try:
-        from tqdm import tqdm
+        from tqdm.auto import tqdm
     except ImportError:
         return items
     bar: Iterable[T] = tqdm(items, desc=name, leave=False)

@@ -13,6 +13,7 @@ from ppp_jax.analysis.texts import drawn
 from ppp_jax.errors import InputError, whole, writing
 from ppp_jax.files import atomic
 from ppp_jax.files.paths import located
+from ppp_jax.notebook import Picture
 
 DPI = 100
 
@@ -37,7 +38,7 @@ def animate(
         seconds longer.
 
     Returns:
-      The path. The file appears only when it is complete.
+      The path, as which a notebook shows the film. The file appears only when it is complete.
 
     Raises:
       InputError: The path has another ending or cannot be written, the pictures have no such axis
@@ -65,7 +66,7 @@ def animate(
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic.new_file(path) as partial:
             _write(pictures, partial, over, label, frames_per_second)
-    return path
+    return Picture(path)
 
 
 def _write(

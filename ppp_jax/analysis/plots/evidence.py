@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from ppp_jax.analysis.inference.seeds import LEVEL, bootstrap_interval, interquartile_mean
+from ppp_jax.analysis.plots.figures import ShownFigure
 from ppp_jax.analysis.results.measure import cells
 from ppp_jax.analysis.results.verdicts import ERROR, excess
 from ppp_jax.analysis.statistics import registry
@@ -52,7 +53,7 @@ def plot_forest(differences: pd.DataFrame, *, labels: list[str]) -> Figure:
     rows = differences.to_dict("records")
     names = list(dict.fromkeys(_comparison(row, labels) for row in rows))
     quantities = list(dict.fromkeys(row["quantity"] for row in rows))
-    figure = Figure(
+    figure = ShownFigure(
         figsize=(3.1 * len(quantities), 1.3 + 0.22 * len(names)), dpi=110, layout="constrained"
     )
     panels = figure.subplots(1, len(quantities), sharey=True, squeeze=False)[0]
@@ -101,7 +102,7 @@ def plot_plane(runs: xr.Dataset, *, site: str, labels: list[str]) -> Figure:
       hollow point, to that of the trained ones; small points are single seeds after training. Both
       numbers are above the mean of their rotation null.
     """
-    figure = Figure(figsize=(9.5, 4.8), dpi=110, layout="constrained")
+    figure = ShownFigure(figsize=(9.5, 4.8), dpi=110, layout="constrained")
     axes = figure.add_subplot()
     axes.axvline(0, color="0.8", linewidth=0.8)
     axes.axhline(0, color="0.8", linewidth=0.8)

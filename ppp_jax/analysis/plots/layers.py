@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ppp_jax.analysis.inference.seeds import LEVEL
 from ppp_jax.analysis.io.sources import check_made
+from ppp_jax.analysis.plots.figures import ShownFigure
 from ppp_jax.analysis.results.layer_comparison import NO_LAYER, NUMBERS, main_statistics
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import drawn
@@ -146,7 +147,7 @@ def _panels(columns: list[_Column], rows: int, height: float, *, each: float) ->
     turned = LETTER_INCHES * (longest + 1) > share
     below = 0.5 + 0.062 * longest * turned
     size = width, 0.85 + below + height * rows
-    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    figure = ShownFigure(figsize=size, dpi=110, layout="constrained")
     panels = figure.subplots(
         rows, len(columns), sharex="col", sharey="row", squeeze=False,
         width_ratios=[count + 1 for count in counts],

@@ -10,6 +10,7 @@ from matplotlib import colors
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ppp_jax.analysis.plots.figures import ShownFigure
 from ppp_jax.analysis.plots.paper import half_width
 from ppp_jax.analysis.plots.ppp import (
     PAPER,
@@ -229,7 +230,7 @@ def _stack(
     top = 0.1 + 1.35 * above * len(lines) / 72 + head
     bottom = 0.12 + 1.35 * below * len(texts) / 72
     height = top + inches[1] + bottom
-    figure = Figure(figsize=(inches[0], height), dpi=size.dpi)
+    figure = ShownFigure(figsize=(inches[0], height), dpi=size.dpi)
     figure.suptitle("\n".join(lines), fontsize=above, y=1 - 0.05 / height, va="top")
     figure.text(0.5, 0.04 / height, "\n".join(texts), ha="center", va="bottom", fontsize=below)
     space = {

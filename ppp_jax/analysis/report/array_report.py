@@ -35,6 +35,7 @@ from ppp_jax.analysis.texts import drawn, write_csv, write_markdown
 from ppp_jax.errors import InputError, whole
 from ppp_jax.files import atomic
 from ppp_jax.files.paths import located
+from ppp_jax.notebook import Folder
 
 RECORD = "analysis.json"
 TOP, MAX_GROUPS = 100, 64
@@ -131,7 +132,7 @@ def write_analysis(
             drop_outliers=drop_outliers,
             **options,
         )
-    return out
+    return Folder(out)
 
 
 def _named(array: xr.DataArray) -> xr.DataArray:

@@ -38,6 +38,7 @@ from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import file_stem
 from ppp_jax.errors import whole
 from ppp_jax.files import atomic
+from ppp_jax.notebook import Page
 
 REPORT = "report"
 BINS = 64
@@ -106,7 +107,7 @@ def write_report(
         blocks.append(evidence.certificate_block(workdir, config))
         page = _page(blocks, datasets[0].attrs, epsilon)
         (folder / "index.html").write_text(page, encoding="utf-8")
-    return final / "index.html"
+    return Page(final / "index.html")
 
 
 class _How(NamedTuple):

@@ -29,6 +29,7 @@ from ppp_jax.analysis.results.run_layers import open_all
 from ppp_jax.analysis.statistics import top_units
 from ppp_jax.analysis.texts import as_markdown, write_csv
 from ppp_jax.files import atomic
+from ppp_jax.notebook import Folder
 
 RECORD, PAGE = "analysis.json", "index.html"
 LONG_TEST = 2**36  # multiplications of samples by rotations, which take minutes on few cores
@@ -109,7 +110,7 @@ def write_layers(
         found = compare_and_keep(opened, settings, kept=KeptLayers(out), progress=progress)
         _write(found, folder)
     atomic.close_aside(out)
-    return out
+    return Folder(out)
 
 
 def long_tests(opened: Layers, *, rotations: int | None = None, null: str = AUTO) -> list[str]:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from experiments import analyze as main
 from ppp_jax.analysis import compare_layers, load_run, measure
 from ppp_jax.analysis.results.run_layers import open_all, run_layers
 from ppp_jax.errors import InputError
+from ppp_jax.experiments import analyze as main
 from ppp_jax.files import ledger
 from ppp_jax.grid import Grid
 from ppp_jax.sweep import sweep

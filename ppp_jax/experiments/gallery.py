@@ -21,7 +21,7 @@ What do PPP and SRM show of clouds whose structure is known, and of the default 
 
   python -m experiments.ablation && python -m experiments.gallery
 
-Cost: half a minute. Outcome: experiments/figures/gallery.png and training.gif: the eight clouds
+Cost: half a minute. Outcome: runs/figures/gallery.png and training.gif: the eight clouds
 of docs/method.md §13, each with its density over the isotropic null, its SRM curve and its numbers;
 below them the trained bottlenecks of the default ablation; the film shows tanh's during training.
 """
@@ -33,7 +33,7 @@ SHOWN = ("activation", "seed", "step", "sample", "unit")
 def define() -> None:
     """Defines the flags."""
     flags.DEFINE_string("workdir", "runs/ablation", "run folder of the default ablation")
-    flags.DEFINE_string("out", "experiments/figures", "folder for the figure and the film")
+    flags.DEFINE_string("out", "runs/figures", "folder for the figure and the film")
     flags.DEFINE_float("epsilon", 0.7, "acceptance cosine, in [0, 1]")
 
 

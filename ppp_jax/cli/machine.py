@@ -29,7 +29,7 @@ def _on_every_device(size: tuple[int, ...]) -> jax.Array:
     return jax.jit(lambda: jax.random.normal(key, shape, jnp.float32), out_shardings=sharding)()
 
 
-def matrix_product_rate(precision: str = "highest") -> float:
+def matrix_product_rate(*, precision: str = "highest") -> float:
     """Returns the FLOP/s of large float32 products, computed on all devices at the same time.
 
     Args:

@@ -28,7 +28,7 @@ Are the tests right? False positives on laws that prefer no axes, power on those
   python -m experiments.calibration
 
 Cost: some seven minutes of processor time; 20 minutes were measured on two cores that others used
-too. Leaves experiments/figures/calibration.png, and prints how often each test has p ≤ .05, of one
+too. Leaves runs/figures/calibration.png, and prints how often each test has p ≤ .05, of one
 cloud and of several.
 """
 
@@ -76,7 +76,7 @@ class Found(NamedTuple):
 
 def define() -> None:
     """Defines the flags."""
-    flags.DEFINE_string("out", "experiments/figures", "folder for the figure")
+    flags.DEFINE_string("out", "runs/figures", "folder for the figure")
     for name, (default, least, most, text) in COUNTS.items():
         experiment_flags.define_count(name, default, text, least=least, most=most)
     flags.DEFINE_float("epsilon", 0.7, "acceptance cosine of the angles' statistics")

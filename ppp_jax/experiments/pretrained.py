@@ -33,7 +33,7 @@ what each block gives) and its hidden units before and after GELU; tokens that b
 a passage are left out. The same network with random weights reads the same text: what it shows,
 no training made.
 
-  python -m experiments.pretrained   (needs `pip install -e ".[pretrained]"`)
+  python -m experiments.pretrained   (needs `pip install "ppp_jax[pretrained]"`)
 
 The vectors stay in the folder `activations` of the run folder, from which a second call takes them,
 and which the analysis of anybody's layers opens:
@@ -97,7 +97,7 @@ def command() -> None:
     if missing := [name for name in NEEDS if importlib.util.find_spec(name) is None]:
         needs = "PyTorch, transformers and the encoder"
         sys.exit(f"error: this experiment needs {needs} ({missing[0]} is missing): "
-                 "pip install -e '.[pretrained]'")  # fmt: skip
+                 "pip install 'ppp_jax[pretrained]'")  # fmt: skip
     values = flags.FLAGS
     study.check_folder(values.workdir, study.FOLDER)
     workdir = pathlib.Path(values.workdir)

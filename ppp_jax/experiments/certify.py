@@ -56,13 +56,13 @@ def command() -> None:
     for name in names:
         interpolated.check_width(name, units, field="units")
     scale = flags.FLAGS.scale or groups.DECADES
-    claims = [activations_hold(names, units, scale), confounds_hold()]
+    claims = [activations_hold(names, units, scale=scale), confounds_hold()]
     if not all(claims):
         runtime.leave(experiment_flags.USER_ERROR)
 
 
 def activations_hold(
-    names: Sequence[str], units: int, scale: groups.Scale = groups.DECADES
+    names: Sequence[str], units: int, *, scale: groups.Scale = groups.DECADES
 ) -> bool:
     """Prints what is certified of activations, and returns whether all of it holds.
 

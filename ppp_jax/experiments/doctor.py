@@ -16,12 +16,11 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments.ablation import DEFAULTS, EXPERIMENT
-from experiments.benchmarks import machine
 from ppp_jax import resources
 from ppp_jax.cli import flags as experiment_flags
-from ppp_jax.cli import runtime
+from ppp_jax.cli import machine, runtime
 from ppp_jax.engine import devices, program
+from ppp_jax.experiments.ablation import DEFAULTS, EXPERIMENT
 from ppp_jax.storage import manifest
 from ppp_jax.sweep import seed_batches, sweep
 

@@ -27,7 +27,7 @@ tokens; hooks keep the hidden units of the MLP before and after GELU, and the re
 every block. Hidden units have a privileged basis, the residual stream has none but LayerNorm's and
 Adam's.
 
-  python -m experiments.torch_transformer   (needs `pip install -e ".[bench]"`)
+  python -m experiments.torch_transformer   (needs `pip install "ppp_jax[bench]"`)
 
 It keeps what the hooks saw in latents.npz, an array `(networks, samples, units)` per layer, which
 the analysis of anybody's activations opens:
@@ -37,7 +37,7 @@ the analysis of anybody's activations opens:
 """
 DOCUMENTED = """\
 Cost: 39 s on two cores that do nothing else. Leaves runs/torch_transformer/study: the tests of
-every layer, PPP and every network's shape, which experiments/figures/torch_transformer.png shows.
+every layer, PPP and every network's shape, as layers.png shows.
 """
 
 TOKENS, PIXELS, WIDTH, HEADS, BLOCKS, HIDDEN, BATCH = 8, 8, 16, 2, 2, 32, 32
@@ -96,7 +96,7 @@ def build() -> Any:
 def command() -> None:
     """Trains the networks that the flags describe, tests their layers, writes the study."""
     if importlib.util.find_spec("torch") is None:
-        sys.exit("error: this experiment needs PyTorch: pip install -e '.[bench]'")
+        sys.exit("error: this experiment needs PyTorch: pip install 'ppp_jax[bench]'")
     values = flags.FLAGS
     whole("rotations", values.rotations, least=experiment.LEAST_ROTATIONS)
     study.check_folder(values.workdir, study.FOLDER)
