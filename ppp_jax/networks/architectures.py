@@ -288,7 +288,7 @@ def register_architecture(name: str, entry: Architecture) -> Architecture:
     Raises:
       InputError: The name is not an identifier, or is registered already.
     """
-    return enter(ARCHITECTURES, name, entry, field="architectures")
+    return enter(ARCHITECTURES, name, entry, field="architectures", own=OWN)
 
 
 def get(name: str) -> Architecture:

@@ -12,6 +12,7 @@ from ppp_jax.grid.grid import Grid
 from ppp_jax.storage import run_dir
 from ppp_jax.storage.manifest import Manifest
 from ppp_jax.sweep import demand, seed_batches, sweep
+from ppp_jax.symmetry import brought
 
 
 class Plan(NamedTuple):
@@ -33,6 +34,7 @@ class Plan(NamedTuple):
       minutes: Predicted minutes for the remaining steps, without compilation; None if unknown.
       flops: Floating-point operations of one step of all runs. They are counted by XLA if measured,
         and are otherwise six per sample and parameter.
+      brought: What was found of the functions that the user brought, one line each.
       shortage: Error with which training would be refused for lack of memory or disk; None if
         there is enough.
     """
@@ -51,6 +53,7 @@ class Plan(NamedTuple):
     disk_free: int
     minutes: float | None
     flops: float
+    brought: tuple[str, ...]
     shortage: InputError | None
 
     def __str__(self) -> str:
@@ -77,7 +80,8 @@ class Plan(NamedTuple):
             if self.minutes is None
             else f"{self.minutes:,.1f}, after compiling",
         }
-        return "\n".join(f"{name:<12}{line}" for name, line in lines.items())
+        figures = [f"{name:<12}{line}" for name, line in lines.items()]
+        return "\n".join([*self.brought, *figures])
 
 
 def plan(
@@ -158,6 +162,7 @@ def _planned(
         disk_free=resources.free_disk(workdir),
         minutes=demand.minutes(whole, dataset, widths, run_steps=rest),
         flops=flops,
+        brought=brought.check(whole),
         shortage=None,
     )
 

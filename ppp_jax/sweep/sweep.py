@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from ppp_jax.storage import latents, manifest, run_dir
 from ppp_jax.storage.manifest import Manifest
 from ppp_jax.sweep import agreement, demand, seed_batches
 from ppp_jax.sweep.progress import Progress
-from ppp_jax.symmetry import certificates
+from ppp_jax.symmetry import brought, certificates
 
 # Chunks between two snapshots. At the end of a chunk the bar moves and requests to stop are served.
 CHUNKS_PER_SNAPSHOT = 25
@@ -45,6 +46,7 @@ def load_data(grid: Grid, *, seed_batch: int | None = None) -> Dataset:
     """
     if seed_batch is not None and seed_batch < 1:
         raise InputError("seed_batch", seed_batch, "must be at least 1")
+    brought.check(grid)
     dataset = datasets.load(grid.data)
     _check_networks(grid, dataset)
     if grid.batch_size > len(dataset.train):
@@ -126,6 +128,7 @@ def train(
     workdir, inexact = agreement.together(lambda: run_dir.folder(workdir)), allow_inexact_resume
     how = {"seed_batch": seed_batch, "overwrite": overwrite, "allow_inexact_resume": inexact}
     dataset = _agreed(grid, workdir, how)
+    devices.on_main(lambda: _tell(brought.check(grid)) if progress else None)
     with run_dir.locked(workdir), _disk_errors(workdir):
         agreement.check_shared(workdir, run_dir.LOCK)
         stored, reached = _examined(workdir, grid, dataset, how)
@@ -153,6 +156,11 @@ def train(
             _train_parts(wanted, dataset, workdir, progress and devices.is_main())
         devices.on_main(lambda: _certify(workdir, wanted, dataset))
     return workdir
+
+
+def _tell(findings: Sequence[str]) -> None:
+    """Says on stderr what was found of the functions that the user brought."""
+    sys.stderr.write("".join(f"{line}\n" for line in findings))
 
 
 def _agreed(grid: Grid, workdir: pathlib.Path, how: dict[str, Any]) -> Dataset:
@@ -259,7 +267,7 @@ def resolve(
     if stored is not None and reached is None:
         reached = run_dir.last_steps(workdir, stored)
     if stored is not None and is_finished(stored, dataset, reached or ()):
-        return stored
+        return manifest.with_sources(stored, workdir, allow_inexact=allow_inexact)
     whole = grid if stored is None else stored.grid
     if seed_batch is None:
         recorded = {} if stored is None else stored.conditions["seed_batch"]

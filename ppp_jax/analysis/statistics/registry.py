@@ -83,6 +83,7 @@ class Statistic(NamedTuple):
 
 
 STATISTICS: dict[str, Statistic] = {}
+OWN: list[Statistic] = []  # the entries of this package, without those that users register
 
 
 def register_statistic(statistic: Statistic) -> Statistic:
@@ -95,8 +96,9 @@ def register_statistic(statistic: Statistic) -> Statistic:
       The entry.
 
     Raises:
-      InputError: The name is taken, or no name of a variable; `of`, `sees`, `judges` or `family`
-        is unknown; a family without words for a verdict; or reports cannot measure it.
+      InputError: The name is that of a statistic of this package, or no name of a variable; `of`,
+        `sees`, `judges` or `family` is unknown; a family without words for a verdict; or reports
+        cannot measure it.
     """
     choice("of", statistic.of, KINDS)
     choice("sees", statistic.sees, VIEWS if statistic.of == BASIS else (SAMPLES,))
@@ -109,7 +111,7 @@ def register_statistic(statistic: Statistic) -> Statistic:
     if statistic.of == PROJECTIONS and statistic.everywhere:
         problem = "must be False of projections, which reports measure at two snapshots"
         raise InputError("everywhere", True, problem)
-    return enter(STATISTICS, statistic.name, statistic, field="statistics")
+    return enter(STATISTICS, statistic.name, statistic, field="statistics", own=OWN)
 
 
 def _neighbours(clouds: np.ndarray) -> dict[str, np.ndarray]:
@@ -342,7 +344,7 @@ for _entry in (
         everywhere=False,
     ),
 ):
-    register_statistic(_entry)
+    OWN.append(register_statistic(_entry))
 
 
 def chosen(

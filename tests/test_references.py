@@ -1,0 +1,142 @@
+"""What users bring in files of their own: found, checked, kept in the run folder, and held to."""
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import ppp_jax
+from ppp_jax import references
+from ppp_jax.analysis import load_run
+from ppp_jax.errors import InputError
+from ppp_jax.grid import Grid
+from ppp_jax.networks import activations, interpolated
+from ppp_jax.networks.activations import Activation
+from ppp_jax.symmetry import brought
+from tests import commands
+
+SHRINK = """
+import jax, jax.numpy as jnp
+def shrink(x):
+    r = jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
+    return x * jax.nn.relu(r - 0.5) / r
+"""
+AXES = {"widths": [6], "latent_widths": [4], "probe_samples": 64, "snapshots": [1]}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory with a file of one's own, which is forgotten again."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "own_shrink.py").write_text(SHRINK)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.startswith("own_")]:
+        del sys.modules[name]
+
+
+def test_a_function_is_swept_stopped_resumed_grown_and_held_to(folder):
+    """By real commands from its folder: from flags, in a Grid, and with a changed function."""
+    names, run = "tanh,own_shrink:shrink", folder / "run"
+    flags = [f"--log_dir={folder}", *commands.flags(AXES), "--seed_batch=2"]
+
+    def command(*more):
+        return commands.start(run, [*flags, *more], module="tests.in_folder")
+
+    first = command("--epochs=200", f"--activations={names}")
+    assert commands.wait_until(commands.reached(run, 8), first)
+    first.kill()
+    first.communicate()
+    _, told = commands.finish(command("--epochs=200", f"--activations={names}"))
+    assert "own_shrink:shrink: group O(n) found, residual" in told
+    grown = ["--epochs=200", f"--activations={names}", "--seeds=0,1"]
+    commands.finish(command(*grown))
+    found = load_run(run)
+    assert found["activation_group"].values.tolist() == ["B_n", "O(n)"]
+    assert list(json.loads((run / "manifest.json").read_text())["sources"]) == ["own_shrink:shrink"]
+
+    (folder / "own_shrink.py").write_text(SHRINK + "# a remark\n")
+    more = ["--epochs=200", f"--activations={names}", "--seeds=0,1,2"]
+    process = command(*more)
+    _, refused = process.communicate(timeout=commands.TIMEOUT)
+    assert process.returncode == 1
+    assert "another source file (own_shrink:shrink of a file with sha256" in refused
+    (folder / "own_shrink.py").write_text(SHRINK.replace("0.5", "0.25"))
+    process = command(*more, "--allow_inexact_resume")
+    _, refused = process.communicate(timeout=commands.TIMEOUT)
+    assert process.returncode == 1
+    assert "another function under the name of activation own_shrink:shrink (own_shrink" in refused
+
+
+def test_functions_in_a_grid_become_names(folder):
+    import own_shrink
+
+    grid = Grid(activations=["tanh", own_shrink.shrink, jnp.tanh])
+    assert grid.activations == ("tanh", "own_shrink:shrink", references.name_of(
+        jnp.tanh, field="activations", register="register_activation"))  # fmt: skip
+    with pytest.raises(InputError, match=r"activations=<lambda>: cannot .*register_activation"):
+        Grid(activations=[lambda x: x])
+
+    def local(x):
+        return jnp.tanh(x)
+
+    with pytest.raises(InputError, match=r"activations=test_func.*local: cannot be imported"):
+        Grid(activations=[local])
+    try:
+        ppp_jax.register_activation("toy_local", local, partner="isotropic_tanh")
+        ppp_jax.register_activation("toy_local", local)  # a cell of a notebook is run again
+        assert Grid(activations=[local]).activations == ("toy_local",)
+        assert interpolated.get("toy_local").group == "B_n"
+    finally:
+        del activations.ACTIVATIONS["toy_local"]
+
+
+BAD = {
+    "own_bad:missing": "own_bad.py has no missing",
+    "own_nowhere:f": "there is no module own_nowhere in",
+    "own_bad:number": "is a int; it must be a function",
+    "own_bad:narrow": "returns an array of shape",
+    "own_bad:half": "returns float16 for float32",
+    "own_bad:numpy": "fails on an array of shape",
+    "own_bad:mixed": "mixes the vectors of an array",
+    "own_bad:kink": "is not finite at 0",
+    "own_bad:flat": "has the gradient 0 everywhere",
+    "own_bad:claimed": r"claims the group O\(n\), but it does not commute .*residual",
+}
+
+
+def test_what_cannot_be_used_is_one_line(folder):
+    (folder / "own_bad.py").write_text("""
+import jax.numpy as jnp, numpy
+from ppp_jax.networks.activations import Activation
+number = 5
+def narrow(x): return x.sum(-1)
+def half(x): return x.astype(jnp.float16)
+def numpy(x, numpy=numpy): return numpy.tanh(x)
+def mixed(x): return x / jnp.sqrt(jnp.sum(x * x) + 1)
+def kink(x): return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+def flat(x): return jnp.sign(x)
+claimed = Activation(jnp.tanh, group="O(n)")
+""")
+    for name, problem in BAD.items():
+        with pytest.raises(InputError, match=problem) as error:
+            brought.check(Grid(activations=[name]))
+        assert str(error.value).startswith(f"activations={name}: ")
+        assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_changed_under_a_program_is_refused(folder):
+    grid = Grid(activations=["own_shrink:shrink"])
+    brought.check(grid)
+    (folder / "own_shrink.py").write_text(SHRINK + "#")
+    with pytest.raises(InputError, match="own_shrink.py has changed since it was imported"):
+        brought.check(grid)
+
+
+def test_the_group_of_a_function_is_found():
+    key = jax.random.key(0)
+    layer_norm = lambda x: x - x.mean(axis=-1, keepdims=True)  # noqa: E731
+    assert ppp_jax.groups.find(layer_norm, units=8, key=key) == "O(n-1)xO(1)"
+    assert Activation(jnp.tanh).group == ""
