@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import pytest
 
 import ppp_jax
-from ppp_jax import references
+from ppp_jax import groups, references
 from ppp_jax.analysis import load_run
+from ppp_jax.data import datasets
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 from ppp_jax.networks import activations, interpolated
 from ppp_jax.networks.activations import Activation
+from ppp_jax.storage import restore
 from ppp_jax.symmetry import brought
 from tests import commands
 
@@ -30,7 +32,7 @@ AXES = {"widths": [6], "latent_widths": [4], "probe_samples": 64, "snapshots": [
 def folder(tmp_path, monkeypatch):
     """A working directory with a file of one's own, which is forgotten again."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     (tmp_path / "own_shrink.py").write_text(SHRINK)
     yield tmp_path
     for name in [name for name in sys.modules if name.startswith("own_")]:
@@ -70,7 +72,8 @@ def test_a_function_is_swept_stopped_resumed_grown_and_held_to(folder):
     assert "another function under the name of activation own_shrink:shrink (own_shrink" in refused
 
 
-def test_functions_in_a_grid_become_names(folder):
+@pytest.mark.usefixtures("folder")
+def test_functions_in_a_grid_become_names():
     import own_shrink
 
     grid = Grid(activations=["tanh", own_shrink.shrink, jnp.tanh])
@@ -131,12 +134,60 @@ def test_a_file_that_is_changed_under_a_program_is_refused(folder):
     grid = Grid(activations=["own_shrink:shrink"])
     brought.check(grid)
     (folder / "own_shrink.py").write_text(SHRINK + "#")
-    with pytest.raises(InputError, match="own_shrink.py has changed since it was imported"):
+    with pytest.raises(InputError, match=r"own_shrink\.py has changed since it was imported"):
         brought.check(grid)
 
 
 def test_the_group_of_a_function_is_found():
     key = jax.random.key(0)
     layer_norm = lambda x: x - x.mean(axis=-1, keepdims=True)  # noqa: E731
-    assert ppp_jax.groups.find(layer_norm, units=8, key=key) == "O(n-1)xO(1)"
+    assert groups.find(layer_norm, units=8, key=key) == "O(n-1)xO(1)"
     assert Activation(jnp.tanh).group == ""
+
+
+LINEN = """
+import flax.linen as nn
+class Net(nn.Module):
+    shape: tuple
+    sizes: tuple
+    initializer: object
+    @nn.compact
+    def __call__(self, x, activate):
+        x = activate("encoder_0", nn.Dense(self.sizes.width, kernel_init=self.initializer)(x))
+        x = activate("bottleneck", nn.Dense(self.sizes.latent_width)(x))
+        return nn.Dense(self.shape.features)(x)
+"""
+OTHERS = """
+import jax, jax.numpy as jnp
+from flax import nnx
+class Nnx(nnx.Module):
+    def __init__(self, shape, sizes, initializer, rngs):
+        self.down = nnx.Linear(shape.features, sizes.latent_width, rngs=rngs)
+        self.up = nnx.Linear(sizes.latent_width, shape.features, rngs=rngs)
+    def __call__(self, x, activate):
+        return self.up(activate("bottleneck", self.down(x)))
+def plain(shape, sizes, draw):
+    def init(key):
+        return {"w": draw(key, (shape.features, sizes.latent_width), jnp.float32)}
+    return init, lambda params, x, activate: activate("bottleneck", x @ params["w"]) @ params["w"].T
+def without(shape, sizes, draw):
+    return (lambda key: {"w": jnp.ones(2)}), (lambda params, x, activate: x * params["w"][0])
+"""
+
+
+def test_networks_of_other_libraries_are_trained_restored_and_decoded(folder):
+    (folder / "own_linen.py").write_text(LINEN)
+    (folder / "own_others.py").write_text(OTHERS)
+    names = ["own_linen:Net", "own_others:Nnx", "own_others:plain"]
+    dataset = datasets.load("digits")
+    grid = Grid(activations=["intrinsic_tanh:trained"], architectures=names, epochs=1, **AXES)
+    run = ppp_jax.train(grid, folder / "run", progress=False)
+    for one in restore.restore(run, dataset):
+        params, x = jax.tree.map(lambda leaf: leaf[0], one.params), dataset.train[:5]
+        output = one.model.apply(params, x)
+        assert output.prediction.shape == x.shape
+        decoded = one.model.decode(params, output.latents.post)
+        assert jnp.array_equal(decoded, output.prediction)
+    assert load_run(run, architecture=names[0]).attrs["architecture"] == names[0]
+    with pytest.raises(InputError, match=r"architectures=own_others:without: needs activate"):
+        ppp_jax.plan(Grid(architectures=["own_others:without"]), folder / "other")

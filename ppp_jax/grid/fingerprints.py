@@ -145,9 +145,7 @@ def _activation(entry: Any) -> str:
 
 @kept
 def _architecture(entry: Any) -> str:
-    model = functional.functional(
-        entry.module, SHAPE, SIZES, jnp.tanh, _zeros, loss=entry.loss, error=entry.error
-    )
+    model = architectures.of_entry(entry, SHAPE, SIZES, jnp.tanh, _zeros)
 
     def everything(key: jax.Array, params: Any, x: jax.Array, labels: jax.Array) -> Any:
         def cost(params: Any) -> tuple[jax.Array, jax.Array]:

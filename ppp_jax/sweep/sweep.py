@@ -14,7 +14,7 @@ import numpy as np
 
 from ppp_jax.data import datasets
 from ppp_jax.data.datasets import Dataset
-from ppp_jax.engine import devices, interrupts, program
+from ppp_jax.engine import devices, interrupts, program, training
 from ppp_jax.engine.program import Program, States
 from ppp_jax.engine.training import Arrays
 from ppp_jax.errors import InputError
@@ -65,6 +65,12 @@ def _check_networks(grid: Grid, dataset: Dataset) -> None:
     for name in grid.architectures:
         for width in grid.widths:
             architectures.check(name, dataset.shape, width=width, data=grid.data)
+        if not any(architectures.get(name) is one for one in architectures.OWN):
+            for cell in grid.cells:
+                if (
+                    cell.architecture == name
+                ):  # the user's network fails here, and not in the middle
+                    training.build_model(cell, dataset.shape)
     all_layers = dataclasses.replace(grid, capture=(ALL,))
     everywhere = {layer for cell in grid.cells for layer in all_layers.captured(cell)}
     for layer in grid.capture:
