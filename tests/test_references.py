@@ -5,9 +5,11 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import ppp_jax
+import ppp_jax.analysis as pa
 from ppp_jax import groups, references
 from ppp_jax.analysis import load_run
 from ppp_jax.data import datasets
@@ -79,7 +81,7 @@ def test_functions_in_a_grid_become_names():
     grid = Grid(activations=["tanh", own_shrink.shrink, jnp.tanh])
     assert grid.activations == ("tanh", "own_shrink:shrink", references.name_of(
         jnp.tanh, field="activations", register="register_activation"))  # fmt: skip
-    with pytest.raises(InputError, match=r"activations=<lambda>: cannot .*register_activation"):
+    with pytest.raises(InputError, match=r"activations=.*<lambda>: cannot .*register_activation"):
         Grid(activations=[lambda x: x])
 
     def local(x):
@@ -191,3 +193,54 @@ def test_networks_of_other_libraries_are_trained_restored_and_decoded(folder):
     assert load_run(run, architecture=names[0]).attrs["architecture"] == names[0]
     with pytest.raises(InputError, match=r"architectures=own_others:without: needs activate"):
         ppp_jax.plan(Grid(architectures=["own_others:without"]), folder / "other")
+
+
+REST = """
+import jax, jax.numpy as jnp, numpy as np, optax
+def frame(units):
+    return np.linalg.qr(np.vander(np.linspace(1, 2, units)))[0].T
+def share(cloud, vectors, planes):
+    return jnp.abs(cloud @ vectors.T).max(-1).mean()
+def data():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(100, 5)), rng.normal(size=(40, 5))
+def step(learning_rate=0.05):
+    return optax.sgd(learning_rate, momentum=0.8)
+def draw(key, shape, dtype):
+    return jax.random.uniform(key, shape, dtype) - 0.5
+def long(units):
+    return 2 * np.eye(units)
+"""
+
+
+def test_everything_else_is_a_reference_too(folder):
+    (folder / "own_rest.py").write_text(REST)
+    clouds = np.random.default_rng(0).laplace(size=(200, 6))
+    found = pa.rotation_test(
+        clouds, statistics=["own_rest:share"], basis="own_rest:frame", rotations=9
+    )
+    assert found["statistic"].values.tolist() == ["share"]
+    with pytest.raises(InputError, match=r"basis=own_rest:long: has vectors of lengths 2 to 2"):
+        pa.ppp(clouds, basis="own_rest:long")
+    grid = Grid(
+        activations=["tanh", "tanh@own_rest:frame"], optimizers=["own_rest:step"],
+        initializers=["own_rest:draw"], data="own_rest:data", epochs=1,
+        **{**AXES, "probe_samples": 50},
+    )  # fmt: skip
+    assert grid.rates("own_rest:step") == (0.05,)
+    table = pa.table(ppp_jax.train(grid, folder / "run", progress=False))
+    assert table["learning_rate"].tolist() == [0.05, 0.05]
+    assert table["optimizer_respects_rotations"].all()
+    assert not table["initializer_respects_rotations"].any()
+    assert table["activation_group"].tolist() == ["B_n", "B_n@own_rest:frame"]
+    kept = json.loads((folder / "run" / "manifest.json").read_text())["sources"]
+    assert list(kept) == [f"own_rest:{name}" for name in ("data", "draw", "frame", "step")]
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("a.npy", "numpy.load"), ("a.csv", "pandas.read_csv"), ("a.parquet", "pandas.read_parquet")],
+)
+def test_other_files_of_data_get_the_line_that_makes_them_right(name, remedy):
+    with pytest.raises(InputError, match=rf"{remedy}\(path\).*numpy.savez"):
+        datasets.load(name)

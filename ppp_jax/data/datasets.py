@@ -247,6 +247,9 @@ def load(name: str | os.PathLike[str]) -> Dataset:
     if not isinstance(name, str | os.PathLike) or not isinstance(os.fspath(name), str):
         raise InputError("data", name, f"must be one of {', '.join(DATASETS)}, or a path")
     name = os.fspath(name)
+    ending = pathlib.PurePath(name).suffix.lower()
+    if ending in _SLIPS and not references.is_reference(name):
+        raise InputError("data", name, _SLIPS[ending])
     is_file = name.endswith(".npz")
     raw = _from_file(name) if is_file else _named(name)
     train, test = _standardise(name, raw)
@@ -257,6 +260,15 @@ def load(name: str | os.PathLike[str]) -> Dataset:
     return Dataset(
         name, train, test, raw.train_labels, raw.test_labels, digest.hexdigest(), raw.image
     )
+
+
+# What to do with files of other kinds.
+_SAVE = "numpy.savez('data.npz', x_train=x[:n], x_test=x[n:])"
+_SLIPS = {
+    ".npy": f"is one array, without held-out samples; x = numpy.load(path), then {_SAVE}",
+    ".csv": f"is a table; x = pandas.read_csv(path).to_numpy('float32'), then {_SAVE}",
+    ".parquet": f"is a table; x = pandas.read_parquet(path).to_numpy('float32'), then {_SAVE}",
+}
 
 
 def _named(name: str) -> Raw:
@@ -363,6 +375,9 @@ def _read(name: str, path: pathlib.Path) -> dict[str, np.ndarray]:
 def _check_samples(name: str, key: str, x: np.ndarray) -> None:
     if x.ndim in (2, 4) and not x.size:
         raise InputError("data", name, f"{key} is empty, of shape {x.shape}; add samples to it")
+    if x.ndim == 3:
+        problem = f"{key} has shape {x.shape}; images need an axis of channels, {key}[..., None], "
+        raise InputError("data", name, f"{problem}and other samples the shape (samples, features)")
     if x.ndim not in (2, 4):
         raise InputError(
             "data", name, f"{key} has shape {x.shape}; reshape it to (samples, features)"

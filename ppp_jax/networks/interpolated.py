@@ -444,7 +444,7 @@ def _over(entry: Activation, basis: str, name: str) -> Activation:
     count, _, seed = numbers.partition(":") if form == "thomson" else ("", "", numbers)
     if form == "thomson":
         _number(count, name, least=3, most=MAX_VECTORS, whole=True)
-    if seed:
+    if seed and not brings:
         _number(seed, name, least=0, most=MAX_SEED, whole=True)
     if form != "haar" and entry.group not in ("", "S_n", "B_n"):
         problem = f"only elementwise activations can act over {basis}; choose haar:SEED instead"
