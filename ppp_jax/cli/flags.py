@@ -476,10 +476,8 @@ def _parse(arguments: list[str], *, about: str) -> list[str]:
     except SystemExit:  # --help has been printed; absl takes that for a failure
         sys.exit(0)
     except flags.UnrecognizedFlagError as error:
-        hint = _hint(error.flagname)
-        _refuse(
-            f"{shortened(printable(' '.join(str(error).split())))}{hint}; --help explains every flag"
-        )
+        message = shortened(printable(" ".join(str(error).split())))
+        _refuse(f"{message}{_hint(error.flagname)}; --help explains every flag")
     except flags.Error as error:
         reason = error.__context__
         message = f"--{reason}" if isinstance(reason, InputError) else " ".join(str(error).split())

@@ -18,7 +18,7 @@ def table(path: str | os.PathLike[str]) -> pd.DataFrame:
     Returns:
       The data frame. Its columns are every axis of the grid (`activation`, `depth`, `width`,
       `latent_width`, `optimizer`, `initializer`, `architecture`, `learning_rate`, `dose` if the
-      grid has doses, and `seed`), what is known of the activation and of the rest (`activation_group`,
+      grid has doses, and `seed`), facts about them (`activation_group`,
       `optimizer_respects_rotations`, …), `epoch` and `step`, the errors `train_mse`,
       `validation_mse` and `test_mse`, and `diverged`, whether the run diverged.
 

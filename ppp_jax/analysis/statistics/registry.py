@@ -446,8 +446,8 @@ def resolve(
 
     Args:
       statistics: names, references `module:attribute`, entries, or functions of a cloud, the
-        vectors of a basis and its planes; None: all that are a function of a basis, and with an ε those
-        of its planes too.
+        vectors of a basis and its planes; None: all that are a function of a
+        basis, and with an ε those of its planes too.
       epsilon: The acceptance cosine, if one is given.
 
     Raises:
