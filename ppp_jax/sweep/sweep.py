@@ -133,8 +133,7 @@ def train(
     """
     workdir, inexact = agreement.together(lambda: run_dir.folder(workdir)), allow_inexact_resume
     how = {"seed_batch": seed_batch, "overwrite": overwrite, "allow_inexact_resume": inexact}
-    dataset = _agreed(grid, workdir, how)
-    devices.on_main(lambda: _tell(brought.check(grid)) if progress else None)
+    dataset = _agreed(grid, workdir, how, progress)
     with run_dir.locked(workdir), _disk_errors(workdir):
         agreement.check_shared(workdir, run_dir.LOCK)
         stored, reached = _examined(workdir, grid, dataset, how)
@@ -169,7 +168,7 @@ def _tell(findings: Sequence[str]) -> None:
     sys.stderr.write("".join(f"{line}\n" for line in findings))
 
 
-def _agreed(grid: Grid, workdir: pathlib.Path, how: dict[str, Any]) -> Dataset:
+def _agreed(grid: Grid, workdir: pathlib.Path, how: dict[str, Any], progress: bool) -> Dataset:
     """Returns the dataset, after checking that all processes agree and that a new run fits."""
     seed_batch = how["seed_batch"]
     dataset = agreement.together(lambda: load_data(grid, seed_batch=seed_batch))
@@ -180,6 +179,7 @@ def _agreed(grid: Grid, workdir: pathlib.Path, how: dict[str, Any]) -> Dataset:
             demand.check(dataset, (grid,), [None], workdir, seed_batch=seed_batch)
 
     agreement.together(check_new)
+    devices.on_main(lambda: _tell(brought.check(grid)) if progress else None)
     return dataset
 
 
