@@ -16,7 +16,8 @@ import numpy as np
 import scipy.linalg
 import threadpoolctl
 
-from ppp_jax.errors import InputError, lookup, seeded, whole
+from ppp_jax import references
+from ppp_jax.errors import InputError, lookup, printable, seeded, shortened, whole
 from ppp_jax.resources import check_fits, check_product
 
 THOMSON_STARTS, THOMSON_STEPS = 8, 3000
@@ -304,7 +305,8 @@ def build(name: str, units: int) -> np.ndarray:
 
     Args:
       name: `standard`, `rotated` (the same as `haar:0`), `haar:SEED`, `simplex`,
-        `cross_polytope`, `thomson:VECTORS` or `thomson:VECTORS:SEED`.
+        `cross_polytope`, `thomson:VECTORS`, `thomson:VECTORS:SEED`, or a reference
+        `module:function` to a function of the number of units that returns unit vectors as rows.
       units: Number of units, n.
 
     Returns:
@@ -328,6 +330,8 @@ def build(name: str, units: int) -> np.ndarray:
         "cross_polytope": (lambda: cross_polytope(units), range(1)),
         "thomson": (lambda vectors, seed=0: thomson(vectors, units, start_seed=seed), range(1, 3)),
     }
+    if form not in makers and references.is_reference(name):
+        return _brought(name, units)
     maker, counts = lookup(makers, form, field="basis")
     if len(texts) not in counts or not all(map(_is_number, texts)):
         raise InputError("basis", name, f"must be one of {', '.join(FORMS)}")
@@ -337,8 +341,30 @@ def build(name: str, units: int) -> np.ndarray:
         raise InputError("basis", name, f"{error.field} {error.problem}") from None
 
 
+def _brought(name: str, units: int) -> np.ndarray:
+    """Returns the basis that a user's function makes, which is checked."""
+    make = references.get(name, field="basis").value
+    try:
+        vectors = np.asarray(make(units) if callable(make) else make, np.float64)
+    except InputError:
+        raise
+    except Exception as error:  # whatever the user's function raises
+        why = shortened(printable(f"{type(error).__name__}: {error}"))
+        raise InputError("basis", name, f"fails in {units} units ({why}); correct it") from error
+    if vectors.ndim != 2 or vectors.shape[1] != units or not len(vectors):
+        problem = f"has shape {vectors.shape} in {units} units; it must be (vectors, {units})"
+        raise InputError("basis", name, problem)
+    lengths = np.linalg.norm(vectors, axis=1)
+    if not np.allclose(lengths, 1, atol=1e-5):
+        problem = f"has vectors of lengths {lengths.min():.3g} to {lengths.max():.3g}; divide them "
+        raise InputError("basis", name, f"{problem}by their lengths")
+    return vectors / lengths[:, None]
+
+
 def is_orthonormal(name: str) -> bool:
     """Returns whether a basis is orthonormal in every number of units.
+
+    A reference is judged by its basis in 8 units.
 
     Args:
       name: Name of the basis, in one of the forms that `build` accepts.
@@ -347,7 +373,11 @@ def is_orthonormal(name: str) -> bool:
       >>> is_orthonormal("rotated"), is_orthonormal("haar:3"), is_orthonormal("simplex")
       (True, True, False)
     """
-    return ALIASES.get(name, name).partition(":")[0] in ORTHONORMAL
+    form = ALIASES.get(name, name).partition(":")[0]
+    if form in ORTHONORMAL or not references.is_reference(name):
+        return form in ORTHONORMAL
+    vectors = _brought(name, 8)
+    return vectors.shape == (8, 8) and np.allclose(vectors @ vectors.T, np.eye(8), atol=1e-5)
 
 
 def _is_number(text: str) -> bool:

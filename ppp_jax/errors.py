@@ -207,8 +207,13 @@ def writing(field: str, path: object) -> Iterator[None]:
         raise InputError(field, path, problem) from error
 
 
-def enter(registry: MutableMapping[str, T], name: str, entry: T, *, field: str) -> T:
-    """Adds an entry to a registry.
+def enter(
+    registry: MutableMapping[str, T], name: str, entry: T, *, field: str, own: Sequence[T]
+) -> T:
+    """Adds an entry to a registry, or replaces one that a user added before.
+
+    A cell of a notebook that is run again registers its name again. Run folders keep fingerprints,
+    by which another function under the same name is noticed.
 
     Args:
       registry: Mapping from names to entries, which is changed.
@@ -216,17 +221,18 @@ def enter(registry: MutableMapping[str, T], name: str, entry: T, *, field: str) 
         contain it.
       entry: The new entry.
       field: What kind of thing is named, such as `activation`, for the error message.
+      own: The entries of this package, which cannot be replaced.
 
     Returns:
       The entry.
 
     Raises:
-      InputError: The name is not an identifier, or is registered already.
+      InputError: The name is not an identifier, or is that of an entry of this package.
     """
     if not isinstance(name, str) or not (name.isascii() and name.isidentifier()):
         problem = "must consist of letters, digits and underscores, and must not begin with a digit"
         raise InputError(field, name, problem)
-    if name in registry:
+    if any(registry.get(name) is one for one in own):
         raise InputError(field, name, "is registered already; choose another name")
     registry[name] = entry
     return entry

@@ -114,9 +114,9 @@ def test_the_page_and_the_tables_name_it(report):
     ("register", "entry", "field"),
     [
         ("register_activation", ENTRY, "activations"),
-        ("register_optimizer", None, "optimizers"),
-        ("register_architecture", None, "architectures"),
-        ("register_initializer", None, "initializers"),
+        ("register_optimizer", shrink, "optimizers"),
+        ("register_architecture", shrink, "architectures"),
+        ("register_initializer", shrink, "initializers"),
         ("register_dataset", noise, "data"),
     ],
 )

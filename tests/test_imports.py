@@ -8,7 +8,7 @@ import sys
 from tests import ROOT
 
 # What each room of the house may import of the others. Nothing else may, whatever it needs.
-BASIS = {"errors", "notebook", "numerics", "resources", "bases", "files"}
+BASIS = {"errors", "notebook", "numerics", "resources", "references", "bases", "groups", "files"}
 NETWORKS = BASIS | {"data", "networks"}
 IO = BASIS | {"analysis.texts", "analysis.io"}
 CLOUDS = IO | {"analysis.projection", "analysis.synthetic", "analysis.statistics"}
@@ -20,7 +20,9 @@ MAY_IMPORT = {
     "notebook": set(),
     "numerics": set(),
     "resources": {"errors"},
-    "bases": {"errors", "resources"},
+    "references": {"errors"},
+    "bases": {"errors", "references", "resources"},
+    "groups": {"bases", "errors", "numerics"},
     "files": {"errors", "resources"},
     "data": BASIS,
     "networks": BASIS | {"data"},
@@ -43,7 +45,8 @@ MAY_IMPORT = {
     "experiments": ALL | {"cli"},
 }  # fmt: skip
 # What the analysis may use of the rest: nothing of it needs more than the analysis does.
-SHARED = ("bases", "errors", "files", "networks", "notebook", "numerics", "resources")
+SHARED = ("bases", "errors", "files", "groups", "networks", "notebook", "numerics")
+SHARED += ("references", "resources")
 ABSENT = ("flax", "optax", "orbax", "absl", "sklearn", "tqdm", "dask")
 
 MODULES = {

@@ -39,6 +39,7 @@ __all__ = [
     "rotation_test",
     "srm",
     "summary",
+    "table",
     "top_planes",
     "top_units",
     "unit_kurtosis",
@@ -75,6 +76,7 @@ from .report.layer_report import write_layers
 from .results.layer_comparison import compare_layers
 from .results.layer_table import layer_table
 from .results.measure import measure
+from .results.run_table import table
 from .results.summary import summary
 from .results.verdicts import difference_table, verdict_table
 from .statistics.alignment import alignment_c4, alignment_kurtosis, unit_kurtosis

@@ -460,6 +460,13 @@ def _refuse(text: str) -> None:
     sys.exit(SYNTAX_ERROR)
 
 
+def _hint(name: str) -> str:
+    """Returns what to give instead of a flag that other commands have."""
+    if name == "workdir" and "latents" in flags.FLAGS:
+        return "; --latents names the run folder to read, and --out the folder to write"
+    return ""
+
+
 def _parse(arguments: list[str], *, about: str) -> list[str]:
     rest: list[str] = []
     _check_every_flag()
@@ -468,6 +475,9 @@ def _parse(arguments: list[str], *, about: str) -> list[str]:
         rest = flags.FLAGS(_with_files(arguments))
     except SystemExit:  # --help has been printed; absl takes that for a failure
         sys.exit(0)
+    except flags.UnrecognizedFlagError as error:
+        message = shortened(printable(" ".join(str(error).split())))
+        _refuse(f"{message}{_hint(error.flagname)}; --help explains every flag")
     except flags.Error as error:
         reason = error.__context__
         message = f"--{reason}" if isinstance(reason, InputError) else " ".join(str(error).split())

@@ -11,14 +11,15 @@ import functools
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn import datasets as sklearn_datasets
 
+from ppp_jax import references
 from ppp_jax.data import images
-from ppp_jax.errors import InputError, enter, lookup
+from ppp_jax.errors import InputError, enter, lookup, printable, shortened
 from ppp_jax.files import archives
 from ppp_jax.files.paths import located
 
@@ -193,33 +194,39 @@ DATASETS: dict[str, Callable[[], Raw]] = {
     **OFFLINE,
     **{name: functools.partial(_flat, loader) for name, loader in DOWNLOADED.items()},
 }
+OWN = tuple(DATASETS.values())  # the entries of this package, without those that users register
 
 
 def register_dataset(name: str, load_raw: Callable[[], Raw]) -> Callable[[], Raw]:
     """Adds a dataset, which grids and flags accept from then on.
 
+    Registering a name again replaces what a user registered under it before.
+
     Args:
       name: Name of the new dataset.
-      load_raw: Function that returns the samples. They are standardised, and the held-out ones are
-        split into validation and test samples, as for every dataset.
+      load_raw: Function that returns the samples: a `Raw`; a tuple `(x_train, x_test)` or
+        `(x_train, x_test, y_train, y_test)` of arrays; or a dictionary of these. They are
+        standardised, and the held-out ones are split into validation and test samples, as for every
+        dataset.
 
     Returns:
       The function `load_raw`.
 
     Raises:
-      InputError: The name is not an identifier, or is registered already.
+      InputError: The name is not an identifier, or is that of a dataset of this package.
     """
-    return enter(DATASETS, name, load_raw, field="data")
+    return enter(DATASETS, name, load_raw, field="data", own=OWN)
 
 
 def load(name: str | os.PathLike[str]) -> Dataset:
-    """Loads a dataset by name, or from an `.npz` file.
+    """Loads a dataset by name, by a reference, or from an `.npz` file.
 
     Args:
-      name: Name of a dataset, or path of an `.npz` file. `digits` are scikit-learn's 1,797
-        handwritten digits of 8×8 pixels, `patches` are 10,000 grey 8×8 patches of scikit-learn's
-        two sample photographs, and `synthetic` is a smooth torus in 64 features. `mnist`,
-        `fashion_mnist`, `cifar10` (in colour) and `cifar10_grey` are downloaded once into
+      name: Name of a dataset, path of an `.npz` file, or a reference `module:attribute` to arrays
+        of one's own or to a function that returns them (`register_dataset`). `digits` are
+        scikit-learn's 1,797 handwritten digits of 8×8 pixels, `patches` are 10,000 grey 8×8 patches
+        of scikit-learn's two sample photographs, and `synthetic` is a smooth torus in 64 features.
+        `mnist`, `fashion_mnist`, `cifar10` (in colour) and `cifar10_grey` are downloaded once into
         `$PPP_DATA_DIR`. Of the first two, copies that lie there as an `.npz` or as IDX files are
         used (`images.load_idx`). An `.npz` file of one's own holds `x_train` and `x_test` of shape
         `(samples, features)` or `(samples, height, width, channels)`, and optionally `y_train` and
@@ -240,6 +247,9 @@ def load(name: str | os.PathLike[str]) -> Dataset:
     if not isinstance(name, str | os.PathLike) or not isinstance(os.fspath(name), str):
         raise InputError("data", name, f"must be one of {', '.join(DATASETS)}, or a path")
     name = os.fspath(name)
+    ending = pathlib.PurePath(name).suffix.lower()
+    if ending in _SLIPS and not references.is_reference(name):
+        raise InputError("data", name, _SLIPS[ending])
     is_file = name.endswith(".npz")
     raw = _from_file(name) if is_file else _named(name)
     train, test = _standardise(name, raw)
@@ -252,12 +262,50 @@ def load(name: str | os.PathLike[str]) -> Dataset:
     )
 
 
+# What to do with files of other kinds.
+_SAVE = "numpy.savez('data.npz', x_train=x[:n], x_test=x[n:])"
+_SLIPS = {
+    ".npy": f"is one array, without held-out samples; x = numpy.load(path), then {_SAVE}",
+    ".csv": f"is a table; x = pandas.read_csv(path).to_numpy('float32'), then {_SAVE}",
+    ".parquet": f"is a table; x = pandas.read_parquet(path).to_numpy('float32'), then {_SAVE}",
+}
+
+
 def _named(name: str) -> Raw:
+    if references.is_reference(name):
+        return _brought(name, references.get(name, field="data").value)
     try:
         load_raw = lookup(DATASETS, name, field="data")
     except InputError as error:
         raise InputError("data", name, f"{error.problem}, or the path of an .npz") from None
-    return load_raw()
+    return load_raw() if any(load_raw is one for one in OWN) else _brought(name, load_raw)
+
+
+def _brought(name: str, given: Any) -> Raw:
+    """Returns the samples that a user's function returns, or that an attribute holds."""
+    if callable(given):
+        try:
+            given = given()
+        except InputError:
+            raise
+        except Exception as error:  # whatever the user's function raises
+            why = shortened(printable(f"{type(error).__name__}: {error}"))
+            raise InputError("data", name, f"fails ({why}); correct it") from error
+    if isinstance(given, Raw):
+        parts: Any = dict(zip(PARTS, given[:4], strict=True))
+    elif isinstance(given, Mapping):
+        parts = {key: given.get(key) for key in PARTS}
+    elif isinstance(given, tuple | list) and len(given) in (2, 4):
+        parts = dict(zip(PARTS, given, strict=False))
+    else:
+        problem = f"gives a {type(given).__name__}; it must give (x_train, x_test) or (x_train, "
+        raise InputError("data", name, f"{problem}x_test, y_train, y_test)")
+    arrays = {key: np.asarray(part) for key, part in parts.items() if part is not None}
+    missing = [key for key in ("x_train", "x_test") if key not in arrays]
+    if missing:
+        raise InputError("data", name, f"lacks {' and '.join(missing)}; give both")
+    raw = _from_arrays(name, arrays)
+    return raw._replace(image=given.image or raw.image) if isinstance(given, Raw) else raw
 
 
 def _standardise(name: str, raw: Raw) -> tuple[np.ndarray, np.ndarray]:
@@ -282,7 +330,11 @@ def _from_file(name: str) -> Raw:
         raise InputError("data", name, "no such file; give the path of an existing .npz")
     if not path.is_file():
         raise InputError("data", name, "is not a regular file; give the path of an .npz")
-    arrays = _read(name, path)
+    return _from_arrays(name, _read(name, path))
+
+
+def _from_arrays(name: str, arrays: dict[str, np.ndarray]) -> Raw:
+    """Checks a user's arrays, and returns them as samples."""
     for key in ("x_train", "x_test"):
         _check_samples(name, key, arrays[key])
     train, test = arrays["x_train"], arrays["x_test"]
@@ -323,6 +375,9 @@ def _read(name: str, path: pathlib.Path) -> dict[str, np.ndarray]:
 def _check_samples(name: str, key: str, x: np.ndarray) -> None:
     if x.ndim in (2, 4) and not x.size:
         raise InputError("data", name, f"{key} is empty, of shape {x.shape}; add samples to it")
+    if x.ndim == 3:
+        problem = f"{key} has shape {x.shape}; images need an axis of channels, {key}[..., None], "
+        raise InputError("data", name, f"{problem}and other samples the shape (samples, features)")
     if x.ndim not in (2, 4):
         raise InputError(
             "data", name, f"{key} has shape {x.shape}; reshape it to (samples, features)"

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from ppp_jax import groups
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.cli import runtime
 from ppp_jax.networks import functional, interpolated, optimizers
 from ppp_jax.networks.activations import ACTIVATIONS
-from ppp_jax.symmetry import certificates, groups
+from ppp_jax.symmetry import certificates
 
 ABOUT = """\
 Does every activation have the symmetry that is claimed of it, and no more (docs/method.md §10)?

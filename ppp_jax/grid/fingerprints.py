@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
+from ppp_jax import references
 from ppp_jax.data.datasets import Shape
 from ppp_jax.grid.grid import Grid
 from ppp_jax.networks import activations, architectures, functional, interpolated, optimizers
@@ -53,6 +54,41 @@ def fingerprints(grid: Grid) -> Fingerprints:
     }
 
 
+def sources(grid: Grid) -> dict[str, str]:
+    """Returns the SHA-256 of the source files of all references that a grid names, by reference.
+
+    Args:
+      grid: The grid to be trained.
+    """
+    found = {}
+    for field, names in named_references(grid).items():
+        for name in names:
+            found[name] = references.get(name, field=field).sha256
+    return dict(sorted(found.items()))
+
+
+def named_references(grid: Grid) -> dict[str, tuple[str, ...]]:
+    """Returns the references that each field of a grid names.
+
+    Args:
+      grid: The grid to be trained.
+    """
+    single = {
+        field: getattr(grid, field) for field in ("architectures", "optimizers", "initializers")
+    }
+    found = {
+        "activations": tuple(
+            one for name in grid.activations for one in interpolated.named_in(name)
+        ),
+        **{
+            field: tuple(name for name in names if references.is_reference(name))
+            for field, names in single.items()
+        },
+        "data": (grid.data,) if references.is_reference(grid.data) else (),
+    }
+    return {field: names for field, names in found.items() if names}
+
+
 def kept(compute: Of) -> Of:
     """Caches a function's results for this package's entries, but not for those of users.
 
@@ -78,6 +114,8 @@ def _is_ours(entry: Any) -> bool:
     """
     if _is_one_of(OURS, entry) or not isinstance(entry, Activation):
         return _is_one_of(OURS, entry)
+    if entry.brought:
+        return False
     return all(_is_one_of(OURS, part) for part in activations.ACTIVATIONS.values())
 
 
@@ -107,9 +145,7 @@ def _activation(entry: Any) -> str:
 
 @kept
 def _architecture(entry: Any) -> str:
-    model = functional.functional(
-        entry.module, SHAPE, SIZES, jnp.tanh, _zeros, loss=entry.loss, error=entry.error
-    )
+    model = architectures.of_entry(entry, SHAPE, SIZES, jnp.tanh, _zeros)
 
     def everything(key: jax.Array, params: Any, x: jax.Array, labels: jax.Array) -> Any:
         def cost(params: Any) -> tuple[jax.Array, jax.Array]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ppp_jax import notebook
+from ppp_jax import notebook, references
 from ppp_jax.data import datasets
 from ppp_jax.errors import InputError, lookup
 from ppp_jax.networks import architectures, functional, interpolated, optimizers
@@ -31,6 +31,7 @@ MAX_VALUES = 100_000  # most values of an axis; more are taken for a typing erro
 MAX_CELLS = 1_000  # most cells, because all of them are unrolled in the compiled program
 
 
+OR_REFERENCE = ", or references MODULE:FUNCTION"
 STATIC, TRACED, SETTING = "static", "traced", "setting"
 
 
@@ -50,6 +51,8 @@ class Axis(NamedTuple):
         sizes differ.
       optional: Whether the field can be empty.
       fixed: Whether the field cannot change when a trained grid is extended.
+      register: Name of the function that adds to the registry of the field's values, if there is
+        one, and the registry. Such a field accepts functions too.
     """
 
     kind: type
@@ -61,6 +64,7 @@ class Axis(NamedTuple):
     grouped: bool = False
     optional: bool = False
     fixed: bool = False
+    register: tuple[str, Mapping[str, Any]] | None = None
 
 
 def _declared(default: Any, **about: Any) -> Any:
@@ -168,7 +172,9 @@ class Grid:
     """A grid of networks to train, the complete input of the training side of this package.
 
     The grid is the full product of its axes. Each axis accepts any ordered iterable, which is
-    converted to a tuple of Python's strings and numbers.
+    converted to a tuple of Python's strings and numbers. Where a name is expected, a function of
+    one's own can be given: one that can be imported becomes a reference `module:function`
+    (`ppp_jax.references`), and others must be registered first.
 
     Attributes:
       activations: Static axis of names of activations, as `interpolated.get` accepts them.
@@ -211,7 +217,8 @@ class Grid:
         kind=str,
         role=STATIC,
         coordinate="activation",
-        check=_name_of(interpolated.get),
+        check=_name_of(interpolated.declared),
+        register=("register_activation", ACTIVATIONS),
         text=_listed(
             ACTIVATIONS,
             before="names among ",
@@ -249,16 +256,18 @@ class Grid:
         kind=str,
         role=STATIC,
         coordinate="optimizer",
-        check=_name_of(optimizers.get),
-        text=_listed(optimizers.OPTIMIZERS),
+        check=_name_of(optimizers.declared),
+        register=("register_optimizer", optimizers.OPTIMIZERS),
+        text=_listed(optimizers.OPTIMIZERS, after=OR_REFERENCE),
     )
     initializers: Sequence[str] = _declared(
         ("glorot_normal",),
         kind=str,
         role=STATIC,
         coordinate="initializer",
-        check=_name_of(functional.get_initializer),
-        text=_listed(functional.INITIALIZERS),
+        check=_name_of(functional.declared_initializer),
+        register=("register_initializer", functional.INITIALIZERS),
+        text=_listed(functional.INITIALIZERS, after=OR_REFERENCE),
     )
     learning_rates: Sequence[float] = _declared(
         (),
@@ -295,7 +304,8 @@ class Grid:
         coordinate="architecture",
         grouped=True,
         check=_name_of(architectures.get),
-        text=_listed(architectures.ARCHITECTURES),
+        register=("register_architecture", architectures.ARCHITECTURES),
+        text=_listed(architectures.ARCHITECTURES, after=OR_REFERENCE),
     )
     data: str = _declared(
         "digits",
@@ -303,10 +313,11 @@ class Grid:
         several=False,
         fixed=True,
         check=_anything,
+        register=("register_dataset", datasets.DATASETS),
         text=_listed(
             datasets.DATASETS,
             before="one of ",
-            after=", or the path of an .npz with x_train and x_test",
+            after=", the path of an .npz with x_train and x_test, or a reference MODULE:FUNCTION",
         ),
     )
     epochs: int = _declared(
@@ -357,7 +368,7 @@ class Grid:
             if axis.several:
                 value = _as_tuple(name, value, axis)
             else:
-                value = _as_data(value) if axis.kind is str else _plain(value)
+                value = _as_data(_named(name, value, axis)) if axis.kind is str else _plain(value)
             object.__setattr__(self, name, value)
         _check_axes(self)
 
@@ -376,7 +387,7 @@ class Grid:
 
     def rates(self, optimizer: str) -> tuple[float, ...]:
         """Returns the learning rates at which an optimiser runs."""
-        default = optimizers.get(optimizer).default_learning_rate
+        default = optimizers.declared(optimizer).default_learning_rate
         return tuple(self.learning_rates) or (default,)
 
     @property
@@ -444,7 +455,7 @@ class Grid:
             raise InputError("config", config, "does not have the entries of a grid")
         try:
             rates = config["learning_rates"]
-            default = all([optimizers.get(o).default_learning_rate] == rates[o] for o in rates)
+            default = all([optimizers.declared(o).default_learning_rate] == rates[o] for o in rates)
             listed = () if default else next(iter(rates.values()))
             return cls(**{**config, "learning_rates": listed})
         except InputError:
@@ -484,13 +495,21 @@ def _as_tuple(name: str, value: Any, axis: Axis) -> tuple[Any, ...]:
         raise InputError(name, f"{values[0]}, …", problem)
     if not values and not axis.optional:
         raise InputError(name, "", "is empty; give at least one value")
-    values = tuple(_of_kind(name, x, axis.kind) for x in values)
+    values = tuple(_of_kind(name, _named(name, x, axis), axis.kind) for x in values)
     seen = set()
     for x in values:
         if x in seen:
             raise InputError(name, x, "appears twice; give each value once")
         seen.add(x)
     return values
+
+
+def _named(name: str, value: Any, axis: Axis) -> Any:
+    """Returns the name of a function or an entry, and other values unchanged."""
+    if axis.register is None:
+        return value
+    register, registry = axis.register
+    return references.named(value, registry, field=name, register=register)
 
 
 def _of_kind(name: str, value: Any, kind: type) -> Any:
@@ -527,7 +546,8 @@ def _check_axes(grid: Grid) -> None:
             axis.check(name, value)
     # A layer is accepted if the architecture has it at some depth. Whether the networks of this
     # grid have it is checked by the sweep.
-    known = [x for name in grid.architectures for x in architectures.get(name).names(MAX_LAYERS)]
+    entries = [architectures.get(name) for name in grid.architectures if grid.capture]
+    known = [x for entry in entries for x in entry.names(MAX_LAYERS)]
     for layer in grid.capture:
         lookup(dict.fromkeys([ALL, *known]), layer, field="capture")
     for field in ("widths", "latent_widths"):
@@ -536,11 +556,15 @@ def _check_axes(grid: Grid) -> None:
     for epoch in grid.snapshots:
         _check_integer("snapshots", epoch, low=0, high=grid.epochs)
     _check_doses(grid)
+    for name in grid.optimizers:
+        if not grid.learning_rates and math.isnan(grid.rates(name)[0]):
+            problem = f"is empty, and {name} has no default learning rate; give learning_rates"
+            raise InputError("learning_rates", "", problem)
 
 
 def _check_doses(grid: Grid) -> None:
     for name in grid.activations:
-        parameter = interpolated.get(name).parameter
+        parameter = interpolated.declared(name).parameter
         dosed = parameter is not None and parameter.initial is None
         if dosed and not grid.doses:
             raise InputError(

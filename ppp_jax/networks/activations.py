@@ -5,9 +5,10 @@ batch axes. There are two builders: `elementwise(σ)` acts on each coordinate an
 standard basis; `radial(ρ)` acts on the length only and so prefers no basis. The registry
 `ACTIVATIONS` holds named activations with their formula, Jacobian at 0 and group (docs/method.md
 §10). Activations between the two kinds are built in `ppp_jax.networks.interpolated`. The groups are
-defined in `ppp_jax.symmetry.groups`, and tests verify every claim numerically.
+defined in `ppp_jax.groups`, and tests verify every claim numerically.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,9 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from ppp_jax.errors import enter
+from ppp_jax.errors import InputError, enter
 from ppp_jax.numerics import polar
 
+FIELD = "activations"
 LEAKY_SLOPE = 0.01
 
 Profile = Callable[[jax.Array], jax.Array]
@@ -38,6 +40,8 @@ class Parameter(NamedTuple):
 class Activation(NamedTuple):
     """An activation and the properties that are claimed of it.
 
+    Of one's own, the function is enough: its group is then found (`ppp_jax.groups.find`).
+
     Attributes:
       apply: The function, `(..., units) -> (..., units)`, which preserves the dtype. If there is a
         `parameter`, its value is the second argument.
@@ -47,29 +51,31 @@ class Activation(NamedTuple):
         NaN if the Jacobian is not such a multiple at every width, as over a basis that is not
         orthonormal.
       group: Name of the largest subgroup of O(n) with which the function commutes, as
-        `ppp_jax.symmetry.groups.get_group` accepts it.
+        `ppp_jax.groups.get_group` accepts it. It is empty if none is claimed.
       profile: Scalar function from which the activation is built: σ of a coordinate or ρ of a
-        length.
+        length. None if it is not known; then no other activation can be composed of it.
       profile_name: Name of the scalar function. It is `tanh` for `isotropic_tanh`.
-      isotropic: Whether the activation prefers no direction.
+      isotropic: Whether the activation prefers no direction, so that its group is O(n).
       basis: Name of the basis that the activation singles out, as `ppp_jax.bases.build` accepts it.
         For an isotropic activation it is the basis in which its latents are analysed.
       partner: Name of the isotropic activation to which this one is compared, or None.
       multiple_of: Number by which the width must be divisible.
       parameter: The scalar that `apply` takes as its second argument, or None.
+      brought: Whether a user brought the function or a part of it, which can change.
     """
 
     apply: Callable[..., jax.Array]
-    formula: str
-    slope_at_zero: float
-    group: str
-    profile: Profile
-    profile_name: str
-    isotropic: bool
+    formula: str = ""
+    slope_at_zero: float = math.nan
+    group: str = ""
+    profile: Profile | None = None
+    profile_name: str = ""
+    isotropic: bool = False
     basis: str = "standard"
     partner: str | None = None
     multiple_of: int = 1
     parameter: Parameter | None = None
+    brought: bool = False
 
 
 def elementwise(sigma: Profile) -> Map:
@@ -242,17 +248,56 @@ ACTIVATIONS: dict[str, Activation] = {
 OWN = tuple(ACTIVATIONS.values())  # the entries of this package, without those that users register
 
 
-def register_activation(name: str, entry: Activation) -> Activation:
+def register_activation(
+    name: str,
+    entry: Activation | Callable[..., jax.Array],
+    *,
+    group: str = "",
+    partner: str | None = None,
+) -> Activation:
     """Adds an activation, which grids, flags, certificates and tables accept from then on.
+
+    Registering a name again replaces what a user registered under it before.
 
     Args:
       name: Name of the new activation.
-      entry: The function and its claimed properties, which `ppp_jax.symmetry.certificates` tests.
+      entry: A function `(..., units) -> (..., units)`, or an `Activation`, which holds a function
+        and its claimed properties. The claims are tested before a grid is trained, and a group that
+        is not claimed is found.
+      group: Name of the group that is claimed of a function, as `ppp_jax.groups.get_group` accepts
+        it; by default none is claimed.
+      partner: Name of the isotropic activation to which a function is compared.
 
     Returns:
       The entry.
 
     Raises:
-      InputError: The name is not an identifier, or is registered already.
+      InputError: The name is not an identifier, or is that of an activation of this package; or the
+        entry is no function.
     """
-    return enter(ACTIVATIONS, name, entry, field="activations")
+    found = brought(name, entry)
+    if not isinstance(entry, Activation):
+        found = found._replace(group=group, partner=partner)
+    elif group or partner:
+        problem = "belongs into the Activation, which holds all that is claimed of it"
+        raise InputError("group" if group else "partner", group or partner, problem)
+    return enter(ACTIVATIONS, name, found, field=FIELD, own=OWN)
+
+
+def brought(name: str, value: object) -> Activation:
+    """Returns the entry of an activation that a user brings, a function or an `Activation`.
+
+    Args:
+      name: Name of the activation, for the error message.
+      value: The function or entry.
+
+    Raises:
+      InputError: The value is neither.
+    """
+    if isinstance(value, Activation):
+        claimed = value.group or ("O(n)" if value.isotropic else "")
+        return value._replace(brought=True, group=claimed)
+    if callable(value) and not isinstance(value, type):
+        return Activation(value, brought=True)
+    problem = f"is a {type(value).__name__}; it must be a function (..., n) -> (..., n)"
+    raise InputError(FIELD, name, f"{problem}, or an Activation")

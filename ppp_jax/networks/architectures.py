@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from ppp_jax import references
 from ppp_jax.data.datasets import Shape
 from ppp_jax.errors import InputError, enter, lookup
-from ppp_jax.networks import functional
+from ppp_jax.networks import adapters, functional
 from ppp_jax.networks.functional import BOTTLENECK, Activate, Initializer, Model, Output, Sizes
 
 # Side and stride of a convolution's kernel: a hidden layer halves both sides of the image.
@@ -224,7 +225,8 @@ class Architecture(NamedTuple):
     """A network architecture.
 
     Attributes:
-      module: Flax module, called as `module(shape, sizes, initializer, rngs)`.
+      module: Flax module with `encode` and `decode`, called as `module(shape, sizes, initializer,
+        rngs)`; or a network of one's own (`adapters.network`).
       needs: What the data must have in addition to features: `""` (nothing), `image` or `labels`.
       respects_rotations: Whether nothing in the network except the activation prefers a basis of
         the hidden layers (docs/method.md §11).
@@ -236,9 +238,9 @@ class Architecture(NamedTuple):
     """
 
     module: Callable[..., Any]
-    needs: str
-    respects_rotations: bool
-    names: Callable[[int], list[str]]
+    needs: str = ""
+    respects_rotations: bool = False
+    names: Callable[[int], list[str]] = lambda _: [BOTTLENECK]
     loss: Callable[[Output, jax.Array, jax.Array], jax.Array] = functional.mean_squared
     error: Callable[[Output, jax.Array, jax.Array], jax.Array] = functional.mean_squared
     multiple_of: int = 1
@@ -275,28 +277,52 @@ ARCHITECTURES: dict[str, Architecture] = {
 OWN = tuple(ARCHITECTURES.values())  # entries of this package, without those that users register
 
 
-def register_architecture(name: str, entry: Architecture) -> Architecture:
+def register_architecture(name: str, entry: Architecture | Callable[..., Any]) -> Architecture:
     """Adds an architecture, which grids, flags and tables accept from then on.
+
+    Registering a name again replaces what a user registered under it before.
 
     Args:
       name: Name of the new architecture.
-      entry: The architecture and its properties.
+      entry: The architecture and its properties, or a network alone (`adapters.network`). Of that
+        the bottleneck is saved, and it is not claimed to respect rotations.
 
     Returns:
       The entry.
 
     Raises:
-      InputError: The name is not an identifier, or is registered already.
+      InputError: The name is not an identifier, or is that of an architecture of this package; or
+        the entry is no network.
     """
-    return enter(ARCHITECTURES, name, entry, field="architectures")
+    return enter(ARCHITECTURES, name, brought(name, entry), field="architectures", own=OWN)
+
+
+def brought(name: str, value: Any) -> Architecture:
+    """Returns the entry of an architecture that a user brings, a network or an `Architecture`.
+
+    Args:
+      name: Name of the architecture, for the error message.
+      value: The network or entry.
+
+    Raises:
+      InputError: The value is neither.
+    """
+    if isinstance(value, Architecture):
+        return value
+    if callable(value):
+        return Architecture(value)
+    problem = f"is a {type(value).__name__}; it must be called with (shape, sizes, initializer) and"
+    raise InputError("architectures", name, f"{problem} make {adapters.KNOWN}")
 
 
 def get(name: str) -> Architecture:
-    """Returns the architecture that is registered under a name.
+    """Returns the architecture that is registered under a name, or that a reference stands for.
 
     Raises:
       InputError: No architecture has this name. The message suggests similar names.
     """
+    if isinstance(name, str) and references.is_reference(name):
+        return brought(name, references.get(name, field="architectures").value)
     return lookup(ARCHITECTURES, name, field="architectures")
 
 
@@ -361,7 +387,22 @@ def build(
       >>> output.prediction.shape, output.layers["encoder_0"].pre.shape
       ((5, 64), (80, 4))
     """
-    entry = get(name)
-    return functional.functional(
+    try:
+        return of_entry(get(name), shape, sizes, activation, initializer)
+    except InputError as error:  # the user knows the name, and not that of the class behind it
+        raise InputError(error.field, name, error.problem) from error.__cause__
+
+
+def of_entry(
+    entry: Architecture,
+    shape: Shape,
+    sizes: Sizes,
+    activation: Callable[..., jax.Array],
+    initializer: Initializer,
+) -> Model:
+    """Builds a network of an architecture; the arguments are those of `build`."""
+    parts = all(hasattr(entry.module, part) for part in ("encode", "decode"))
+    make = functional.functional if parts else adapters.model
+    return make(
         entry.module, shape, sizes, activation, initializer, loss=entry.loss, error=entry.error
     )

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 
+from ppp_jax import references
 from ppp_jax.data.datasets import Shape
-from ppp_jax.errors import enter, lookup
+from ppp_jax.errors import InputError, enter, lookup
+from ppp_jax.networks import checks, confounds
 
 Params = Any  # a nested dict of arrays
 BOTTLENECK = "bottleneck"  # name of the layer whose vectors are the latents
@@ -116,11 +118,12 @@ class InitializerEntry(NamedTuple):
 
     Attributes:
       make: Function `(key, shape, dtype)` that draws a weight matrix.
-      respects_rotations: Whether the law of the matrix is unchanged by rotations.
+      respects_rotations: Whether the law of the matrix is unchanged by rotations. None if it is not
+        claimed; then it is found.
     """
 
     make: Initializer
-    respects_rotations: bool
+    respects_rotations: bool | None = None
 
 
 INITIALIZERS: dict[str, InitializerEntry] = {
@@ -135,28 +138,78 @@ INITIALIZERS: dict[str, InitializerEntry] = {
 OWN = tuple(INITIALIZERS.values())  # the entries of this package, without those that users register
 
 
-def register_initializer(name: str, entry: InitializerEntry) -> InitializerEntry:
+def register_initializer(name: str, entry: InitializerEntry | Initializer) -> InitializerEntry:
     """Adds an initialiser, which grids, flags, certificates and tables accept from then on.
+
+    Registering a name again replaces what a user registered under it before.
 
     Args:
       name: Name of the new initialiser.
-      entry: The initialiser and its claimed property, which `ppp_jax.symmetry.certificates` tests.
+      entry: A function `(key, shape, dtype)` that draws a weight matrix, or an `InitializerEntry`,
+        which holds one and its claimed property. A claim is tested before a grid is trained.
 
     Returns:
       The entry.
 
     Raises:
-      InputError: The name is not an identifier, or is registered already.
+      InputError: The name is not an identifier, or is that of an initialiser of this package; or
+        the entry is no function.
     """
-    return enter(INITIALIZERS, name, entry, field="initializers")
+    found = brought_initializer(name, entry)
+    return enter(INITIALIZERS, name, found, field="initializers", own=OWN)
+
+
+def brought_initializer(name: str, value: Any) -> InitializerEntry:
+    """Returns the entry of an initialiser that a user brings, a function or an `InitializerEntry`.
+
+    Args:
+      name: Name of the initialiser, for the error message.
+      value: The function or entry.
+
+    Raises:
+      InputError: The value is neither.
+    """
+    if isinstance(value, InitializerEntry):
+        return value
+    if callable(value):
+        return InitializerEntry(value)
+    problem = f"is a {type(value).__name__}; it must be a function (key, shape, dtype) that draws "
+    raise InputError("initializers", name, f"{problem}a weight matrix, or an InitializerEntry")
 
 
 def get_initializer(name: str) -> InitializerEntry:
-    """Returns the initialiser that is registered under a name.
+    """Returns the initialiser that is registered under a name, or that a reference stands for.
+
+    Whether its law is unchanged by rotations is found if it is not claimed.
+
+    Raises:
+      InputError: No initialiser has this name, or one that is brought cannot be used. The message
+        suggests similar names.
+    """
+    entry = declared_initializer(name)
+    if entry.respects_rotations is not None:
+        return entry
+    kept = _FOUND.get(name)
+    if kept is None or kept[0] is not entry.make:
+        checks.check_initializer(name, entry.make)
+        deviation = confounds.initializer_deviation(entry.make)
+        respects = abs(deviation) < confounds.DEVIATIONS
+        kept = _FOUND[name] = (entry.make, entry._replace(respects_rotations=respects))
+    return kept[1]
+
+
+# The entries of initialisers without a claim, with what was found of them, by name.
+_FOUND: dict[str, tuple[Any, InitializerEntry]] = {}
+
+
+def declared_initializer(name: str) -> InitializerEntry:
+    """Returns an initialiser by its name, without what has to be computed.
 
     Raises:
       InputError: No initialiser has this name. The message suggests similar names.
     """
+    if isinstance(name, str) and references.is_reference(name):
+        return brought_initializer(name, references.get(name, field="initializers").value)
     return lookup(INITIALIZERS, name, field="initializers")
 
 

@@ -9,23 +9,36 @@
                       grid's `doses`.
   tanh@simplex        is Σ_k σ(x·b_k) b_k over another basis, which is any name of `bases.build`.
   tanh@rotated        is tanh over a random orthonormal basis, `haar:0`.
+  my_file:shrink      is a function or an `Activation` of a file of one's own (`references`).
 
 A basis can follow each of these names, as in `block_tanh:4@haar:3` (docs/method.md §10).
 """
 
 import functools
 import math
+import operator
 import re
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from ppp_jax import bases
+from ppp_jax import bases, groups, references
 from ppp_jax.errors import InputError, lookup
-from ppp_jax.networks.activations import ACTIVATIONS, Activation, Map, Parameter, Profile, radial
+from ppp_jax.networks import checks
+from ppp_jax.networks.activations import (
+    ACTIVATIONS,
+    FIELD,
+    Activation,
+    Map,
+    Parameter,
+    Profile,
+    brought,
+    radial,
+)
 from ppp_jax.numerics import at_least_single, p_norm, polar
 
 FORMS = (
@@ -36,8 +49,9 @@ FORMS = (
     "dose_NAME:T",
     "dose_NAME",
     "NAME@BASIS",
+    "MODULE:FUNCTION",
 )
-FIELD = "activations"
+FOUND_UNITS = 8  # number of units in which the group of a function is found
 _NUMBERED = r"haar:[0-9]+|thomson:[0-9]+(:[0-9]+)?"
 _PLAIN_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 MAX_UNITS = 2**24  # most units of a block
@@ -185,16 +199,22 @@ def _number(text: str, name: str, *, least: float, most: float, whole: bool = Fa
     return value
 
 
-def _isotropic(base: str, name: str) -> Activation:
-    """Returns the radial activation of a scalar function, with itself as its `partner`.
+def _radials() -> dict[str, tuple[Activation, Profile]]:
+    """Returns radial activations, and their profiles, by the names of these.
 
-    New activations are derived from this entry, and thereby have the right partner.
+    Each is its own `partner`. New activations are derived from it, and so have the right partner.
     """
-    radials = {
-        entry.profile_name: entry._replace(partner=key)
+    return {
+        entry.profile_name: (entry._replace(partner=key), entry.profile)
         for key, entry in ACTIVATIONS.items()
-        if entry.isotropic and key != entry.profile_name  # leaves out the identity
+        if entry.isotropic
+        and entry.profile is not None
+        and key != entry.profile_name  # leaves out the identity
     }
+
+
+def _isotropic(base: str, name: str) -> tuple[Activation, Profile]:
+    radials = _radials()
     if base not in radials:
         known = ", ".join(sorted(radials))
         problem = f"no isotropic activation is made from {base!r} (known: {known})"
@@ -203,11 +223,9 @@ def _isotropic(base: str, name: str) -> Activation:
 
 
 def _block(base: str, text: str, name: str) -> Activation:
-    entry, size = (
-        _isotropic(base, name),
-        int(_number(text, name, least=1, most=MAX_UNITS, whole=True)),
-    )
-    apply = block_radial(entry.profile, slope_at_zero=entry.slope_at_zero, size=size)
+    entry, rho = _isotropic(base, name)
+    size = int(_number(text, name, least=1, most=MAX_UNITS, whole=True))
+    apply = block_radial(rho, slope_at_zero=entry.slope_at_zero, size=size)
     group = "B_n" if size == 1 else f"blocks:{size}"
     formula = f"{entry.formula} on blocks of {size}"
     return entry._replace(
@@ -216,34 +234,35 @@ def _block(base: str, text: str, name: str) -> Activation:
 
 
 def _pnorm(base: str, text: str, name: str) -> Activation:
-    entry, p = _isotropic(base, name), _number(text, name, least=1, most=100)
-    apply = p_norm_radial(entry.profile, slope_at_zero=entry.slope_at_zero, p=p)
+    (entry, rho), p = _isotropic(base, name), _number(text, name, least=1, most=100)
+    apply = p_norm_radial(rho, slope_at_zero=entry.slope_at_zero, p=p)
     formula, group = entry.formula.replace("‖x‖", f"‖x‖_{p:g}"), "O(n)" if p == 2 else "B_n"
     return entry._replace(apply=apply, formula=formula, group=group, isotropic=p == 2)
 
 
 def _intrinsic(base: str, text: str, name: str) -> Activation:
-    entry, trained = _isotropic(base, name), text == "trained"
+    (entry, rho), trained = _isotropic(base, name), text == "trained"
     length = 1.0 if trained else _number(text, name, least=1e-6, most=1e6)
     root = math.sqrt(length)
-    slope = float(entry.profile(jnp.float32(root))) / root
+    slope = float(rho(jnp.float32(root))) / root
     if trained:
         formula = f"ρ(s)/s x, s = √(‖x‖² + o), o trained from 1, of {entry.formula}"
 
         def learned(x: ArrayLike, logarithm: ArrayLike = 0.0) -> jax.Array:
             # The trained parameter is the logarithm of o, so that o stays positive.
-            return intrinsic(entry.profile, length=jnp.exp(jnp.asarray(logarithm)))(x)
+            return intrinsic(rho, length=jnp.exp(jnp.asarray(logarithm)))(x)
 
         return entry._replace(
             apply=learned, formula=formula, slope_at_zero=slope, parameter=Parameter(0.0)
         )
     formula = f"ρ(s)/s x, s = √(‖x‖² + {length:g}), of {entry.formula}"
-    apply = intrinsic(entry.profile, length=length)
+    apply = intrinsic(rho, length=length)
     return entry._replace(apply=apply, formula=formula, slope_at_zero=slope)
 
 
 def _dose(base: str, text: str, name: str) -> Activation:
-    entry, end = _isotropic(base, name), lookup(ACTIVATIONS, base, field=FIELD)
+    (entry, _), end = _isotropic(base, name), lookup(ACTIVATIONS, base, field=FIELD)
+    end = end._replace(brought=entry.brought or end.brought)
     if not text:
 
         def dosed(x: ArrayLike, t: ArrayLike) -> jax.Array:
@@ -300,48 +319,134 @@ KINDS: dict[str, Callable[[str, str, str], Activation]] = {
 
 
 def get(name: str) -> Activation:
-    """Returns an activation by its name, which is registered or has one of the forms `FORMS`.
+    """Returns an activation by its name: a registered one, one of `FORMS`, or a reference.
+
+    The group of a function for which none is claimed is found numerically.
 
     Raises:
-      InputError: No activation has this name, or a number in the name is not valid.
+      InputError: No activation has this name, a number in the name is not valid, or a function
+        without a claimed group cannot be used.
 
     Example:
       >>> get("block_tanh:4").group
       'blocks:4'
     """
+    entry = declared(name)
+    if entry.group:
+        return entry
+    kept = _FOUND.get(name)
+    if kept is None or kept[0] != id(entry.apply):
+        kept = _FOUND[name] = (id(entry.apply), _with_group(name, entry))
+    return kept[1]
+
+
+# The entries of functions whose groups were found, with the functions' identities.
+_FOUND: dict[str, tuple[int, Activation]] = {}
+
+
+def declared(name: str) -> Activation:
+    """Returns an activation by its name, without what has to be computed.
+
+    Its `group` is empty, and `isotropic` False, if it is a function for which nothing is claimed.
+
+    Raises:
+      InputError: No activation has this name, or a number in the name is not valid.
+    """
     if not isinstance(name, str):
         raise InputError(FIELD, name, "must be a name")
     # The registry is a part of the cache's key, because entries can be registered anew.
-    return _get(name, tuple(ACTIVATIONS.items()))
+    registered = tuple(ACTIVATIONS.items())
+    values = tuple(references.get(one, field=FIELD).value for one in named_in(name))
+    if not values:
+        return _get(name, registered)
+    kept = _BROUGHT.get(name)
+    if kept is None or kept[1] != registered or any(map(operator.is_not, kept[0], values)):
+        kept = _BROUGHT[name] = (values, registered, _composed(name, values))
+    return kept[2]
+
+
+# The entries of names with references, with the objects and the registry of which they were made.
+_BROUGHT: dict[str, tuple[tuple[Any, ...], tuple[tuple[str, Activation], ...], Activation]] = {}
+
+
+def named_in(name: str) -> tuple[str, ...]:
+    """Returns the references in the name of an activation: to a function, and to a basis.
+
+    Args:
+      name: Name of the activation.
+
+    Example:
+      >>> named_in("my_file:shrink@my_file:frame"), named_in("block_tanh:4@haar:1")
+      (('my_file:shrink', 'my_file:frame'), ())
+    """
+    plain, _, basis = name.partition("@")
+    parts = (plain if not _is_form(plain) else "", basis)
+    return tuple(part for part in parts if references.is_reference(part))
+
+
+def _is_form(plain: str) -> bool:
+    """Returns whether a name begins as one of `KINDS` does, with the name of a profile."""
+    kind, _, rest = plain.partition("_")
+    return kind in KINDS and rest.partition(":")[0] in _radials()
+
+
+def _plain(plain: str, values: tuple[Any, ...], name: str) -> Activation:
+    kind, _, base = plain.partition("_")
+    if plain in ACTIVATIONS:
+        return ACTIVATIONS[plain]
+    if references.is_reference(plain) and not _is_form(plain):
+        return brought(name, values[0])
+    if kind in KINDS:
+        base, colon, text = base.partition(":")
+        return KINDS[kind](base, text or colon, name)
+    return lookup(ACTIVATIONS, plain, field=FIELD)
 
 
 @functools.lru_cache(maxsize=256)
 def _get(name: str, _registered: tuple[tuple[str, Activation], ...]) -> Activation:
+    return _composed(name, ())
+
+
+def _composed(name: str, values: tuple[Any, ...]) -> Activation:
     plain, separator, basis = name.partition("@")
-    kind, _, base = plain.partition("_")
-    if plain in ACTIVATIONS:
-        found = ACTIVATIONS[plain]
-    elif kind in KINDS:
-        base, colon, text = base.partition(":")
-        found = KINDS[kind](base, text or colon, name)
-    else:
-        found = lookup(ACTIVATIONS, plain, field=FIELD)
+    found = _plain(plain, values, name)
     return _over(found, bases.ALIASES.get(basis, basis), name) if separator else found
+
+
+def _with_group(name: str, entry: Activation) -> Activation:
+    """Returns the entry of a function with the group that is found for it."""
+    checks.check_activation(name, entry)
+    units = entry.multiple_of * -(-FOUND_UNITS // entry.multiple_of)
+    over = () if entry.basis == "standard" else (f"B_n@{entry.basis}", f"S_n@{entry.basis}")
+    group = groups.find(applied(entry), units=units, key=jax.random.key(0), also=over)
+    return entry._replace(group=group, isotropic=group == "O(n)")
+
+
+def applied(entry: Activation) -> Map:
+    """Returns an activation as a function of vectors alone, at dose 1 if its dose is swept.
+
+    Args:
+      entry: The activation.
+    """
+    dosed = entry.parameter is not None and entry.parameter.initial is None
+    return lambda x: entry.apply(x, 1.0) if dosed else entry.apply(x)
 
 
 def _over(entry: Activation, basis: str, name: str) -> Activation:
     form, _, numbers = basis.partition(":")
     if basis == "standard":
         return entry
-    if basis not in ("simplex", "cross_polytope") and not re.fullmatch(_NUMBERED, basis):
-        problem = f"needs a basis after @: {', '.join(bases.FORMS)}, or rotated"
+    brings = references.is_reference(basis)
+    of_ours = basis in ("simplex", "cross_polytope") or re.fullmatch(_NUMBERED, basis)
+    if not (of_ours or brings):
+        problem = f"needs a basis after @: {', '.join(bases.FORMS)}, rotated, or MODULE:FUNCTION"
         raise InputError(FIELD, name, problem)
     count, _, seed = numbers.partition(":") if form == "thomson" else ("", "", numbers)
     if form == "thomson":
         _number(count, name, least=3, most=MAX_VECTORS, whole=True)
-    if seed:
+    if seed and not brings:
         _number(seed, name, least=0, most=MAX_SEED, whole=True)
-    if form != "haar" and entry.group not in ("S_n", "B_n"):
+    if form != "haar" and entry.group not in ("", "S_n", "B_n"):
         problem = f"only elementwise activations can act over {basis}; choose haar:SEED instead"
         raise InputError(FIELD, name, problem)
     formula, group = f"Σ_k f(x·b)_k b_k over {basis}, f = {entry.formula}", f"{entry.group}@{basis}"
@@ -351,6 +456,8 @@ def _over(entry: Activation, basis: str, name: str) -> Activation:
         # For every σ of this package that is not odd, σ(x) − σ(−x) is a multiple of x, so that the
         # map is a multiple of the identity (docs/method.md §10).
         group = "B_n" if entry.group == "B_n" else "O(n)"
+    if not entry.group or (form == "cross_polytope" and entry.brought):
+        group = ""  # it is found
     slope = entry.slope_at_zero if form == "haar" else math.nan
 
     def apply(x: ArrayLike, *value: ArrayLike) -> jax.Array:
@@ -363,6 +470,7 @@ def _over(entry: Activation, basis: str, name: str) -> Activation:
         slope_at_zero=slope,
         basis=basis,
         isotropic=group == "O(n)",
+        brought=entry.brought or brings,
     )
 
 
@@ -377,7 +485,7 @@ def check_width(name: str, units: int, *, field: str) -> None:
     Raises:
       InputError: The activation cannot act on so many units.
     """
-    entry = get(name)
+    entry = declared(name)
     if units % entry.multiple_of:
         raise InputError(field, units, f"must be a multiple of {entry.multiple_of} for {name}")
     if entry.basis != "standard" and units > MAX_VECTORS:

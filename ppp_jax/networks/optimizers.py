@@ -1,7 +1,9 @@
 """Named optax optimisers, and whether they respect rotations (docs/method.md §11)."""
 
+import inspect
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +11,12 @@ import optax
 import optax.contrib
 from jax.typing import ArrayLike
 
-from ppp_jax.errors import enter, lookup
+from ppp_jax import references
+from ppp_jax.errors import InputError, enter, lookup
+from ppp_jax.networks import checks, confounds
 
+FIELD = "optimizers"
+TEST_RATE = 0.01  # learning rate at which optimisers without a default are tested
 MOMENTUM = 0.9
 ADAM = (0.9, 0.999, 1e-8)  # optax's decays of the two moments, and its term added to the root
 
@@ -21,16 +27,24 @@ class Optimizer(NamedTuple):
     Attributes:
       make: Function of the learning rate (a number or a traced array) that returns an optax
         transformation.
-      default_learning_rate: Learning rate of grids that do not set one.
+      default_learning_rate: Learning rate of grids that do not set one; NaN if there is none, so
+        that grids must.
       respects_rotations: Whether the step from rotated parameters and gradients is the rotated
-        step. If it is not, the optimiser prefers a basis, whatever the activation.
+        step. If it is not, the optimiser prefers a basis, whatever the activation. None if it is
+        not claimed; then it is found.
       description: The update rule, for readers.
     """
 
     make: Callable[[ArrayLike], optax.GradientTransformation]
-    default_learning_rate: float
-    respects_rotations: bool
-    description: str
+    default_learning_rate: float = math.nan
+    respects_rotations: bool | None = None
+    description: str = ""
+
+    @property
+    def test_rate(self) -> float:
+        """The learning rate at which the optimiser is tested."""
+        rate = self.default_learning_rate
+        return TEST_RATE if math.isnan(rate) else rate
 
 
 def _momentum(learning_rate: ArrayLike) -> optax.GradientTransformation:
@@ -135,30 +149,89 @@ OPTIMIZERS: dict[str, Optimizer] = {
 OWN = tuple(OPTIMIZERS.values())  # the entries of this package, without those that users register
 
 
-def register_optimizer(name: str, entry: Optimizer) -> Optimizer:
+def register_optimizer(
+    name: str, entry: Optimizer | Callable[[ArrayLike], optax.GradientTransformation]
+) -> Optimizer:
     """Adds an optimiser, which grids, flags, certificates and tables accept from then on.
+
+    Registering a name again replaces what a user registered under it before.
 
     Args:
       name: Name of the new optimiser.
-      entry: The optimiser and its claimed property, which `ppp_jax.symmetry.certificates` tests.
+      entry: A function of the learning rate that returns an optax transformation, or an
+        `Optimizer`, which holds one and its claimed property. A claim is tested before a grid is
+        trained.
 
     Returns:
       The entry.
 
     Raises:
-      InputError: The name is not an identifier, or is registered already.
+      InputError: The name is not an identifier, or is that of an optimiser of this package; or the
+        entry is no function.
     """
-    return enter(OPTIMIZERS, name, entry, field="optimizers")
+    return enter(OPTIMIZERS, name, brought(name, entry), field=FIELD, own=OWN)
+
+
+def brought(name: str, value: Any) -> Optimizer:
+    """Returns the entry of an optimiser that a user brings, a function or an `Optimizer`.
+
+    A default of the function's argument is the default learning rate.
+
+    Args:
+      name: Name of the optimiser, for the error message.
+      value: The function or entry.
+
+    Raises:
+      InputError: The value is neither.
+    """
+    if isinstance(value, Optimizer):
+        return value
+    if not callable(value):
+        problem = f"is a {type(value).__name__}; it must be a function of the learning rate that "
+        raise InputError(FIELD, name, f"{problem}returns an optax transformation, or an Optimizer")
+    try:
+        first = next(iter(inspect.signature(value).parameters.values()))
+        default = first.default if isinstance(first.default, float) else math.nan
+    except (ValueError, TypeError, StopIteration):  # functions of C have no signature
+        default = math.nan
+    return Optimizer(value, default)
 
 
 def get(name: str) -> Optimizer:
-    """Returns the optimiser that is registered under a name.
+    """Returns the optimiser that is registered under a name, or that a reference stands for.
+
+    Whether it respects rotations is found if it is not claimed.
 
     Raises:
-      InputError: No optimiser has this name. The message suggests similar names.
+      InputError: No optimiser has this name, or one that is brought cannot be used. The message
+        suggests similar names.
 
     Example:
       >>> get("adam").respects_rotations
       False
     """
-    return lookup(OPTIMIZERS, name, field="optimizers")
+    entry = declared(name)
+    if entry.respects_rotations is not None:
+        return entry
+    kept = _FOUND.get(name)
+    if kept is None or kept[0] is not entry.make:
+        checks.check_optimizer(name, entry.make, entry.test_rate)
+        residual = confounds.optimizer_residual(entry.make, entry.test_rate)
+        found = entry._replace(respects_rotations=residual < confounds.TOLERANCE)
+        kept = _FOUND[name] = (entry.make, found)
+    return kept[1]
+
+
+# The entries of optimisers without a claim, with what was found of them, by name.
+_FOUND: dict[str, tuple[Any, Optimizer]] = {}
+
+
+def declared(name: str) -> Optimizer:
+    """Returns an optimiser by its name, without what has to be computed.
+
+    Raises:
+      InputError: No optimiser has this name. The message suggests similar names.
+    """
+    if isinstance(name, str) and references.is_reference(name):
+        return brought(name, references.get(name, field=FIELD).value)
+    return lookup(OPTIMIZERS, name, field=FIELD)

@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ppp_jax import __version__
+from ppp_jax import __version__, references
 from ppp_jax.data.datasets import Dataset
 from ppp_jax.errors import InputError, printable, shortened
 from ppp_jax.files import regular
 from ppp_jax.files.integrity import digest, is_intact, sealed
 from ppp_jax.grid.extension import AXES, FIXED, extend, obstacles
-from ppp_jax.grid.fingerprints import KINDS, Fingerprints, fingerprints
+from ppp_jax.grid.fingerprints import KINDS, Fingerprints, fingerprints, named_references, sources
 from ppp_jax.grid.grid import Grid
 
 MANIFEST = "manifest.json"
@@ -44,6 +44,8 @@ class Manifest(NamedTuple):
       dataset_sha256: SHA-256 of the data.
       conditions: Conditions on which bits depend, in addition to the grid (`conditions`).
       fingerprints: Fingerprints of the functions that the grid names (`ppp_jax.grid.fingerprints`).
+      sources: SHA-256 of the source files of the references that the grid names, by reference. The
+        file has no such entry if there are none.
       record: Other entries of the file, which are for readers.
     """
 
@@ -53,6 +55,7 @@ class Manifest(NamedTuple):
     dataset_sha256: str
     conditions: dict[str, Any]
     fingerprints: Fingerprints
+    sources: dict[str, str]
     record: dict[str, Any]
 
     @property
@@ -82,6 +85,7 @@ class Manifest(NamedTuple):
             "functions": list(self.functions),
             "conditions": self.conditions,
             "fingerprints": self.fingerprints,
+            **({"sources": self.sources} if self.sources else {}),
         }
         return json.dumps(sealed(entries), indent=2) + "\n"
 
@@ -203,13 +207,15 @@ def create(grid: Grid, dataset: Dataset, conditions: dict[str, Any]) -> Manifest
         },
         "inexact_resumes": [],
     }
+    found = fingerprints(grid)
     return Manifest(
         grid=grid,
         parts=(grid,),
-        functions=(functions(grid),),
+        functions=(digest(found),),
         dataset_sha256=dataset.sha256,
         conditions=conditions,
-        fingerprints=fingerprints(grid),
+        fingerprints=found,
+        sources=sources(grid),
         record=record,
     )
 
@@ -343,6 +349,7 @@ def _parsed(entries: dict[str, Any]) -> Manifest:
     """Converts the entries of a manifest, all of which are checked."""
     known = {*_RECORD, "schema", "config", "parts", "functions", "conditions", "fingerprints"}
     known |= {"sha256"}
+    known |= {"sources"} & entries.keys()
     _require(entries.keys() == known, _difference(entries.keys(), known))
     for name, is_right in _RECORD.items():
         _require(is_right(entries[name]), f"{name} is {entries[name]!r}")
@@ -356,6 +363,10 @@ def _parsed(entries: dict[str, Any]) -> Manifest:
     _check_data(entries["data"], grid)
     _check_conditions(entries["conditions"], grid)
     _check_fingerprints(entries["fingerprints"], grid)
+    wanted = {name for names in named_references(grid).values() for name in names}
+    found = entries.get("sources", {})
+    _require(_is_dict(found, _is_digest), "sources is not of digests")
+    _require(found.keys() == wanted, f"sources {_difference(found.keys(), wanted)}")
     return Manifest(
         grid=grid,
         parts=parts,
@@ -363,6 +374,7 @@ def _parsed(entries: dict[str, Any]) -> Manifest:
         dataset_sha256=entries["data"]["sha256"],
         conditions=entries["conditions"],
         fingerprints=entries["fingerprints"],
+        sources=found,
         record={name: entries[name] for name in _RECORD},
     )
 
@@ -426,6 +438,8 @@ def _grid(config: Any, name: str) -> Grid:
     """Returns the grid of a configuration that is written exactly as `to_json` writes it."""
     try:
         grid = Grid.from_json(config)
+    except references.MissingError:
+        raise
     except InputError as error:
         raise _ViolationError(f"{name}: {error}") from None
     written = json.loads(json.dumps(grid.to_json()))
@@ -560,10 +574,13 @@ def under(
             "not give the same bits; restore the conditions, or set --allow_inexact_resume",
         )
     if not any(name in changed for name in _OF_FINGERPRINTS):
-        check_functions(stored, workdir)
+        _check_lowered(stored, workdir)
+    changed |= accepted_sources(stored, workdir, allow_inexact=allow_inexact)
     now_meant = fingerprints(stored.grid)
     going_on = stored._replace(
-        conditions={**now, "seed_batch": before | after}, fingerprints=now_meant
+        conditions={**now, "seed_batch": before | after},
+        fingerprints=now_meant,
+        sources=sources(stored.grid),
     )
     return _recorded(going_on, changed) if changed else going_on
 
@@ -587,6 +604,60 @@ def check_functions(stored: Manifest, workdir: pathlib.Path) -> None:
     Raises:
       InputError: A name stands for another function.
     """
+    _check_lowered(stored, workdir)
+    accepted_sources(stored, workdir, allow_inexact=False)
+
+
+def accepted_sources(
+    stored: Manifest, workdir: pathlib.Path, *, allow_inexact: bool
+) -> dict[str, list[Any]]:
+    """Returns the source files that have changed since training began, if that is accepted.
+
+    Args:
+      stored: Manifest of the run.
+      workdir: Path of the run folder.
+      allow_inexact: Whether changed files are accepted.
+
+    Returns:
+      The digests of a reference's file there and now, by the reference.
+
+    Raises:
+      InputError: A file has changed, and `allow_inexact` is False.
+    """
+    now = sources(stored.grid)
+    changed: dict[str, list[Any]] = {
+        name: [old, now[name]] for name, old in stored.sources.items() if now[name] != old
+    }
+    if changed and not allow_inexact:
+        texts = [
+            f"{name} of a file with sha256 {old[:12]}… there, {new[:12]}… now"
+            for name, (old, new) in changed.items()
+        ]
+        raise InputError(
+            "workdir",
+            workdir,
+            f"was trained with another source file ({'; '.join(texts)}); put the file back, or, if "
+            "what it computes is the same, train with --allow_inexact_resume, which records it",
+        )
+    return changed
+
+
+def with_sources(stored: Manifest, workdir: pathlib.Path, *, allow_inexact: bool) -> Manifest:
+    """Returns the manifest of a finished run, in which accepted source files are recorded.
+
+    Args:
+      stored: Manifest of the run.
+      workdir: Path of the run folder.
+      allow_inexact: Whether changed source files are accepted if their functions are the same.
+    """
+    if not allow_inexact or sources(stored.grid) == stored.sources:
+        return stored
+    _check_lowered(stored, workdir)
+    changed = accepted_sources(stored, workdir, allow_inexact=True)
+    return _recorded(stored._replace(sources=sources(stored.grid)), changed)
+
+
+def _check_lowered(stored: Manifest, workdir: pathlib.Path) -> None:
     if not same_programs(stored):
         return
     found = fingerprints(stored.grid)
@@ -597,10 +668,18 @@ def check_functions(stored: Manifest, workdir: pathlib.Path) -> None:
         if found[kind][name] != before
     ]
     if changed:
+        now = sources(stored.grid)
+        files = [
+            f"{name.partition(':')[0]} had sha256 {old[:12]}… there and has {now[name][:12]}… now"
+            for name, old in stored.sources.items()
+            if now[name] != old
+        ]
+        told = f" ({'; '.join(dict.fromkeys(files))})" if files else ""
         raise InputError(
             "workdir",
             workdir,
-            f"was trained with another function under the name of {', '.join(changed)}; restore "
+            f"was trained with another function under the name of {', '.join(changed)}"
+            f"{told}; restore "
             "the function, or give the new one another name and train it in addition",
         )
 

@@ -12,6 +12,7 @@ from ppp_jax.grid.grid import Grid
 from ppp_jax.storage import run_dir
 from ppp_jax.storage.manifest import Manifest
 from ppp_jax.sweep import demand, seed_batches, sweep
+from ppp_jax.symmetry import brought
 
 
 class Plan(NamedTuple):
@@ -33,6 +34,7 @@ class Plan(NamedTuple):
       minutes: Predicted minutes for the remaining steps, without compilation; None if unknown.
       flops: Floating-point operations of one step of all runs. They are counted by XLA if measured,
         and are otherwise six per sample and parameter.
+      brought: What was found of the functions that the user brought, one line each.
       shortage: Error with which training would be refused for lack of memory or disk; None if
         there is enough.
     """
@@ -51,14 +53,17 @@ class Plan(NamedTuple):
     disk_free: int
     minutes: float | None
     flops: float
+    brought: tuple[str, ...]
     shortage: InputError | None
 
     def __str__(self) -> str:
         """Returns one line per figure, with a mark at what does not fit."""
-        return "\n".join(f"{name:<12}{line}" for name, line in self._figures().items())
+        figures = (f"{name:<12}{line}" for name, line in self._figures().items())
+        return "\n".join([*self.brought, *figures])
 
     def _repr_html_(self) -> str:
-        return notebook.table(self._figures())
+        brought = {"functions": "; ".join(self.brought)} if self.brought else {}
+        return notebook.table({**brought, **self._figures()})
 
     def _figures(self) -> dict[str, str]:
         widths = ", ".join(f"{width} of {shape}" for shape, width in self.seed_batch.items())
@@ -163,6 +168,7 @@ def _planned(
         disk_free=resources.free_disk(workdir),
         minutes=demand.minutes(whole, dataset, widths, run_steps=rest),
         flops=flops,
+        brought=brought.check(whole),
         shortage=None,
     )
 

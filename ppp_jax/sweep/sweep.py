@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import numpy as np
 
 from ppp_jax.data import datasets
 from ppp_jax.data.datasets import Dataset
-from ppp_jax.engine import devices, interrupts, program
+from ppp_jax.engine import devices, interrupts, program, training
 from ppp_jax.engine.program import Program, States
 from ppp_jax.engine.training import Arrays
 from ppp_jax.errors import InputError
@@ -23,7 +24,7 @@ from ppp_jax.storage import latents, manifest, run_dir
 from ppp_jax.storage.manifest import Manifest
 from ppp_jax.sweep import agreement, demand, seed_batches
 from ppp_jax.sweep.progress import Progress
-from ppp_jax.symmetry import certificates
+from ppp_jax.symmetry import brought, certificates
 
 # Chunks between two snapshots. At the end of a chunk the bar moves and requests to stop are served.
 CHUNKS_PER_SNAPSHOT = 25
@@ -45,6 +46,7 @@ def load_data(grid: Grid, *, seed_batch: int | None = None) -> Dataset:
     """
     if seed_batch is not None and seed_batch < 1:
         raise InputError("seed_batch", seed_batch, "must be at least 1")
+    brought.check(grid)
     dataset = datasets.load(grid.data)
     _check_networks(grid, dataset)
     if grid.batch_size > len(dataset.train):
@@ -63,6 +65,12 @@ def _check_networks(grid: Grid, dataset: Dataset) -> None:
     for name in grid.architectures:
         for width in grid.widths:
             architectures.check(name, dataset.shape, width=width, data=grid.data)
+        if not any(architectures.get(name) is one for one in architectures.OWN):
+            for cell in grid.cells:
+                if (
+                    cell.architecture == name
+                ):  # the user's network fails here, and not in the middle
+                    training.build_model(cell, dataset.shape)
     all_layers = dataclasses.replace(grid, capture=(ALL,))
     everywhere = {layer for cell in grid.cells for layer in all_layers.captured(cell)}
     for layer in grid.capture:
@@ -125,7 +133,7 @@ def train(
     """
     workdir, inexact = agreement.together(lambda: run_dir.folder(workdir)), allow_inexact_resume
     how = {"seed_batch": seed_batch, "overwrite": overwrite, "allow_inexact_resume": inexact}
-    dataset = _agreed(grid, workdir, how)
+    dataset = _agreed(grid, workdir, how, progress)
     with run_dir.locked(workdir), _disk_errors(workdir):
         agreement.check_shared(workdir, run_dir.LOCK)
         stored, reached = _examined(workdir, grid, dataset, how)
@@ -155,7 +163,12 @@ def train(
     return workdir
 
 
-def _agreed(grid: Grid, workdir: pathlib.Path, how: dict[str, Any]) -> Dataset:
+def _tell(findings: Sequence[str]) -> None:
+    """Says on stderr what was found of the functions that the user brought."""
+    sys.stderr.write("".join(f"{line}\n" for line in findings))
+
+
+def _agreed(grid: Grid, workdir: pathlib.Path, how: dict[str, Any], progress: bool) -> Dataset:
     """Returns the dataset, after checking that all processes agree and that a new run fits."""
     seed_batch = how["seed_batch"]
     dataset = agreement.together(lambda: load_data(grid, seed_batch=seed_batch))
@@ -166,6 +179,7 @@ def _agreed(grid: Grid, workdir: pathlib.Path, how: dict[str, Any]) -> Dataset:
             demand.check(dataset, (grid,), [None], workdir, seed_batch=seed_batch)
 
     agreement.together(check_new)
+    devices.on_main(lambda: _tell(brought.check(grid)) if progress else None)
     return dataset
 
 
@@ -259,7 +273,7 @@ def resolve(
     if stored is not None and reached is None:
         reached = run_dir.last_steps(workdir, stored)
     if stored is not None and is_finished(stored, dataset, reached or ()):
-        return stored
+        return manifest.with_sources(stored, workdir, allow_inexact=allow_inexact)
     whole = grid if stored is None else stored.grid
     if seed_batch is None:
         recorded = {} if stored is None else stored.conditions["seed_batch"]

@@ -7,13 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from ppp_jax import __version__
+from ppp_jax import __version__, groups
 from ppp_jax.files.integrity import digest
 from ppp_jax.grid.fingerprints import fingerprints, kept
 from ppp_jax.grid.grid import Grid
-from ppp_jax.networks import functional, interpolated, optimizers
+from ppp_jax.networks import confounds, functional, interpolated, optimizers
 from ppp_jax.networks.activations import Activation
-from ppp_jax.symmetry import confounds, groups
 
 KINDS = ("activations", "optimizers", "initializers")
 # Wider activations are certified in about `USUAL_UNITS` units, because the Lie algebra is the null
@@ -180,8 +179,13 @@ def _is_initializer(name: str, row: dict[str, Any]) -> bool:
 
 
 def _units(name: str, width: int) -> int:
+    return width if width <= MOST_UNITS else usual_units(name)
+
+
+def usual_units(name: str) -> int:
+    """Returns the number of units in which an activation is certified if it acts on many."""
     multiple = interpolated.get(name).multiple_of
-    return width if width <= MOST_UNITS else multiple * max(1, USUAL_UNITS // multiple)
+    return multiple * max(1, USUAL_UNITS // multiple)
 
 
 def certify_activation(
@@ -223,8 +227,7 @@ def _certified(
 @kept
 def _function(entry: Activation) -> Callable[[jax.Array], jax.Array]:
     """Returns the function that is certified, which is the same one if it cannot change."""
-    dosed = entry.parameter is not None and entry.parameter.initial is None
-    return lambda x: entry.apply(x, 1.0) if dosed else entry.apply(x)
+    return interpolated.applied(entry)
 
 
 def _own(units: int, lengths: Sequence[Lengths]) -> tuple[tuple[float, float], ...]:
@@ -272,15 +275,14 @@ def certify_optimizer(name: str) -> dict[str, Any]:
       InputError: No optimiser has this name.
     """
     entry = optimizers.get(name)
-    residual = _optimizer_residual(entry, name)
+    residual = _optimizer_residual(entry)
     holds = (residual < confounds.TOLERANCE) == entry.respects_rotations
     return {"respects_rotations": entry.respects_rotations, "residual": residual, "holds": holds}
 
 
 @kept
-def _optimizer_residual(entry: Any, name: str) -> float:
-    del entry  # only a part of the cache's key: a name can be registered anew
-    return confounds.optimizer_residual(name)
+def _optimizer_residual(entry: Any) -> float:
+    return confounds.optimizer_residual(entry.make, entry.test_rate)
 
 
 def certify_initializer(name: str) -> dict[str, Any]:
@@ -297,12 +299,11 @@ def certify_initializer(name: str) -> dict[str, Any]:
       InputError: No initialiser has this name.
     """
     entry = functional.get_initializer(name)
-    deviation = _initializer_deviation(entry, name)
+    deviation = _initializer_deviation(entry)
     holds = (abs(deviation) < confounds.DEVIATIONS) == entry.respects_rotations
     return {"respects_rotations": entry.respects_rotations, "deviations": deviation, "holds": holds}
 
 
 @kept
-def _initializer_deviation(entry: Any, name: str) -> float:
-    del entry  # only a part of the cache's key: a name can be registered anew
-    return confounds.initializer_deviation(name)
+def _initializer_deviation(entry: Any) -> float:
+    return confounds.initializer_deviation(entry.make)

@@ -7,10 +7,10 @@ import pytest
 from jax.test_util import check_grads
 
 from ppp_jax.errors import InputError
+from ppp_jax.groups import GROUPS, equivariance_residual
 from ppp_jax.networks.activations import ACTIVATIONS, elementwise, radial
 from ppp_jax.networks.interpolated import get
 from ppp_jax.numerics import haar_orthogonal, polar
-from ppp_jax.symmetry.groups import GROUPS, equivariance_residual
 
 NAMES = sorted(ACTIVATIONS)
 COMPOSED = ["block_tanh:2", "pnorm_tanh:4", "intrinsic_tanh:1", "dose_tanh:0.25", "tanh@simplex"]

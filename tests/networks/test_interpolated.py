@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ppp_jax import bases
+from ppp_jax import bases, groups
 from ppp_jax.analysis import load_run
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
@@ -13,7 +13,7 @@ from ppp_jax.networks import interpolated
 from ppp_jax.networks.activations import ACTIVATIONS
 from ppp_jax.networks.interpolated import get
 from ppp_jax.sweep import sweep
-from ppp_jax.symmetry import certificates, groups
+from ppp_jax.symmetry import certificates
 
 X = 2 * jax.random.normal(jax.random.key(0), (50, 8))
 

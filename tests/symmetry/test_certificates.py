@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ppp_jax import Grid
+from ppp_jax import Grid, groups
 from ppp_jax.errors import InputError
 from ppp_jax.networks import interpolated
 from ppp_jax.networks.activations import ACTIVATIONS
 from ppp_jax.numerics import polar
-from ppp_jax.symmetry import certificates, groups
+from ppp_jax.symmetry import certificates
 
 KEY = jax.random.key(0)
 ALL = "0.001 to 1000"

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ppp_jax import references
 from ppp_jax.analysis.projection.views import (
     COVARIANCE,
     MEAN,
@@ -83,6 +84,7 @@ class Statistic(NamedTuple):
 
 
 STATISTICS: dict[str, Statistic] = {}
+OWN: list[Statistic] = []  # the entries of this package, without those that users register
 
 
 def register_statistic(statistic: Statistic) -> Statistic:
@@ -95,8 +97,9 @@ def register_statistic(statistic: Statistic) -> Statistic:
       The entry.
 
     Raises:
-      InputError: The name is taken, or no name of a variable; `of`, `sees`, `judges` or `family`
-        is unknown; a family without words for a verdict; or reports cannot measure it.
+      InputError: The name is that of a statistic of this package, or no name of a variable; `of`,
+        `sees`, `judges` or `family` is unknown; a family without words for a verdict; or reports
+        cannot measure it.
     """
     choice("of", statistic.of, KINDS)
     choice("sees", statistic.sees, VIEWS if statistic.of == BASIS else (SAMPLES,))
@@ -109,7 +112,7 @@ def register_statistic(statistic: Statistic) -> Statistic:
     if statistic.of == PROJECTIONS and statistic.everywhere:
         problem = "must be False of projections, which reports measure at two snapshots"
         raise InputError("everywhere", True, problem)
-    return enter(STATISTICS, statistic.name, statistic, field="statistics")
+    return enter(STATISTICS, statistic.name, statistic, field="statistics", own=OWN)
 
 
 def _neighbours(clouds: np.ndarray) -> dict[str, np.ndarray]:
@@ -342,7 +345,7 @@ for _entry in (
         everywhere=False,
     ),
 ):
-    register_statistic(_entry)
+    OWN.append(register_statistic(_entry))
 
 
 def chosen(
@@ -419,14 +422,32 @@ def label_of(name: str) -> str:
     return STATISTICS[name].label if name in STATISTICS else name
 
 
+def _named(given: Any) -> Statistic:
+    """Returns an entry by its name or reference, or of a function of clouds and a basis alone."""
+    if isinstance(given, Statistic):
+        return given
+    if isinstance(given, str) and references.is_reference(given):
+        given = references.get(given, field="statistics").value
+        if isinstance(given, Statistic):
+            return given
+    if not callable(given):
+        return lookup(STATISTICS, given, field="statistics")
+    name = getattr(given, "__name__", "")
+    if not name.isidentifier() or name in STATISTICS:
+        problem = "needs a name of its own; give a Statistic, or define the function by def"
+        raise InputError("statistics", name, problem)
+    return Statistic(name, name.replace("_", " "), name.replace("_", " "), BASIS, given)
+
+
 def resolve(
     statistics: Sequence[str | Statistic] | None, epsilon: float | None
 ) -> tuple[Statistic, ...]:
     """Returns what a rotation test measures.
 
     Args:
-      statistics: names, or entries; None: all that are a function of a basis, and with an ε those
-        of its planes too.
+      statistics: names, references `module:attribute`, entries, or functions of a cloud, the
+        vectors of a basis and its planes; None: all that are a function of a
+        basis, and with an ε those of its planes too.
       epsilon: The acceptance cosine, if one is given.
 
     Raises:
@@ -439,9 +460,7 @@ def resolve(
         raise InputError("statistics", statistics, "must be names, one or more, in a list")
     found = []
     for given in statistics:
-        one = (
-            given if isinstance(given, Statistic) else lookup(STATISTICS, given, field="statistics")
-        )
+        one = _named(given)
         if not one.tested:
             problem = "does not change under rotations, so that there is no rotation null"
             raise InputError("statistics", one.name, problem)

@@ -20,6 +20,10 @@ COMMUTES = 1e-4
 # Differences that are smaller, relative to the numbers that a map computes with, can be rounding:
 # about eight times the precision of those numbers.
 ROUNDING = 1e-6
+# Groups among which that of a function is looked for, the larger before the smaller.
+KNOWN = ("O(n)", "O(n-1)xO(1)", "O(n-1)", "blocks:4", "blocks:2", "B_n", "S_n")
+TURNED = ("blocks:4@haar:0", "blocks:2@haar:0", "B_n@haar:0", "S_n@haar:0")
+TRIVIAL = "trivial"
 COMMON = ("S_n", "B_n", "O(n)", "S_n@haar:0", "B_n@haar:0")  # groups that every map is tested under
 # Constants in maps, such as thresholds, are taken to be of this order or below when the numbers
 # that a map computes with at short inputs are judged.
@@ -68,6 +72,10 @@ def _permutation(key: jax.Array, n: int) -> jax.Array:
     return jnp.eye(n)[jax.random.permutation(key, n)]
 
 
+def _identity(_: jax.Array, n: int) -> jax.Array:
+    return jnp.eye(n)
+
+
 def _signed_permutation(key: jax.Array, n: int) -> jax.Array:
     order, signs = jax.random.split(key)
     return _permutation(order, n) * jax.random.rademacher(signs, (1, n), dtype=float)
@@ -112,6 +120,7 @@ GROUPS: dict[str, Group] = {
         _fixing_one,
         has_inversion=True,
     ),
+    TRIVIAL: Group("does nothing", _identity, _none, has_inversion=None),
 }
 
 
@@ -119,9 +128,9 @@ def get_group(name: str) -> Group:
     """Returns a group by its name (docs/method.md §10).
 
     Args:
-      name: `S_n`; `B_n`; `O(n)`; `O(n-1)`, the stabiliser of (1, …, 1); `O(n-1)xO(1)`, that of its
-        line, which is LayerNorm's group; `blocks:K` for O(K) ≀ S_{n/K}; or such a group with
-        respect to another basis. `G@haar:SEED` is R G Rᵀ, where G is any of them. `S_n@BASIS`
+      name: `trivial`; `S_n`; `B_n`; `O(n)`; `O(n-1)`, the stabiliser of (1, …, 1); `O(n-1)xO(1)`,
+        that of its line, which is LayerNorm's group; `blocks:K` for O(K) ≀ S_{n/K}; or such a group
+        with respect to another basis. `G@haar:SEED` is R G Rᵀ, where G is any of them. `S_n@BASIS`
         consists of the orthogonal maps that permute the vectors of a basis, and `B_n@BASIS` of
         those that permute them up to sign.
 
@@ -137,7 +146,7 @@ def get_group(name: str) -> Group:
     inner = _blocks(plain) if blocks else lookup(GROUPS, plain, field="group")
     if not separator:
         return inner
-    if basis.startswith("haar"):
+    if basis.partition(":")[0] == "haar":
         text = f"{inner.description}, with respect to {basis}"
         return inner._replace(description=text, sample=_turned(inner, basis))
     if plain not in ("S_n", "B_n"):
@@ -670,6 +679,47 @@ def certify(
     return Certificate(claimed, of_groups[-1], inversion, residuals, algebra, lengths, problem)
 
 
+def find(function: Map, *, units: int, key: jax.Array, also: Sequence[str] = ()) -> str:
+    """Finds the largest group with which a map commutes, among those that have a name.
+
+    Args:
+      function: Map on the last axis, `(samples, units) -> (samples, units)`.
+      units: Number of units, a multiple of 4 if groups of blocks are to be found.
+      key: PRNG key of the inputs and the group elements.
+      also: Names of further groups, the larger before the smaller.
+
+    Returns:
+      The name of the first group in `KNOWN`, `also` and `TURNED` of which `certify` holds, or
+      `trivial` if there is none.
+
+    Example:
+      >>> find(jnp.tanh, units=8, key=jax.random.key(0))
+      'B_n'
+      >>> find(lambda x: x[..., ::-1] * x, units=8, key=jax.random.key(0))
+      'trivial'
+    """
+    drawn, members = jax.random.split(key)
+    # By default accelerators would multiply in less than single precision.
+    with jax.default_matmul_precision("highest"):
+        x = _inputs(drawn, DECADES, SAMPLES, units)
+        # The dimension of the algebra leaves few groups, whose elements then need to be drawn.
+        seen = _see(function, x, -np.eye(units)[None], constant=False)
+        algebra, inversion = _algebra(seen, seen.finite), float(seen.beyond_rounding.max())
+        for name in (*KNOWN, *also, *TURNED):
+            if units % _block_size(name) or get_group(name).rotations(units) != algebra.rotations:
+                continue
+            elements = _named_elements(name, units, members)
+            lengths = _tested(DECADES, _see(function, x, elements, constant=False))
+            if not _problem(name, units, lengths, inversion, algebra):
+                return name
+    return TRIVIAL
+
+
+def _block_size(name: str) -> int:
+    plain = name.partition("@")[0]
+    return int(plain.removeprefix("blocks:")) if plain.startswith("blocks:") else 1
+
+
 def _check_shape(function: Map, units: int) -> None:
     """Refuses a map that does not return vectors of the width that it is given."""
     vectors = jax.ShapeDtypeStruct((SAMPLES, units), jnp.float32)
@@ -681,9 +731,13 @@ def _check_shape(function: Map, units: int) -> None:
 
 def _elements(claimed: str, units: int, key: jax.Array) -> np.ndarray:
     """Returns the inversion, and elements of the `COMMON` groups and of the claimed one."""
-    data, kind = np.asarray(jax.random.key_data(key)), str(jax.random.key_impl(key))
-    drawn = [_drawn(name, units, tuple(data.tolist()), kind) for name in (*COMMON, claimed)]
+    drawn = [_named_elements(name, units, key) for name in (*COMMON, claimed)]
     return np.concatenate([-np.eye(units)[None], *drawn])
+
+
+def _named_elements(name: str, units: int, key: jax.Array) -> np.ndarray:
+    data, kind = np.asarray(jax.random.key_data(key)), str(jax.random.key_impl(key))
+    return _drawn(name, units, tuple(data.tolist()), kind)
 
 
 @functools.lru_cache(maxsize=256)
