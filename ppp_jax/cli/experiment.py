@@ -5,6 +5,7 @@ grid, trains what is not trained yet, and writes figures, tables and a page. Its
 be called as a function of a trained run folder.
 """
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -22,6 +23,7 @@ from ppp_jax.engine import devices
 from ppp_jax.errors import InputError, whole
 from ppp_jax.grid import Grid
 from ppp_jax.grid.extension import AXES
+from ppp_jax.storage import remote
 from ppp_jax.sweep import plan, sweep
 
 LEAST_ROTATIONS = 19
@@ -156,16 +158,32 @@ def _train_and_analyse(experiment: Experiment, given: str) -> None:
     values, grid = flags.FLAGS, experiment_flags.grid()
     _check(experiment, grid)
     how = experiment_flags.training_options()
-    devices.on_main(lambda: study.check_folder(values.workdir, experiment.writes))
-    grids, chosen = _with_probes(experiment, grid)
+    count = 1 + (len(experiment.more(grid)) if experiment.more else 0)
+    with contextlib.ExitStack() as opened:
+        folders = [
+            remote.fetched(folder)
+            if values.dry_run
+            else opened.enter_context(remote.opened(folder))
+            for folder in study.folders(values.workdir, count)
+        ]
+        _in_folders(experiment, given, grid, folders, how)
+
+
+def _in_folders(
+    experiment: Experiment,
+    given: str,
+    grid: Grid,
+    folders: list[pathlib.Path],
+    how: dict[str, Any],
+) -> None:
+    """Trains and analyses in folders of this machine, or prints the plan with `--dry_run`."""
+    values, workdir = flags.FLAGS, folders[0]
+    devices.on_main(lambda: study.check_folder(workdir, experiment.writes))
+    grids, chosen = _with_probes(experiment, grid, workdir)
     grid = grids[0]
     devices.on_main(functools.partial(experiment_flags.tell_single_numbers, grid))
     if experiment.pictures and (text := probes.remark(chosen, values.epsilon)):
         devices.on_main(functools.partial(print, text, file=sys.stderr))
-    folders = [
-        values.workdir,
-        *(study.beside(values.workdir, number=k + 2) for k in range(len(grids) - 1)),
-    ]
     if values.dry_run:
         _plan(grids, folders, how)
         devices.on_main(lambda: print(probes.summary(chosen, values.epsilon)))
@@ -177,13 +195,15 @@ def _train_and_analyse(experiment: Experiment, given: str) -> None:
     devices.on_main(lambda: _analyse(experiment, trained[0], options, given))
 
 
-def _with_probes(experiment: Experiment, grid: Grid) -> tuple[list[Grid], probes.Probes]:
+def _with_probes(
+    experiment: Experiment, grid: Grid, workdir: pathlib.Path
+) -> tuple[list[Grid], probes.Probes]:
     """Returns the grids to train, with the number of probe samples that is chosen for them."""
     values = flags.FLAGS
     grids = [grid, *(experiment.more(grid) if experiment.more else [])]
     chosen = probes.choose(
         grids,
-        values.workdir,
+        workdir,
         given=experiment_flags.given_probes(),
         epsilon=values.epsilon,
         overwrite=values.overwrite,

@@ -19,7 +19,7 @@ from ppp_jax.engine.training import Arrays
 from ppp_jax.errors import InputError
 from ppp_jax.grid.grid import ALL, Grid, check_feasible
 from ppp_jax.networks import architectures, functional
-from ppp_jax.storage import latents, manifest, run_dir
+from ppp_jax.storage import latents, manifest, remote, run_dir
 from ppp_jax.storage.manifest import Manifest
 from ppp_jax.sweep import agreement, demand, seed_batches
 from ppp_jax.sweep.progress import Progress
@@ -92,12 +92,13 @@ def train(
     more epochs) trains the missing runs, each addition by its own program.
 
     If there are several processes, all make the same call, and `workdir` is a folder that they
-    share.
+    share, or an address in a bucket.
 
     Args:
       grid: The grid to train.
       workdir: Path of the run folder (`ppp_jax.storage.run_dir`), which is created if it does not
-        exist.
+        exist, or its address in a bucket, such as `gs://bucket/run`. A bucket is brought up to date
+        with every checkpoint (`ppp_jax.storage.remote`).
       seed_batch: Number of runs that a device trains at a time, on which bits depend. None means
         that `ppp_jax.sweep.seed_batches` chooses it.
       overwrite: Whether an earlier run in `workdir` is removed first.
@@ -106,7 +107,7 @@ def train(
       progress: Whether to show a progress bar, and the losses at each snapshot, on stderr.
 
     Returns:
-      The run folder, for `ppp_jax.analysis.load_run`.
+      The run folder, for `ppp_jax.analysis.load_run`; of a bucket, its copy on this machine.
 
     Raises:
       InputError: The data cannot be used, the batch is larger than the training set, or the folder
@@ -123,11 +124,23 @@ def train(
       >>> sorted(path.name for path in folder.iterdir())
       ['certificates.json', 'checkpoints', 'latents.zarr', 'manifest.json', 'metrics.jsonl']
     """
-    workdir, inexact = agreement.together(lambda: run_dir.folder(workdir)), allow_inexact_resume
-    how = {"seed_batch": seed_batch, "overwrite": overwrite, "allow_inexact_resume": inexact}
+    how = {
+        "seed_batch": seed_batch,
+        "overwrite": overwrite,
+        "allow_inexact_resume": allow_inexact_resume,
+    }
+    with remote.opened(workdir) as folder:
+        _train(grid, folder, how, progress)
+    return folder
+
+
+def _train(grid: Grid, workdir: pathlib.Path, how: dict[str, Any], progress: bool) -> None:
+    """Trains a grid in a folder of this machine, see `train`."""
+    seed_batch, inexact = how["seed_batch"], how["allow_inexact_resume"]
     dataset = _agreed(grid, workdir, how)
     with run_dir.locked(workdir), _disk_errors(workdir):
-        agreement.check_shared(workdir, run_dir.LOCK)
+        if remote.is_shared(workdir):
+            agreement.check_shared(workdir, run_dir.LOCK)
         stored, reached = _examined(workdir, grid, dataset, how)
         with _memory_errors(seed_batch):  # choosing widths can compile and time programs
             wanted = resolve(
@@ -144,22 +157,23 @@ def train(
                 workdir,
                 wanted,
                 dataset,
-                overwrite=overwrite,
+                overwrite=how["overwrite"],
                 reached=reached,
                 allow_inexact=inexact,
             )
         )
+        remote.share(workdir)
         with _memory_errors(max(wanted.conditions["seed_batch"].values())):
             _train_parts(wanted, dataset, workdir, progress and devices.is_main())
         devices.on_main(lambda: _certify(workdir, wanted, dataset))
-    return workdir
+        remote.share(workdir)
 
 
 def _agreed(grid: Grid, workdir: pathlib.Path, how: dict[str, Any]) -> Dataset:
     """Returns the dataset, after checking that all processes agree and that a new run fits."""
     seed_batch = how["seed_batch"]
     dataset = agreement.together(lambda: load_data(grid, seed_batch=seed_batch))
-    agreement.check_call(grid.to_json(), dataset.sha256, how, workdir)
+    agreement.check_call(grid.to_json(), dataset.sha256, how, remote.address(workdir))
 
     def check_new() -> None:
         if how["overwrite"] or manifest.read(workdir) is None:  # checked before a folder is made
