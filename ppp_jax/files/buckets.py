@@ -224,6 +224,8 @@ class Bucket:
             try:
                 with self._explained():
                     return operation(self._opened.filesystem)
+            except FileExistsError:
+                raise
             except self._opened.passing as error:
                 if time.monotonic() + pause > end:
                     reason = printable(error) or type(error).__name__
@@ -242,8 +244,6 @@ class Bucket:
         about = _LIBRARIES[self.protocol]
         try:
             yield
-        except FileExistsError:
-            raise
         except FileNotFoundError:
             there = f"{self.protocol}://{self.inside[0]}"
             problem = f"there is no bucket {there}; create it ({about.create} {there})"

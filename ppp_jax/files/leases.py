@@ -86,7 +86,7 @@ class Lease:
         )
 
     def release(self) -> None:
-        """Ends the lease, so that others need not wait. If that fails, it ends by itself.
+        """Ends the lease, so that others need not wait until it is stale.
 
         Raises:
           InputError: The bucket cannot be reached.

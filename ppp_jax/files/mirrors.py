@@ -121,11 +121,17 @@ class Mirror:
         self._remember(lease=self._lease.token)
 
     def release(self) -> None:
-        """Ends the lease."""
-        if self._lease is not None:
+        """Ends the lease. If the bucket cannot be reached, the lease ends by itself."""
+        if self._lease is None:
+            return
+        try:
             self._lease.release()
-            self._lease = None
+        except InputError as error:
+            text = f"the lease ends in {leases.STALE_SECONDS:g} s, because it could not be removed"
+            sys.stderr.write(f"{text} ({error})\n")
+        else:
             self._remember(lease=None)
+        self._lease = None
 
     def pull(self) -> bool:
         """Makes the copy equal to the bucket, unless it continues the newest index.
