@@ -157,7 +157,7 @@ def _train_and_analyse(experiment: Experiment, given: str) -> None:
     """
     values, grid = flags.FLAGS, experiment_flags.grid()
     _check(experiment, grid)
-    how = experiment_flags.training_options()
+    how, watch = experiment_flags.training_options(), experiment_flags.watched()
     count = 1 + (len(experiment.more(grid)) if experiment.more else 0)
     with contextlib.ExitStack() as opened:
         folders = [
@@ -166,7 +166,7 @@ def _train_and_analyse(experiment: Experiment, given: str) -> None:
             else opened.enter_context(remote.opened(folder))
             for folder in study.folders(values.workdir, count)
         ]
-        _in_folders(experiment, given, grid, folders, how)
+        _in_folders(experiment, given, grid, folders, how, watch)
 
 
 def _in_folders(
@@ -175,6 +175,7 @@ def _in_folders(
     grid: Grid,
     folders: list[pathlib.Path],
     how: dict[str, Any],
+    watch: dict[str, Any],
 ) -> None:
     """Trains and analyses in folders of this machine, or prints the plan with `--dry_run`."""
     values, workdir = flags.FLAGS, folders[0]
@@ -188,7 +189,9 @@ def _in_folders(
         _plan(grids, folders, how)
         devices.on_main(lambda: print(probes.summary(chosen, values.epsilon)))
         return
-    trained = [sweep.train(one, folder, **how) for one, folder in zip(grids, folders, strict=True)]
+    trained = [
+        sweep.train(one, folder, **how, **watch) for one, folder in zip(grids, folders, strict=True)
+    ]
     devices.on_main(lambda: study.tell_diverged(trained))
     prepared = experiment.prepare(trained[0], grid, how) if experiment.prepare else None
     options = Options(values.rotations, values.epsilon, prepared=prepared)
