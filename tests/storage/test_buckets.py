@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -109,7 +110,7 @@ def test_asked_to_stop_it_uploads_and_the_same_machine_goes_on_at_once(store, wh
     address = f"{store}://bucket/runs/stopped"
     process = commands.start(address, FLAGS, module=MAIN)
     assert commands.wait_until(commands.reached(mirrors.copy_of(address), 2), process)
-    process.terminate()
+    process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=commands.TIMEOUT)
     assert process.returncode == 130, stderr
     assert "the same command continues" in stderr
