@@ -48,7 +48,7 @@ STORES = {"gs": (_gcs, "gcsfs"), "s3": (_s3, "s3fs")}
 
 @contextlib.contextmanager
 def emulator(protocol):
-    """Starts an emulator with a bucket named `bucket`; yields the environment that reaches it."""
+    """Starts an emulator with a bucket named `bucket`, which the environment names; yields it."""
     start, library = STORES[protocol]
     pytest.importorskip(library, reason=f"{library} is not installed")
     port = _free_port()
@@ -59,7 +59,7 @@ def emulator(protocol):
     try:
         _await(port, process)
         filesystem(protocol).mkdir("bucket")
-        yield environment
+        yield process
     finally:
         process.kill()
         process.wait()

@@ -145,7 +145,7 @@ def in_bucket(grid: Grid, delay: float) -> tuple[float, float, int]:
         with proxy.serving():
             os.environ["STORAGE_EMULATOR_HOST"] = f"http://127.0.0.1:{proxy.port}"
             GCSFileSystem(token="anon", skip_instance_cache=True).mkdir("bucket")
-            mirrors.Mirror.commit = timed  # type: ignore[method-assign]
+            mirrors.Mirror.commit = timed  # type: ignore[assignment,method-assign]
             try:
                 seconds = _timed(grid, ADDRESS)
             finally:
