@@ -10,7 +10,7 @@ import functools
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -124,31 +124,64 @@ def rotation_test(
       >>> float(found["p"].sel(statistic="shape"))
       0.01
     """
+    options = Options(
+        basis, statistics, epsilon, rotations, null, rotation_seed, first_seed, nonfinite,
+        drop_outliers,
+    )  # fmt: skip
+    return judge_clouds(latents, options, progress=progress)[0]
+
+
+class Options(NamedTuple):
+    """How clouds are tested; the arguments of `rotation_test`, as the user gave them."""
+
+    basis: BasisLike = None
+    statistics: Sequence[str | Statistic] | None = None
+    epsilon: float | None = None
+    rotations: int = ROTATIONS
+    null: str = turning.AUTO
+    rotation_seed: int = 0
+    first_seed: int = 0
+    nonfinite: str = RAISE
+    drop_outliers: float | None = None
+
+
+def judge_clouds(
+    latents: Latents, options: Options, *, progress: bool
+) -> tuple[xr.Dataset, Clouds]:
+    """Does what `rotation_test` does, and returns what was seen of the clouds as well.
+
+    Args:
+      latents: The clouds, as `rotation_test` takes them.
+      options: How they are tested.
+      progress: Whether to show a progress bar on stderr.
+    """
+    epsilon, rotations, seed = options.epsilon, options.rotations, options.rotation_seed
     whole("rotations", rotations, least=1, most=MOST_ROTATIONS)
-    seeded(rotation_seed, field="rotation_seed")
-    whole("first_seed", first_seed, least=0)
+    seeded(seed, field="rotation_seed")
+    whole("first_seed", options.first_seed, least=0)
     truth("progress", progress)
     if epsilon is not None and len(check_epsilon(epsilon)) != 1:
         raise InputError("epsilon", epsilon, "must be one number")
-    check_rows(nonfinite, drop_outliers)
-    asked = registry.resolve(statistics, epsilon)
+    rules = Rules(options.nonfinite, options.drop_outliers)
+    check_rows(*rules)
+    asked = registry.resolve(options.statistics, epsilon)
     source = open_source(latents)
-    rules = Rules(nonfinite, drop_outliers)
     check_free(source, NAMES)
-    test = Design.of_basis(asked, basis, source.units, epsilon, rules, null)
+    test = Design.of_basis(asked, options.basis, source.units, epsilon, rules, options.null)
     rows = _counted(source, rules)
-    groups = _groups(source, test.null, rotations, (rotation_seed, first_seed), progress)
-    found, ranks = _values(source, test, groups)
+    groups = _groups(source, test.null, rotations, (seed, options.first_seed), progress)
+    seen = Clouds(source, test)
+    found = _values(seen, groups)
     names = [one.name for one in asked]
     dims = (*source.dims[:-1], "statistic")
     shaped = found.reshape(*source.shape[:-2], len(names), rotations + 1)
-    attributes = _told(rows, test, shaped[..., 0], ranks)
+    attributes = _told(rows, test, shaped[..., 0], list(seen.ranks.values()))
     tested = xr.Dataset(
         {"value": (dims, shaped[..., 0]), "null": ((*dims, "rotation"), shaped[..., 1:])},
         coords={**source.coords, "statistic": names},
-        attrs={"rotations": rotations, "rotation_seed": rotation_seed} | test.told() | attributes,
+        attrs={"rotations": rotations, "rotation_seed": seed} | test.told() | attributes,
     )
-    return verdict(tested)
+    return verdict(tested), seen
 
 
 def observed(latents: Latents, *, basis: BasisLike, statistics: Sequence[Statistic]) -> xr.Dataset:
@@ -200,24 +233,21 @@ def _as_they_are(
     return np.stack([found[one.name] for one in test.statistics])
 
 
-def _values(
-    source: Source, test: Design, groups: Iterable[tuple[list[int], Turns]]
-) -> tuple[np.ndarray, list[int]]:
-    """Returns every statistic of every cloud, and the rank of each that was whitened.
+def _values(seen: Clouds, groups: Iterable[tuple[list[int], Turns]]) -> np.ndarray:
+    """Returns every statistic of every cloud, as it is and rotated K times.
 
-    The first are `(clouds, statistics, K + 1)`, as they are and rotated K times. Clouds are tested
-    at the same time, unless they are large.
+    These are `(clouds, statistics, K + 1)`. Clouds are tested at the same time, unless they are
+    large.
     """
+    source = seen.source
     small = source.shape[-2] * source.units * source.dtype.itemsize <= BLOCK_BYTES
     blocks: dict[int, list[np.ndarray]] = {k: [] for k in range(math.prod(source.shape[:-2]))}
-    seen = Clouds(source, test)
     with concurrent.futures.ThreadPoolExecutor(WORKERS if small else 1) as workers:
         for members, turns in groups:
             one = functools.partial(measure, seen, turns)
             for cloud, values in zip(members, workers.map(one, members), strict=True):
                 blocks[cloud].append(values)
-    found = np.stack([np.concatenate(each, axis=1) for each in blocks.values()])
-    return found, list(seen.ranks.values())
+    return np.stack([np.concatenate(each, axis=1) for each in blocks.values()])
 
 
 def _groups(

@@ -5,6 +5,8 @@ on an orthonormal basis most statistics follow from sums along the units, which 
 rotation gives for all of them.
 """
 
+import concurrent.futures
+import functools
 import math
 import threading
 from collections.abc import Iterable, Iterator
@@ -126,8 +128,8 @@ class Clouds:
         """Looks at no cloud yet."""
         self.source, self.test = source, test
         # A wide cloud is taken in the coordinates of its orthonormal basis, the standard one there.
-        own = resolve_vectors(None, source.units) if test.wide else test.frame
-        self.target = build_target(own, source.dtype)
+        self.frame = resolve_vectors(None, source.units) if test.wide else test.frame
+        self.target = build_target(self.frame, source.dtype)
         self.asked = dict.fromkeys([views.SAMPLES, *(one.sees for one in test.statistics)])
         self.kept: dict[int, Views] = {}
         self.ranks: dict[int, int] = {}  # of clouds that were whitened
@@ -172,19 +174,17 @@ def _narrow(found: dict[str, np.ndarray | None]) -> Views:
 
 
 def _in_blocks(test: Design, found: dict[str, np.ndarray | None], place: np.ndarray) -> Views:
-    """Puts the views of a wide cloud into windows, and lets go of what nothing else sees."""
+    """Puts the views of a wide cloud into windows."""
     support = turning.support_of(found.get(views.STILL))
-    windows, whole = {}, dict(found)
+    windows = {}
     for name in (views.SAMPLES, views.SHAPE):
         values = found.get(name)
         seeing = [one for one in test.of(registry.BASIS) if one.sees == name]
         if values is None or not any(one.along for one in seeing):
             continue
         within = support if name == views.SHAPE else None
-        windows[name] = windows_of(values, place, support=within)
-        if name == views.SHAPE and all(one.along for one in seeing):
-            whole[name] = values[:1]  # it is there, and its windows are what is measured
-    return Views(whole, windows, None, support)
+        windows[name] = windows_of(values, place, support=within, whitened=name == views.SHAPE)
+    return Views(found, windows, None, support)
 
 
 def measure(seen: Clouds, turns: Turns, cloud: int) -> np.ndarray:
@@ -200,20 +200,33 @@ def measure(seen: Clouds, turns: Turns, cloud: int) -> np.ndarray:
     values = of_cloud.whole[views.SAMPLES]
     assert values is not None  # the samples can always be seen
     found: dict[str, np.ndarray] = {}
-    for sees in dict.fromkeys(one.sees for one in test.of(registry.BASIS)):
-        seeing = [one for one in test.of(registry.BASIS) if one.sees == sees]
-        if of_cloud.whole[sees] is None:  # what cannot be told has no number
-            found |= {one.name: np.full(len(turns.turns), np.nan) for one in seeing}
-        elif test.wide:
-            found |= _of_wide(of_cloud, sees, seeing, target, turns)
-        else:
-            found |= _of_view(of_cloud, sees, seeing, target, turns.turns[:, 0])
-    if of_projections := test.of(registry.PROJECTIONS):
-        found |= _of_projections(values, of_projections, target, turns, wide=test.wide)
+    with concurrent.futures.ThreadPoolExecutor(1) as beside:
+        # Dips are measured on one core: of a wide cloud beside its products, which need both.
+        of_projections = test.of(registry.PROJECTIONS)
+        onto = functools.partial(
+            _of_projections, values, of_projections, target, turns, wide=test.wide
+        )
+        dips = beside.submit(onto) if test.wide and of_projections else None
+        for sees in dict.fromkeys(one.sees for one in test.of(registry.BASIS)):
+            found |= _of_seen(of_cloud, sees, test, target, turns)
+        if of_projections:
+            found |= onto() if dips is None else dips.result()
     if of_planes := test.of(registry.PLANES):
         planes = resolve_basis(None, test.frame.units) if test.wide else test.frame
         found |= _of_planes(values, of_planes, planes, test.epsilon, turns)
     return np.stack([found[one.name] for one in test.statistics])
+
+
+def _of_seen(
+    of_cloud: Views, sees: str, test: Design, target: Target, turns: Turns
+) -> dict[str, np.ndarray]:
+    """Measures the functions of a basis that see the same of a cloud."""
+    seeing = [one for one in test.of(registry.BASIS) if one.sees == sees]
+    if of_cloud.whole[sees] is None:  # what cannot be told has no number
+        return {one.name: np.full(len(turns.turns), np.nan) for one in seeing}
+    if test.wide:
+        return _of_wide(of_cloud, sees, seeing, target, turns)
+    return _of_view(of_cloud, sees, seeing, target, turns.turns[:, 0])
 
 
 def _of_view(

@@ -13,12 +13,13 @@ import xarray as xr
 from ppp_jax.analysis.inference.rotation_test import (
     MOST_ROTATIONS,
     ROTATIONS,
+    Options,
+    judge_clouds,
     pool,
-    rotation_test,
     verdict,
 )
 from ppp_jax.analysis.inference.seeds import LEVEL, false_discovery
-from ppp_jax.analysis.inference.turned_clouds import BLOCK_BYTES
+from ppp_jax.analysis.inference.turned_clouds import BLOCK_BYTES, Clouds
 from ppp_jax.analysis.io.layer_files import SEED, Layer, Layers, LayersLike, about
 from ppp_jax.analysis.io.progress import progress_bar
 from ppp_jax.analysis.io.rows import RAISE, LongRowWarning, check_rows, refuse_nonfinite
@@ -436,8 +437,8 @@ def _tested(layer: Layer, *, progress: bool, max_samples: int, **options: Any) -
         if layer.shape[-2] > max_samples:
             latents = xr.DataArray(drawn(source, max_samples), dims=(*source.dims, UNIT))
         # A layer of few blocks of rotations needs no bar of its own.
-        tested = rotation_test(latents, progress=progress and blocks > 1, **options)
-        carriers = _top_units(latents, layer, options)
+        tested, seen = judge_clouds(latents, Options(**options), progress=progress and blocks > 1)
+        carriers = _top_units(layer, seen)
     counts = {name: int(tested.attrs[name]) for name in ROWS}
     networks = 1
     if SEED in tested["value"].dims:  # without those of which nothing can be told
@@ -455,20 +456,19 @@ def _tested(layer: Layer, *, progress: bool, max_samples: int, **options: Any) -
     )
 
 
-def _top_units(
-    latents: Any, layer: Layer, options: dict[str, Any]
-) -> tuple[dict[str, np.ndarray], str]:
+def _top_units(layer: Layer, seen: Clouds) -> tuple[dict[str, np.ndarray], str]:
     """Returns the units that carry a layer's alignment, and of which statistic they are."""
-    none = np.full(top.COUNT, np.nan)
-    rules = {name: options[name] for name in ("basis", "nonfinite", "drop_outliers")}
-    for statistic in TOP_STATISTICS if len(layer.shape) == 2 else ():
-        found = top.top_units(latents, statistic=statistic, **rules)
-        if (found["unit"] >= 0).all():
-            numbers = {name: none.copy() for name in top.NUMBERS}
-            for name, values in numbers.items():
-                values[: found.sizes["place"]] = found[name]
-            return numbers, statistic
-    return dict.fromkeys(top.NUMBERS, none), ""
+    none = dict.fromkeys(top.NUMBERS, np.full(top.COUNT, np.nan))
+    if len(layer.shape) != 2:  # units of several networks are not the same
+        return none, ""
+    most = min(top.COUNT, seen.frame.size)
+    for statistic in TOP_STATISTICS:
+        found = top.numbers_of(seen.kept[0].whole, seen.frame, statistic, most)
+        if (found[:, 0] >= 0).all():
+            padded = np.full((top.COUNT, len(top.NUMBERS)), np.nan)
+            padded[:most] = found
+            return dict(zip(top.NUMBERS, padded.T, strict=True)), statistic
+    return none, ""
 
 
 def _by_reason(told: str) -> str:

@@ -61,7 +61,7 @@ class Windows(NamedTuple):
       values: The samples without their mean, `(windows, blocks, samples, width)`.
       there: 1 for a sample and 0 for a row that is none, `(windows, samples)`.
       reciprocal: 1/‖x‖ of the sample, or 0, `(windows, samples)`.
-      mean: The mean sample, `(blocks, width)`.
+      mean: The mean sample, `(blocks, width)`; None of whitened samples, which have none.
       square: The mean square of each unit around its mean, `(blocks, width)`.
       mirror: V of the reflection I − V·Vᵀ after the rotation, `(blocks, width, missing)`, or None.
     """
@@ -74,7 +74,13 @@ class Windows(NamedTuple):
     mirror: Any
 
 
-def windows_of(cloud: np.ndarray, place: np.ndarray, *, support: Support | None = None) -> Windows:
+def windows_of(
+    cloud: np.ndarray,
+    place: np.ndarray,
+    *,
+    support: Support | None = None,
+    whitened: bool = False,
+) -> Windows:
     """Returns a cloud as `measure_moments` takes it, on JAX's default device.
 
     Args:
@@ -82,6 +88,7 @@ def windows_of(cloud: np.ndarray, place: np.ndarray, *, support: Support | None 
       place: The units of each block, as `Turns` has them.
       support: How rotations stay within the subspace in which the cloud varies; None if it varies
         in all directions.
+      whitened: Whether the samples are whitened: their mean is 0.
     """
     if support is not None and support.axes is not None:
         # The coordinates in the subspace, which are taken for units.
@@ -112,7 +119,7 @@ def windows_of(cloud: np.ndarray, place: np.ndarray, *, support: Support | None 
         np.ascontiguousarray(placed.swapaxes(1, 2)),
         windowed(there),
         windowed(reciprocal),
-        blocks.placed(mean).astype(np.float32),
+        None if whitened else blocks.placed(mean).astype(np.float32),
         blocks.placed(square).astype(np.float32),
         None if mirror is None else np.moveaxis(blocks.placed(mirror.T), 0, -1).astype(np.float32),
     )
@@ -150,25 +157,24 @@ def measure_moments(windows: Windows, turns: Turns) -> Moments:
 @jax.jit
 def _sums(windows: Windows, turns: jax.Array) -> Any:
     """Returns the four sums, `(rotations, blocks, width)` each."""
-    mean, square = windows.mean[:, None], windows.square[:, None]
+    mean, square = windows.mean, windows.square[:, None]
 
     def of_rotation(turn: jax.Array) -> Any:
-        centre = _back(_product(mean, turn), windows.mirror)
+        centre = None if mean is None else _back(_product(mean[:, None], turn), windows.mirror)
         size = jnp.sqrt(_product(square, jnp.square(turn)))
         if windows.mirror is not None:  # whitened samples vary equally in all directions
             size = jnp.full_like(size, jnp.sqrt(jnp.mean(size * size)))
-        scale = jnp.where(size > 0, size, 1)
+        scale = 1 / jnp.where(size > 0, size, 1)
 
         def add(sums: Any, window: Any) -> Any:
             values, there, reciprocal = window
             onto = _back(_product(values, turn), windows.mirror)
-            whole = onto + there[None, :, None] * centre
-            even = jnp.square(onto / scale)
-            angle = jnp.square(whole * reciprocal[None, :, None])
+            whole = onto if centre is None else onto + there[None, :, None] * centre
+            even, angle = jnp.square(onto * scale), jnp.square(whole * reciprocal[None, :, None])
             parts = (jnp.abs(whole), even, even * even, angle * angle)
             return tuple(a + jnp.sum(b, axis=1) for a, b in zip(sums, parts, strict=True)), None
 
-        none = jnp.zeros(scale[:, 0].shape, windows.mean.dtype)
+        none = jnp.zeros(scale[:, 0].shape, scale.dtype)
         given = (windows.values, windows.there, windows.reciprocal)
         return jax.lax.scan(add, (none,) * 4, given)[0]
 

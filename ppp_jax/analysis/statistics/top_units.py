@@ -1,11 +1,12 @@
 """Which units carry the alignment of a layer: outlier dimensions by name (docs/method.md §6)."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 
-from ppp_jax.analysis.io.rows import RAISE, Rows, check_rows, kept_rows, told, warn_of_long_rows
+from ppp_jax.analysis.io.rows import RAISE, check_rows, kept_rows, told, warn_of_long_rows
 from ppp_jax.analysis.io.sources import Latents, check_free, open_source, read, rescale
 from ppp_jax.analysis.projection import views
 from ppp_jax.analysis.projection.planes import Basis, BasisLike, resolve_vectors
@@ -86,7 +87,7 @@ def top_units(
             read(source, start, start + samples), nonfinite=nonfinite, drop_outliers=drop_outliers
         )
         counts.append(rows)
-        found.append(_of_cloud(cloud, rows, frame, statistic, most))
+        found.append(numbers_of({views.SAMPLES: rescale(cloud)[0]}, frame, statistic, most))
     if drop_outliers is None:
         warn_of_long_rows(sum(rows.long for rows in counts))
     dims = (*source.dims[:-1], "place")
@@ -96,13 +97,23 @@ def top_units(
     return made.assign(unit=made["unit"].astype(np.int64))
 
 
-def _of_cloud(cloud: np.ndarray, rows: Rows, frame: Basis, statistic: str, most: int) -> np.ndarray:
-    """Returns the numbers of the vectors with the largest parts, `(most, numbers)`."""
+def numbers_of(
+    seen: Mapping[str, np.ndarray | None], frame: Basis, statistic: str, most: int
+) -> np.ndarray:
+    """Returns the numbers of the vectors with the largest parts, `(most, numbers)`.
+
+    Args:
+      seen: Views of a cloud by their names, of which its samples must be there; what else the
+        statistic sees is made where it is not.
+      frame: The basis.
+      statistic: Whose parts are looked at.
+      most: How many vectors, at most as many as there are.
+    """
     none = np.column_stack([np.full(most, -1.0), np.full((most, len(NUMBERS) - 1), np.nan)])
-    if rows.samples < 2:
+    values, sees = seen[views.SAMPLES], SEES[statistic]
+    if values is None or np.count_nonzero(views.present(values)) < 2:
         return none
-    values, _ = rescale(cloud)
-    view = views.view(values, SEES[statistic])
+    view = seen[sees] if sees in seen else views.view(values, sees)
     if view is None:
         return none
     along = _along(values, view, frame, statistic)

@@ -126,7 +126,7 @@ def test_what_is_left_out_is_counted_and_what_is_not_judged_says_why():
 
 
 def test_rows_that_are_not_finite_are_refused_before_anything_is_measured(monkeypatch):
-    monkeypatch.setattr("ppp_jax.analysis.results.layer_comparison.rotation_test", None)
+    monkeypatch.setattr("ppp_jax.analysis.results.layer_comparison.judge_clouds", None)
     last = LAYERS["noise"].copy()
     last[3, 1] = np.inf
     with pytest.raises(InputError, match=r"layers=z: array .* has 1 row that is not finite"):
@@ -247,7 +247,7 @@ def test_rotations_suffice_for_the_largest_family():
     (["x"], "groups=list: must be a mapping"), ("x", "groups=str: must be a mapping"),
 ])  # fmt: skip
 def test_groups_that_cannot_be_are_one_line(monkeypatch, groups, text):
-    monkeypatch.setattr("ppp_jax.analysis.results.layer_comparison.rotation_test", None)
+    monkeypatch.setattr("ppp_jax.analysis.results.layer_comparison.judge_clouds", None)
     with pytest.raises(InputError, match=text):
         compared(MODELS, groups=groups)
 
