@@ -1,6 +1,7 @@
 """Real commands in processes of their own: one process, or several that train together."""
 
 import contextlib
+import os
 import socket
 import time
 
@@ -25,9 +26,14 @@ def flags(axes):
     return [f"--{name}={text}" for name, text in texts.items()]
 
 
-def start(workdir, flags, *, module="tests.train"):
+def environment():
+    """Returns the environment that commands get."""
+    return dict(os.environ)
+
+
+def start(workdir, flags, *, module="tests.train", environment=None):
     """Starts `python -m module` and returns the process."""
-    return forks.popen(module, [f"--workdir={workdir}", *flags])
+    return forks.popen(module, [f"--workdir={workdir}", *flags], environment=environment)
 
 
 @contextlib.contextmanager

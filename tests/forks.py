@@ -23,7 +23,9 @@ from tests import ROOT
 
 # What the environment may say anew for each command: whatever is read after the imports.
 READ_LATE = {"XLA_FLAGS", "PYTEST_CURRENT_TEST", "PYTHONWARNINGS", "HOME", "XDG_CACHE_HOME",
-             "JAX_DISABLE_MOST_OPTIMIZATIONS"}  # fmt: skip
+             "JAX_DISABLE_MOST_OPTIMIZATIONS", "STORAGE_EMULATOR_HOST", "AWS_ENDPOINT_URL",
+             "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION",
+             "DIE_AT"}  # fmt: skip
 KILLED = -signal.SIGKILL
 
 

@@ -103,7 +103,8 @@ def test_every_command_names_a_module_and_flags_that_exist():
 
 
 def test_every_flag_named_anywhere_exists():
-    known = {"worker", "command", "help"}  # gcloud's, absl's
+    known = {"worker", "command", "zone", "version", "help"}  # gcloud's, absl's
+    known |= {"cluster", "workload", "logdir"}  # of xpk and TensorBoard
     for main in ("ablation", "analyze", "certify", "pretrained", "results_pages",
                  "torch_transformer", "benchmarks.dadapy_peaks"):  # fmt: skip
         known |= flags_of(f"experiments.{main}")

@@ -5,11 +5,12 @@ grid, trains what is not trained yet, and writes figures, tables and a page. Its
 be called as a function of a trained run folder.
 """
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -22,6 +23,7 @@ from ppp_jax.engine import devices
 from ppp_jax.errors import InputError, whole
 from ppp_jax.grid import Grid
 from ppp_jax.grid.extension import AXES
+from ppp_jax.storage import remote
 from ppp_jax.sweep import plan, sweep
 
 LEAST_ROTATIONS = 19
@@ -114,11 +116,15 @@ class Experiment:
         """
         options = Options(epsilon=self.epsilon) if options is None else options
         _check(self, grid, options)
-        study.check_folder(workdir, self.writes)
         grids = [grid, *(self.more(grid) if self.more else [])]
         how = {"progress": options.progress, **how}
-        trained, prepared = _train(self, grids, _folders(workdir, len(grids)), how)
-        return self.analyse(trained, options._replace(prepared=prepared))
+        with contextlib.ExitStack() as opened:
+            folders = [
+                opened.enter_context(remote.opened(one)) for one in _folders(self, grid, workdir)
+            ]
+            study.check_folder(folders[0], self.writes)
+            options = options._replace(prepared=_train(self, grids, folders, how))
+            return self.analyse(folders[0], options)
 
 
 EXPERIMENTS: dict[str, Experiment] = {}
@@ -185,47 +191,64 @@ def _train_and_analyse(experiment: Experiment, given: str) -> None:
     values, grid = flags.FLAGS, experiment_flags.grid()
     options = Options(values.rotations, values.epsilon)
     _check(experiment, grid, options)
-    how = experiment_flags.training_options()
-    devices.on_main(lambda: study.check_folder(values.workdir, experiment.writes))
-    grids, chosen = _with_probes(experiment, grid)
+    how = experiment_flags.training_options() | experiment_flags.watched()
+    addresses = _folders(experiment, grid, values.workdir)
+    with contextlib.ExitStack() as opened:
+        folders = [
+            remote.fetched(address)
+            if values.dry_run
+            else opened.enter_context(remote.opened(address))
+            for address in addresses
+        ]
+        _in_folders(experiment, given, grid, folders, how, options)
+
+
+def _in_folders(
+    experiment: Experiment,
+    given: str,
+    grid: Grid,
+    folders: list[pathlib.Path],
+    how: dict[str, Any],
+    options: Options,
+) -> None:
+    """Trains and analyses in folders of this machine, or prints the plan with `--dry_run`."""
+    values, workdir = flags.FLAGS, folders[0]
+    devices.on_main(lambda: study.check_folder(workdir, experiment.writes))
+    grids, chosen = _with_probes(experiment, grid, workdir)
     devices.on_main(functools.partial(experiment_flags.tell_single_numbers, grids[0]))
     if experiment.pictures and (text := probes.remark(chosen, values.epsilon)):
         devices.on_main(functools.partial(print, text, file=sys.stderr))
-    folders = _folders(values.workdir, len(grids))
     if values.dry_run:
-        _plan(grids, folders, how)
+        _plan(grids, folders, experiment_flags.training_options())
         devices.on_main(lambda: print(probes.summary(chosen, values.epsilon)))
         return
-    trained, prepared = _train(experiment, grids, folders, how)
-    options = options._replace(prepared=prepared)
-    devices.on_main(lambda: _analyse(experiment, trained, options, given))
+    options = options._replace(prepared=_train(experiment, grids, folders, how))
+    devices.on_main(lambda: _analyse(experiment, workdir, options, given))
 
 
-def _folders(workdir: str | pathlib.Path, count: int) -> list[str | pathlib.Path]:
-    """Returns the run folders of an experiment's grids."""
-    return [workdir, *(study.beside(workdir, number=k + 2) for k in range(count - 1))]
+def _folders(experiment: Experiment, grid: Grid, workdir: str | pathlib.Path) -> list[str]:
+    """Returns the run folders of an experiment's grids, or their addresses."""
+    return study.folders(str(workdir), 1 + (len(experiment.more(grid)) if experiment.more else 0))
 
 
 def _train(
-    experiment: Experiment,
-    grids: list[Grid],
-    folders: Sequence[str | pathlib.Path],
-    how: dict[str, Any],
-) -> tuple[pathlib.Path, Any]:
-    """Returns the first grid's run folder, with all grids trained, and what is prepared of it."""
+    experiment: Experiment, grids: list[Grid], folders: list[pathlib.Path], how: dict[str, Any]
+) -> Any:
+    """Trains all grids, and returns what the experiment prepares of the first one's run folder."""
     trained = [sweep.train(one, folder, **how) for one, folder in zip(grids, folders, strict=True)]
     devices.on_main(lambda: study.tell_diverged(trained))
-    prepared = experiment.prepare(trained[0], grids[0], how) if experiment.prepare else None
-    return trained[0], prepared
+    return experiment.prepare(trained[0], grids[0], how) if experiment.prepare else None
 
 
-def _with_probes(experiment: Experiment, grid: Grid) -> tuple[list[Grid], probes.Probes]:
+def _with_probes(
+    experiment: Experiment, grid: Grid, workdir: pathlib.Path
+) -> tuple[list[Grid], probes.Probes]:
     """Returns the grids to train, with the number of probe samples that is chosen for them."""
     values = flags.FLAGS
     grids = [grid, *(experiment.more(grid) if experiment.more else [])]
     chosen = probes.choose(
         grids,
-        values.workdir,
+        workdir,
         given=experiment_flags.given_probes(),
         epsilon=values.epsilon,
         overwrite=values.overwrite,

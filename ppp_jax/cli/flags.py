@@ -33,6 +33,7 @@ from ppp_jax.cli import probes, runtime
 from ppp_jax.engine.interrupts import Stopped
 from ppp_jax.errors import InputError, printable, shortened
 from ppp_jax.grid.grid import MAX_COUNT, MAX_VALUES, Grid, axes_of
+from ppp_jax.sweep import observers
 
 app.define_help_flags()  # defined here once, so that no main defines and later removes them
 
@@ -315,6 +316,19 @@ def _define_handling(workdir: str, epsilon: float) -> None:
         "number of runs that a device trains at a time, on which bits depend; auto takes that of "
         "the workdir, or one that suits cache or memory",
     )
+    flags.DEFINE_string(
+        "profile_steps",
+        None,
+        "steps start:stop of which JAX's profiler writes a trace to profile/ in the workdir; the "
+        "whole chunks of steps that hold them are traced",
+    )
+    _define_list(
+        "log_to",
+        _names,
+        f"where losses are logged: {', '.join(observers.LOGS)}; jsonl, the workdir's "
+        "metrics.jsonl, is always written",
+        (observers.JSONL,),
+    )
     flags.DEFINE_bool(
         "allow_inexact_resume",
         False,
@@ -372,6 +386,23 @@ def training_options() -> dict[str, Any]:
         "overwrite": values.overwrite,
         "allow_inexact_resume": values.allow_inexact_resume,
     }
+
+
+def watched() -> dict[str, Any]:
+    """Returns the keyword arguments of `sweep.train` that say what is watched.
+
+    Raises:
+      InputError: `--profile_steps` is no range of steps, or a log of `--log_to` cannot be written.
+    """
+    values = flags.FLAGS
+    steps, text = None, values.profile_steps
+    if text is not None:
+        found = re.fullmatch("([0-9]{1,15}):([0-9]{1,15})", text)
+        if found is None:
+            problem = "must be a range of steps, start:stop, such as 10:20"
+            raise InputError("profile_steps", text, problem)
+        steps = int(found[1]), int(found[2])
+    return observers.checked(steps, values.log_to)._asdict()
 
 
 @contextlib.contextmanager

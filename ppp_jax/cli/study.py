@@ -25,7 +25,7 @@ from ppp_jax.analysis.results.measure import SITES, cells
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import lines, write_csv, write_markdown
 from ppp_jax.errors import InputError, printable
-from ppp_jax.files import atomic
+from ppp_jax.files import atomic, buckets
 from ppp_jax.grid import Grid
 from ppp_jax.networks import interpolated
 from ppp_jax.storage import manifest, run_dir
@@ -165,7 +165,22 @@ def beside(workdir: str | pathlib.Path, *, number: int = 2) -> pathlib.Path:
       >>> print(beside("runs/dose"))
       runs/dose_2
     """
-    return pathlib.Path(f"{pathlib.Path(workdir)}_{number}")
+    return pathlib.Path(folders(str(workdir), number)[-1])
+
+
+def folders(workdir: str, count: int) -> list[str]:
+    """Returns the run folders, or their addresses, of the grids that an experiment trains.
+
+    Args:
+      workdir: Path or address of the first grid's run folder.
+      count: Number of grids.
+
+    Example:
+      >>> folders("gs://bucket/dose", 2)
+      ['gs://bucket/dose', 'gs://bucket/dose_2']
+    """
+    path = workdir.rstrip("/") if buckets.is_address(workdir) else pathlib.Path(workdir)
+    return [workdir, *(f"{path}_{number}" for number in range(2, count + 1))]
 
 
 @contextlib.contextmanager

@@ -100,6 +100,11 @@ def process_count() -> int:
     return jax.process_count()
 
 
+def process_index() -> int:
+    """Returns the number of this process, from 0."""
+    return jax.process_index()
+
+
 def exchange(value: Any) -> list[Any]:
     """Sends a value to all processes, and returns the values of all processes in their order.
 

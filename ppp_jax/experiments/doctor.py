@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.metadata
-import importlib.util
 import os
 import pathlib
 import platform
@@ -20,7 +19,9 @@ from ppp_jax import resources
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.cli import machine, runtime
 from ppp_jax.engine import devices, program
+from ppp_jax.errors import InputError
 from ppp_jax.experiments.ablation import DEFAULTS, EXPERIMENT
+from ppp_jax.files import buckets
 from ppp_jax.storage import manifest
 from ppp_jax.sweep import seed_batches, sweep
 
@@ -82,17 +83,19 @@ def folders(workdir: str, compilation_cache: str) -> Iterator[Finding]:
       compilation_cache: The cache's setting, as the flag of that name has it.
     """
     if "://" in workdir:
-        installed = importlib.util.find_spec("gcsfs") is not None
-        text = f"{workdir} is no folder; gcsfs is {'' if installed else 'not '}installed"
-        remedy = (
-            "train to a local disk or a shared file system (Filestore, NFS); "
-            "gcsfs lets xarray read a run that was copied to gs://"
-        )
-        yield Finding("workdir", text, remedy)
+        yield _bucket(workdir)
     else:
         yield _writable("workdir", pathlib.Path(workdir))
     cache = runtime.cache_folder(compilation_cache)
     yield Finding("cache", "none") if cache is None else _writable("cache", cache)
+
+
+def _bucket(address: str) -> Finding:
+    try:
+        number = len(buckets.Bucket(address, patience=0).names("index"))
+    except InputError as error:
+        return Finding("workdir", address, error.problem)
+    return Finding("workdir", f"{address} can be read, {'a run' if number else 'no run'} is there")
 
 
 def _writable(what: str, folder: pathlib.Path) -> Finding:

@@ -120,12 +120,9 @@ def problem(folder: pathlib.Path, *, runs: int, identity: str) -> str | None:
 
 def _read(folder: pathlib.Path, size: int) -> Any:
     """Returns saved states as NumPy arrays; None if their size is not `size` bytes."""
-    here = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"read_by_{here}"
-    )
-    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-    with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
+    options = alone("read")
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+    with ocp.Checkpointer(handler, multiprocessing_options=options) as reader:
         kept = reader.metadata(folder).item_metadata
         if kept is None:  # the list of arrays is damaged
             return None
@@ -138,6 +135,41 @@ def _read(folder: pathlib.Path, size: int) -> Any:
             return None
         how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         return reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=how))
+
+
+def alone(what: str) -> ocp.options.MultiprocessingOptions:
+    """Returns orbax's options for a process that works without the others.
+
+    Args:
+      what: What is done, which distinguishes simultaneous work.
+    """
+    here = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"{what}_by_{here}"
+    )
+
+
+def restored(folder: pathlib.Path, like: Any) -> Any:
+    """Restores saved states in a process that reads all of them from its own copy of the folder.
+
+    Args:
+      folder: Folder of a complete checkpoint.
+      like: Abstract states with the shapes, dtypes and shardings of the result, whose padding can
+        differ from that of the saved states.
+    """
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    local = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), like)
+    options = alone("restored")
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=options)
+    with ocp.Checkpointer(handler, multiprocessing_options=options) as reader:
+        item = ocp.args.StandardRestore(local, strict=False)
+        found = reader.restore((folder / STATE).absolute(), args=item)
+
+    def spread(leaf: Any, wanted: Any) -> jax.Array:
+        values = np.asarray(leaf)
+        return jax.make_array_from_callback(values.shape, wanted.sharding, lambda at: values[at])
+
+    return jax.tree.map(spread, found, like)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from ppp_jax.files import regular
 from ppp_jax.grid.extension import run_indices
 from ppp_jax.grid.grid import Cell, Grid
 from ppp_jax.networks.functional import Model, Params
-from ppp_jax.storage import checkpoints, manifest, run_dir
+from ppp_jax.storage import checkpoints, manifest, remote, run_dir
 from ppp_jax.storage.manifest import Manifest
 
 
@@ -38,7 +38,7 @@ def restore(workdir: str | pathlib.Path, dataset: Dataset) -> list[Trained]:
     """Restores the newest parameters of every run of a folder.
 
     Args:
-      workdir: Path of the run folder.
+      workdir: Path of the run folder, or its address in a bucket.
       dataset: Dataset of the runs, as `datasets.load` returns it.
 
     Returns:
@@ -48,7 +48,7 @@ def restore(workdir: str | pathlib.Path, dataset: Dataset) -> list[Trained]:
       InputError: The folder holds no trained run, or one of other data or other functions, or its
         newest checkpoint is damaged.
     """
-    workdir = run_dir.folder(workdir)
+    workdir = remote.fetched(workdir)
     stored = manifest.read(workdir)
     if stored is None:
         raise InputError("workdir", workdir, "holds no run; train one first")

@@ -35,7 +35,7 @@ from ppp_jax.files import atomic, regular
 from ppp_jax.files.atomic import write_text as _write_atomically
 from ppp_jax.files.integrity import is_intact, sealed
 from ppp_jax.grid.grid import Grid
-from ppp_jax.storage import checkpoints, latents, manifest, metrics, strangers
+from ppp_jax.storage import checkpoints, latents, manifest, metrics, remote, strangers
 from ppp_jax.storage.manifest import MANIFEST, Manifest
 
 METRICS, CHECKPOINTS, LATENTS, REPORT = "metrics.jsonl", "checkpoints", "latents.zarr", "report"
@@ -64,11 +64,10 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def folder(workdir: str | pathlib.Path) -> pathlib.Path:
-    """Returns the path of a run folder.
+    """Returns the path of a folder, for what cannot work in a bucket (see `remote`).
 
     Raises:
-      InputError: The value is an address such as `gs://bucket`, where files can be neither appended
-        to nor renamed.
+      InputError: The value is an address such as `gs://bucket/run`.
     """
     if "://" in str(workdir):
         problem = "is not a folder; choose one on a local disk or a shared file system"
@@ -349,12 +348,16 @@ class Checkpoints(NamedTuple):
     """The opened checkpoints of a part.
 
     Attributes:
-      manager: Orbax's manager of the checkpoints.
+      workdir: Path of the run folder.
+      folder: Folder of the part's checkpoints.
+      manager: Orbax's manager of the checkpoints, or None if only the main process saves.
       runs: Number of runs of every cell. Rows of the states behind them are padding.
       identity: Identity of the part, see `manifest.identity`.
     """
 
-    manager: ocp.CheckpointManager
+    workdir: pathlib.Path
+    folder: pathlib.Path
+    manager: ocp.CheckpointManager | None
     runs: int
     identity: str
 
@@ -376,40 +379,66 @@ def checkpoint_manager(
     """
     folder = (workdir / CHECKPOINTS / str(part)).absolute()
     devices.on_main(lambda: folder.mkdir(parents=True, exist_ok=True))
-    options = ocp.CheckpointManagerOptions(max_to_keep=KEPT_CHECKPOINTS)
-    manager = ocp.CheckpointManager(folder, options=options)
+    manager = _manager(folder, shared=remote.is_shared(workdir))
     abandoned = False
     try:
-        yield Checkpoints(manager, runs, identity)
+        yield Checkpoints(workdir, folder, manager, runs, identity)
     except Exception:
         # Closing waits for the other processes, and one of them can have failed.
         abandoned = jax.process_count() > 1
         raise
     finally:
-        if not abandoned:
+        if manager is not None and not abandoned:
             with _failed_saves():
                 manager.close()
+
+
+def _manager(folder: pathlib.Path, *, shared: bool) -> ocp.CheckpointManager | None:
+    """Returns orbax's manager of a folder.
+
+    All processes use it together, or the main one alone if the others do not see the folder.
+    """
+    if shared or devices.process_count() == 1:
+        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT_CHECKPOINTS)
+    elif devices.is_main():
+        alone = checkpoints.alone("saved")
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=KEPT_CHECKPOINTS, multiprocessing_options=alone, create=False
+        )
+    else:
+        return None
+    return ocp.CheckpointManager(folder, options=options)
 
 
 def save_checkpoint(kept: Checkpoints, step: int, state: Any) -> None:
     """Begins to save the states of all runs after `step` steps. All processes share the work.
 
+    If the run folder is in a bucket, the save is completed and the folder is uploaded.
+
     Raises:
       OSError: The disk is full, or this save or the one before failed.
+      InputError: The bucket cannot be used.
     """
     # Orbax would notice a full disk too, but its writers print a traceback per array.
-    if shutil.disk_usage(kept.manager.directory).free < sum(
+    if kept.manager and shutil.disk_usage(kept.folder).free < sum(
         x.nbytes for x in jax.tree.leaves(state)
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     about = checkpoints.describe(step, state, runs=kept.runs, identity=kept.identity)
+    if not (shared := remote.is_shared(kept.workdir)) and devices.process_count() > 1:
+        state = devices.gather(state)
+    if kept.manager:
+        _save(kept.manager, step, state, about)
+        if not shared:
+            with _failed_saves():
+                kept.manager.wait_until_finished()
+    remote.commit(kept.workdir)
+
+
+def _save(manager: ocp.CheckpointManager, step: int, state: Any, about: dict[str, Any]) -> None:
+    args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(about))
     with _failed_saves():
-        saved = kept.manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(about)
-            ),
-        )
+        saved = manager.save(step, args=args)
     if not saved:
         raise OSError(errno.EEXIST, f"a checkpoint after step {step} is in the way")
 
@@ -434,7 +463,11 @@ def restore_checkpoint(kept: Checkpoints, step: int, like: Any) -> Any:
       like: Abstract states with the shapes, dtypes and shardings of the result. Their padding can
         differ from that of the saved states, because it depends on the number of devices.
     """
+    if devices.process_count() > 1 and not remote.is_shared(kept.workdir):
+        return checkpoints.restored(kept.folder / str(step), like)
     item = ocp.args.StandardRestore(like, strict=False)
+    if kept.manager is None:
+        raise RuntimeError("the checkpoints were opened before the folder's copy")
     return kept.manager.restore(step, args=ocp.args.Composite(state=item))["state"]
 
 

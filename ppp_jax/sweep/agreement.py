@@ -128,7 +128,7 @@ def together(function: Callable[[], T]) -> T:
 
 
 def check_call(
-    config: Mapping[str, Any], dataset_sha256: str, how: Mapping[str, Any], workdir: pathlib.Path
+    config: Mapping[str, Any], dataset_sha256: str, how: Mapping[str, Any], workdir: str
 ) -> None:
     """Checks that all processes call `sweep.train` with the same arguments.
 
@@ -136,7 +136,7 @@ def check_call(
       config: Result of `Grid.to_json` for the grid to be trained.
       dataset_sha256: SHA-256 of the data.
       how: Other arguments by name.
-      workdir: Path of the run folder.
+      workdir: Path or address of the run folder.
 
     Raises:
       InputError: An argument, version, condition or function differs. The message names it and both
@@ -158,7 +158,7 @@ def check_call(
         **functions,
         "sha256 of the data": dataset_sha256,
         **how,
-        "workdir": str(workdir),
+        "workdir": workdir,
         **versions(),
         **conditions,
     }

@@ -9,7 +9,7 @@ from ppp_jax import notebook, resources
 from ppp_jax.data.datasets import Dataset
 from ppp_jax.errors import InputError
 from ppp_jax.grid.grid import Grid
-from ppp_jax.storage import run_dir
+from ppp_jax.storage import remote, run_dir
 from ppp_jax.storage.manifest import Manifest
 from ppp_jax.sweep import demand, seed_batches, sweep
 from ppp_jax.symmetry import brought
@@ -103,7 +103,7 @@ def plan(
 
     Args:
       grid: The grid to be trained.
-      workdir: Path of the run folder, which need not exist.
+      workdir: Path of the run folder, or its address in a bucket. It need not exist.
       seed_batch: Number of runs that a device trains at a time, see `sweep.train`.
       overwrite: Whether an earlier run is to be replaced.
       allow_inexact_resume: Whether training may continue under other conditions.
@@ -118,7 +118,7 @@ def plan(
       InputError: `sweep.train` would raise it, except for a lack of memory or disk, which the plan
         contains, and for errors that only writing can cause.
     """
-    dataset, workdir = sweep.load_data(grid, seed_batch=seed_batch), run_dir.folder(workdir)
+    dataset, workdir = sweep.load_data(grid, seed_batch=seed_batch), remote.fetched(workdir)
     stored = run_dir.check(workdir, grid, dataset, overwrite=overwrite)
     reached: list[int | None] = [None] if stored is None else run_dir.last_steps(workdir, stored)
     parts = (grid,) if stored is None else stored.parts

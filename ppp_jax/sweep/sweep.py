@@ -20,9 +20,10 @@ from ppp_jax.engine.training import Arrays
 from ppp_jax.errors import InputError
 from ppp_jax.grid.grid import ALL, Grid, check_feasible
 from ppp_jax.networks import architectures, functional
-from ppp_jax.storage import latents, manifest, run_dir
+from ppp_jax.storage import latents, manifest, remote, run_dir
 from ppp_jax.storage.manifest import Manifest
-from ppp_jax.sweep import agreement, demand, seed_batches
+from ppp_jax.sweep import agreement, demand, observers, seed_batches
+from ppp_jax.sweep.observers import Observer, Watch
 from ppp_jax.sweep.progress import Progress
 from ppp_jax.symmetry import brought, certificates
 
@@ -66,10 +67,8 @@ def _check_networks(grid: Grid, dataset: Dataset) -> None:
         for width in grid.widths:
             architectures.check(name, dataset.shape, width=width, data=grid.data)
         if not any(architectures.get(name) is one for one in architectures.OWN):
-            for cell in grid.cells:
-                if (
-                    cell.architecture == name
-                ):  # the user's network fails here, and not in the middle
+            for cell in grid.cells:  # the user's network fails here, and not in the middle
+                if cell.architecture == name:
                     training.build_model(cell, dataset.shape)
     all_layers = dataclasses.replace(grid, capture=(ALL,))
     everywhere = {layer for cell in grid.cells for layer in all_layers.captured(cell)}
@@ -91,6 +90,8 @@ def train(
     overwrite: bool = False,
     allow_inexact_resume: bool = False,
     progress: bool = True,
+    profile_steps: Sequence[int] | None = None,
+    log_to: Sequence[str] = (observers.JSONL,),
 ) -> pathlib.Path:
     """Trains a grid and saves its latents. It continues where an earlier call was stopped.
 
@@ -100,21 +101,25 @@ def train(
     more epochs) trains the missing runs, each addition by its own program.
 
     If there are several processes, all make the same call, and `workdir` is a folder that they
-    share.
+    share, or an address in a bucket.
 
     Args:
       grid: The grid to train.
       workdir: Path of the run folder (`ppp_jax.storage.run_dir`), which is created if it does not
-        exist.
+        exist, or its address in a bucket, such as `gs://bucket/run`. A bucket is brought up to date
+        with every checkpoint (`ppp_jax.storage.remote`).
       seed_batch: Number of runs that a device trains at a time, on which bits depend. None means
         that `ppp_jax.sweep.seed_batches` chooses it.
       overwrite: Whether an earlier run in `workdir` is removed first.
       allow_inexact_resume: Whether training may continue under other conditions than before (see
         `manifest.conditions`), with other bits.
       progress: Whether to show a progress bar, and the losses at each snapshot, on stderr.
+      profile_steps: First step of a profile by JAX's profiler, and the step after its last one. The
+        whole chunks that hold them are profiled, into `profile/` in the run folder.
+      log_to: Logs of the losses, of `observers.LOGS`. `metrics.jsonl` is always written.
 
     Returns:
-      The run folder, for `ppp_jax.analysis.load_run`.
+      The run folder, for `ppp_jax.analysis.load_run`; of a bucket, its copy on this machine.
 
     Raises:
       InputError: The data cannot be used, the batch is larger than the training set, or the folder
@@ -131,11 +136,26 @@ def train(
       >>> sorted(path.name for path in folder.iterdir())
       ['certificates.json', 'checkpoints', 'latents.zarr', 'manifest.json', 'metrics.jsonl']
     """
-    workdir, inexact = agreement.together(lambda: run_dir.folder(workdir)), allow_inexact_resume
-    how = {"seed_batch": seed_batch, "overwrite": overwrite, "allow_inexact_resume": inexact}
+    how = {
+        "seed_batch": seed_batch,
+        "overwrite": overwrite,
+        "allow_inexact_resume": allow_inexact_resume,
+    }
+    watch = observers.checked(profile_steps, log_to)
+    with remote.opened(workdir) as folder:
+        _train(grid, folder, how, progress, watch)
+    return folder
+
+
+def _train(
+    grid: Grid, workdir: pathlib.Path, how: dict[str, Any], progress: bool, watch: Watch
+) -> None:
+    """Trains a grid in a folder of this machine, see `train`."""
+    seed_batch, inexact = how["seed_batch"], how["allow_inexact_resume"]
     dataset = _agreed(grid, workdir, how, progress)
     with run_dir.locked(workdir), _disk_errors(workdir):
-        agreement.check_shared(workdir, run_dir.LOCK)
+        if remote.is_shared(workdir):
+            agreement.check_shared(workdir, run_dir.LOCK)
         stored, reached = _examined(workdir, grid, dataset, how)
         with _memory_errors(seed_batch):  # choosing widths can compile and time programs
             wanted = resolve(
@@ -152,15 +172,16 @@ def train(
                 workdir,
                 wanted,
                 dataset,
-                overwrite=overwrite,
+                overwrite=how["overwrite"],
                 reached=reached,
                 allow_inexact=inexact,
             )
         )
+        remote.share(workdir)
         with _memory_errors(max(wanted.conditions["seed_batch"].values())):
-            _train_parts(wanted, dataset, workdir, progress and devices.is_main())
+            _train_parts(wanted, dataset, workdir, progress and devices.is_main(), watch)
         devices.on_main(lambda: _certify(workdir, wanted, dataset))
-    return workdir
+        remote.share(workdir)
 
 
 def _tell(findings: Sequence[str]) -> None:
@@ -172,7 +193,7 @@ def _agreed(grid: Grid, workdir: pathlib.Path, how: dict[str, Any], progress: bo
     """Returns the dataset, after checking that all processes agree and that a new run fits."""
     seed_batch = how["seed_batch"]
     dataset = agreement.together(lambda: load_data(grid, seed_batch=seed_batch))
-    agreement.check_call(grid.to_json(), dataset.sha256, how, workdir)
+    agreement.check_call(grid.to_json(), dataset.sha256, how, remote.address(workdir))
 
     def check_new() -> None:
         if how["overwrite"] or manifest.read(workdir) is None:  # checked before a folder is made
@@ -334,7 +355,9 @@ def _memory_errors(width: int | None) -> Iterator[None]:
         ) from error
 
 
-def _train_parts(wanted: Manifest, dataset: Dataset, workdir: pathlib.Path, show: bool) -> None:
+def _train_parts(
+    wanted: Manifest, dataset: Dataset, workdir: pathlib.Path, show: bool, watch: Watch
+) -> None:
     """Trains every part from its checkpoint to the end.
 
     Raises:
@@ -349,7 +372,10 @@ def _train_parts(wanted: Manifest, dataset: Dataset, workdir: pathlib.Path, show
             if done != total:
                 arrays = program.put_data(grid, dataset) if arrays is None else arrays
                 part, before = _build_part(wanted, index, dataset, arrays, workdir), bar.seconds
-                _train_part(part, done, bar, stop_requested)
+                with observers.observing(
+                    watch, workdir, part=index, done=done or 0, config=grid.to_json()
+                ) as observer:
+                    _train_part(part, done, bar, stop_requested, observer)
                 if devices.is_main():
                     demand.remember_rate(
                         grid,
@@ -403,7 +429,11 @@ def _gathered(grid: Grid, tree: Any) -> Any:
 
 
 def _train_part(
-    part: _Part, done: int | None, bar: Progress, stop_requested: Callable[[], bool]
+    part: _Part,
+    done: int | None,
+    bar: Progress,
+    stop_requested: Callable[[], bool],
+    observer: Observer,
 ) -> None:
     """Trains a part from step `done` to the end; None means that it is not begun."""
     built, snapshots = part.built, [e * part.steps_per_epoch for e in part.grid.snapshot_epochs]
@@ -419,14 +449,14 @@ def _train_part(
         bar.compiled()
         saved = time.monotonic()
         for first, steps in _chunks(snapshots, done or 0):
+            observer.begin(first, steps)
             states, trained = chunk(
                 states, built.hypers, built.arrays, np.int32(first), np.int32(steps)
             )
             losses, step = _gathered(part.grid, trained), first + steps
             epoch = step / part.steps_per_epoch
-            if devices.is_main():
-                here, reached = (part.workdir, part.number, part.grid), (step, epoch, losses)
-                run_dir.append_metrics(*here, *reached, identity=part.identity)
+            _keep(part, step, epoch, losses)
+            observer.end(part.grid, losses, step)
             bar.advance(part.grid, losses, steps=steps, epoch=epoch, run_steps=snapshots[-1])
             stopping = devices.any_process(stop_requested())
             due = devices.any_process(time.monotonic() - saved > CHECKPOINT_SECONDS)
@@ -438,6 +468,12 @@ def _train_part(
                 saved = time.monotonic()
             if stopping:
                 raise interrupts.Stopped
+
+
+def _keep(part: _Part, step: int, epoch: float, losses: Any) -> None:
+    if devices.is_main():
+        here, reached = (part.workdir, part.number, part.grid), (step, epoch, losses)
+        run_dir.append_metrics(*here, *reached, identity=part.identity)
 
 
 def _start(part: _Part, done: int | None, checkpoints: Any) -> States:

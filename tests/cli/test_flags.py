@@ -99,9 +99,9 @@ SETTINGS = {
     "--batch_size=5000: is larger than the training set": ["--batch_size=5000"],
     "--epsilon=1.5: must lie in [0, 1]": ["--epsilon=1.5"],
     "--data=none.npz: no such file": ["--data=none.npz"],
-    "--workdir=gs://bucket/run: is not a folder; choose one on a local disk": [
-        "--workdir=gs://bucket/run"
-    ],
+    "--workdir=gs://bucket: is not an address of a run folder": ["--workdir=gs://bucket"],
+    "--profile_steps=10-20: must be a range of steps, start:stop": ["--profile_steps=10-20"],
+    "--log_to=tensorbord: unknown; did you mean tensorboard": ["--log_to=tensorbord"],
     "--workdir=/proc/run: cannot be written": ["--workdir=/proc/run"],
 }
 SYNTAX = {

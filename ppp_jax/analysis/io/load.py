@@ -25,7 +25,7 @@ from ppp_jax.analysis.io.sources import (
 )
 from ppp_jax.errors import InputError
 from ppp_jax.files import archives, ledger
-from ppp_jax.files.paths import located
+from ppp_jax.files.mirrors import located
 
 WHOLE = "load_run opens all of it"
 SITES = ("pre", "post")

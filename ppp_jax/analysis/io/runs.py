@@ -19,7 +19,7 @@ from ppp_jax.analysis.io.facts import with_facts
 from ppp_jax.analysis.io.headers import check_entries, check_store
 from ppp_jax.errors import InputError, printable, shortened
 from ppp_jax.files import ledger
-from ppp_jax.files.paths import located
+from ppp_jax.files.mirrors import located
 
 STORE = "latents.zarr"
 BOTTLENECK = "bottleneck"
@@ -213,7 +213,7 @@ def saved_groups(
     Raises:
       InputError: The path holds no latents, or they are damaged.
     """
-    found = contents(_open(_store(path))[0])
+    found = contents(_open(_store(located("path", path)))[0])
     return [
         {key: value for key, value in group.items() if key != "name"}
         for group in sorted(found, key=lambda group: (group["latent_width"], group["name"]))

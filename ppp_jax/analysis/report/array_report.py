@@ -34,7 +34,7 @@ from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import drawn, write_csv, write_markdown
 from ppp_jax.errors import InputError, whole
 from ppp_jax.files import atomic
-from ppp_jax.files.paths import located
+from ppp_jax.files.mirrors import located
 from ppp_jax.notebook import Folder
 
 RECORD = "analysis.json"

@@ -37,7 +37,7 @@ from ppp_jax.analysis.results.verdicts import verdict_table
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import file_stem
 from ppp_jax.errors import whole
-from ppp_jax.files import atomic
+from ppp_jax.files import atomic, mirrors
 from ppp_jax.notebook import Page
 
 REPORT = "report"
@@ -72,22 +72,27 @@ def write_report(
     so that a few snapshots of a cell are in memory at any time.
 
     Args:
-      workdir: The run folder of a grid, with at least one snapshot.
+      workdir: The run folder of a grid, or its address in a bucket, with at least one snapshot.
       epsilon: Acceptance cosine ε, in [0, 1].
       rotations: Number K of random rotations of the null (docs/method.md §5). It is at least 19,
         because with fewer no p-value reaches 5 %.
       progress: Whether to show a progress bar on stderr.
 
     Returns:
-      The path of `index.html`.
+      The path of `index.html`, which for a bucket is that of its copy on this machine.
 
     Raises:
       InputError: `epsilon` or `rotations` is out of its range, the folder holds no latents, another
         run is at work in it, or `report/` cannot be written.
     """
-    workdir = pathlib.Path(workdir).expanduser()
     check_epsilon(epsilon)
     whole("rotations", rotations, least=LEAST_ROTATIONS)
+    with mirrors.writable(workdir) as folder:
+        return _write(folder, epsilon, rotations, progress)
+
+
+def _write(workdir: pathlib.Path, epsilon: float, rotations: int, progress: bool) -> pathlib.Path:
+    """Writes the report of a run folder on this machine, see `write_report`."""
     groups = saved_groups(workdir)
     final = workdir / REPORT
     with (

@@ -18,7 +18,7 @@ from ppp_jax.analysis.io.runs import BOTTLENECK, load_run, saved_groups
 from ppp_jax.analysis.results.layers import MOST_VECTORS
 from ppp_jax.analysis.results.measure import SITES, cells, healthy, mask, thinned
 from ppp_jax.errors import InputError
-from ppp_jax.files.paths import located
+from ppp_jax.files.mirrors import located
 
 OF_GROUPS = ("architecture", "latent_width", "units", "vectors")  # what tells groups apart
 
