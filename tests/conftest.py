@@ -1,5 +1,6 @@
 """Strict JAX: no silent broadcasting or promotion; deterministic hypothesis; no windows."""
 
+import gc
 import os
 import tempfile
 from collections.abc import Iterator
@@ -53,3 +54,9 @@ def _optimise(on: bool) -> None:
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(not on))  # commands read it
     jax.config.update("jax_disable_most_optimizations", not on)
     jax.clear_caches()
+
+
+def pytest_collection_finish() -> None:
+    """Spares the garbage collector what was imported: it looks through all of it again and again."""
+    gc.collect()
+    gc.freeze()

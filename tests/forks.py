@@ -6,6 +6,7 @@ and exit status, which can be killed and ends as any other.
 """
 
 import atexit
+import gc
 import json
 import os
 import runpy
@@ -229,6 +230,7 @@ def _watched(fds):
 def main():
     """Imports, then becomes whatever command is asked for."""
     _import_what_mains_import()
+    gc.freeze()  # no fork looks through, and so copies, what is there already
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the watchers
     request = serve(socket.socket(fileno=int(sys.argv[1])))
     os.environ.clear()

@@ -3,8 +3,8 @@
 python tests/notebooks.py [--keep]
 
 It imports nothing of the clone, so that an installed wheel is what is run. Ends with status 1 if a
-cell fails. With --keep the notebooks are written back with their outputs. Then a cell that trains
-is interrupted in a kernel, as the button does, and run again.
+cell fails. With --keep the notebooks are written back with their outputs. Then a cell that trains with a
+function of the user's file is interrupted in a kernel, as the button does, and run again.
 """
 
 import pathlib
@@ -52,10 +52,17 @@ def is_bar(output):
     return output.get("name") == "stderr" or bool(BAR.search(text))
 
 
+OWN = """
+import jax.numpy as jnp
+
+def shrink(x):
+    return jnp.sign(x) * jnp.maximum(jnp.abs(x) - 0.5, 0.0)
+"""
 TRAIN = """
+import own_functions
 from ppp_jax import Grid, train
-grid = Grid(activations=["tanh"], optimizers=["sgd"], widths=[8], latent_widths=[3], seeds=[0],
-            epochs=1000, snapshots=[1], probe_samples=50)
+grid = Grid(activations=["tanh", own_functions.shrink], optimizers=["sgd"], widths=[8],
+            latent_widths=[3], seeds=[0], epochs=1000, snapshots=[1], probe_samples=50)
 folder = train(grid, {folder!r})
 """
 
@@ -63,6 +70,7 @@ folder = train(grid, {folder!r})
 def interrupt():
     """Interrupts a cell that trains and runs it again: it continues, to the same bits."""
     with tempfile.TemporaryDirectory() as folder:
+        pathlib.Path(folder, "own_functions.py").write_text(OWN)
         manager, client = start_new_kernel(cwd=folder)
         try:
             client.execute(TRAIN.format(folder="run"))

@@ -92,7 +92,7 @@ def folders(workdir: str, compilation_cache: str) -> Iterator[Finding]:
 
 def _bucket(address: str) -> Finding:
     try:
-        number = len(buckets.Bucket(address, patience=0).names("index"))
+        number = len(buckets.Bucket(address).names("index"))
     except InputError as error:
         return Finding("workdir", address, error.problem)
     return Finding("workdir", f"{address} can be read, {'a run' if number else 'no run'} is there")

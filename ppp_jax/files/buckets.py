@@ -26,7 +26,7 @@ class GoneError(LookupError):
 
 
 AT_A_TIME = 32  # objects that are sent or fetched at the same time
-PATIENCE = 120.0  # seconds for which an operation is tried again while the bucket does not answer
+PATIENCE = 120.0  # seconds for which an operation is tried again once the bucket has answered
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 15.0  # seconds between two tries
 _ADDRESS = re.compile(r"(gs|s3)://([^/]+)/(.+)")
 
@@ -106,14 +106,15 @@ class Bucket:
         Args:
           address: Address such as `gs://bucket/run`.
           field: Name of the setting that gives the address, for error messages.
-          patience: Seconds for which an operation is tried again; None means `PATIENCE`.
+          patience: Seconds for which an operation is tried again; None means `PATIENCE`. A bucket
+            that has not answered yet is not tried again, because it may never do.
 
         Raises:
           InputError: The address is of another kind, or the library is not installed.
         """
         self.address, self.field = address.rstrip("/"), field
         self.protocol, self.inside = split(address, field=field)
-        self._patience = patience
+        self._patience, self._answered = patience, False
         self._opened = _OPEN[self.protocol](self)
         self._root = "/".join(self.inside)
 
@@ -219,12 +220,16 @@ class Bucket:
           FileExistsError: An object that is to be created exists.
         """
         patience = PATIENCE if self._patience is None else self._patience
+        patience = patience if self._answered else 0.0
         end, pause = time.monotonic() + patience, FIRST_PAUSE
         while True:
             try:
                 with self._explained():
-                    return operation(self._opened.filesystem)
+                    found = operation(self._opened.filesystem)
+                self._answered = True
+                return found
             except FileExistsError:
+                self._answered = True
                 raise
             except self._opened.passing as error:
                 if time.monotonic() + pause > end:

@@ -27,8 +27,8 @@ OPTIONS = experiment.Options(rotations=19, progress=False)
 MODULES = sorted(path.stem for path in (ROOT / "ppp_jax" / "experiments").glob("[a-z]*.py"))
 QUESTIONS = {  # the rest of `experiments` are commands of other kinds
     "ablation", "architectures", "consequences", "convergence", "depth", "dose_response",
-    "emergence", "group_ladder", "optimizer_factorial", "reconstruction", "rotated_basis",
-    "views", "width",
+    "emergence", "group_ladder", "optimizer_factorial", "own_activation", "reconstruction",
+    "rotated_basis", "views", "width",
 }  # fmt: skip
 
 IMPORT = f"""

@@ -23,7 +23,7 @@ RUN_BY = {
     "consequences": "test_studies", "convergence": "test_studies",
     "optimizer_factorial": "test_studies", "rotated_basis": "test_studies",
     "dose_response": "test_studies", "group_ladder": "test_studies",
-    "emergence": "test_studies",
+    "emergence": "test_studies", "own_activation": "test_studies",
     "torch_transformer": "test_studies",  # where PyTorch is; here: where it is not
     "pretrained": "test_pretrained",  # where the extra is; also: where it is not
     "results_pages": "test_results_pages",

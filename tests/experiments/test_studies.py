@@ -72,6 +72,11 @@ STUDIES = {
         {"cells": 2 * 2 * 2, "effects": 2 * 3 * (1 + 2)},
         ("shape", "shape z", "shape q", "covariance z", "dip q", "difference", "p"),
     ),
+    "own_activation": Study(
+        ["--snapshots=0"],
+        {"functions": 2 * 2, "differences": 2 * 3, "errors": 1},
+        ("test_mse", *LAYER, "difference", "low", "high", "p", "q"),
+    ),
     "rotated_basis": Study(
         ["--activations=tanh@rotated", "--snapshots=0"],
         {"bases": 2 * 5 * 2}, ("value", "z", "p networks", "p", "q"),
