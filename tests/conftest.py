@@ -57,6 +57,6 @@ def _optimise(on: bool) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Spares the garbage collector what was imported: it looks through all of it again and again."""
+    """Spares the garbage collector what was imported, through which it looks again and again."""
     gc.collect()
     gc.freeze()

@@ -3,8 +3,8 @@
 python tests/notebooks.py [--keep]
 
 It imports nothing of the clone, so that an installed wheel is what is run. Ends with status 1 if a
-cell fails. With --keep the notebooks are written back with their outputs. Then a cell that trains with a
-function of the user's file is interrupted in a kernel, as the button does, and run again.
+cell fails. With --keep the notebooks are written back with their outputs. Then a cell that trains
+with a function of the user's file is interrupted in a kernel, as the button does, and run again.
 """
 
 import pathlib

@@ -2,11 +2,11 @@
 
   .venv/bin/python -m experiments.benchmarks.layers
 
-A full rotation test of 4,000 × 1,536 and all its products take turns in one process. Each other part
-has a process of its own, whose memory is measured: 200 rotations within blocks of 10,000 × 4,096;
-twelve layers of a sentence encoder's widths, 10,000 vectors each; and samples that come lazily, as
-a dask array, beside the same number in memory. At last the z of weakly aligned clouds against both
-nulls are compared. The whole takes some fifteen minutes on two cores.
+A full rotation test of 4,000 × 1,536 and all its products take turns in one process. Each other
+part has a process of its own, whose memory is measured: 200 rotations within blocks of
+10,000 × 4,096; twelve layers of a sentence encoder's widths, 10,000 vectors each; and samples that
+come lazily, as a dask array, beside the same number in memory. At last the z of weakly aligned
+clouds against both nulls are compared. The whole takes some fifteen minutes on two cores.
 Outcome: docs/benchmarks.md. --divide=20 takes a minute and tests that it runs.
 """
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn import datasets as sklearn_datasets
 
 from ppp_jax import references
 from ppp_jax.data import images
@@ -119,7 +118,9 @@ class Raw(NamedTuple):
 
 
 def _digits() -> Raw:
-    bunch = sklearn_datasets.load_digits()
+    from sklearn import datasets  # it takes a second to import
+
+    bunch = datasets.load_digits()
     order = np.random.default_rng(SPLIT_SEED).permutation(len(bunch.data))
     x, y = bunch.data[order], bunch.target[order]
     n_test = round(TEST_FRACTION * len(x))
@@ -127,9 +128,11 @@ def _digits() -> Raw:
 
 
 def _patches() -> Raw:
+    from sklearn import datasets  # it takes a second to import
+
     rng = np.random.default_rng(SPLIT_SEED)
     train, test = [], []
-    images = sklearn_datasets.load_sample_images().images
+    images = datasets.load_sample_images().images
     for image in images:
         grey = image.mean(axis=-1)
         # Held-out patches come from the right-hand fifth of each photograph. If they came from the

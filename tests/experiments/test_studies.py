@@ -101,6 +101,9 @@ STUDIES = {
     ),
 }  # fmt: skip
 
+# Half a minute of a processor and more each.
+LONG = ("architectures", "consequences", "depth", "dose_response", "optimizer_factorial", "width")
+
 
 def command(module, *flags):
     return forks.run(f"experiments.{module}", *flags)
@@ -274,7 +277,10 @@ def unjudged(row, key):
     return shape and row.get("architecture") == "sparse"
 
 
-@pytest.mark.parametrize("module", STUDIES)
+@pytest.mark.parametrize(
+    "module",
+    [pytest.param(one, marks=pytest.mark.slow) if one in LONG else one for one in STUDIES],
+)
 def test_every_study_runs_as_a_command(module, tmp_path):
     want = STUDIES[module]
     done = command(module, f"--workdir={tmp_path / 'run'}", *GRID, *want.flags)
