@@ -31,7 +31,7 @@ other takes 0.5 off the length and knows none. Copy the file for functions of yo
   python -m experiments.own_activation
 """
 DOCUMENTED = """\
-Cost: 64 networks, a minute on two cores. Leaves runs/own_activation/study: covariance, shape and
+Cost: 64 networks, a minute and a half on two cores. Leaves runs/own_activation/study: covariance, shape and
 dip of the bottleneck with their tests, differences paired by seed, and a figure of both functions.
 """
 
