@@ -25,6 +25,7 @@ THOMSON_STARTS, THOMSON_STEPS = 8, 3000
 # a gigabyte of memory.
 MOST_DISTANCES = 2**26
 SAME_ENERGY = 1e-6  # relative difference of energies up to which two minima count as one
+REFLECTED = 128  # reflections that are multiplied together
 LONGEST_NUMBER = 18  # most digits of a number in a basis's name
 ALIASES = {"rotated": "haar:0"}
 ORTHONORMAL = ("standard", "haar")  # forms of names of orthonormal bases
@@ -119,17 +120,28 @@ def reflected(units: int, count: int, rng: np.random.Generator) -> np.ndarray:
     return found
 
 
-@jax.jit
-def _reflect(normal: jax.Array) -> jax.Array:
-    """Multiplies the reflections that the columns below the diagonal of a matrix say."""
-    below = jnp.tril(normal)
-    first, length = jnp.diagonal(below), jnp.linalg.norm(below, axis=0)
+def _reflect(normal: np.ndarray) -> np.ndarray:
+    """Multiplies the reflections that the columns below the diagonal of a matrix say.
+
+    A block of reflections is I − V·T·Vᵀ, so that nearly all of it is products of matrices
+    (Schreiber and Van Loan 1989, "A storage-efficient WY representation").
+    """
+    below = np.tril(normal)
+    first, length = np.diagonal(below).copy(), np.linalg.norm(below, axis=0)
     # The k-th reflection takes its numbers to −sign(first)·length on the k-th axis.
-    sign = jnp.where(first < 0, -1.0, 1.0).astype(normal.dtype)
-    scale = (first + sign * length) / (sign * length)
-    vectors = below / (first + sign * length)[None, :]
+    sign = np.where(first < 0, np.float32(-1), np.float32(1))
+    below /= first + sign * length
+    np.fill_diagonal(below, 1)
+    inverse_scale = length / (length + np.abs(first))
+    found = np.eye(len(normal), dtype=np.float32)
+    for start in reversed(range(0, len(normal), REFLECTED)):
+        v = below[start:, start : start + REFLECTED]
+        triangle = np.triu(v.T @ v, 1) + np.diag(inverse_scale[start : start + REFLECTED])
+        rest = found[start:, start:]
+        rest -= v @ scipy.linalg.solve_triangular(triangle, v.T @ rest)
     # R's diagonal is −sign·length: without its signs Q is not Haar distributed.
-    return -sign[None, :] * jax.lax.linalg.householder_product(vectors, scale)
+    found *= -sign
+    return found
 
 
 def simplex(units: int, *, vectors: int | None = None) -> np.ndarray:

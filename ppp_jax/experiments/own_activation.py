@@ -31,8 +31,8 @@ other takes 0.5 off the length and knows none. Copy the file for functions of yo
   python -m experiments.own_activation
 """
 DOCUMENTED = """\
-Cost: 64 networks, a minute and a half on two cores. Leaves runs/own_activation/study: covariance, shape and
-dip of the bottleneck with their tests, differences paired by seed, and a figure of both functions.
+Cost: 64 networks, 90 s on two cores. Leaves runs/own_activation/study: covariance, shape and dip
+of the bottleneck with their tests, differences paired by seed, and a figure of both functions.
 """
 
 THRESHOLD = 0.5

@@ -6,6 +6,7 @@ observed one is uniform, at any number of samples.
 """
 
 import concurrent.futures
+import contextlib
 import functools
 import math
 import os
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import threadpoolctl
 import xarray as xr
 
 from ppp_jax import bases
@@ -242,7 +244,11 @@ def _values(seen: Clouds, groups: Iterable[tuple[list[int], Turns]]) -> np.ndarr
     source = seen.source
     small = source.shape[-2] * source.units * source.dtype.itemsize <= BLOCK_BYTES
     blocks: dict[int, list[np.ndarray]] = {k: [] for k in range(math.prod(source.shape[:-2]))}
-    with concurrent.futures.ThreadPoolExecutor(WORKERS if small else 1) as workers:
+    with contextlib.ExitStack() as opened:
+        if seen.test.wide:  # each product takes one core, and several are computed at a time
+            opened.enter_context(threadpoolctl.threadpool_limits(1, "blas"))
+        pool = concurrent.futures.ThreadPoolExecutor(WORKERS if small else 1)
+        workers = opened.enter_context(pool)
         for members, turns in groups:
             one = functools.partial(measure, seen, turns)
             for cloud, values in zip(members, workers.map(one, members), strict=True):
@@ -264,7 +270,9 @@ def _groups(
         along = [-1 if k == axis else 1 for k in range(len(leading))]
         number = number + np.arange(leading[axis]).reshape(along)
     mixed = units if null == turning.FULL else min(units, turning.BLOCK_UNITS)
-    width = max(1, BLOCK_BYTES // (8 * units * mixed))
+    each = 4 if null == turning.FULL and units > views.NARROW else 8  # bytes, see `turning.draw`
+    width = max(1, BLOCK_BYTES // (each * units * mixed))
+    width -= width % WORKERS if width > WORKERS else 0  # each core measures as many
     parts = [
         (group, start)
         for group in range(int(number.max(initial=0)) + 1)

@@ -6,9 +6,9 @@ as large as the samples is kept: they are turned window by window, and the sums 
 """
 
 import concurrent.futures
-import functools
 import os
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,11 @@ from ppp_jax.analysis.projection.turns import Support, Turns, mirrored
 from ppp_jax.analysis.projection.views import present
 from ppp_jax.numerics import polar
 
+T = TypeVar("T")
+
 WINDOW = {"cpu": 2**19}  # numbers of a window, which a core's cache should hold
 WINDOW_ELSEWHERE = 2**25  # of an accelerator
-TOGETHER = 4  # rotations that a core takes at a time
+TOGETHER = 4  # rotations that an accelerator takes at a time
 
 
 class Moments(NamedTuple):
@@ -81,7 +83,7 @@ def windows_of(
     support: Support | None = None,
     whitened: bool = False,
 ) -> Windows:
-    """Returns a cloud as `measure_moments` takes it, on JAX's default device.
+    """Returns a cloud as `measure_moments` takes it, on JAX's default device if that is no CPU.
 
     Args:
       cloud: `(samples, units)`, of which rows of zeros are no samples.
@@ -120,7 +122,7 @@ def windows_of(
         blocks.placed(square).astype(np.float32),
         None if mirror is None else np.moveaxis(blocks.placed(mirror.T), 0, -1).astype(np.float32),
     )
-    return jax.device_put(Windows(*parts))
+    return Windows(*parts) if _on_cpu() else jax.device_put(Windows(*parts))
 
 
 def _reciprocal_lengths(cloud: np.ndarray) -> np.ndarray:
@@ -141,61 +143,126 @@ def measure_moments(windows: Windows, turns: Turns) -> Moments:
       The moments along each unit, `(rotations, units)`, float64.
     """
     given = turns.turns.astype(np.float32)
-    spare = -len(given) % TOGETHER  # each part has as many, so that one program does for all
-    padded = np.concatenate([given, given[:1].repeat(spare, axis=0)])
-    parts = padded.reshape(-1, TOGETHER, *given.shape[1:])
-
-    def measure(part: np.ndarray) -> Any:
-        with jax.debug_nans(False):  # a cloud that is missing has no number
-            return jax.device_get(_sums(windows, jax.device_put(part)))
-
-    # XLA:CPU computes sums on one core: several parts at once keep all of them at work.
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as workers:
-        found = list(workers.map(measure, parts))
-    sums = [np.concatenate(column)[: len(given)] for column in zip(*found, strict=True)]
+    measure = _sums_by_blas if _on_cpu() else _sums_by_jax
+    sums = (turns.restored(one).astype(np.float64) for one in measure(windows, given))
     samples = float(np.count_nonzero(jax.device_get(windows.reciprocal)))
-    absolute, square, fourth, angular = (turns.restored(one).astype(np.float64) for one in sums)
-    return Moments(absolute, square, fourth, angular, samples)
+    return Moments(*sums, samples)
+
+
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
+
+
+def _sums_by_blas(windows: Windows, turns: np.ndarray) -> list[np.ndarray]:
+    """Returns the four sums for every rotation, `(rotations, blocks, width)`.
+
+    BLAS multiplies faster than XLA does on a CPU, and there XLA adds up along samples slowly.
+    """
+
+    def of_rotation(turn: np.ndarray) -> list[np.ndarray]:
+        frame = _frame(windows, turn, np)
+        parts = [_added_in_place(one, turn, frame, windows.mirror) for one in _each_window(windows)]
+        return [sum(column[1:], start=column[0]) for column in zip(*parts, strict=True)]
+
+    return [np.stack(column) for column in zip(*_on_cores(of_rotation, turns), strict=True)]
+
+
+def _sums_by_jax(windows: Windows, turns: np.ndarray) -> list[np.ndarray]:
+    """Returns the four sums for every rotation, `(rotations, blocks, width)`."""
+    spare = -len(turns) % TOGETHER  # each part has as many, so that one program does for all
+    padded = np.concatenate([turns, turns[:1].repeat(spare, axis=0)])
+    with jax.debug_nans(False):  # a cloud that is missing has no number
+        found = [
+            jax.device_get(_traced(windows, jax.device_put(part)))
+            for part in padded.reshape(-1, TOGETHER, *turns.shape[1:])
+        ]
+    return [np.concatenate(column)[: len(turns)] for column in zip(*found, strict=True)]
 
 
 @jax.jit
-def _sums(windows: Windows, turns: jax.Array) -> Any:
-    """Returns the four sums, `(rotations, blocks, width)` each."""
-    mean, square = windows.mean, windows.square[:, None]
-
+def _traced(windows: Windows, turns: jax.Array) -> Any:
     def of_rotation(turn: jax.Array) -> Any:
-        centre = None if mean is None else _back(_product(mean[:, None], turn), windows.mirror)
-        size = jnp.sqrt(_product(square, jnp.square(turn)))
-        if windows.mirror is not None:  # whitened samples vary equally in all directions
-            size = jnp.full_like(size, jnp.sqrt(jnp.mean(size * size)))
-        scale = 1 / jnp.where(size > 0, size, 1)
+        frame = _frame(windows, turn, jnp)
 
         def add(sums: Any, window: Any) -> Any:
-            values, there, reciprocal = window
-            onto = _back(_product(values, turn), windows.mirror)
-            whole = onto if centre is None else onto + there[None, :, None] * centre
-            even, angle = jnp.square(onto * scale), jnp.square(whole * reciprocal[None, :, None])
-            parts = (jnp.abs(whole), even, even * even, angle * angle)
-            return tuple(a + jnp.sum(b, axis=1) for a, b in zip(sums, parts, strict=True)), None
+            found = _added(window, turn, frame, windows.mirror)
+            return tuple(a + b for a, b in zip(sums, found, strict=True)), None
 
-        none = jnp.zeros(scale[:, 0].shape, scale.dtype)
+        none = jnp.zeros(windows.square.shape, windows.square.dtype)
         given = (windows.values, windows.there, windows.reciprocal)
         return jax.lax.scan(add, (none,) * 4, given)[0]
 
     return jax.lax.map(of_rotation, turns)
 
 
-def _product(values: jax.Array, turn: jax.Array) -> jax.Array:
+def _on_cores(function: Callable[[np.ndarray], T], turns: np.ndarray) -> list[T]:
+    """Returns a function of each rotation, several at a time; NaN of missing clouds are no error.
+
+    Args:
+      function: The function, which spends its time where Python's lock is not held.
+      turns: The rotations.
+    """
+
+    def measured(turn: np.ndarray) -> T:
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            return function(turn)
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as workers:
+        return list(workers.map(measured, turns))
+
+
+def _each_window(windows: Windows) -> Iterator[tuple[Any, Any, Any]]:
+    return zip(windows.values, windows.there, windows.reciprocal, strict=True)
+
+
+def _frame(windows: Windows, turn: Any, xp: Any) -> tuple[Any, Any]:
+    """Returns the turned mean, if there is one, and 1/r of each vector."""
+    mean, mirror = windows.mean, windows.mirror
+    centre = None if mean is None else _back(_product(mean[:, None], turn, xp), mirror, xp)
+    size = xp.sqrt(_product(windows.square[:, None], xp.square(turn), xp))
+    if mirror is not None:  # whitened samples vary equally in all directions
+        size = xp.full_like(size, xp.sqrt(xp.mean(size * size)))
+    return centre, 1 / xp.where(size > 0, size, xp.ones_like(size))
+
+
+def _added(window: Any, turn: Any, frame: tuple[Any, Any], mirror: Any) -> tuple[Any, ...]:
+    """Returns the four sums over the samples of one window."""
+    (values, there, reciprocal), (centre, scale) = window, frame
+    onto = _back(_product(values, turn, jnp), mirror, jnp)
+    whole = onto if centre is None else onto + there[None, :, None] * centre
+    even, angle = jnp.square(onto * scale), jnp.square(whole * reciprocal[None, :, None])
+    parts = (jnp.abs(whole), even, even * even, angle * angle)
+    return tuple(jnp.sum(part, axis=1) for part in parts)
+
+
+def _added_in_place(
+    window: Any, turn: np.ndarray, frame: tuple[Any, Any], mirror: Any
+) -> tuple[np.ndarray, ...]:
+    """Does what `_added` does in NumPy, for which every new array takes longer than the sums."""
+    (values, there, reciprocal), (centre, scale) = window, frame
+    whole = _back(_product(values, turn, np), mirror, np)
+    part = whole * scale
+    square = np.square(part, out=part).sum(axis=1)
+    fourth = np.square(part, out=part).sum(axis=1)
+    if centre is not None:
+        whole += np.multiply(there[None, :, None], centre, out=part)
+    np.square(np.multiply(whole, reciprocal[None, :, None], out=part), out=part)
+    angular = np.square(part, out=part).sum(axis=1)
+    return np.abs(whole, out=whole).sum(axis=1), square, fourth, angular
+
+
+def _product(values: Any, turn: Any, xp: Any) -> Any:
     """Returns values times the rotation of each block, in full precision."""
-    return jnp.matmul(values, turn, precision=jax.lax.Precision.HIGHEST)
+    how = {} if xp is np else {"precision": jax.lax.Precision.HIGHEST}
+    return xp.matmul(values, turn, **how)
 
 
-def _back(onto: jax.Array, mirror: jax.Array | None) -> jax.Array:
+def _back(onto: Any, mirror: Any, xp: Any) -> Any:
     """Returns turned samples, `(blocks, samples, width)`, after the reflection of their support."""
     if mirror is None:
         return onto
-    full = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
-    return onto - full("sm,bwm->bsw", full("bsw,bwm->sm", onto, mirror), mirror)
+    within = xp.sum(_product(onto, mirror, xp), axis=0)  # (samples, missing), of all blocks
+    return onto - _product(within[None], xp.swapaxes(mirror, 1, 2), xp)
 
 
 def measure_variances(matrix: np.ndarray, turns: Turns) -> Variances:
@@ -210,12 +277,21 @@ def measure_variances(matrix: np.ndarray, turns: Turns) -> Variances:
     there = turns.place >= 0
     inside = matrix[turns.place[:, :, None], turns.place[:, None, :]]
     inside = np.where(there[:, :, None] & there[:, None, :], inside, 0).astype(np.float32)
-    with jax.debug_nans(False):
-        placed = jax.device_put((inside, turns.turns.astype(np.float32)))
-        along = turns.restored(jax.device_get(_along(*placed)))
-    return Variances(along.astype(np.float64), float(np.sum(np.square(matrix, dtype=np.float64))))
+    given = turns.turns.astype(np.float32)
+    if _on_cpu():
+        along = np.stack(_on_cores(lambda turn: _along(inside, turn, np), given))
+    else:
+        with jax.debug_nans(False):
+            along = jax.device_get(_traced_along(*jax.device_put((inside, given))))
+    total = float(np.sum(np.square(matrix, dtype=np.float64)))
+    return Variances(turns.restored(along).astype(np.float64), total)
 
 
 @jax.jit
-def _along(matrix: jax.Array, turns: jax.Array) -> jax.Array:
-    return jax.lax.map(lambda turn: jnp.sum(_product(matrix, turn) * turn, axis=1), turns)
+def _traced_along(matrix: jax.Array, turns: jax.Array) -> jax.Array:
+    return jax.lax.map(lambda turn: _along(matrix, turn, jnp), turns)
+
+
+def _along(matrix: Any, turn: Any, xp: Any) -> Any:
+    """Returns bᵀMb of each column b of a rotation, `(blocks, width)`."""
+    return xp.sum(_product(matrix, turn, xp) * turn, axis=1)
