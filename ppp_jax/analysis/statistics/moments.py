@@ -144,9 +144,10 @@ def measure_moments(windows: Windows, turns: Turns) -> Moments:
     """
     given = turns.turns.astype(np.float32)
     measure = _sums_by_blas if _on_cpu() else _sums_by_jax
-    sums = (turns.restored(one).astype(np.float64) for one in measure(windows, given))
+    sums = [turns.restored(one).astype(np.float64) for one in measure(windows, given)]
+    absolute, square, fourth, angular = sums
     samples = float(np.count_nonzero(jax.device_get(windows.reciprocal)))
-    return Moments(*sums, samples)
+    return Moments(absolute, square, fourth, angular, samples)
 
 
 def _on_cpu() -> bool:
