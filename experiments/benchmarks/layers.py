@@ -80,12 +80,15 @@ def full_and_products() -> tuple[float, float]:
     """Returns the mean seconds of a full test, and of its products, which take turns.
 
     The products are those of the samples, of the covariance and of the second moments with each
-    rotation, as XLA computes them in full precision. So few samples have no shape to be judged.
+    rotation, in full precision: on a CPU by BLAS, as in the test, and elsewhere by XLA. So few
+    samples have no shape to be judged.
     """
     rotations = flags.FLAGS.rotations
     cloud = _cloud(*_divided(FULL))
     turn = np.random.default_rng(0).normal(size=(cloud.shape[1],) * 2).astype(np.float32)
-    placed = jax.device_put((cloud, turn.T @ turn, turn @ turn.T, turn))
+    on_cpu = jax.default_backend() == "cpu"
+    parts = (cloud, turn.T @ turn, turn @ turn.T, turn)
+    placed = parts if on_cpu else jax.device_put(parts)
 
     @jax.jit
     def product(left: jax.Array, right: jax.Array) -> jax.Array:
@@ -93,7 +96,8 @@ def full_and_products() -> tuple[float, float]:
 
     def products(count: int) -> None:
         for _ in range(count):
-            jax.block_until_ready([product(left, placed[-1]) for left in placed[:-1]])
+            multiply = np.matmul if on_cpu else product
+            jax.block_until_ready([multiply(left, placed[-1]) for left in placed[:-1]])
 
     pa.rotation_test(cloud, null="full", rotations=1)
     products(1)
