@@ -46,13 +46,6 @@ def test_dose_is_an_axis_whose_ends_are_the_pure_activations(dosed, tmp_path):
             np.testing.assert_allclose(mine[kind], theirs[kind], rtol=1e-3, atol=1e-4)
 
 
-def test_runs_are_chosen_by_rates_that_all_optimisers_share(dosed):
-    _, latents = dosed
-    chosen, placed = latents.sel(learning_rate=0.01), latents.isel(rate=1)
-    np.testing.assert_array_equal(chosen["pre"], placed["pre"])
-    assert chosen["pre"].dims == placed["pre"].dims
-
-
 @pytest.mark.parametrize("base", ["tanh", "relu", "leaky_relu"])
 def test_traced_ends_are_the_pure_activations_bitwise(base):
     x = jax.random.normal(jax.random.key(0), (200, 8)) * 3

@@ -52,9 +52,7 @@ def load_run(
       `(activation, depth, width, optimizer, initializer, rate, seed, step, sample, unit)`, with
       `dose` before `seed` if the grid has doses; `train_mse`, `validation_mse`, `test_mse` and
       `diverged_step` over the axes of the runs; and the probe's `inputs` (and `labels`, where the
-      data has any). Snapshots that not every run has are left out. The coordinate `learning_rate`
-      is over `(optimizer, rate)`; where all optimisers have the same rates, and so where there is
-      one optimiser, it is over `rate`, and `.sel(learning_rate=0.1)` chooses runs by it.
+      data has any). Snapshots that not every run has are left out.
 
     Raises:
       InputError: The path holds no latents, no snapshot exists of every run, the first snapshot is
@@ -90,15 +88,7 @@ def load_run(
         labels = {"labels": probe["labels"].values.repeat(each)} if "labels" in probe else {}
         probe = {name: xr.Variable(("sample",), values) for name, values in labels.items()}
     about = {key: value for key, value in tree.attrs.items() if key != ledger.MARK}
-    return with_facts(_with_rates(dataset.assign(probe).assign_attrs(about)))
-
-
-def _with_rates(dataset: xr.Dataset) -> xr.Dataset:
-    """Lets runs be chosen by `.sel(learning_rate=…)`, if all optimisers have the same rates."""
-    rates = dataset["learning_rate"].values
-    if (rates != rates[:1]).any():
-        return dataset
-    return dataset.assign_coords(learning_rate=("rate", rates[0])).set_xindex("learning_rate")
+    return with_facts(dataset.assign(probe).assign_attrs(about))
 
 
 def _checked(node: xr.DataTree, store: pathlib.Path, kept: ledger.Ledger | None) -> xr.Dataset:
