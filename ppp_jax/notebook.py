@@ -23,26 +23,26 @@ def table(rows: Mapping[str, str]) -> str:
 
 
 class _Shown(type(pathlib.Path())):  # type: ignore[misc]
-    """A path whose file a notebook shows, unless it is gone or very large."""
+    """A path of which a notebook shows more than its text."""
 
     def __repr__(self) -> str:
         """Returns the text of an ordinary path, which it is but for a notebook."""
         return repr(pathlib.Path(self))
 
-    def _repr_html_(self) -> str | None:
+    def _content(self) -> bytes | None:
+        """Returns what the file holds, unless it is gone or very large."""
         try:
-            return self._shown(self.read_bytes()) if self.stat().st_size <= LARGEST else None
+            return self.read_bytes() if self.stat().st_size <= LARGEST else None
         except OSError:  # the path itself is shown
             return None
-
-    def _shown(self, content: bytes) -> str:
-        raise NotImplementedError
 
 
 class Picture(_Shown):
     """The path of a picture, or of a film."""
 
-    def _shown(self, content: bytes) -> str:
+    def _repr_html_(self) -> str | None:
+        if (content := self._content()) is None:
+            return None
         encoded, kind = base64.b64encode(content).decode(), self.suffix.removeprefix(".")
         return f'<img src="data:image/{kind};base64,{encoded}" alt="{html.escape(self.name)}">'
 
@@ -50,17 +50,15 @@ class Picture(_Shown):
 class Page(_Shown):
     """The path of a page that holds all it shows."""
 
-    def _shown(self, content: bytes) -> str:
+    def _repr_html_(self) -> str | None:
+        if (content := self._content()) is None:
+            return None
         text = html.escape(content.decode("utf-8"))
         return f'<iframe srcdoc="{text}" width="100%" height="600" frameborder="0"></iframe>'
 
 
-class Folder(type(pathlib.Path())):  # type: ignore[misc]
+class Folder(_Shown):
     """The path of a folder with a page, or with pictures, which a notebook shows."""
-
-    def __repr__(self) -> str:
-        """Returns the text of an ordinary path, which it is but for a notebook."""
-        return repr(pathlib.Path(self))
 
     def _repr_html_(self) -> str | None:
         page = Page(self / "index.html")
