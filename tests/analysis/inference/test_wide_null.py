@@ -9,7 +9,7 @@ from ppp_jax import bases
 from ppp_jax.analysis.projection import turns as turning
 from ppp_jax.analysis.projection import views
 from ppp_jax.analysis.projection.planes import resolve_vectors
-from ppp_jax.analysis.statistics import registry
+from ppp_jax.analysis.statistics import moments, registry
 from ppp_jax.analysis.statistics.alignment import build_target, measure_turned
 from ppp_jax.analysis.statistics.moments import measure_moments, measure_variances, windows_of
 from ppp_jax.errors import InputError
@@ -35,7 +35,11 @@ def cloud_of(units, seed=0):
 @pytest.mark.parametrize("null", ["blocks", "full"])
 @pytest.mark.parametrize("units", [130, 128, 70, 12])
 @pytest.mark.parametrize("one", ALONG, ids=lambda one: one.name)
-def test_sums_along_the_units_give_what_the_statistic_itself_gives(one, units, null):
+@pytest.mark.parametrize("by_blas", [True, False], ids=["BLAS", "XLA"])  # of a CPU, of another
+def test_sums_along_the_units_give_what_the_statistic_itself_gives(
+    by_blas, one, units, null, monkeypatch
+):
+    monkeypatch.setattr(moments, "_on_cpu", lambda: by_blas)
     turns = drawn(units, null=null)
     view = views.view(cloud_of(units), one.sees)
     target = build_target(resolve_vectors(None, units), np.dtype(np.float32))
