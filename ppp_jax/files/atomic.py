@@ -221,7 +221,12 @@ def check(target: pathlib.Path, *, field: str, value: object, kind: str | None =
 
 @contextlib.contextmanager
 def replacing(
-    target: pathlib.Path, *, field: str, value: object, kind: str | None = None
+    target: pathlib.Path,
+    *,
+    field: str,
+    value: object,
+    kind: str | None = None,
+    made_of: str | None = None,
 ) -> Iterator[pathlib.Path]:
     """Yields a new, empty folder that replaces the target at the end of the block.
 
@@ -235,6 +240,8 @@ def replacing(
       value: Value of the setting.
       kind: Kind of the folder, such as `report`, which is written to its record; None means that
         it has no kind.
+      made_of: A digest of everything that the new folder is made of, which is written to its record
+        as well, for `is_made_of`; None means that it is not known.
 
     Raises:
       InputError: The target cannot be replaced (`check`), or a file cannot be written.
@@ -248,11 +255,30 @@ def replacing(
             partial.mkdir()
             _write_record(partial, {}, kind)
             yield partial
-            _write_record(partial, _digests(partial), kind)
+            _write_record(partial, _digests(partial), kind, made_of)
             check(target, field=field, value=value, kind=kind)  # much time may have passed
             _swap(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def is_made_of(target: pathlib.Path, made_of: str | None) -> bool:
+    """Returns whether a folder is what would be written anew, and all its files are unchanged.
+
+    Args:
+      target: Path of the folder, which need not exist.
+      made_of: A digest of everything that it would be made of; None means that it is not known.
+    """
+    if made_of is None or target.is_symlink() or not target.is_dir():
+        return False
+    written = _record(target)
+    if written is None or _read_record(target).get("made_of") != made_of:
+        return False
+    paths = {target / name: digest for name, digest in written.items()}
+    return all(
+        path.is_file() and not path.is_symlink() and _digest(path) == digest
+        for path, digest in paths.items()
+    )
 
 
 @contextlib.contextmanager
@@ -522,8 +548,11 @@ def _read_record(folder: pathlib.Path) -> dict[str, Any]:
     return found if is_intact(found) else {}
 
 
-def _write_record(folder: pathlib.Path, files: dict[str, str], kind: str | None) -> None:
-    stated = {} if kind is None else {"kind": kind}
+def _write_record(
+    folder: pathlib.Path, files: dict[str, str], kind: str | None, made_of: str | None = None
+) -> None:
+    told = {"kind": kind, "made_of": made_of}
+    stated = {name: value for name, value in told.items() if value is not None}
     text = json.dumps(sealed({**stated, "files": files}), indent=1, ensure_ascii=True)
     (folder / RECORD).write_text(text + "\n", encoding="utf-8")
 

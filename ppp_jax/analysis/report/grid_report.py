@@ -33,6 +33,7 @@ from ppp_jax.analysis.results.measure import (
     cell_dims,
     measure,
 )
+from ppp_jax.analysis.results.provenance import report_made_of
 from ppp_jax.analysis.results.verdicts import verdict_table
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import file_stem
@@ -68,6 +69,7 @@ def write_report(
     """Writes `report/` in a run folder: `index.html`, the figures as PNG and the tables as CSV.
 
     An earlier report is replaced when the new one is complete, and files of others in it are kept.
+    One that is whole, and made of the same latents, options and versions, is not made anew.
     The run folder is locked meanwhile, so that no training changes it. Latents are read in parts,
     so that a few snapshots of a cell are in memory at any time.
 
@@ -93,25 +95,17 @@ def write_report(
 
 def _write(workdir: pathlib.Path, epsilon: float, rotations: int, progress: bool) -> pathlib.Path:
     """Writes the report of a run folder on this machine, see `write_report`."""
-    groups = saved_groups(workdir)
     final = workdir / REPORT
-    with (
-        atomic.locked(workdir),
-        atomic.replacing(final, field="workdir", value=workdir, kind=atomic.REPORT) as folder,
-    ):
-        how = _How(folder, epsilon, rotations, progress)
-        datasets = [load_run(workdir, **group) for group in groups]
-        measured = [
-            measure(dataset, epsilon=epsilon, rotations=rotations, progress=progress)
-            for dataset in datasets
-        ]
-        blocks: list[Markup] = []
-        for rest in zip(groups, datasets, measured, verdict_table(measured), strict=True):
-            blocks += _group_blocks(how, *rest)
-        config = json.loads(datasets[0].attrs["manifest"])["config"]
-        blocks.append(evidence.certificate_block(workdir, config))
-        page = _page(blocks, datasets[0].attrs, epsilon)
-        (folder / "index.html").write_text(page, encoding="utf-8")
+    with atomic.locked(workdir):
+        options = {"epsilon": epsilon, "rotations": rotations}
+        made_of = report_made_of(workdir, evidence.CERTIFICATES, **options)
+        if atomic.is_made_of(final, made_of):
+            return Page(final / "index.html")
+        kind = atomic.REPORT
+        with atomic.replacing(
+            final, field="workdir", value=workdir, kind=kind, made_of=made_of
+        ) as folder:
+            _write_into(_How(folder, epsilon, rotations, progress), workdir)
     return Page(final / "index.html")
 
 
@@ -122,6 +116,20 @@ class _How(NamedTuple):
     epsilon: float
     rotations: int
     progress: bool
+
+
+def _write_into(how: _How, workdir: pathlib.Path) -> None:
+    groups = saved_groups(workdir)
+    datasets = [load_run(workdir, **group) for group in groups]
+    options: dict[str, Any] = {"epsilon": how.epsilon, "rotations": how.rotations}
+    measured = [measure(dataset, **options, progress=how.progress) for dataset in datasets]
+    blocks: list[Markup] = []
+    for rest in zip(groups, datasets, measured, verdict_table(measured), strict=True):
+        blocks += _group_blocks(how, *rest)
+    config = json.loads(datasets[0].attrs["manifest"])["config"]
+    blocks.append(evidence.certificate_block(workdir, config))
+    page = _page(blocks, datasets[0].attrs, how.epsilon)
+    (how.folder / "index.html").write_text(page, encoding="utf-8")
 
 
 def _group_blocks(

@@ -1,0 +1,84 @@
+"""Digests of everything that results are made of, so that what is there is not computed again."""
+
+import functools
+import hashlib
+import importlib.metadata
+import importlib.resources
+import json
+import pathlib
+import platform
+from typing import Any
+
+import matplotlib as mpl
+
+from ppp_jax import references
+from ppp_jax.analysis.io.runs import STORE, load_run, saved_groups
+from ppp_jax.analysis.statistics import registry
+from ppp_jax.files import ledger, regular
+
+# They decide the last digits of numbers, and how figures look.
+LIBRARIES = ("jax", "numpy", "scipy", "xarray", "pandas", "matplotlib", "jinja2", "diptest")
+SOURCES = (".py", ".j2", ".css", ".js")  # endings of the files that make up this package
+UNSEEN = ("backend", "backend_fallback", "interactive")  # settings that no saved figure shows
+
+
+def report_made_of(workdir: pathlib.Path, *files: str, **options: Any) -> str | None:
+    """Returns a digest of everything that the report of a run folder is made of.
+
+    These are the latents and errors (by the ledger, which holds checksums of all of them), other
+    files, the options, the source of this package, and the versions and settings of libraries.
+
+    Args:
+      workdir: The run folder, which nothing may change meanwhile.
+      *files: Names of further files in it that the report shows, which need not exist.
+      **options: Options of the report, of types that JSON represents.
+
+    Returns:
+      The digest, in hexadecimal. None where something else can matter: latents without a ledger,
+      statistics or bases of the user, of which nobody knows on what they depend.
+
+    Raises:
+      InputError: The folder holds no latents, or they are damaged.
+    """
+    if ledger.read(workdir / STORE) is None or not _is_ours(workdir):
+        return None
+    contents = {name: _digest(workdir / name) for name in (f"{STORE}/{ledger.FILE}", *files)}
+    key = json.dumps([contents, options, software(), _look()], sort_keys=True)
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+@functools.cache
+def software() -> dict[str, str]:
+    """Returns a digest of this package's source, and the versions of what computes its numbers."""
+    package = pathlib.Path(str(importlib.resources.files("ppp_jax")))
+    found = hashlib.sha256()
+    for path in sorted(package.rglob("*")):
+        if path.suffix in SOURCES:
+            found.update(f"{path.relative_to(package)}:{path.stat().st_size}:".encode())
+            found.update(path.read_bytes())
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {"source": found.hexdigest(), "python": platform.python_version(), **versions}
+
+
+def _look() -> str:
+    """Returns a digest of the settings of Matplotlib, which users can change."""
+    settings = {name: value for name, value in mpl.rcParams.items() if name not in UNSEEN}
+    return hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()
+
+
+def _is_ours(workdir: pathlib.Path) -> bool:
+    """Returns whether all statistics and bases are this package's."""
+    if any(one not in registry.OWN for one in registry.STATISTICS.values()):
+        return False
+    return not any(
+        references.is_reference(str(basis))
+        for group in saved_groups(workdir)
+        for basis in load_run(workdir, **group)["activation_basis"].values.ravel()
+    )
+
+
+def _digest(path: pathlib.Path) -> str | None:
+    try:
+        return hashlib.sha256(regular.read(path, most=ledger.LARGEST)).hexdigest()
+    except FileNotFoundError:
+        return None
