@@ -243,18 +243,22 @@ def frames(**tables: pd.DataFrame | list[dict[str, Any]]) -> dict[str, pd.DataFr
 def _write_page(folder: pathlib.Path, *, asked: str, documented: str, this_run: str) -> None:
     """Writes the page of a study, with the question, this run, its figures and its tables."""
     pictures = [
-        (path.stem, html_image(path.read_bytes(), path.stem))
+        (path.stem, html_image(path.read_bytes(), f"Figure: {path.stem}.", file=path.name))
         for path in sorted(folder.glob("*.png"))
     ]
     tables = {path.stem: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))}
     few = any(_lacks_seeds(table) for table in tables.values())
     if few:
         print(FEW_SEEDS)
-    shown = [(name, html_table(list(table), _texts(table))) for name, table in tables.items()]
+    shown = [
+        (name, html_table(list(table), _texts(table), label=name)) for name, table in tables.items()
+    ]
+    question, _, about = asked.partition("\n")
     page = render(
         "study",
         title="ppp_jax study",
-        asked=asked,
+        question=question,
+        about=about.strip(),
         this_run=this_run,
         documented=documented,
         pictures=pictures,

@@ -38,7 +38,7 @@ DEFAULTS = Grid(
 
 
 def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
-    """Writes the report of the whole grid, and returns its tables.
+    """Writes the report of the whole grid, and returns its tables and its answer.
 
     Args:
       run: The trained run folder.
@@ -52,9 +52,10 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
         for kind in ("cells", "rates", "verdicts")
         for path in sorted(page.parent.glob(f"{kind}_*.csv"))
     ]
-    shown = [path.with_suffix(".md").read_text(encoding="utf-8") for path in paths]
     tables = {path.stem: pd.read_csv(path) for path in paths}
-    return study.Results(tables, {}, notes=(*shown, f"report: {printable(page)}"))
+    answers = [path.read_text(encoding="utf-8") for path in sorted(page.parent.glob("answer_*.md"))]
+    notes = (*answers, f"report: {printable(page)}")
+    return study.Results(tables, {}, silent=(*tables,), notes=notes)
 
 
 EXPERIMENT = experiment.register(

@@ -3,7 +3,9 @@
 import csv
 import html.parser
 import json
+import re
 import shutil
+import urllib.parse
 
 import numpy as np
 import pandas as pd
@@ -32,27 +34,52 @@ TINY = Grid(activations=["tanh", "relu"], widths=[6], latent_widths=[3], optimiz
             seeds=[0, 1], epochs=1, probe_samples=30)  # fmt: skip
 
 
+SCRIPTS = ["(() => {"]  # how each script of our own pages begins
+ATTRIBUTES = {"class", "alt", "src", "lang", "charset", "open", "name", "content", "id", "href"}
+ATTRIBUTES |= {"role", "tabindex", "scope", "width", "height", "loading", "decoding"}
+ATTRIBUTES |= {"aria-label", "aria-labelledby"}
+
+
 class Tags(html.parser.HTMLParser):
-    """Collects the tags of a page, and its attributes."""
+    """Collects the scripts of a page, its attributes, and where its links and pictures lead."""
 
     def __init__(self, text):  # noqa: D107
         super().__init__()
-        self.tags, self.attributes = set(), set()
+        self.scripts, self.attributes, self.links = [], set(), set()
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
         self.attributes |= {name for name, _ in attrs}
+        if tag == "script":
+            assert not attrs
         for name, value in attrs:
-            if name in ("src", "href"):
-                assert value.startswith("data:image/png;base64,")
+            if name == "href":
+                self.links.add(value)
+            if name == "src":
+                assert re.match("data:image/(png|webp);base64,", value)
+
+    def handle_data(self, data):
+        if self.lasttag == "script" and data.strip():
+            self.scripts.append(data.strip())
 
 
 def assert_harmless(page):
-    found = Tags(page.read_text(encoding="utf-8"))
-    assert "script" not in found.tags
-    assert found.attributes <= {"class", "alt", "src", "lang", "charset", "open"}
-    assert not set(TERMINAL) & set(page.read_text(encoding="utf-8")) - set("]0;owned[31m")
+    text = page.read_text(encoding="utf-8")
+    found = Tags(text)
+    assert [script[: len(SCRIPTS[0])] for script in found.scripts] == SCRIPTS
+    assert text.count("<script") == len(SCRIPTS)
+    assert found.attributes <= ATTRIBUTES
+    for link in found.links:  # to a place on this page, or to a file beside it
+        assert (
+            f'id="{link[1:]}"' in text
+            or f"id={link[1:]}>" in text
+            or (
+                ":" not in link.partition("_")[0]
+                and (page.parent / urllib.parse.unquote(link)).parent == page.parent
+                and (page.parent / urllib.parse.unquote(link)).is_file()
+            )
+        )
+    assert not set(TERMINAL) & set(text) - set("]0;owned[31m")
 
 
 @pytest.fixture(scope="module")

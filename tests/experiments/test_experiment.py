@@ -185,7 +185,7 @@ def test_what_is_registered_writes_a_study(toy, tmp_path, capsys):
         f"{(written / 'answers.md').read_text()}\nIt is a toy.\nstudy: {written / 'index.html'}\n"
     )
     page = (written / "index.html").read_text()
-    for text in ("Is a toy an experiment?\n\nNothing is measured.", "Cost: a second.",
+    for text in ("<h1>Is a toy an experiment?</h1>\n<pre>Nothing is measured.", "Cost: a second.",
                  "python -m experiments.toy --workdir=", "<h2>answers</h2>"):  # fmt: skip
         assert text in page
     assert page.count("<img") == 1

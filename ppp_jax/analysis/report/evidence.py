@@ -16,7 +16,7 @@ from ppp_jax.analysis.inference import calibration
 from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.report.pages import fragment, html_table, render
 from ppp_jax.analysis.results.measure import SITES, cells, rotations_of
-from ppp_jax.analysis.results.tables import number, varying
+from ppp_jax.analysis.results.tables import number, probability, varying
 from ppp_jax.analysis.results.verdicts import CLAIMS, difference_table, rate_table
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.statistics.quantisation import density_peaks
@@ -65,12 +65,12 @@ def _first_and_last(row: Row, *, name: str) -> str:
 
 
 def _test(row: Row, *, name: str) -> str:
-    ends = ((row[f"{name}_{end}"], digits) for end, digits in (("q_networks", 3), ("q", 3)))
-    return ", ".join([number(row[f"{name}_z"], 1), *(number(*end) for end in ends)])
+    ends = (probability(row[f"{name}_{end}"]) for end in ("q_networks", "q"))
+    return ", ".join([number(row[f"{name}_z"], 1), *ends])
 
 
 def _described(row: Row, *, name: str) -> str:
-    return f"{number(row[f'{name}_z'], 1)}, {number(row[f'{name}_p_networks'], 3)}"
+    return f"{number(row[f'{name}_z'], 1)}, {probability(row[f'{name}_p_networks'])}"
 
 
 def _with_interval(row: Row, *, name: str) -> str:
@@ -80,8 +80,8 @@ def _with_interval(row: Row, *, name: str) -> str:
 
 def _change(row: Row, *, name: str) -> str:
     low, high = (number(row[f"{name}_change_{end}"], 2) for end in ("low", "high"))
-    change, q = number(row[f"{name}_change"], 2), number(row.get(f"{name}_change_q", np.nan), 3)
-    return f"{change} [{low}, {high}] (q {q})"
+    change, q = number(row[f"{name}_change"], 2), row.get(f"{name}_change_q", np.nan)
+    return f"{change} [{low}, {high}] (q {probability(q)})"
 
 
 def format_verdicts(verdicts: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
@@ -144,7 +144,7 @@ def verdict_block(
             claim.removeprefix("verdict_"): plain_words(verdicts, claim=claim) for claim in CLAIMS
         },
         unconfounded=bool(verdicts["unconfounded"].all()),
-        table=html_table(*table),
+        table=html_table(*table, label="Verdicts of all cells"),
         rotations=rotations,
         fewer={kind: rotations_of(kind, rotations, seeds=seeds) for kind in (PLANES, PROJECTIONS)},
         name=name,
@@ -237,8 +237,8 @@ def rate_block(runs: xr.Dataset, folder: pathlib.Path, name: str) -> Markup:
         else "Only one learning rate was tried, so no rate is tuned"
     )
     return fragment(
-        "<h3>Reconstruction error and learning rate</h3>{{ table }}<p>{{ note }}.</p>",
-        table=html_table(header, body),
+        "{{ table }}<p>{{ note }}.</p>",
+        table=html_table(header, body, label="Errors of all cells"),
         note=note,
     )
 
@@ -254,18 +254,21 @@ def certificate_block(workdir: pathlib.Path, config: Mapping[str, Any]) -> Marku
     path = workdir / CERTIFICATES
     if not path.exists():
         return fragment(
-            "<h2>Certificates</h2><p>There are none yet. They are computed when training ends.</p>"
+            "<h2 id=certificates>Certificates</h2><p>There are none yet. They are computed when "
+            "training ends.</p>"
         )
     tables = _certificates(path, config)
     if tables is None:
         return fragment(
-            "<h2>Certificates</h2><p>They are not shown, because {{ name }} is damaged, belongs to "
-            "another grid, was changed since it was written, or is of an earlier version, which "
-            "did not say at which lengths it tested. The same training command computes them "
-            "anew.</p>",
+            "<h2 id=certificates>Certificates</h2><p>They are not shown, because {{ name }} is "
+            "damaged, belongs to another grid, was changed since it was written, or is of an "
+            "earlier version, which did not say at which lengths it tested. The same training "
+            "command computes them anew.</p>",
             name=CERTIFICATES,
         )
-    return render("certificates", tables=[html_table(*table) for table in tables])
+    return render(
+        "certificates", tables=[html_table(*table, label="Certificates") for table in tables]
+    )
 
 
 def _certificates(
@@ -339,6 +342,6 @@ def calibration_figure(samples: int, units: int) -> tuple[Markup, Figure]:
         samples=samples,
         units=units,
         error=f"{2 * error:.1%}",
-        table=html_table(header, body),
+        table=html_table(header, body, label="False positives of the rotation test"),
     )
     return text, figure

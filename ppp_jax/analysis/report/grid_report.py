@@ -23,7 +23,8 @@ from ppp_jax.analysis.projection.kernel import check_epsilon
 from ppp_jax.analysis.projection.points import EmptyPPPWarning
 from ppp_jax.analysis.projection.ppp import ppp
 from ppp_jax.analysis.report import evidence
-from ppp_jax.analysis.report.pages import fragment, html_figure, html_table, render
+from ppp_jax.analysis.report.answer import WHEN, answer_block
+from ppp_jax.analysis.report.pages import html_figure, html_table, render
 from ppp_jax.analysis.results import tables
 from ppp_jax.analysis.results.measure import (
     COUNTED,
@@ -45,8 +46,17 @@ REPORT = "report"
 BINS = 64
 LEAST_ROTATIONS = 19
 TWIN_SEED = 0  # of the rotation of the basis beside which pictures stand
-CURVE_INCHES = (3.6, 3.1)  # Width and height of a panel.
+CURVE_INCHES, CURVE_DPI = (3.6, 3.1), 85  # Width and height of a panel.
 PAPER_SITE = "pre"  # where the paper's pictures are taken (docs/method.md §14)
+_PLANE = (
+    "Each cell's deepest valley against the alignment of its shape, {}, from untrained to trained."
+)
+ALT = {
+    "differences": "Differences between activations with their intervals, a row per comparison.",
+    "calibration": "P-values of the rotation test on clouds without a preferred basis follow the "
+    "diagonal if the test is calibrated.",
+    **{f"plane-{site}": _PLANE.format(when) for site, when in WHEN.items()},
+}  # what the figures of evidence show, for screen readers
 
 
 class _Section(NamedTuple):
@@ -123,55 +133,86 @@ def _write_into(how: _How, workdir: pathlib.Path) -> None:
     datasets = [load_run(workdir, **group) for group in groups]
     options: dict[str, Any] = {"epsilon": how.epsilon, "rotations": how.rotations}
     measured = [measure(dataset, **options, progress=how.progress) for dataset in datasets]
-    blocks: list[Markup] = []
-    for rest in zip(groups, datasets, measured, verdict_table(measured), strict=True):
-        blocks += _group_blocks(how, *rest)
+    parts = [
+        _group_part(how, *rest)
+        for rest in zip(groups, datasets, measured, verdict_table(measured), strict=True)
+    ]
     config = json.loads(datasets[0].attrs["manifest"])["config"]
-    blocks.append(evidence.certificate_block(workdir, config))
-    page = _page(blocks, datasets[0].attrs, how.epsilon)
+    certificates = evidence.certificate_block(workdir, config)
+    page = _page(parts, certificates, datasets[0].attrs, how.epsilon)
     (how.folder / "index.html").write_text(page, encoding="utf-8")
 
 
-def _group_blocks(
+class _Part(NamedTuple):
+    """What the page says of one architecture and one width of latents.
+
+    Attributes:
+      answer: The answer, for the top of the page.
+      contents: Anchors and titles of what follows.
+      blocks: The evidence and the pictures.
+    """
+
+    answer: Markup
+    contents: list[tuple[str, str]]
+    blocks: list[Markup]
+
+
+def _group_part(
     how: _How,
     group: dict[str, Any],
     dataset: xr.Dataset,
     measured: Measured,
     judged: pd.DataFrame,
-) -> list[Markup]:
-    """Returns the evidence and the pictures of one architecture and one width of latents."""
+) -> _Part:
+    """Returns the answer, the evidence and the pictures of one group of a grid."""
     width, architecture = group["latent_width"], group["architecture"]
     name = file_stem(("" if architecture == "mlp" else f"{architecture}_") + f"latent_{width}")
-    heading = fragment(
-        "<h2>{{ architecture }}, {{ width }} latent units</h2>",
-        architecture=architecture,
-        width=width,
-    )
-    counts = {"rotations": how.rotations, "seeds": dataset.sizes["seed"]}
-    verdicts = evidence.verdict_block(judged, how.folder, name, **counts)
-    text, calibration = evidence.calibration_figure(dataset.sizes["sample"], width)
-    pictures = _pictures(how, measured, name, calibration)
-    none = Markup("<p>There is one activation, so there is nothing to compare.</p>")
-    blocks = [
-        render(
-            "group",
-            heading=heading,
-            verdicts=verdicts,
-            text=text,
-            differences=pictures.get("differences", none),
-            data=evidence.data_block(dataset, width),
-            planes=[pictures[f"plane-{site}"] for site in SITES],
-            rates=evidence.rate_block(measured.runs, how.folder, name),
-            calibration=pictures["calibration"],
-            name=name,
-            table=html_table(
-                *tables.format_table(tables.write_tables(measured.runs, how.folder, name))
-            ),
-        )
-    ]
+    heading = f"{architecture}, {width} latent units"
     sections = list(_sections(dataset, measured))
     shown = progress_bar(sections, "report") if how.progress else sections
-    return [*blocks, *(_section_block(section, how, name) for section in shown)]
+    drawn = [_section_block(section, how, name) for section in shown]
+    contents = [
+        (name, f"{heading}: the evidence"),
+        *(
+            (_anchor(name, section), f"{heading}: pictures, {section.title}")
+            for section in sections
+        ),
+    ]
+    answer = answer_block(
+        judged, measured.runs, how.folder, name, heading=heading, strip=drawn[0].strip
+    )
+    blocks = [_evidence_block(how, dataset, measured, judged, heading, name)]
+    return _Part(answer, contents, [*blocks, *(one.block for one in drawn)])
+
+
+def _evidence_block(
+    how: _How,
+    dataset: xr.Dataset,
+    measured: Measured,
+    judged: pd.DataFrame,
+    heading: str,
+    name: str,
+) -> Markup:
+    """Returns the verdicts, the tables and the figures of one group."""
+    counts = {"rotations": how.rotations, "seeds": dataset.sizes["seed"]}
+    units = dataset.sizes["unit"]
+    text, calibration = evidence.calibration_figure(dataset.sizes["sample"], units)
+    pictures = _pictures(how, measured, name, calibration)
+    none = Markup("<p>There is one activation, so there is nothing to compare.</p>")
+    cells = tables.format_table(tables.write_tables(measured.runs, how.folder, name))
+    return render(
+        "group",
+        heading=heading,
+        verdicts=evidence.verdict_block(judged, how.folder, name, **counts),
+        text=text,
+        differences=pictures.get("differences", none),
+        data=evidence.data_block(dataset, units),
+        planes=[pictures[f"plane-{site}"] for site in SITES],
+        rates=evidence.rate_block(measured.runs, how.folder, name),
+        calibration=pictures["calibration"],
+        name=name,
+        table=html_table(*cells, label="All cells"),
+    )
 
 
 def _pictures(how: _How, measured: Measured, name: str, calibration: Figure) -> dict[str, Markup]:
@@ -183,7 +224,7 @@ def _pictures(how: _How, measured: Measured, name: str, calibration: Figure) -> 
     for site, figure in evidence.plane_figures(measured.runs).items():
         figures[f"plane-{site}"] = figure
     return {
-        label: html_figure(figure, how.folder / f"{name}-{label}.png", label)
+        label: html_figure(figure, how.folder / f"{name}-{label}.png", ALT[label])
         for label, figure in figures.items()
         if figure is not None
     }
@@ -214,12 +255,23 @@ def _with_symmetry(part: xr.Dataset, axis: str) -> str:
     return f"{part[axis].item()} ({'respects rotations' if respects else 'prefers the axes'})"
 
 
-def _section_block(section: _Section, how: _How, prefix: str) -> Markup:
+class _Drawn(NamedTuple):
+    """The pictures of a section, and the strip of them that stands below the answer."""
+
+    block: Markup
+    strip: Markup
+
+
+def _anchor(name: str, section: _Section) -> str:
+    return f"{name}-{section.slug}"
+
+
+def _section_block(section: _Section, how: _How, prefix: str) -> _Drawn:
     """Draws a section: strips pooled over seeds in two styles, curves, strips of single seeds."""
 
-    def picture(figure: Figure, name: str) -> Markup:
+    def picture(figure: Figure, name: str, alt: str) -> Markup:
         path = how.folder / f"{prefix}-{section.slug}-{file_stem(name)}.png"
-        return html_figure(figure, path, f"{section.title}: {name}")
+        return html_figure(figure, path, alt)
 
     seeds = section.latents["seed"].values
     epochs = [f"epoch {epoch}" for epoch in section.latents["epoch"].values]
@@ -238,16 +290,21 @@ def _section_block(section: _Section, how: _How, prefix: str) -> Markup:
             wanted.append(("paper", PAPER, strips.pooled, epochs, every, f"{site}-paper"))
         for target, style, strip, columns, about, file in wanted:
             title = f"{section.title} · {site}-activation · {about}"
-            texts: dict[str, Any] = {
-                "rows": names,
-                "columns": columns,
-                "title": title,
-                "style": style,
-            }
-            drawing = plot_strip(strip.panels, beside=strip.beside, notes=strip.notes, **texts)
-            drawn[target].append(picture(drawing, file))
-    curves = picture(_curves(section.statistics), "curves")
-    return render("section", title=section.title, curves=curves, **drawn)
+            texts: dict[str, Any] = {"rows": names, "columns": columns, "title": title}
+            drawing = plot_strip(
+                strip.panels, beside=strip.beside, notes=strip.notes, style=style, **texts
+            )
+            drawn[target].append(picture(drawing, file, _strip_alt(**texts)))
+    alt = f"Errors and statistics against training epochs, a line per seed: {section.title}."
+    curves = picture(_curves(section.statistics), "curves", alt)
+    anchor = _anchor(prefix, section)
+    block = render("section", title=section.title, anchor=anchor, curves=curves, **drawn)
+    return _Drawn(block, drawn["pooled"][0])
+
+
+def _strip_alt(*, rows: list[str], columns: list[str], title: str) -> str:
+    across = columns[0] if len(columns) == 1 else f"{columns[0]} to {columns[-1]}"
+    return f"Density in the privileged planes of {', '.join(rows)}, {across}: {title}."
 
 
 class _Strip(NamedTuple):
@@ -356,7 +413,7 @@ def _curves(statistics: xr.Dataset) -> Figure:
     curved = registry.names(everywhere=True)
     columns = [("train_mse", "test_mse"), *((f"{name}_pre", f"{name}_post") for name in curved)]
     size = (CURVE_INCHES[0] * len(columns), CURVE_INCHES[1] * len(SITES))
-    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    figure = Figure(figsize=size, dpi=CURVE_DPI, layout="constrained")
     panels = figure.subplots(len(SITES), len(columns), squeeze=False)
     for axes, name in zip(panels.T.flat, itertools.chain(*columns), strict=True):
         plot_curves(statistics[name], ax=axes, yscale="log" if name.endswith("_mse") else "linear")
@@ -366,14 +423,19 @@ def _curves(statistics: xr.Dataset) -> Figure:
     return figure
 
 
-def _page(blocks: list[Markup], attributes: dict[str, Any], epsilon: float) -> Markup:
+def _page(
+    parts: list[_Part], certificates: Markup, attributes: dict[str, Any], epsilon: float
+) -> Markup:
     manifest = json.loads(attributes["manifest"])
+    ends = [("certificates", "Certificates"), ("settings", "The settings of this run")]
     return render(
         "report",
         title="ppp_jax report",
         data=manifest["config"]["data"],
         created=manifest["created"],
         epsilon=f"{epsilon:g}",
-        blocks=blocks,
+        answers=[part.answer for part in parts],
+        contents=[*(entry for part in parts for entry in part.contents), *ends],
+        blocks=[*(block for part in parts for block in part.blocks), certificates],
         manifest=json.dumps(manifest, indent=1, ensure_ascii=False),
     )

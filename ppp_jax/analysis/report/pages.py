@@ -5,12 +5,16 @@ import io
 import pathlib
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from PIL import Image
 
 from ppp_jax.analysis.texts import lines
+
+QUALITY = 50  # of the compressed pictures in pages, beside which the PNG files are exact
 
 
 def _shown(value: Any) -> Any:
@@ -51,35 +55,51 @@ def fragment(source: str, **values: Any) -> Markup:
     return Markup(_TEMPLATES.from_string(source).render(values))
 
 
-def html_table(header: Sequence[object], body: Sequence[Sequence[object]]) -> Markup:
-    """Renders a table as HTML that scrolls sideways.
+def html_table(
+    header: Sequence[object],
+    body: Sequence[Sequence[object]],
+    *,
+    label: str = "Table",
+    caption: str = "",
+) -> Markup:
+    """Renders a table as HTML that scrolls by itself; a page sorts it by the column that is chosen.
 
     Args:
       header: A text per column.
       body: Rows with a text per column.
+      label: What the table is, for screen readers.
+      caption: A text above the table; '' is none.
     """
-    return render("table", header=header, body=body)
+    label = caption or label
+    return render("table", header=header, body=body, label=label, caption=caption)
 
 
-def html_image(png: bytes, alt: str) -> Markup:
-    """Returns a picture as HTML that holds the picture itself.
+def html_image(png: bytes, alt: str, *, file: str = "") -> Markup:
+    """Returns a picture as HTML that holds the picture itself, compressed.
 
     Args:
       png: The bytes of a PNG file.
-      alt: A text that says what the picture shows.
+      alt: A sentence that says what the picture shows.
+      file: Name of the PNG file beside the page, to which the picture leads; '' is none.
     """
-    return render("image", encoded=base64.b64encode(png).decode(), alt=alt)
+    with Image.open(io.BytesIO(png)) as image:
+        buffer = io.BytesIO()
+        image.convert("RGB").save(buffer, "webp", quality=QUALITY)
+        size = {"width": image.width, "height": image.height}
+    kind, content = ("webp", buffer.getvalue()) if buffer.tell() < len(png) else ("png", png)
+    encoded = base64.b64encode(content).decode()
+    return render("image", encoded=encoded, kind=kind, alt=alt, file=quote(file), **size)
 
 
 def html_figure(figure: Figure, path: pathlib.Path, alt: str) -> Markup:
-    """Saves a figure as PNG and returns it as HTML that holds the picture itself.
+    """Saves a figure as PNG and returns it as HTML that holds the picture itself, and leads to it.
 
     Args:
       figure: The figure.
-      path: The PNG file to write.
-      alt: A text that says what the figure shows.
+      path: The PNG file to write, beside the page.
+      alt: A sentence that says what the figure shows.
     """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     path.write_bytes(buffer.getvalue())
-    return html_image(buffer.getvalue(), alt)
+    return html_image(buffer.getvalue(), alt, file=path.name)

@@ -124,3 +124,16 @@ def number(value: float, digits: int) -> str:
         return "–"
     rounded = round(value, digits) + 0.0  # no minus before a zero
     return f"{rounded:.{digits}f}" if abs(value) < 1000 else f"{value:.3g}"
+
+
+def probability(value: float) -> str:
+    """Writes a p or q for a table, which is never 0: a dash if it is missing.
+
+    Args:
+      value: A number from 0 to 1, or NaN.
+
+    Example:
+      >>> probability(0.0213), probability(3e-5), probability(float("nan"))
+      ('0.021', '<0.001', '–')
+    """
+    return "<0.001" if value < 0.0005 else number(value, 3)

@@ -2,6 +2,7 @@ import csv
 import json
 import re
 import shutil
+import urllib.parse
 
 import matplotlib as mpl
 import numpy as np
@@ -52,10 +53,18 @@ def measured(workdir):
 
 def test_page_is_complete_and_self_contained(page):
     text = page.read_text(encoding="utf-8")
-    assert not re.findall(r'(?:src|href)="(?!data:)', text)
+    assert not re.findall(r'src="(?!data:)', text)
+    for link in re.findall(r'href="([^"]*)"', text):
+        inside = link.startswith("#")
+        assert (
+            f'id="{link[1:]}"' in text or f"id={link[1:]}>" in text
+            if inside
+            else (page.parent / urllib.parse.unquote(link)).is_file()
+        )
     # Per section: two strips pooled, one of them also in the paper's style, curves, and for both
-    # kinds one seed and every seed; per width differences, two planes and the calibration.
-    assert text.count("data:image/png;base64") == (8 * 2 + 4) * 2
+    # kinds one seed and every seed; per width differences, two planes and the calibration. The
+    # first strip of each width stands below its answer, too.
+    assert len(re.findall("data:image/(?:png|webp);base64", text)) == (8 * 2 + 4 + 1) * 2
     assert "3 latent units" in text
     assert "ε = 0.8" in text
     assert len(list(page.parent.glob("*.png"))) == (8 * 2 + 4) * 2

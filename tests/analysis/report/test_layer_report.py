@@ -3,6 +3,7 @@
 import base64
 import csv
 import html
+import io
 import json
 import re
 
@@ -158,9 +159,14 @@ def test_a_file_in_the_way_of_what_is_kept_is_one_line(layers, tmp_path):
 
 def test_one_page_shows_the_table_the_figure_and_the_notes(folder, tmp_path):
     page = (folder / "index.html").read_text(encoding="utf-8")
-    png = base64.b64encode((folder / "layers.png").read_bytes()).decode()
-    assert f'src="data:image/png;base64,{png}"' in page
-    for text in ("<td>noise</td>", "<th>shape: C4 (p, q)</th>", "19 random bases",
+    (encoded,) = re.findall(r'src="data:image/(?:png|webp);base64,([^"]*)"', page)
+    with (
+        Image.open(io.BytesIO(base64.b64decode(encoded))) as shown,
+        Image.open(folder / "layers.png") as exact,
+    ):
+        assert shown.size == exact.size
+    assert '<a href="layers.png">' in page
+    for text in ("<td>noise</td>", "<th scope=col>shape: C4 (p, q)</th>", "19 random bases",
                  "not judged of dead: no row is a sample"):  # fmt: skip
         assert text in page
     out = write_layers({name: {"x<": CLOUDS[0]} for name in ODD}, tmp_path / "out", **OPTIONS)
