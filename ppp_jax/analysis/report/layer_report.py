@@ -145,7 +145,7 @@ def _write(found: xr.Dataset, folder: pathlib.Path) -> None:
     made = {f"{key}s": each for key, each in names.items()} | groups
     told = json.dumps({**made, "statistics": statistics, **found.attrs}, indent=1, default=str)
     (folder / RECORD).write_text(told, encoding="utf-8")
-    alt = "Statistics of every layer, with those of random bases"
+    alt = "Statistics of every layer, with those of random bases."
     page = render(
         "layers",
         title="Layers",

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from PIL import Image
+from matplotlib.image import imread, imsave
 
 from ppp_jax.analysis.texts import lines
 
@@ -82,10 +82,10 @@ def html_image(png: bytes, alt: str, *, file: str = "") -> Markup:
       alt: A sentence that says what the picture shows.
       file: Name of the PNG file beside the page, to which the picture leads; '' is none.
     """
-    with Image.open(io.BytesIO(png)) as image:
-        buffer = io.BytesIO()
-        image.convert("RGB").save(buffer, "webp", quality=QUALITY)
-        size = {"width": image.width, "height": image.height}
+    pixels = imread(io.BytesIO(png), format="png")
+    buffer = io.BytesIO()
+    imsave(buffer, pixels[..., :3], format="webp", pil_kwargs={"quality": QUALITY})
+    size = {"width": pixels.shape[1], "height": pixels.shape[0]}
     kind, content = ("webp", buffer.getvalue()) if buffer.tell() < len(png) else ("png", png)
     encoded = base64.b64encode(content).decode()
     return render("image", encoded=encoded, kind=kind, alt=alt, file=quote(file), **size)
