@@ -25,10 +25,10 @@ ALIGNED, QUANTISED = ("mean", "covariance", "shape"), ("quantisation",)  # famil
 WHEN = dict(zip(SITES, ("before the activation", "after the activation"), strict=True))
 LEGEND = (
     f"{SEEDS} over seeds, {NETWORKS} in these networks only, {NOTHING} no evidence, {UNKNOWN} not "
-    "judged, at a false discovery rate of 5\u00a0%. The number is z, the distance from random bases of "
-    "the same latents in their standard deviations: + is towards the axes, a diagonal covariance, "
-    "or separate levels; − is away from them. Of the error it is the held-out MSE, and in brackets "
-    "its difference from the isotropic partner's."
+    "judged, at a false discovery rate of 5\u00a0%. The number is z, the distance from random "
+    "bases of the same latents in their standard deviations: + is towards the axes, a diagonal "
+    "covariance, or separate levels; − is away from them. Of the error it is the held-out MSE, "
+    "and in brackets its difference from the isotropic partner's."
 )
 STARRED = "A star marks cells whose optimiser, initialiser or architecture prefers the axes too."
 WIDTH = 100  # columns of a terminal
