@@ -378,10 +378,11 @@ def writable(workdir: str | pathlib.Path) -> Iterator[pathlib.Path]:
       workdir: Path or address of the run folder.
 
     Raises:
-      InputError: Another process is at work in the folder, or the bucket cannot be used.
+      InputError: The value is no path, another process is at work in the folder, or the bucket
+        cannot be used.
     """
     if not isinstance(workdir, str) or not buckets.is_address(workdir):
-        yield pathlib.Path(workdir).expanduser()
+        yield paths.located("workdir", workdir)
         return
     folder = copy_of(workdir)
     with contextlib.ExitStack() as ends:

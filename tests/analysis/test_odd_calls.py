@@ -29,6 +29,8 @@ from ppp_jax.analysis.inference import (
 from ppp_jax.analysis.projection import kernel
 from ppp_jax.data import datasets
 from ppp_jax.errors import InputError
+from ppp_jax.grid import Grid
+from ppp_jax.sweep import sweep
 from tests import ROOT
 
 RNG = np.random.default_rng(0)
@@ -50,6 +52,9 @@ LAWS = calibration.law_tests(laws=["normal"], samples=12, units=3, draws=2, rota
 P = calibration.null_p_values(samples=12, units=3, draws=6, rotations=9)
 LAYERS = pa.compare_layers({"a": X, "b": X[:, :3]}, statistics=["shape"], rotations=3)
 PLANES = np.array([0, 0, 1, 1, 2, 2])
+RUN = pathlib.Path("run")  # of the grid below, where calls are to be good
+TINY = Grid(activations=["tanh"], widths=[6], latent_widths=[4], seeds=[0], epochs=1,
+            probe_samples=32)  # fmt: skip
 CLASSES = np.arange(24) % 2
 
 
@@ -223,6 +228,10 @@ CALLS = {
     "check_epsilon": (kernel.check_epsilon, {"epsilon": 0.8}),
     "known_clouds": (pa.known_clouds, {"samples": 20, "units": 3}),
     "load": (pa.load, {"latents": X}),
+    "load_run": (pa.load_run, {"path": RUN}),
+    "table": (pa.table, {"path": RUN}),
+    "write_report": (pa.write_report, {"workdir": RUN, "rotations": 19, "progress": False}),
+    "summary": (pa.summary, {"latents": X, "rotations": 9}),
     "interquartile_mean": (pa.interquartile_mean, {"values": [1.0, 2.0]}),
     "bootstrap_interval": (pa.bootstrap_interval, {"values": [1.0, 2.0, 3.0]}),
     "plot_ppp": (pa.plot_ppp, {"picture": PICTURE}),
@@ -333,6 +342,7 @@ def test_there_are_five_hundred_of_them():
 
 def test_the_same_calls_without_the_odd_value_are_good(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    sweep.train(TINY, RUN, progress=False)
     for call, arguments in CALLS.values():
         call(**arguments)
     plt.close("all")

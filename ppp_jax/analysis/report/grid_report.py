@@ -13,9 +13,10 @@ import xarray as xr
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from ppp_jax.analysis.inference.rotation_test import ROTATIONS
+from ppp_jax.analysis.inference.rotation_test import MOST_ROTATIONS, ROTATIONS
+from ppp_jax.analysis.io.load import is_run
 from ppp_jax.analysis.io.progress import progress_bar
-from ppp_jax.analysis.io.runs import load_run, saved_groups
+from ppp_jax.analysis.io.runs import STORE, load_run, saved_groups
 from ppp_jax.analysis.io.sources import LOAD_BYTES
 from ppp_jax.analysis.plots.ppp import PAPER, RATIO, plot_curves
 from ppp_jax.analysis.plots.strips import plot_strip
@@ -38,7 +39,7 @@ from ppp_jax.analysis.results.provenance import report_made_of
 from ppp_jax.analysis.results.verdicts import verdict_table
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import file_stem
-from ppp_jax.errors import whole
+from ppp_jax.errors import InputError, whole
 from ppp_jax.files import atomic, mirrors
 from ppp_jax.notebook import Page
 
@@ -98,13 +99,16 @@ def write_report(
         run is at work in it, or `report/` cannot be written.
     """
     check_epsilon(epsilon)
-    whole("rotations", rotations, least=LEAST_ROTATIONS)
+    whole("rotations", rotations, least=LEAST_ROTATIONS, most=MOST_ROTATIONS)
     with mirrors.writable(workdir) as folder:
         return _write(folder, epsilon, rotations, progress)
 
 
 def _write(workdir: pathlib.Path, epsilon: float, rotations: int, progress: bool) -> pathlib.Path:
     """Writes the report of a run folder on this machine, see `write_report`."""
+    if not is_run(workdir):  # before it is locked, which would make the folder
+        problem = f"holds no {STORE}; give the folder of a trained grid"
+        raise InputError("workdir", workdir, problem)
     final = workdir / REPORT
     with atomic.locked(workdir):
         options = {"epsilon": epsilon, "rotations": rotations}

@@ -16,6 +16,7 @@ from ppp_jax.analysis.results.measure import measure
 from ppp_jax.analysis.results.verdicts import CLAIMS, verdict_table
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.errors import InputError
+from ppp_jax.files.mirrors import located
 
 
 def summary(
@@ -57,7 +58,7 @@ def summary(
     """
     options = {"rotations": rotations, "rotation_seed": rotation_seed, "progress": progress}
     if isinstance(latents, str | os.PathLike):
-        path = pathlib.Path(os.fspath(latents)).expanduser()
+        path = located("latents", latents)
         if not is_run(path):
             return _of_clouds(load(path), basis, **options)
         if basis is not None:
