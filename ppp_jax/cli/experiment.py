@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from ppp_jax.analysis.inference.rotation_test import ROTATIONS
+from ppp_jax.analysis.inference.rotation_test import MOST_ROTATIONS, ROTATIONS
 from ppp_jax.analysis.projection.kernel import check_epsilon
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.cli import probes, runtime, study
@@ -266,7 +266,7 @@ def _check(experiment: Experiment, grid: Grid, options: Options) -> None:
     if experiment.check:
         experiment.check(grid)
     check_epsilon(options.epsilon)
-    whole("rotations", options.rotations, least=LEAST_ROTATIONS)
+    whole("rotations", options.rotations, least=LEAST_ROTATIONS, most=MOST_ROTATIONS)
 
 
 def _check_axes(grid: Grid, along: Collection[str]) -> None:
