@@ -8,6 +8,8 @@ import shlex
 
 import pytest
 
+import ppp_jax
+import ppp_jax.analysis as pa
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.cli import experiment
 from ppp_jax.data import datasets
@@ -132,8 +134,20 @@ def test_every_page_is_linked_from_the_index():
     results = re.findall(r"\]\(([^)#]+)\)", TEXTS["docs/results/README.md"])
     linked |= {f"results/{target}" for target in results}
     for name in PAGE_TEXTS:
-        if name not in ("README.md", "docs/README.md"):
+        if name not in ("README.md", "docs/README.md", "docs/index.md"):  # the last is the site's
             assert name.removeprefix("docs/") in linked, name
+
+
+def test_the_site_has_every_page_and_every_public_name():
+    index, reference = (TEXTS[f"docs/{name}.md"] for name in ("index", "api/index"))
+    entries = set(re.findall(r"^([a-z_]+(?:/[A-Za-z_*]+)?)$", index, re.M))
+    for name in PAGE_TEXTS:
+        page = name.removeprefix("docs/").removesuffix(".md")
+        if name not in ("README.md", "docs/README.md", "docs/index.md"):
+            assert page in entries or f"{page.partition('/')[0]}/*" in entries, page
+    listed = re.findall(r"^   ([A-Za-z]\w*)$", reference, re.M)
+    public = [name for name in ppp_jax.__all__ if name != "analysis"]
+    assert sorted(listed) == sorted([*pa.__all__, *public])
 
 
 def test_sections_of_the_method_that_the_code_names_exist():

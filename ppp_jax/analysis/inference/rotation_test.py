@@ -90,7 +90,7 @@ def rotation_test(
         that are functions of a basis, and with an ε those of its planes.
       epsilon: acceptance cosine of the statistics of planes (`angles`), which take several times
         as long as the others.
-      rotations: K.
+      rotations: Number K of random rotations.
       null: `full` draws rotations of all units. `blocks` draws rotations within blocks of 64 units,
         which are put together at random, once for the test; it is as exact, costs a 64th of the
         products of a layer 4,096 wide, and mixes an axis with 63 others. It needs an orthonormal
@@ -335,7 +335,7 @@ def under_rotations(
       statistics: by name, a function of a cloud's number and a rotation Q, `(units, units)`.
       clouds: The number of clouds.
       units: The number of units n.
-      rotations: K.
+      rotations: Number K of random rotations.
       rotation_seed: Seed of the random rotations.
       axis: The name of the axis along which the clouds stand.
 

@@ -189,7 +189,7 @@ def positions(
     Args:
       vectors: `(seeds, vectors, units)`, of any length but 0; each seed gets rotations of its own.
       basis: The vectors of the basis, unit rows, `(basis vectors, units)`.
-      rotations: K.
+      rotations: Number K of random rotations.
       rotation_seed: Seed of the random rotations.
 
     Returns:
@@ -220,7 +220,7 @@ def cosines(
       vectors: `(seeds, vectors, units)`, of any length but 0; each seed gets rotations of its own.
       basis: The vectors of the basis, unit rows, `(basis vectors, units)`.
       orbits: The cosines by the names of the orbits.
-      rotations: K.
+      rotations: Number K of random rotations.
       rotation_seed: Seed of the random rotations.
 
     Returns:

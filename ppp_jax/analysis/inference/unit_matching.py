@@ -120,7 +120,7 @@ def convergence(
     Args:
       latents: `(seeds, samples, units)`; an odd last seed is left out.
       basis: An orthonormal basis whose vectors count as units, or its name; None: the standard one.
-      rotations: K.
+      rotations: Number K of random rotations.
       rotation_seed: Seed of the random rotations.
 
     Raises:

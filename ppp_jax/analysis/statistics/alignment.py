@@ -67,7 +67,7 @@ def alignment_c4(
     nonfinite: str = RAISE,
     drop_outliers: float | None = None,
 ) -> PerCloud:
-    """Returns C4 = Σ Re(u + iv)⁴ / Σ |u + iv|⁴ over all privileged planes and samples.
+    """Returns C4 = Σ Re(u + iv)⁴ / Σ (u² + v²)² over all privileged planes and samples.
 
     +1 on the axes of the planes, −1 on their diagonals, 0 for isotropic latents; it needs no ε.
     Samples are first brought to unit length, so that a few long ones do not decide for all (and

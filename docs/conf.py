@@ -1,0 +1,30 @@
+"""Settings of the documentation's site, which `make -C docs html` builds."""
+
+import importlib.metadata
+
+project = "ppp_jax"
+author = "the authors of ppp_jax"
+project_copyright = author
+release = importlib.metadata.version("ppp_jax")
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+# README.md is the table of contents of those who read the repository; the site has index.md.
+exclude_patterns = ["README.md"]
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 4
+nb_execution_mode = "off"  # notebooks keep their outputs; `.ci/run notebooks` executes them
+autosummary_generate = True
+autodoc_typehints = "none"  # signatures have them, and texts describe arguments in words
+napoleon_numpy_docstring = False
+default_role = "py:obj"  # names in docstrings are links where they are documented
+
+html_theme = "sphinx_book_theme"  # that of JAX, Flax and NumPyro
+html_title = "ppp_jax"
+html_theme_options = {"show_toc_level": 2}
