@@ -140,30 +140,34 @@ def error_texts(runs: xr.Dataset, differences: Sequence[Mapping[str, Any]]) -> d
             found[_key(names)] = number(mean, 3)
             continue
         symbol = SEEDS if row["q"] <= LEVEL else NOTHING if np.isfinite(row["q"]) else UNKNOWN
-        share = row["difference"] / (np.nanmean(last.isel(at).values) - row["difference"])
-        found[_key(names)] = f"{symbol} {number(mean, 3)} ({share:+.0%})".replace("-", "−")
+        partner = np.nanmean(last.isel(at).values) - row["difference"]
+        share = f" ({row['difference'] / partner:+.0%})" if partner > 0 else ""
+        found[_key(names)] = f"{symbol} {number(mean, 3)}{share}".replace("-", "−")
     return found
 
 
 def error_differences(runs: xr.Dataset) -> list[dict[str, Any]]:
-    """Returns the differences of elementwise activations' errors from their isotropic partners'.
+    """Returns the differences of other activations' errors from those of isotropic partners.
 
     Args:
       runs: The runs that `measure` measured.
 
     Returns:
-      Rows of `difference_table`.
+      Rows of `difference_table`; none if the grid has no isotropic activation.
     """
-    known = facts_of(runs)
-    table = difference_table(runs, quantities=[ERROR])
-    return [row for row in table.to_dict("records") if not known[row["activation"]].isotropic]
+    isotropic = {name: facts.isotropic for name, facts in facts_of(runs).items()}
+    return [
+        row
+        for row in difference_table(runs, quantities=[ERROR]).to_dict("records")
+        if isotropic[row["against"]] and not isotropic[row["activation"]]
+    ]
 
 
 class Share(NamedTuple):
     """Of how many cells something holds.
 
     Attributes:
-      about: Which cells these are.
+      about: Which activations these cells have.
       counts: How many cells there are of each symbol.
     """
 
@@ -172,7 +176,7 @@ class Share(NamedTuple):
 
 
 def shares(verdicts: pd.DataFrame, runs: xr.Dataset, families: Sequence[str]) -> list[Share]:
-    """Counts the cells of elementwise and of isotropic activations by what was found, before them.
+    """Counts cells, apart those of isotropic activations, by what was found before these act.
 
     Args:
       verdicts: A table that `verdict_table` returned of one group.
@@ -181,7 +185,7 @@ def shares(verdicts: pd.DataFrame, runs: xr.Dataset, families: Sequence[str]) ->
     """
     known = facts_of(runs)
     found = []
-    for about, isotropic in (("elementwise", False), ("isotropic", True)):
+    for about, isotropic in (("prefers a basis", False), ("is isotropic", True)):
         rows = [
             row
             for row in verdicts[verdicts["site"] == SITES[0]].to_dict("records")
@@ -213,14 +217,14 @@ def sentences(
         (
             "Are the latents aligned with the axes?",
             f"{WHEN[SITES[0]].capitalize()}, their {named} differs from that in random bases "
-            f"{aligned} ({_networks(seeds)} per cell).",
+            f"over seeds {aligned} ({_networks(seeds)} per cell).",
         ),
         (
             "Are they quantised along the axes?",
             f"{WHEN[SITES[0]].capitalize()}, their projections onto the axes are farther from one "
-            f"peak, or nearer, than those onto random bases {quantised}.",
+            f"peak, or nearer, than those onto random bases over seeds {quantised}.",
         ),
-        ("Do elementwise activations reconstruct better?", _error_told(differences)),
+        ("Do activations that prefer a basis reconstruct better?", _error_told(differences)),
         (
             "May I believe it?",
             f"{sure} of {len(here)} cells are unconfounded: optimiser, initialiser and architecture"
@@ -234,13 +238,13 @@ def _networks(seeds: int) -> str:
 
 
 def _told(found: Sequence[Share]) -> str:
-    """Returns in how many cells something was found, such as "in 2 of 6 cells of … activations"."""
+    """Returns in how many cells something was found, such as "in 2 of 6 cells whose …"."""
     texts = []
     for share in found:
         total = sum(share.counts.values())
-        text = f"in {share.counts[SEEDS]} of {total} cells of {share.about} activations over seeds"
+        text = f"in {share.counts[SEEDS]} of {total} cells whose activation {share.about}"
         if share.counts[NETWORKS]:
-            text += f" and in {share.counts[NETWORKS]} more in these networks only"
+            text += f" (and in {share.counts[NETWORKS]} more in these networks only)"
         if share.counts[UNKNOWN]:
             text += f" ({share.counts[UNKNOWN]} cannot be judged)"
         texts.append(text)
@@ -248,7 +252,7 @@ def _told(found: Sequence[Share]) -> str:
 
 
 def _error_told(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Says in how many cells an elementwise activation's error differs from its partner's."""
+    """Says in how many cells an activation's error differs from its isotropic partner's."""
     if not rows:
         return "There is no isotropic activation to compare with."
     sure = [row for row in rows if row["q"] <= LEVEL]

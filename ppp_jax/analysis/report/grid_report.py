@@ -52,6 +52,14 @@ PAPER_SITE = "pre"  # where the paper's pictures are taken (docs/method.md §14)
 _PLANE = (
     "Each cell's deepest valley against the alignment of its shape, {}, from untrained to trained."
 )
+EVIDENCE = {
+    "verdicts": "verdicts, in words and numbers",
+    "differences": "differences between activations",
+    "planes": "alignment and quantisation, untrained and trained",
+    "rates": "error and learning rate",
+    "calibration": "calibration of the rotation test",
+    "cells": "table of all cells",
+}  # anchors and titles of the evidence of a group
 ALT = {
     "differences": "Differences between activations with their intervals, a row per comparison.",
     "calibration": "P-values of the rotation test on clouds without a preferred basis follow the "
@@ -176,7 +184,7 @@ def _group_part(
     shown = progress_bar(sections, "report") if how.progress else sections
     drawn = [_section_block(section, how, name) for section in shown]
     contents = [
-        (name, f"{heading}: the evidence"),
+        *((f"{name}-{part}", f"{heading}: {title}") for part, title in EVIDENCE.items()),
         *(
             (_anchor(name, section), f"{heading}: pictures, {section.title}")
             for section in sections
@@ -210,6 +218,7 @@ def _evidence_block(
         verdicts=evidence.verdict_block(judged, how.folder, name, **counts),
         text=text,
         differences=pictures.get("differences", none),
+        compared="differences" in pictures,
         data=evidence.data_block(dataset, units),
         planes=[pictures[f"plane-{site}"] for site in SITES],
         rates=evidence.rate_block(measured.runs, how.folder, name),

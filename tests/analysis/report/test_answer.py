@@ -108,11 +108,30 @@ def test_errors_are_compared_with_the_partner_alone():
     )
 
 
+def test_without_an_isotropic_activation_errors_are_compared_with_none():
+    runs = runs_of().assign_coords(activation_isotropic=("activation", [False, False]))
+    assert answer.error_differences(runs) == []
+    told = dict(answer.sentences(verdicts_of(runs), runs, []))
+    assert "There is no isotropic activation to compare with." in told.values()
+    assert all("(" not in row[-1] for row in matrices(runs, verdicts_of(runs))[0].body)
+
+
+def test_an_error_of_zero_has_no_share():
+    runs = runs_of()
+    runs["test_mse"].loc[{"activation": "isotropic_relu"}] = 0.0
+    relu, isotropic = (row[-1] for row in matrices(runs, verdicts_of(runs))[0].body)
+    assert relu.startswith("● 0.8")
+    assert "(" not in relu
+    assert isotropic == "0.000"
+
+
 def test_few_seeds_say_that_they_are_few():
     runs = runs_of(seeds=2)
     verdicts = verdicts_of(runs).assign(**{f"{name}_q_least": 0.5 for name in JUDGED})
     told = dict(answer.sentences(verdicts, runs, answer.error_differences(runs)))
-    assert told["Do elementwise activations reconstruct better?"] == "Too few seeds to judge."
+    assert (
+        told["Do activations that prefer a basis reconstruct better?"] == "Too few seeds to judge."
+    )
     assert "too few seeds to judge new ones" in told["May I believe it?"]
     relu = matrices(runs, verdicts)[0].body[0]
     assert relu[-1].startswith(answer.UNKNOWN)
@@ -124,11 +143,11 @@ def test_sentences_count_the_cells_of_the_matrices(found):
     verdicts = verdicts_of(runs, **found)
     (_, aligned), (_, quantised), *_ = answer.sentences(verdicts, runs, [])
     over_seeds = 2 if "shape_q" in found else 0
-    assert f"in {over_seeds} of 2 cells of elementwise activations over seeds" in aligned
-    assert "in 0 of 2 cells of isotropic activations over seeds" in aligned
-    more = "and in 2 more in these networks only" in aligned
+    assert f"over seeds in {over_seeds} of 2 cells whose activation prefers a basis" in aligned
+    assert "in 0 of 2 cells whose activation is isotropic" in aligned
+    more = "(and in 2 more in these networks only)" in aligned
     assert more == ("mean_ones_q_networks" in found)
-    assert "in 0 of 2 cells of elementwise activations over seeds" in quantised
+    assert "over seeds in 0 of 2 cells whose activation prefers a basis" in quantised
 
 
 def test_rates_that_an_optimiser_tries_name_the_rows():
