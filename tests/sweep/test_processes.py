@@ -36,7 +36,7 @@ def test_two_processes_train_what_one_does_and_one_reports(alone, tmp_path):
         quiet = commands.finish(second)[0].splitlines()
     # The transport's own greeting, which it prints only when a connection is slow.
     assert [line for line in quiet if not line.startswith("[Gloo]")] == []
-    assert printed.count("| train MSE ") == printed.count("report: ") == 1
+    assert printed.count("● over seeds") == printed.count("report: ") == 1
     assert "epoch" in bar
     commands.assert_same(alone, tmp_path, runs=5)
 

@@ -796,6 +796,7 @@ for path in sys.argv[1:]:
 MEBIBYTES, BOUND = 320, 200  # whole it would be 320, and more while it is cast
 
 
+@pytest.mark.slow
 def test_analysis_of_a_large_store_reads_it_in_parts(tmp_path):
     """The peak of a process, above that of a small array: of 320 MiB it holds less than 200."""
     rows = MEBIBYTES * 2**20 // 1024
