@@ -1,10 +1,8 @@
 import csv
 import json
 import re
-import shutil
 import urllib.parse
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 import xarray as xr
@@ -12,12 +10,10 @@ from matplotlib.figure import Figure
 
 from ppp_jax.analysis import load_run, plot_curves, plot_ppp, plot_strip, ppp, write_report
 from ppp_jax.analysis.report import grid_report
-from ppp_jax.analysis.results import provenance
 from ppp_jax.analysis.results.measure import measure
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import as_markdown
 from ppp_jax.errors import InputError
-from ppp_jax.files import ledger
 from ppp_jax.grid import Grid
 from ppp_jax.sweep import sweep
 
@@ -111,100 +107,6 @@ def test_statistics_are_of_the_right_run(workdir, measured):
     expected = ppp(one, epsilon=0.8).acceptance_ratio
     got = statistics["acceptance_ratio_pre"].isel(activation=1, rate=0, seed=1, step=2).item()
     np.testing.assert_allclose(got, expected, rtol=1e-5)
-
-
-@pytest.fixture
-def written(page, tmp_path, monkeypatch):
-    """A copy of the run folder and its report, and a function that says whether it is made anew."""
-    copy = tmp_path / "run"
-    shutil.copytree(page.parent.parent, copy)
-    made = []
-
-    def write(how, workdir):
-        made.append(workdir)
-        (how.folder / "index.html").write_text("anew")
-
-    monkeypatch.setattr(grid_report, "_write_into", write)
-
-    def is_made_anew(**changed):
-        made.clear()
-        options = {"epsilon": 0.8, "rotations": 19} | changed
-        assert write_report(copy, **options, progress=False) == copy / "report" / "index.html"
-        return bool(made)
-
-    return copy, is_made_anew
-
-
-def test_a_report_of_the_same_numbers_is_not_made_anew(written):
-    copy, is_made_anew = written
-    before = {path.name: path.read_bytes() for path in (copy / "report").iterdir()}
-    assert not is_made_anew()
-    assert {path.name: path.read_bytes() for path in (copy / "report").iterdir()} == before
-    (copy / "report" / "thesis.tex").write_text("mine")  # a file of others is none of the report's
-    assert not is_made_anew()
-
-
-def _edit_page(copy):
-    path = copy / "report" / "index.html"
-    path.write_text(path.read_text().replace("3 latent units", "4 latent units"))
-
-
-def _lose_figure(copy):
-    next((copy / "report").glob("*.png")).unlink()
-
-
-def _lose_record(copy):
-    for path in (copy / "report").iterdir():
-        path.unlink()
-
-
-def _change_latents(copy):
-    store = copy / "latents.zarr"
-    kept = ledger.read(store)
-    next(iter(kept.groups.values()))["pre"][..., -1] += 1
-    ledger.write(store, kept)
-
-
-def _change_certificates(copy):
-    (copy / "certificates.json").unlink()
-
-
-def _change_look(monkeypatch):
-    monkeypatch.setitem(mpl.rcParams, "font.size", 13.0)
-
-
-def _change_package(monkeypatch):
-    monkeypatch.setattr(provenance, "software", lambda: {"source": "of another version"})
-
-
-def _register_statistic(monkeypatch):
-    one = registry.STATISTICS["c4"]._replace(name="mine")
-    monkeypatch.setitem(registry.STATISTICS, "mine", one)
-
-
-FILES = [_edit_page, _lose_figure, _lose_record, _change_latents, _change_certificates]
-SURROUNDINGS = [_change_look, _change_package, _register_statistic]
-
-
-@pytest.mark.parametrize("change", FILES)
-def test_a_report_is_made_anew_of_other_files(written, change):
-    copy, is_made_anew = written
-    change(copy)
-    assert is_made_anew()
-
-
-@pytest.mark.parametrize("change", SURROUNDINGS)
-def test_a_report_is_made_anew_by_other_code(written, monkeypatch, change):
-    _, is_made_anew = written
-    change(monkeypatch)
-    assert is_made_anew()
-
-
-def test_a_report_is_made_anew_by_other_options(written):
-    _, is_made_anew = written
-    assert is_made_anew(epsilon=0.81)
-    assert is_made_anew(epsilon=0.81, rotations=20)
-    assert not is_made_anew(epsilon=0.81, rotations=20)
 
 
 def test_load_names_what_is_missing(workdir, tmp_path):
