@@ -274,11 +274,7 @@ def is_made_of(target: pathlib.Path, made_of: str | None) -> bool:
     written = _record(target)
     if written is None or _read_record(target).get("made_of") != made_of:
         return False
-    paths = {target / name: digest for name, digest in written.items()}
-    return all(
-        path.is_file() and not path.is_symlink() and _digest(path) == digest
-        for path, digest in paths.items()
-    )
+    return all(_is_unchanged(target / name, digest) for name, digest in written.items())
 
 
 @contextlib.contextmanager
@@ -436,9 +432,12 @@ def _free(path: pathlib.Path) -> pathlib.Path:
 def _remove_ours(folder: pathlib.Path, written: dict[str, str]) -> None:
     for name, digest in written.items():
         path = folder / name
-        # A file that was edited since has another digest and stays.
-        if path.is_file() and not path.is_symlink() and _digest(path) == digest:
+        if _is_unchanged(path, digest):  # a file that was edited since stays
             path.unlink()
+
+
+def _is_unchanged(path: pathlib.Path, digest: str) -> bool:
+    return path.is_file() and not path.is_symlink() and _digest(path) == digest
 
 
 # ------------------------------------------------------------------------- what stands aside

@@ -1,7 +1,6 @@
 """Finished layers, kept in small files, so that an analysis that was stopped goes on there."""
 
 import hashlib
-import importlib.metadata
 import json
 import pathlib
 from collections.abc import Mapping
@@ -13,13 +12,13 @@ from ppp_jax.analysis.io.layer_files import Layer
 from ppp_jax.analysis.io.sources import open_source, windows
 from ppp_jax.analysis.projection.planes import Basis
 from ppp_jax.analysis.results.layer_comparison import COUNTS, NUMBERS, LayerTest
+from ppp_jax.analysis.results.provenance import software
 from ppp_jax.analysis.statistics.registry import Statistic
 from ppp_jax.analysis.statistics.top_units import NUMBERS as TOP_NUMBERS
 from ppp_jax.errors import InputError
 from ppp_jax.files import atomic, regular
 from ppp_jax.files.integrity import is_intact, sealed
 
-LIBRARIES = ("ppp_jax", "jax", "numpy")  # which decide the last digits of the numbers
 LARGEST = 2**24  # most bytes of a file that is read
 
 
@@ -27,8 +26,8 @@ class KeptLayers:
     """A folder with a file for every layer that was finished.
 
     The name of a file is a digest of everything that its numbers depend on: the latents themselves,
-    the basis, all settings of the test, and the versions of the libraries. So what is found there
-    is what would be measured, whatever happened to the files of the layers meanwhile.
+    the basis, all settings of the test, the source of this package and the versions of libraries.
+    So what is found there is what would be measured, whatever happened to the layers' files.
     """
 
     def __init__(self, target: pathlib.Path):
@@ -86,9 +85,8 @@ class KeptLayers:
         where = (layer.model, layer.name)
         if where not in self._digests:
             self._digests[where] = _digest(layer)
-        versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
         told = {name: _told(value) for name, value in settings.items()}
-        key = json.dumps([self._digests[where], versions, told], sort_keys=True)
+        key = json.dumps([self._digests[where], software(), told], sort_keys=True)
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
 
 
