@@ -3,10 +3,8 @@
 Every function that makes a basis returns unit vectors as rows, `(vectors, units)`, in float64.
 """
 
-import concurrent.futures
 import functools
 import math
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,11 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-import threadpoolctl
 
 from ppp_jax import references
 from ppp_jax.errors import InputError, lookup, printable, seeded, shortened, whole
-from ppp_jax.resources import check_fits, check_product
+from ppp_jax.resources import check_fits, check_product, on_cores
 
 THOMSON_STARTS, THOMSON_STEPS = 8, 3000
 # Most components of distances that one step of `thomson` may compute. This many take minutes, and
@@ -109,14 +106,11 @@ def reflected(units: int, count: int, rng: np.random.Generator) -> np.ndarray:
     size = _size(units, count, rng, bytes_each=16)
     found = np.empty(size, np.float32)
 
-    def multiply(k: int, normal: np.ndarray) -> None:
-        found[k] = _reflect(normal)
+    def multiply(drawn: tuple[int, np.ndarray]) -> None:
+        found[drawn[0]] = _reflect(drawn[1])
 
-    # One matrix on each core takes less time than each on all, and far less where cores are busy.
-    workers = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
-    with threadpoolctl.threadpool_limits(1, "blas"), workers:
-        drawn = (rng.standard_normal(size[1:], np.float32) for _ in range(size[0]))
-        list(workers.map(multiply, range(size[0]), drawn))
+    normal = (rng.standard_normal(size[1:], np.float32) for _ in range(size[0]))
+    on_cores(multiply, enumerate(normal))
     return found
 
 

@@ -1,9 +1,13 @@
-"""Free memory and free disk space of this machine, and sizes as readable texts."""
+"""Free memory, free disk space and the cores of this machine, and sizes as readable texts."""
 
+import concurrent.futures
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
+import threadpoolctl
 
 from ppp_jax.errors import InputError
 
@@ -11,6 +15,24 @@ _CGROUPS = (  # files of a container's memory limit and use, in cgroup version 2
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+
+def on_cores(function: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
+    """Returns a function of each of some things, computed in a thread per core.
+
+    BLAS takes one core for each meanwhile. Products of small matrices that are spread over the
+    cores wait for each other, for several times as long as they take on one.
+
+    Args:
+      function: The function, which spends its time where Python's lock is not held.
+      items: The things.
+    """
+    workers = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+    with threadpoolctl.threadpool_limits(1, "blas"), workers:
+        return list(workers.map(function, items))
 
 
 def free_memory() -> int:

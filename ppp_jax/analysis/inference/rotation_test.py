@@ -40,6 +40,7 @@ from ppp_jax.analysis.statistics.alignment import Target, measure_all
 from ppp_jax.analysis.statistics.quantisation import DIP_SAMPLES, DIP_VECTORS
 from ppp_jax.analysis.statistics.registry import Statistic
 from ppp_jax.errors import InputError, seeded, truth, whole
+from ppp_jax.resources import on_cores
 
 ROTATIONS, MOST_ROTATIONS = 200, 10**6
 WORKERS = min(4, os.cpu_count() or 1)  # clouds tested at once; each takes a few blocks of memory
@@ -204,12 +205,10 @@ def observed(latents: Latents, *, basis: BasisLike, statistics: Sequence[Statist
     frame = resolve_vectors(basis, source.units)
     test = Design(tuple(statistics), frame, None, Rules(), turning.FULL, wide=False)
     seen = Clouds(source, test)
-    parts = list(seen.parts())
-    with concurrent.futures.ThreadPoolExecutor(WORKERS) as workers:
-        measured = [
-            _as_they_are([one.whole for one in workers.map(seen.of, part)], test, seen.target)
-            for part in parts
-        ]
+    measured = [
+        _as_they_are([one.whole for one in on_cores(seen.of, part)], test, seen.target)
+        for part in seen.parts()
+    ]
     found = np.concatenate(measured, axis=1).T
     names = [one.name for one in statistics]
     dims = (*source.dims[:-1], "statistic")
@@ -245,7 +244,7 @@ def _values(seen: Clouds, groups: Iterable[tuple[list[int], Turns]]) -> np.ndarr
     small = source.shape[-2] * source.units * source.dtype.itemsize <= BLOCK_BYTES
     blocks: dict[int, list[np.ndarray]] = {k: [] for k in range(math.prod(source.shape[:-2]))}
     with contextlib.ExitStack() as opened:
-        if seen.test.wide:  # each product takes one core, and several are computed at a time
+        if seen.test.wide or small:  # each product takes one core, and several are computed at once
             opened.enter_context(threadpoolctl.threadpool_limits(1, "blas"))
         pool = concurrent.futures.ThreadPoolExecutor(WORKERS if small else 1)
         workers = opened.enter_context(pool)

@@ -1,7 +1,8 @@
 """What is measured of clouds under rotations: what statistics see of each, kept between them.
 
-Narrow clouds are measured against the turned basis, by the function of each statistic. Of wide ones
-on an orthonormal basis most statistics follow from sums along the units, which one product with a
+Narrow clouds are measured against the turned basis: on an orthonormal one by sums of products of
+pairs of units, which serve all rotations, else by the function of each statistic. Of wide ones on
+an orthonormal basis most statistics follow from sums along the units, which one product with a
 rotation gives for all of them.
 """
 
@@ -36,6 +37,7 @@ from ppp_jax.analysis.statistics.moments import (
     Windows,
     measure_moments,
     measure_variances,
+    moments_of_pairs,
     windows_of,
 )
 from ppp_jax.analysis.statistics.quantisation import DIP_VECTORS, drawn_for_dips, project
@@ -237,9 +239,17 @@ def _of_view(
     assert values is not None
     if sees == views.SHAPE and of_cloud.axes is not None:
         turns = views.turns_within(of_cloud.axes, turns)
-    functions = tuple(one.function for one in statistics)
-    names = [one.name for one in statistics]
-    return dict(zip(names, measure_turned(functions, values, target, turns), strict=True))
+    found: dict[str, np.ndarray] = {}
+    if target.planes is None and (quick := [one for one in statistics if one.even]):
+        vectors = np.matmul(target.vectors.astype(np.float64), turns.swapaxes(1, 2))
+        with np.errstate(divide="ignore", invalid="ignore"):  # a missing cloud has no number
+            if (sums := moments_of_pairs(values, vectors)) is not None:
+                found = {one.name: one.along(sums) for one in quick if one.along}
+    if slow := [one for one in statistics if one.name not in found]:
+        functions = tuple(one.function for one in slow)
+        measured = measure_turned(functions, values, target, turns)
+        found |= dict(zip([one.name for one in slow], measured, strict=True))
+    return found
 
 
 def _of_wide(

@@ -488,6 +488,7 @@ def max_median_along(moments: Moments) -> np.ndarray:
     Args:
       moments: Of the samples, along each vector.
     """
+    assert moments.absolute is not None  # the registry's `even` is False of it
     found: np.ndarray = moments.absolute.max(axis=-1) / np.median(moments.absolute, axis=-1)
     return found
 

@@ -1,8 +1,10 @@
-"""What statistics of wide layers are made of: sums over samples, of each unit by itself.
+"""What statistics of samples are made of: sums over samples, along each vector by itself.
 
 On an orthonormal basis every statistic of samples, and of the whitened ones, follows from four sums
-along each vector. So one product of the samples with a rotation serves all statistics, and nothing
-as large as the samples is kept: they are turned window by window, and the sums are added up.
+along each vector. Of wide layers one product of the samples with a rotation serves all statistics,
+and nothing as large as the samples is kept: they are turned window by window, and the sums are
+added up. Of narrow layers the sums of even powers follow, for any vector, from those of the
+products of pairs of units, which are added up once for all rotations.
 """
 
 import concurrent.futures
@@ -23,13 +25,14 @@ T = TypeVar("T")
 WINDOW = {"cpu": 2**19}  # numbers of a window, which a core's cache should hold
 WINDOW_ELSEWHERE = 2**25  # of an accelerator
 TOGETHER = 4  # rotations that an accelerator takes at a time
+FLAT = 1e-6  # of the mean square: sums of fourth powers that follow from pairs lose a smaller one
 
 
 class Moments(NamedTuple):
     """Sums over the samples of a cloud, of its projections p onto each vector.
 
     Attributes:
-      absolute: Σ|p|, `(..., vectors)`.
+      absolute: Σ|p|, `(..., vectors)`; None where the others follow from pairs of units.
       square: Σ((p − p̄)/r)², with r the root of the mean square that the units' own mean squares
         give a vector; of the order of the number of samples.
       fourth: Σ((p − p̄)/r)⁴.
@@ -37,7 +40,7 @@ class Moments(NamedTuple):
       samples: The number of samples, which have a direction.
     """
 
-    absolute: np.ndarray
+    absolute: np.ndarray | None
     square: np.ndarray
     fourth: np.ndarray
     angular: np.ndarray
@@ -148,6 +151,43 @@ def measure_moments(windows: Windows, turns: Turns) -> Moments:
     absolute, square, fourth, angular = sums
     samples = float(np.count_nonzero(jax.device_get(windows.reciprocal)))
     return Moments(absolute, square, fourth, angular, samples)
+
+
+def moments_of_pairs(cloud: np.ndarray, vectors: np.ndarray) -> Moments | None:
+    """Returns the moments of a narrow cloud along many vectors, by products of pairs of its units.
+
+    Σ(x·b)⁴ is a quadratic form in the products b_i·b_j, with the sums of x_i·x_j·x_k·x_l in it.
+
+    Args:
+      cloud: The samples, `(samples, units)`, of which rows of zeros are none.
+      vectors: Unit vectors, `(..., units)`.
+
+    Returns:
+      The moments along each vector, float64, without `absolute`; None where that takes longer than
+      the samples themselves do, or where the cloud is so flat along a vector that the small
+      difference of large sums would not be its fourth power.
+    """
+    first, second = np.triu_indices(cloud.shape[1])
+    if len(first) ** 2 > cloud.size:
+        return None
+    there, values = present(cloud)[:, None], cloud.astype(np.float64)
+    count, weight = max(1, int(there.sum())), np.where(first == second, 1.0, 2.0)
+    pairs = vectors[..., first] * vectors[..., second] * weight
+
+    def fourth(samples: np.ndarray) -> np.ndarray:
+        products = samples[:, first] * samples[:, second]
+        return np.vecdot(pairs @ (products.T @ products), pairs)
+
+    centred = np.where(there, values - values.sum(axis=0) / count, 0)
+    size = np.square(vectors) @ np.square(centred).sum(axis=0) / count
+    scale = 1 / np.where(size > 0, size, 1)
+    square = scale * np.vecdot(vectors @ (centred.T @ centred), vectors)
+    if np.any((square > 0) & (square < FLAT * count)):
+        return None
+    largest = np.abs(values).max(axis=1, keepdims=True)
+    directions = values / np.where(there, largest, 1)
+    directions /= np.where(there, np.linalg.norm(directions, axis=1, keepdims=True), 1)
+    return Moments(None, square, scale * scale * fourth(centred), fourth(directions), float(count))
 
 
 def _on_cpu() -> bool:

@@ -4,8 +4,6 @@ It does not say whether latents are quantised: it is high for a ring and for two
 for many saturated units. For that there are the dip and the valleys of `quantisation`.
 """
 
-import concurrent.futures
-import os
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +14,7 @@ from ppp_jax.analysis.io.rows import RAISE, sampled
 from ppp_jax.analysis.io.sources import Latents, PerCloud, labelled_like, rescale
 from ppp_jax.analysis.projection.views import present
 from ppp_jax.errors import seeded, truth, whole
+from ppp_jax.resources import on_cores
 
 NEIGHBOUR_ROWS = 512  # distances to all other samples held at once
 MOST_SAMPLES = 6000
@@ -177,9 +176,7 @@ def _ratios(
         expected = np.mean(drawn, axis=1)
         return [1 - own / each if each > 0 else np.nan for each in expected]
 
-    with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        found = list(pool.map(measure, clouds))
-    return np.array(found, np.float64).reshape(-1, len(references)).T
+    return np.array(on_cores(measure, clouds), np.float64).reshape(-1, len(references)).T
 
 
 def _draw_gaussian(cloud: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -6,8 +6,6 @@ curved or stretched piece. Neither is moved by the covariance, nor by heavy tail
 """
 
 import bisect
-import concurrent.futures
-import os
 from collections.abc import Iterator
 from types import ModuleType
 from typing import NamedTuple
@@ -28,6 +26,7 @@ from ppp_jax.analysis.statistics.neighbours import (
     finite,
 )
 from ppp_jax.errors import InputError, seeded, whole
+from ppp_jax.resources import on_cores
 
 DIP_SAMPLES = 2048  # of each cloud, for the dips under many rotations
 DIP_VECTORS = 256  # of each wide basis, likewise
@@ -132,9 +131,7 @@ def _all_peaks(clouds: np.ndarray, max_samples: int, reference_seed: int) -> np.
     def measure(cloud: np.ndarray) -> tuple[float, ...]:
         return _peaks(cloud, max_samples, np.random.default_rng(reference_seed))
 
-    with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        found = list(pool.map(measure, clouds))
-    return np.array(found, np.float64).reshape(-1, len(Peaks._fields))
+    return np.array(on_cores(measure, clouds), np.float64).reshape(-1, len(Peaks._fields))
 
 
 def _peaks(
@@ -155,13 +152,13 @@ def _peaks(
 
 def _valleys(samples: np.ndarray) -> tuple[list[float], float]:
     """Returns the depth of every valley, and the dimension, of samples that all differ."""
-    apart = scipy.spatial.distance.squareform(scipy.spatial.distance.pdist(samples), checks=False)
-    nearest = np.partition(apart, NEIGHBOUR, axis=1)[:, : NEIGHBOUR + 1]
+    apart = scipy.spatial.distance.pdist(samples)
+    square = scipy.spatial.distance.squareform(apart, checks=False)
+    nearest = np.partition(square, NEIGHBOUR, axis=1)[:, : NEIGHBOUR + 1]
     nearest.sort(axis=1)
     core, dimension = nearest[:, NEIGHBOUR], _dimension(nearest[:, 1], nearest[:, 2])
-    np.maximum(apart, core[:, None], out=apart)
-    np.maximum(apart, core, out=apart)
-    reach = scipy.spatial.distance.squareform(apart, checks=False)  # its diagonal is not looked at
+    thinner = np.maximum.outer(core, core, out=square)
+    reach = np.maximum(apart, scipy.spatial.distance.squareform(thinner, checks=False), out=apart)
     linkage = scipy.cluster.hierarchy.linkage(reach, "single")
     least = max(LEAST_GROUP, LEAST_FRACTION * len(samples))
     depths = [
@@ -179,13 +176,13 @@ def _merges(
     The leaves of a tree can be ordered so that every group is a run of neighbours: the groups of a
     merge are then found without walking down to their samples.
     """
-    leaves = scipy.cluster.hierarchy.leaves_list(linkage)
     pairs = linkage[:, :2].astype(int)
     size = np.concatenate([np.ones(samples, int), linkage[:, 3].astype(int)])
     start, sizes = [0] * len(size), size.tolist()  # lists: arrays are slow, number by number
     for k, (first, second) in reversed(list(enumerate(pairs.tolist()))):
         start[first] = start[samples + k]
         start[second] = start[first] + sizes[first]
+    leaves = np.argsort(start[:samples])
     for k in np.flatnonzero(size[pairs].min(axis=1) >= least):
         a, b = (leaves[start[one] : start[one] + sizes[one]] for one in pairs[k])
         yield a, b, float(linkage[k, 2])
@@ -291,29 +288,26 @@ def mean_dip(onto: np.ndarray) -> float:
     return float(np.mean(each)) if each else float("nan")
 
 
-def dips_of(onto: np.ndarray) -> dict[str, float]:
-    """Returns what the registry measures of the dips of projections, by name.
+def dipped_fraction(onto: np.ndarray) -> float:
+    """Returns the fraction of vectors whose own dip test has p < .05.
 
     Args:
       onto: The projections of the samples onto each vector, `(vectors, samples)`. Vectors along
         which nothing varies have no dip and are left out.
 
     Returns:
-      `axis_quantisation`, the mean dip, and `quantised_fraction`, the fraction of vectors whose own
-      dip test has p < .05; NaN where nothing varies at all.
+      The fraction; NaN where nothing varies at all.
     """
     varying = _varying(onto)
     if not len(varying):
-        return dict.fromkeys(("axis_quantisation", "quantised_fraction"), float("nan"))
-    dips = np.array([_diptest().dipstat(one, sort_x=False) for one in varying])
-    order = np.argsort(dips)
+        return float("nan")
+    order = np.argsort([_diptest().dipstat(one, sort_x=False) for one in varying])
     # Of as many samples p falls with the dip: a few tests find where it crosses the level.
     dipped = bisect.bisect_left(
         range(len(order)), True,
         key=lambda k: bool(_diptest().diptest(varying[order[k]], sort_x=False)[1] < LEVEL),
     )  # fmt: skip
-    fraction = 1 - dipped / len(order)
-    return {"axis_quantisation": float(np.mean(dips)), "quantised_fraction": fraction}
+    return 1 - dipped / len(order)
 
 
 def _varying(onto: np.ndarray) -> np.ndarray:

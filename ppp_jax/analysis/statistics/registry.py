@@ -60,6 +60,8 @@ class Statistic(NamedTuple):
         samples and shape from `moments.Moments`, of covariance and second moments from
         `moments.Variances`. In wide layers that is many times as fast; None: measured by
         `function` there too.
+      even: Whether `along` takes even powers alone, and no absolute values: then narrow layers are
+        measured by it too.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Statistic(NamedTuple):
     reported: bool = True
     compared: tuple[str, ...] = ()
     along: Callable[[Any], np.ndarray] | None = None
+    even: bool = False
 
     @property
     def tested(self) -> bool:
@@ -163,7 +166,9 @@ for _entry in (
         reported=False,
     ),
     # Of the samples as they are, C4 mixes mean, covariance and shape: it is a description.
-    Statistic("c4", "alignment C4", "C4", BASIS, alignment.c4_of, along=alignment.c4_along),
+    Statistic(
+        "c4", "alignment C4", "C4", BASIS, alignment.c4_of, along=alignment.c4_along, even=True
+    ),
     Statistic(
         "kurtosis",
         "alignment kurtosis",
@@ -172,6 +177,7 @@ for _entry in (
         alignment.kurtosis_of,
         reported=False,
         along=alignment.kurtosis_along,
+        even=True,
     ),
     Statistic(
         "unit_kurtosis",
@@ -244,6 +250,7 @@ for _entry in (
         BASIS,
         alignment.c4_of,
         along=alignment.c4_along,
+        even=True,
         sees=SHAPE,
         family="shape",
         sides=(
@@ -265,6 +272,7 @@ for _entry in (
         BASIS,
         alignment.unit_kurtosis_of,
         along=alignment.unit_kurtosis_along,
+        even=True,
         sees=SHAPE,
         family="shape",
         sides=(
@@ -301,7 +309,7 @@ for _entry in (
         "mean dip along the vectors",
         "dip",
         PROJECTIONS,
-        quantisation.dips_of,
+        quantisation.mean_dip,
         family="quantisation",
         sides=(
             "projections nearer to unimodal along the vectors than after rotations",
@@ -319,7 +327,7 @@ for _entry in (
         "fraction of vectors with a dip",
         "vectors with a dip",
         PROJECTIONS,
-        quantisation.dips_of,
+        quantisation.dipped_fraction,
         everywhere=False,
         reported=False,
     ),

@@ -50,6 +50,29 @@ def test_sums_along_the_units_give_what_the_statistic_itself_gives(
     np.testing.assert_allclose(one.along(sums), expected, rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("units", [2, 8, 12])
+@pytest.mark.parametrize("one", [one for one in ALONG if one.even], ids=lambda one: one.name)
+def test_pairs_of_units_give_what_the_statistic_itself_gives(one, units, dtype):
+    turns = drawn(units, null="full").turns[:, 0]
+    view = views.view(cloud_of(units).astype(dtype), one.sees)
+    frame = resolve_vectors(None, units)
+    (expected,) = measure_turned((one.function,), view, build_target(frame, dtype), turns)
+    found = one.along(moments.moments_of_pairs(view, turns.swapaxes(1, 2).astype(np.float64)))
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
+
+
+def test_pairs_of_units_are_not_taken_where_sums_cancel_or_the_samples_are_fewer():
+    cloud, axes = cloud_of(8).astype(np.float64), np.eye(8)
+    assert moments.moments_of_pairs(cloud, axes) is not None
+    dead = cloud * (np.arange(8) > 0)  # along the first axis there is nothing that could cancel
+    assert moments.moments_of_pairs(dead, axes) is not None
+    normal = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0]
+    flat = (cloud @ normal * np.where(np.arange(8) > 0, 1, 1e-5)) @ normal.T
+    assert moments.moments_of_pairs(flat, normal.T) is None
+    assert moments.moments_of_pairs(cloud[:100], axes) is None
+
+
 @pytest.mark.parametrize("units", [64, 65, 130, 200])
 def test_blocks_are_rotations_that_mix_every_unit_with_those_of_its_block_alone(units):
     turns, cloud = drawn(units), np.random.default_rng(1).normal(size=(9, units))

@@ -71,16 +71,15 @@ def test_dips_are_those_of_each_vector(basis):
     each = [diptest.diptest(row) for row in onto]
     mean = np.mean([dip for dip, _ in each])
     np.testing.assert_allclose(quantisation.mean_dip(onto), mean)
-    found = quantisation.dips_of(onto)
-    np.testing.assert_allclose(found["axis_quantisation"], mean)
-    np.testing.assert_allclose(found["quantised_fraction"], np.mean([p < 0.05 for _, p in each]))
-    assert (found["quantised_fraction"] == 1) == (basis == "standard")
+    fraction = quantisation.dipped_fraction(onto)
+    np.testing.assert_allclose(fraction, np.mean([p < 0.05 for _, p in each]))
+    assert (fraction == 1) == (basis == "standard")
     np.testing.assert_allclose(pa.axis_quantisation(cloud, basis=vectors), mean, rtol=1e-6)
     tested = pa.rotation_test(
         cloud, basis=vectors, statistics=["axis_quantisation", "quantised_fraction"], rotations=2
     )
     np.testing.assert_allclose(tested["value"].values[0], mean, rtol=1e-6)
-    assert tested["value"].values[1] == quantisation.dips_of(onto)["quantised_fraction"]
+    assert tested["value"].values[1] == fraction
 
 
 def test_a_dip_does_not_see_scale_order_or_a_common_rotation():
@@ -98,9 +97,9 @@ def test_units_that_do_not_vary_have_no_dip():
     onto = QUANTISED["three levels"].T
     some = np.concatenate([onto, np.full((5, SAMPLES), 0.1)])
     assert quantisation.mean_dip(some) == quantisation.mean_dip(onto)
-    assert quantisation.dips_of(some) == quantisation.dips_of(onto)
-    none = quantisation.dips_of(np.ones((2, 30)))
-    assert np.isnan([quantisation.mean_dip(np.ones((2, 30))), *none.values()]).all()
+    assert quantisation.dipped_fraction(some) == quantisation.dipped_fraction(onto)
+    for measure in (quantisation.mean_dip, quantisation.dipped_fraction):
+        assert np.isnan(measure(np.ones((2, 30))))
     dead = CONTINUOUS["normal"] * (np.arange(UNITS) > 2)
     assert dip_test(dead)[0] > 0.05
 
