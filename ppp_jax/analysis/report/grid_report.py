@@ -3,11 +3,9 @@
 import itertools
 import json
 import pathlib
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 from markupsafe import Markup
@@ -17,22 +15,17 @@ from ppp_jax.analysis.inference.rotation_test import MOST_ROTATIONS, ROTATIONS
 from ppp_jax.analysis.io.load import is_run
 from ppp_jax.analysis.io.progress import progress_bar
 from ppp_jax.analysis.io.runs import STORE, load_run, saved_groups
-from ppp_jax.analysis.io.sources import LOAD_BYTES
-from ppp_jax.analysis.plots.ppp import PAPER, RATIO, plot_curves
-from ppp_jax.analysis.plots.strips import plot_strip
+from ppp_jax.analysis.plots.ppp import plot_curves
 from ppp_jax.analysis.projection.kernel import check_epsilon
-from ppp_jax.analysis.projection.points import EmptyPPPWarning
-from ppp_jax.analysis.projection.ppp import ppp
 from ppp_jax.analysis.report import evidence
 from ppp_jax.analysis.report.answer import WHEN, answer_block
+from ppp_jax.analysis.report.drawers import Call, drawers
 from ppp_jax.analysis.report.pages import html_figure, html_table, render
+from ppp_jax.analysis.report.sections import Section, draw_site, sections_of
 from ppp_jax.analysis.results import tables
 from ppp_jax.analysis.results.measure import (
-    COUNTED,
-    HELD_BYTES,
     SITES,
     Measured,
-    cell_dims,
     measure,
 )
 from ppp_jax.analysis.results.provenance import report_made_of
@@ -44,11 +37,8 @@ from ppp_jax.files import atomic, mirrors
 from ppp_jax.notebook import Page
 
 REPORT = "report"
-BINS = 64
 LEAST_ROTATIONS = 19
-TWIN_SEED = 0  # of the rotation of the basis beside which pictures stand
 CURVE_INCHES, CURVE_DPI = (3.6, 3.1), 85  # Width and height of a panel.
-PAPER_SITE = "pre"  # where the paper's pictures are taken (docs/method.md §14)
 _PLANE = (
     "Each cell's deepest valley against the alignment of its shape, {}, from untrained to trained."
 )
@@ -66,16 +56,6 @@ ALT = {
     "diagonal if the test is calibrated.",
     **{f"plane-{site}": _PLANE.format(when) for site, when in WHEN.items()},
 }  # what the figures of evidence show, for screen readers
-
-
-class _Section(NamedTuple):
-    """A section of the page: all activations of a grid, where everything else is fixed."""
-
-    title: str
-    slug: str
-    latents: xr.Dataset
-    statistics: xr.Dataset
-    pooled: xr.Dataset
 
 
 def write_report(
@@ -140,19 +120,61 @@ class _How(NamedTuple):
     progress: bool
 
 
+class _Group(NamedTuple):
+    """The latents of one architecture and one width, with what was found and is drawn of them.
+
+    Attributes:
+      name: The beginning of the names of its files.
+      heading: What it is, in words.
+      dataset: The Dataset that `load_run` returned.
+      measured: What `measure` returned.
+      sections: Its sections.
+      drawn: Of each section and site a function that waits for the pictures of `draw_site`.
+    """
+
+    name: str
+    heading: str
+    dataset: xr.Dataset
+    measured: Measured
+    sections: list[Section]
+    drawn: list[list[Callable[[], dict[str, list[Markup]]]]]
+
+
 def _write_into(how: _How, workdir: pathlib.Path) -> None:
-    groups = saved_groups(workdir)
-    datasets = [load_run(workdir, **group) for group in groups]
+    saved = saved_groups(workdir)
+    datasets = [load_run(workdir, **group) for group in saved]
     options: dict[str, Any] = {"epsilon": how.epsilon, "rotations": how.rotations}
     measured = [measure(dataset, **options, progress=how.progress) for dataset in datasets]
-    parts = [
-        _group_part(how, *rest)
-        for rest in zip(groups, datasets, measured, verdict_table(measured), strict=True)
-    ]
+    sections = [list(sections_of(*each)) for each in zip(datasets, measured, strict=True)]
+    pictures = sum(section.pictures for group in sections for section in group)
+    with drawers(pictures) as call:
+        rest = zip(saved, datasets, measured, sections, strict=True)
+        groups = [_begun(how, call, *each) for each in rest]
+        judged = verdict_table(measured)
+        parts = [_group_part(how, *each) for each in zip(groups, judged, strict=True)]
     config = json.loads(datasets[0].attrs["manifest"])["config"]
     certificates = evidence.certificate_block(workdir, config)
     page = _page(parts, certificates, datasets[0].attrs, how.epsilon)
     (how.folder / "index.html").write_text(page, encoding="utf-8")
+
+
+def _begun(
+    how: _How,
+    call: Call,
+    saved: dict[str, Any],
+    dataset: xr.Dataset,
+    measured: Measured,
+    sections: list[Section],
+) -> _Group:
+    """Returns a group of which the strips are being drawn."""
+    width, architecture = saved["latent_width"], saved["architecture"]
+    name = file_stem(("" if architecture == "mlp" else f"{architecture}_") + f"latent_{width}")
+    heading, prefix = f"{architecture}, {width} latent units", str(how.folder / name)
+    drawn = [
+        [call(draw_site, section, site, prefix, how.epsilon) for site in SITES]
+        for section in sections
+    ]
+    return _Group(name, heading, dataset, measured, sections, drawn)
 
 
 class _Part(NamedTuple):
@@ -169,43 +191,35 @@ class _Part(NamedTuple):
     blocks: list[Markup]
 
 
-def _group_part(
-    how: _How,
-    group: dict[str, Any],
-    dataset: xr.Dataset,
-    measured: Measured,
-    judged: pd.DataFrame,
-) -> _Part:
+def _group_part(how: _How, group: _Group, judged: pd.DataFrame) -> _Part:
     """Returns the answer, the evidence and the pictures of one group of a grid."""
-    width, architecture = group["latent_width"], group["architecture"]
-    name = file_stem(("" if architecture == "mlp" else f"{architecture}_") + f"latent_{width}")
-    heading = f"{architecture}, {width} latent units"
-    sections = list(_sections(dataset, measured))
-    shown = progress_bar(sections, "report") if how.progress else sections
-    drawn = [_section_block(section, how, name) for section in shown]
+    name, heading = group.name, group.heading
+    proof = _evidence_block(how, group, judged)
+    waits = progress_bar(group.drawn, "report") if how.progress else group.drawn
+    drawn = [[wait() for wait in sites] for sites in waits]
+    strip = drawn[0][0]["pooled"][0]
+    each = zip(group.sections, drawn, strict=True)
+    blocks = [_section_block(section, pictures, how, name) for section, pictures in each]
     contents = [
         *((f"{name}-{part}", f"{heading}: {title}") for part, title in EVIDENCE.items()),
         *(
             (_anchor(name, section), f"{heading}: pictures, {section.title}")
-            for section in sections
+            for section in group.sections
         ),
     ]
     answer = answer_block(
-        judged, measured.runs, how.folder, name, heading=heading, strip=drawn[0].strip
+        judged, group.measured.runs, how.folder, name, heading=heading, strip=strip
     )
-    blocks = [_evidence_block(how, dataset, measured, judged, heading, name)]
-    return _Part(answer, contents, [*blocks, *(one.block for one in drawn)])
+    return _Part(answer, contents, [proof, *blocks])
 
 
 def _evidence_block(
     how: _How,
-    dataset: xr.Dataset,
-    measured: Measured,
+    group: _Group,
     judged: pd.DataFrame,
-    heading: str,
-    name: str,
 ) -> Markup:
     """Returns the verdicts, the tables and the figures of one group."""
+    name, dataset, measured = group.name, group.dataset, group.measured
     counts = {"rotations": how.rotations, "seeds": dataset.sizes["seed"]}
     units = dataset.sizes["unit"]
     text, calibration = evidence.calibration_figure(dataset.sizes["sample"], units)
@@ -214,7 +228,7 @@ def _evidence_block(
     cells = tables.format_table(tables.write_tables(measured.runs, how.folder, name))
     return render(
         "group",
-        heading=heading,
+        heading=group.heading,
         verdicts=evidence.verdict_block(judged, how.folder, name, **counts),
         text=text,
         differences=pictures.get("differences", none),
@@ -243,182 +257,24 @@ def _pictures(how: _How, measured: Measured, name: str, calibration: Figure) -> 
     }
 
 
-def _sections(dataset: xr.Dataset, measured: Measured) -> Iterator[_Section]:
-    dims = [dim for dim in cell_dims(measured.runs) if dim != "activation"]
-    for index in np.ndindex(*(dataset.sizes[dim] for dim in dims)):
-        selection = dict(zip(dims, index, strict=True))
-        part = dataset.isel(selection)
-        rate = f"learning rate {part['learning_rate'].item():g}"
-        names = [_with_symmetry(part, "optimizer"), rate]
-        sizes = ("depth", "width", "dose")
-        names += [f"{dim} {part[dim].item()}" for dim in sizes if dataset.sizes.get(dim, 1) > 1]
-        names.append(_with_symmetry(part, "initializer"))
-        slug = file_stem("-".join(str(part[dim].item()) for dim in dims))
-        numbers = measured.runs.isel(selection), measured.pooled.isel(selection)
-        yield _Section(", ".join(names), slug, part, *numbers)
-
-
-def _seeds(count: int) -> str:
-    return "1 seed" if count == 1 else f"{count} seeds pooled"
-
-
-def _with_symmetry(part: xr.Dataset, axis: str) -> str:
-    """Returns an optimiser's or initialiser's name with its symmetry (docs/method.md §11)."""
-    respects = part[f"{axis}_respects_rotations"].item()
-    return f"{part[axis].item()} ({'respects rotations' if respects else 'prefers the axes'})"
-
-
-class _Drawn(NamedTuple):
-    """The pictures of a section, and the strip of them that stands below the answer."""
-
-    block: Markup
-    strip: Markup
-
-
-def _anchor(name: str, section: _Section) -> str:
-    return f"{name}-{section.slug}"
-
-
-def _section_block(section: _Section, how: _How, prefix: str) -> _Drawn:
-    """Draws a section: strips pooled over seeds in two styles, curves, strips of single seeds."""
-
-    def picture(figure: Figure, name: str, alt: str) -> Markup:
-        path = how.folder / f"{prefix}-{section.slug}-{file_stem(name)}.png"
-        return html_figure(figure, path, alt)
-
-    seeds = section.latents["seed"].values
-    epochs = [f"epoch {epoch}" for epoch in section.latents["epoch"].values]
-    names = [str(name) for name in section.latents["activation"].values]
-    first, last = f"seed {seeds[0]} alone", f"every seed alone, {epochs[-1]}"
-    every, all_seeds = _seeds(len(seeds)), [f"seed {k}" for k in seeds]
-    drawn: dict[str, list[Markup]] = {"pooled": [], "paper": [], "single": []}
-    for site in SITES:
-        strips = _strips(section, site, names, how)
-        wanted = [
-            ("pooled", RATIO, strips.pooled, epochs, every, f"{site}-pooled"),
-            ("single", RATIO, strips.first, epochs, first, f"{site}-seed{seeds[0]}"),
-            ("single", RATIO, strips.seeds, all_seeds, last, f"{site}-every-seed"),
-        ]
-        if site == PAPER_SITE:
-            wanted.append(("paper", PAPER, strips.pooled, epochs, every, f"{site}-paper"))
-        for target, style, strip, columns, about, file in wanted:
-            title = f"{section.title} · {site}-activation · {about}"
-            texts: dict[str, Any] = {"rows": names, "columns": columns, "title": title}
-            drawing = plot_strip(
-                strip.panels, beside=strip.beside, notes=strip.notes, style=style, **texts
-            )
-            drawn[target].append(picture(drawing, file, _strip_alt(**texts)))
+def _section_block(
+    section: Section, drawn: list[dict[str, list[Markup]]], how: _How, name: str
+) -> Markup:
+    """Returns a section as HTML: its strips, of each site, and its curves."""
     alt = f"Errors and statistics against training epochs, a line per seed: {section.title}."
-    curves = picture(_curves(section.statistics), "curves", alt)
-    anchor = _anchor(prefix, section)
-    block = render("section", title=section.title, anchor=anchor, curves=curves, **drawn)
-    return _Drawn(block, drawn["pooled"][0])
+    path = how.folder / f"{name}-{section.slug}-curves.png"
+    strips = {kind: [one for site in drawn for one in site[kind]] for kind in drawn[0]}
+    return render(
+        "section",
+        title=section.title,
+        anchor=_anchor(name, section),
+        curves=html_figure(_curves(section.statistics), path, alt),
+        **strips,
+    )
 
 
-def _strip_alt(*, rows: list[str], columns: list[str], title: str) -> str:
-    across = columns[0] if len(columns) == 1 else f"{columns[0]} to {columns[-1]}"
-    return f"Density in the privileged planes of {', '.join(rows)}, {across}: {title}."
-
-
-class _Strip(NamedTuple):
-    """Pictures, those of a rotated basis beside them, and the texts below, row by row."""
-
-    panels: list[list[xr.Dataset]]
-    beside: list[list[xr.Dataset | None]]
-    notes: list[list[str]]
-
-
-class _Strips(NamedTuple):
-    """The strips of a section at one site.
-
-    Attributes:
-      pooled: All seeds together at every snapshot, the first and the last beside a rotated basis.
-      first: The first seed at every snapshot, the last beside a rotated basis.
-      seeds: Every seed at the last snapshot.
-    """
-
-    pooled: _Strip
-    first: _Strip
-    seeds: _Strip
-
-
-def _strips(section: _Section, site: str, names: list[str], how: _How) -> _Strips:
-    """Makes the pictures of all activations at one site."""
-    strips = _Strips(*(_Strip([], [], []) for _ in _Strips._fields))
-    seeds, steps = section.latents.sizes["seed"], section.latents.sizes["step"]
-    first, every = slice(1), slice(None)
-    for name in names:
-        panel = _panels(section, site, name, how.epsilon)
-        null = _nulls(section.pooled, site, name), _nulls(section.statistics, site, name)
-        for strip, chosen, turned, texts in (
-            (strips.pooled, every, {0, steps - 1}, null[0]),
-            (strips.first, first, {steps - 1}, null[1][0]),
-        ):
-            pictures = [panel(chosen, step, None) for step in range(steps)]
-            strip.panels.append(pictures)
-            strip.beside.append(
-                [panel(chosen, k, x) if k in turned else None for k, x in enumerate(pictures)]
-            )
-            strip.notes.append(list(texts))
-        strips.seeds.panels.append([panel(slice(k, k + 1), steps - 1, None) for k in range(seeds)])
-        strips.seeds.beside.append([None] * seeds)
-        strips.seeds.notes.append(list(null[1][:, -1]))
-    return strips
-
-
-def _nulls(measured: xr.Dataset, site: str, name: str) -> np.ndarray:
-    """Returns what rotations make of one activation's A/A0 as texts, `(…, step)`, '' if untested.
-
-    Args:
-      measured: Numbers over `activation` and `step`, and over `seed` where it is not pooled.
-      site: Where the latents were taken.
-      name: The activation.
-    """
-    found = [
-        measured[f"acceptance_ratio_{site}_{end}"].sel(activation=name).transpose(..., "step")
-        for end in ("null", "z")
-    ]
-    texts = [
-        f"rotations: {null:.2g}, z {z:+.1f}".replace("-", "−")
-        if np.isfinite([null, z]).all()
-        else ""
-        for null, z in zip(*(one.values.ravel() for one in found), strict=True)
-    ]
-    return np.array(texts, object).reshape(found[0].shape)
-
-
-def _panels(
-    section: _Section, site: str, name: str, epsilon: float
-) -> Callable[[slice, int, xr.Dataset | None], xr.Dataset]:
-    """Returns a function that makes one activation's picture of pooled seeds at one snapshot.
-
-    The function takes the seeds, the snapshot, and None; or a picture that it made of them, whose
-    latents it then shows in a rotated basis at the same size. Runs that the tables leave out, such
-    as diverged ones, are left out here too. The latents of a small cell are read once; those of a
-    large cell are read for each picture.
-    """
-    latents = section.latents[site].sel(activation=name)
-    basis = str(latents["activation_basis"].values)
-    latents = latents.load() if latents.nbytes <= HELD_BYTES else latents
-    counted: Any = section.statistics[f"{COUNTED}_{site}"].sel(activation=name) > 0
-    counted = counted.transpose("seed", "step").values
-
-    def panel(seeds: slice, step: int, beside: xr.Dataset | None) -> xr.Dataset:
-        cloud: Any = latents.isel(seed=seeds, step=step).transpose("seed", "sample", "unit")
-        healthy = counted[seeds, step]
-        if cloud.nbytes > LOAD_BYTES and healthy.any():  # Such latents are read in parts.
-            cloud = cloud.isel(seed=np.flatnonzero(healthy))
-        else:
-            cloud = np.where(healthy[:, None, None], cloud.values, np.float32(np.nan))
-        options: dict[str, Any] = {"basis": basis, "epsilon": epsilon, "bins": BINS}
-        if beside is not None:
-            options |= {"rotated": TWIN_SEED, "extent": beside.attrs["extent"]}
-        with warnings.catch_warnings():
-            # An empty picture says that it is empty, and the page explains what that means.
-            warnings.simplefilter("ignore", EmptyPPPWarning)
-            return ppp(cloud, nonfinite="drop", **options)
-
-    return panel
+def _anchor(name: str, section: Section) -> str:
+    return f"{name}-{section.slug}"
 
 
 def _curves(statistics: xr.Dataset) -> Figure:

@@ -8,9 +8,11 @@ from typing import Any
 from urllib.parse import quote
 
 import jinja2
+import numpy as np
 from markupsafe import Markup
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.image import imread, imsave
+from PIL import Image
 
 from ppp_jax.analysis.texts import lines
 
@@ -82,13 +84,7 @@ def html_image(png: bytes, alt: str, *, file: str = "") -> Markup:
       alt: A sentence that says what the picture shows.
       file: Name of the PNG file beside the page, to which the picture leads; '' is none.
     """
-    pixels = imread(io.BytesIO(png), format="png")
-    buffer = io.BytesIO()
-    imsave(buffer, pixels[..., :3], format="webp", pil_kwargs={"quality": QUALITY})
-    size = {"width": pixels.shape[1], "height": pixels.shape[0]}
-    kind, content = ("webp", buffer.getvalue()) if buffer.tell() < len(png) else ("png", png)
-    encoded = base64.b64encode(content).decode()
-    return render("image", encoded=encoded, kind=kind, alt=alt, file=quote(file), **size)
+    return _html_image(Image.open(io.BytesIO(png)).convert("RGB"), png, alt, file)
 
 
 def html_figure(figure: Figure, path: pathlib.Path, alt: str) -> Markup:
@@ -99,7 +95,18 @@ def html_figure(figure: Figure, path: pathlib.Path, alt: str) -> Markup:
       path: The PNG file to write, beside the page.
       alt: A sentence that says what the figure shows.
     """
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    buffer, canvas = io.BytesIO(), FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    picture.save(buffer, format="png")
     path.write_bytes(buffer.getvalue())
-    return html_image(buffer.getvalue(), alt, file=path.name)
+    return _html_image(picture, buffer.getvalue(), alt, path.name)
+
+
+def _html_image(picture: Image.Image, png: bytes, alt: str, file: str) -> Markup:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="webp", quality=QUALITY)
+    size = {"width": picture.width, "height": picture.height}
+    kind, content = ("webp", buffer.getvalue()) if buffer.tell() < len(png) else ("png", png)
+    encoded = base64.b64encode(content).decode()
+    return render("image", encoded=encoded, kind=kind, alt=alt, file=quote(file), **size)

@@ -60,10 +60,14 @@ def software() -> dict[str, str]:
     return {"source": found.hexdigest(), "python": platform.python_version(), **versions}
 
 
+def settings() -> dict[str, Any]:
+    """Returns the settings of Matplotlib that figures show, which users can change."""
+    return {name: value for name, value in mpl.rcParams.items() if name not in UNSEEN}
+
+
 def _look() -> str:
-    """Returns a digest of the settings of Matplotlib, which users can change."""
-    settings = {name: value for name, value in mpl.rcParams.items() if name not in UNSEEN}
-    return hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()
+    """Returns a digest of the settings of Matplotlib."""
+    return hashlib.sha256(repr(sorted(settings().items())).encode()).hexdigest()
 
 
 def _is_ours(workdir: pathlib.Path) -> bool:

@@ -9,7 +9,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from ppp_jax.analysis import load_run, plot_curves, plot_ppp, plot_strip, ppp, write_report
-from ppp_jax.analysis.report import grid_report
+from ppp_jax.analysis.report import sections
 from ppp_jax.analysis.results.measure import measure
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import as_markdown
@@ -197,13 +197,12 @@ def test_a_strip_draws_rotated_pictures_where_there_are_any():
 
 
 def test_strips_show_rotated_latents_and_their_null(workdir, measured):
-    how = grid_report._How(workdir, 0.8, 19, False)
-    section = next(grid_report._sections(load_run(workdir, latent_width=4), measured))
-    strips = grid_report._strips(section, "pre", ["relu"], how)
+    section = next(sections.sections_of(load_run(workdir, latent_width=4), measured))
+    strips = sections._strips(section, "pre", ["relu"], 0.8)
     (pictures,), (beside,) = strips.pooled.panels, strips.pooled.beside
     assert [one is None for one in beside] == [False, True, False]
     clouds = section.latents["pre"].sel(activation="relu").isel(step=2)
-    expected = ppp(clouds, epsilon=0.8, rotated=0, bins=grid_report.BINS)
+    expected = ppp(clouds, epsilon=0.8, rotated=0, bins=sections.BINS)
     np.testing.assert_allclose(beside[2]["acceptance_ratio"], expected.acceptance_ratio)
     assert beside[2].attrs["extent"] == pictures[2].attrs["extent"]
     at = {"activation": "relu"}
