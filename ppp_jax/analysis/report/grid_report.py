@@ -23,12 +23,13 @@ from ppp_jax.analysis.report.drawers import Call, drawers
 from ppp_jax.analysis.report.pages import html_figure, html_table, render
 from ppp_jax.analysis.report.sections import Section, draw_site, sections_of
 from ppp_jax.analysis.results import tables
+from ppp_jax.analysis.results.kept_numbers import KeptNumbers, Once
 from ppp_jax.analysis.results.measure import (
     SITES,
     Measured,
     measure,
 )
-from ppp_jax.analysis.results.provenance import report_made_of
+from ppp_jax.analysis.results.provenance import numbers_made_of, report_made_of
 from ppp_jax.analysis.results.verdicts import verdict_table
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import file_stem
@@ -144,7 +145,12 @@ def _write_into(how: _How, workdir: pathlib.Path) -> None:
     saved = saved_groups(workdir)
     datasets = [load_run(workdir, **group) for group in saved]
     options: dict[str, Any] = {"epsilon": how.epsilon, "rotations": how.rotations}
-    measured = [measure(dataset, **options, progress=how.progress) for dataset in datasets]
+    kept = KeptNumbers(workdir / REPORT, numbers_made_of(workdir))
+    measured = [
+        measure(dataset, **options, progress=how.progress, once=_of_group(kept, group))
+        for dataset, group in zip(datasets, saved, strict=True)
+    ]
+    kept.write(how.folder)
     sections = [list(sections_of(*each)) for each in zip(datasets, measured, strict=True)]
     pictures = sum(section.pictures for group in sections for section in group)
     with drawers(pictures) as call:
@@ -156,6 +162,11 @@ def _write_into(how: _How, workdir: pathlib.Path) -> None:
     certificates = evidence.certificate_block(workdir, config)
     page = _page(parts, certificates, datasets[0].attrs, how.epsilon)
     (how.folder / "index.html").write_text(page, encoding="utf-8")
+
+
+def _of_group(kept: KeptNumbers, group: dict[str, Any]) -> Once:
+    """Returns what keeps the numbers of one group of latents."""
+    return lambda about, compute: kept.once({**group, **about}, compute)
 
 
 def _begun(

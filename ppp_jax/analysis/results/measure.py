@@ -1,6 +1,7 @@
 """Every number of docs/method.md §6–8, of every run of a grid, with its rotation null."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from ppp_jax.analysis.inference.rotation_test import ROTATIONS, observed, pool, 
 from ppp_jax.analysis.io.progress import progress_bar
 from ppp_jax.analysis.io.rows import Rows, kept_rows
 from ppp_jax.analysis.projection.planes import Basis, resolve_basis
+from ppp_jax.analysis.results.kept_numbers import Once, always
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.statistics.registry import BASIS, CLOUD, PLANES, PROJECTIONS
 
@@ -121,6 +123,7 @@ def measure(
     rotations: int = ROTATIONS,
     rotation_seed: int = 0,
     progress: bool = False,
+    once: Once = always,
 ) -> Measured:
     """Measures every run at every snapshot, each against its activation's own basis.
 
@@ -130,6 +133,7 @@ def measure(
       rotations: K of the rotation null; `rotations_of` says how many of them angles and dips get.
       rotation_seed: Seed of the random rotations.
       progress: Whether to show a progress bar on stderr.
+      once: Returns what takes long, given what that depends on: computed, or kept.
     """
     runs = dataset[[*ERRORS, "diverged_step"]].load()
     places = [(site, i) for site in SITES for i in range(dataset.sizes["activation"])]
@@ -140,7 +144,8 @@ def measure(
         here = {"activation": [i]}
         basis = str(dataset["activation_basis"].values[i])
         frame = resolve_basis(basis, dataset.sizes["unit"])
-        one = _Test(frame, epsilon, rotations, rotation_seed, dataset.sizes["seed"])
+        about = {"site": site, "activation": i, "basis": basis}
+        one = _Test(frame, epsilon, rotations, rotation_seed, dataset.sizes["seed"], about, once)
         tests = _measure(dataset[site].isel(here), runs.isel(here), one)
         angles = _at_all_steps(_columns(tests.at_ends), dataset["step"])
         columns[site].append(_columns(tests.everywhere).assign(angles).assign(tests.numbers))
@@ -179,25 +184,56 @@ def rotations_of(kind: str, rotations: int, *, seeds: int) -> int:
 
 
 class _Test(NamedTuple):
-    """How latents are tested: against which basis, at which ε, by which rotations."""
+    """How latents are tested: against which basis, at which ε, by which rotations.
+
+    Attributes:
+      frame: The basis.
+      epsilon: The acceptance cosine.
+      rotations: K of the rotation null.
+      rotation_seed: Seed of the random rotations.
+      seeds: How many networks there are.
+      about: Which latents they are.
+      once: Returns what was kept of them, or computes it.
+    """
 
     frame: Basis
     epsilon: float
     rotations: int
     rotation_seed: int
     seeds: int
+    about: Mapping[str, Any]
+    once: Once
 
     def rotated(self, clouds: xr.DataArray, first_seed: int, kind: str) -> xr.Dataset:
         """Tests what is of a kind, and lets the rotated values go, which told what they tell."""
-        return rotation_test(
-            clouds,
-            basis=self.frame,
-            statistics=registry.chosen(of=[kind]),
-            epsilon=self.epsilon,
-            rotations=rotations_of(kind, self.rotations, seeds=self.seeds),
-            rotation_seed=self.rotation_seed,
-            first_seed=first_seed,
-        ).drop_vars("null")
+        how: dict[str, Any] = {
+            "epsilon": self.epsilon if kind == PLANES else None,
+            "rotations": rotations_of(kind, self.rotations, seeds=self.seeds),
+            "rotation_seed": self.rotation_seed,
+            "first_seed": first_seed,
+        }
+        return self.kept(
+            kind,
+            how,
+            lambda: rotation_test(
+                clouds, basis=self.frame, statistics=registry.chosen(of=[kind]), **how
+            ).drop_vars("null"),
+        )
+
+    def observed(self, clouds: xr.DataArray) -> xr.Dataset:
+        """Measures what is a function of the basis as it is."""
+        of_basis = registry.chosen(of=[BASIS])
+        return self.kept(
+            "observed",
+            {},
+            lambda: observed(clouds, basis=self.frame, statistics=of_basis),
+        )
+
+    def kept(
+        self, kind: str, how: Mapping[str, Any], compute: Callable[[], xr.Dataset]
+    ) -> xr.Dataset:
+        """Returns numbers of these latents, computed once."""
+        return self.once({**self.about, "kind": kind, **how}, compute)
 
 
 class _Tests(NamedTuple):
@@ -220,23 +256,25 @@ def _measure(latents: xr.DataArray, runs: xr.Dataset, how: _Test) -> _Tests:
     """Measures one activation's latents, of one site, part by part."""
     last = latents.sizes["step"] - 1
     found = _Tests(*(_nothing(latents) for _ in _Tests._fields))
-    of_basis = registry.chosen(of=[BASIS])
     for at, part in _parts(latents):
         of_runs = {dim: where for dim, where in at.items() if dim != "step"}
         clouds = mask(part, runs.isel(of_runs))
         steps = np.arange(last + 1)[at["step"]]
         at_end, first = np.isin(steps, [0, last]), at["seed"].start
+        where = {dim: [one.start, one.stop] for dim, one in at.items()}
+        part_how = how._replace(about={**how.about, "part": where})
         _put(found.numbers, at, _numbers(clouds, how, everywhere=True))
         if not at_end.all():
-            seen = observed(clouds.isel(step=~at_end), basis=how.frame, statistics=of_basis)
+            seen = part_how.observed(clouds.isel(step=~at_end))
             _put(found.everywhere, {**at, "step": steps[~at_end]}, seen)
         if at_end.any():
             there, ends = {**at, "step": steps[at_end]}, clouds.isel(step=at_end)
-            _put(found.everywhere, there, how.rotated(ends, first, BASIS))
-            angles = how.rotated(ends, first, PLANES)
-            dips = how.rotated(thinned(ends, DIP_SAMPLES), first, PROJECTIONS)
+            _put(found.everywhere, there, part_how.rotated(ends, first, BASIS))
+            angles = part_how.rotated(ends, first, PLANES)
+            dips = part_how.rotated(thinned(ends, DIP_SAMPLES), first, PROJECTIONS)
             _put(found.at_ends, there, xr.concat([angles, dips], "statistic"))
-            _put(found.numbers, there, _numbers(ends, how, everywhere=False))
+            clouds_alone = functools.partial(_numbers, ends, part_how, everywhere=False)
+            _put(found.numbers, there, part_how.kept(CLOUD, {}, clouds_alone))
     return found._replace(at_ends=found.at_ends.isel(step=[0, -1] if last else [0]))
 
 

@@ -40,11 +40,33 @@ def report_made_of(workdir: pathlib.Path, *files: str, **options: Any) -> str | 
     Raises:
       InputError: The folder holds no latents, or they are damaged.
     """
+    if (numbers := numbers_made_of(workdir)) is None:
+        return None
+    contents = {name: _digest(workdir / name) for name in files}
+    return _digest_of([numbers, contents, options, _look()])
+
+
+def numbers_made_of(workdir: pathlib.Path) -> str | None:
+    """Returns a digest of what all numbers of a report depend on, whatever its options are.
+
+    These are the latents and errors, the source of this package, and the versions of libraries.
+
+    Args:
+      workdir: The run folder, which nothing may change meanwhile.
+
+    Returns:
+      The digest, or None, as that of `report_made_of`.
+
+    Raises:
+      InputError: The folder holds no latents, or they are damaged.
+    """
     if ledger.read(workdir / STORE) is None or not _is_ours(workdir):
         return None
-    contents = {name: _digest(workdir / name) for name in (f"{STORE}/{ledger.FILE}", *files)}
-    key = json.dumps([contents, options, software(), _look()], sort_keys=True)
-    return hashlib.sha256(key.encode()).hexdigest()
+    return _digest_of([_digest(workdir / STORE / ledger.FILE), software()])
+
+
+def _digest_of(told: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 @functools.cache
