@@ -137,8 +137,8 @@ def measure(
     """
     runs = dataset[[*ERRORS, "diverged_step"]].load()
     places = [(site, i) for site in SITES for i in range(dataset.sizes["activation"])]
-    columns: dict[str, list[xr.Dataset]] = {site: [] for site in SITES}
-    pooled: dict[str, list[xr.Dataset]] = {site: [] for site in SITES}
+    columns: dict[str, list[dict[str, xr.Variable]]] = {site: [] for site in SITES}
+    pooled: dict[str, list[dict[str, xr.Variable]]] = {site: [] for site in SITES}
     # In parts: the latents of a grid need not fit into memory.
     for site, i in progress_bar(places, "rotations") if progress else places:
         here = {"activation": [i]}
@@ -147,27 +147,26 @@ def measure(
         about = {"site": site, "activation": i, "basis": basis}
         one = _Test(frame, epsilon, rotations, rotation_seed, dataset.sizes["seed"], about, once)
         tests = _measure(dataset[site].isel(here), runs.isel(here), one)
-        angles = _at_all_steps(_columns(tests.at_ends), dataset["step"])
-        columns[site].append(_columns(tests.everywhere).assign(angles).assign(tests.numbers))
-        ends = _at_all_steps(_columns(pool(tests.at_ends)), dataset["step"])
-        pooled[site].append(_columns(pool(tests.everywhere)).assign(ends))
+        columns[site].append({**_columns(tests.everywhere), **_columns(tests.at_ends)})
+        columns[site][-1] |= {str(name): one.variable for name, one in tests.numbers.items()}
+        everywhere, at_ends = pool(tests.everywhere), pool(tests.at_ends)
+        pooled[site].append({**_columns(everywhere), **_columns(at_ends)})
     errors = {name: runs[name].where(healthy(runs)) for name in ERRORS}
     numbers, whole = _joined(columns), _joined(pooled)
     seeds = dataset.sizes["seed"]
     held = {f"rotations_{kind}": rotations_of(kind, rotations, seeds=seeds) for kind in SHARES}
     runs = _described(runs.assign(errors).assign(numbers))
     runs = runs.assign_attrs(rotations=rotations, **held)
-    return Measured(runs, xr.Dataset(whole))
+    labels = {name: one.variable for name, one in runs.coords.items() if "seed" not in one.dims}
+    return Measured(runs, xr.Dataset(whole, coords=labels))
 
 
-def _joined(columns: dict[str, list[xr.Dataset]]) -> dict[str, xr.DataArray]:
+def _joined(columns: dict[str, list[dict[str, xr.Variable]]]) -> dict[str, xr.Variable]:
     """Puts the activations together again, and the site of latents into the names."""
-    # One call for all numbers: one each would take ten times as long.
-    how: dict[str, Any] = {"coords": "different", "compat": "equals", "join": "exact"}
     return {
-        _named(str(name), site): values
+        _named(name, site): xr.Variable.concat([part[name] for part in parts], "activation")
         for site, parts in columns.items()
-        for name, values in xr.concat(parts, "activation", **how).data_vars.items()
+        for name in parts[0]
     }
 
 
@@ -239,11 +238,14 @@ class _Test(NamedTuple):
 class _Tests(NamedTuple):
     """What was found of one activation's latents, over the axes of the grid, `seed` and `step`.
 
+    Only `statistic` has labels: to compare those of all axes, number by number, takes longer than
+    what is done with the numbers.
+
     Attributes:
       everywhere: the rotation test of what is a function of a basis, without rotated values; its
         values are there at all snapshots, its tests at the first and the last.
-      at_ends: that of what is a function of its planes or of projections, at the first and the last
-        snapshot.
+      at_ends: that of what is a function of its planes or of projections, missing but at the first
+        and the last snapshot.
       numbers: what has no rotation null, or has none between those two snapshots.
     """
 
@@ -275,7 +277,7 @@ def _measure(latents: xr.DataArray, runs: xr.Dataset, how: _Test) -> _Tests:
             _put(found.at_ends, there, xr.concat([angles, dips], "statistic"))
             clouds_alone = functools.partial(_numbers, ends, part_how, everywhere=False)
             _put(found.numbers, there, part_how.kept(CLOUD, {}, clouds_alone))
-    return found._replace(at_ends=found.at_ends.isel(step=[0, -1] if last else [0]))
+    return found
 
 
 def _numbers(clouds: xr.DataArray, how: _Test, *, everywhere: bool) -> xr.Dataset:
@@ -297,14 +299,8 @@ def _numbers(clouds: xr.DataArray, how: _Test, *, everywhere: bool) -> xr.Datase
 
 
 def _nothing(latents: xr.DataArray) -> xr.Dataset:
-    """Returns the axes and labels of clouds, of which nothing is measured yet."""
-    dims = latents.dims[:-2]
-    coords = {
-        name: coord.variable
-        for name, coord in latents.coords.items()
-        if coord.dims and set(coord.dims) <= set(dims)
-    }
-    return xr.Dataset(coords=coords, attrs={"shape": latents.shape[:-2]})
+    """Returns a Dataset of what is measured of clouds, with nothing in it yet."""
+    return xr.Dataset(attrs={"shape": latents.shape[:-2]})
 
 
 def _put(whole: xr.Dataset, at: Mapping[str, Any], part: xr.Dataset) -> None:
@@ -313,8 +309,9 @@ def _put(whole: xr.Dataset, at: Mapping[str, Any], part: xr.Dataset) -> None:
         if name not in whole:
             more = values.shape[len(at) :]
             missing = np.full((*whole.attrs["shape"], *more), np.nan)
-            labels = {dim: values[dim] for dim in values.dims[len(at) :]}
-            whole[name] = xr.DataArray(missing, coords=labels, dims=values.dims)
+            whole[name] = xr.Variable(values.dims, missing)
+            if "statistic" in values.dims:
+                whole.coords["statistic"] = part["statistic"].values
         whole[name].values[tuple(at.values())] = values.values
 
 
@@ -336,23 +333,16 @@ def _parts(latents: xr.DataArray) -> Iterator[tuple[dict[str, slice], xr.DataArr
         yield at, latents.isel(at)
 
 
-def _at_all_steps(ends: xr.Dataset, steps: xr.DataArray) -> dict[Any, xr.DataArray]:
-    """Spreads what was measured at some snapshots over all, missing elsewhere."""
-    return dict(ends.reindex(step=steps).data_vars)
-
-
-def _columns(tested: xr.Dataset) -> xr.Dataset:
+def _columns(tested: xr.Dataset) -> dict[str, xr.Variable]:
     """Spreads a test's statistics out: `c4`, `c4_null` and so on; if pooled, `c4_clouds` too."""
     parts = {"": "value", "_null": "mean", "_z": "z", "_p": "p"}
     if "clouds" in tested:
         parts |= {"_p_networks": "p_networks", "_clouds": "clouds", "_rank": "rank"}
-    return xr.Dataset(
-        {
-            f"{statistic}{end}": tested[part].sel(statistic=statistic, drop=True)
-            for statistic in tested["statistic"].values.tolist()
-            for end, part in parts.items()
-        }
-    )
+    return {
+        f"{statistic}{end}": tested[part].variable.isel(statistic=k)
+        for k, statistic in enumerate(tested["statistic"].values.tolist())
+        for end, part in parts.items()
+    }
 
 
 def _named(name: str, site: str) -> str:
