@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
+import scipy  # its parts are imported when they are first used
 import threadpoolctl
 
 from ppp_jax import references
