@@ -83,8 +83,8 @@ def tell_diverged(workdirs: Sequence[pathlib.Path]) -> None:
     """Prints on stderr which cells have diverged runs, and advice."""
     lines = []
     for workdir in workdirs:
-        for group in io.saved_groups(workdir, layer=io.BOTTLENECK):
-            last = pa.load_run(workdir, **group)[["test_mse", "diverged_step"]].isel(step=-1)
+        for group, dataset in io.load_groups(workdir):
+            last = dataset[["test_mse", "diverged_step"]].isel(step=-1)
             for names, at in results.cells(last):
                 diverged = last["diverged_step"].isel(at).values >= 0
                 if diverged.any():

@@ -1,5 +1,4 @@
 __all__ = [
-    "BOTTLENECK",
     "ENDINGS",
     "Facts",
     "Layers",
@@ -17,12 +16,12 @@ __all__ = [
     "layer_files",
     "layer_sources",
     "load",
+    "load_groups",
     "open_layers",
     "partner_of",
     "progress",
     "rows",
     "runs",
-    "saved_groups",
     "sources",
     "unpacking",
 ]
@@ -48,4 +47,4 @@ from .facts import Facts, facts_of, partner_of
 from .layer_files import ENDINGS, Layers, holds_layers, open_layers
 from .load import is_run
 from .rows import check_rows
-from .runs import BOTTLENECK, saved_groups
+from .runs import load_groups

@@ -5,6 +5,7 @@ __all__ = [
     "grid_report",
     "html_image",
     "html_table",
+    "kept_report",
     "layer_report",
     "long_tests",
     "pages",
@@ -16,6 +17,7 @@ from . import (
     array_report,
     evidence,
     grid_report,
+    kept_report,
     layer_report,
     pages,
 )

@@ -13,14 +13,11 @@ import xarray as xr
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from ppp_jax.analysis.inference.rotation_test import MOST_ROTATIONS, ROTATIONS
-from ppp_jax.analysis.io.load import is_run
 from ppp_jax.analysis.io.progress import progress_bar
-from ppp_jax.analysis.io.runs import STORE, load_run, saved_groups
+from ppp_jax.analysis.io.runs import load_run, saved_groups
 from ppp_jax.analysis.io.sources import LOAD_BYTES
 from ppp_jax.analysis.plots.ppp import PAPER, RATIO, plot_curves
 from ppp_jax.analysis.plots.strips import plot_strip
-from ppp_jax.analysis.projection.kernel import check_epsilon
 from ppp_jax.analysis.projection.points import EmptyPPPWarning
 from ppp_jax.analysis.projection.ppp import ppp
 from ppp_jax.analysis.report import evidence
@@ -35,17 +32,11 @@ from ppp_jax.analysis.results.measure import (
     cell_dims,
     measure,
 )
-from ppp_jax.analysis.results.provenance import report_made_of
 from ppp_jax.analysis.results.verdicts import verdict_table
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import file_stem
-from ppp_jax.errors import InputError, whole
-from ppp_jax.files import atomic, mirrors
-from ppp_jax.notebook import Page
 
-REPORT = "report"
 BINS = 64
-LEAST_ROTATIONS = 19
 TWIN_SEED = 0  # of the rotation of the basis beside which pictures stand
 CURVE_INCHES, CURVE_DPI = (3.6, 3.1), 85  # Width and height of a panel.
 PAPER_SITE = "pre"  # where the paper's pictures are taken (docs/method.md §14)
@@ -78,59 +69,6 @@ class _Section(NamedTuple):
     pooled: xr.Dataset
 
 
-def write_report(
-    workdir: str | pathlib.Path,
-    *,
-    epsilon: float = 0.85,
-    rotations: int = ROTATIONS,
-    progress: bool = True,
-) -> pathlib.Path:
-    """Writes `report/` in a run folder: `index.html`, the figures as PNG and the tables as CSV.
-
-    An earlier report is replaced when the new one is complete, and files of others in it are kept.
-    One that is whole, and made of the same latents, options and versions, is not made anew.
-    The run folder is locked meanwhile, so that no training changes it. Latents are read in parts,
-    so that a few snapshots of a cell are in memory at any time.
-
-    Args:
-      workdir: The run folder of a grid, or its address in a bucket, with at least one snapshot.
-      epsilon: Acceptance cosine ε, in [0, 1].
-      rotations: Number K of random rotations of the null (docs/method.md §5). It is at least 19,
-        because with fewer no p-value reaches 5 %.
-      progress: Whether to show a progress bar on stderr.
-
-    Returns:
-      The path of `index.html`, which for a bucket is that of its copy on this machine.
-
-    Raises:
-      InputError: `epsilon` or `rotations` is out of its range, the folder holds no latents, another
-        run is at work in it, or `report/` cannot be written.
-    """
-    check_epsilon(epsilon)
-    whole("rotations", rotations, least=LEAST_ROTATIONS, most=MOST_ROTATIONS)
-    with mirrors.writable(workdir) as folder:
-        return _write(folder, epsilon, rotations, progress)
-
-
-def _write(workdir: pathlib.Path, epsilon: float, rotations: int, progress: bool) -> pathlib.Path:
-    """Writes the report of a run folder on this machine, see `write_report`."""
-    if not is_run(workdir):  # before it is locked, which would make the folder
-        problem = f"holds no {STORE}; give the folder of a trained grid"
-        raise InputError("workdir", workdir, problem)
-    final = workdir / REPORT
-    with atomic.locked(workdir):
-        options = {"epsilon": epsilon, "rotations": rotations}
-        made_of = report_made_of(workdir, evidence.CERTIFICATES, **options)
-        if atomic.is_made_of(final, made_of):
-            return Page(final / "index.html")
-        kind = atomic.REPORT
-        with atomic.replacing(
-            final, field="workdir", value=workdir, kind=kind, made_of=made_of
-        ) as folder:
-            _write_into(_How(folder, epsilon, rotations, progress), workdir)
-    return Page(final / "index.html")
-
-
 class _How(NamedTuple):
     """The folder of a report and its options."""
 
@@ -140,7 +78,24 @@ class _How(NamedTuple):
     progress: bool
 
 
-def _write_into(how: _How, workdir: pathlib.Path) -> None:
+def write_into(
+    folder: pathlib.Path,
+    workdir: pathlib.Path,
+    *,
+    epsilon: float,
+    rotations: int,
+    progress: bool,
+) -> None:
+    """Writes the files of a report, see `write_report`.
+
+    Args:
+      folder: The folder to write them into.
+      workdir: The run folder, which is locked.
+      epsilon: Acceptance cosine ε.
+      rotations: Number K of random rotations of the null.
+      progress: Whether to show a progress bar on stderr.
+    """
+    how = _How(folder, epsilon, rotations, progress)
     groups = saved_groups(workdir)
     datasets = [load_run(workdir, **group) for group in groups]
     options: dict[str, Any] = {"epsilon": how.epsilon, "rotations": how.rotations}
