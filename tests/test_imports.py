@@ -172,6 +172,20 @@ def test_a_plan_with_its_minutes_imports_nothing_that_only_a_training_needs(tmp_
     assert not late
 
 
+def test_whether_a_report_is_kept_is_told_without_what_draws_it():
+    program = """
+import sys
+from ppp_jax.analysis.report import kept_report
+from ppp_jax.analysis.results import provenance
+assert provenance.software() and provenance._look()
+drawing = {"jinja2", "matplotlib.figure", "matplotlib.pyplot"} & sys.modules.keys()
+assert not drawing, drawing
+assert "ppp_jax.analysis.report.grid_report" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_rooms_of_the_analysis_list_all_their_modules():
     rooms = {room(name) for name in MODULES if name.count(".") > 2}
     for name in sorted(one for one in rooms if one.startswith("analysis.")):

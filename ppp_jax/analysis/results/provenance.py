@@ -55,7 +55,8 @@ def software() -> dict[str, str]:
 
 def _look() -> str:
     """Returns a digest of the settings of Matplotlib, which users can change."""
-    settings = {name: value for name, value in mpl.rcParams.items() if name not in UNSEEN}
+    # By name, because to look at the backend imports pyplot and chooses one.
+    settings = {name: mpl.rcParams[name] for name in mpl.rcParams if name not in UNSEEN}
     return hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()
 
 
