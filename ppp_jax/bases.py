@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
+import scipy  # its parts are imported when they are first used
 
 from ppp_jax import references
 from ppp_jax.errors import InputError, lookup, printable, seeded, shortened, whole

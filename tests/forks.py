@@ -154,14 +154,17 @@ def _server():
 
 def _import_what_mains_import():
     import matplotlib.backends.backend_agg
+    import orbax.checkpoint
     import sklearn.cluster
-    import sklearn.datasets
     import sklearn.manifold
 
     import ppp_jax.cli.study
     import ppp_jax.sweep.plan
+    from ppp_jax.analysis import inference, io, plots, projection, report, results, statistics
 
-    return matplotlib, sklearn, ppp_jax
+    rooms = (inference, io, plots, projection, report, results, statistics)
+    late = [getattr(room, name) for room in rooms for name in room.__all__]
+    return matplotlib, orbax, sklearn, ppp_jax, late
 
 
 def _set_what_jax_read_at_its_import():

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import importlib
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ from tests import ROOT
 # What each room of the house may import of the others. Nothing else may, whatever it needs.
 BASIS = {"errors", "notebook", "numerics", "resources", "references", "bases", "groups", "files"}
 NETWORKS = BASIS | {"data", "networks"}
-IO = BASIS | {"analysis.texts", "analysis.io"}
+IO = BASIS | {"analysis.limits", "analysis.texts", "analysis.io"}
 CLOUDS = IO | {"analysis.projection", "analysis.synthetic", "analysis.statistics"}
 EVIDENCE = CLOUDS | {"analysis.inference", "analysis.results"}
 ALL = NETWORKS | EVIDENCE | {"grid", "engine", "symmetry", "storage", "sweep"}
@@ -31,6 +32,7 @@ MAY_IMPORT = {
     "engine": NETWORKS | {"grid"},
     "storage": NETWORKS | {"grid", "engine"},
     "sweep": NETWORKS | {"grid", "engine", "symmetry", "storage"},
+    "analysis.limits": set(),
     "analysis.texts": BASIS,
     "analysis.synthetic": BASIS,
     "analysis.io": BASIS | {"networks"},  # the facts of activations in folders of old
@@ -47,6 +49,15 @@ MAY_IMPORT = {
 # What the analysis may use of the rest: nothing of it needs more than the analysis does.
 SHARED = ("bases", "errors", "files", "groups", "networks", "notebook", "numerics")
 SHARED += ("references", "resources")
+# What only an analysis, a training or a download needs. These take longer to import than JAX does,
+# and neither the help of a command nor a plan waits for them.
+LATE = ("diptest", "jinja2", "matplotlib", "numcodecs", "orbax", "pandas", "pooch", "requests",
+        "scipy.linalg", "scipy.special", "scipy.stats", "sklearn", "xarray", "zarr")  # fmt: skip
+COMMANDS = sorted(
+    path.stem
+    for path in (ROOT / "ppp_jax" / "experiments").glob("*.py")
+    if 'if __name__ == "__main__":' in path.read_text()
+)
 ABSENT = ("flax", "optax", "orbax", "absl", "sklearn", "tqdm", "dask")
 
 MODULES = {
@@ -124,3 +135,61 @@ assert not xla_bridge.backends_are_initialized()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def late_after(*commands):
+    """Runs commands one after the other in a fresh process.
+
+    Returns:
+      What they printed, and which of the modules that are imported late were imported.
+    """
+    program = f"""
+import contextlib, runpy, sys
+for sys.argv in {commands!r}:
+    sys.argv = list(sys.argv)
+    with contextlib.suppress(SystemExit):
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+print("late:", *(name for name in {LATE!r} if name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    printed, _, late = done.stdout.rpartition("late:")
+    return printed, late.split()
+
+
+def test_help_imports_nothing_that_only_an_analysis_or_a_training_needs():
+    mains = [(f"ppp_jax.experiments.{name}", "--help") for name in COMMANDS]
+    printed, late = late_after(*mains, ("ppp_jax.cli.dispatch", "--help"))
+    assert printed.count("--workdir") >= 12  # the flags were told
+    assert not late
+
+
+def test_a_plan_with_its_minutes_imports_nothing_that_only_a_training_needs(tmp_path):
+    ablation = "ppp_jax.experiments.ablation"
+    printed, late = late_after((ablation, "--dry_run", f"--workdir={tmp_path / 'run'}"))
+    assert "runs        192" in printed
+    assert "\nminutes     " in printed
+    assert not late
+
+
+def test_whether_a_report_is_kept_is_told_without_what_draws_it():
+    program = """
+import sys
+from ppp_jax.analysis.report import kept_report
+from ppp_jax.analysis.results import provenance
+assert provenance.software() and provenance._look()
+drawing = {"jinja2", "matplotlib.figure", "matplotlib.pyplot"} & sys.modules.keys()
+assert not drawing, drawing
+assert "ppp_jax.analysis.report.grid_report" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_rooms_of_the_analysis_list_all_their_modules():
+    rooms = {room(name) for name in MODULES if name.count(".") > 2}
+    for name in sorted(one for one in rooms if one.startswith("analysis.")):
+        modules = {one.rpartition(".")[2] for one in MODULES if one.startswith(f"ppp_jax.{name}.")}
+        lazy = importlib.import_module(f"ppp_jax.{name}")
+        assert modules <= set(lazy.__all__), name
+        assert [getattr(lazy, one) for one in lazy.__all__]

@@ -71,7 +71,7 @@ from .projection.points import EmptyPPPWarning, count_planes, project, top_plane
 from .projection.ppp import ppp
 from .projection.srm import srm
 from .report.array_report import write_analysis
-from .report.grid_report import write_report
+from .report.kept_report import write_report
 from .report.layer_report import write_layers
 from .results.layer_comparison import compare_layers
 from .results.layer_table import layer_table

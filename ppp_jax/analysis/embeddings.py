@@ -6,16 +6,20 @@ UMAP's layout may change by chance.) PPP shows alignment, and misses samples tha
 privileged plane (docs/method.md §12).
 """
 
+from __future__ import annotations
+
 import importlib.util
 import warnings
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ppp_jax.analysis.io.sources import Latents, numbers
-from ppp_jax.analysis.projection.planes import BasisLike
-from ppp_jax.analysis.projection.points import count_planes, project, top_planes
+from ppp_jax.analysis import io, projection
 from ppp_jax.errors import InputError, lookup, seeded, whole
+
+if TYPE_CHECKING:
+    from ppp_jax.analysis.io.sources import Latents
+    from ppp_jax.analysis.projection.planes import BasisLike
 
 METHODS = ("pca", "tsne", "umap")
 PERPLEXITY = 30.0  # This is scikit-learn's default of t-SNE; few samples get a smaller one.
@@ -74,7 +78,7 @@ def _umap(x: np.ndarray, embedding_seed: int) -> np.ndarray:
 
 
 def _matrix(latents: Any, *, field: str = "latents") -> np.ndarray:
-    x = numbers(field, latents, dimensions=2)
+    x = io.sources.numbers(field, latents, dimensions=2)
     if len(x) < LEAST_SAMPLES or not x.shape[1] or not np.isfinite(x).all():
         problem = "must be a finite matrix, with a row per sample, of at least 10 samples"
         raise InputError(field, x.shape, problem)
@@ -153,7 +157,7 @@ def agreement(a: np.ndarray, b: np.ndarray) -> Agreement:
     """
     from sklearn.metrics import adjusted_mutual_info_score
 
-    a, b = (numbers(name, x, dimensions=1) for name, x in (("a", a), ("b", b)))
+    a, b = (io.sources.numbers(name, x, dimensions=1) for name, x in (("a", a), ("b", b)))
     if a.shape != b.shape:
         raise InputError("a", a.shape, f"must have the same length as b, {b.shape}")
     for name, x in (("a", a), ("b", b)):
@@ -200,12 +204,12 @@ def fullest_plane(latents: Latents, *, basis: BasisLike = None, epsilon: float =
     Raises:
       InputError: An argument is out of its range; the error names it.
     """
-    counted = count_planes(latents, basis=basis, epsilon=epsilon)
-    fullest = top_planes(counted, 1).isel(plane=0)
+    counted = projection.points.count_planes(latents, basis=basis, epsilon=epsilon)
+    fullest = projection.points.top_planes(counted, 1).isel(plane=0)
     vectors = (int(fullest["first"]), int(fullest["second"]))
     if not fullest["counts"].any():
         return PlaneView(np.zeros(0, int), np.zeros((0, 2)), vectors)
-    projected = project(latents, basis=basis, epsilon=epsilon)
+    projected = projection.points.project(latents, basis=basis, epsilon=epsilon)
     here = projected["plane"].values == int(fullest["row"])
     return PlaneView(projected["sample"].values[here], projected["points"].values[here], vectors)
 
@@ -228,7 +232,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> float:
     """
     from scipy.spatial import procrustes
 
-    first, second = (numbers(name, x, dimensions=2) for name, x in (("a", a), ("b", b)))
+    first, second = (io.sources.numbers(name, x, dimensions=2) for name, x in (("a", a), ("b", b)))
     for name, x in (("a", first), ("b", second)):
         if x.shape != first.shape or not np.isfinite(x).all() or len(np.unique(x, axis=0)) < 2:
             raise InputError(

@@ -5,15 +5,18 @@ module make sure that a spreadsheet, a terminal, a figure and a file system trea
 text.
 """
 
+from __future__ import annotations
+
 import hashlib
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from ppp_jax.errors import printable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LONGEST_STEM = 100  # In bytes; a file's name of two such parts and an ending fits into 255.
 # A spreadsheet computes a cell that begins with one of these characters or their wide forms.
@@ -82,6 +85,8 @@ def write_csv(table: pd.DataFrame | Iterable[Mapping[str, Any]], path: pathlib.P
       table: A data frame, or rows that map the names of columns to values.
       path: The file to write.
     """
+    import pandas as pd  # imported late: the names of files and Markdown do without it
+
     frame = table if isinstance(table, pd.DataFrame) else pd.DataFrame(list(table))
     safe = frame.copy(deep=False)
     for name, dtype in frame.dtypes.items():

@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from ppp_jax.analysis.inference.rotation_test import MOST_ROTATIONS, ROTATIONS
-from ppp_jax.analysis.projection.kernel import check_epsilon
+from ppp_jax.analysis.limits import MOST_ROTATIONS, ROTATIONS
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.cli import probes, runtime, study
 from ppp_jax.engine import devices
-from ppp_jax.errors import InputError, whole
+from ppp_jax.errors import InputError, real, whole
 from ppp_jax.grid import Grid
 from ppp_jax.grid.extension import AXES
 from ppp_jax.storage import remote
@@ -265,7 +264,7 @@ def _check(experiment: Experiment, grid: Grid, options: Options) -> None:
     _check_axes(grid, AXES if experiment.along is None else experiment.along)
     if experiment.check:
         experiment.check(grid)
-    check_epsilon(options.epsilon)
+    real("epsilon", options.epsilon, least=0, most=1)
     whole("rotations", options.rotations, least=LEAST_ROTATIONS, most=MOST_ROTATIONS)
 
 

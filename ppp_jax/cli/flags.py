@@ -27,7 +27,7 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
-from ppp_jax.analysis.inference.rotation_test import ROTATIONS
+from ppp_jax.analysis.limits import ROTATIONS
 from ppp_jax.analysis.projection.isotropic_null import ENOUGH_POINTS
 from ppp_jax.cli import probes, runtime
 from ppp_jax.engine.interrupts import Stopped

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ppp_jax import bases
+from ppp_jax.analysis import projection
 from ppp_jax.analysis.projection.isotropic_null import (
     ENOUGH_POINTS,
     FEW_POINTS,
     acceptance,
     count_text,
 )
-from ppp_jax.analysis.projection.planes import MIN_SINE_SQUARED
 from ppp_jax.data import datasets
 from ppp_jax.errors import printable
 from ppp_jax.grid.grid import Grid
@@ -102,7 +102,7 @@ def distinct_planes(basis: str, units: int) -> int:
     if not bases.is_orthonormal(basis):
         vectors = bases.build(basis, units)
         vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        same = 1 - (vectors @ vectors.T) ** 2 < MIN_SINE_SQUARED
+        same = 1 - (vectors @ vectors.T) ** 2 < projection.planes.MIN_SINE_SQUARED
         lines = int(np.sum(~np.tril(same, -1).any(axis=1)))
     return lines * (lines - 1) // 2
 

@@ -1,28 +1,21 @@
 """Functions that experiments share: checks, tables, and the folder of a study."""
 
+from __future__ import annotations
+
 import contextlib
 import datetime
 import html
-import io
 import pathlib
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import pandas as pd
-import xarray as xr
-from matplotlib.figure import Figure
 
 import ppp_jax.analysis as pa
 from ppp_jax import __version__
-from ppp_jax.analysis.inference.seeds import MIN_SEEDS, false_discovery
-from ppp_jax.analysis.io.runs import BOTTLENECK, load_run, saved_groups
-from ppp_jax.analysis.report.pages import html_image, html_table, render
-from ppp_jax.analysis.results import layers
-from ppp_jax.analysis.results.comparisons import with_q
-from ppp_jax.analysis.results.measure import SITES, cells
-from ppp_jax.analysis.statistics import registry
+from ppp_jax.analysis import inference, io, report, results, statistics
 from ppp_jax.analysis.texts import lines, write_csv, write_markdown
 from ppp_jax.errors import InputError, printable
 from ppp_jax.files import atomic, buckets
@@ -30,9 +23,13 @@ from ppp_jax.grid import Grid
 from ppp_jax.networks import interpolated
 from ppp_jax.storage import manifest, run_dir
 
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+    from matplotlib.figure import Figure
+
 FOLDER = run_dir.STUDY
 MOST_LINES = 8
-FEW_SEEDS = f"p and q are missing where there are fewer than {MIN_SEEDS} seeds."
 
 
 class Results(NamedTuple):
@@ -52,9 +49,9 @@ class Results(NamedTuple):
 
     def _repr_html_(self) -> str:
         """Returns what a notebook shows: figures, and the tables that a command prints."""
-        pictures = [html_image(_png(figure), name) for name, figure in self.figures.items()]
+        pictures = [report.html_image(_png(figure), name) for name, figure in self.figures.items()]
         tables = [
-            f"<h4>{html.escape(name)}</h4>{html_table(list(table), _texts(table))}"
+            f"<h4>{html.escape(name)}</h4>{report.html_table(list(table), _texts(table))}"
             for name, table in self.tables.items()
             if name not in self.silent and not table.empty
         ]
@@ -63,7 +60,7 @@ class Results(NamedTuple):
 
 
 def _png(figure: Figure) -> bytes:
-    encoded = io.BytesIO()
+    encoded = BytesIO()
     figure.savefig(encoded, format="png")
     return encoded.getvalue()
 
@@ -86,9 +83,9 @@ def tell_diverged(workdirs: Sequence[pathlib.Path]) -> None:
     """Prints on stderr which cells have diverged runs, and advice."""
     lines = []
     for workdir in workdirs:
-        for group in saved_groups(workdir, layer=BOTTLENECK):
-            last = load_run(workdir, **group)[["test_mse", "diverged_step"]].isel(step=-1)
-            for names, at in cells(last):
+        for group, dataset in io.load_groups(workdir):
+            last = dataset[["test_mse", "diverged_step"]].isel(step=-1)
+            for names, at in results.cells(last):
                 diverged = last["diverged_step"].isel(at).values >= 0
                 if diverged.any():
                     cell = f"{group['architecture']}, {names['activation']}, {names['optimizer']}"
@@ -237,24 +234,30 @@ def frames(**tables: pd.DataFrame | list[dict[str, Any]]) -> dict[str, pd.DataFr
     Args:
       **tables: Each table, or its rows, all with the same columns in the same order.
     """
+    import pandas as pd  # imported late: help and plans do without it
+
     return {name: pd.DataFrame(table) for name, table in tables.items()}
 
 
 def _write_page(folder: pathlib.Path, *, asked: str, documented: str, this_run: str) -> None:
     """Writes the page of a study, with the question, this run, its figures and its tables."""
+    import pandas as pd  # imported late: help and plans do without it
+
     pictures = [
-        (path.stem, html_image(path.read_bytes(), f"Figure: {path.stem}.", file=path.name))
+        (path.stem, report.html_image(path.read_bytes(), f"Figure: {path.stem}.", file=path.name))
         for path in sorted(folder.glob("*.png"))
     ]
     tables = {path.stem: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))}
-    few = any(_lacks_seeds(table) for table in tables.values())
-    if few:
-        print(FEW_SEEDS)
+    note = ""
+    if any(_lacks_seeds(table) for table in tables.values()):
+        note = f"p and q are missing where there are fewer than {inference.MIN_SEEDS} seeds."
+        print(note)
     shown = [
-        (name, html_table(list(table), _texts(table), label=name)) for name, table in tables.items()
+        (name, report.html_table(list(table), _texts(table), label=name))
+        for name, table in tables.items()
     ]
     question, _, about = asked.partition("\n")
-    page = render(
+    page = report.render(
         "study",
         title="ppp_jax study",
         question=question,
@@ -262,7 +265,7 @@ def _write_page(folder: pathlib.Path, *, asked: str, documented: str, this_run: 
         this_run=this_run,
         documented=documented,
         pictures=pictures,
-        note=FEW_SEEDS if few else "",
+        note=note,
         tables=shown,
     )
     (folder / "index.html").write_text(page, encoding="utf-8")
@@ -284,9 +287,11 @@ def this_run(command: str, workdir: pathlib.Path) -> str:
 
 def _lacks_seeds(table: pd.DataFrame) -> bool:
     """Returns whether p-values are missing because there are too few seeds."""
+    import pandas as pd  # imported late: help and plans do without it
+
     tests = [name for name in table if name == "p" or str(name).endswith("_p")]
     count = next((name for name in ("seeds", "pairs") if name in table), None)
-    few = table[count] < MIN_SEEDS if count else pd.Series(False, table.index)
+    few = table[count] < inference.MIN_SEEDS if count else pd.Series(False, table.index)
     return bool(table.loc[few, tests].isna().any(axis=None))
 
 
@@ -342,9 +347,9 @@ def layer_table(rows: list[dict[str, Any]], names: Collection[str]) -> list[dict
       of each statistic are a family of q-values, `…_q` over seeds and `…_q_networks` of these
       networks (docs/method.md §9).
     """
-    tested = [one.name for one in registry.chosen() if one.compared]
+    tested = [one.name for one in statistics.registry.chosen() if one.compared]
     q = {
-        (name, end): false_discovery([row[f"{name}_{end}"] for row in rows])
+        (name, end): pa.false_discovery([row[f"{name}_{end}"] for row in rows])
         for name in tested
         for end in ("p", "p_networks")
     }
@@ -355,7 +360,7 @@ def layer_table(rows: list[dict[str, Any]], names: Collection[str]) -> list[dict
             shown |= {key: row[key] for key in (f"{name}_first", name, f"{name}_z")}
             shown[f"{name}_q_networks"] = float(q[name, "p_networks"][k])
             shown[f"{name}_q"] = float(q[name, "p"][k])
-        for name in registry.names(of=[registry.CLOUD]):
+        for name in statistics.registry.names(of=[statistics.registry.CLOUD]):
             shown |= {f"{name}_first": row[f"{name}_first"], name: row[name]}
         table.append(shown)
     return table
@@ -367,6 +372,7 @@ def error_differences(rows: list[dict[str, Any]]) -> pd.DataFrame:
     Args:
       rows: Rows of `measure_layers`.
     """
-    once = [row for row in rows if row["site"] == SITES[0]]  # one network, two kinds of latents
-    found = layers.differences(once, quantities=("test_mse",))
-    return with_q(found.drop(columns="site", errors="ignore"))
+    # Of one network there are two kinds of latents, and one error.
+    once = [row for row in rows if row["site"] == results.SITES[0]]
+    found = results.layers.differences(once, quantities=("test_mse",))
+    return results.with_q(found.drop(columns="site", errors="ignore"))

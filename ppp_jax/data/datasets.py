@@ -8,7 +8,9 @@ makes the mean squared error the fraction of the variance that is not reconstruc
 """
 
 import functools
+import gzip
 import hashlib
+import importlib.metadata
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -25,6 +27,9 @@ from ppp_jax.files.paths import located
 SPLIT_SEED = 0  # fixed, so that all grids use the same split
 TEST_FRACTION = 0.2
 PARTS = ("x_train", "x_test", "y_train", "y_test")  # arrays that a user's .npz can hold
+# scikit-learn's file of digits, by the SHA-256 of its bytes.
+DIGITS = "sklearn/datasets/data/digits.csv.gz"
+DIGITS_SHA256 = "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22"
 PATCH_SIDE = 8
 PATCHES_TRAIN, PATCHES_TEST = 8000, 2000
 MANIFOLD_SAMPLES, MANIFOLD_FEATURES, MANIFOLD_HARMONICS = 5000, 64, 3
@@ -118,13 +123,37 @@ class Raw(NamedTuple):
 
 
 def _digits() -> Raw:
-    from sklearn import datasets  # it takes a second to import
-
-    bunch = datasets.load_digits()
-    order = np.random.default_rng(SPLIT_SEED).permutation(len(bunch.data))
-    x, y = bunch.data[order], bunch.target[order]
+    pixels, digits = _installed_digits() or _loaded_digits()
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(pixels))
+    x, y = pixels[order], digits[order]
     n_test = round(TEST_FRACTION * len(x))
     return Raw(x[n_test:], x[:n_test], y[n_test:], y[:n_test], (8, 8, 1))
+
+
+def _installed_digits() -> tuple[np.ndarray, np.ndarray] | None:
+    """Reads the digits from the file that scikit-learn installs, without importing scikit-learn.
+
+    The import takes as long as that of JAX, and needs SciPy's statistics besides.
+
+    Returns:
+      Pixels and digits as `load_digits` returns them, or None if the file is elsewhere or another.
+    """
+    try:
+        path = importlib.metadata.distribution("scikit-learn").locate_file(DIGITS)
+        packed = pathlib.Path(str(path)).read_bytes()
+    except (importlib.metadata.PackageNotFoundError, OSError):
+        return None
+    if hashlib.sha256(packed).hexdigest() != DIGITS_SHA256:
+        return None
+    table = np.loadtxt(gzip.decompress(packed).decode().splitlines(), delimiter=",")
+    return table[:, :-1], table[:, -1].astype(int)
+
+
+def _loaded_digits() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn import datasets  # it takes a second or two to import
+
+    bunch = datasets.load_digits()
+    return bunch.data, bunch.target
 
 
 def _patches() -> Raw:

@@ -5,9 +5,6 @@ import os
 import pathlib
 from typing import NamedTuple
 
-import pooch
-import requests
-
 from ppp_jax.errors import InputError
 
 FOLDER = "PPP_DATA_DIR"  # environment variable with the folder of downloaded files
@@ -31,6 +28,8 @@ class Remote(NamedTuple):
 
 def folder() -> pathlib.Path:
     """Returns the folder of downloaded files: `$PPP_DATA_DIR`, or the user's cache folder."""
+    import pooch  # imported late: only downloads need it
+
     named = os.environ.get(FOLDER)
     return pathlib.Path(named).expanduser() if named else pathlib.Path(pooch.os_cache("ppp_jax"))
 
@@ -54,6 +53,9 @@ def fetch(remote: Remote, *, field: str, value: str, others: str = "") -> pathli
       InputError: No mirror gave the file, or the folder cannot be written. The message names the
         file, its checksum and the path at which to put it.
     """
+    import pooch  # imported late, as requests: only downloads need them
+    import requests
+
     where, failures = folder(), []
     pooch.get_logger().setLevel(logging.WARNING)  # the progress bar tells enough
     for url in remote.mirrors:

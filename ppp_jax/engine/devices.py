@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -144,6 +143,8 @@ def meet() -> None:
         return
     owners = [device.process_index for device in jax.devices()]
     check_equal_device_counts([owners.count(number) for number in range(jax.process_count())])
+    from orbax import checkpoint as ocp  # imported late: help and plans do without it
+
     wait = ocp.multihost.get_barrier_sync_fn()
     with waiting():
         wait(key="ppp_jax", timeout_ms=24 * 3600 * 1000)

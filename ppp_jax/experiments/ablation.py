@@ -2,13 +2,11 @@
 
 import pathlib
 
-import pandas as pd
-
-from ppp_jax.analysis import write_report
-from ppp_jax.analysis.report.grid_report import REPORT
+import ppp_jax.analysis as pa
 from ppp_jax.cli import experiment, study
 from ppp_jax.errors import printable
 from ppp_jax.grid import Grid
+from ppp_jax.storage import run_dir
 
 QUESTION = "Do representations quantise along the axes because of the functions we chose?"
 ABOUT = """\
@@ -44,7 +42,9 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
       run: The trained run folder.
       options: How it is analysed.
     """
-    page = write_report(
+    import pandas as pd  # imported late: help and plans do without it
+
+    page = pa.write_report(
         run, epsilon=options.epsilon, rotations=options.rotations, progress=options.progress
     )
     paths = [
@@ -67,7 +67,7 @@ EXPERIMENT = experiment.register(
         defaults=DEFAULTS,
         workdir="runs/ablation",
         analyse=analyse,
-        writes=REPORT,
+        writes=run_dir.REPORT,
         pictures=True,
     )
 )

@@ -1,28 +1,26 @@
 """PPP, SRM, counts and tests of an array, or of a run folder; tests of the layers of a network."""
 
+from __future__ import annotations
+
 import fnmatch
 import os
 import pathlib
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import xarray as xr
 from absl import flags
 
 import ppp_jax.analysis as pa
 from ppp_jax import bases
-from ppp_jax.analysis.inference.rotation_test import MOST_ROTATIONS
-from ppp_jax.analysis.io.layer_files import ENDINGS, Layers, holds_layers
-from ppp_jax.analysis.io.load import is_run
-from ppp_jax.analysis.io.rows import check_rows
-from ppp_jax.analysis.report.layer_report import long_tests
-from ppp_jax.analysis.results.layer_comparison import MOST_SAMPLES
-from ppp_jax.analysis.results.run_layers import open_all
+from ppp_jax.analysis import io, limits, report, results
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.errors import InputError, printable
 from ppp_jax.grid.grid import MAX_COUNT, MAX_SEED, MAX_UNITS
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 ABOUT = """\
 Do anyone's activations know a basis? PPP, SRM, counts and tests of an array, or of a run folder.
@@ -75,11 +73,11 @@ def define() -> None:
         "K of the rotation null; 0: no tests; default: 200, and 0 where these would take minutes; "
         "of several layers 200 or 20 per layer, whichever is more"
     )
-    experiment_flags.define_count("rotations", None, text, least=0, most=MOST_ROTATIONS)
+    experiment_flags.define_count("rotations", None, text, least=0, most=limits.MOST_ROTATIONS)
     text = "rotations of all units, or within blocks of 64; auto: blocks beyond 512 units"
     flags.DEFINE_enum("null", "auto", ["auto", "full", "blocks"], f"of layers: {text}")
     text = "of layers with more samples so many are drawn"
-    experiment_flags.define_count("max_samples", MOST_SAMPLES, text, least=2, most=MAX_COUNT)
+    experiment_flags.define_count("max_samples", limits.MOST_SAMPLES, text, least=2, most=MAX_COUNT)
     flags.DEFINE_bool("signed", False, "subtract what the probe's opposite sees from SRM")
     flags.DEFINE_enum("nonfinite", "raise", ["raise", "drop"], "what becomes of samples not finite")
     text = "leave rows longer than so many times the median row out of the tests"
@@ -114,7 +112,7 @@ def command() -> None:
         raise InputError("latents", values.latents, "say which: a run folder, .npy, .npz or zarr")
     path = pathlib.Path(values.latents).expanduser()
     with experiment_flags.naming("latents"):
-        several = values.all_layers or (values.name is None and holds_layers(path))
+        several = values.all_layers or (values.name is None and io.holds_layers(path))
     for name in () if several else SEVERAL:
         if values[name].present:
             problem = f"is of several layers, and {path.name} is one array; leave it out"
@@ -145,9 +143,9 @@ def _layers(path: pathlib.Path) -> None:
     if values.rotations == 0:
         raise InputError("rotations", 0, "must be at least 1, because layers are tested")
     where = pathlib.Path(os.path.abspath(path))
-    stem = where.stem if where.suffix in ENDINGS else where.name
+    stem = where.stem if where.suffix in io.ENDINGS else where.name
     try:
-        out = _write(open_all(path), values.out or where.parent / f"{stem}_analysis")
+        out = _write(results.open_all(path), values.out or where.parent / f"{stem}_analysis")
     except InputError as error:
         if error.field != "layers":
             raise
@@ -157,11 +155,11 @@ def _layers(path: pathlib.Path) -> None:
     print(f"analysis: {printable(out)}")
 
 
-def _write(opened: Layers, out: str | pathlib.Path) -> pathlib.Path:
+def _write(opened: io.Layers, out: str | pathlib.Path) -> pathlib.Path:
     """Writes the analysis of layers, and says that finished ones are kept if it is stopped."""
     values = flags.FLAGS
     groups = _groups(opened, values.groups)
-    if slow := long_tests(opened, rotations=values.rotations, null=values.null):
+    if slow := report.long_tests(opened, rotations=values.rotations, null=values.null):
         told = f"the tests of {printable(', '.join(slow))} take minutes or more"
         print(f"{told}; --rotations with a smaller number is faster", file=sys.stderr)
     warnings.simplefilter("ignore", pa.LongRowWarning)  # The table tells of such rows.
@@ -183,7 +181,7 @@ def _write(opened: Layers, out: str | pathlib.Path) -> pathlib.Path:
         raise
 
 
-def _groups(opened: Layers, given: Sequence[str] | None) -> dict[str, str] | None:
+def _groups(opened: io.Layers, given: Sequence[str] | None) -> dict[str, str] | None:
     """Returns the group of every layer, whose name is like the group's pattern."""
     if not given:
         return None
@@ -208,7 +206,7 @@ def _groups(opened: Layers, given: Sequence[str] | None) -> dict[str, str] | Non
 def _array(path: pathlib.Path) -> None:
     """Describes one array, and prints the fractions and the tests."""
     values = flags.FLAGS
-    check_rows(values.nonfinite, values.drop_outliers)
+    io.check_rows(values.nonfinite, values.drop_outliers)
     asked = values.by or ()
     twice = [axis for i, axis in enumerate(asked) if axis in asked[:i]]
     if twice:
@@ -252,7 +250,7 @@ def load(
         snapshot, and of a file none.
       **which: What names one array of several, as `pa.load` takes it.
     """
-    if is_run(path) and which.get("name") is None:
+    if io.is_run(path) and which.get("name") is None:
         which["name"] = "pre"
     found = pa.load(path, **which)
     if by is not None or "step" not in found.dims:

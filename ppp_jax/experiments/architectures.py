@@ -1,23 +1,24 @@
 """Alignment and quantisation of other networks than the autoencoder, layer by layer."""
 
+from __future__ import annotations
+
 import dataclasses
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from ppp_jax.analysis.io.runs import load_run
-from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.results import layers
-from ppp_jax.analysis.results.comparisons import with_q
-from ppp_jax.analysis.results.measure import mask
+import ppp_jax.analysis as pa
+from ppp_jax.analysis import plots, results
 from ppp_jax.cli import experiment, study
 from ppp_jax.data import datasets
 from ppp_jax.engine import devices
 from ppp_jax.grid import Grid, extension
 from ppp_jax.storage import manifest
 from ppp_jax.sweep import sweep
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 QUESTION = "Is it the autoencoder? The same question of other networks, layer by layer."
 ABOUT = """\
@@ -60,7 +61,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     """
     rows: list[dict[str, Any]] = []
     for folder in (run, *([options.prepared] if options.prepared else [])):
-        rows += layers.measure_layers(
+        rows += results.layers.measure_layers(
             folder, rotations=options.rotations, progress=options.progress
         )
     trained = study.trained_grid(run).architectures
@@ -71,7 +72,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     tables = study.frames(
         layers=table,
         bottlenecks=[row for row in table if row["layer"] == "bottleneck"],
-        differences=with_q(layers.differences(rows)),
+        differences=results.with_q(results.layers.differences(rows)),
     )
     return study.Results(tables, {"layers": draw(rows)}, silent=("layers",))
 
@@ -99,8 +100,8 @@ def sparse(run: pathlib.Path, grid: Grid, how: dict[str, Any]) -> pathlib.Path |
     """
     if "mlp" not in grid.architectures:
         return None
-    saved = load_run(run, architecture="mlp").isel(activation=0)
-    clouds = mask(saved["pre"].isel(step=-1), saved)
+    saved = pa.load_run(run, architecture="mlp").isel(activation=0)
+    clouds = results.mask(saved["pre"].isel(step=-1), saved)
     clouds = clouds.squeeze([dim for dim in clouds.dims if dim not in ("seed", "sample", "unit")])
     healthy = np.flatnonzero(clouds.notnull().all(("sample", "unit")))
     if not len(healthy):
@@ -132,6 +133,8 @@ def _is_stale(inner: pathlib.Path, grid: Grid) -> bool:
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
     """Draws z of the shape of every layer, a panel per architecture and site of latents."""
+    from matplotlib.figure import Figure  # imported late: help and plans do without it
+
     kinds = list(dict.fromkeys(row["architecture"] for row in rows))
     figure = Figure(figsize=(13, 2.6 * len(kinds)), dpi=100, layout="constrained")
     panels = figure.subplots(len(kinds), 2, squeeze=False)
@@ -142,7 +145,7 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
                 if (row["architecture"], row["site"]) == (site, latents):
                     name = row["layer"].replace("coder_", "coder\n")
                     series.setdefault(row["activation"], {})[name] = row["shape_z"]
-            evidence.plot_z(series, ax=axes)
+            plots.evidence.plot_z(series, ax=axes)
             axes.set_title(f"{site}, {latents}-activation: z of the shape (grey: ±2)", fontsize=8)
     panels[0, 0].legend(fontsize=6)
     return figure

@@ -1,26 +1,24 @@
 """False positives and power of the tests, on clouds whose law is known."""
 
+from __future__ import annotations
+
 import pathlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import xarray as xr
 from absl import flags
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from ppp_jax.analysis import synthetic
-from ppp_jax.analysis.inference import calibration
-from ppp_jax.analysis.inference.rotation_test import rotation_test
-from ppp_jax.analysis.inference.seeds import LEVEL
-from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.projection.kernel import check_epsilon
-from ppp_jax.analysis.statistics import registry
-from ppp_jax.analysis.statistics.quantisation import density_peaks
+import ppp_jax.analysis as pa
+from ppp_jax.analysis import inference, plots, projection, statistics, synthetic
 from ppp_jax.analysis.texts import as_markdown
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.errors import writing
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 ABOUT = """\
 Are the tests right? False positives on laws that prefer no axes, power on those that do.
@@ -44,7 +42,6 @@ DIP_PART = 5  # of the samples
 ISOTROPIC = ("c4", "kurtosis", "unit_kurtosis")
 MIXED = ("c4", "unit_kurtosis", "shape", "shape_kurtosis")
 DIP = "axis_quantisation"
-BASIS = tuple(name for name in calibration.EVERY if name != DIP)
 DENSITY_SAMPLES, DENSITY_PART = 600, 5  # at most; times the rotations, for a z that is steady
 HEAVY = ((16, 500, 5.0), (16, 500, 2.5), (64, 320, 5.0), (64, 320, 2.5), (64, 1280, 2.5))
 FEWEST = 20  # groups, below which a rate is not shown
@@ -52,7 +49,7 @@ LOOKS = {  # of the figure's points, by statistic
     **dict.fromkeys(("c4", "unit_kurtosis"), ("C0", "samples as they are")),
     **dict.fromkeys(("mean_axes", "mean_ones"), ("C1", "mean")),
     "covariance": ("C2", "covariance"),
-    **dict.fromkeys(calibration.SHAPE, ("C3", "shape")),
+    **dict.fromkeys(("shape", "shape_kurtosis"), ("C3", "shape")),
     **dict.fromkeys(("outlier_kurtosis", "max_median_ratio"), ("C4", "outliers")),
     DIP: ("C5", "dips"),
 }
@@ -85,7 +82,7 @@ def define() -> None:
 def command() -> None:
     """Calibrates the tests as the flags say."""
     values = flags.FLAGS
-    check_epsilon(values.epsilon)
+    projection.kernel.check_epsilon(values.epsilon)
     out = pathlib.Path(values.out).expanduser()
     with writing("out", out):
         out.mkdir(parents=True, exist_ok=True)
@@ -113,23 +110,25 @@ def calibrate(
     size: dict[str, Any] = {"samples": samples, "units": units, "rotations": rotations}
     part = {name: max(1, draws // divisor) for name, divisor in PARTS.items()}
     found = Found(
-        isotropic=calibration.null_p_values(
+        isotropic=inference.calibration.null_p_values(
             **size,
             draws=part["isotropic"],
-            statistics=(*ISOTROPIC, *registry.names(of=[registry.PLANES])),
+            statistics=(*ISOTROPIC, *statistics.registry.names(of=[statistics.registry.PLANES])),
             epsilon=epsilon,
             progress=True,
         ),
         own=law_sizes((*synthetic.SHAPELESS, *synthetic.SHAPED), draws, size, turned=False),
         turned=law_sizes(tuple(synthetic.SHAPELESS), draws, size, turned=True),
-        mixed=calibration.power(**size, draws=part["power"], statistics=MIXED, progress=True),
+        mixed=inference.calibration.power(
+            **size, draws=part["power"], statistics=MIXED, progress=True
+        ),
     )
     tell_isotropic(found.isotropic)
     tell_laws(found)
     tell_power(found.mixed)
     tell_heavy(part["heavy"], rotations)
     tell_density(min(2 * samples, DENSITY_SAMPLES), units, DENSITY_PART * rotations)
-    covered = [f"{calibration.interval_coverage(seeds):.1%}" for seeds in COVERED]
+    covered = [f"{inference.calibration.interval_coverage(seeds):.1%}" for seeds in COVERED]
     print("\nexperiments whose 95 % interval of a paired difference holds the true one")
     print(as_markdown([f"{seeds} seeds" for seeds in COVERED], [covered]))
     draw(found).savefig(out / "calibration.png")
@@ -145,13 +144,18 @@ def law_sizes(laws: Sequence[str], draws: int, size: dict[str, Any], *, turned: 
       size: The samples, the units and the rotations.
       turned: Whether each cloud is turned at random.
     """
+    import xarray as xr  # imported late: help and plans do without it
+
     how: dict[str, Any] = {"laws": laws, "turned": turned, "progress": True}
     few = {**size, "samples": max(2, size["samples"] // DIP_PART)}
+    basis = tuple(name for name in inference.calibration.EVERY if name != DIP)
     each = [
-        calibration.law_tests(**how, **size, draws=draws, statistics=BASIS),
-        calibration.law_tests(**how, **few, draws=max(1, draws // PARTS["dips"]), statistics=[DIP]),
+        inference.calibration.law_tests(**how, **size, draws=draws, statistics=basis),
+        inference.calibration.law_tests(
+            **how, **few, draws=max(1, draws // PARTS["dips"]), statistics=[DIP]
+        ),
     ]
-    found = [calibration.sizes(tested) for tested in each]
+    found = [inference.calibration.sizes(tested) for tested in each]
     joined = xr.concat(found, "statistic", data_vars="all", join="outer")
     return joined.assign(groups=joined["groups"].fillna(0).astype(int))
 
@@ -162,8 +166,8 @@ def tell_isotropic(p: xr.DataArray) -> None:
     Args:
       p: The p-values, as `calibration.null_p_values` returns them.
     """
-    rates, draws = calibration.false_positives(p), p.sizes["seed"]
-    low, high = calibration.monte_carlo(LEVEL, draws)
+    rates, draws = inference.calibration.false_positives(p), p.sizes["seed"]
+    low, high = inference.calibration.monte_carlo(inference.LEVEL, draws)
     print(f"fraction of {draws} isotropic clouds with p ≤ .05; 99.9 %: {low:.1%} to {high:.1%}")
     header = ["clouds", *(str(name) for name in rates["statistic"].values)]
     body = [
@@ -193,7 +197,7 @@ def tell_laws(found: Found) -> None:
     print("\nfraction of groups with p ≤ .05, where the axes are not special")
     body = [
         [law, name, *(_rate(found.own, test, law, name, False) for test in tests)]
-        for law, names in calibration.NULLS.items()
+        for law, names in inference.calibration.NULLS.items()
         for name in names
     ]
     print(as_markdown(["law", "statistic", *tests], body))
@@ -207,14 +211,16 @@ def _rate(sizes: xr.Dataset, test: str, law: str, name: str, marked: bool) -> st
     if not one["groups"] >= FEWEST:
         return "–"
     text = f"{float(one['rate']):.1%}"
-    return f"**{text}**" if marked and name not in calibration.NULLS.get(law, ()) else text
+    return (
+        f"**{text}**" if marked and name not in inference.calibration.NULLS.get(law, ()) else text
+    )
 
 
 def _nulls(found: Found, test: str) -> list[xr.Dataset]:
     """Returns every rate of a test that should be its exact size."""
     own = [
         found.own.sel(test=test, law=law, statistic=name)
-        for law, names in calibration.NULLS.items()
+        for law, names in inference.calibration.NULLS.items()
         for name in names
     ]
     turned = found.turned.sel(test=test).stack(pair=("law", "statistic"))
@@ -232,7 +238,7 @@ def _together(found: Found) -> tuple[list[str], list[list[str]]]:
         outside = sum(not one["low"] <= one["rate"] <= one["high"] for one in nulls)
         groups = max(int(one["groups"]) for one in nulls)
         exact = float(nulls[0]["exact"])
-        low, high = calibration.monte_carlo(exact, groups)
+        low, high = inference.calibration.monte_carlo(exact, groups)
         limits = [f"{groups}", f"{exact:.1%}", f"{low:.1%} to {high:.1%}"]
         seen = [f"{rates.mean():.1%}", f"{rates.min():.1%}", f"{rates.max():.1%}"]
         body.append([str(test), *limits, str(len(nulls)), *seen, str(outside)])
@@ -250,7 +256,7 @@ def tell_power(found: xr.Dataset) -> None:
     fractions = [f"{fraction:.0%}" for fraction in found["fraction"].values]
     body = [
         [kind, str(name), *(f"{x:.0%}" for x in found["power"].sel(kind=kind, statistic=name))]
-        for kind in calibration.KINDS
+        for kind in inference.calibration.KINDS
         for name in found["statistic"].values
     ]
     print(as_markdown(["on", "statistic", *fractions], body))
@@ -265,13 +271,15 @@ def tell_heavy(draws: int, rotations: int) -> None:
     """
     body = []
     for units, samples, freedom in HEAVY:
-        rates = calibration.heavy_tailed(
+        rates = inference.calibration.heavy_tailed(
             samples=samples, units=units, freedom=freedom, draws=draws, rotations=rotations
         )
-        rate = [f"{float(rates.sel(statistic=name)):.0%}" for name in calibration.SHAPE]
+        rate = [f"{float(rates.sel(statistic=name)):.0%}" for name in inference.calibration.SHAPE]
         body.append([str(units), str(samples), f"{samples / units:.0f}", f"t{freedom:g}", *rate])
     print(f"\nfraction of {draws} heavy-tailed elliptical clouds with p ≤ .05")
-    print(as_markdown(["units", "samples", "per unit", "tails", *calibration.SHAPE], body))
+    print(
+        as_markdown(["units", "samples", "per unit", "tails", *inference.calibration.SHAPE], body)
+    )
 
 
 def tell_density(samples: int, units: int, rotations: int) -> None:
@@ -287,10 +295,10 @@ def tell_density(samples: int, units: int, rotations: int) -> None:
     for kind, members in clouds.items():
         for name, cloud in members.items():
             statistics = [DIP, "quantised_fraction"]
-            tested = rotation_test(cloud, statistics=statistics, rotations=rotations)
+            tested = pa.rotation_test(cloud, statistics=statistics, rotations=rotations)
             dip = tested.sel(statistic=DIP)
             fraction = float(tested["value"].sel(statistic="quantised_fraction"))
-            peaks = density_peaks(cloud)
+            peaks = pa.density_peaks(cloud)
             dips = [
                 f"{round(float(dip['z']))}".replace("-", "−"),
                 f"{float(dip['p']):.3f}",
@@ -309,6 +317,8 @@ def draw(found: Found) -> Figure:
     Args:
       found: What was measured.
     """
+    from matplotlib.figure import Figure  # imported late: help and plans do without it
+
     figure = Figure(figsize=(11, 8.4), dpi=100, layout="constrained")
     parts: Any = figure.subfigures(2, 1, height_ratios=(1.15, 1))
     upper, lower = parts
@@ -318,7 +328,11 @@ def draw(found: Found) -> Figure:
     ):
         draw_sizes(found, test, ax=ax)
         if k == 0:
-            ax.set_yticks(range(len(calibration.NULLS)), list(calibration.NULLS), fontsize=8)
+            ax.set_yticks(
+                range(len(inference.calibration.NULLS)),
+                list(inference.calibration.NULLS),
+                fontsize=8,
+            )
             ax.invert_yaxis()
     for colour, label in dict.fromkeys(LOOKS.values()):
         upper.axes[0].plot([], [], "o", color=colour, markersize=4, label=label)
@@ -330,8 +344,8 @@ def draw(found: Found) -> Figure:
     )
     left, *right = lower.subplots(1, 3, width_ratios=(1.5, 1, 1))
     draw_seen(found.own, ax=left)
-    for kind, place in zip(calibration.KINDS, right, strict=True):
-        evidence.plot_power(found.mixed, kind=kind, ax=place)
+    for kind, place in zip(inference.calibration.KINDS, right, strict=True):
+        plots.evidence.plot_power(found.mixed, kind=kind, ax=place)
     return figure
 
 
@@ -349,18 +363,18 @@ def draw_sizes(found: Found, test: str, *, ax: Axes) -> None:
     for groups, shade in ((dips, 0.1), (most, 0.25)):
         if not groups:  # of few draws there are none
             continue
-        low, high = calibration.monte_carlo(exact, groups)
+        low, high = inference.calibration.monte_carlo(exact, groups)
         ax.axvspan(float(low), float(high), color="k", alpha=shade, linewidth=0)
     ax.axvline(exact, color="k", linewidth=0.8)
-    for row, (law, nulls) in enumerate(calibration.NULLS.items()):
+    for row, (law, nulls) in enumerate(inference.calibration.NULLS.items()):
         for sizes, names, up in (
             (found.own, nulls, -0.18),
-            (found.turned, calibration.EVERY, 0.18),
+            (found.turned, inference.calibration.EVERY, 0.18),
         ):
             for name in names:
                 one = sizes.sel(test=test, law=law, statistic=name)
                 if one["groups"] >= FEWEST:
-                    place = row + up + 0.03 * (calibration.EVERY.index(name) - 4.5)
+                    place = row + up + 0.03 * (inference.calibration.EVERY.index(name) - 4.5)
                     ax.plot(one["rate"], place, "o", color=LOOKS[name][0], markersize=3)
     ax.set_title(test, fontsize=9)
     ax.set_xlim(left=-0.004)
@@ -382,13 +396,13 @@ def draw_seen(sizes: xr.Dataset, *, ax: Axes) -> None:
     for row, law in enumerate(laws):
         for column, name in enumerate(names):
             value = float(judged.sel(law=law, statistic=name))
-            bold = name not in calibration.NULLS.get(law, ())
+            bold = name not in inference.calibration.NULLS.get(law, ())
             text = "–" if np.isnan(value) else f"{100 * value:.0f}"
             style: dict[str, Any] = {"weight": "bold" if bold else "normal", "fontsize": 7}
             colour = "w" if value > 0.6 else "k"
             ax.text(column, row, text, ha="center", va="center", color=colour, **style)
     ax.set_yticks(range(len(laws)), laws, fontsize=7)
-    short = [registry.STATISTICS[name].short for name in names]
+    short = [statistics.registry.STATISTICS[name].short for name in names]
     ax.set_xticks(range(len(names)), short, fontsize=7, rotation=40, ha="right")
     ax.set_title("p ≤ .05 in % of single clouds; bold: the axes are special", fontsize=8)
 

@@ -1,22 +1,17 @@
 """What alignment and quantisation cost, and what they are good for."""
 
+from __future__ import annotations
+
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
-import xarray as xr
-from matplotlib.figure import Figure
 
 import ppp_jax.analysis as pa
-from ppp_jax.analysis.inference import downstream
-from ppp_jax.analysis.inference.seeds import interquartile_mean
+from ppp_jax.analysis import inference, projection, results
 from ppp_jax.analysis.io.progress import progress_bar
-from ppp_jax.analysis.projection import views
-from ppp_jax.analysis.results.comparisons import Cell, compare, partner_in, with_q
-from ppp_jax.analysis.results.measure import mask_constant
 from ppp_jax.cli import experiment, study
 from ppp_jax.data import datasets
 from ppp_jax.errors import InputError
@@ -25,6 +20,10 @@ from ppp_jax.networks import interpolated
 from ppp_jax.networks.architectures import ARCHITECTURES
 from ppp_jax.networks.functional import Model, Params
 from ppp_jax.storage import restore
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 QUESTION = "Does quantisation cost or help?"
 ABOUT = """\
@@ -110,11 +109,13 @@ def measure(one: restore.Trained, dataset: datasets.Dataset) -> dict[str, np.nda
     Of a run that has diverged, or whose units have died, they are missing (NaN); of a cell whose
     runs all have, there is nothing.
     """
+    import xarray as xr  # imported late: help and plans do without it
+
     run = jax.jit(jax.vmap(one.model.apply, in_axes=(0, None)))
     seen = run(one.params, dataset.test)
     finite = np.isfinite(seen.latents.post) & np.isfinite(seen.prediction).all(2, keepdims=True)
     clouds = xr.DataArray(np.asarray(seen.latents.post), dims=("run", "sample", "unit"))
-    varied = mask_constant(clouds).notnull().all(("sample", "unit")).values
+    varied = results.mask_constant(clouds).notnull().all(("sample", "unit")).values
     healthy = np.asarray(finite.all(axis=(1, 2))) & varied
     if not healthy.any():
         return {}
@@ -140,7 +141,7 @@ def _measure(
         return np.asarray(jnp.mean(jnp.square(apart), axis=(1, 2)))
 
     clean = error(test)
-    whitened = np.stack([views.whiten(cloud).samples for cloud in test])
+    whitened = np.stack([projection.views.whiten(cloud).samples for cloud in test])
     found = {
         DIP: np.asarray(pa.axis_quantisation(test, basis=basis)),
         SHAPE: np.abs(np.asarray(pa.alignment_c4(whitened, basis=basis))),
@@ -150,16 +151,16 @@ def _measure(
         (train_labels, _, test_labels) = dataset.labels
         found["probe accuracy"] = np.array(
             [
-                downstream.probe_accuracy(a, train_labels, b, test_labels)
+                inference.downstream.probe_accuracy(a, train_labels, b, test_labels)
                 for a, b in zip(train, test, strict=True)
             ]
         )
     for fraction in NOISE:
-        noisy = error(downstream.add_noise(test, fraction=fraction))
+        noisy = error(inference.downstream.add_noise(test, fraction=fraction))
         found[f"error with {fraction:.0%} noise"] = noisy
         found[f"error with {fraction:.0%} noise, ratio"] = noisy / clean
     for bits in BITS:
-        rounded = downstream.quantise(test, bits=bits)
+        rounded = inference.downstream.quantise(test, bits=bits)
         found[f"error at {bits} bits, ratio"] = error(rounded) / clean
     return found
 
@@ -171,7 +172,7 @@ def cell_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> list[dict[
             "activation": activation,
             "optimizer": optimizer,
             "seeds": int(np.isfinite(cell["error"]).sum()),
-            **{name: interquartile_mean(values) for name, values in cell.items()},
+            **{name: pa.interquartile_mean(values) for name, values in cell.items()},
         }
         for (activation, optimizer), cell in found.items()
     ]
@@ -183,9 +184,11 @@ def difference_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> pd.D
     conditions = []
     for (activation, optimizer), values in found.items():
         names = {"activation": activation, "optimizer": optimizer}
-        conditions.append(Cell(names, names, values))
-    return with_q(
-        compare(conditions, axis="activation", against=partner_in(known, isotropic=False))
+        conditions.append(results.Cell(names, names, values))
+    return results.with_q(
+        results.compare(
+            conditions, axis="activation", against=results.partner_in(known, isotropic=False)
+        )
     )
 
 
@@ -196,7 +199,7 @@ def correlation_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> pd.
     for cause in (DIP, SHAPE):
         for quantity in list(cells[0])[2:]:
             table = [np.stack([cell[name] for cell in cells]) for name in (cause, quantity)]
-            one = downstream.rank_correlation(*table)
+            one = inference.downstream.rank_correlation(*table)
             rows.append(
                 {
                     "of": cause,
@@ -209,11 +212,13 @@ def correlation_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> pd.
                     "cells": one.cells,
                 }
             )
-    return with_q(rows)
+    return results.with_q(rows)
 
 
 def draw(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> Figure:
     """Draws every consequence against the mean dip, a point per network."""
+    from matplotlib.figure import Figure  # imported late: help and plans do without it
+
     quantities = list(next(iter(found.values())))[2:]
     figure = Figure(figsize=(3.4 * len(quantities), 3.6), dpi=100, layout="constrained")
     names = list(dict.fromkeys(activation for activation, _ in found))

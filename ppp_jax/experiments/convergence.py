@@ -1,22 +1,22 @@
 """Units of two seeds, matched one to one and as whole spaces."""
 
+from __future__ import annotations
+
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
+import ppp_jax.analysis as pa
 from ppp_jax import bases
-from ppp_jax.analysis.inference.seeds import paired_difference
-from ppp_jax.analysis.inference.unit_matching import Convergence, convergence
-from ppp_jax.analysis.io.facts import facts_of
-from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.results.comparisons import with_q
-from ppp_jax.analysis.results.measure import SITES, cells, mask
+from ppp_jax.analysis import inference, io, plots, results
 from ppp_jax.cli import experiment, study
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 from ppp_jax.networks import interpolated
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 QUESTION = (
     "Do two seeds find the same axes? Matching units one to one against matching whole spaces."
@@ -46,8 +46,6 @@ DEFAULTS = Grid(
     seeds=range(32),
     snapshots=(0,),
 )
-_NAN = np.full(1, np.nan)
-NOTHING = Convergence(_NAN, _NAN, _NAN, np.nan, np.nan)  # of fewer than two networks
 
 
 def check(grid: Grid) -> None:
@@ -68,18 +66,20 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
       options: How it is analysed.
     """
     latents = study.load(run)
-    runs, known = latents[["test_mse", "diverged_step"]].load(), facts_of(latents)
+    runs, known = latents[["test_mse", "diverged_step"]].load(), io.facts_of(latents)
     rows: list[dict[str, Any]] = []
     pairs: dict[str, np.ndarray] = {}
-    for site in SITES:
-        for names, at in cells(runs):
-            both = mask(latents[site].isel(at).isel(step=[0, -1]), runs.isel(at))
+    for site in results.SITES:
+        for names, at in results.cells(runs):
+            both = results.mask(latents[site].isel(at).isel(step=[0, -1]), runs.isel(at))
             clouds = both.values[np.isfinite(both.values).all(axis=(1, 2, 3))]
             basis, few = known[names["activation"]].basis, len(clouds) < 2
             first, last = (
-                NOTHING
+                _nothing()
                 if few
-                else convergence(clouds[:, step], basis=basis, rotations=options.rotations)
+                else inference.convergence(
+                    clouds[:, step], basis=basis, rotations=options.rotations
+                )
                 for step in (0, 1)
             )
             rows.append(
@@ -93,12 +93,18 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
                 }
             )
             pairs[f"{names['activation']}\n{names['optimizer']}, {site}"] = last.units - last.null
-    return study.Results(study.frames(matches=with_q(rows)), {"matches": draw(pairs)})
+    return study.Results(study.frames(matches=results.with_q(rows)), {"matches": draw(pairs)})
 
 
-def _described(first: Convergence, last: Convergence) -> dict[str, float]:
+def _nothing() -> inference.Convergence:
+    """Returns what is known of fewer than two networks."""
+    missing = np.full(1, np.nan)
+    return inference.Convergence(missing, missing, missing, np.nan, np.nan)
+
+
+def _described(first: inference.Convergence, last: inference.Convergence) -> dict[str, float]:
     """Returns a row: means over pairs; of the match above rotated ones the 95 % interval."""
-    above = paired_difference(last.units, last.null)
+    above = pa.paired_difference(last.units, last.null)
     return {
         "orthogonal": float(last.orthogonal.mean()),
         "units": float(last.units.mean()),
@@ -115,8 +121,10 @@ def _described(first: Convergence, last: Convergence) -> dict[str, float]:
 
 def draw(pairs: dict[str, np.ndarray]) -> Figure:
     """Draws the units' match above that of rotated latents, every pair visible."""
+    from matplotlib.figure import Figure  # imported late: help and plans do without it
+
     figure = Figure(figsize=(1.0 + 0.62 * len(pairs), 4), dpi=100, layout="constrained")
-    axes = evidence.plot_seeds(pairs, ax=figure.subplots())
+    axes = plots.evidence.plot_seeds(pairs, ax=figure.subplots())
     axes.set_xticks(range(len(pairs)), list(pairs), fontsize=6, rotation=90)
     axes.axhline(0, color="0.7", linewidth=0.8)
     axes.set_ylabel("units' match above the rotated one", fontsize=8)

@@ -1,16 +1,17 @@
 """Alignment and quantisation of networks of growing depth, layer by layer."""
 
+from __future__ import annotations
+
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.results import layers
-from ppp_jax.analysis.results.comparisons import with_q
+from ppp_jax.analysis import plots, results
 from ppp_jax.cli import experiment, study
 from ppp_jax.grid import Grid
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 QUESTION = "How do alignment and quantisation change with depth, and from layer to layer?"
 ABOUT = """\
@@ -52,15 +53,17 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
       run: The trained run folder.
       options: How it is analysed.
     """
-    rows = layers.measure_layers(run, rotations=options.rotations, progress=options.progress)
+    rows = results.layers.measure_layers(
+        run, rotations=options.rotations, progress=options.progress
+    )
     rows = [{**row, "position": position(row["layer"], row["depth"])} for row in rows]
     rows.sort(key=lambda row: (row["activation"], row["site"], row["depth"], row["position"]))
     table = study.layer_table(rows, ("activation", "optimizer", "depth", "layer"))
     tables = study.frames(
         layers=table,
         bottlenecks=[row for row in table if row["layer"] == "bottleneck"],
-        trends=with_q(layers.trends(rows, axis="depth")),
-        differences=with_q(layers.differences(rows)),
+        trends=results.with_q(results.layers.trends(rows, axis="depth")),
+        differences=results.with_q(results.layers.differences(rows)),
         errors=study.error_differences(rows),
     )
     return study.Results(tables, {"layers": draw(rows)}, silent=("layers",))
@@ -74,6 +77,8 @@ def position(layer: str, depth: int) -> int:
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
     """Draws shape and dip of the bottleneck against depth, and the shape layer by layer."""
+    from matplotlib.figure import Figure  # imported late: help and plans do without it
+
     names = list(dict.fromkeys((row["activation"], row["site"]) for row in rows))
     figure = Figure(figsize=(3.6 * len(names), 8), dpi=100, layout="constrained")
     panels = figure.subplots(3, len(names), sharey="row", squeeze=False)
@@ -85,7 +90,7 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
                 for row in here
                 if row["layer"] == "bottleneck"
             }
-            evidence.plot_seeds(columns, ax=axes)
+            plots.evidence.plot_seeds(columns, ax=axes)
             axes.set_xlabel("hidden layers on each side", fontsize=8)
         _draw_layers(here, third)
         third.set_xlabel("layers after the bottleneck", fontsize=8)

@@ -1,21 +1,20 @@
 """Alignment along two roads from an isotropic activation to an elementwise one."""
 
+from __future__ import annotations
+
 import dataclasses
 import pathlib
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from ppp_jax.analysis.inference import dose_response
-from ppp_jax.analysis.inference.seeds import interquartile_mean, paired_difference
-from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.results.comparisons import with_q
-from ppp_jax.analysis.results.measure import SITES, Measured, cells, measure
-from ppp_jax.analysis.results.verdicts import excess
-from ppp_jax.analysis.statistics import registry
+import ppp_jax.analysis as pa
+from ppp_jax.analysis import inference, plots, results, statistics
 from ppp_jax.cli import experiment, study
 from ppp_jax.grid import Grid
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 QUESTION = "Is alignment a threshold or a slope in how elementwise the activation is?"
 ABOUT = """\
@@ -33,8 +32,6 @@ runs/dose/study: alignment, its test and the held-out error at every dose, and a
 against a straight one.
 """
 
-COMPARED = tuple(one.name for one in registry.chosen() if one.compared)
-QUANTITIES = [(site, statistic) for site in SITES for statistic in COMPARED]
 TESTS = ("z", "p_networks", "p")
 POWERS = (2, 2.25, 2.5, 3, 4, 8)
 DEFAULTS = Grid(
@@ -44,6 +41,12 @@ DEFAULTS = Grid(
     seeds=range(16),
     snapshots=(0,),
 )
+
+
+def quantities() -> list[tuple[str, str]]:
+    """Returns what is measured: the sites, and the statistics that are compared at each."""
+    compared = [one.name for one in statistics.registry.chosen() if one.compared]
+    return [(site, statistic) for site in results.SITES for statistic in compared]
 
 
 class Road(NamedTuple):
@@ -62,7 +65,7 @@ class Road(NamedTuple):
 
 def second_road(grid: Grid) -> list[Grid]:
     """Returns the p-norms of the same function, a static cell for every p."""
-    dose_response.check_doses(grid.doses)
+    inference.dose_response.check_doses(grid.doses)
     (name,) = grid.activations
     powers = [f"pnorm_{name.removeprefix('dose_')}:{p:g}" for p in POWERS]
     return [dataclasses.replace(grid, activations=powers, doses=())]
@@ -77,7 +80,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     """
     roads: dict[str, Road] = {}
     for road, folder in (("t", run), ("1 − 2/p", study.beside(run))):
-        measured = measure(
+        measured = pa.measure(
             study.load(folder),
             epsilon=options.epsilon,
             rotations=options.rotations,
@@ -85,7 +88,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
         )
         for optimizer, one in _by_optimizer(measured, road).items():
             roads[f"{road}, {optimizer}"] = one
-    rows = with_q([row for name, one in roads.items() for row in _rows(name, one)])
+    rows = results.with_q([row for name, one in roads.items() for row in _rows(name, one)])
     tables = study.frames(
         doses=rows,
         kinks=[
@@ -93,31 +96,31 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
                 "road": name,
                 "site": site,
                 "statistic": statistic,
-                **dose_response.kink(
+                **inference.dose_response.kink(
                     one.doses, one.numbers[f"{statistic}_{site}_excess"]
                 )._asdict(),
             }
             for name, one in roads.items()
-            for site, statistic in QUANTITIES
+            for site, statistic in quantities()
         ],
     )
     return study.Results(tables, {"doses": draw(roads)})
 
 
-def _by_optimizer(measured: Measured, road: str) -> dict[str, Road]:
+def _by_optimizer(measured: results.Measured, road: str) -> dict[str, Road]:
     """Collects what a road's doses did, per optimiser."""
     found: dict[str, Road] = {}
-    for names, at in cells(measured.runs):
+    for names, at in results.cells(measured.runs):
         name = str(names["activation"])
         dose = names["dose"] if road == "t" else 1 - 2 / float(name.partition(":")[2])
         one = found.setdefault(f"{names['optimizer']} {names['learning_rate']:g}", Road([], {}))
         one.doses.append(dose)
         last, pooled = measured.runs.isel(at).isel(step=-1), measured.pooled.isel(at).isel(step=-1)
         here = {"test_mse": last["test_mse"].values}
-        for site, statistic in QUANTITIES:
+        for site, statistic in quantities():
             key = f"{statistic}_{site}"
             here[key] = last[key].values
-            here[f"{key}_excess"] = excess(last, key).values
+            here[f"{key}_excess"] = results.excess(last, key).values
             here |= {f"{key}_{end}": pooled[f"{key}_{end}"].item() for end in TESTS}
         for key, value in here.items():
             one.numbers.setdefault(key, []).append(value)
@@ -128,10 +131,10 @@ def _rows(name: str, road: Road) -> list[dict[str, Any]]:
     rows = []
     for k, dose in enumerate(road.doses):
         here = {key: values[k] for key, values in road.numbers.items()}
-        for site, statistic in QUANTITIES:
+        for site, statistic in quantities():
             key = f"{statistic}_{site}"
             excess = here[f"{key}_excess"]
-            change = paired_difference(excess, road.numbers[f"{key}_excess"][0])
+            change = pa.paired_difference(excess, road.numbers[f"{key}_excess"][0])
             rows.append(
                 {
                     "road": name,
@@ -148,7 +151,7 @@ def _rows(name: str, road: Road) -> list[dict[str, Any]]:
                     "from isotropic, low": change.low,
                     "from isotropic, high": change.high,
                     "from isotropic, p": change.p,
-                    "held-out MSE": interquartile_mean(here["test_mse"]),
+                    "held-out MSE": pa.interquartile_mean(here["test_mse"]),
                 }
             )
     return rows
@@ -156,23 +159,24 @@ def _rows(name: str, road: Road) -> list[dict[str, Any]]:
 
 def draw(roads: dict[str, Road]) -> Figure:
     """Draws alignment before and after the activation, and error, against dose: every seed."""
-    figure = Figure(
-        figsize=(3.3 * len(roads), 2.4 * (len(QUANTITIES) + 1)), dpi=110, layout="constrained"
-    )
-    quantities = {
+    from matplotlib.figure import Figure  # imported late: help and plans do without it
+
+    drawn = {
         f"{statistic}_{site}_excess": (
-            f"{registry.label_of(statistic)} above null,\n{site}-activation"
+            f"{statistics.registry.label_of(statistic)} above null,\n{site}-activation"
         )
-        for site, statistic in QUANTITIES
+        for site, statistic in quantities()
     } | {"test_mse": "held-out MSE"}
-    panels = figure.subplots(len(quantities), len(roads), sharey="row", squeeze=False)
-    for line, (quantity, text) in zip(panels, quantities.items(), strict=True):
+    size = (3.3 * len(roads), 2.4 * len(drawn))
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    panels = figure.subplots(len(drawn), len(roads), sharey="row", squeeze=False)
+    for line, (quantity, text) in zip(panels, drawn.items(), strict=True):
         for axes, (name, road) in zip(line, roads.items(), strict=True):
             columns = {
                 f"{dose:.2g}": values
                 for dose, values in zip(road.doses, road.numbers[quantity], strict=True)
             }
-            evidence.plot_seeds(columns, ax=axes, at=road.doses)
+            plots.evidence.plot_seeds(columns, ax=axes, at=road.doses)
             axes.tick_params(axis="x", labelrotation=90)
             axes.set_xlabel(name, fontsize=8)
             if quantity != "test_mse":

@@ -1,52 +1,28 @@
 """The paper's set-up: when latents become quantised in training, and what of its claims holds."""
 
+from __future__ import annotations
+
 import itertools
 import pathlib
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
-import xarray as xr
-from matplotlib.figure import Figure
 
-from ppp_jax.analysis.inference import downstream
-from ppp_jax.analysis.inference.seeds import (
-    LEVEL,
-    attainable,
-    attainable_from,
-    paired_difference,
-)
-from ppp_jax.analysis.io.facts import Facts, facts_of, partner_of
+import ppp_jax.analysis as pa
+from ppp_jax.analysis import inference, io, plots, results, statistics
 from ppp_jax.analysis.io.progress import progress_bar
-from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.plots.strips import plot_strip
-from ppp_jax.analysis.projection.points import EmptyPPPWarning
-from ppp_jax.analysis.projection.ppp import ppp
-from ppp_jax.analysis.results.comparisons import with_q
-from ppp_jax.analysis.results.emergence import (
-    FOURFOLD,
-    MOST_SAMPLES,
-    PHASES,
-    PICTURE_SAMPLES,
-    Course,
-    course_table,
-    onset_table,
-    orbits_course,
-    order_table,
-    phase_table,
-    pictures_course,
-    rows_of,
-    statistics_course,
-)
-from ppp_jax.analysis.results.measure import SITES, cells, healthy, mask, thinned
-from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import file_stem
 from ppp_jax.cli import experiment, study
 from ppp_jax.errors import InputError, printable
 from ppp_jax.grid import Grid
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+    from matplotlib.figure import Figure
 
 QUESTION = "Do bottlenecks become quantised in training, when, and in which order?"
 ABOUT = """\
@@ -101,7 +77,7 @@ class _Cell(NamedTuple):
     """One cell's latents before or after the activation, as they are read."""
 
     names: dict[str, Any]
-    facts: Facts
+    facts: io.Facts
     runs: xr.Dataset
     clouds: xr.DataArray
 
@@ -119,13 +95,13 @@ class Pictures(NamedTuple):
       course: Where accepted samples lie, and how many there are, through training.
     """
 
-    facts: Facts
-    course: Course
+    facts: io.Facts
+    course: results.Course
 
     @property
     def fourfold(self) -> np.ndarray:
         """The mean cos 4φ above that of rotations, at the last snapshot, `(seed,)`."""
-        return np.asarray(self.course.excess.sel(statistic=FOURFOLD).isel(step=-1).values)
+        return np.asarray(self.course.excess.sel(statistic=results.FOURFOLD).isel(step=-1).values)
 
 
 class Site(NamedTuple):
@@ -141,9 +117,9 @@ class Site(NamedTuple):
     """
 
     names: dict[str, Any]
-    facts: Facts
-    statistics: Course
-    orbits: Course
+    facts: io.Facts
+    statistics: results.Course
+    orbits: results.Course
     peaks: np.ndarray
     errors: np.ndarray
 
@@ -164,6 +140,8 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     Raises:
       InputError: No network of the run folder has latents that vary.
     """
+    import pandas as pd  # imported late: help and plans do without it
+
     latents = study.load(run)
     sites = list(_sites(latents, options))
     pictures = list(_pictures(latents, options)) if sites else []
@@ -171,20 +149,20 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
         problem = "has no network whose latents vary and that has not diverged; "
         raise InputError("workdir", run, problem + "smaller --learning_rates may help")
     statistics, orbits = [one.statistics for one in sites], [one.orbits for one in sites]
-    of_statistics, of_orbits = course_table(statistics), course_table(orbits)
+    of_statistics, of_orbits = results.course_table(statistics), results.course_table(orbits)
     shown = [one.course for one in pictures]
-    of_pictures = course_table(shown)
+    of_pictures = results.course_table(shown)
     parts = ((statistics, of_statistics), (orbits, of_orbits), (shown, of_pictures))
     orders = [
-        order_table(statistics, of_statistics, first=first, second=second)
+        results.order_table(statistics, of_statistics, first=first, second=second)
         for first, second in ORDERS
     ]
-    orders.append(phase_table(shown, of_pictures))
+    orders.append(results.phase_table(shown, of_pictures))
     found = answers(claims(sites, pictures, of_pictures))
     tables = study.frames(
         courses=pd.concat([table for _, table in parts], ignore_index=True),
-        onsets=pd.concat([onset_table(*part) for part in parts], ignore_index=True),
-        orders=with_q(pd.concat(orders, ignore_index=True)),
+        onsets=pd.concat([results.onset_table(*part) for part in parts], ignore_index=True),
+        orders=results.with_q(pd.concat(orders, ignore_index=True)),
         claims=found,
         summary=summary(found),
     )
@@ -200,17 +178,19 @@ def _cells(
     latents: xr.Dataset,
     options: experiment.Options,
     *,
-    sites: Sequence[str] = SITES,
+    sites: Sequence[str],
     steps: Any = slice(None),
     samples: int,
     what: str,
 ) -> Iterator[_Cell]:
     """Yields every cell's latents at some sites and snapshots, with as many samples at most."""
-    runs, known = latents[[ERROR, "diverged_step"]].load(), facts_of(latents)
-    places = [(site, names, at) for site in sites for names, at in cells(runs)]
+    runs, known = latents[[ERROR, "diverged_step"]].load(), io.facts_of(latents)
+    places = [(site, names, at) for site in sites for names, at in results.cells(runs)]
     for site, names, at in progress_bar(places, what) if options.progress else places:
         part = runs.isel(at)
-        clouds = mask(thinned(latents[site].isel(at).isel(step=steps), samples), part)
+        clouds = results.mask(
+            results.thinned(latents[site].isel(at).isel(step=steps), samples), part
+        )
         where = {"activation": names["activation"], "optimizer": names["optimizer"]}
         where |= {"rate": names["learning_rate"], "width": names["width"], "site": site}
         clouds = clouds.transpose("seed", "step", "sample", "unit")
@@ -220,7 +200,8 @@ def _cells(
 def _sites(latents: xr.Dataset, options: experiment.Options) -> Iterator[Site]:
     """Yields what is measured of every cell, at both sites; says which have no clouds at all."""
     left: list[str] = []
-    for cell in _cells(latents, options, samples=MOST_SAMPLES, what="cells"):
+    most = results.emergence.MOST_SAMPLES
+    for cell in _cells(latents, options, sites=results.SITES, samples=most, what="cells"):
         names = cell.names
         if not cell.varies:
             text = f"{printable(names['activation'])}, {printable(names['optimizer'])}"
@@ -234,10 +215,12 @@ def _sites(latents: xr.Dataset, options: experiment.Options) -> Iterator[Site]:
         yield Site(
             names=names,
             facts=cell.facts,
-            statistics=statistics_course(cell.clouds, **how),
-            orbits=orbits_course(cell.clouds, **how),
-            peaks=registry.STATISTICS[PEAKS].function(cell.clouds.isel(step=-1).values)[PEAKS],
-            errors=cell.runs[ERROR].where(healthy(cell.runs)).isel(step=-1).values,
+            statistics=results.statistics_course(cell.clouds, **how),
+            orbits=results.orbits_course(cell.clouds, **how),
+            peaks=statistics.registry.STATISTICS[PEAKS].function(cell.clouds.isel(step=-1).values)[
+                PEAKS
+            ],
+            errors=cell.runs[ERROR].where(results.healthy(cell.runs)).isel(step=-1).values,
         )
     for line in left:  # now, below the progress bar
         print(line, file=sys.stderr)
@@ -246,11 +229,11 @@ def _sites(latents: xr.Dataset, options: experiment.Options) -> Iterator[Site]:
 def _pictures(latents: xr.Dataset, options: experiment.Options) -> Iterator[Pictures]:
     """Yields what the pictures of every cell show, at the snapshots of the strips."""
     what: dict[str, Any] = {"sites": ("pre",), "steps": _shown(latents, STRIP), "what": "pictures"}
-    for cell in _cells(latents, options, samples=PICTURE_SAMPLES, **what):
+    for cell in _cells(latents, options, samples=results.PICTURE_SAMPLES, **what):
         if cell.varies:
             how: dict[str, Any] = {"epsilon": options.epsilon, "rotations": options.rotations}
             how |= {"names": cell.names, "basis": cell.facts.basis}
-            yield Pictures(cell.facts, pictures_course(cell.clouds, **how))
+            yield Pictures(cell.facts, results.pictures_course(cell.clouds, **how))
 
 
 def _shown(latents: xr.Dataset, most: int) -> np.ndarray:
@@ -301,11 +284,11 @@ def _alone(before: list[Site]) -> Iterator[dict[str, Any]]:
     """Yields what each function does by itself, over seeds."""
     for one in before:
         nothing = np.zeros(len(one.dips))
-        dips = paired_difference(one.dips, nothing).row()
+        dips = pa.paired_difference(one.dips, nothing).row()
         if one.facts.isotropic:
             text = "an isotropic function makes no levels along axes"
             yield _claim(text, one.names, "dip", dips, "no more")
-            more = paired_difference(one.peaks, nothing + 1).row()
+            more = pa.paired_difference(one.peaks, nothing + 1).row()
             text = "an isotropic function parts no clusters"
             yield _claim(text, one.names, "peaks beyond one", more, "no more")
         else:
@@ -320,17 +303,17 @@ def _pairs(before: list[Site]) -> Iterator[dict[str, Any]]:
         if {**first.names, "activation": other} != second.names:
             continue
         discrete = not first.facts.isotropic and second.facts.isotropic
-        if discrete and partner_of(one, known) == other:
+        if discrete and io.partner_of(one, known) == other:
             for text, quantity, a, b in (
                 ("a discrete function quantises latents more", "dip", first.dips, second.dips),
                 ("a discrete function parts more clusters", "peaks", first.peaks, second.peaks),
                 ("a discrete function errs more", "error", first.errors, second.errors),
             ):
-                apart = paired_difference(a, b).row()
+                apart = pa.paired_difference(a, b).row()
                 yield _claim(text, first.names, quantity, apart, "more", against=other)
         if _vectors(first) > _vectors(second) > 0 and one.split("@")[0] == other.split("@")[0]:
             text = "the number of vectors matters"
-            difference = paired_difference(first.dips, second.dips).row()
+            difference = pa.paired_difference(first.dips, second.dips).row()
             yield _claim(text, first.names, "dip", difference, "some", against=other)
 
 
@@ -350,7 +333,7 @@ def _with_error(before: list[Site]) -> Iterator[dict[str, Any]]:
         dips, errors = (
             np.stack([getattr(one, name) for one in mine]) for name in ("dips", "errors")
         )
-        found = downstream.rank_correlation(dips, errors)
+        found = inference.downstream.rank_correlation(dips, errors)
         effect = {"difference": found.mean, "low": found.low, "high": found.high, "p": found.p}
         yield _claim(
             "the error goes with quantisation within cells",
@@ -372,14 +355,14 @@ def _angles(pictures: list[Pictures]) -> Iterator[dict[str, Any]]:
         else:
             text, effect = "a discrete function brings samples to the diagonals", -one.fourfold
         towards = "nothing" if one.facts.isotropic else "more"
-        apart = paired_difference(effect, nothing).row()
+        apart = pa.paired_difference(effect, nothing).row()
         yield _claim(text, names, "cos 4φ" if towards == "nothing" else "−cos 4φ", apart, towards)
     for first, second in itertools.permutations(pictures, 2):
         own, other = (str(each.course.names["activation"]) for each in (first, second))
         alike = {**first.course.names, "activation": other} == second.course.names
-        if alike and not first.facts.isotropic and partner_of(own, known) == other:
+        if alike and not first.facts.isotropic and io.partner_of(own, known) == other:
             text = "a discrete function brings more samples to the diagonals"
-            apart = paired_difference(-first.fourfold, -second.fourfold).row()
+            apart = pa.paired_difference(-first.fourfold, -second.fourfold).row()
             yield _claim(text, first.course.names, "−cos 4φ", apart, "more", against=other)
 
 
@@ -391,8 +374,8 @@ def _phases(pictures: list[Pictures], table: pd.DataFrame) -> Iterator[dict[str,
     (Bonferroni). Isotropic functions are the control.
     """
     names = {"axes": ("an", "axis"), "diagonals": ("a", "diagonal")}
-    for one, (phase, sign) in itertools.product(pictures, PHASES.items()):
-        mine = rows_of(table, one.course, FOURFOLD)
+    for one, (phase, sign) in itertools.product(pictures, results.PHASES.items()):
+        mine = results.rows_of(table, one.course, results.FOURFOLD)
         mine = mine[mine["epoch"] > 0]
         if mine.empty:
             continue
@@ -419,7 +402,7 @@ def _phases(pictures: list[Pictures], table: pd.DataFrame) -> Iterator[dict[str,
 def _order(pictures: list[Pictures], table: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Yields by how many epochs the axis phase is at its height later than the diagonal phase."""
     for one in (each for each in pictures if not each.facts.isotropic):
-        mine = phase_table([one.course], table).to_dict("records")
+        mine = results.phase_table([one.course], table).to_dict("records")
         effect: dict[str, Any] = dict.fromkeys(("difference", "low", "high", "p"), np.nan)
         effect["seeds"] = len(one.fourfold)
         if mine:
@@ -442,7 +425,9 @@ def answers(rows: list[dict[str, Any]]) -> pd.DataFrame:
       rotations`, where there is evidence of less; and `cannot be judged`, and why, where so few
       seeds or rotations cannot reach q = .05.
     """
-    table = with_q(rows, by=["claim"])
+    import pandas as pd  # imported late: help and plans do without it
+
+    table = results.with_q(rows, by=["claim"])
     if table.empty:
         return table
     least = pd.Series(0.0, table.index)
@@ -456,10 +441,10 @@ def answers(rows: list[dict[str, Any]]) -> pd.DataFrame:
 def _attainable(family: pd.DataFrame) -> np.ndarray:
     """Returns the smallest q that each claim of a family could have had."""
     if (family["asked"] == OVER_SEEDS).all():
-        return attainable(family["p"], family["seeds"])
+        return inference.attainable(family["p"], family["seeds"])
     if (family["asked"] != NETWORKS).any():
         return np.zeros(len(family))
-    return attainable_from(family["p"].to_numpy(float), family["floor"].to_numpy(float))
+    return inference.attainable_from(family["p"].to_numpy(float), family["floor"].to_numpy(float))
 
 
 def _answer(row: dict[str, Any], least: float) -> str:
@@ -467,10 +452,10 @@ def _answer(row: dict[str, Any], least: float) -> str:
     why = row.get("why")
     if isinstance(why, str) and why:
         return f"cannot be judged: {why}"
-    if not np.isfinite(row["p"]) or least > LEVEL:
+    if not np.isfinite(row["p"]) or least > inference.LEVEL:
         return f"cannot be judged at {row['seeds']:.0f} seeds"
     nothing = row["towards"] in NOTHING
-    if row["q"] > LEVEL:
+    if row["q"] > inference.LEVEL:
         return "no evidence against it" if nothing else "no evidence"
     upwards = row["difference"] > 0 or row["asked"] == NETWORKS  # whose p is of this side
     if nothing:
@@ -491,6 +476,8 @@ def summary(answered: pd.DataFrame) -> pd.DataFrame:
       is no evidence), `against` it, `open` (no evidence), `unjudged`, and the smallest, the median
       and the largest `difference`.
     """
+    import pandas as pd  # imported late: help and plans do without it
+
     if answered.empty:
         return answered
     rows = []
@@ -521,13 +508,15 @@ def draw_courses(table: pd.DataFrame) -> Figure:
     Args:
       table: What `course_table` returned.
     """
+    from matplotlib.figure import Figure  # imported late: help and plans do without it
+
     statistics, sites = (list(dict.fromkeys(table[name])) for name in ("statistic", "site"))
     figure = Figure(figsize=(9, 1 + 2.2 * len(statistics)), dpi=110, layout="constrained")
     panels = figure.subplots(len(statistics), len(sites), sharex=True, squeeze=False)
     lines: dict[str, Any] = {}
     for line, statistic in zip(panels, statistics, strict=True):
         for axes, site in zip(line, sites, strict=True):
-            evidence.plot_courses(table, statistic=statistic, site=site, ax=axes)
+            plots.evidence.plot_courses(table, statistic=statistic, site=site, ax=axes)
             axes.set_title(f"{_label(statistic)}, {site}-activation", fontsize=8)
             handles, labels = axes.get_legend_handles_labels()
             lines |= dict(zip(labels, handles, strict=True))
@@ -539,8 +528,8 @@ def draw_courses(table: pd.DataFrame) -> Figure:
 
 
 def _label(statistic: str) -> str:
-    if statistic in registry.STATISTICS:
-        return registry.STATISTICS[statistic].label
+    if statistic in statistics.registry.STATISTICS:
+        return statistics.registry.STATISTICS[statistic].label
     return f"cosine of clusters with {statistic}"
 
 
@@ -559,12 +548,12 @@ def draw_strips(latents: xr.Dataset, options: experiment.Options) -> dict[str, F
       fewer snapshots of tanh over 32 vectors and its isotropic partner under isotropic Adam, if
       they are there, of all seeds.
     """
-    runs, known = latents[[ERROR, "diverged_step"]].load(), facts_of(latents)
+    runs, known = latents[[ERROR, "diverged_step"]].load(), io.facts_of(latents)
     steps = _shown(latents, STRIP)
     found: list[_Strip] = []
-    places = list(cells(runs))
+    places = list(results.cells(runs))
     for names, at in progress_bar(places, "strips") if options.progress else places:
-        fine = healthy(runs.isel(at))
+        fine = results.healthy(runs.isel(at))
         if not fine.any():
             continue
         clouds = latents["pre"].isel(at).isel(seed=np.flatnonzero(fine), step=steps)
@@ -583,7 +572,7 @@ def draw_strips(latents: xr.Dataset, options: experiment.Options) -> dict[str, F
 
 
 def _opening(
-    strips: list["_Strip"], known: Mapping[str, Facts], epochs: np.ndarray, epsilon: float
+    strips: list[_Strip], known: Mapping[str, io.Facts], epochs: np.ndarray, epsilon: float
 ) -> dict[str, Figure]:
     """Draws a discrete function and its isotropic partner at fewer snapshots, if they are there.
 
@@ -591,7 +580,7 @@ def _opening(
     """
     # The first rate and width of each.
     cells_of = {(one.names["activation"], one.names["optimizer"]): one for one in reversed(strips)}
-    names = (FACE, partner_of(FACE, known)) if FACE in known else ()
+    names = (FACE, io.partner_of(FACE, known)) if FACE in known else ()
     pair = [cells_of.get((name, CONTROL)) for name in names]
     shown = [one for one in pair if one is not None]
     if len(shown) != 2:
@@ -606,15 +595,15 @@ def _opening(
     return {"strip": _draw(drawn, [str(name) for name in names], title, epochs[few])}
 
 
-def _row(strip: "_Strip") -> str:
+def _row(strip: _Strip) -> str:
     """Returns what a strip's cell is called beside those of the same activation."""
     names = strip.names
     return f"{names['optimizer']} {names['learning_rate']:g}, {names['width']} units wide"
 
 
-def _draw(strips: list["_Strip"], rows: list[str], title: str, epochs: np.ndarray) -> Figure:
+def _draw(strips: list[_Strip], rows: list[str], title: str, epochs: np.ndarray) -> Figure:
     """Draws strips below each other."""
-    return plot_strip(
+    return pa.plot_strip(
         [one.pictures for one in strips],
         rows=rows,
         columns=[f"epoch {epoch}" for epoch in epochs],
@@ -655,13 +644,13 @@ def _drawn(strip: _Strip, clouds: xr.DataArray, basis: str, epsilon: float) -> _
     rotated: list[xr.Dataset | None] = []
     with warnings.catch_warnings():
         # An empty picture says that it is empty.
-        warnings.simplefilter("ignore", EmptyPPPWarning)
+        warnings.simplefilter("ignore", pa.EmptyPPPWarning)
         for each in clouds:
             how: dict[str, Any] = {"basis": basis, "epsilon": epsilon, "nonfinite": "drop"}
-            picture = ppp(each.values, **how)
+            picture = pa.ppp(each.values, **how)
             how |= {"rotated": 0, "extent": picture.attrs["extent"]}
             pictures.append(picture)
-            rotated.append(ppp(each.values, **how))
+            rotated.append(pa.ppp(each.values, **how))
     return strip._replace(pictures=pictures, rotated=rotated)
 
 

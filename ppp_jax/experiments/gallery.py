@@ -1,20 +1,24 @@
 """PPP and SRM of clouds whose structure is known, and of the default ablation."""
 
+from __future__ import annotations
+
 import pathlib
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 from absl import flags
-from matplotlib.figure import Figure
-from matplotlib.gridspec import GridSpecBase
 
 import ppp_jax.analysis as pa
-from ppp_jax.analysis.projection.kernel import check_epsilon
+from ppp_jax.analysis import projection
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.cli import study
 from ppp_jax.errors import InputError, writing
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+    from matplotlib.gridspec import GridSpecBase
 
 ABOUT = """\
 What do PPP and SRM show of clouds whose structure is known, and of the default ablation?
@@ -40,7 +44,7 @@ def define() -> None:
 def command() -> None:
     """Draws the gallery and the film of the run folder that the flags name."""
     values = flags.FLAGS
-    check_epsilon(values.epsilon)
+    projection.kernel.check_epsilon(values.epsilon)
     with experiment_flags.naming("workdir"):
         run = bottlenecks(pathlib.Path(values.workdir))
     out = pathlib.Path(values.out).expanduser()
@@ -58,6 +62,8 @@ def gallery(run: xr.DataArray, *, epsilon: float) -> Figure:
       run: Latents, as `bottlenecks` returns them.
       epsilon: The acceptance cosine.
     """
+    from matplotlib.figure import Figure  # imported late: help and plans do without it
+
     shown: dict[str, Any] = dict(pa.known_clouds())
     shown |= {
         f"{name}, trained": run.sel(activation=name).isel(step=-1)

@@ -1,20 +1,20 @@
 """Clusters of latents and the special directions of the activation's group."""
 
+from __future__ import annotations
+
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from ppp_jax import bases
-from ppp_jax.analysis.inference import special_directions
-from ppp_jax.analysis.io.facts import facts_of
+from ppp_jax.analysis import inference, io, plots, results
 from ppp_jax.analysis.io.progress import progress_bar
-from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.results.comparisons import with_q
-from ppp_jax.analysis.results.measure import SITES, cells, mask
 from ppp_jax.cli import experiment, study
 from ppp_jax.grid import Grid
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 QUESTION = "Where do clusters sit relative to the orbits of the activation's group?"
 ABOUT = """\
@@ -59,17 +59,17 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
       options: How it is analysed.
     """
     latents = study.load(run)
-    runs, known = latents[["test_mse", "diverged_step"]].load(), facts_of(latents)
-    places = [(site, names, at) for site in SITES for names, at in cells(runs)]
+    runs, known = latents[["test_mse", "diverged_step"]].load(), io.facts_of(latents)
+    places = [(site, names, at) for site in results.SITES for names, at in results.cells(runs)]
     rows: list[dict[str, Any]] = []
     for site, names, at in progress_bar(places, "clusters") if options.progress else places:
-        clouds = mask(latents[site].isel(at).isel(step=-1), runs.isel(at)).values
-        centres = np.stack([special_directions.centres(cloud) for cloud in clouds])
+        clouds = results.mask(latents[site].isel(at).isel(step=-1), runs.isel(at)).values
+        centres = np.stack([inference.special_directions.centres(cloud) for cloud in clouds])
         centres = centres[np.isfinite(centres).all(axis=(1, 2))]
         if not len(centres):
             continue
         basis = bases.build(known[names["activation"]].basis, centres.shape[-1])
-        found = special_directions.positions(centres, basis, rotations=options.rotations)
+        found = inference.special_directions.positions(centres, basis, rotations=options.rotations)
         for orbit, (value, z, p) in found.items():
             rows.append(
                 {
@@ -84,11 +84,13 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
                     "p": p,
                 }
             )
-    return study.Results(study.frames(orbits=with_q(rows)), {"orbits": draw(rows)})
+    return study.Results(study.frames(orbits=results.with_q(rows)), {"orbits": draw(rows)})
 
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
     """Draws z of every orbit along the ladder, a panel per optimiser and site of latents."""
+    from matplotlib.figure import Figure  # imported late: help and plans do without it
+
     places = list(dict.fromkeys((row["site"], row["optimizer"]) for row in rows))
     figure = Figure(figsize=(12, 3.2 * len(places) / 2), dpi=110, layout="constrained")
     for axes, (site, optimizer) in zip(
@@ -99,7 +101,7 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
             if (row["site"], row["optimizer"]) == (site, optimizer):
                 name = row["activation"].replace("@", "@\n")
                 series.setdefault(row["orbit"], {})[name] = row["z"]
-        evidence.plot_z(series, ax=axes)
+        plots.evidence.plot_z(series, ax=axes)
         axes.set_title(f"{optimizer}, {site}-activation: z of the cosine", fontsize=8)
         axes.legend(fontsize=6)
     return figure

@@ -1,21 +1,20 @@
 """Every activation under every optimiser, at the same learning rates."""
 
+from __future__ import annotations
+
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-import xarray as xr
-from matplotlib.figure import Figure
-
-from ppp_jax.analysis.inference.seeds import LEVEL
-from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.results.comparisons import with_q
-from ppp_jax.analysis.results.measure import SITES, cells, measure
-from ppp_jax.analysis.results.verdicts import difference_table, excess, verdict_table
-from ppp_jax.analysis.statistics import registry
+import ppp_jax.analysis as pa
+from ppp_jax.analysis import inference, plots, results, statistics
 from ppp_jax.cli import experiment, study
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+    from matplotlib.figure import Figure
 
 QUESTION = "How much of the alignment is the activation's, and how much the optimiser's?"
 ABOUT = """\
@@ -33,7 +32,6 @@ that of every optimiser on each function, paired by seed.
 
 REFERENCE = "isotropic_adam"
 CLAIMED = ("covariance", "shape", "quantisation")
-COMPARED = tuple(one.name for one in registry.chosen() if one.compared)
 DEFAULTS = Grid(
     activations=("tanh", "isotropic_tanh", "relu", "isotropic_relu"),
     optimizers=(REFERENCE, "adam", "sgd", "momentum", "muon"),
@@ -58,16 +56,18 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
       run: The trained run folder.
       options: How it is analysed.
     """
-    measured = measure(
+    measured = pa.measure(
         study.load(run),
         epsilon=options.epsilon,
         rotations=options.rotations,
         progress=options.progress,
     )
-    (verdicts,) = verdict_table([measured])
+    (verdicts,) = pa.verdict_table([measured])
     cells = [_row(row) for row in verdicts.to_dict("records")]
     tables = study.frames(cells=cells, effects=effects(measured.runs))
-    return study.Results(tables, {f"shape_{site}": draw(measured.runs, site) for site in SITES})
+    return study.Results(
+        tables, {f"shape_{site}": draw(measured.runs, site) for site in results.SITES}
+    )
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
@@ -99,12 +99,13 @@ def effects(runs: xr.Dataset) -> pd.DataFrame:
     Returns:
       Rows of differences of alignment above its rotation null's mean, q over all of them.
     """
+    compared = [one.name for one in statistics.registry.chosen() if one.compared]
     alignment = {
-        f"{statistic}_{site}": (statistic, site) for statistic in COMPARED for site in SITES
+        f"{statistic}_{site}": (statistic, site) for statistic in compared for site in results.SITES
     }
     rows = []
     for axis in ("activation", "optimizer"):
-        found = difference_table(runs, axis=axis, quantities=tuple(alignment))
+        found = pa.difference_table(runs, axis=axis, quantities=tuple(alignment))
         for row in found.to_dict("records"):
             if axis == "activation" and row["optimizer"] != REFERENCE:
                 continue
@@ -124,18 +125,20 @@ def effects(runs: xr.Dataset) -> pd.DataFrame:
                     "seeds": row["seeds"],
                 }
             )
-    table = with_q(rows)
-    return table if table.empty else table.assign(**{"q ≤ .05": table["q"] <= LEVEL})
+    table = results.with_q(rows)
+    return table if table.empty else table.assign(**{"q ≤ .05": table["q"] <= inference.LEVEL})
 
 
 def draw(runs: xr.Dataset, site: str) -> Figure:
     """Draws every seed's shape (C4) above its null: a panel per activation, a colour per rate."""
+    from matplotlib.figure import Figure  # imported late: help and plans do without it
+
     activations = [str(name) for name in runs["activation"].values]
     figure = Figure(figsize=(3.1 * len(activations), 3.4), dpi=110, layout="constrained")
     panels = figure.subplots(1, len(activations), sharey=True, squeeze=False)[0]
-    last = excess(runs, f"shape_{site}").isel(step=-1)
+    last = results.excess(runs, f"shape_{site}").isel(step=-1)
     found: dict[tuple[str, float], dict[str, Any]] = {}
-    for names, at in cells(runs):
+    for names, at in results.cells(runs):
         columns = found.setdefault((names["activation"], names["learning_rate"]), {})
         columns[names["optimizer"].replace("_", "\n")] = last.isel(at).values
     for axes, name in zip(panels, activations, strict=True):
@@ -144,7 +147,9 @@ def draw(runs: xr.Dataset, site: str) -> Figure:
         for k, rate in enumerate(rates):
             shift = 0.22 * (k - (len(rates) - 1) / 2)
             columns = found[name, rate]
-            evidence.plot_seeds(columns, ax=axes, colour=f"C{k}", shift=shift, label=f"{rate:g}")
+            plots.evidence.plot_seeds(
+                columns, ax=axes, colour=f"C{k}", shift=shift, label=f"{rate:g}"
+            )
         axes.set_title(name, fontsize=9)
     panels[0].set_ylabel(f"shape (C4) above null, {site}-activation")
     panels[0].legend(title="learning rate", fontsize=6, title_fontsize=6)

@@ -1,19 +1,15 @@
 """Functions of one's own, swept from a file like any other: a soft shrinkage in two versions."""
 
+from __future__ import annotations
+
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.results import layers
-from ppp_jax.analysis.results.comparisons import with_q
-from ppp_jax.analysis.results.measure import SITES
-from ppp_jax.analysis.statistics import registry
+from ppp_jax.analysis import plots, results, statistics
 from ppp_jax.analysis.texts import drawn
 from ppp_jax.cli import experiment, study
 from ppp_jax.grid import Grid
@@ -21,6 +17,10 @@ from ppp_jax.networks import interpolated
 from ppp_jax.networks.activations import Activation
 from ppp_jax.networks.functional import BOTTLENECK
 from ppp_jax.numerics import polar
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 QUESTION = "Does a function of one's own align the latents, one that shrinks units or lengths?"
 ABOUT = """\
@@ -100,12 +100,12 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
       run: The trained run folder.
       options: How it is analysed.
     """
-    rows = layers.measure_layers(
+    rows = results.layers.measure_layers(
         run, layer=BOTTLENECK, rotations=options.rotations, progress=options.progress
     )
     tables = study.frames(
         functions=study.layer_table(rows, ("activation", "optimizer", "learning_rate")),
-        differences=with_q(layers.differences(rows)),
+        differences=results.with_q(results.layers.differences(rows)),
         errors=study.error_differences(rows),
     )
     return study.Results(tables, {"functions": draw(rows)})
@@ -113,13 +113,17 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
     """Draws each function in the plane, and what it left in the latents, every seed visible."""
+    from matplotlib.figure import Figure  # imported late: help and plans do without it
+
     names = list(dict.fromkeys(row["activation"] for row in rows))
     figure = Figure(figsize=(11, 2.7 * len(names)), dpi=100, layout="constrained")
     panels = figure.subplots(len(names), 1 + len(DRAWN), squeeze=False)
     for column, statistic in zip(panels.T[1:], DRAWN, strict=True):
         for axes in column[1:]:
             axes.sharey(column[0])
-        column[0].set_title(f"{registry.STATISTICS[statistic].short}, above null", fontsize=8)
+        column[0].set_title(
+            f"{statistics.registry.STATISTICS[statistic].short}, above null", fontsize=8
+        )
     for line, name in zip(panels, names, strict=True):
         _draw_function(name, line[0])
         here = [row for row in rows if row["activation"] == name]
@@ -144,14 +148,14 @@ def _draw_function(name: str, axes: Axes) -> None:
 
 def _draw_seeds(rows: list[dict[str, Any]], quantity: str, axes: Axes) -> None:
     """Draws a quantity of every seed, by optimiser and site of latents."""
-    for k, site in enumerate(SITES):
+    for k, site in enumerate(results.SITES):
         columns = {
             f"{row['optimizer']}\nrate {row['learning_rate']:g}": row[quantity]
             for row in rows
             if row["site"] == site
         }
-        shift = 0.25 * (k - (len(SITES) - 1) / 2)
-        evidence.plot_seeds(columns, ax=axes, colour=f"C{k}", shift=shift, label=ACTS[site])
+        shift = 0.25 * (k - (len(results.SITES) - 1) / 2)
+        plots.evidence.plot_seeds(columns, ax=axes, colour=f"C{k}", shift=shift, label=ACTS[site])
     axes.axhline(0, color="0.7", linewidth=0.8)
 
 

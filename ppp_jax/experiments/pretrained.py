@@ -1,5 +1,7 @@
 """Every layer of a pretrained sentence encoder, beside the same network with random weights."""
 
+from __future__ import annotations
+
 import hashlib
 import importlib.util
 import pathlib
@@ -7,22 +9,21 @@ import pydoc_data.topics
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import xarray as xr
 from absl import flags
 
 import ppp_jax.analysis as pa
-from ppp_jax.analysis.inference.rotation_test import MOST_ROTATIONS
-from ppp_jax.analysis.io.layer_files import open_layers
-from ppp_jax.analysis.results.layer_comparison import NUMBERS, default_statistics
-from ppp_jax.analysis.statistics import registry
+from ppp_jax.analysis import io, limits, results, statistics
 from ppp_jax.cli import experiment, study
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.errors import InputError
 from ppp_jax.grid.grid import MAX_SEED
 from ppp_jax.resources import free_disk, size_text
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 ASKED = """\
 Do a pretrained language model's layers prefer a basis, and did training make them?
@@ -52,7 +53,6 @@ RESIDUAL, BEFORE, AFTER = GROUPS = ("residual", "before GELU", "after GELU")
 BLOCKS = 6
 TOKENS, BATCH = 128, 32  # of a passage, with its first and its last; passages of a batch
 MOST_VECTORS = 100_000
-QUANTISATION = registry.names(of=[registry.PROJECTIONS], only_reported=False)
 LEAST_DIPS = 49  # rotations for these, which take longest
 TOP = 3  # units of each layer that are named
 UNIT_PARTS = ("unit", "share", "variance", "kurtosis", "dip")
@@ -87,7 +87,7 @@ def define() -> None:
         "are compared with a quarter of these, but at least 49"
     )
     experiment_flags.define_count(
-        "rotations", None, text, least=experiment.LEAST_ROTATIONS, most=MOST_ROTATIONS
+        "rotations", None, text, least=experiment.LEAST_ROTATIONS, most=limits.MOST_ROTATIONS
     )
     flags.DEFINE_string("workdir", "runs/pretrained", "folder for vectors, tables and figures")
 
@@ -238,7 +238,7 @@ def captured(
             _check_disk(folder, encoder.config, names, vectors)
             network = _network(encoder, None if model == TRAINED else weights_seed)
             _capture(network, names, encoder.tokenizer, texts, vectors=vectors, store=store)
-        layers = {one.name: one for one in open_layers(store).layers}
+        layers = {one.name: one for one in io.open_layers(store).layers}
         found[model] = {name: layers[name].open() for name in names}
     words = sum(map(len, texts)) - 2 * len(texts)
     print(f"{len(texts):,} passages of {words:,} tokens, {vectors:,} of which are kept\n")
@@ -327,14 +327,18 @@ def analyse(layers: Mapping[str, Mapping[str, Any]], *, rotations: int | None) -
       rotations: How many rotations; None: the number that `compare_layers` takes.
     """
     groups = {name: _group(name) for one in layers.values() for name in one}
-    slow = [name for name in default_statistics() if name in QUANTISATION]
-    quick = [name for name in default_statistics() if name not in QUANTISATION]
+    registry = statistics.registry
+    quantisation = registry.names(of=[registry.PROJECTIONS], only_reported=False)
+    slow = [name for name in results.default_statistics() if name in quantisation]
+    quick = [name for name in results.default_statistics() if name not in quantisation]
     options: dict[str, Any] = {"groups": groups, "progress": True}
     found = pa.compare_layers(layers, statistics=quick, rotations=rotations, **options)
     turns = found.attrs["rotations"]
     fewer = min(turns, max(LEAST_DIPS, turns // 4))
     dips = pa.compare_layers(layers, statistics=slow, rotations=fewer, **options)
-    found = found.merge(dips[[*NUMBERS, "q"]].astype(float), join="outer", compat="no_conflicts")
+    found = found.merge(
+        dips[[*results.NUMBERS, "q"]].astype(float), join="outer", compat="no_conflicts"
+    )
     found = found.sel(statistic=[*quick, *slow])
     tables = study.frames(layers=_tests(found), rows=_rows(found), units=_units(layers))
     told = _not_judged(found)

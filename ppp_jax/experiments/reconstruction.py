@@ -1,20 +1,18 @@
 """Held-out error of every activation, at a fixed learning rate and at the best one."""
 
+from __future__ import annotations
+
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-import xarray as xr
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
-
-from ppp_jax.analysis.io.facts import Facts, facts_of
-from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.results.comparisons import Cell, compare, partner_in, with_q
-from ppp_jax.analysis.results.measure import cells
-from ppp_jax.analysis.results.verdicts import rate_table
+from ppp_jax.analysis import io, plots, results
 from ppp_jax.cli import experiment, study
 from ppp_jax.grid import Grid
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+    from matplotlib.figure import Figure
 
 QUESTION = (
     "Which activation reconstructs better, at a fixed learning rate and at the best one for each?"
@@ -61,10 +59,10 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     latents = study.load(run)
     runs = latents[["test_mse", "validation_mse", "diverged_step"]].load()
     runs = runs.where(runs["diverged_step"] < 0)
-    rows = rate_table(runs).to_dict("records")
+    rows = results.rate_table(runs).to_dict("records")
     tables = study.frames(
         rates=[{name: value for name, value in row.items() if _is_shown(name)} for row in rows],
-        differences=differences(rows, facts_of(latents)),
+        differences=differences(rows, io.facts_of(latents)),
     )
     return study.Results(tables, {"rates": draw(runs)})
 
@@ -75,7 +73,7 @@ def _is_shown(name: str) -> bool:
     return named and not name.endswith("_seeds")
 
 
-def differences(rows: list[dict[str, Any]], known: dict[str, Facts]) -> pd.DataFrame:
+def differences(rows: list[dict[str, Any]], known: dict[str, io.Facts]) -> pd.DataFrame:
     """Returns elementwise − isotropic held-out error, at the fixed and at each one's best rate.
 
     Args:
@@ -86,31 +84,40 @@ def differences(rows: list[dict[str, Any]], known: dict[str, Facts]) -> pd.DataF
     conditions = []
     for (activation, optimizer), row in by_name.items():
         names = {"activation": activation, "optimizer": optimizer}
-        conditions.append(Cell(names, names, {rate: row[f"{rate}_seeds"] for rate in RATES}))
-    found = compare(conditions, axis="activation", against=partner_in(known, isotropic=False))
+        conditions.append(
+            results.Cell(names, names, {rate: row[f"{rate}_seeds"] for rate in RATES})
+        )
+    found = results.compare(
+        conditions, axis="activation", against=results.partner_in(known, isotropic=False)
+    )
     found["rates"] = [
         f"{by_name[one.activation, one.optimizer][f'{one.quantity}_rate']:g}, "
         f"{by_name[one.against, one.optimizer][f'{one.quantity}_rate']:g}"
         for one in found.itertuples()
     ]
-    return with_q(found.rename(columns={"quantity": "rate", "difference": "MSE difference"}))
+    return results.with_q(
+        found.rename(columns={"quantity": "rate", "difference": "MSE difference"})
+    )
 
 
 def draw(runs: xr.Dataset) -> Figure:
     """Draws held-out error against learning rate, every seed visible, a panel per optimiser."""
+    from matplotlib.figure import Figure  # imported late: help and plans do without it
+    from matplotlib.ticker import FixedLocator, NullLocator
+
     optimizers = [str(name) for name in runs["optimizer"].values]
     figure = Figure(figsize=(6 * len(optimizers), 4), dpi=110, layout="constrained")
     panels = figure.subplots(1, len(optimizers), sharey=True, squeeze=False)[0]
     last = runs["test_mse"].isel(step=-1)
     curves: dict[tuple[str, str], dict[float, Any]] = {}
-    for names, at in cells(runs):
+    for names, at in results.cells(runs):
         curve = curves.setdefault((names["optimizer"], names["activation"]), {})
         curve[names["learning_rate"]] = last.isel(at).values
     for axes, optimizer in zip(panels, optimizers, strict=True):
         own = [(name, curve) for (where, name), curve in curves.items() if where == optimizer]
         for k, (name, curve) in enumerate(own):
             columns = {f"{rate:g}": curve[rate] for rate in sorted(curve)}
-            evidence.plot_seeds(
+            plots.evidence.plot_seeds(
                 columns, ax=axes, colour=f"C{k}", label=name, shift=0.12 * (k - (len(own) - 1) / 2)
             )
         axes.set(yscale="log", xlabel="learning rate", title=optimizer, ylim=(None, MOST))

@@ -1,15 +1,16 @@
 """Activations over a rotated basis, held against that basis and against others."""
 
+from __future__ import annotations
+
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
-
-from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.results.comparisons import with_q
-from ppp_jax.analysis.results.measure import SITES, cells, mask
+from ppp_jax.analysis import plots, results
 from ppp_jax.cli import experiment, study
 from ppp_jax.grid import Grid
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 QUESTION = (
     "Does alignment follow the basis? "
@@ -53,9 +54,9 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     latents = study.load(run)
     runs = latents[["test_mse", "diverged_step"]].load()
     rows: list[dict[str, Any]] = []
-    for site in SITES:
-        for names, at in cells(runs):
-            clouds = mask(latents[site].isel(at).isel(step=-1), runs.isel(at))
+    for site in results.SITES:
+        for names, at in results.cells(runs):
+            clouds = results.mask(latents[site].isel(at).isel(step=-1), runs.isel(at))
             seeds = int(clouds.isel(sample=0, unit=0).notnull().sum())
             for label, basis in BASES.items():
                 found = study.against(
@@ -77,11 +78,13 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
                             "p": p,
                         }
                     )
-    return study.Results(study.frames(bases=with_q(rows)), {"bases": draw(rows)})
+    return study.Results(study.frames(bases=results.with_q(rows)), {"bases": draw(rows)})
 
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
     """Draws z against every basis, a row of panels per statistic and site of latents."""
+    from matplotlib.figure import Figure  # imported late: help and plans do without it
+
     conditions = list(dict.fromkeys((row["optimizer"], row["rate"]) for row in rows))
     lines = list(dict.fromkeys((row["statistic"], row["site"]) for row in rows))
     figure = Figure(
@@ -99,7 +102,7 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
                     site,
                 ):
                     series.setdefault(row["activation"], {})[row["basis"]] = row["z"]
-            evidence.plot_z(series, ax=axes)
+            plots.evidence.plot_z(series, ax=axes)
             axes.set_title(f"{optimizer}, rate {rate:g}", fontsize=8)
         line[0].set_ylabel(f"z of {statistic}, {site}\n(grey: ±2)", fontsize=8)
     panels[0, -1].legend(fontsize=6)

@@ -1,23 +1,26 @@
 """Layers of a PyTorch transformer, analysed as anybody's activations are."""
 
+from __future__ import annotations
+
 import importlib.util
 import pathlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 from absl import flags
-from matplotlib.figure import Figure
 
 import ppp_jax.analysis as pa
+from ppp_jax.analysis import plots, results
 from ppp_jax.analysis.io.progress import progress_bar
-from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.results.comparisons import with_q
 from ppp_jax.cli import experiment, study
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.data import datasets
 from ppp_jax.errors import whole
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
 
 ASKED = """\
 Do a PyTorch transformer's activations prefer a basis? The analysis on a model that is not ours.
@@ -43,7 +46,7 @@ every layer, PPP and every network's shape, as layers.png shows.
 TOKENS, PIXELS, WIDTH, HEADS, BLOCKS, HIDDEN, BATCH = 8, 8, 16, 2, 2, 32, 32
 VECTORS = 2048  # of each layer: samples × tokens, drawn once for all layers and networks
 EPSILON = 0.6
-Latents = dict[str, xr.DataArray]  # of every layer, (seed, sample, unit)
+Latents = dict[str, "xr.DataArray"]  # of every layer, (seed, sample, unit)
 STATISTICS = ("covariance", "shape", "shape_kurtosis")
 
 
@@ -146,6 +149,8 @@ def trained(networks: int, epochs: int) -> dict[str, Latents]:
 
 def _stacked(networks: list[dict[str, np.ndarray]]) -> Latents:
     """Puts the vectors of all networks together, layer by layer."""
+    import xarray as xr  # imported late: help and plans do without it
+
     return {
         layer: xr.DataArray(
             np.stack([one[layer] for one in networks]), dims=("seed", "sample", "unit")
@@ -217,7 +222,7 @@ def analyse(states: dict[str, Latents], options: experiment.Options) -> study.Re
     }
     rows = [row for layer, each in tested.items() for row in _rows(layer, each)]
     figure = draw(states["trained"], tested, options.epsilon)
-    return study.Results(study.frames(layers=with_q(rows)), {"layers": figure})
+    return study.Results(study.frames(layers=results.with_q(rows)), {"layers": figure})
 
 
 def _rows(layer: str, tested: dict[str, xr.Dataset]) -> list[dict[str, Any]]:
@@ -243,6 +248,8 @@ def _rows(layer: str, tested: dict[str, xr.Dataset]) -> list[dict[str, Any]]:
 
 def draw(clouds: Latents, tested: dict[str, dict[str, xr.Dataset]], epsilon: float) -> Figure:
     """Draws every layer: PPP of the trained networks, and the shape untrained and trained."""
+    from matplotlib.figure import Figure  # imported late: help and plans do without it
+
     figure = Figure(figsize=(3.2 * len(clouds), 6), dpi=100, layout="constrained")
     top, bottom = figure.subplots(2, len(clouds))
     figure.suptitle(f"Trained: PPP over its null, ε = {epsilon:g}; and every network's shape")
@@ -254,7 +261,7 @@ def draw(clouds: Latents, tested: dict[str, dict[str, xr.Dataset]], epsilon: flo
             state: one["value"].sel(statistic="shape").values
             for state, one in tested[layer].items()
         }
-        evidence.plot_seeds(each, ax=below)
+        plots.evidence.plot_seeds(each, ax=below)
         below.axhline(0, color="0.7", linewidth=0.8)
         below.sharey(bottom[0])
     bottom[0].set_ylabel("shape (C4) of every network")

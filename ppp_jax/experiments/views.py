@@ -1,34 +1,28 @@
 """Latents seen by PCA, t-SNE and UMAP, and in the fullest privileged plane."""
 
+from __future__ import annotations
+
 import functools
 import importlib.util
 import itertools
 import pathlib
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
-import xarray as xr
-from matplotlib import colormaps
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 import ppp_jax.analysis as pa
 from ppp_jax import bases
-from ppp_jax.analysis import embeddings
-from ppp_jax.analysis.inference import special_directions
-from ppp_jax.analysis.inference.seeds import (
-    bootstrap_interval,
-    interquartile_mean,
-)
-from ppp_jax.analysis.io.facts import facts_of
+from ppp_jax.analysis import embeddings, inference, io, results
 from ppp_jax.analysis.io.progress import progress_bar
-from ppp_jax.analysis.results.comparisons import Cell, compare, partner_in, with_q
-from ppp_jax.analysis.results.measure import cells, mask
 from ppp_jax.analysis.synthetic import known_clouds
 from ppp_jax.cli import experiment, study
 from ppp_jax.errors import whole
 from ppp_jax.grid import Grid
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+    from matplotlib.figure import Figure
 
 QUESTION = "What do t-SNE, UMAP and PCA show that PPP does not, and the other way round?"
 ABOUT = """\
@@ -123,9 +117,9 @@ def clouds(saved: xr.Dataset, seed: int, samples: int) -> dict[str, Cloud]:
     known = known_clouds(samples=samples, sample_seed=seed)
     found = {name: Cloud(x, None, embeddings.find_clusters(x)) for name, x in known.items()}
     labels = saved["labels"].values if "labels" in saved else None
-    for names, at in cells(saved):
+    for names, at in results.cells(saved):
         one = saved.isel(at).sel(seed=seed)
-        latents = mask(one["pre"].isel(step=-1), one).values
+        latents = results.mask(one["pre"].isel(step=-1), one).values
         if np.isfinite(latents).all():
             clusters = embeddings.find_clusters(latents)
             found[_trained(names["activation"])] = Cloud(latents, labels, clusters)
@@ -199,24 +193,24 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for (name, view), here in _grouped(rows).items():
         row: dict[str, Any] = {"cloud": name, "view": view, "seeds": len(here)}
         for quantity in ("samples shown", "clusters in full space", "clusters seen"):
-            row[quantity] = interquartile_mean([one[quantity] for one in here])
+            row[quantity] = pa.interquartile_mean([one[quantity] for one in here])
         for quantity, share in AGREEMENTS.items():
             values = [one[quantity] for one in here]
-            row[quantity] = interquartile_mean(values)
-            row[f"{quantity}, low"], row[f"{quantity}, high"] = bootstrap_interval(values)
+            row[quantity] = pa.interquartile_mean(values)
+            row[f"{quantity}, low"], row[f"{quantity}, high"] = pa.bootstrap_interval(values)
             row[f"{quantity}, seeds"] = int(np.isfinite(values).sum())
-            row[share] = interquartile_mean([one[share] for one in here])
-            row[f"{quantity}, all samples"] = interquartile_mean(
+            row[share] = pa.interquartile_mean([one[share] for one in here])
+            row[f"{quantity}, all samples"] = pa.interquartile_mean(
                 [one[f"{quantity}, all samples"] for one in here]
             )
-        row["C4"] = interquartile_mean([one["C4"] for one in here])
+        row["C4"] = pa.interquartile_mean([one["C4"] for one in here])
         table.append(row | {name: here[0][name] for name in ROTATED})
     return table
 
 
 def difference_rows(rows: list[dict[str, Any]], saved: xr.Dataset) -> pd.DataFrame:
     """Returns elementwise − isotropic agreement of every view, paired by seed."""
-    known = facts_of(saved)
+    known = io.facts_of(saved)
     seeds = sorted({row["seed"] for row in rows})
     found, conditions = _grouped(rows), []
     for name, view in itertools.product(known, VIEWS):
@@ -226,9 +220,11 @@ def difference_rows(rows: list[dict[str, Any]], saved: xr.Dataset) -> pd.DataFra
             for quantity in AGREEMENTS
         }
         names = {"activation": name, "view": view}
-        conditions.append(Cell(names, names, values))
-    return with_q(
-        compare(conditions, axis="activation", against=partner_in(known, isotropic=False))
+        conditions.append(results.Cell(names, names, values))
+    return results.with_q(
+        results.compare(
+            conditions, axis="activation", against=results.partner_in(known, isotropic=False)
+        )
     )
 
 
@@ -266,14 +262,16 @@ def draw(
     shown: dict[str, Cloud], seen: dict[str, dict[str, np.ndarray]], *, by_orbit: bool
 ) -> Figure:
     """Draws every view of every cloud, coloured by label (or cluster), or by the nearest orbit."""
+    from matplotlib.figure import Figure  # imported late: help and plans do without it
+
     views = list(next(iter(seen.values())))
     figure = Figure(figsize=(2.6 * len(views), 2.5 * len(seen)), dpi=80, layout="constrained")
     panels = figure.subplots(len(seen), len(views), squeeze=False)
     for line, (name, points) in zip(panels, seen.items(), strict=True):
         x = shown[name].latents
-        groups = (
-            special_directions.nearest(x, np.eye(x.shape[1])) if by_orbit else _label(shown[name])
-        )
+        groups = _label(shown[name])
+        if by_orbit:
+            groups = inference.special_directions.nearest(x, np.eye(x.shape[1]))
         for axes, (view, xy) in zip(line, points.items(), strict=True):
             axes.scatter(*xy.T, c=_colours(groups), s=3)
             axes.set_xticks([])
@@ -283,24 +281,31 @@ def draw(
                 f"{name}\n{view}" + ("" if share == 1 else f", {share:.0%} of samples"), fontsize=7
             )
     if by_orbit:
-        colours = _colours(np.arange(len(special_directions.ORBITS)))
-        handles = [
-            Line2D([], [], marker="o", linestyle="", markersize=4, color=colour, label=name)
-            for name, colour in zip(special_directions.ORBITS, colours, strict=True)
-        ]
-        figure.legend(
-            handles=handles,
-            loc="outside upper center",
-            ncols=len(handles),
-            fontsize=7,
-            title="nearest orbit of the standard basis, compared with chance",
-            title_fontsize=7,
-        )
+        _add_orbits(figure)
     else:
         figure.suptitle(
             "colour: the label, or else the cluster in the full space (black: none)", fontsize=7
         )
     return figure
+
+
+def _add_orbits(figure: Figure) -> None:
+    """Adds the legend of the orbits' colours."""
+    from matplotlib.lines import Line2D  # imported late: help and plans do without it
+
+    orbits = inference.special_directions.ORBITS
+    handles = [
+        Line2D([], [], marker="o", linestyle="", markersize=4, color=colour, label=name)
+        for name, colour in zip(orbits, _colours(np.arange(len(orbits))), strict=True)
+    ]
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=len(handles),
+        fontsize=7,
+        title="nearest orbit of the standard basis, compared with chance",
+        title_fontsize=7,
+    )
 
 
 def _label(cloud: Cloud) -> np.ndarray:
@@ -310,6 +315,8 @@ def _label(cloud: Cloud) -> np.ndarray:
 
 def _colours(groups: np.ndarray) -> np.ndarray:
     """Returns a colour per sample, `(samples, 3)`: black, which no group has, for none."""
+    from matplotlib import colormaps  # imported late: help and plans do without it
+
     name, count = ("tab10", 10) if groups.max() < 10 else ("tab20", 20)
     table = colormaps[name](np.arange(count))[:, :3]
     colours: np.ndarray = np.where(groups[:, None] < 0, 0.0, table[groups % count])

@@ -1,16 +1,17 @@
 """Alignment and quantisation of bottlenecks of growing width."""
 
+from __future__ import annotations
+
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
-
-from ppp_jax.analysis.plots import evidence
-from ppp_jax.analysis.results import layers
-from ppp_jax.analysis.results.comparisons import with_q
+from ppp_jax.analysis import plots, results
 from ppp_jax.cli import experiment, study
 from ppp_jax.grid import Grid
 from ppp_jax.networks.functional import BOTTLENECK
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 QUESTION = "How do alignment and quantisation change with width?"
 ABOUT = """\
@@ -43,14 +44,14 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
       run: The trained run folder.
       options: How it is analysed.
     """
-    rows = layers.measure_layers(
+    rows = results.layers.measure_layers(
         run, layer=BOTTLENECK, rotations=options.rotations, progress=options.progress
     )
     rows.sort(key=lambda row: (row["activation"], row["site"], row["units"]))
     tables = study.frames(
         widths=study.layer_table(rows, ("activation", "optimizer", "units")),
-        trends=with_q(layers.trends(rows, axis="latent_width", doublings=True)),
-        differences=with_q(layers.differences(rows)),
+        trends=results.with_q(results.layers.trends(rows, axis="latent_width", doublings=True)),
+        differences=results.with_q(results.layers.differences(rows)),
         errors=study.error_differences(rows),
     )
     return study.Results(tables, {"widths": draw(rows)})
@@ -58,6 +59,8 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
     """Draws shape and dip of the bottleneck against its units: every seed visible."""
+    from matplotlib.figure import Figure  # imported late: help and plans do without it
+
     names = list(dict.fromkeys((row["activation"], row["site"]) for row in rows))
     figure = Figure(figsize=(2.6 * len(names), 5), dpi=100, layout="constrained")
     panels = figure.subplots(2, len(names), sharey="row", squeeze=False)
@@ -67,7 +70,7 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
             column, ("shape_excess", "axis_quantisation_excess"), strict=True
         ):
             columns = {str(row["units"]): row[f"{quantity}_seeds"] for row in here}
-            evidence.plot_seeds(columns, ax=axes)
+            plots.evidence.plot_seeds(columns, ax=axes)
             axes.axhline(0, color="0.7", linewidth=0.8)
         column[0].set_title(f"{activation}, {site}", fontsize=8)
         column[1].set_xlabel("units of the bottleneck", fontsize=8)

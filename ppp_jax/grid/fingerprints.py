@@ -38,13 +38,8 @@ def fingerprints(grid: Grid) -> Fingerprints:
       >>> list(found), list(found["activations"])
       (['activations', 'architectures', 'optimizers', 'initializers'], ['tanh'])
     """
-    entries: dict[str, dict[str, Any]] = {
-        "activations": {name: interpolated.get(name) for name in grid.activations},
-        "architectures": {name: architectures.get(name) for name in grid.architectures},
-        "optimizers": {name: optimizers.get(name) for name in grid.optimizers},
-        "initializers": {name: functional.get_initializer(name) for name in grid.initializers},
-    }
-    if not all(_is_ours(entry) for named in entries.values() for entry in named.values()):
+    entries = _entries(grid)
+    if not are_ours(grid):
         # JAX would train with an earlier trace of a jitted function that has changed since.
         jax.clear_caches()
     compute = (_activation, _architecture, _optimizer, _initializer)
@@ -52,6 +47,25 @@ def fingerprints(grid: Grid) -> Fingerprints:
         kind: {name: of(entry) for name, entry in entries[kind].items()}
         for kind, of in zip(KINDS, compute, strict=True)
     }
+
+
+def _entries(grid: Grid) -> dict[str, dict[str, Any]]:
+    """Returns the entries of the registries that a grid names, by kind and then by name."""
+    return {
+        "activations": {name: interpolated.get(name) for name in grid.activations},
+        "architectures": {name: architectures.get(name) for name in grid.architectures},
+        "optimizers": {name: optimizers.get(name) for name in grid.optimizers},
+        "initializers": {name: functional.get_initializer(name) for name in grid.initializers},
+    }
+
+
+def are_ours(grid: Grid) -> bool:
+    """Returns whether all functions that a grid names depend on this package only.
+
+    Args:
+      grid: The grid to be trained.
+    """
+    return all(_is_ours(entry) for named in _entries(grid).values() for entry in named.values())
 
 
 def sources(grid: Grid) -> dict[str, str]:

@@ -7,15 +7,17 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from ppp_jax.engine import states
 from ppp_jax.files import regular
 from ppp_jax.files.integrity import is_intact, sealed
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
 
 STATE, META, COMMITTED = "state", "meta", "_CHECKPOINT_METADATA"
 LARGEST_META = 2**20  # most bytes of a metadata file
@@ -120,6 +122,8 @@ def problem(folder: pathlib.Path, *, runs: int, identity: str) -> str | None:
 
 def _read(folder: pathlib.Path, size: int) -> Any:
     """Returns saved states as NumPy arrays; None if their size is not `size` bytes."""
+    import orbax.checkpoint as ocp  # imported late: help and plans do without it
+
     options = alone("read")
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
     with ocp.Checkpointer(handler, multiprocessing_options=options) as reader:
@@ -137,12 +141,14 @@ def _read(folder: pathlib.Path, size: int) -> Any:
         return reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=how))
 
 
-def alone(what: str) -> ocp.options.MultiprocessingOptions:
+def alone(what: str) -> "ocp.options.MultiprocessingOptions":
     """Returns orbax's options for a process that works without the others.
 
     Args:
       what: What is done, which distinguishes simultaneous work.
     """
+    import orbax.checkpoint as ocp  # imported late: help and plans do without it
+
     here = jax.process_index()
     return ocp.options.MultiprocessingOptions(
         primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"{what}_by_{here}"
@@ -157,6 +163,8 @@ def restored(folder: pathlib.Path, like: Any) -> Any:
       like: Abstract states with the shapes, dtypes and shardings of the result, whose padding can
         differ from that of the saved states.
     """
+    import orbax.checkpoint as ocp  # imported late: help and plans do without it
+
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     local = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), like)
     options = alone("restored")

@@ -14,13 +14,10 @@ import itertools
 import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
-import numcodecs
 import numpy as np
-import xarray as xr
-import zarr
 
 from ppp_jax.data.datasets import Dataset, Shape
 from ppp_jax.engine import devices
@@ -33,16 +30,14 @@ from ppp_jax.networks import architectures, functional, interpolated, optimizers
 from ppp_jax.storage import strangers
 from ppp_jax.storage.manifest import Manifest, parsed
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 LATENTS = ("pre", "post")
 CELL_AXES, GROUPED = cell_axes(), grouped_axes()  # axes that are dimensions, and that are groups
 SCALARS = ("train_mse", "validation_mse", "test_mse", "diverged_step")
 SAVED = ledger.SAVED
-_CHECKED = {"filters": [numcodecs.CRC32()]}  # checksum of the bytes before compression
-_WHOLE = {**_CHECKED, "write_empty_chunks": True}
-_NEW, _OLD = (
-    "new",
-    "old",
-)  # names of the two stores in the folder aside while one replaces the other
+_NEW, _OLD = "new", "old"  # two stores in the folder aside, while one replaces the other
 _OVERWRITE = "put it back from a copy, or overwrite the run, which trains it again"
 
 
@@ -319,7 +314,7 @@ def check_growth(path: pathlib.Path, grid: Grid, dataset: Dataset) -> None:
         return
     strangers.refuse(path, what="growing")
     before = Grid.from_json(json.loads(stored)["config"])
-    store = zarr.open_group(path, mode="r", zarr_format=2)
+    store = _opened(path, mode="r")
     with _of_the_run(path):
         for group in groups(before, dataset.shape):
             if group.name not in store:
@@ -406,7 +401,7 @@ def _copy(
     made: ledger.Ledger,
 ) -> None:
     """Copies the content of a smaller grid's store into that of a larger grid."""
-    old, new = (zarr.open_group(path, mode="r+", zarr_format=2) for path in (source, target))
+    old, new = (_opened(path, mode="r+") for path in (source, target))
     larger = {group.name: group.grid for group in after}
     for group in before:
         small, large = group.grid, larger[group.name]
@@ -448,7 +443,15 @@ def _cell_indices(grid: Grid, part: Grid) -> Iterator[tuple[Any, ...]]:
         yield (*cell, *runs)
 
 
+def _opened(path: pathlib.Path, *, mode: Literal["r", "r+"]) -> Any:
+    import zarr  # imported late: help and plans do without it
+
+    return zarr.open_group(path, mode=mode, zarr_format=2)
+
+
 def _array(group: Any, name: str) -> Any:
+    import zarr  # imported late: help and plans do without it
+
     # Empty chunks are written too, so that a chunk without a file is a lost one.
     with zarr.config.set({"array.write_empty_chunks": True}):
         return group[name]
@@ -456,6 +459,11 @@ def _array(group: Any, name: str) -> Any:
 
 def _create(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> ledger.Ledger:
     """Creates a store in which all latents and errors are missing (NaN), and returns its ledger."""
+    import numcodecs  # imported late: help and plans do without these
+    import xarray as xr
+
+    checked = {"filters": [numcodecs.CRC32()]}  # checksum of the bytes before compression
+    whole = {**checked, "write_empty_chunks": True}
     probe = slice(0, grid.probe_samples)
     root = xr.Dataset(
         {"inputs": (("sample", "feature"), dataset.train[probe], {"long_name": "probe inputs"})},
@@ -470,7 +478,7 @@ def _create(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> 
         root["labels"] = ("sample", dataset.train_labels[probe], {"long_name": "probe labels"})
     steps_per_epoch = len(dataset.train) // grid.batch_size
     tree = {"/": root}
-    encoding = {"/": dict.fromkeys(root.variables, _WHOLE)}
+    encoding = {"/": dict.fromkeys(root.variables, whole)}
     tables = {}
     for group in groups(grid, dataset.shape):
         empty = _empty_group(group, root.sizes["sample"], steps_per_epoch)
@@ -480,8 +488,8 @@ def _create(path: pathlib.Path, grid: Grid, dataset: Dataset, manifest: str) -> 
             for dim, size in empty["pre"].sizes.items()
         )
         encoding[f"/{group.name}"] = {
-            **dict.fromkeys(empty.variables, _WHOLE),
-            **{name: {**_CHECKED, "chunks": chunks} for name in LATENTS},
+            **dict.fromkeys(empty.variables, whole),
+            **{name: {**checked, "chunks": chunks} for name in LATENTS},
         }
         tables[group.name] = ledger.unsaved(empty[SAVED].shape, (*LATENTS, *SCALARS))
     xr.DataTree.from_dict(tree).to_zarr(path, zarr_format=2, encoding=encoding)
@@ -500,8 +508,10 @@ def _written_once(path: pathlib.Path) -> dict[str, list[str]]:
     }
 
 
-def _empty_group(group: Group, samples: int, steps_per_epoch: int) -> xr.Dataset:
+def _empty_group(group: Group, samples: int, steps_per_epoch: int) -> "xr.Dataset":
     """Returns one group with all variables and axes, in which all values are missing."""
+    import xarray as xr  # imported late: help and plans do without it
+
     grid = group.grid
     coords = _coordinates(grid, steps_per_epoch)
     shape = tuple(len(coords[dim][1]) for dim in run_dims(grid))
@@ -598,7 +608,7 @@ def write_snapshot(
     step = indices(wanted[0].grid.snapshot_epochs, [epoch])[0]
     written = [(group, inside) for group in wanted if (inside := _inside(part, group)) is not None]
     devices.on_main(lambda: _unmark(path, written, step))
-    store = zarr.open_group(path, mode="r+", zarr_format=2)
+    store = _opened(path, mode="r+")
     for group, inside in written:
         pairs = zip(inside.cells, _cell_indices(group.grid, inside), strict=True)
         for cell, index in list(pairs)[jax.process_index() :: jax.process_count()]:
@@ -629,7 +639,7 @@ def lengths(
     Raises:
       InputError: A file is missing or damaged.
     """
-    kept, store = _ledger(path), zarr.open_group(path, mode="r", zarr_format=2)
+    kept, store = _ledger(path), _opened(path, mode="r")
     manifest = _stored_manifest(path) or ""
     found: dict[str, list[tuple[int, float, float]]] = {
         name: [] for name in stored.grid.activations
@@ -761,21 +771,21 @@ def _numbers(table: ledger.Table, name: str) -> np.ndarray:
 
 def _write_numbers(path: pathlib.Path, wanted: Sequence[Group], kept: ledger.Ledger) -> None:
     """Writes all single numbers from the ledger, and the marks of saved snapshots last."""
-    store = zarr.open_group(path, mode="r+", zarr_format=2)
+    store = _opened(path, mode="r+")
     for name, group in itertools.product((*SCALARS, SAVED), wanted):
         _array(store[group.name], name)[...] = _numbers(kept.groups[group.name], name)
 
 
 def _restore_numbers(path: pathlib.Path, kept: ledger.Ledger, wanted: Sequence[Group]) -> None:
     """Restores lost or damaged single numbers from the ledger."""
-    store = zarr.open_group(path, mode="r+", zarr_format=2)
+    store = _opened(path, mode="r+")
     for name, group in itertools.product((*SCALARS, SAVED), wanted):
         array, numbers = _array(store[group.name], name), _numbers(kept.groups[group.name], name)
         if not _holds(array, numbers):
             array[...] = numbers
 
 
-def _holds(array: zarr.Array, numbers: np.ndarray) -> bool:
+def _holds(array: Any, numbers: np.ndarray) -> bool:
     try:
         return np.asarray(array[...]).tobytes() == numbers.tobytes()
     except Exception:  # decoders raise many types of errors for damaged bytes

@@ -591,8 +591,13 @@ def same_programs(stored: Manifest) -> bool:
     Args:
       stored: Manifest of the run.
     """
+    return all(stored.conditions[name] == value for name, value in programs().items())
+
+
+def programs() -> dict[str, Any]:
+    """Returns the conditions on which the programs to which JAX lowers functions depend."""
     now = conditions({})
-    return all(stored.conditions[name] == now[name] for name in _OF_FINGERPRINTS)
+    return {name: now[name] for name in _OF_FINGERPRINTS}
 
 
 def check_functions(stored: Manifest, workdir: pathlib.Path) -> None:

@@ -21,11 +21,10 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from ppp_jax.data.datasets import Dataset
 from ppp_jax.engine import devices
@@ -37,6 +36,9 @@ from ppp_jax.files.integrity import is_intact, sealed
 from ppp_jax.grid.grid import Grid
 from ppp_jax.storage import checkpoints, latents, manifest, metrics, remote, strangers
 from ppp_jax.storage.manifest import MANIFEST, Manifest
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
 
 METRICS, CHECKPOINTS, LATENTS, REPORT = "metrics.jsonl", "checkpoints", "latents.zarr", "report"
 STUDY = "study"
@@ -357,7 +359,7 @@ class Checkpoints(NamedTuple):
 
     workdir: pathlib.Path
     folder: pathlib.Path
-    manager: ocp.CheckpointManager | None
+    manager: "ocp.CheckpointManager | None"
     runs: int
     identity: str
 
@@ -393,11 +395,13 @@ def checkpoint_manager(
                 manager.close()
 
 
-def _manager(folder: pathlib.Path, *, shared: bool) -> ocp.CheckpointManager | None:
+def _manager(folder: pathlib.Path, *, shared: bool) -> "ocp.CheckpointManager | None":
     """Returns orbax's manager of a folder.
 
     All processes use it together, or the main one alone if the others do not see the folder.
     """
+    import orbax.checkpoint as ocp  # imported late: help and plans do without it
+
     if shared or devices.process_count() == 1:
         options = ocp.CheckpointManagerOptions(max_to_keep=KEPT_CHECKPOINTS)
     elif devices.is_main():
@@ -435,7 +439,9 @@ def save_checkpoint(kept: Checkpoints, step: int, state: Any) -> None:
     remote.commit(kept.workdir)
 
 
-def _save(manager: ocp.CheckpointManager, step: int, state: Any, about: dict[str, Any]) -> None:
+def _save(manager: "ocp.CheckpointManager", step: int, state: Any, about: dict[str, Any]) -> None:
+    import orbax.checkpoint as ocp  # imported late: help and plans do without it
+
     args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(about))
     with _failed_saves():
         saved = manager.save(step, args=args)
@@ -463,6 +469,8 @@ def restore_checkpoint(kept: Checkpoints, step: int, like: Any) -> Any:
       like: Abstract states with the shapes, dtypes and shardings of the result. Their padding can
         differ from that of the saved states, because it depends on the number of devices.
     """
+    import orbax.checkpoint as ocp  # imported late: help and plans do without it
+
     if devices.process_count() > 1 and not remote.is_shared(kept.workdir):
         return checkpoints.restored(kept.folder / str(step), like)
     item = ocp.args.StandardRestore(like, strict=False)

@@ -192,6 +192,8 @@ def check(
         settings to lower.
     """
     for part, count in left(dataset, parts, reached):
+        if not count:  # the part is finished, so nothing is trained
+            continue
         widths = dict.fromkeys((cell.shape for cell in part.cells), seed_batch or 1)
         lacking = shortage(demanded(part, dataset, widths), [(part, count)], dataset, workdir)
         if lacking is not None:

@@ -228,7 +228,8 @@ def _certify(workdir: pathlib.Path, wanted: Manifest, dataset: Dataset) -> None:
       InputError: There are no valid certificates, and a name stands for another function than was
         trained, or the latents, whose lengths are tested, are damaged.
     """
-    saved, subject = run_dir.certified(workdir), certificates.subject(wanted.grid)
+    subject = certificates.subject(wanted.grid, programs=manifest.programs())
+    saved = run_dir.certified(workdir)
     fits = saved is not None and certificates.fits(saved, wanted.grid)
     if fits and not manifest.same_programs(wanted):
         return  # the certificates are those of the JAX by which the run was trained

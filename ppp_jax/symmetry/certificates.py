@@ -9,7 +9,8 @@ import numpy as np
 
 from ppp_jax import __version__, groups
 from ppp_jax.files.integrity import digest
-from ppp_jax.grid.fingerprints import fingerprints, kept
+from ppp_jax.files.source import source_digest
+from ppp_jax.grid.fingerprints import are_ours, fingerprints, kept
 from ppp_jax.grid.grid import Grid
 from ppp_jax.networks import confounds, functional, interpolated, optimizers
 from ppp_jax.networks.activations import Activation
@@ -53,18 +54,21 @@ def certify_grid(
     }
 
 
-def subject(grid: Grid) -> str:
+def subject(grid: Grid, *, programs: Mapping[str, Any]) -> str:
     """Returns a digest of everything on which the result of `certify_grid` depends.
 
     It covers the certified functions and their claims, the units, the versions of packages and the
-    configuration of the runs, from which the lengths of their vectors follow.
+    configuration of the runs, from which the lengths of their vectors follow. For this package's
+    own functions its source stands, because fingerprints take a second to compute.
 
     Args:
       grid: The grid to be trained.
+      programs: Conditions on which JAX's programs depend, as `manifest.programs` returns them.
     """
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy")}
     units = {name: _units(name, min(grid.latent_widths)) for name in grid.activations}
-    found = fingerprints(grid)
+    found = None if are_ours(grid) else fingerprints(grid)
+    functions = source_digest() if found is None else {kind: found[kind] for kind in KINDS}
     claims = (
         [[name, interpolated.get(name).group] for name in grid.activations]
         + [[name, optimizers.get(name).respects_rotations] for name in grid.optimizers]
@@ -73,8 +77,8 @@ def subject(grid: Grid) -> str:
             for name in grid.initializers
         ]
     )
-    of_kinds = {kind: found[kind] for kind in KINDS}
-    return digest([__version__, versions, units, of_kinds, claims, grid.to_json()])
+    settings = dict(programs)
+    return digest([__version__, versions, settings, units, functions, claims, grid.to_json()])
 
 
 def fits(found: Any, grid: Grid) -> bool:

@@ -38,6 +38,21 @@ def test_digits_are_all_there_with_their_labels():
     assert agree.mean() > 0.95
 
 
+def test_digits_are_the_same_from_the_installed_file_and_from_scikit_learn(monkeypatch):
+    installed, loaded = datasets._installed_digits(), datasets._loaded_digits()
+    for mine, theirs in zip(installed, loaded, strict=True):
+        assert mine.dtype == theirs.dtype
+        np.testing.assert_array_equal(mine, theirs)
+    found = datasets.load("digits").sha256
+    assert found == "79b4bfc48096db4a4de0d81b24ecc84adc27ad14edacf4845bf093e1c3e3b611"
+    # A file that is elsewhere, or another one, is not used.
+    for name, value in (("DIGITS", "sklearn/nowhere.csv.gz"), ("DIGITS_SHA256", "0" * 64)):
+        with monkeypatch.context() as patch:
+            patch.setattr(datasets, name, value)
+            assert datasets._installed_digits() is None
+            assert datasets.load("digits").sha256 == found
+
+
 def test_patches_have_no_mean_and_natural_statistics():
     raw = datasets.DATASETS["patches"]()
     np.testing.assert_allclose(raw.train.mean(axis=1), 0, atol=1e-9)

@@ -118,13 +118,14 @@ def test_rotations_are_timed(workdir):
     assert re.search(r"ours \d+ µs, plain NumPy \d+ µs, ratio \d", one)
 
 
-def test_imports_are_timed_beside_that_of_jax():
+def test_imports_and_starts_are_timed_beside_the_import_of_jax():
     done = command("benchmarks.import_time", "--rounds=1")
     assert done.returncode == 0, done.stderr
     header, _, jax, *others = done.stdout.strip().splitlines()
     assert "over import jax" in header
     assert re.search(r"`import jax` +\| [\d.]+ +\| 1.00", jax)
-    assert len(others) == 5
+    assert len(others) == 9
+    assert "--dry_run" in others[-1]
 
 
 def test_peaks_are_compared_or_it_is_said_how_dadapy_is_found():

@@ -410,7 +410,9 @@ def test_certificates_that_are_not_of_this_run_are_computed_anew(damage, whole, 
     else:
         other = dataclasses.replace(GRID, activations=["relu"])
         found = certificates.certify_grid(other)
-        run_dir.keep_certificates(workdir, {**found, "subject": certificates.subject(other)})
+        run_dir.keep_certificates(
+            workdir, {**found, "subject": certificates.subject(other, programs=manifest.programs())}
+        )
     if damage != "gone":
         block = certificate_block(workdir, CONFIG)
         assert "damaged" in block

@@ -412,9 +412,7 @@ def test_a_store_of_before_with_another_manifest_is_one_line(text, copy):
 def test_untrained_means_epoch_0(copy):
     """Of a store of before: with a ledger, no snapshot is lost unnoticed."""
     path = without_ledger(copy)
-    saved = latents._array(
-        latents.zarr.open_group(path, mode="r+", zarr_format=2), "latent_3/saved"
-    )
+    saved = latents._array(latents._opened(path, mode="r+"), "latent_3/saved")
     saved[..., 0] = False
     for read in (load_run, functools.partial(load, name="post"), measure_layers):
         with pytest.raises(InputError, match=r"untrained networks are lost.* is of epoch 1; train"):

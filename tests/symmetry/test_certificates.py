@@ -11,8 +11,9 @@ import pytest
 from ppp_jax import Grid, groups
 from ppp_jax.errors import InputError
 from ppp_jax.networks import interpolated
-from ppp_jax.networks.activations import ACTIVATIONS
+from ppp_jax.networks.activations import ACTIVATIONS, Activation
 from ppp_jax.numerics import polar
+from ppp_jax.storage import manifest
 from ppp_jax.symmetry import certificates
 
 KEY = jax.random.key(0)
@@ -216,8 +217,25 @@ def test_a_run_s_own_lengths_are_one_more_range():
 
 
 def test_certificates_are_of_the_runs_that_are_there():
-    larger = dataclasses.replace(GRID, seeds=range(5))
-    assert certificates.subject(larger) != certificates.subject(GRID)
+    larger, programs = dataclasses.replace(GRID, seeds=range(5)), manifest.programs()
+    of_grid = certificates.subject(GRID, programs=programs)
+    assert certificates.subject(larger, programs=programs) != of_grid
+    assert certificates.subject(GRID, programs={**programs, "x64": "another"}) != of_grid
+
+
+def test_certificates_are_of_the_source_or_of_a_user_s_functions(monkeypatch):
+    """Own functions are known by the source, those of a user by what JAX makes of them."""
+    programs = manifest.programs()
+    ours = certificates.subject(GRID, programs=programs)
+    monkeypatch.setattr(certificates, "source_digest", lambda: "of another version")
+    assert certificates.subject(GRID, programs=programs) != ours
+    found = []
+    for factor in (1.0, 1.0, 2.0):
+        one = Activation(lambda x, factor=factor: factor * x**3, group="B_n")
+        monkeypatch.setitem(ACTIVATIONS, "cube", one)
+        mine = dataclasses.replace(GRID, activations=["cube"])
+        found.append(certificates.subject(mine, programs=programs))
+    assert found[0] == found[1] != found[2]
 
 
 def test_a_map_that_changes_the_width_is_one_error():

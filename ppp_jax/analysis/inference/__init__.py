@@ -1,1 +1,8 @@
-"""From numbers to evidence: the rotation null, seeds as replicates, intervals and p-values."""
+"""From numbers to evidence: the rotation null, seeds as replicates, intervals and p-values.
+
+What is in it is imported when it is first asked for, as the stub beside this file lists it.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -18,6 +18,7 @@ import threadpoolctl
 import xarray as xr
 
 from ppp_jax import bases
+from ppp_jax.analysis import limits
 from ppp_jax.analysis.inference.seeds import combined_rank, sign_flip
 from ppp_jax.analysis.inference.turned_clouds import (
     BLOCK_BYTES,
@@ -42,7 +43,7 @@ from ppp_jax.analysis.statistics.registry import Statistic
 from ppp_jax.errors import InputError, seeded, truth, whole
 from ppp_jax.resources import on_cores
 
-ROTATIONS, MOST_ROTATIONS = 200, 10**6
+ROTATIONS, MOST_ROTATIONS = limits.ROTATIONS, limits.MOST_ROTATIONS
 WORKERS = min(4, os.cpu_count() or 1)  # clouds tested at once; each takes a few blocks of memory
 BAND = (0.025, 0.975)  # quantiles of the null that are shown
 NAMES = (

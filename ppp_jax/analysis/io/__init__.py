@@ -1,1 +1,8 @@
-"""Reading of latents: files of any origin, arrays of any library, and run folders."""
+"""Reading of latents: files of any origin, arrays of any library, and run folders.
+
+What is in it is imported when it is first asked for, as the stub beside this file lists it.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

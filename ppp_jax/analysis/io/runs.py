@@ -68,8 +68,17 @@ def load_run(
     store = _store(located("path", path))
     check_entries(store)  # This comes before the ledger is read.
     tree, kept = _open(store)
-    node = _chosen(tree, layer, which)
-    group = _checked(node, store, kept)
+    return _dataset(_chosen(tree, layer, which), path, store, kept)
+
+
+def _dataset(
+    node: xr.DataTree,
+    path: str | os.PathLike[str],
+    store: pathlib.Path,
+    kept: ledger.Ledger | None,
+) -> xr.Dataset:
+    """Returns the Dataset of a group, see `load_run`."""
+    tree, group = node.root, _checked(node, store, kept)
     saved = group[ledger.SAVED]
     complete = saved.all([dim for dim in saved.dims if dim != "step"]).values
     if not complete.any():
@@ -213,12 +222,44 @@ def saved_groups(
     Raises:
       InputError: The path holds no latents, or they are damaged.
     """
-    found = contents(_open(_store(located("path", path)))[0])
     return [
         {key: value for key, value in group.items() if key != "name"}
-        for group in sorted(found, key=lambda group: (group["latent_width"], group["name"]))
-        if layer in (None, group["layer"])
+        for group in _of_layer(_open(_store(located("path", path)))[0], layer)
     ]
+
+
+def load_groups(
+    path: str | pathlib.Path, *, layer: str | None = BOTTLENECK
+) -> list[tuple[dict[str, Any], xr.Dataset]]:
+    """Opens all groups of a run folder at once, each as `load_run` opens it.
+
+    Args:
+      path: A run folder, or the `latents.zarr` in it.
+      layer: The layer whose groups are opened; None for all layers.
+
+    Returns:
+      The arguments with which `load_run` opens a group, as `saved_groups` returns them, and the
+      group's Dataset.
+
+    Raises:
+      InputError: What `load_run` raises.
+    """
+    store = _store(located("path", path))
+    check_entries(store)  # This comes before the ledger is read.
+    tree, kept = _open(store)
+    return [
+        (
+            {key: value for key, value in group.items() if key != "name"},
+            _dataset(tree.children[group["name"]], path, store, kept),
+        )
+        for group in _of_layer(tree, layer)
+    ]
+
+
+def _of_layer(tree: xr.DataTree, layer: str | None) -> list[dict[str, Any]]:
+    """Returns the contents of the groups of a layer, or of all layers, in order of their width."""
+    found = sorted(contents(tree), key=lambda group: (group["latent_width"], group["name"]))
+    return [group for group in found if layer in (None, group["layer"])]
 
 
 def _store(path: str | pathlib.Path) -> pathlib.Path:

@@ -6,7 +6,7 @@ below follow from that, given the lengths of the samples at hand, whatever these
 """
 
 import numpy as np
-import scipy.special
+import scipy  # its parts are imported when they are first used
 
 from ppp_jax.errors import InputError
 

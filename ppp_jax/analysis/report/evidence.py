@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from ppp_jax.analysis.inference import calibration
 from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.report.kept_report import CERTIFICATES
 from ppp_jax.analysis.report.pages import fragment, html_table, render
 from ppp_jax.analysis.results.measure import SITES, cells, rotations_of
 from ppp_jax.analysis.results.tables import number, probability, varying
@@ -29,7 +30,7 @@ DATA_SAMPLES = 1024  # Largest number of samples of the data whose density is lo
 DRAWS, ROTATIONS = 100, 99  # Numbers of clouds and of rotations in the report's calibration.
 PART = 4096  # Number of samples of the data that are centred at once.
 MOST_CALIBRATED = 4096  # Largest number of samples of a cloud in the calibration.
-CERTIFICATES, SUBJECT, TESTED = "certificates.json", "subject", "tested"
+SUBJECT, TESTED = "subject", "tested"
 LARGEST = 2**26  # Largest size in bytes of a file of certificates.
 Row = Mapping[str, Any]
 Column = Callable[[Row], str]

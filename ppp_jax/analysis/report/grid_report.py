@@ -11,12 +11,9 @@ import xarray as xr
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from ppp_jax.analysis.inference.rotation_test import MOST_ROTATIONS, ROTATIONS
-from ppp_jax.analysis.io.load import is_run
 from ppp_jax.analysis.io.progress import progress_bar
-from ppp_jax.analysis.io.runs import STORE, load_run, saved_groups
+from ppp_jax.analysis.io.runs import load_run, saved_groups
 from ppp_jax.analysis.plots.ppp import plot_curves
-from ppp_jax.analysis.projection.kernel import check_epsilon
 from ppp_jax.analysis.report import evidence
 from ppp_jax.analysis.report.answer import WHEN, answer_block
 from ppp_jax.analysis.report.drawers import Call, drawers
@@ -29,16 +26,11 @@ from ppp_jax.analysis.results.measure import (
     Measured,
     measure,
 )
-from ppp_jax.analysis.results.provenance import numbers_made_of, report_made_of
+from ppp_jax.analysis.results.provenance import numbers_made_of
 from ppp_jax.analysis.results.verdicts import verdict_table
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import file_stem
-from ppp_jax.errors import InputError, whole
-from ppp_jax.files import atomic, mirrors
-from ppp_jax.notebook import Page
 
-REPORT = "report"
-LEAST_ROTATIONS = 19
 CURVE_INCHES, CURVE_DPI = (3.6, 3.1), 85  # Width and height of a panel.
 _PLANE = (
     "Each cell's deepest valley against the alignment of its shape, {}, from untrained to trained."
@@ -57,59 +49,6 @@ ALT = {
     "diagonal if the test is calibrated.",
     **{f"plane-{site}": _PLANE.format(when) for site, when in WHEN.items()},
 }  # what the figures of evidence show, for screen readers
-
-
-def write_report(
-    workdir: str | pathlib.Path,
-    *,
-    epsilon: float = 0.85,
-    rotations: int = ROTATIONS,
-    progress: bool = True,
-) -> pathlib.Path:
-    """Writes `report/` in a run folder: `index.html`, the figures as PNG and the tables as CSV.
-
-    An earlier report is replaced when the new one is complete, and files of others in it are kept.
-    One that is whole, and made of the same latents, options and versions, is not made anew.
-    The run folder is locked meanwhile, so that no training changes it. Latents are read in parts,
-    so that a few snapshots of a cell are in memory at any time.
-
-    Args:
-      workdir: The run folder of a grid, or its address in a bucket, with at least one snapshot.
-      epsilon: Acceptance cosine ε, in [0, 1].
-      rotations: Number K of random rotations of the null (docs/method.md §5). It is at least 19,
-        because with fewer no p-value reaches 5 %.
-      progress: Whether to show a progress bar on stderr.
-
-    Returns:
-      The path of `index.html`, which for a bucket is that of its copy on this machine.
-
-    Raises:
-      InputError: `epsilon` or `rotations` is out of its range, the folder holds no latents, another
-        run is at work in it, or `report/` cannot be written.
-    """
-    check_epsilon(epsilon)
-    whole("rotations", rotations, least=LEAST_ROTATIONS, most=MOST_ROTATIONS)
-    with mirrors.writable(workdir) as folder:
-        return _write(folder, epsilon, rotations, progress)
-
-
-def _write(workdir: pathlib.Path, epsilon: float, rotations: int, progress: bool) -> pathlib.Path:
-    """Writes the report of a run folder on this machine, see `write_report`."""
-    if not is_run(workdir):  # before it is locked, which would make the folder
-        problem = f"holds no {STORE}; give the folder of a trained grid"
-        raise InputError("workdir", workdir, problem)
-    final = workdir / REPORT
-    with atomic.locked(workdir):
-        options = {"epsilon": epsilon, "rotations": rotations}
-        made_of = report_made_of(workdir, evidence.CERTIFICATES, **options)
-        if atomic.is_made_of(final, made_of):
-            return Page(final / "index.html")
-        kind = atomic.REPORT
-        with atomic.replacing(
-            final, field="workdir", value=workdir, kind=kind, made_of=made_of
-        ) as folder:
-            _write_into(_How(folder, epsilon, rotations, progress), workdir)
-    return Page(final / "index.html")
 
 
 class _How(NamedTuple):
@@ -141,11 +80,31 @@ class _Group(NamedTuple):
     drawn: list[list[Callable[[], dict[str, list[Markup]]]]]
 
 
-def _write_into(how: _How, workdir: pathlib.Path) -> None:
+def write_into(
+    folder: pathlib.Path,
+    workdir: pathlib.Path,
+    earlier: pathlib.Path,
+    *,
+    epsilon: float,
+    rotations: int,
+    progress: bool,
+) -> None:
+    """Writes the files of a report, see `write_report`.
+
+    Args:
+      folder: The folder to write them into.
+      workdir: The run folder, which is locked.
+      earlier: The folder of an earlier report, whose numbers are taken where they are the same; it
+        need not exist.
+      epsilon: Acceptance cosine ε.
+      rotations: Number K of random rotations of the null.
+      progress: Whether to show a progress bar on stderr.
+    """
+    how = _How(folder, epsilon, rotations, progress)
     saved = saved_groups(workdir)
     datasets = [load_run(workdir, **group) for group in saved]
     options: dict[str, Any] = {"epsilon": how.epsilon, "rotations": how.rotations}
-    kept = KeptNumbers(workdir / REPORT, numbers_made_of(workdir))
+    kept = KeptNumbers(earlier, numbers_made_of(workdir))
     measured = [
         measure(dataset, **options, progress=how.progress, once=_of_group(kept, group))
         for dataset, group in zip(datasets, saved, strict=True)

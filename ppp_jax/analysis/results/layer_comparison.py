@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import xarray as xr
 
+from ppp_jax.analysis import limits
 from ppp_jax.analysis.inference.rotation_test import (
     MOST_ROTATIONS,
     ROTATIONS,
@@ -47,7 +48,7 @@ COUNTS = (
     "rows_long",
 )
 TOP_STATISTICS = ("shape", "c4")  # whose units are named: of the second where the first is missing
-MOST_SAMPLES = 100_000  # of a layer; of larger ones so many are drawn
+MOST_SAMPLES = limits.MOST_SAMPLES
 TOLD = ("rotations", "rotation_seed", "null", "max_samples", "drop_outliers")  # of settings
 NO_ROW = "no row is a sample"
 NO_LAYER, UNREAD = "no such layer", "cannot be read"

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import importlib.metadata
-import importlib.resources
 import json
 import pathlib
 import platform
@@ -12,13 +11,13 @@ from typing import Any
 import matplotlib as mpl
 
 from ppp_jax import references
-from ppp_jax.analysis.io.runs import STORE, load_run, saved_groups
+from ppp_jax.analysis.io.runs import STORE, load_groups
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.files import ledger, regular
+from ppp_jax.files.source import source_digest
 
 # They decide the last digits of numbers, and how figures look.
 LIBRARIES = ("jax", "numpy", "scipy", "xarray", "pandas", "matplotlib", "jinja2", "diptest")
-SOURCES = (".py", ".j2", ".css", ".js")  # endings of the files that make up this package
 UNSEEN = ("backend", "backend_fallback", "interactive")  # settings that no saved figure shows
 
 
@@ -72,19 +71,14 @@ def _digest_of(told: list[Any]) -> str:
 @functools.cache
 def software() -> dict[str, str]:
     """Returns a digest of this package's source, and the versions of what computes its numbers."""
-    package = pathlib.Path(str(importlib.resources.files("ppp_jax")))
-    found = hashlib.sha256()
-    for path in sorted(package.rglob("*")):
-        if path.suffix in SOURCES:
-            found.update(f"{path.relative_to(package)}:{path.stat().st_size}:".encode())
-            found.update(path.read_bytes())
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    return {"source": found.hexdigest(), "python": platform.python_version(), **versions}
+    return {"source": source_digest(), "python": platform.python_version(), **versions}
 
 
 def settings() -> dict[str, Any]:
     """Returns the settings of Matplotlib that figures show, which users can change."""
-    return {name: value for name, value in mpl.rcParams.items() if name not in UNSEEN}
+    # By name, because to look at the backend imports pyplot and chooses one.
+    return {name: mpl.rcParams[name] for name in mpl.rcParams if name not in UNSEEN}
 
 
 def _look() -> str:
@@ -98,8 +92,8 @@ def _is_ours(workdir: pathlib.Path) -> bool:
         return False
     return not any(
         references.is_reference(str(basis))
-        for group in saved_groups(workdir)
-        for basis in load_run(workdir, **group)["activation_basis"].values.ravel()
+        for _, latents in load_groups(workdir)
+        for basis in latents["activation_basis"].values.ravel()
     )
 
 

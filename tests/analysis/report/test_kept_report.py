@@ -37,12 +37,12 @@ def written(workdir, tmp_path, monkeypatch):
     shutil.copytree(workdir, copy)
     made = []
 
-    def write(how, workdir):
+    def write(folder, workdir, earlier, **_):
         made.append(workdir)
-        (how.folder / "index.html").write_text("a page")
-        (how.folder / "figure.png").write_bytes(b"a figure")
+        (folder / "index.html").write_text("a page")
+        (folder / "figure.png").write_bytes(b"a figure")
 
-    monkeypatch.setattr(grid_report, "_write_into", write)
+    monkeypatch.setattr(grid_report, "write_into", write)
 
     def is_made_anew(**changed):
         made.clear()

@@ -1,0 +1,4 @@
+"""Numbers of the analysis that the help of commands tells before the analysis is imported."""
+
+ROTATIONS, MOST_ROTATIONS = 200, 10**6  # of a rotation test, by default and at most
+MOST_SAMPLES = 100_000  # of a layer; of larger ones so many are drawn

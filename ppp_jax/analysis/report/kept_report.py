@@ -1,0 +1,73 @@
+"""Writes the report of a run folder, unless the one that is there is what would be written anew.
+
+What draws the report is imported when there is something to draw.
+"""
+
+import pathlib
+from typing import Any
+
+from ppp_jax.analysis import report
+from ppp_jax.analysis.io.load import is_run
+from ppp_jax.analysis.io.runs import STORE
+from ppp_jax.analysis.limits import MOST_ROTATIONS, ROTATIONS
+from ppp_jax.analysis.projection.kernel import check_epsilon
+from ppp_jax.analysis.results.provenance import report_made_of
+from ppp_jax.errors import InputError, whole
+from ppp_jax.files import atomic, mirrors
+from ppp_jax.notebook import Page
+
+REPORT, CERTIFICATES = "report", "certificates.json"
+LEAST_ROTATIONS = 19
+
+
+def write_report(
+    workdir: str | pathlib.Path,
+    *,
+    epsilon: float = 0.85,
+    rotations: int = ROTATIONS,
+    progress: bool = True,
+) -> pathlib.Path:
+    """Writes `report/` in a run folder: `index.html`, the figures as PNG and the tables as CSV.
+
+    An earlier report is replaced when the new one is complete, and files of others in it are kept.
+    One that is whole, and made of the same latents, options and versions, is not made anew.
+    The run folder is locked meanwhile, so that no training changes it. Latents are read in parts,
+    so that a few snapshots of a cell are in memory at any time.
+
+    Args:
+      workdir: The run folder of a grid, or its address in a bucket, with at least one snapshot.
+      epsilon: Acceptance cosine ε, in [0, 1].
+      rotations: Number K of random rotations of the null (docs/method.md §5). It is at least 19,
+        because with fewer no p-value reaches 5 %.
+      progress: Whether to show a progress bar on stderr.
+
+    Returns:
+      The path of `index.html`, which for a bucket is that of its copy on this machine.
+
+    Raises:
+      InputError: `epsilon` or `rotations` is out of its range, the folder holds no latents, another
+        run is at work in it, or `report/` cannot be written.
+    """
+    check_epsilon(epsilon)
+    whole("rotations", rotations, least=LEAST_ROTATIONS, most=MOST_ROTATIONS)
+    with mirrors.writable(workdir) as folder:
+        return _write(folder, epsilon, rotations, progress)
+
+
+def _write(workdir: pathlib.Path, epsilon: float, rotations: int, progress: bool) -> pathlib.Path:
+    """Writes the report of a run folder on this machine, see `write_report`."""
+    if not is_run(workdir):  # before it is locked, which would make the folder
+        problem = f"holds no {STORE}; give the folder of a trained grid"
+        raise InputError("workdir", workdir, problem)
+    final = workdir / REPORT
+    with atomic.locked(workdir):
+        options: dict[str, Any] = {"epsilon": epsilon, "rotations": rotations}
+        made_of = report_made_of(workdir, CERTIFICATES, **options)
+        if atomic.is_made_of(final, made_of):
+            return Page(final / "index.html")
+        kind = atomic.REPORT
+        with atomic.replacing(
+            final, field="workdir", value=workdir, kind=kind, made_of=made_of
+        ) as folder:
+            report.grid_report.write_into(folder, workdir, final, **options, progress=progress)
+    return Page(final / "index.html")

@@ -1,0 +1,21 @@
+__all__ = [
+    "alignment",
+    "angles",
+    "moments",
+    "neighbours",
+    "quantisation",
+    "registry",
+    "streamed",
+    "top_units",
+]
+
+from . import (
+    alignment,
+    angles,
+    moments,
+    neighbours,
+    quantisation,
+    registry,
+    streamed,
+    top_units,
+)
