@@ -6,6 +6,7 @@ and exit status, which can be killed and ends as any other.
 """
 
 import atexit
+import contextlib
 import gc
 import json
 import os
@@ -153,15 +154,17 @@ def _server():
 
 
 def _import_what_mains_import():
+    import dask.array
     import matplotlib.backends.backend_agg
     import sklearn.cluster
     import sklearn.datasets
     import sklearn.manifold
 
+    import ppp_jax.analysis.report.grid_report
     import ppp_jax.cli.study
     import ppp_jax.sweep.plan
 
-    return matplotlib, sklearn, ppp_jax
+    return dask, matplotlib, sklearn, ppp_jax
 
 
 def _set_what_jax_read_at_its_import():
@@ -227,11 +230,18 @@ def _watched(fds):
     os._exit(0)
 
 
+def _reap(*_):
+    """Waits for watchers that have ended, so that the session's time counts what commands took."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
 def main():
     """Imports, then becomes whatever command is asked for."""
     _import_what_mains_import()
     gc.freeze()  # no fork looks through, and so copies, what is there already
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the watchers
+    signal.signal(signal.SIGCHLD, _reap)
     request = serve(socket.socket(fileno=int(sys.argv[1])))
     os.environ.clear()
     os.environ.update(request["environment"])
