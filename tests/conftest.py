@@ -30,6 +30,8 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 # `.ci/run notebooks` runs this file with packages that the tests' own environment need not have.
 collect_ignore = ["notebooks.py"]
 
+QUICK = pytest.StashKey[set[str]]()  # names of the modules with quick compilation
+
 hypothesis.settings.register_profile("project", deadline=None, derandomize=True, max_examples=40)
 hypothesis.settings.load_profile("project")
 
@@ -43,20 +45,53 @@ def x64() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def quick_compilation() -> Iterator[None]:
+def kept_programs() -> Iterator[None]:
+    """Builds equal programs once in this process, however many tests train with them."""
+    from ppp_jax.engine import program
+    from tests import programs
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program, "build", programs.kept)
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick_compilation(kept_programs: None) -> None:  # noqa: ARG001
     """Compiles in half the time: hardly optimised, in this process and in commands it starts.
 
     For tests of what is kept, refused, counted and said. Numbers are tested of what users run.
     """
     _optimise(False)
-    yield
-    _optimise(True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _full_compilation(request: pytest.FixtureRequest) -> None:
+    """Compiles what users run, in modules without a test that says otherwise."""
+    if request.node.nodeid not in request.config.stash[QUICK]:
+        _optimise(True)
 
 
 def _optimise(on: bool) -> None:
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(not on))  # commands read it
-    jax.config.update("jax_disable_most_optimizations", not on)
-    jax.clear_caches()
+    """Switches, if that is a change. All that was traced and compiled so far is then forgotten."""
+    if jax.config.values["jax_disable_most_optimizations"] == on:
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(not on))  # commands read it
+        jax.config.update("jax_disable_most_optimizations", not on)
+        jax.clear_caches()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Brings the modules together that compile alike, so that what they share is traced once."""
+    quick = {_module(item) for item in items if "quick_compilation" in _fixtures(item)}
+    config.stash[QUICK] = quick
+    items.sort(key=lambda item: _module(item) not in quick)
+
+
+def _module(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
+
+
+def _fixtures(item: pytest.Item) -> list[str]:
+    return getattr(item, "fixturenames", [])
 
 
 def pytest_collection_finish() -> None:

@@ -6,6 +6,7 @@ and exit status, which can be killed and ends as any other.
 """
 
 import atexit
+import contextlib
 import gc
 import json
 import os
@@ -153,6 +154,7 @@ def _server():
 
 
 def _import_what_mains_import():
+    import dask.array
     import matplotlib.backends.backend_agg
     import orbax.checkpoint
     import sklearn.cluster
@@ -164,7 +166,7 @@ def _import_what_mains_import():
 
     rooms = (inference, io, plots, projection, report, results, statistics)
     late = [getattr(room, name) for room in rooms for name in room.__all__]
-    return matplotlib, orbax, sklearn, ppp_jax, late
+    return dask, matplotlib, orbax, sklearn, ppp_jax, late
 
 
 def _set_what_jax_read_at_its_import():
@@ -230,11 +232,18 @@ def _watched(fds):
     os._exit(0)
 
 
+def _reap(*_):
+    """Waits for watchers that have ended, so that the session's time counts what commands took."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
 def main():
     """Imports, then becomes whatever command is asked for."""
     _import_what_mains_import()
     gc.freeze()  # no fork looks through, and so copies, what is there already
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the watchers
+    signal.signal(signal.SIGCHLD, _reap)
     request = serve(socket.socket(fileno=int(sys.argv[1])))
     os.environ.clear()
     os.environ.update(request["environment"])

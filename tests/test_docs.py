@@ -1,10 +1,14 @@
 """The documents' Python runs as written, their commands and links exist, no result stands twice."""
 
+import contextlib
 import functools
 import importlib.util
+import io
 import itertools
 import re
+import runpy
 import shlex
+import sys
 
 import pytest
 
@@ -14,7 +18,7 @@ from ppp_jax.analysis.statistics import registry
 from ppp_jax.cli import experiment
 from ppp_jax.data import datasets
 from ppp_jax.networks import activations, architectures, functional, optimizers
-from tests import ROOT, forks
+from tests import ROOT
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -86,8 +90,13 @@ def commands():
 @functools.cache
 def flags_of(module):
     """Returns the flags that a main's help names."""
-    done = forks.run(module, "--help")
-    return set(re.findall(r"^  --(?:\[no\])?([a-z_]+)", done.stdout, re.M))
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.setattr(sys, "argv", [module, "--help"])
+        with pytest.raises(SystemExit) as left:  # here: a process each would import all anew
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+    assert not left.value.code, module
+    return set(re.findall(r"^  --(?:\[no\])?([a-z_]+)", said.getvalue(), re.M))
 
 
 def test_every_command_names_a_module_and_flags_that_exist():

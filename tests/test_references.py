@@ -21,6 +21,8 @@ from ppp_jax.storage import restore
 from ppp_jax.symmetry import brought
 from tests import commands
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SHRINK = """
 import jax, jax.numpy as jnp
 def shrink(x):

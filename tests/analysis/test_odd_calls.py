@@ -5,15 +5,19 @@ The calls are data, `tests/data/odd_calls.json`: rows of a function, an argument
 """
 
 import contextlib
+import functools
 import json
 import pathlib
 import warnings
+from collections.abc import Callable
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
 from flax import nnx
+from matplotlib.figure import Figure
 
 import ppp_jax.analysis as pa
 from ppp_jax import bases
@@ -37,25 +41,64 @@ RNG = np.random.default_rng(0)
 X = RNG.laplace(size=(24, 4))
 SEEDS = xr.DataArray(RNG.normal(size=(6, 24, 4)), dims=("seed", "sample", "unit"))
 TABLE = RNG.normal(size=(3, 8))
-TESTED = pa.rotation_test(SEEDS, rotations=9)
-COUNTED = pa.count_planes(X, epsilon=[0.5, 0.8])
-PICTURE = pa.ppp(X, epsilon=0.3, bins=8)
-TURNED = pa.ppp(X, epsilon=0.3, bins=8, rotated=0)
-PICTURES = pa.ppp(SEEDS, epsilon=0.3, bins=8, by="seed")
-CURVES = pa.srm(X, epsilon=0.3, angles=8)
 FOUND = xr.DataArray(
     RNG.normal(size=(1, 2, 3)),
     dims=("activation", "seed", "step"),
     coords={"activation": ["tanh"], "epoch": ("step", [0, 1, 2])},
 )
-LAWS = calibration.law_tests(laws=["normal"], samples=12, units=3, draws=2, rotations=3)
-P = calibration.null_p_values(samples=12, units=3, draws=6, rotations=9)
-LAYERS = pa.compare_layers({"a": X, "b": X[:, :3]}, statistics=["shape"], rotations=3)
 PLANES = np.array([0, 0, 1, 1, 2, 2])
 RUN = pathlib.Path("run")  # of the grid below, where calls are to be good
 TINY = Grid(activations=["tanh"], widths=[6], latent_widths=[4], seeds=[0], epochs=1,
             probe_samples=32)  # fmt: skip
 CLASSES = np.arange(24) % 2
+
+
+class Later(NamedTuple):
+    """A value that is computed when a test asks for it, because every worker imports this file."""
+
+    make: Callable
+
+
+@functools.cache
+def made(make):
+    return make()
+
+
+def now(value):
+    """Returns the value that a table's entry stands for."""
+    return made(value.make) if isinstance(value, Later) else value
+
+
+def filled(arguments):
+    """Returns arguments, each as it is given to a function."""
+    return {name: now(value) for name, value in arguments.items()}
+
+
+def linear():
+    return nnx.Linear(4, 2, rngs=nnx.Rngs(0))
+
+
+def laws():
+    return calibration.law_tests(laws=["normal"], samples=12, units=3, draws=2, rotations=3)
+
+
+def p_values():
+    return calibration.null_p_values(samples=12, units=3, draws=6, rotations=9)
+
+
+def panels():
+    return [[now(PICTURE)]]
+
+
+TESTED = Later(lambda: pa.rotation_test(SEEDS, rotations=9))
+COUNTED = Later(lambda: pa.count_planes(X, epsilon=[0.5, 0.8]))
+PICTURE = Later(lambda: pa.ppp(X, epsilon=0.3, bins=8))
+TURNED = Later(lambda: pa.ppp(X, epsilon=0.3, bins=8, rotated=0))
+PICTURES = Later(lambda: pa.ppp(SEEDS, epsilon=0.3, bins=8, by="seed"))
+CURVES = Later(lambda: pa.srm(X, epsilon=0.3, angles=8))
+LAYERS = Later(
+    lambda: pa.compare_layers({"a": X, "b": X[:, :3]}, statistics=["shape"], rotations=3)
+)
 
 
 class Refuses:
@@ -188,9 +231,8 @@ ODD = {
     "three_doses": [0.0, 1.0, 2.0],
     "descending": [3.0, 2.0, 1.0, 0.0],
     "p_above": [0.5, 1.5],
-    "axes_plain": plt.figure().add_subplot(),
+    "axes_plain": Later(lambda: Figure().add_subplot()),
 }
-plt.close("all")
 
 CALLS = {
     "alignment_c4": (pa.alignment_c4, {"latents": X}),
@@ -211,7 +253,7 @@ CALLS = {
     "capture_cache": (pa.capture_cache, {"cache": {"a": X[None]}}),
     "capture_flax": (
         pa.capture_flax,
-        {"model": nnx.Linear(4, 2, rngs=nnx.Rngs(0)), "batches": [X], "names": {"end": ""}},
+        {"model": Later(linear), "batches": [X], "names": {"end": ""}},
     ),
     "compare_layers": (
         pa.compare_layers, {"layers": {"a": X}, "statistics": ["shape"], "rotations": 3}
@@ -239,7 +281,7 @@ CALLS = {
     "plot_srm": (pa.plot_srm, {"curves": CURVES}),
     "plot_curves": (pa.plot_curves, {"values": FOUND}),
     "plot_strip": (
-        pa.plot_strip, {"panels": [[PICTURE]], "rows": ["a"], "columns": ["b"], "title": ""}
+        pa.plot_strip, {"panels": Later(panels), "rows": ["a"], "columns": ["b"], "title": ""}
     ),
     "animate": (pa.animate, {"pictures": PICTURES, "path": "film.gif", "over": "seed"}),
     "embed": (embeddings.embed, {"latents": X, "method": "pca"}),
@@ -275,8 +317,8 @@ CALLS = {
         calibration.heavy_tailed,
         {"samples": 30, "units": 3, "freedom": 5, "draws": 1, "rotations": 3},
     ),
-    "sizes": (calibration.sizes, {"tested": LAWS}),
-    "false_positives": (calibration.false_positives, {"p": P}),
+    "sizes": (calibration.sizes, {"tested": Later(laws)}),
+    "false_positives": (calibration.false_positives, {"p": Later(p_values)}),
     "power": (calibration.power, {"samples": 9, "units": 3, "draws": 1, "rotations": 3}),
     "interval_coverage": (calibration.interval_coverage, {"seeds": 6, "draws": 2}),
     "kink": (dose_response.kink, {"doses": [0.0, 1, 2, 3], "values": TABLE[[0, 1, 2, 0]]}),
@@ -326,8 +368,9 @@ def empty(tmp_path_factory):
 @pytest.mark.parametrize(("function", "argument", "value", "field"), ROWS)
 def test_an_odd_call_is_one_line_that_names_the_argument(function, argument, value, field, empty):
     call, arguments = CALLS[function]
+    given = filled(arguments | {argument: ODD[value]})
     with pytest.raises(InputError) as caught:
-        call(**arguments | {argument: ODD[value]})
+        call(**given)
     text = str(caught.value)
     assert caught.value.field == field
     assert text.startswith(f"{field}=")
@@ -344,7 +387,7 @@ def test_the_same_calls_without_the_odd_value_are_good(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sweep.train(TINY, RUN, progress=False)
     for call, arguments in CALLS.values():
-        call(**arguments)
+        call(**filled(arguments))
     plt.close("all")
 
 

@@ -16,6 +16,8 @@ from ppp_jax.storage import manifest, run_dir
 from ppp_jax.sweep import plan, sweep
 from tests import commands
 
+pytestmark = pytest.mark.usefixtures("kept_programs")
+
 GRID = Grid(
     activations=["tanh"],
     widths=[6],

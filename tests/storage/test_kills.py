@@ -1,10 +1,13 @@
 """SIGKILL, again and again: in training, in saving a checkpoint, in writing latents."""
 
 import itertools
+import os
+import pathlib
 import random
 import time
 
 import numpy as np
+import pytest
 import xarray as xr
 import zarr
 
@@ -13,6 +16,8 @@ from ppp_jax.grid import Grid
 from ppp_jax.storage import run_dir
 from ppp_jax.sweep import sweep
 from tests import commands
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 AXES = {
     "activations": ["relu", "isotropic_tanh"],
@@ -26,12 +31,18 @@ AXES = {
 }
 FLAGS = ["--seed_batch=2", *commands.flags(AXES)]
 CELLS = 2
+LATENTS = pathlib.Path("latents.zarr", "latent_3", "pre")
 LANDED = 1  # kills wanted of each kind, each seen from what it left behind
+
+
+def names(folder):
+    """Returns what is in a folder; it is asked for hundreds of times a second."""
+    return os.listdir(folder) if folder.is_dir() else []
 
 
 def snapshots_begun(workdir):
     """Returns how many snapshots the first cell's latents have been written of."""
-    return len(list((workdir / "latents.zarr" / "latent_3" / "pre").glob("0.0.0.0.0.0.0.*.0.0")))
+    return sum(name.startswith("0.0.0.0.0.0.0.") for name in names(workdir / LATENTS))
 
 
 def half_written(workdir):
@@ -42,7 +53,7 @@ def half_written(workdir):
 
 def half_saved(workdir):
     """Returns whether a checkpoint is there that was begun and not finished."""
-    return any((workdir / "checkpoints" / "0").glob("*.orbax-checkpoint-tmp*"))
+    return any(".orbax-checkpoint-tmp" in name for name in names(workdir / "checkpoints" / "0"))
 
 
 def kill(workdir, kind, rng):
@@ -54,7 +65,7 @@ def kill(workdir, kind, rng):
         "checkpoint": lambda: commands.lines(workdir) > written + CELLS and half_saved(workdir),
         "latents": lambda: snapshots_begun(workdir) > begun + 2,
     }[kind]
-    alive = commands.wait_until(moment, process, pause=0.0005)
+    alive = commands.wait_until(moment, process, pause=0.002)
     assert alive, process.communicate()
     if kind == "training":
         time.sleep(rng.uniform(0, 0.2))

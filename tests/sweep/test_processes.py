@@ -30,7 +30,8 @@ def alone(tmp_path_factory):
 
 
 def test_two_processes_train_what_one_does_and_one_reports(alone, tmp_path):
-    both = commands.several(tmp_path, FLAGS, count=2, module="experiments.ablation")
+    few = [*FLAGS, "--rotations=19"]
+    both = commands.several(tmp_path, few, count=2, module="experiments.ablation")
     with both as (first, second):
         printed, bar = commands.finish(first)
         quiet = commands.finish(second)[0].splitlines()

@@ -1,6 +1,7 @@
 __all__ = [
     "answer",
     "array_report",
+    "drawers",
     "evidence",
     "grid_report",
     "html_image",
@@ -10,16 +11,19 @@ __all__ = [
     "long_tests",
     "pages",
     "render",
+    "sections",
 ]
 
 from . import (
     answer,
     array_report,
+    drawers,
     evidence,
     grid_report,
     kept_report,
     layer_report,
     pages,
+    sections,
 )
 from .layer_report import long_tests
 from .pages import html_image, html_table, render

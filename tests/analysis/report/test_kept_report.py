@@ -37,7 +37,7 @@ def written(workdir, tmp_path, monkeypatch):
     shutil.copytree(workdir, copy)
     made = []
 
-    def write(folder, workdir, earlier, **_):
+    def write(folder, workdir, _, **__):
         made.append(workdir)
         (folder / "index.html").write_text("a page")
         (folder / "figure.png").write_bytes(b"a figure")
