@@ -69,8 +69,11 @@ def test_a_grid_and_its_plan_show_their_size(tmp_path):
 
 def test_results_show_figures_and_the_tables_that_commands_print():
     tables = {"seen": pd.DataFrame({"<a>": [1.23456]}), "long": pd.DataFrame({"b": [1]})}
-    shown = study.Results(tables, {"f": Figure()}, silent=("long",), notes=("n<",))._repr_html_()
+    shown = study.Results(
+        tables, {"f": study.Shown(Figure(), "It is <empty>.")}, silent=("long",), notes=("n<",)
+    )._repr_html_()
     assert shown.count("<img") == shown.count("<table") == 1
     assert "&lt;a&gt;" in shown
+    assert shown.count("It is &lt;empty&gt;.") == 2  # for readers and for those who cannot see
     assert "1.23" in shown
     assert "<pre>n&lt;</pre>" in shown

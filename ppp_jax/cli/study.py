@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import jax
 import pandas as pd
 import xarray as xr
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 import ppp_jax.analysis as pa
 from ppp_jax import __version__
 from ppp_jax.analysis.inference.seeds import MIN_SEEDS, false_discovery
 from ppp_jax.analysis.io.runs import BOTTLENECK, load_run, saved_groups
-from ppp_jax.analysis.report.pages import html_image, html_table, render
+from ppp_jax.analysis.report.pages import html_figure, html_image, html_table, render
 from ppp_jax.analysis.results import layers
 from ppp_jax.analysis.results.comparisons import with_q
 from ppp_jax.analysis.results.measure import SITES, cells
@@ -35,24 +36,39 @@ MOST_LINES = 8
 FEW_SEEDS = f"p and q are missing where there are fewer than {MIN_SEEDS} seeds."
 
 
+class Shown(NamedTuple):
+    """A figure of an analysis, and a sentence for those who read it or cannot see it.
+
+    Attributes:
+      figure: The figure.
+      caption: What it shows, in a sentence or two.
+    """
+
+    figure: Figure
+    caption: str
+
+
 class Results(NamedTuple):
     """Results of an analysis.
 
     Attributes:
       tables: The tables by the names of their files. A table without rows is not written.
-      figures: The figures by the names of their files.
+      figures: The figures with their captions, by the names of their files.
       silent: Names of tables that are written and not printed, because they are long.
       notes: Texts that are printed after the tables.
     """
 
     tables: dict[str, pd.DataFrame]
-    figures: dict[str, Figure]
+    figures: dict[str, Shown]
     silent: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def _repr_html_(self) -> str:
         """Returns what a notebook shows: figures, and the tables that a command prints."""
-        pictures = [html_image(_png(figure), name) for name, figure in self.figures.items()]
+        pictures = [
+            f"{html_image(_png(one.figure), one.caption)}<p>{html.escape(one.caption)}</p>"
+            for one in self.figures.values()
+        ]
         tables = [
             f"<h4>{html.escape(name)}</h4>{html_table(list(table), _texts(table))}"
             for name, table in self.tables.items()
@@ -219,10 +235,13 @@ def keep(
     """
     for name, table in results.tables.items():
         _keep_table(folder, name, table, show=name not in results.silent)
-    for name, figure in results.figures.items():
-        figure.savefig(folder / f"{name}.png")
+    pictures = [
+        (name, html_figure(one.figure, folder / f"{name}.png", one.caption), one.caption)
+        for name, one in results.figures.items()
+    ]
     tell(results.notes)
-    _write_page(folder, asked=asked, documented=documented, this_run=this_run)
+    texts = {"asked": asked, "documented": documented, "this_run": this_run}
+    _write_page(folder, pictures, **texts)
 
 
 def tell(notes: Iterable[str]) -> None:
@@ -240,12 +259,15 @@ def frames(**tables: pd.DataFrame | list[dict[str, Any]]) -> dict[str, pd.DataFr
     return {name: pd.DataFrame(table) for name, table in tables.items()}
 
 
-def _write_page(folder: pathlib.Path, *, asked: str, documented: str, this_run: str) -> None:
+def _write_page(
+    folder: pathlib.Path,
+    pictures: list[tuple[str, Markup, str]],
+    *,
+    asked: str,
+    documented: str,
+    this_run: str,
+) -> None:
     """Writes the page of a study, with the question, this run, its figures and its tables."""
-    pictures = [
-        (path.stem, html_image(path.read_bytes(), f"Figure: {path.stem}.", file=path.name))
-        for path in sorted(folder.glob("*.png"))
-    ]
     tables = {path.stem: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))}
     few = any(_lacks_seeds(table) for table in tables.values())
     if few:

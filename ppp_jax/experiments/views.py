@@ -4,12 +4,13 @@ import functools
 import importlib.util
 import itertools
 import pathlib
+import textwrap
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from matplotlib import colormaps
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -23,6 +24,8 @@ from ppp_jax.analysis.inference.seeds import (
 )
 from ppp_jax.analysis.io.facts import facts_of
 from ppp_jax.analysis.io.progress import progress_bar
+from ppp_jax.analysis.plots.figures import page_panels
+from ppp_jax.analysis.plots.style import BLACK, COLOURS, PAGE, style
 from ppp_jax.analysis.results.comparisons import Cell, compare, partner_in, with_q
 from ppp_jax.analysis.results.measure import cells, mask
 from ppp_jax.analysis.synthetic import known_clouds
@@ -77,6 +80,12 @@ def check(grid: Grid) -> None:
     study.check_standard(grid)
 
 
+CAPTION = (
+    "The figure shows every cloud (rows) in every view (columns); a point is a sample and has the "
+    "colour of"
+)
+
+
 def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     """Looks at every cloud of every seed in every way.
 
@@ -106,8 +115,13 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
         seeds=rows, views=summarise(rows), differences=difference_rows(rows, saved)
     )
     figures = {
-        "labels": draw(shown, pictures, by_orbit=False),
-        "orbits": draw(shown, pictures, by_orbit=True),
+        "labels": study.Shown(
+            draw(shown, pictures, by_orbit=False), f"{CAPTION} its label, or else of its cluster."
+        ),
+        "orbits": study.Shown(
+            draw(shown, pictures, by_orbit=True),
+            f"{CAPTION} the orbit of the basis to which it is nearest, compared with chance.",
+        ),
     }
     return study.Results(tables, figures, silent=("seeds",))
 
@@ -262,13 +276,14 @@ def _count(clusters: np.ndarray) -> int:
     return len(set(clusters.tolist()) - {embeddings.NO_CLUSTER})
 
 
+@style()
 def draw(
     shown: dict[str, Cloud], seen: dict[str, dict[str, np.ndarray]], *, by_orbit: bool
 ) -> Figure:
     """Draws every view of every cloud, coloured by label (or cluster), or by the nearest orbit."""
     views = list(next(iter(seen.values())))
-    figure = Figure(figsize=(2.6 * len(views), 2.5 * len(seen)), dpi=80, layout="constrained")
-    panels = figure.subplots(len(seen), len(views), squeeze=False)
+    size: dict[str, Any] = {"width": PAGE / len(views), "height": 200, "above": 30}
+    figure, panels = page_panels(len(seen), len(views), **size)
     for line, (name, points) in zip(panels, seen.items(), strict=True):
         x = shown[name].latents
         groups = (
@@ -279,27 +294,20 @@ def draw(
             axes.set_xticks([])
             axes.set_yticks([])
             share = np.isfinite(xy[:, 0]).mean()
-            axes.set_title(
-                f"{name}\n{view}" + ("" if share == 1 else f", {share:.0%} of samples"), fontsize=7
-            )
+            axes.set_title(view + ("" if share == 1 else f", {share:.0%} of samples"))
+        line[0].set_ylabel(textwrap.fill(name, 24))
     if by_orbit:
         colours = _colours(np.arange(len(special_directions.ORBITS)))
         handles = [
-            Line2D([], [], marker="o", linestyle="", markersize=4, color=colour, label=name)
+            Line2D([], [], marker="o", linestyle="", color=colour, label=name)
             for name, colour in zip(special_directions.ORBITS, colours, strict=True)
         ]
-        figure.legend(
-            handles=handles,
-            loc="outside upper center",
-            ncols=len(handles),
-            fontsize=7,
-            title="nearest orbit of the standard basis, compared with chance",
-            title_fontsize=7,
-        )
+        title = "nearest orbit of the standard basis, compared with chance"
+        where: dict[str, Any] = {"loc": "outside upper center", "ncols": len(handles)}
+        figure.legend(handles=handles, title=title, **where)
     else:
-        figure.suptitle(
-            "colour: the label, or else the cluster in the full space (black: none)", fontsize=7
-        )
+        text = "colour: the label, or else the cluster in the full space (black: none)"
+        figure.suptitle(text)
     return figure
 
 
@@ -309,10 +317,13 @@ def _label(cloud: Cloud) -> np.ndarray:
 
 
 def _colours(groups: np.ndarray) -> np.ndarray:
-    """Returns a colour per sample, `(samples, 3)`: black, which no group has, for none."""
-    name, count = ("tab10", 10) if groups.max() < 10 else ("tab20", 20)
-    table = colormaps[name](np.arange(count))[:, :3]
-    colours: np.ndarray = np.where(groups[:, None] < 0, 0.0, table[groups % count])
+    """Returns a colour per sample, `(samples, 3)`: black, which no group has, for none.
+
+    Six colours come again in lighter and darker shades, because data can have ten classes.
+    """
+    plain = np.array([to_rgb(colour) for colour in COLOURS if colour != BLACK])
+    table = np.concatenate([plain, 1 - 0.5 * (1 - plain), 0.6 * plain])
+    colours: np.ndarray = np.where(groups[:, None] < 0, 0.0, table[groups % len(table)])
     return colours
 
 

@@ -1,6 +1,5 @@
 """The report of a run folder: pictures, curves and tables in one self-contained HTML file."""
 
-import itertools
 import json
 import pathlib
 import warnings
@@ -18,7 +17,8 @@ from ppp_jax.analysis.io.load import is_run
 from ppp_jax.analysis.io.progress import progress_bar
 from ppp_jax.analysis.io.runs import STORE, load_run, saved_groups
 from ppp_jax.analysis.io.sources import LOAD_BYTES
-from ppp_jax.analysis.plots.ppp import PAPER, RATIO, plot_curves
+from ppp_jax.analysis.plots.curves import plot_pairs
+from ppp_jax.analysis.plots.ppp import PAPER, RATIO
 from ppp_jax.analysis.plots.strips import plot_strip
 from ppp_jax.analysis.projection.kernel import check_epsilon
 from ppp_jax.analysis.projection.points import EmptyPPPWarning
@@ -47,7 +47,6 @@ REPORT = "report"
 BINS = 64
 LEAST_ROTATIONS = 19
 TWIN_SEED = 0  # of the rotation of the basis beside which pictures stand
-CURVE_INCHES, CURVE_DPI = (3.6, 3.1), 85  # Width and height of a panel.
 PAPER_SITE = "pre"  # where the paper's pictures are taken (docs/method.md §14)
 _PLANE = (
     "Each cell's deepest valley against the alignment of its shape, {}, from untrained to trained."
@@ -308,7 +307,7 @@ def _section_block(section: _Section, how: _How, prefix: str) -> _Drawn:
                 strip.panels, beside=strip.beside, notes=strip.notes, style=style, **texts
             )
             drawn[target].append(picture(drawing, file, _strip_alt(**texts)))
-    alt = f"Errors and statistics against training epochs, a line per seed: {section.title}."
+    alt = f"Errors and statistics against epochs, a line per activation: {section.title}."
     curves = picture(_curves(section.statistics), "curves", alt)
     anchor = _anchor(prefix, section)
     block = render("section", title=section.title, anchor=anchor, curves=curves, **drawn)
@@ -422,18 +421,10 @@ def _panels(
 
 
 def _curves(statistics: xr.Dataset) -> Figure:
-    """Draws the errors and every statistic against training epochs, with a line per seed."""
+    """Draws the errors, and every statistic at both sites, against training epochs."""
     curved = registry.names(everywhere=True)
-    columns = [("train_mse", "test_mse"), *((f"{name}_pre", f"{name}_post") for name in curved)]
-    size = (CURVE_INCHES[0] * len(columns), CURVE_INCHES[1] * len(SITES))
-    figure = Figure(figsize=size, dpi=CURVE_DPI, layout="constrained")
-    panels = figure.subplots(len(SITES), len(columns), squeeze=False)
-    for axes, name in zip(panels.T.flat, itertools.chain(*columns), strict=True):
-        plot_curves(statistics[name], ax=axes, yscale="log" if name.endswith("_mse") else "linear")
-        axes.yaxis.label.set_size(8)
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=6, fontsize=8)
-    return figure
+    pairs = [("train_mse", "test_mse"), *((f"{name}_pre", f"{name}_post") for name in curved)]
+    return plot_pairs(statistics, pairs=pairs)
 
 
 def _page(
