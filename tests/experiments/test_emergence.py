@@ -254,8 +254,9 @@ def test_the_opening_figure_is_of_a_function_and_its_partner_under_one_optimiser
         for optimizer in ("adam", emergence.CONTROL) for rate in (0.1, 0.2) for name in known
     ]  # fmt: skip
     epochs = np.array([0, 2, 4])
-    (figure,) = emergence._opening(strips, known, epochs, 0.5).values()
+    (shown,) = emergence._opening(strips, known, epochs, 0.5).values()
     title = "PPP before the activation, isotropic_adam 0.1, 4 units wide, 2 seeds pooled"
-    assert figure.get_suptitle().replace("\n", " ") == title
+    assert shown.figure.get_suptitle().replace("\n", " ") == title
+    assert shown.caption.startswith(f"{title}: {emergence.FACE} and isotropic_tanh.")
     assert emergence._opening(strips[:4], known, epochs, 0.5) == {}
     assert emergence._opening(strips, {"tanh": known["isotropic_tanh"]}, epochs, 0.5) == {}
