@@ -216,18 +216,7 @@ def _analyse(
     """Computes the pictures, curves, tests and tables of every group, and then writes them."""
     curve = {"angles": angles, "signed": signed}
     found = [_found(group, epsilons, curve, chosen, drop_outliers, options) for group in groups]
-    dropped = {} if drop_outliers is None else {"drop_outliers": drop_outliers}
-    made = {
-        "by": list(names[0]),
-        "groups": names,
-        **found[0].curve.attrs,
-        "epsilon": epsilons.tolist(),
-        "rotations": chosen.rotations,
-        "acceptance_rotations": [group.rotations for group in found],
-        "rotated_beside": chosen.beside,
-        **dropped,
-    }
-    told = json.dumps(made, indent=1, default=str)
+    told = json.dumps(_made(names, found, epsilons, chosen, drop_outliers), indent=1, default=str)
     (folder / RECORD).write_text(told, encoding="utf-8")
     tests = _tests(names, [group.tests for group in found if group.tests is not None])
     tables = _write_tables(names, found, folder) | _write_tests(names, tests, folder)
@@ -243,6 +232,27 @@ def _analyse(
         made=told,
     )
     (folder / PAGE_FILE).write_text(page, encoding="utf-8")
+
+
+def _made(
+    names: list[dict[str, Any]],
+    found: list[_Group],
+    epsilons: np.ndarray,
+    chosen: _Chosen,
+    drop_outliers: float | None,
+) -> dict[str, Any]:
+    """Returns what `analysis.json` says."""
+    dropped = {} if drop_outliers is None else {"drop_outliers": drop_outliers}
+    return {
+        "by": list(names[0]),
+        "groups": names,
+        **found[0].curve.attrs,
+        "epsilon": epsilons.tolist(),
+        "rotations": chosen.rotations,
+        "acceptance_rotations": [group.rotations for group in found],
+        "rotated_beside": chosen.beside,
+        **dropped,
+    }
 
 
 def _told(found: list[_Group], chosen: _Chosen, options: dict[str, Any]) -> array_page.Told:
