@@ -58,11 +58,7 @@ class Page(_Shown):
 
 
 class Folder(_Shown):
-    """The path of a folder with a page, or with pictures, which a notebook shows."""
+    """The path of a folder with a page, which a notebook shows."""
 
     def _repr_html_(self) -> str | None:
-        page = Page(self / "index.html")
-        if page.exists():
-            return page._repr_html_()
-        shown = [Picture(path)._repr_html_() for path in sorted(self.glob("*.png"))]
-        return "".join(filter(None, shown)) or None
+        return Page(self / "index.html")._repr_html_()

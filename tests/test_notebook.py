@@ -23,8 +23,6 @@ def test_paths_of_films_pages_and_folders_show_what_is_there(tmp_path):
     )
     folder = notebook.Folder(tmp_path)
     assert folder._repr_html_() is None
-    (tmp_path / "b.png").write_bytes(PNG)
-    assert "data:image/png;base64," in folder._repr_html_()
     (tmp_path / "index.html").write_text('<p class="x">&amp;')
     page = notebook.Page(tmp_path / "index.html")
     assert 'srcdoc="&lt;p class=&quot;x&quot;&gt;&amp;amp;"' in page._repr_html_()
@@ -55,7 +53,7 @@ def test_a_film_a_strip_and_an_analysis_show_themselves(tmp_path):
     strip = pa.plot_strip([[pictures.isel(axis_0=0)]], rows=["a"], columns=["b"], title="c")
     assert strip._repr_png_().startswith(PNG)
     out = pa.write_analysis(latents[0], tmp_path / "out", rotations=19)
-    assert out._repr_html_().count("<img") == len(list(out.glob("*.png"))) > 0
+    assert out._repr_html_().count("&lt;img") == len(list(out.glob("*.png"))) > 0
 
 
 def test_a_grid_and_its_plan_show_their_size(tmp_path):
@@ -69,8 +67,11 @@ def test_a_grid_and_its_plan_show_their_size(tmp_path):
 
 def test_results_show_figures_and_the_tables_that_commands_print():
     tables = {"seen": pd.DataFrame({"<a>": [1.23456]}), "long": pd.DataFrame({"b": [1]})}
-    shown = study.Results(tables, {"f": Figure()}, silent=("long",), notes=("n<",))._repr_html_()
+    shown = study.Results(
+        tables, {"f": study.Shown(Figure(), "It is <empty>.")}, silent=("long",), notes=("n<",)
+    )._repr_html_()
     assert shown.count("<img") == shown.count("<table") == 1
     assert "&lt;a&gt;" in shown
+    assert shown.count("It is &lt;empty&gt;.") == 2  # for readers and for those who cannot see
     assert "1.23" in shown
     assert "<pre>n&lt;</pre>" in shown

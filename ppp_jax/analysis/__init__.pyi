@@ -38,6 +38,7 @@ __all__ = [
     "project",
     "rotation_test",
     "srm",
+    "style",
     "summary",
     "table",
     "top_planes",
@@ -63,10 +64,12 @@ from .io.load import load
 from .io.rows import LongRowWarning
 from .io.runs import load_run
 from .plots.animation import animate
+from .plots.curves import plot_curves
 from .plots.evidence import plot_forest
 from .plots.layers import plot_layers
-from .plots.ppp import plot_curves, plot_ppp, plot_srm
+from .plots.ppp import plot_ppp, plot_srm
 from .plots.strips import plot_strip
+from .plots.style import style
 from .projection.points import EmptyPPPWarning, count_planes, project, top_planes
 from .projection.ppp import ppp
 from .projection.srm import srm

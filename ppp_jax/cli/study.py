@@ -26,10 +26,23 @@ from ppp_jax.storage import manifest, run_dir
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
+    from markupsafe import Markup
     from matplotlib.figure import Figure
 
 FOLDER = run_dir.STUDY
 MOST_LINES = 8
+
+
+class Shown(NamedTuple):
+    """A figure of an analysis, and a sentence for those who read it or cannot see it.
+
+    Attributes:
+      figure: The figure.
+      caption: What it shows, in a sentence or two.
+    """
+
+    figure: Figure
+    caption: str
 
 
 class Results(NamedTuple):
@@ -37,19 +50,22 @@ class Results(NamedTuple):
 
     Attributes:
       tables: The tables by the names of their files. A table without rows is not written.
-      figures: The figures by the names of their files.
+      figures: The figures with their captions, by the names of their files.
       silent: Names of tables that are written and not printed, because they are long.
       notes: Texts that are printed after the tables.
     """
 
     tables: dict[str, pd.DataFrame]
-    figures: dict[str, Figure]
+    figures: dict[str, Shown]
     silent: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def _repr_html_(self) -> str:
         """Returns what a notebook shows: figures, and the tables that a command prints."""
-        pictures = [report.html_image(_png(figure), name) for name, figure in self.figures.items()]
+        pictures = [
+            f"{report.html_image(_png(one.figure), one.caption)}<p>{html.escape(one.caption)}</p>"
+            for one in self.figures.values()
+        ]
         tables = [
             f"<h4>{html.escape(name)}</h4>{report.html_table(list(table), _texts(table))}"
             for name, table in self.tables.items()
@@ -216,10 +232,13 @@ def keep(
     """
     for name, table in results.tables.items():
         _keep_table(folder, name, table, show=name not in results.silent)
-    for name, figure in results.figures.items():
-        figure.savefig(folder / f"{name}.png")
+    pictures = [
+        (name, report.html_figure(one.figure, folder / f"{name}.png", one.caption), one.caption)
+        for name, one in results.figures.items()
+    ]
     tell(results.notes)
-    _write_page(folder, asked=asked, documented=documented, this_run=this_run)
+    texts = {"asked": asked, "documented": documented, "this_run": this_run}
+    _write_page(folder, pictures, **texts)
 
 
 def tell(notes: Iterable[str]) -> None:
@@ -239,14 +258,17 @@ def frames(**tables: pd.DataFrame | list[dict[str, Any]]) -> dict[str, pd.DataFr
     return {name: pd.DataFrame(table) for name, table in tables.items()}
 
 
-def _write_page(folder: pathlib.Path, *, asked: str, documented: str, this_run: str) -> None:
+def _write_page(
+    folder: pathlib.Path,
+    pictures: list[tuple[str, Markup, str]],
+    *,
+    asked: str,
+    documented: str,
+    this_run: str,
+) -> None:
     """Writes the page of a study, with the question, this run, its figures and its tables."""
     import pandas as pd  # imported late: help and plans do without it
 
-    pictures = [
-        (path.stem, report.html_image(path.read_bytes(), f"Figure: {path.stem}.", file=path.name))
-        for path in sorted(folder.glob("*.png"))
-    ]
     tables = {path.stem: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))}
     note = ""
     if any(_lacks_seeds(table) for table in tables.values()):

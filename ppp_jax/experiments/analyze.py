@@ -27,11 +27,11 @@ Do anyone's activations know a basis? PPP, SRM, counts and tests of an array, or
 
   python -m experiments.analyze --latents=activations.npy --epsilon=0.7,0.85
 
-Cost: seconds; a minute for 100,000 samples of a layer 4,096 wide. Outcome: a folder with ppp.png,
-srm.png, and tables of the fractions accepted and of the tests against random bases (CSV and
-Markdown), of the mean SRM curves and of the planes with the most samples. The tests say of the
-mean, the covariance, the shape and the levels along the axes whether they prefer the basis, with p,
-and q over the groups.
+Cost: seconds; a minute for 100,000 samples of a layer 4,096 wide. Outcome: a folder with a page
+that says in plain words what was found (index.html), ppp.png, srm.png, and tables of the fractions
+accepted and of the tests against random bases (CSV and Markdown), of the mean SRM curves and of the
+planes with the most samples. The tests say of the mean, the covariance, the shape and the levels
+along the axes whether they prefer the basis, with p, and q over the groups.
 
   python -m experiments.analyze --latents=layers.npz
 
@@ -236,6 +236,7 @@ def _array(path: pathlib.Path) -> None:
     pooled = [str(d) for d in latents.dims[:-2] if d not in by and latents.sizes[d] > 1]
     if pooled:
         print(f"pooled over {printable(', '.join(pooled))} (--by keeps axes apart)")
+    print(f"page: {printable(out / 'index.html')}")
     print(f"analysis: {printable(out)}")
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import ppp_jax.analysis as pa
 from ppp_jax.analysis import plots, results
+from ppp_jax.analysis.plots.style import MOST_LINES, PAGE, looks, style
 from ppp_jax.cli import experiment, study
 from ppp_jax.data import datasets
 from ppp_jax.engine import devices
@@ -50,6 +52,12 @@ DEFAULTS = Grid(
 SPARSE_UNITS, SPARSE_EPOCHS = 32, 200
 
 
+CAPTION = (
+    "The figure shows how far the shape of every layer's latents lies from random bases, as z, "
+    "from the first layer to the last of each architecture, before and after the activation."
+)
+
+
 def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     """Measures every layer of every network.
 
@@ -74,7 +82,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
         bottlenecks=[row for row in table if row["layer"] == "bottleneck"],
         differences=results.with_q(results.layers.differences(rows)),
     )
-    return study.Results(tables, {"layers": draw(rows)}, silent=("layers",))
+    return study.Results(tables, {"layers": study.Shown(draw(rows), CAPTION)}, silent=("layers",))
 
 
 def _place(layer: str) -> tuple[int, str]:
@@ -131,24 +139,35 @@ def _is_stale(inner: pathlib.Path, grid: Grid) -> bool:
     return changed or bool(extension.obstacles(stored.grid, grid))
 
 
+@style()
 def draw(rows: list[dict[str, Any]]) -> Figure:
     """Draws z of the shape of every layer, a panel per architecture and site of latents."""
-    from matplotlib.figure import Figure  # imported late: help and plans do without it
-
     kinds = list(dict.fromkeys(row["architecture"] for row in rows))
-    figure = Figure(figsize=(13, 2.6 * len(kinds)), dpi=100, layout="constrained")
-    panels = figure.subplots(len(kinds), 2, squeeze=False)
-    for line, site in zip(panels, kinds, strict=True):
-        for axes, latents in zip(line, ("pre", "post"), strict=True):
+    seen = looks({row["activation"]: row["facts"] for row in rows})
+    size: dict[str, Any] = {"width": PAGE / 2, "height": 190, "above": 30}
+    figure, panels = plots.figures.page_panels(len(kinds), 2, **size)
+    for line, kind in zip(panels, kinds, strict=True):
+        for axes, site in zip(line, results.SITES, strict=True):
             series: dict[str, dict[str, float]] = {}
             for row in rows:
-                if (row["architecture"], row["site"]) == (site, latents):
-                    name = row["layer"].replace("coder_", "coder\n")
-                    series.setdefault(row["activation"], {})[name] = row["shape_z"]
-            plots.evidence.plot_z(series, ax=axes)
-            axes.set_title(f"{site}, {latents}-activation: z of the shape (grey: ±2)", fontsize=8)
-    panels[0, 0].legend(fontsize=6)
+                if (row["architecture"], row["site"]) == (kind, site):
+                    series.setdefault(row["activation"], {})[row["layer"]] = row["shape_z"]
+            plots.evidence.plot_z(series, ax=axes, seen=seen)
+            axes.set_xticks(axes.get_xticks(), _ticks(next(iter(series.values()))))
+            axes.set_title(f"{kind}, {site}-activation: z of the shape (grey: ±2)")
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=MOST_LINES)
     return figure
+
+
+def _ticks(layers: Iterable[str]) -> list[str]:
+    """Returns the numbers of layers, and below the first one of a part the part's name."""
+    ticks, last = [], ""
+    for layer in layers:
+        part, _, number = layer.partition("_")
+        ticks.append(part if not number else number if part == last else f"{number}\n{part}")
+        last = part
+    return ticks
 
 
 EXPERIMENT = experiment.register(

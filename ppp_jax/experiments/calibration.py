@@ -11,6 +11,7 @@ from absl import flags
 
 import ppp_jax.analysis as pa
 from ppp_jax.analysis import inference, plots, projection, statistics, synthetic
+from ppp_jax.analysis.plots.style import BLACK, BLUE, GREEN, ORANGE, PAGE, PURPLE, VERMILION, style
 from ppp_jax.analysis.texts import as_markdown
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.errors import writing
@@ -46,12 +47,12 @@ DENSITY_SAMPLES, DENSITY_PART = 600, 5  # at most; times the rotations, for a z 
 HEAVY = ((16, 500, 5.0), (16, 500, 2.5), (64, 320, 5.0), (64, 320, 2.5), (64, 1280, 2.5))
 FEWEST = 20  # groups, below which a rate is not shown
 LOOKS = {  # of the figure's points, by statistic
-    **dict.fromkeys(("c4", "unit_kurtosis"), ("C0", "samples as they are")),
-    **dict.fromkeys(("mean_axes", "mean_ones"), ("C1", "mean")),
-    "covariance": ("C2", "covariance"),
-    **dict.fromkeys(("shape", "shape_kurtosis"), ("C3", "shape")),
-    **dict.fromkeys(("outlier_kurtosis", "max_median_ratio"), ("C4", "outliers")),
-    DIP: ("C5", "dips"),
+    **dict.fromkeys(("c4", "unit_kurtosis"), (BLUE, "samples as they are")),
+    **dict.fromkeys(("mean_axes", "mean_ones"), (ORANGE, "mean")),
+    "covariance": (GREEN, "covariance"),
+    **dict.fromkeys(("shape", "shape_kurtosis"), (VERMILION, "shape")),
+    **dict.fromkeys(("outlier_kurtosis", "max_median_ratio"), (PURPLE, "outliers")),
+    DIP: (BLACK, "dips"),
 }
 
 
@@ -311,17 +312,16 @@ def tell_density(samples: int, units: int, rotations: int) -> None:
     print(as_markdown(header, body))
 
 
+@style()
 def draw(found: Found) -> Figure:
     """Draws the sizes of all tests, what each statistic sees, and the power on mixtures.
 
     Args:
       found: What was measured.
     """
-    from matplotlib.figure import Figure  # imported late: help and plans do without it
-
-    figure = Figure(figsize=(11, 8.4), dpi=100, layout="constrained")
-    parts: Any = figure.subfigures(2, 1, height_ratios=(1.15, 1))
-    upper, lower = parts
+    figure = plots.figures.page_figure(PAGE, 1180)
+    parts: Any = figure.subfigures(3, 1, height_ratios=(1, 1.05, 0.75))
+    upper, middle, lower = parts
     tests = [str(name) for name in found.own["test"].values]
     for k, (ax, test) in enumerate(
         zip(upper.subplots(1, len(tests), sharey=True, squeeze=False)[0], tests, strict=True)
@@ -329,22 +329,19 @@ def draw(found: Found) -> Figure:
         draw_sizes(found, test, ax=ax)
         if k == 0:
             ax.set_yticks(
-                range(len(inference.calibration.NULLS)),
-                list(inference.calibration.NULLS),
-                fontsize=8,
+                range(len(inference.calibration.NULLS)), list(inference.calibration.NULLS)
             )
             ax.invert_yaxis()
     for colour, label in dict.fromkeys(LOOKS.values()):
-        upper.axes[0].plot([], [], "o", color=colour, markersize=4, label=label)
-    upper.legend(loc="outside lower center", ncols=6, fontsize=8, frameon=False)
+        upper.axes[0].plot([], [], "o", color=colour, label=label)
+    upper.legend(loc="outside lower center", ncols=6)
     upper.suptitle(
         "Where the axes are not special: fraction of tests with p ≤ .05, its exact value (line), "
         "and where 99.9 % of fractions lie (band; of dips: light)",
-        fontsize=9,
     )
-    left, *right = lower.subplots(1, 3, width_ratios=(1.5, 1, 1))
-    draw_seen(found.own, ax=left)
-    for kind, place in zip(inference.calibration.KINDS, right, strict=True):
+    draw_seen(found.own, ax=middle.subplots())
+    both = lower.subplots(1, len(inference.calibration.KINDS))
+    for kind, place in zip(inference.calibration.KINDS, both, strict=True):
         plots.evidence.plot_power(found.mixed, kind=kind, ax=place)
     return figure
 
@@ -357,6 +354,11 @@ def draw_sizes(found: Found, test: str, *, ax: Axes) -> None:
       test: Which test.
       ax: The axes to draw in.
     """
+    from matplotlib.ticker import (  # imported late: help and plans do without it
+        MaxNLocator,
+        PercentFormatter,
+    )
+
     at = found.turned.sel(test=test)
     exact, most = float(at["exact"].max()), int(at["groups"].max())
     dips = int(at["groups"].sel(statistic=DIP).max())
@@ -364,8 +366,8 @@ def draw_sizes(found: Found, test: str, *, ax: Axes) -> None:
         if not groups:  # of few draws there are none
             continue
         low, high = inference.calibration.monte_carlo(exact, groups)
-        ax.axvspan(float(low), float(high), color="k", alpha=shade, linewidth=0)
-    ax.axvline(exact, color="k", linewidth=0.8)
+        ax.axvspan(float(low), float(high), color=BLACK, alpha=shade, linewidth=0)
+    ax.axvline(exact, color=BLACK, linewidth=0.8)
     for row, (law, nulls) in enumerate(inference.calibration.NULLS.items()):
         for sizes, names, up in (
             (found.own, nulls, -0.18),
@@ -375,11 +377,11 @@ def draw_sizes(found: Found, test: str, *, ax: Axes) -> None:
                 one = sizes.sel(test=test, law=law, statistic=name)
                 if one["groups"] >= FEWEST:
                     place = row + up + 0.03 * (inference.calibration.EVERY.index(name) - 4.5)
-                    ax.plot(one["rate"], place, "o", color=LOOKS[name][0], markersize=3)
-    ax.set_title(test, fontsize=9)
+                    ax.plot(one["rate"], place, "o", color=LOOKS[name][0], markersize=3.5)
+    ax.set_title(test)
     ax.set_xlim(left=-0.004)
-    ticks = [0, 0.05, 0.1] if ax.get_xlim()[1] < 0.2 else [0, 0.1, 0.2]
-    ax.set_xticks(ticks, [f"{tick:.0%}" for tick in ticks], fontsize=8)
+    ax.xaxis.set_major_locator(MaxNLocator(2))
+    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
 def draw_seen(sizes: xr.Dataset, *, ax: Axes) -> None:
@@ -398,13 +400,13 @@ def draw_seen(sizes: xr.Dataset, *, ax: Axes) -> None:
             value = float(judged.sel(law=law, statistic=name))
             bold = name not in inference.calibration.NULLS.get(law, ())
             text = "–" if np.isnan(value) else f"{100 * value:.0f}"
-            style: dict[str, Any] = {"weight": "bold" if bold else "normal", "fontsize": 7}
+            style: dict[str, Any] = {"weight": "bold" if bold else "normal"}
             colour = "w" if value > 0.6 else "k"
             ax.text(column, row, text, ha="center", va="center", color=colour, **style)
-    ax.set_yticks(range(len(laws)), laws, fontsize=7)
+    ax.set_yticks(range(len(laws)), laws)
     short = [statistics.registry.STATISTICS[name].short for name in names]
-    ax.set_xticks(range(len(names)), short, fontsize=7, rotation=40, ha="right")
-    ax.set_title("p ≤ .05 in % of single clouds; bold: the axes are special", fontsize=8)
+    ax.set_xticks(range(len(names)), short, rotation=25, ha="right")
+    ax.set_title("p ≤ .05 in % of single clouds; bold: the axes are special")
 
 
 def main(*, argv: list[str] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import ppp_jax.analysis as pa
-from ppp_jax.analysis import inference, projection, results
+from ppp_jax.analysis import inference, plots, projection, results
 from ppp_jax.analysis.io.progress import progress_bar
+from ppp_jax.analysis.plots.style import NEITHER, PAGE, looks, style
+from ppp_jax.analysis.texts import drawn
 from ppp_jax.cli import experiment, study
 from ppp_jax.data import datasets
 from ppp_jax.errors import InputError
@@ -72,6 +75,13 @@ def restored(run: pathlib.Path, grid: Grid, how: dict[str, Any]) -> list[restore
     return restore.restore(run, datasets.load(grid.data))
 
 
+FILLS = ("full", "none", "left", "right", "top", "bottom")  # of the markers of optimisers
+CAPTION = (
+    "The figure shows what every network's latents are good for, such as reconstruction, probes, "
+    "noise and few bits, against how quantised they are (mean dip); a point is a network."
+)
+
+
 def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     """Measures what every network's latents are good for, and what goes with quantisation.
 
@@ -100,7 +110,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
         differences=difference_rows(found),
         correlations=correlation_rows(found),
     )
-    return study.Results(tables, {"consequences": draw(found)})
+    return study.Results(tables, {"consequences": study.Shown(draw(found), CAPTION)})
 
 
 def measure(one: restore.Trained, dataset: datasets.Dataset) -> dict[str, np.ndarray]:
@@ -215,30 +225,35 @@ def correlation_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> pd.
     return results.with_q(rows)
 
 
+@style()
 def draw(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> Figure:
     """Draws every consequence against the mean dip, a point per network."""
-    from matplotlib.figure import Figure  # imported late: help and plans do without it
+    from matplotlib.lines import Line2D  # imported late: help and plans do without it
 
     quantities = list(next(iter(found.values())))[2:]
-    figure = Figure(figsize=(3.4 * len(quantities), 3.6), dpi=100, layout="constrained")
-    names = list(dict.fromkeys(activation for activation, _ in found))
-    for axes, quantity in zip(figure.subplots(1, len(quantities)), quantities, strict=True):
+    across = min(3, len(quantities))
+    down = -(-len(quantities) // across)
+    size: dict[str, Any] = {"width": PAGE / 3, "height": 270, "above": 70}
+    figure, panels = plots.figures.page_panels(down, across, sharex=True, **size)
+    seen = looks({activation: interpolated.get(activation) for activation, _ in found})
+    optimizers = list(dict.fromkeys(optimizer for _, optimizer in found))
+    for axes, quantity in zip(panels.flat, quantities, strict=False):
         for (activation, optimizer), cell in found.items():
-            marker = "o" if optimizer == next(iter(found))[1] else "^"
-            axes.plot(
-                cell[DIP],
-                cell[quantity],
-                marker,
-                markersize=3,
-                alpha=0.6,
-                color=f"C{names.index(activation)}",
-                label=f"{activation}, {optimizer}",
-            )
-        axes.set(xlabel=DIP, title=quantity)
+            fill = FILLS[optimizers.index(optimizer) % len(FILLS)]
+            how: dict[str, Any] = {"fillstyle": fill, "alpha": 0.7, **seen[activation].point}
+            axes.plot(cell[DIP], cell[quantity], **how)
+        axes.set_title(quantity)
         if "noise" in quantity or "bits" in quantity:  # one network in a hundred is far off
             shown = np.concatenate([cell[quantity] for cell in found.values()])
             axes.set_ylim(top=1.1 * np.nanquantile(shown, 0.99))
-    axes.legend(fontsize=5)
+    for axes in panels.flat[len(quantities) :]:
+        axes.set_axis_off()
+    figure.supxlabel(DIP)
+    marks = [Line2D([], [], label=drawn(name), **look.point) for name, look in seen.items()]
+    for optimizer, fill in zip(optimizers, itertools.cycle(FILLS), strict=False):
+        how = {"color": NEITHER, "marker": "o", "linestyle": "", "fillstyle": fill}
+        marks.append(Line2D([], [], label=optimizer, **how))
+    figure.legend(handles=marks, loc="outside upper center", ncols=8)
     return figure
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 import ppp_jax.analysis as pa
 from ppp_jax import bases
 from ppp_jax.analysis import inference, io, plots, results
+from ppp_jax.analysis.plots.style import PAGE, RULE, looks, style
+from ppp_jax.analysis.texts import drawn
 from ppp_jax.cli import experiment, study
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
@@ -58,6 +61,13 @@ def check(grid: Grid) -> None:
             raise InputError("activations", activation, problem)
 
 
+CAPTION = (
+    "The figure shows how much better the units of two networks match than after a rotation, "
+    "before and after each activation, under each optimiser; points are pairs of seeds, and bars "
+    "the interquartile mean with its 95 % interval."
+)
+
+
 def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     """Matches disjoint pairs of seeds, untrained and trained.
 
@@ -68,7 +78,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     latents = study.load(run)
     runs, known = latents[["test_mse", "diverged_step"]].load(), io.facts_of(latents)
     rows: list[dict[str, Any]] = []
-    pairs: dict[str, np.ndarray] = {}
+    pairs: dict[tuple[str, str, str], np.ndarray] = {}
     for site in results.SITES:
         for names, at in results.cells(runs):
             both = results.mask(latents[site].isel(at).isel(step=[0, -1]), runs.isel(at))
@@ -92,8 +102,9 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
                     **_described(first, last),
                 }
             )
-            pairs[f"{names['activation']}\n{names['optimizer']}, {site}"] = last.units - last.null
-    return study.Results(study.frames(matches=results.with_q(rows)), {"matches": draw(pairs)})
+            pairs[site, names["optimizer"], names["activation"]] = last.units - last.null
+    shown = study.Shown(draw(pairs, known), CAPTION)
+    return study.Results(study.frames(matches=results.with_q(rows)), {"matches": shown})
 
 
 def _nothing() -> inference.Convergence:
@@ -119,15 +130,30 @@ def _described(first: inference.Convergence, last: inference.Convergence) -> dic
     }
 
 
-def draw(pairs: dict[str, np.ndarray]) -> Figure:
-    """Draws the units' match above that of rotated latents, every pair visible."""
-    from matplotlib.figure import Figure  # imported late: help and plans do without it
+@style()
+def draw(pairs: dict[tuple[str, str, str], np.ndarray], known: Mapping[str, io.Facts]) -> Figure:
+    """Draws the units' match above that of rotated latents, every pair visible.
 
-    figure = Figure(figsize=(1.0 + 0.62 * len(pairs), 4), dpi=100, layout="constrained")
-    axes = plots.evidence.plot_seeds(pairs, ax=figure.subplots())
-    axes.set_xticks(range(len(pairs)), list(pairs), fontsize=6, rotation=90)
-    axes.axhline(0, color="0.7", linewidth=0.8)
-    axes.set_ylabel("units' match above the rotated one", fontsize=8)
+    Args:
+      pairs: The matches by site of latents, optimiser and activation.
+      known: The facts about every activation.
+    """
+    sites, optimizers = (list(dict.fromkeys(key[k] for key in pairs)) for k in (0, 1))
+    size: dict[str, Any] = {"width": PAGE / max(2, len(optimizers)), "height": 230, "above": 90}
+    figure, panels = plots.figures.page_panels(
+        len(sites), len(optimizers), sharex=True, sharey=True, **size
+    )
+    seen = looks(known)
+    for line, site in zip(panels, sites, strict=True):
+        for axes, optimizer in zip(line, optimizers, strict=True):
+            names = [name for where, how, name in pairs if (where, how) == (site, optimizer)]
+            for x, name in enumerate(names):
+                how: dict[str, Any] = {"colour": seen[name].color, "at": [x]}
+                plots.evidence.plot_seeds({name: pairs[site, optimizer, name]}, ax=axes, **how)
+            axes.set_xticks(range(len(names)), map(drawn, names), rotation=35, ha="right")
+            axes.axhline(0, color=RULE, linewidth=0.8)
+            axes.set_title(f"{optimizer}, {site}-activation")
+    figure.supylabel("units' match above the rotated one")
     return figure
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import pathlib
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ppp_jax.analysis import plots, results
+from ppp_jax.analysis.plots.style import MOST_LINES, PAGE, RULE, looks, shades, style
+from ppp_jax.analysis.texts import drawn
 from ppp_jax.cli import experiment, study
 from ppp_jax.grid import Grid
 
@@ -46,6 +50,14 @@ def check(grid: Grid) -> None:
     study.check_architectures(grid, ARCHITECTURES)
 
 
+BELOW = "hidden layers on each side"
+CAPTION = (
+    "The figure shows how the bottleneck's shape and its mean dip, above the mean of random "
+    "bases, change with depth (points are seeds, and bars the interquartile mean with its 95 % "
+    "interval), and the shape from layer to layer, of at most six depths."
+)
+
+
 def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     """Measures every layer, and tests how the bottleneck changes with depth.
 
@@ -66,7 +78,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
         differences=results.with_q(results.layers.differences(rows)),
         errors=study.error_differences(rows),
     )
-    return study.Results(tables, {"layers": draw(rows)}, silent=("layers",))
+    return study.Results(tables, {"layers": study.Shown(draw(rows), CAPTION)}, silent=("layers",))
 
 
 def position(layer: str, depth: int) -> int:
@@ -75,55 +87,49 @@ def position(layer: str, depth: int) -> int:
     return {"encoder": 0, "bottleneck": depth, "decoder": depth + 1}[part] + int(number or 0)
 
 
+@style()
 def draw(rows: list[dict[str, Any]]) -> Figure:
     """Draws shape and dip of the bottleneck against depth, and the shape layer by layer."""
-    from matplotlib.figure import Figure  # imported late: help and plans do without it
-
+    seen = looks({row["activation"]: row["facts"] for row in rows})
     names = list(dict.fromkeys((row["activation"], row["site"]) for row in rows))
-    figure = Figure(figsize=(3.6 * len(names), 8), dpi=100, layout="constrained")
-    panels = figure.subplots(3, len(names), sharey="row", squeeze=False)
-    for (first, second, third), (activation, site) in zip(panels.T, names, strict=True):
+    size: dict[str, Any] = {"width": PAGE / 3, "height": 185, "above": 20}
+    figure, panels = plots.figures.page_panels(len(names), 3, sharex="col", sharey="col", **size)
+    for line, (activation, site) in zip(panels, names, strict=True):
         here = [row for row in rows if (row["activation"], row["site"]) == (activation, site)]
-        for axes, quantity in ((first, "shape_excess"), (second, "axis_quantisation_excess")):
+        for axes, quantity in zip(line, ("shape_excess", "axis_quantisation_excess"), strict=False):
             columns = {
                 str(row["depth"]): row[f"{quantity}_seeds"]
                 for row in here
                 if row["layer"] == "bottleneck"
             }
-            plots.evidence.plot_seeds(columns, ax=axes)
-            axes.set_xlabel("hidden layers on each side", fontsize=8)
-        _draw_layers(here, third)
-        third.set_xlabel("layers after the bottleneck", fontsize=8)
-        third.axvline(0, color="0.7", linewidth=0.8)
-        first.set_title(f"{activation}, {site}-activation", fontsize=9)
-        for axes in (first, second, third):
-            axes.axhline(0, color="0.7", linewidth=0.8)
-            axes.tick_params(labelsize=7)
-    texts = (
-        "shape (C4) of the bottleneck above null",
-        "mean dip of the bottleneck above null",
-        "shape (C4) of every layer above null",
-    )
-    for axes, text in zip(panels[:, 0], texts, strict=True):
-        axes.set_ylabel(text, fontsize=8)
-    panels[2, -1].legend(title="depth", fontsize=6, title_fontsize=6)
+            plots.evidence.plot_seeds(columns, ax=axes, colour=seen[activation].color)
+        for axes in line:
+            axes.axhline(0, color=RULE, linewidth=0.8)
+        line[2].axvline(0, color=RULE, linewidth=0.8)
+        _draw_layers(here, line[2])
+        line[0].set_ylabel(f"{drawn(activation)},\n{site}-activation")
+    texts = ("shape (C4) above null, bottleneck", "mean dip above null, bottleneck",
+             "shape (C4) above null, every layer")  # fmt: skip
+    for axes, text in zip(panels[0], texts, strict=True):
+        axes.set_title(text)
+    for axes, below in zip(panels[-1], (BELOW, BELOW, "layers after the bottleneck"), strict=True):
+        axes.set_xlabel(below)
     return figure
 
 
 def _draw_layers(rows: list[dict[str, Any]], axes: Axes) -> None:
-    """Draws the shape from layer to layer, a line per depth."""
-    for k, depth in enumerate(sorted({row["depth"] for row in rows})):
+    """Draws the shape from layer to layer, a line per depth, of at most six depths."""
+    every = sorted({row["depth"] for row in rows})
+    shown = sorted(
+        {every[k] for k in np.linspace(0, len(every) - 1, MOST_LINES).round().astype(int)}
+    )
+    for depth, shade in zip(shown, shades(len(shown)), strict=True):
         path = [row for row in rows if row["depth"] == depth]
         places = [row["position"] - depth for row in path]
-        axes.plot(
-            places,
-            [row["shape_excess"] for row in path],
-            "o-",
-            markersize=3,
-            linewidth=0.8,
-            color=f"C{k}",
-            label=str(depth),
-        )
+        shape = [row["shape_excess"] for row in path]
+        points: dict[str, Any] = {"marker": "o", "markersize": 3, "linewidth": 1.1, "color": shade}
+        axes.plot(places, shape, label=f"depth {depth}", **points)
+    plots.labels.label_lines(axes)
 
 
 EXPERIMENT = experiment.register(

@@ -10,6 +10,7 @@ import numpy as np
 
 import ppp_jax.analysis as pa
 from ppp_jax.analysis import inference, plots, results, statistics
+from ppp_jax.analysis.plots.style import PAGE, RULE, style
 from ppp_jax.cli import experiment, study
 from ppp_jax.grid import Grid
 
@@ -71,6 +72,13 @@ def second_road(grid: Grid) -> list[Grid]:
     return [dataclasses.replace(grid, activations=powers, doses=())]
 
 
+CAPTION = (
+    "The figure shows how alignment and quantisation, above the mean of random bases, and the "
+    "held-out error change with the dose of the basis, along each road and under each optimiser; "
+    "points are seeds, and bars the interquartile mean with its 95 % interval."
+)
+
+
 def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     """Measures both roads and asks whether a kink describes them better than a line.
 
@@ -104,7 +112,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
             for site, statistic in quantities()
         ],
     )
-    return study.Results(tables, {"doses": draw(roads)})
+    return study.Results(tables, {"doses": study.Shown(draw(roads), CAPTION)})
 
 
 def _by_optimizer(measured: results.Measured, road: str) -> dict[str, Road]:
@@ -157,31 +165,32 @@ def _rows(name: str, road: Road) -> list[dict[str, Any]]:
     return rows
 
 
+@style()
 def draw(roads: dict[str, Road]) -> Figure:
     """Draws alignment before and after the activation, and error, against dose: every seed."""
-    from matplotlib.figure import Figure  # imported late: help and plans do without it
-
-    drawn = {
+    texts = {
         f"{statistic}_{site}_excess": (
-            f"{statistics.registry.label_of(statistic)} above null,\n{site}-activation"
+            f"{statistics.registry.STATISTICS[statistic].short}\nabove null,\n{site}-activation"
         )
         for site, statistic in quantities()
     } | {"test_mse": "held-out MSE"}
-    size = (3.3 * len(roads), 2.4 * len(drawn))
-    figure = Figure(figsize=size, dpi=110, layout="constrained")
-    panels = figure.subplots(len(drawn), len(roads), sharey="row", squeeze=False)
-    for line, (quantity, text) in zip(panels, drawn.items(), strict=True):
-        for axes, (name, road) in zip(line, roads.items(), strict=True):
+    size: dict[str, Any] = {"width": PAGE / len(roads), "height": 165, "above": 60}
+    shared: dict[str, Any] = {"sharex": "col", "sharey": "row"}
+    figure, panels = plots.figures.page_panels(len(texts), len(roads), **size, **shared)
+    for line, (quantity, text) in zip(panels, texts.items(), strict=True):
+        for axes, road in zip(line, roads.values(), strict=True):
             columns = {
                 f"{dose:.2g}": values
                 for dose, values in zip(road.doses, road.numbers[quantity], strict=True)
             }
             plots.evidence.plot_seeds(columns, ax=axes, at=road.doses)
             axes.tick_params(axis="x", labelrotation=90)
-            axes.set_xlabel(name, fontsize=8)
             if quantity != "test_mse":
-                axes.axhline(0, color="0.7", linewidth=0.8)
-        line[0].set_ylabel(text, fontsize=8)
+                axes.axhline(0, color=RULE, linewidth=0.8)
+        line[0].set_ylabel(text)
+    for axes, name in zip(panels[0], roads, strict=True):
+        axes.set_title(name)
+    figure.supxlabel("dose")
     return figure
 
 

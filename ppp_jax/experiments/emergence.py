@@ -14,6 +14,7 @@ import numpy as np
 import ppp_jax.analysis as pa
 from ppp_jax.analysis import inference, io, plots, results, statistics
 from ppp_jax.analysis.io.progress import progress_bar
+from ppp_jax.analysis.plots.style import PAGE, looks, split, style
 from ppp_jax.analysis.texts import file_stem
 from ppp_jax.cli import experiment, study
 from ppp_jax.errors import InputError, printable
@@ -130,6 +131,19 @@ class Site(NamedTuple):
         return np.asarray(last.values)
 
 
+NUMBERS = ("courses", "The figure shows alignment and quantisation")
+CLUSTERS = ("orbits", "The figure shows how near clusters are to the orbits of the basis")
+ANGLES = ("phases", "The figure shows how even the angles of accepted samples are")
+COURSES = (
+    "through training, as z against random bases: a line per activation; filled points have a "
+    "false discovery rate of at most 5 % in these networks."
+)
+STRIPS = (
+    "Rows show the points, their density over that of isotropic latents, and the same in a "
+    "rotated basis, through training."
+)
+
+
 def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     """Measures every cell through training, and answers the paper's claims.
 
@@ -166,10 +180,10 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
         claims=found,
         summary=summary(found),
     )
+    drawn = ((NUMBERS, of_statistics), (CLUSTERS, of_orbits), (ANGLES, of_pictures))
     figures = {
-        "courses": draw_courses(of_statistics),
-        "orbits": draw_courses(of_orbits),
-        "phases": draw_courses(of_pictures),
+        name: study.Shown(draw_courses(table, io.facts_of(latents)), f"{what} {COURSES}")
+        for (name, what), table in drawn
     }
     return study.Results(tables, figures | draw_strips(latents, options), silent=("courses",))
 
@@ -502,28 +516,40 @@ def summary(answered: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def draw_courses(table: pd.DataFrame) -> Figure:
-    """Draws z of every statistic against epochs, a column of panels per site.
+@style()
+def draw_courses(table: pd.DataFrame, known: Mapping[str, io.Facts]) -> Figure:
+    """Draws z of every statistic against epochs, a column of panels per optimiser and so on.
 
     Args:
       table: What `course_table` returned.
+      known: The facts about every activation.
     """
-    from matplotlib.figure import Figure  # imported late: help and plans do without it
-
-    statistics, sites = (list(dict.fromkeys(table[name])) for name in ("statistic", "site"))
-    figure = Figure(figsize=(9, 1 + 2.2 * len(statistics)), dpi=110, layout="constrained")
-    panels = figure.subplots(len(statistics), len(sites), sharex=True, squeeze=False)
-    lines: dict[str, Any] = {}
-    for line, statistic in zip(panels, statistics, strict=True):
-        for axes, site in zip(line, sites, strict=True):
-            plots.evidence.plot_courses(table, statistic=statistic, site=site, ax=axes)
-            axes.set_title(f"{_label(statistic)}, {site}-activation", fontsize=8)
-            handles, labels = axes.get_legend_handles_labels()
-            lines |= dict(zip(labels, handles, strict=True))
-        line[0].set_ylabel("z", fontsize=7)
-    for axes in panels[-1]:
-        axes.set_xlabel("epoch", fontsize=7)
-    figure.legend(lines.values(), lines, loc="outside lower center", ncols=3, fontsize=7)
+    others = [name for name in ("optimizer", "width", "rate") if table[name].nunique() > 1]
+    if "rate" in others and table.groupby("optimizer")["rate"].nunique().max() == 1:
+        others.remove("rate")
+    columns = list(table.groupby(others, sort=False)) if others else [((), table)]
+    across = min(3, len(columns))
+    parts = [[name for name in part if name in set(table["activation"])] for part in split(known)]
+    lines = [
+        (*each, part, columns[k : k + across])
+        for each in dict.fromkeys(zip(table["statistic"], table["site"], strict=True))
+        for part in parts
+        for k in range(0, len(columns), across)
+        if part
+    ]
+    size: dict[str, Any] = {"width": PAGE / across, "height": 180, "above": 20}
+    figure, panels = plots.figures.page_panels(len(lines), across, sharex=True, **size)
+    for line, (statistic, site, part, shown) in zip(panels, lines, strict=True):
+        for axes in line[len(shown) :]:
+            axes.set_axis_off()
+        for axes, (names, rows) in zip(line, shown, strict=False):
+            here = rows[(rows["statistic"] == statistic) & (rows["site"] == site)]
+            here = here[here["activation"].isin(part)]
+            plots.evidence.plot_courses(here, seen=looks(known), ax=axes)
+            axes.set_title(", ".join(map(str, names)))
+        line[0].set_title(f"{_label(statistic)}, {site}-activation\n{line[0].get_title('left')}")
+        line[0].set_ylabel("z")
+    figure.supxlabel("epoch")
     return figure
 
 
@@ -533,7 +559,7 @@ def _label(statistic: str) -> str:
     return f"cosine of clusters with {statistic}"
 
 
-def draw_strips(latents: xr.Dataset, options: experiment.Options) -> dict[str, Figure]:
+def draw_strips(latents: xr.Dataset, options: experiment.Options) -> dict[str, study.Shown]:
     """Draws PPP of one network of every cell through training, before the activation.
 
     It is the first seed's that has not diverged: other networks' clusters stand at other places.
@@ -565,15 +591,14 @@ def draw_strips(latents: xr.Dataset, options: experiment.Options) -> dict[str, F
     for name in dict.fromkeys(str(strip.names["activation"]) for strip in found):
         mine = [strip for strip in found if strip.names["activation"] == name]
         title = f"{name}: PPP before the activation, {_numbered([one.seed for one in mine])}"
-        figures[file_stem(f"strip_{name}")] = _draw(
-            mine, [_row(one) for one in mine], title, epochs
-        )
+        drawing = _draw(mine, [_row(one) for one in mine], title, epochs)
+        figures[file_stem(f"strip_{name}")] = study.Shown(drawing, f"{title}. {STRIPS}")
     return figures | _opening(found, known, epochs, options.epsilon)
 
 
 def _opening(
     strips: list[_Strip], known: Mapping[str, io.Facts], epochs: np.ndarray, epsilon: float
-) -> dict[str, Figure]:
+) -> dict[str, study.Shown]:
     """Draws a discrete function and its isotropic partner at fewer snapshots, if they are there.
 
     Both are drawn over one basis, or pictures would differ by their planes.
@@ -592,7 +617,8 @@ def _opening(
         drawn.append(_drawn(one, clouds, FACE_BASIS, epsilon))
     seeds = " and ".join(str(size) for size in dict.fromkeys(len(one.clouds) for one in shown))
     title = f"PPP before the activation, {_row(shown[0])}, {seeds} seeds pooled"
-    return {"strip": _draw(drawn, [str(name) for name in names], title, epochs[few])}
+    drawing = _draw(drawn, [str(name) for name in names], title, epochs[few])
+    return {"strip": study.Shown(drawing, f"{title}: {' and '.join(map(str, names))}. {STRIPS}")}
 
 
 def _row(strip: _Strip) -> str:

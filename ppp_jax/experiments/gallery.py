@@ -10,7 +10,8 @@ import numpy as np
 from absl import flags
 
 import ppp_jax.analysis as pa
-from ppp_jax.analysis import projection
+from ppp_jax.analysis import plots, projection
+from ppp_jax.analysis.plots.style import PAGE, style
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.cli import study
 from ppp_jax.errors import InputError, writing
@@ -30,7 +31,7 @@ of docs/method.md §13, each with its density over the isotropic null, its SRM c
 below them the trained bottlenecks of the default ablation; the film shows tanh's during training.
 """
 
-COLUMNS, FILMED = 4, "tanh"
+COLUMNS, FILMED = 3, "tanh"
 SHOWN = ("activation", "seed", "step", "sample", "unit")
 
 
@@ -55,6 +56,7 @@ def command() -> None:
     print(out / "gallery.png", pa.animate(pictures, out / "training.gif"))
 
 
+@style()
 def gallery(run: xr.DataArray, *, epsilon: float) -> Figure:
     """Draws known clouds and trained bottlenecks, a panel each.
 
@@ -62,19 +64,16 @@ def gallery(run: xr.DataArray, *, epsilon: float) -> Figure:
       run: Latents, as `bottlenecks` returns them.
       epsilon: The acceptance cosine.
     """
-    from matplotlib.figure import Figure  # imported late: help and plans do without it
-
     shown: dict[str, Any] = dict(pa.known_clouds())
     shown |= {
         f"{name}, trained": run.sel(activation=name).isel(step=-1)
         for name in run["activation"].values
     }
     rows = -(-len(shown) // COLUMNS)
-    figure = Figure(figsize=(4.1 * COLUMNS, 2.5 * rows), dpi=80, layout="constrained")
+    figure = plots.figures.page_figure(PAGE, 235 * rows)
     figure.suptitle(
         f"Density over the isotropic null (left) and SRM (right; dashed: isotropic), ε = "
-        f"{epsilon:g}. D: mean dip",
-        fontsize=10,
+        f"{epsilon:g}. D: mean dip"
     )
     grid = figure.add_gridspec(rows, COLUMNS)
     for k, (name, latents) in enumerate(shown.items()):
@@ -113,9 +112,9 @@ def draw(
     dip = float(np.mean(pa.axis_quantisation(latents)))
     numbers = f"A/A0 {ratio:.2g}, C4 {c4:.2f}, D {dip:.3f}"
     axes.set(xlabel="", ylabel="")
-    axes.set_title(f"{name}\n{numbers}", fontsize=8)
+    axes.set_title(f"{name}\n{numbers}")
     polar = figure.add_subplot(place[1], projection="polar")
-    pa.plot_srm(curves, ax=polar, planes=False).set_title("")
+    pa.plot_srm(curves, ax=polar, planes=False).set_title("", loc="center")
 
 
 def main(*, argv: list[str] | None = None) -> None:

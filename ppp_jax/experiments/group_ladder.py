@@ -10,6 +10,7 @@ import numpy as np
 from ppp_jax import bases
 from ppp_jax.analysis import inference, io, plots, results
 from ppp_jax.analysis.io.progress import progress_bar
+from ppp_jax.analysis.plots.style import PAGE, style
 from ppp_jax.cli import experiment, study
 from ppp_jax.grid import Grid
 
@@ -51,6 +52,12 @@ DEFAULTS = Grid(
 )
 
 
+CAPTION = (
+    "The figure shows how much nearer the clusters' centres lie to each orbit of the basis than "
+    "to a rotated one, as z, along the ladder of groups from the smallest to the isotropic one."
+)
+
+
 def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     """Finds cluster centres and holds them against the orbits.
 
@@ -84,26 +91,32 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
                     "p": p,
                 }
             )
-    return study.Results(study.frames(orbits=results.with_q(rows)), {"orbits": draw(rows)})
+    return study.Results(
+        study.frames(orbits=results.with_q(rows)), {"orbits": study.Shown(draw(rows), CAPTION)}
+    )
 
 
+@style()
 def draw(rows: list[dict[str, Any]]) -> Figure:
     """Draws z of every orbit along the ladder, a panel per optimiser and site of latents."""
-    from matplotlib.figure import Figure  # imported late: help and plans do without it
-
     places = list(dict.fromkeys((row["site"], row["optimizer"]) for row in rows))
-    figure = Figure(figsize=(12, 3.2 * len(places) / 2), dpi=110, layout="constrained")
-    for axes, (site, optimizer) in zip(
-        figure.subplots(-(-len(places) // 2), 2, squeeze=False).flat, places, strict=False
-    ):
+    across = min(2, len(places))
+    size: dict[str, Any] = {"width": PAGE / 2, "height": 300, "above": 30}
+    figure, panels = plots.figures.page_panels(-(-len(places) // across), across, **size)
+    for axes, (site, optimizer) in zip(panels.flat, places, strict=False):
         series: dict[str, dict[str, float]] = {}
         for row in rows:
             if (row["site"], row["optimizer"]) == (site, optimizer):
-                name = row["activation"].replace("@", "@\n")
-                series.setdefault(row["orbit"], {})[name] = row["z"]
+                series.setdefault(row["orbit"], {})[row["activation"]] = row["z"]
         plots.evidence.plot_z(series, ax=axes)
-        axes.set_title(f"{optimizer}, {site}-activation: z of the cosine", fontsize=8)
-        axes.legend(fontsize=6)
+        axes.tick_params(axis="x", labelrotation=35)
+        for label in axes.get_xticklabels():
+            label.set_horizontalalignment("right")
+        axes.set_title(f"{optimizer}, {site}-activation: z of the cosine (grey: ±2)")
+    for axes in panels.flat[len(places) :]:
+        axes.set_axis_off()
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
     return figure
 
 

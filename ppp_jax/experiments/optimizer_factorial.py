@@ -6,7 +6,9 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 import ppp_jax.analysis as pa
-from ppp_jax.analysis import inference, plots, results, statistics
+from ppp_jax.analysis import inference, plots, report, results, statistics
+from ppp_jax.analysis.plots.style import PAGE, RULE, shades, style
+from ppp_jax.analysis.texts import drawn
 from ppp_jax.cli import experiment, study
 from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
@@ -65,9 +67,20 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     (verdicts,) = pa.verdict_table([measured])
     cells = [_row(row) for row in verdicts.to_dict("records")]
     tables = study.frames(cells=cells, effects=effects(measured.runs))
-    return study.Results(
-        tables, {f"shape_{site}": draw(measured.runs, site) for site in results.SITES}
-    )
+    return study.Results(tables, _figures(measured.runs))
+
+
+def _figures(runs: xr.Dataset) -> dict[str, study.Shown]:
+    """Returns the figures of both sites."""
+    return {
+        f"shape_{site}": study.Shown(
+            draw(runs, site),
+            "The figure shows how aligned the shape is with the axes, above the mean of random "
+            f"bases, {report.answer.WHEN[site]}, under each optimiser and learning rate (darker: "
+            "larger); points are seeds, and bars the interquartile mean with its 95 % interval.",
+        )
+        for site in results.SITES
+    }
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
@@ -129,30 +142,34 @@ def effects(runs: xr.Dataset) -> pd.DataFrame:
     return table if table.empty else table.assign(**{"q ≤ .05": table["q"] <= inference.LEVEL})
 
 
+@style()
 def draw(runs: xr.Dataset, site: str) -> Figure:
-    """Draws every seed's shape (C4) above its null: a panel per activation, a colour per rate."""
-    from matplotlib.figure import Figure  # imported late: help and plans do without it
-
+    """Draws every seed's shape (C4) above its null: a panel per activation, a shade per rate."""
     activations = [str(name) for name in runs["activation"].values]
-    figure = Figure(figsize=(3.1 * len(activations), 3.4), dpi=110, layout="constrained")
-    panels = figure.subplots(1, len(activations), sharey=True, squeeze=False)[0]
+    across = min(2, len(activations))
+    down = -(-len(activations) // across)
+    size: dict[str, Any] = {"width": PAGE / 2, "height": 230, "above": 30}
+    figure, panels = plots.figures.page_panels(down, across, sharey=True, **size)
     last = results.excess(runs, f"shape_{site}").isel(step=-1)
     found: dict[tuple[str, float], dict[str, Any]] = {}
     for names, at in results.cells(runs):
         columns = found.setdefault((names["activation"], names["learning_rate"]), {})
         columns[names["optimizer"].replace("_", "\n")] = last.isel(at).values
-    for axes, name in zip(panels, activations, strict=True):
-        axes.axhline(0, color="0.7", linewidth=0.8)
-        rates = [rate for activation, rate in found if activation == name]
-        for k, rate in enumerate(rates):
+    for axes, name in zip(panels.flat, activations, strict=False):
+        axes.axhline(0, color=RULE, linewidth=0.8)
+        rates = sorted(rate for activation, rate in found if activation == name)
+        for k, (rate, shade) in enumerate(zip(rates, shades(len(rates)), strict=True)):
             shift = 0.22 * (k - (len(rates) - 1) / 2)
             columns = found[name, rate]
             plots.evidence.plot_seeds(
-                columns, ax=axes, colour=f"C{k}", shift=shift, label=f"{rate:g}"
+                columns, ax=axes, colour=shade, shift=shift, label=f"{rate:g}"
             )
-        axes.set_title(name, fontsize=9)
-    panels[0].set_ylabel(f"shape (C4) above null, {site}-activation")
-    panels[0].legend(title="learning rate", fontsize=6, title_fontsize=6)
+        axes.set_title(drawn(name))
+    for axes in panels.flat[len(activations) :]:
+        axes.set_axis_off()
+    figure.supylabel(f"shape (C4) above null, {site}-activation")
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, [f"rate {text}" for text in labels], loc="outside upper right", ncols=6)
     return figure
 
 

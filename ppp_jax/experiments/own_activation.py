@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ppp_jax.analysis import plots, results, statistics
+from ppp_jax.analysis.plots.style import BAND, BLACK, COLOURS, PAGE, RULE, style
 from ppp_jax.analysis.texts import drawn
 from ppp_jax.cli import experiment, study
 from ppp_jax.grid import Grid
@@ -93,6 +94,13 @@ DEFAULTS = Grid(
 )
 
 
+CAPTION = (
+    "The figure shows to where each function of two units moves circles (grey), and how far its "
+    "latents lie from random bases, before and after the activation, under each optimiser; "
+    "points are seeds, and bars the interquartile mean with its 95 % interval."
+)
+
+
 def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     """Measures the bottleneck of every cell, and compares the functions paired by seed.
 
@@ -108,28 +116,27 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
         differences=results.with_q(results.layers.differences(rows)),
         errors=study.error_differences(rows),
     )
-    return study.Results(tables, {"functions": draw(rows)})
+    return study.Results(tables, {"functions": study.Shown(draw(rows), CAPTION)})
 
 
+@style()
 def draw(rows: list[dict[str, Any]]) -> Figure:
     """Draws each function in the plane, and what it left in the latents, every seed visible."""
-    from matplotlib.figure import Figure  # imported late: help and plans do without it
-
     names = list(dict.fromkeys(row["activation"] for row in rows))
-    figure = Figure(figsize=(11, 2.7 * len(names)), dpi=100, layout="constrained")
-    panels = figure.subplots(len(names), 1 + len(DRAWN), squeeze=False)
+    across = 1 + len(DRAWN)
+    size: dict[str, Any] = {"width": PAGE / across, "height": 250, "above": 30}
+    figure, panels = plots.figures.page_panels(len(names), across, **size)
     for column, statistic in zip(panels.T[1:], DRAWN, strict=True):
         for axes in column[1:]:
             axes.sharey(column[0])
-        column[0].set_title(
-            f"{statistics.registry.STATISTICS[statistic].short}, above null", fontsize=8
-        )
+        column[0].set_title(f"{statistics.registry.STATISTICS[statistic].short}, above null")
     for line, name in zip(panels, names, strict=True):
         _draw_function(name, line[0])
         here = [row for row in rows if row["activation"] == name]
         for axes, statistic in zip(line[1:], DRAWN, strict=True):
             _draw_seeds(here, f"{statistic}_excess_seeds", axes)
-    panels[0, 1].legend(fontsize=7)
+    handles, labels = panels[0, 1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
     return figure
 
 
@@ -138,25 +145,24 @@ def _draw_function(name: str, axes: Axes) -> None:
     angles = np.linspace(0, 2 * np.pi, 361)
     for radius in (0.4, 0.8, 1.2, 1.6, 2.0):
         circle = radius * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
-        axes.plot(*circle.T, color="0.85", linewidth=0.8)
+        axes.plot(*circle.T, color=BAND, linewidth=0.8)
         moved = np.asarray(interpolated.get(name).apply(jnp.asarray(circle, jnp.float32)))
-        axes.plot(*moved.T, color="C0", linewidth=1.2)
+        axes.plot(*moved.T, color=BLACK, linewidth=1.2)
     axes.set_aspect("equal")
-    axes.tick_params(labelsize=7)
-    axes.set_title(drawn(name.replace(":", ":\n")), fontsize=8)
+    axes.set_title(drawn(name.replace(":", ":\n")))
 
 
 def _draw_seeds(rows: list[dict[str, Any]], quantity: str, axes: Axes) -> None:
     """Draws a quantity of every seed, by optimiser and site of latents."""
-    for k, site in enumerate(results.SITES):
+    for k, (site, colour) in enumerate(zip(results.SITES, COLOURS, strict=False)):
         columns = {
             f"{row['optimizer']}\nrate {row['learning_rate']:g}": row[quantity]
             for row in rows
             if row["site"] == site
         }
         shift = 0.25 * (k - (len(results.SITES) - 1) / 2)
-        plots.evidence.plot_seeds(columns, ax=axes, colour=f"C{k}", shift=shift, label=ACTS[site])
-    axes.axhline(0, color="0.7", linewidth=0.8)
+        plots.evidence.plot_seeds(columns, ax=axes, colour=colour, shift=shift, label=ACTS[site])
+    axes.axhline(0, color=RULE, linewidth=0.8)
 
 
 EXPERIMENT = experiment.register(

@@ -319,6 +319,12 @@ def _group(name: str) -> str:
 # ----------------------------------------------------------------------------------- the tests
 
 
+CAPTION = (
+    "The figure shows what is aligned with the basis in every layer of the trained network and "
+    "of one with random weights: statistics over depth, beside those of random bases."
+)
+
+
 def analyse(layers: Mapping[str, Mapping[str, Any]], *, rotations: int | None) -> study.Results:
     """Tests every layer of both networks against rotations.
 
@@ -343,7 +349,7 @@ def analyse(layers: Mapping[str, Mapping[str, Any]], *, rotations: int | None) -
     tables = study.frames(layers=_tests(found), rows=_rows(found), units=_units(layers))
     told = _not_judged(found)
     told.append(f"{turns:,} rotations, {fewer:,} of them for levels along the axes")
-    figures = {"layers": pa.plot_layers(found)}
+    figures = {"layers": study.Shown(pa.plot_layers(found), CAPTION)}
     return study.Results(tables, figures, silent=("layers", "units"), notes=tuple(told))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 from typing import TYPE_CHECKING, Any
 
 from ppp_jax.analysis import io, plots, results
+from ppp_jax.analysis.plots.style import MOST_LINES, PAGE, looks, split, style
 from ppp_jax.cli import experiment, study
 from ppp_jax.grid import Grid
 
@@ -48,6 +50,12 @@ MOST = 2  # of what is drawn: an untrained network is near 1
 TICKS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1, 1.5, 2)
 
 
+CAPTION = (
+    "The figure shows the held-out error of every activation against the learning rate, under "
+    "each optimiser; points are seeds, and bars the interquartile mean with its 95 % interval."
+)
+
+
 def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     """Compares errors at the fixed rate and at the best one.
 
@@ -64,7 +72,7 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
         rates=[{name: value for name, value in row.items() if _is_shown(name)} for row in rows],
         differences=differences(rows, io.facts_of(latents)),
     )
-    return study.Results(tables, {"rates": draw(runs)})
+    return study.Results(tables, {"rates": study.Shown(draw(runs), CAPTION)})
 
 
 def _is_shown(name: str) -> bool:
@@ -100,32 +108,41 @@ def differences(rows: list[dict[str, Any]], known: dict[str, io.Facts]) -> pd.Da
     )
 
 
+@style()
 def draw(runs: xr.Dataset) -> Figure:
-    """Draws held-out error against learning rate, every seed visible, a panel per optimiser."""
-    from matplotlib.figure import Figure  # imported late: help and plans do without it
-    from matplotlib.ticker import FixedLocator, NullLocator
+    """Draws held-out error against learning rate, every seed visible, a column per optimiser."""
+    from matplotlib.ticker import (  # imported late: help and plans do without it
+        FixedLocator,
+        NullLocator,
+    )
 
-    optimizers = [str(name) for name in runs["optimizer"].values]
-    figure = Figure(figsize=(6 * len(optimizers), 4), dpi=110, layout="constrained")
-    panels = figure.subplots(1, len(optimizers), sharey=True, squeeze=False)[0]
+    optimizers, known = [str(name) for name in runs["optimizer"].values], io.known_of(runs)
+    parts, seen = split(known), looks(known)
+    across = len(optimizers)
+    size: dict[str, Any] = {"width": PAGE / max(2, across), "height": 330, "above": 50}
+    figure, panels = plots.figures.page_panels(len(parts), across, sharey=True, sharex=True, **size)
     last = runs["test_mse"].isel(step=-1)
     curves: dict[tuple[str, str], dict[float, Any]] = {}
     for names, at in results.cells(runs):
         curve = curves.setdefault((names["optimizer"], names["activation"]), {})
         curve[names["learning_rate"]] = last.isel(at).values
-    for axes, optimizer in zip(panels, optimizers, strict=True):
-        own = [(name, curve) for (where, name), curve in curves.items() if where == optimizer]
-        for k, (name, curve) in enumerate(own):
-            columns = {f"{rate:g}": curve[rate] for rate in sorted(curve)}
-            plots.evidence.plot_seeds(
-                columns, ax=axes, colour=f"C{k}", label=name, shift=0.12 * (k - (len(own) - 1) / 2)
-            )
-        axes.set(yscale="log", xlabel="learning rate", title=optimizer, ylim=(None, MOST))
-        axes.yaxis.set_major_locator(FixedLocator(TICKS))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter("{x:g}")
-    panels[0].set_ylabel(f"held-out MSE (above {MOST:g}: off the scale)")
-    panels[-1].legend(fontsize=6)
+    for line, part in zip(panels, parts, strict=True):
+        for axes, optimizer in zip(line, optimizers, strict=True):
+            for k, name in enumerate(part):
+                curve, look = curves[optimizer, name], seen[name]
+                columns = {f"{rate:g}": curve[rate] for rate in sorted(curve)}
+                shift = 0.12 * (k - (len(part) - 1) / 2)
+                how: dict[str, Any] = {"colour": look.color, "marker": look.marker}
+                plots.evidence.plot_seeds(columns, ax=axes, label=name, shift=shift, **how)
+            axes.set(yscale="log", title=optimizer, ylim=(None, MOST))
+            axes.yaxis.set_major_locator(FixedLocator(TICKS))
+            axes.yaxis.set_minor_locator(NullLocator())
+            axes.yaxis.set_major_formatter("{x:g}")
+    figure.supylabel(f"held-out MSE (above {MOST:g}: off the scale)")
+    figure.supxlabel("learning rate")
+    handles = [line[0].get_legend_handles_labels() for line in panels]
+    points, labels = (list(itertools.chain(*each)) for each in zip(*handles, strict=True))
+    figure.legend(points, labels, loc="outside upper center", ncols=MOST_LINES)
     return figure
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ppp_jax.analysis import plots, results
+from ppp_jax.analysis import io, plots, results, statistics
+from ppp_jax.analysis.plots.style import MOST_LINES, PAGE, looks, style
 from ppp_jax.cli import experiment, study
 from ppp_jax.grid import Grid
 
@@ -44,6 +46,12 @@ DEFAULTS = Grid(
 )
 
 
+CAPTION = (
+    "The figure shows how far the latents lie from random bases, as z, held against the basis of "
+    "each activation and against the others, under each optimiser."
+)
+
+
 def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     """Tests every cell against every basis.
 
@@ -78,34 +86,35 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
                             "p": p,
                         }
                     )
-    return study.Results(study.frames(bases=results.with_q(rows)), {"bases": draw(rows)})
+    shown = study.Shown(draw(rows, io.facts_of(latents)), CAPTION)
+    return study.Results(study.frames(bases=results.with_q(rows)), {"bases": shown})
 
 
-def draw(rows: list[dict[str, Any]]) -> Figure:
+@style()
+def draw(rows: list[dict[str, Any]], known: Mapping[str, io.Facts]) -> Figure:
     """Draws z against every basis, a row of panels per statistic and site of latents."""
-    from matplotlib.figure import Figure  # imported late: help and plans do without it
-
     conditions = list(dict.fromkeys((row["optimizer"], row["rate"]) for row in rows))
     lines = list(dict.fromkeys((row["statistic"], row["site"]) for row in rows))
-    figure = Figure(
-        figsize=(3.4 * len(conditions), 2.5 * len(lines)), dpi=100, layout="constrained"
+    size: dict[str, Any] = {"width": PAGE / len(conditions), "height": 190, "above": 30}
+    figure, panels = plots.figures.page_panels(
+        len(lines), len(conditions), sharey="row", sharex=True, **size
     )
-    panels = figure.subplots(len(lines), len(conditions), sharey="row", squeeze=False)
+    seen = looks(known)
     for line, (statistic, site) in zip(panels, lines, strict=True):
-        for axes, (optimizer, rate) in zip(line, conditions, strict=True):
+        for axes, condition in zip(line, conditions, strict=True):
             series: dict[str, dict[str, float]] = {}
             for row in rows:
-                if (row["optimizer"], row["rate"], row["statistic"], row["site"]) == (
-                    optimizer,
-                    rate,
-                    statistic,
-                    site,
-                ):
+                where = (row["optimizer"], row["rate"]), row["statistic"], row["site"]
+                if where == (condition, statistic, site):
                     series.setdefault(row["activation"], {})[row["basis"]] = row["z"]
-            plots.evidence.plot_z(series, ax=axes)
-            axes.set_title(f"{optimizer}, rate {rate:g}", fontsize=8)
-        line[0].set_ylabel(f"z of {statistic}, {site}\n(grey: ±2)", fontsize=8)
-    panels[0, -1].legend(fontsize=6)
+            plots.evidence.plot_z(series, ax=axes, seen=seen)
+        line[0].set_ylabel(
+            f"z of {statistics.registry.STATISTICS[statistic].short},\n{site}-activation"
+        )
+    for axes, (optimizer, rate) in zip(panels[0], conditions, strict=True):
+        axes.set_title(f"{optimizer}, rate {rate:g} (grey: ±2)")
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=MOST_LINES)
     return figure
 
 

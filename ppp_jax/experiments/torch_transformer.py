@@ -13,6 +13,7 @@ from absl import flags
 import ppp_jax.analysis as pa
 from ppp_jax.analysis import plots, results
 from ppp_jax.analysis.io.progress import progress_bar
+from ppp_jax.analysis.plots.style import PAGE, RULE, TEXT, style
 from ppp_jax.cli import experiment, study
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.data import datasets
@@ -204,6 +205,14 @@ def capture(model: Any, x: np.ndarray) -> dict[str, np.ndarray]:
     return {name: value[np.sort(drawn)] for name, value in flat.items()}
 
 
+MOST_ACROSS = 4
+CAPTION = (
+    "The figure shows the density in the privileged planes of every trained layer over that of "
+    "isotropic latents, and below it the alignment of every network's shape, untrained and "
+    "trained."
+)
+
+
 def analyse(states: dict[str, Latents], options: experiment.Options) -> study.Results:
     """Tests every layer against rotations, and draws PPP of the trained ones.
 
@@ -222,7 +231,9 @@ def analyse(states: dict[str, Latents], options: experiment.Options) -> study.Re
     }
     rows = [row for layer, each in tested.items() for row in _rows(layer, each)]
     figure = draw(states["trained"], tested, options.epsilon)
-    return study.Results(study.frames(layers=results.with_q(rows)), {"layers": figure})
+    return study.Results(
+        study.frames(layers=results.with_q(rows)), {"layers": study.Shown(figure, CAPTION)}
+    )
 
 
 def _rows(layer: str, tested: dict[str, xr.Dataset]) -> list[dict[str, Any]]:
@@ -246,25 +257,34 @@ def _rows(layer: str, tested: dict[str, xr.Dataset]) -> list[dict[str, Any]]:
     return rows
 
 
+@style()
 def draw(clouds: Latents, tested: dict[str, dict[str, xr.Dataset]], epsilon: float) -> Figure:
     """Draws every layer: PPP of the trained networks, and the shape untrained and trained."""
-    from matplotlib.figure import Figure  # imported late: help and plans do without it
-
-    figure = Figure(figsize=(3.2 * len(clouds), 6), dpi=100, layout="constrained")
-    top, bottom = figure.subplots(2, len(clouds))
+    across = min(MOST_ACROSS, len(clouds))
+    down = -(-len(clouds) // across)
+    size: dict[str, Any] = {"width": PAGE / across, "height": 240, "above": 30}
+    figure, panels = plots.figures.page_panels(2 * down, across, **size)
     figure.suptitle(f"Trained: PPP over its null, ε = {epsilon:g}; and every network's shape")
-    for layer, above, below in zip(clouds, top, bottom, strict=True):
+    lowest = None
+    for place, layer in enumerate(clouds):
+        row, column = divmod(place, across)
+        above, below = panels[2 * row, column], panels[2 * row + 1, column]
         pa.plot_ppp(pa.ppp(clouds[layer], epsilon=epsilon), ax=above)
         block, rest = layer[: len("block_0")], layer[len("block_0_") :]
-        above.set_title(f"{block}\n{rest}".replace("_", " ").replace("gelu", "GELU"), fontsize=9)
+        title = f"{block}\n{rest}".replace("_", " ").replace("gelu", "GELU")
+        above.set_title(title, fontsize=TEXT)
         each = {
             state: one["value"].sel(statistic="shape").values
             for state, one in tested[layer].items()
         }
         plots.evidence.plot_seeds(each, ax=below)
-        below.axhline(0, color="0.7", linewidth=0.8)
-        below.sharey(bottom[0])
-    bottom[0].set_ylabel("shape (C4) of every network")
+        below.axhline(0, color=RULE, linewidth=0.8)
+        lowest = below if lowest is None else lowest
+        below.sharey(lowest)
+        if not column:
+            below.set_ylabel("shape (C4) of every network")
+    for axes in (*panels[-2, 1 + column :], *panels[-1, 1 + column :]):
+        axes.set_axis_off()
     return figure
 
 

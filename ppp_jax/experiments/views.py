@@ -6,14 +6,16 @@ import functools
 import importlib.util
 import itertools
 import pathlib
+import textwrap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 import ppp_jax.analysis as pa
 from ppp_jax import bases
-from ppp_jax.analysis import embeddings, inference, io, results
+from ppp_jax.analysis import embeddings, inference, io, plots, results
 from ppp_jax.analysis.io.progress import progress_bar
+from ppp_jax.analysis.plots.style import BLACK, COLOURS, PAGE, style
 from ppp_jax.analysis.synthetic import known_clouds
 from ppp_jax.cli import experiment, study
 from ppp_jax.errors import whole
@@ -71,6 +73,12 @@ def check(grid: Grid) -> None:
     study.check_standard(grid)
 
 
+CAPTION = (
+    "The figure shows every cloud (rows) in every view (columns); a point is a sample and has the "
+    "colour of"
+)
+
+
 def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     """Looks at every cloud of every seed in every way.
 
@@ -100,8 +108,13 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
         seeds=rows, views=summarise(rows), differences=difference_rows(rows, saved)
     )
     figures = {
-        "labels": draw(shown, pictures, by_orbit=False),
-        "orbits": draw(shown, pictures, by_orbit=True),
+        "labels": study.Shown(
+            draw(shown, pictures, by_orbit=False), f"{CAPTION} its label, or else of its cluster."
+        ),
+        "orbits": study.Shown(
+            draw(shown, pictures, by_orbit=True),
+            f"{CAPTION} the orbit of the basis to which it is nearest, compared with chance.",
+        ),
     }
     return study.Results(tables, figures, silent=("seeds",))
 
@@ -258,15 +271,14 @@ def _count(clusters: np.ndarray) -> int:
     return len(set(clusters.tolist()) - {embeddings.NO_CLUSTER})
 
 
+@style()
 def draw(
     shown: dict[str, Cloud], seen: dict[str, dict[str, np.ndarray]], *, by_orbit: bool
 ) -> Figure:
     """Draws every view of every cloud, coloured by label (or cluster), or by the nearest orbit."""
-    from matplotlib.figure import Figure  # imported late: help and plans do without it
-
     views = list(next(iter(seen.values())))
-    figure = Figure(figsize=(2.6 * len(views), 2.5 * len(seen)), dpi=80, layout="constrained")
-    panels = figure.subplots(len(seen), len(views), squeeze=False)
+    size: dict[str, Any] = {"width": PAGE / len(views), "height": 200, "above": 30}
+    figure, panels = plots.figures.page_panels(len(seen), len(views), **size)
     for line, (name, points) in zip(panels, seen.items(), strict=True):
         x = shown[name].latents
         groups = _label(shown[name])
@@ -277,15 +289,13 @@ def draw(
             axes.set_xticks([])
             axes.set_yticks([])
             share = np.isfinite(xy[:, 0]).mean()
-            axes.set_title(
-                f"{name}\n{view}" + ("" if share == 1 else f", {share:.0%} of samples"), fontsize=7
-            )
+            axes.set_title(view + ("" if share == 1 else f", {share:.0%} of samples"))
+        line[0].set_ylabel(textwrap.fill(name, 24))
     if by_orbit:
         _add_orbits(figure)
     else:
-        figure.suptitle(
-            "colour: the label, or else the cluster in the full space (black: none)", fontsize=7
-        )
+        text = "colour: the label, or else the cluster in the full space (black: none)"
+        figure.suptitle(text)
     return figure
 
 
@@ -295,16 +305,14 @@ def _add_orbits(figure: Figure) -> None:
 
     orbits = inference.special_directions.ORBITS
     handles = [
-        Line2D([], [], marker="o", linestyle="", markersize=4, color=colour, label=name)
+        Line2D([], [], marker="o", linestyle="", color=colour, label=name)
         for name, colour in zip(orbits, _colours(np.arange(len(orbits))), strict=True)
     ]
     figure.legend(
         handles=handles,
         loc="outside upper center",
         ncols=len(handles),
-        fontsize=7,
         title="nearest orbit of the standard basis, compared with chance",
-        title_fontsize=7,
     )
 
 
@@ -314,12 +322,15 @@ def _label(cloud: Cloud) -> np.ndarray:
 
 
 def _colours(groups: np.ndarray) -> np.ndarray:
-    """Returns a colour per sample, `(samples, 3)`: black, which no group has, for none."""
-    from matplotlib import colormaps  # imported late: help and plans do without it
+    """Returns a colour per sample, `(samples, 3)`: black, which no group has, for none.
 
-    name, count = ("tab10", 10) if groups.max() < 10 else ("tab20", 20)
-    table = colormaps[name](np.arange(count))[:, :3]
-    colours: np.ndarray = np.where(groups[:, None] < 0, 0.0, table[groups % count])
+    Six colours come again in lighter and darker shades, because data can have ten classes.
+    """
+    from matplotlib.colors import to_rgb  # imported late: help and plans do without it
+
+    plain = np.array([to_rgb(colour) for colour in COLOURS if colour != BLACK])
+    table = np.concatenate([plain, 1 - 0.5 * (1 - plain), 0.6 * plain])
+    colours: np.ndarray = np.where(groups[:, None] < 0, 0.0, table[groups % len(table)])
     return colours
 
 

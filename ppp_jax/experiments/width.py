@@ -6,6 +6,8 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 from ppp_jax.analysis import plots, results
+from ppp_jax.analysis.plots.style import PAGE, RULE, looks, style
+from ppp_jax.analysis.texts import drawn
 from ppp_jax.cli import experiment, study
 from ppp_jax.grid import Grid
 from ppp_jax.networks.functional import BOTTLENECK
@@ -37,6 +39,13 @@ DEFAULTS = Grid(
 )
 
 
+CAPTION = (
+    "The figure shows how the bottleneck's shape and its mean dip, above the mean of random "
+    "bases, change with its number of units, before and after each activation; points are seeds, "
+    "and bars the interquartile mean with its 95 % interval."
+)
+
+
 def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
     """Measures every bottleneck, and tests how they change as it widens.
 
@@ -54,28 +63,32 @@ def analyse(run: pathlib.Path, options: experiment.Options) -> study.Results:
         differences=results.with_q(results.layers.differences(rows)),
         errors=study.error_differences(rows),
     )
-    return study.Results(tables, {"widths": draw(rows)})
+    return study.Results(tables, {"widths": study.Shown(draw(rows), CAPTION)})
 
 
+@style()
 def draw(rows: list[dict[str, Any]]) -> Figure:
     """Draws shape and dip of the bottleneck against its units: every seed visible."""
-    from matplotlib.figure import Figure  # imported late: help and plans do without it
-
-    names = list(dict.fromkeys((row["activation"], row["site"]) for row in rows))
-    figure = Figure(figsize=(2.6 * len(names), 5), dpi=100, layout="constrained")
-    panels = figure.subplots(2, len(names), sharey="row", squeeze=False)
-    for column, (activation, site) in zip(panels.T, names, strict=True):
-        here = [row for row in rows if (row["activation"], row["site"]) == (activation, site)]
-        for axes, quantity in zip(
-            column, ("shape_excess", "axis_quantisation_excess"), strict=True
-        ):
-            columns = {str(row["units"]): row[f"{quantity}_seeds"] for row in here}
-            plots.evidence.plot_seeds(columns, ax=axes)
-            axes.axhline(0, color="0.7", linewidth=0.8)
-        column[0].set_title(f"{activation}, {site}", fontsize=8)
-        column[1].set_xlabel("units of the bottleneck", fontsize=8)
-    panels[0, 0].set_ylabel("shape (C4) above null", fontsize=8)
-    panels[1, 0].set_ylabel("mean dip above null", fontsize=8)
+    seen = looks({row["activation"]: row["facts"] for row in rows})
+    texts = {"shape_excess": "shape (C4)", "axis_quantisation_excess": "mean dip"}
+    columns = [(quantity, site) for quantity in texts for site in results.SITES]
+    size: dict[str, Any] = {"width": PAGE / len(columns), "height": 170, "above": 40}
+    figure, panels = plots.figures.page_panels(
+        len(seen), len(columns), sharex=True, sharey="col", **size
+    )
+    for line, (name, look) in zip(panels, seen.items(), strict=True):
+        for axes, (quantity, site) in zip(line, columns, strict=True):
+            found = {
+                str(row["units"]): row[f"{quantity}_seeds"]
+                for row in rows
+                if (row["activation"], row["site"]) == (name, site)
+            }
+            axes.axhline(0, color=RULE, linewidth=0.8)
+            plots.evidence.plot_seeds(found, ax=axes, colour=look.color)
+        line[0].set_ylabel(drawn(name))
+    for axes, (quantity, site) in zip(panels[0], columns, strict=True):
+        axes.set_title(f"{texts[quantity]} above null, {site}-activation")
+    figure.supxlabel("units of the bottleneck")
     return figure
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from ppp_jax.analysis import write_layers, write_report
+from ppp_jax.analysis import write_analysis, write_layers, write_report
 from ppp_jax.cli import study
 from ppp_jax.grid import Grid
 from ppp_jax.sweep import sweep
@@ -69,7 +69,8 @@ def _study(folder):
     figure = Figure()
     figure.add_subplot().plot([1, 2])
     table = pd.DataFrame({"activation": ["tanh", "relu"], "difference": [0.5, -12.25]})
-    results = study.Results({"answers": table}, {"picture": figure})
+    shown = study.Shown(figure, "A line rises from 1 to 2.")
+    results = study.Results({"answers": table}, {"picture": shown})
     with study.writing(folder) as target:
         texts = {"asked": "Is it?\n\nNobody knows.", "documented": "No.", "this_run": "a run"}
         study.keep(results, target, **texts)
@@ -85,6 +86,7 @@ def pages(tmp_path_factory):
     return {
         "report": pathlib.Path(write_report(run, rotations=19, progress=False)),
         "layers": write_layers(layers, folder / "layers", rotations=19) / "index.html",
+        "array": write_analysis(layers["layer 0"], folder / "array", rotations=19) / "index.html",
         "study": _study(folder),
     }
 
@@ -114,7 +116,7 @@ def look(page, width, *, dark=False):
     return json.loads(html.unescape(told)), errors
 
 
-@pytest.mark.parametrize("kind", ["report", "layers", "study"])
+@pytest.mark.parametrize("kind", ["report", "layers", "array", "study"])
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 def test_a_page_works_in_a_browser(pages, kind, width):
     found, errors = look(pages[kind], width)
@@ -131,7 +133,7 @@ def test_a_page_works_in_a_browser(pages, kind, width):
     assert deeper.max() <= 1  # no level is left out
 
 
-@pytest.mark.parametrize("kind", ["report", "layers", "study"])
+@pytest.mark.parametrize("kind", ["report", "layers", "array", "study"])
 def test_tables_sort_by_the_column_that_is_chosen(pages, kind):
     found, _ = look(pages[kind], WIDTHS["screen"])
     assert found["tables"]
@@ -149,7 +151,7 @@ def _number(text):
 
 
 @pytest.mark.skipif(AXE is None, reason="axe is not installed (see CONTRIBUTING.md)")
-@pytest.mark.parametrize("kind", ["report", "layers", "study"])
+@pytest.mark.parametrize("kind", ["report", "layers", "array", "study"])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_no_violation(pages, kind, dark):
     found, _ = look(pages[kind], WIDTHS["screen"], dark=dark)

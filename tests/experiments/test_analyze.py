@@ -23,6 +23,7 @@ FILES = [
     "analysis.json",
     "fractions.csv",
     "fractions.md",
+    "index.html",
     "planes.csv",
     "ppp.png",
     "srm.csv",

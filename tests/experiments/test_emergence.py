@@ -1,15 +1,15 @@
 """The paper's claims and their answers, on sites that are made by hand."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from matplotlib.figure import Figure
 
 from ppp_jax import bases
 from ppp_jax.analysis.inference import special_directions
 from ppp_jax.analysis.io.facts import Facts
-from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.results.emergence import AXES, Course, course_table, pictures_course
 from ppp_jax.errors import InputError
 from ppp_jax.experiments import emergence
@@ -224,17 +224,24 @@ def test_figures_say_of_which_seeds_they_are():
     assert emergence._numbered([0, 2]) == "seeds 0, 2 from the top"
 
 
-def test_more_cells_than_line_styles_have_other_markers():
-    names = {"activation": "tanh", "statistic": emergence.DIP, "site": "pre", "width": 64}
+@pytest.mark.parametrize("optimizers", [1, 4])
+def test_courses_have_at_most_six_lines_a_panel_and_none_is_left_out(optimizers):
+    names = [f"f{k}" for k in range(8)]
+    known = {name: Facts(False, "", "standard", None) for name in names}
     table = pd.DataFrame(
-        {**names, "optimizer": f"adam {k}", "rate": 0.1, "epoch": epoch, "z": k + epoch,
-         "q networks": [0.01, 0.5][epoch]}
-        for k in range(6) for epoch in range(2)
+        {"activation": name, "statistic": statistic, "site": "pre", "width": 64, "rate": 0.1,
+         "optimizer": f"adam {k}", "epoch": epoch, "z": k + epoch, "q networks": [0.01, 0.5][epoch]}
+        for name in names for k in range(optimizers) for epoch in range(2)
+        for statistic in (emergence.DIP, "shape")
     )  # fmt: skip
-    axes = Figure().subplots()
-    evidence.plot_courses(table, statistic=emergence.DIP, site="pre", ax=axes)
-    lines, labels = axes.get_legend_handles_labels()
-    assert len(labels) == len({(one.get_linestyle(), one.get_marker()) for one in lines}) == 6
+    figure = emergence.draw_courses(table, known)
+    shown = [axes.get_legend_handles_labels()[1] for axes in figure.axes]
+    assert max(map(len, shown)) <= 6
+    assert sorted(itertools.chain(*shown)) == sorted(names * optimizers * 2)
+    # Hollow points are drawn below filled ones, which are those with evidence.
+    (line, hollow, filled, *_) = figure.axes[0].lines
+    assert (len(hollow.get_xdata()), len(filled.get_xdata())) == (2, 1)
+    assert line.get_color() == filled.get_color()
 
 
 def test_the_opening_figure_is_of_a_function_and_its_partner_under_one_optimiser():
@@ -247,8 +254,9 @@ def test_the_opening_figure_is_of_a_function_and_its_partner_under_one_optimiser
         for optimizer in ("adam", emergence.CONTROL) for rate in (0.1, 0.2) for name in known
     ]  # fmt: skip
     epochs = np.array([0, 2, 4])
-    (figure,) = emergence._opening(strips, known, epochs, 0.5).values()
+    (shown,) = emergence._opening(strips, known, epochs, 0.5).values()
     title = "PPP before the activation, isotropic_adam 0.1, 4 units wide, 2 seeds pooled"
-    assert figure.get_suptitle().replace("\n", " ") == title
+    assert shown.figure.get_suptitle().replace("\n", " ") == title
+    assert shown.caption.startswith(f"{title}: {emergence.FACE} and isotropic_tanh.")
     assert emergence._opening(strips[:4], known, epochs, 0.5) == {}
     assert emergence._opening(strips, {"tanh": known["isotropic_tanh"]}, epochs, 0.5) == {}

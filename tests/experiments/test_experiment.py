@@ -86,7 +86,10 @@ def assert_same_tables(results, written):
             pd.read_csv(path), results.tables[name], check_dtype=False, rtol=1e-5
         )
     assert results.figures.keys() == {path.stem for path in written.glob("*.png")}
-    assert all(isinstance(figure, Figure) for figure in results.figures.values())
+    for one in results.figures.values():
+        assert isinstance(one.figure, Figure)
+        assert len(one.caption) > 40
+        assert one.caption.endswith(".")
 
 
 def test_an_analysis_is_a_function_of_a_run_folder(folder):
@@ -132,7 +135,12 @@ def answer(run: pathlib.Path, options: experiment.Options) -> study.Results:
         long=[{"row": k} for k in range(3)],
         nothing=[],
     )
-    return study.Results(found, {"picture": Figure()}, silent=("long",), notes=("It is a toy.",))
+    return study.Results(
+        found,
+        {"picture": study.Shown(Figure(), "Nothing is there.")},
+        silent=("long",),
+        notes=("It is a toy.",),
+    )
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 import subprocess
 import sys
 from typing import NamedTuple
@@ -298,7 +299,12 @@ def test_every_study_runs_as_a_command(module, tmp_path):
     for name in found:
         assert f"<h2>{name}</h2>" in page
         assert (study / f"{name}.md").stat().st_size > 0
-    assert page.count("<img") == len(list(study.glob("*.png"))) > 0
+    alts = re.findall(r'<img alt="([^"]*)"', page)
+    assert len(alts) == len(list(study.glob("*.png"))) > 0
+    for alt in alts:
+        assert len(alt) > 40
+        assert alt.endswith(".")
+        assert page.count(alt) >= 2  # below the picture, too
     named = {key for rows in found.values() for row in rows for key in row}
     assert set(want.numbers) <= named
     for name, rows in found.items():

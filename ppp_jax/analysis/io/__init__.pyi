@@ -13,6 +13,7 @@ __all__ = [
     "headers",
     "holds_layers",
     "is_run",
+    "known_of",
     "layer_files",
     "layer_sources",
     "load",
@@ -43,7 +44,7 @@ from . import (
     sources,
     unpacking,
 )
-from .facts import Facts, facts_of, partner_of
+from .facts import Facts, facts_of, known_of, partner_of
 from .layer_files import ENDINGS, Layers, holds_layers, open_layers
 from .load import is_run
 from .rows import check_rows

@@ -38,11 +38,12 @@ class Known(Protocol):
         """The isotropic activation that this one is compared with; None if there is none."""
 
 
-def facts_of(dataset: xr.Dataset) -> dict[str, Facts]:
+def facts_of(dataset: xr.Dataset | xr.DataArray) -> dict[str, Facts]:
     """Returns the facts about every activation of a grid, by name.
 
     Args:
-      dataset: A Dataset that `load_run` returned, or the runs that `measure` measured.
+      dataset: A Dataset that `load_run` returned, the runs that `measure` measured, or one of
+        their variables.
     """
     names = [str(name) for name in dataset["activation"].values.ravel()]
     columns = [dataset[f"activation_{fact}"].values.ravel() for fact in COORDINATES]
@@ -50,6 +51,23 @@ def facts_of(dataset: xr.Dataset) -> dict[str, Facts]:
         name: Facts(bool(isotropic), str(group), str(basis), str(partner) or None)
         for name, isotropic, group, basis, partner in zip(names, *columns, strict=True)
     }
+
+
+def known_of(values: xr.DataArray | xr.Dataset) -> dict[str, Facts]:
+    """Returns the facts that the activations of a grid carry; the others count as unknown.
+
+    Args:
+      values: Anything over `activation`, with any of the facts as coordinates. An activation whose
+        facts are unknown counts as one that is not isotropic and has no partner.
+    """
+    count = values.sizes["activation"]
+    unknown = {"isotropic": [False] * count}
+    absent = {
+        f"activation_{fact}": ("activation", unknown.get(fact, [""] * count))
+        for fact in COORDINATES
+        if f"activation_{fact}" not in values.coords
+    }
+    return facts_of(values.assign_coords(absent))
 
 
 def with_facts(dataset: xr.Dataset) -> xr.Dataset:

@@ -16,20 +16,33 @@ from matplotlib.ticker import MaxNLocator
 
 from ppp_jax.analysis.inference.seeds import LEVEL
 from ppp_jax.analysis.io.sources import check_made
-from ppp_jax.analysis.plots.figures import ShownFigure
+from ppp_jax.analysis.plots.figures import page_figure
+from ppp_jax.analysis.plots.style import (
+    ABOVE,
+    BAND,
+    BELOW,
+    BLUE,
+    DPI,
+    GREEN,
+    NEITHER,
+    PAGE,
+    PURPLE,
+    RULE,
+    VERMILION,
+    style,
+)
 from ppp_jax.analysis.results.layer_comparison import NO_LAYER, NUMBERS, main_statistics
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import drawn
 from ppp_jax.errors import InputError, choice, printable, shortened
 
-ABOVE, BELOW, NEITHER, BAND = "#d55e00", "#0072b2", "0.45", "0.85"  # of Okabe and Ito, and greys
-MODELS = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"), ("#cc79a7", "D"))  # of them, too
+MODELS = ((BLUE, "o"), (VERMILION, "s"), (GREEN, "^"), (PURPLE, "D"))
 LINES, HEAT = "lines", "heat"
 MOST_LAYERS = 30  # beside each other, whose points can be told apart
 LONGEST_NAME = 28
-WIDEST = 9.6  # inches: a page of 900 pixels shows small letters of a wider figure too small
-PANEL_INCHES, LAYER_INCHES, TICK_INCHES, ROW_INCHES = 1.9, 0.22, 0.12, 0.2
-LETTER_INCHES = 0.07
+NARROWEST, WIDEST = 8.0, PAGE / DPI  # inches, of which the legend needs the first
+PANEL_INCHES, LAYER_INCHES, TICK_INCHES, ROW_INCHES = 2.1, 0.25, 0.155, 0.2
+LETTER_INCHES = 0.08
 CLIPPED = 10.0  # z beyond which the colour of a heat map does not change
 HATCH = "////"
 
@@ -48,6 +61,7 @@ class _Column(NamedTuple):
     common: str
 
 
+@style()
 def plot_layers(
     found: xr.Dataset, *, statistics: Sequence[str] | None = None, kind: str | None = None
 ) -> Figure:
@@ -141,13 +155,13 @@ def _panels(columns: list[_Column], rows: int, height: float, *, each: float) ->
       each: Width of a layer, in inches.
     """
     counts = [len(column.ticks) for column in columns]
-    width = max(6.4, min(WIDEST, 1.0 + sum(0.6 + each * count for count in counts)))
+    width = max(NARROWEST, min(WIDEST, 1.0 + sum(0.6 + each * count for count in counts)))
     share = (width - 1.0) / sum(count + 1 for count in counts)  # of a layer, in inches
     longest = max(len(tick) for column in columns for tick in column.ticks)
     turned = LETTER_INCHES * (longest + 1) > share
-    below = 0.5 + 0.062 * longest * turned
+    below = 0.5 + LETTER_INCHES * longest * turned
     size = width, 0.85 + below + height * rows
-    figure = ShownFigure(figsize=size, dpi=110, layout="constrained")
+    figure = page_figure(DPI * size[0], DPI * size[1])
     panels = figure.subplots(
         rows, len(columns), sharex="col", sharey="row", squeeze=False,
         width_ratios=[count + 1 for count in counts],
@@ -161,8 +175,8 @@ def _name_layers(axes: Axes, column: _Column, share: float, *, turned: bool) -> 
     count = len(column.ticks)
     every = max(1, int(np.ceil(TICK_INCHES / share)))
     axes.set_xticks(range(0, count, every), [drawn(tick) for tick in column.ticks[::every]])
-    axes.tick_params(axis="x", labelsize=8 if share >= 0.16 else 6.5, labelrotation=90 * turned)
-    axes.set_xlabel(drawn(shortened(column.common)), fontsize=8)
+    axes.tick_params(axis="x", labelrotation=90 * turned)
+    axes.set_xlabel(drawn(shortened(column.common)))
     axes.set_xlim(-0.6, count - 0.4)
 
 
@@ -180,9 +194,8 @@ def _lines(found: xr.Dataset, columns: list[_Column], names: list[str]) -> Figur
                 one = one.isel(model=k) if "model" in one.dims else one
                 _draw(axes, one, k, len(models))
             axes.yaxis.set_major_locator(MaxNLocator(4))
-            axes.tick_params(axis="y", labelsize=7)
             axes.margins(y=0.12)
-        row[0].set_title(drawn(_title(name)), fontsize=7, loc="left", linespacing=1.3)
+        row[0].set_title(drawn(_title(name)), linespacing=1.3)
     _legend(figure, _marks(models))
     return figure
 
@@ -200,7 +213,7 @@ def _draw(axes: Axes, one: xr.Dataset, model: int, models: int) -> None:
     line, marker = (NEITHER, "o") if models == 1 else MODELS[model]
     band = BAND if models == 1 else _pale(line)
     axes.fill_between(sides, bottom, top, color=band, linewidth=0, zorder=1)
-    axes.hlines(mean, x - wide, x + wide, color="0.6", linewidth=0.8, zorder=2)
+    axes.hlines(mean, x - wide, x + wide, color=RULE, linewidth=1, zorder=2)
     axes.plot(x, value, color=line, linewidth=0.7, alpha=0.7, zorder=3)
     known, size = q <= LEVEL, 5 if len(x) <= 25 else 3.5
     both = ((known & above, ABOVE), (known & ~above, BELOW)) if models == 1 else ((known, line),)
@@ -257,12 +270,12 @@ def _marks(models: list[str]) -> list[Line2D | Patch]:
 def _legend(figure: Figure, marks: list[Any]) -> None:
     """Draws a legend above the panels, in as many columns as there is room for."""
     longest = max(len(str(mark.get_label())) for mark in marks)
-    across = int((figure.get_figwidth() - 0.2) / (0.5 + 0.058 * longest))
+    across = int((figure.get_figwidth() - 0.2) / (0.55 + LETTER_INCHES * longest))
     tight = {"columnspacing": 1.2, "handletextpad": 0.4, "frameon": False}
     columns = max(1, min(len(marks), across))
     if len(marks) == 5 and longest < 26:  # of one model, which has room
         columns = 5
-    figure.legend(handles=marks, loc="outside upper center", ncols=columns, fontsize=7, **tight)
+    figure.legend(handles=marks, loc="outside upper center", ncols=columns, **tight)
 
 
 # --------------------------------------------------------------------------------- heat map
@@ -276,8 +289,8 @@ def _heat(found: xr.Dataset, columns: list[_Column], names: list[str]) -> Figure
     for row, name in zip(panels, names, strict=True):
         for axes, column in zip(row, columns, strict=True):
             _draw_map(axes, column.found.sel(statistic=name), colours)
-        row[0].set_yticks(range(len(models)), [drawn(name) for name in models], fontsize=7)
-        row[0].set_title(drawn(_title(name)), fontsize=7, loc="left", linespacing=1.3)
+        row[0].set_yticks(range(len(models)), [drawn(name) for name in models])
+        row[0].set_title(drawn(_title(name)), linespacing=1.3)
         if models == [""]:
             row[0].tick_params(left=False)
     label = (
@@ -287,11 +300,10 @@ def _heat(found: xr.Dataset, columns: list[_Column], names: list[str]) -> Figure
         panels[0, 0].images[0], ax=list(panels.ravel()), location="top", aspect=60, shrink=0.6,
         pad=0.01,
     )  # fmt: skip
-    bar.set_label(label, fontsize=7)
-    bar.ax.tick_params(labelsize=7)
+    bar.set_label(label)
     dot = Line2D([], [], color="black", marker=".", linestyle="", label="q ≤ 5 %")
     hatched = Patch(
-        facecolor="0.9", edgecolor="0.5", hatch=HATCH, label="not judged, or no such layer"
+        facecolor=BAND, edgecolor=NEITHER, hatch=HATCH, label="not judged, or no such layer"
     )
     _legend(figure, [dot, hatched])
     return figure
@@ -307,7 +319,7 @@ def _draw_map(axes: Axes, one: xr.Dataset, colours: LinearSegmentedColormap) -> 
     )  # fmt: skip
     for row, place in np.argwhere(np.isnan(signed)).tolist():
         corner = (place - 0.5, row - 0.5)
-        cell = Rectangle(corner, 1, 1, facecolor="0.9", edgecolor="0.5", hatch=HATCH, linewidth=0)
+        cell = Rectangle(corner, 1, 1, facecolor=BAND, edgecolor=NEITHER, hatch=HATCH, linewidth=0)
         axes.add_patch(cell)
     rows, places = np.nonzero(q <= LEVEL)
     axes.plot(places, rows, ".", color="black", markersize=3 if signed.shape[1] > 60 else 4.5)

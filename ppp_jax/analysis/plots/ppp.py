@@ -1,4 +1,4 @@
-"""Figures of PPP pictures, SRM curves and training curves, drawn from computed results."""
+"""Figures of PPP pictures and SRM curves, drawn from computed results."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,10 +14,9 @@ from matplotlib.image import AxesImage
 from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import MaxNLocator
 
-from ppp_jax.analysis.io.sources import is_real
 from ppp_jax.analysis.plots.paper import density_scale, draw_points, half_width
+from ppp_jax.analysis.plots.style import BLUE, TEXT, VERMILION, style
 from ppp_jax.analysis.projection.isotropic_null import ENOUGH_POINTS, FEW_POINTS, count_text
-from ppp_jax.analysis.texts import drawn
 from ppp_jax.errors import InputError, choice, truth
 
 # Red means more samples than isotropic latents would have, white as many, blue fewer; grey means
@@ -78,7 +77,7 @@ def plot_ppp(
         argument is of a wrong type.
     """
     check_picture(picture, "picture")
-    _check_axes(ax)
+    check_axes(ax)
     truth("colorbar", colorbar)
     choice("style", style, PICTURE_STYLES)
     _check_norm(norm, style)
@@ -148,7 +147,7 @@ def draw_panel(
     square: tuple[float, float, float, float],
     *,
     half: float | None = None,
-    fontsize: float = 7,
+    fontsize: float = TEXT,
 ) -> AxesImage:
     """Draws a picture in a square, or the words that it is empty.
 
@@ -218,10 +217,15 @@ def _draw_density(
     norm = colors.LogNorm(1e-4 * top, top, clip=True)
     axes.imshow(density, origin="lower", extent=extent, cmap="Greys", norm=norm)
     x, y = (extent[0] + extent[1]) / 2, extent[3] - 0.02 * (extent[3] - extent[2])
-    axes.text(x, y, "density (null too small)", ha="center", va="top", fontsize=0.85 * fontsize)
+    axes.text(x, y, "density\n(null too small)", ha="center", va="top", fontsize=fontsize)
 
 
-def _check_axes(ax: Any) -> None:
+def check_axes(ax: Any) -> None:
+    """Refuses what is neither axes nor None.
+
+    Args:
+      ax: What was given.
+    """
     if ax is not None and not isinstance(ax, Axes):
         raise InputError(
             "ax", type(ax).__name__, "must be matplotlib axes, or None for a new figure"
@@ -266,6 +270,7 @@ def check_rotated(picture: xr.Dataset, beside: xr.Dataset) -> None:
         raise InputError("beside", f"ε = {beside['epsilon'].item():g}", problem)
 
 
+@style()
 def plot_srm(curves: xr.Dataset, *, ax: Axes | None = None, planes: bool = True) -> Axes:
     """Draws Spotlight Resonance against the angle of the probe (docs/method.md §3).
 
@@ -276,20 +281,16 @@ def plot_srm(curves: xr.Dataset, *, ax: Axes | None = None, planes: bool = True)
 
     Returns:
       The axes. The probe points along the first basis vector of a plane at 0°. The radius is the
-      fraction of samples in the spotlight. The thick red line is the mean over all planes, and
-      the dashed line the value of isotropic latents.
+      fraction of samples in the spotlight. The thick line is the mean over all planes, and the
+      dashed line the value of isotropic latents.
 
     Raises:
       InputError: `curves` hold several ε or no SRM, or the axes are not polar.
     """
     _check_dims(curves, "pooled", ("angle",), "curves")
-    _check_axes(ax)
+    check_axes(ax)
     truth("planes", planes)
-    axes = (
-        plt.figure(figsize=(4, 4), layout="constrained").add_subplot(projection="polar")
-        if ax is None
-        else ax
-    )
+    axes = plt.figure(figsize=(4, 4.2)).add_subplot(projection="polar") if ax is None else ax
     if not isinstance(axes, PolarAxes):
         raise InputError(
             "ax",
@@ -303,14 +304,11 @@ def plot_srm(curves: xr.Dataset, *, ax: Axes | None = None, planes: bool = True)
     turn[-1] += 2 * np.pi
     own = curves["srm"].values[:, order]
     if planes and len(own) > 1:
-        axes.plot(turn, own.T, color="C0", linewidth=0.4, alpha=max(0.03, min(0.5, 8 / len(own))))
+        axes.plot(turn, own.T, color=BLUE, linewidth=0.4, alpha=max(0.03, min(0.5, 8 / len(own))))
     axes.plot(turn, np.full(len(turn), curves["null"].item()), "k--", linewidth=0.8)
-    axes.plot(turn, curves["pooled"].values[order], color="C3", linewidth=1.8)
+    axes.plot(turn, curves["pooled"].values[order], color=VERMILION, linewidth=1.8)
     count, epsilon = curves.attrs["frame_planes"], curves["epsilon"].item()
-    axes.set_title(
-        f"mean of {count:,} planes (red), ε = {epsilon:g}\nisotropic (dashed)", fontsize=8
-    )
-    axes.tick_params(labelsize=6)
+    axes.set_title(f"mean of {count:,} planes, ε = {epsilon:g}\n(dashed: isotropic)", loc="center")
     axes.yaxis.set_major_locator(MaxNLocator(3))  # More labels would cover the curves.
     axes.set_rlabel_position(22.5)
     return axes
@@ -325,50 +323,3 @@ def tick(bar: Colorbar, norm: colors.Normalize) -> None:
 
 def _short(value: float) -> str:
     return f"{value:,.0f}" if 10 <= value < 1e5 else f"{value:.2g}"
-
-
-def plot_curves(values: xr.DataArray, *, ax: Axes | None = None, yscale: str = "linear") -> Axes:
-    """Draws a quantity against training epochs: seeds as thin lines, their medians as thick ones.
-
-    Args:
-      values: The quantity, over `(activation, seed, step)`, with a coordinate `epoch` along `step`
-        and, if it is known, a coordinate `activation_isotropic` along `activation`.
-      ax: The axes to draw in; by default those of a new figure.
-      yscale: `linear` or `log`.
-
-    Returns:
-      The axes. Isotropic activations are dashed and all others solid. The epoch axis is linear
-      from 0 to 1 and logarithmic beyond.
-
-    Raises:
-      InputError: `values` are over other axes or no numbers, `ax` are no axes, or `yscale` is
-        neither word.
-    """
-    wanted = {"activation", "seed", "step"}
-    labelled = isinstance(values, xr.DataArray) and {"epoch", "activation"} <= set(values.coords)
-    if not labelled or set(values.dims) != wanted or not is_real(values.dtype):
-        found = getattr(values, "dims", type(values).__name__)
-        raise InputError(
-            "values", found, f"must be real numbers over {sorted(wanted)}, with a coordinate epoch"
-        )
-    choice("yscale", yscale, ("linear", "log"))
-    _check_axes(ax)
-    axes = plt.figure(figsize=(5, 3.5), layout="constrained").add_subplot() if ax is None else ax
-    epochs, count = values["epoch"].values, values.sizes["activation"]
-    facts = values.coords.get("activation_isotropic")
-    isotropic = np.zeros(count, bool) if facts is None else facts.values
-    for i, name in enumerate(values["activation"].values):
-        curves = values.sel(activation=name).transpose("step", "seed").values
-        curves = np.where(np.isfinite(curves), curves, np.nan)
-        style: dict[str, Any] = {"color": f"C{i}", "linestyle": "--" if isotropic[i] else "-"}
-        axes.plot(epochs, curves, linewidth=0.5, alpha=0.35, **style)
-        median = [
-            np.median(row[~np.isnan(row)]) if (~np.isnan(row)).any() else np.nan for row in curves
-        ]
-        axes.plot(epochs, median, linewidth=1.6, label=drawn(name), **style)
-    axes.set_xscale("symlog", linthresh=1)
-    axes.set(
-        yscale=yscale, xlabel="epoch", ylabel=drawn(values.attrs.get("long_name", values.name))
-    )
-    axes.set_xlim(left=0)
-    return axes

@@ -25,6 +25,7 @@ from ppp_jax.analysis.plots.ppp import (
     draw_panel,
     tick,
 )
+from ppp_jax.analysis.plots.style import DPI, PAGE, TEXT
 from ppp_jax.analysis.texts import drawn
 from ppp_jax.errors import InputError, choice
 
@@ -54,18 +55,23 @@ class _Size(NamedTuple):
 
     Attributes:
       width: Width in inches that strips fill as far as their panels may shrink and grow.
+      most: Largest width in inches; strips that would be wider go on below.
       panels: Smallest and largest width of a panel in inches.
       dpi: Pixels per inch.
       text: Font size in points of most texts.
     """
 
     width: float
+    most: float
     panels: tuple[float, float]
     dpi: int
     text: float
 
 
-SIZES = {"page": _Size(8.15, (0.88, 1.15), 110, 7.0), "print": _Size(16.0, (2.0, 2.6), 200, 11.0)}
+SIZES = {
+    "page": _Size(PAGE / DPI, PAGE / DPI, (0.95, 1.2), DPI, TEXT / 0.93),  # the smallest are TEXT
+    "print": _Size(16.0, 100.0, (2.0, 2.6), 200, 11.0),
+}
 
 
 class _Strip(NamedTuple):
@@ -77,6 +83,7 @@ class _Strip(NamedTuple):
       norm: The colour scale.
       pictures: The pictures, or None where there is none.
       notes: The text below each of them.
+      widest: The largest half-width of a picture.
     """
 
     name: str
@@ -84,6 +91,18 @@ class _Strip(NamedTuple):
     norm: colors.Normalize
     pictures: Sequence[xr.Dataset | None]
     notes: Sequence[str]
+    widest: float
+
+
+def _strip(
+    name: str,
+    style: str,
+    norm: colors.Normalize,
+    pictures: Sequence[xr.Dataset | None],
+    notes: Sequence[str],
+) -> _Strip:
+    widest = max(half_width(picture) for picture in pictures if picture is not None)
+    return _Strip(name, style, norm, pictures, notes, widest)
 
 
 def plot_strip(
@@ -114,8 +133,8 @@ def plot_strip(
         accepted points per unit area on black, as the paper shows them (arXiv 2507.12070); or
         `compared` for three strips per row below each other: the points, the ratio, and the ratio
         of the pictures in `beside`.
-      size: `page` for a figure to be read on a page, 900 pixels wide if a row has at most seven
-        pictures; `print` for panels of about 400 pixels, four times as wide.
+      size: `page` for a figure to be read on a page, whose content is at most 1,240 pixels wide, so
+        that longer rows go on below; `print` for panels of about 400 pixels, four times as wide.
 
     Returns:
       The figure. Each row (strip) has one colour scale, which is drawn at its end; the two strips
@@ -155,36 +174,52 @@ def _figure(
     longest = max(len(line) for name in names for line in name.split("\n"))
     left = max(0.8, 0.2 + 0.01 * size.text * longest)  # for the names, in inches
     right = 0.1 * size.text
-    count = len(heads)
-    panel = float(np.clip((size.width - left - right) / count, *size.panels))
+    room = size.most - left - right
+    across = _evenly(len(heads), max(1, int(room / size.panels[0])))
+    panel = float(np.clip((size.width - left - right) / across, *size.panels))
     line = 1.35 * size.text / 72 / panel  # the height of a line of text, in panels
     small, large = 0.93 * size.text, 1.1 * size.text
     notes = [[_folded(note, panel, small) for note in strip.notes] for strip in strips]
     above = [_folded(head, panel, large) for head in heads]
     below = line * max(len(note.split("\n")) if note else 0 for texts in notes for note in texts)
+    head = 1.5 * line * max(1 + text.count("\n") for text in above)
+    parts = [slice(k, k + across) for k in range(0, len(heads), across)]
+    heights = [
+        1 + line + below + (head if k == 0 else 0) for _ in parts for k in range(len(strips))
+    ]
     legend = _legend({strip.style for strip in strips}, rotated=rotated)
-    inches = left + panel * count + right, (1 + line + below) * panel * len(strips)
-    head = 1.35 * large / 72 * max(1 + text.count("\n") for text in above)
-    figure, stack = _stack(len(strips), (left, right), inches, head, size, title, legend)
-    for axes, strip, name, texts in zip(stack, strips, names, notes, strict=True):
-        _draw_strip(axes, strip, texts, size)
-        axes.set(ylim=(-below, 1 + line))
-        axes.text(-0.1 / panel, 0.5, name, ha="right", va="center", fontsize=large)
-    for c, text in enumerate(above):
-        stack[0].text(c + 0.5, 1.02 + line, text, ha="center", va="bottom", fontsize=large)
+    inches = left + panel * across + right, [panel * height for height in heights]
+    figure, stack = _stack((left, right), inches, size, title, legend)
+    lines = [(part, k) for part in parts for k in range(len(strips))]
+    for axes, height, (part, k) in zip(stack, heights, lines, strict=True):
+        one = strips[k]._replace(pictures=strips[k].pictures[part], notes=notes[k][part])
+        _draw_strip(axes, one, size)
+        axes.set(xlim=(0, across), ylim=(-below, height - below))
+        axes.text(-0.1 / panel, 0.5, names[k], ha="right", va="center", fontsize=large)
+        for c, text in enumerate(above[part] if k == 0 else []):
+            axes.text(c + 0.5, 1.02 + line, text, ha="center", va="bottom", fontsize=large)
     return figure
 
 
-def _draw_strip(axes: Axes, strip: _Strip, notes: list[str], size: _Size) -> None:
+def _evenly(count: int, most: int) -> int:
+    """Returns how many columns a line has, so that lines are few and about as long as each other.
+
+    Example:
+      >>> _evenly(16, 11), _evenly(7, 11), _evenly(23, 11)
+      (8, 7, 8)
+    """
+    return -(-count // -(-count // most))
+
+
+def _draw_strip(axes: Axes, strip: _Strip, size: _Size) -> None:
     """Draws panels as unit squares in one axes, which is far faster than an axes per panel."""
     paper, small = strip.style == PAPER, 0.93 * size.text
-    widest = max(half_width(picture) for picture in strip.pictures if picture is not None)
     for c, picture in enumerate(strip.pictures):
         if picture is None:
             continue
-        half = widest if paper else half_width(picture)
+        half = strip.widest if paper else half_width(picture)
         square = (c + 0.02, c + 0.98, 0.02, 0.98)
-        how = {"half": half, "fontsize": size.text}
+        how = {"half": half, "fontsize": small}
         draw_panel(axes, picture, strip.style, strip.norm, square, **how)
         axes.text(c + 0.5, 1, acceptance_text(picture), ha="center", va="bottom", fontsize=small)
         colour: dict[str, Any] = {"color": "white" if paper else "black", "fontsize": small}
@@ -192,12 +227,14 @@ def _draw_strip(axes: Axes, strip: _Strip, notes: list[str], size: _Size) -> Non
         if paper:
             points = f"{picture['accepted'].item():,} points"
             axes.text(c + 0.05, 0.96, points, ha="left", va="top", **colour)
-        if notes[c]:
-            axes.text(c + 0.5, 0, notes[c], ha="center", va="top", fontsize=small)
-    count = len(strip.pictures)
-    axes.set(xlim=(0, count), aspect="equal")
+        if strip.notes[c]:
+            axes.text(c + 0.5, 0, strip.notes[c], ha="center", va="top", fontsize=small)
+    axes.set(aspect="equal")
     axes.set_axis_off()
-    bar_axes = axes.inset_axes((count + 0.05, 0.1, 0.06, 0.8), transform=axes.transData)
+    if not axes.images:  # where a line has gaps only
+        return
+    end = len(strip.pictures) + 0.05
+    bar_axes = axes.inset_axes((end, 0.1, 0.06, 0.8), transform=axes.transData)
     bar = axes.figure.colorbar(axes.images[0], cax=bar_axes)
     tick(bar, strip.norm)
     bar.ax.tick_params(labelsize=small, pad=1, length=2)
@@ -205,10 +242,8 @@ def _draw_strip(axes: Axes, strip: _Strip, notes: list[str], size: _Size) -> Non
 
 
 def _stack(
-    rows: int,
     sides: tuple[float, float],
-    inches: tuple[float, float],
-    head: float,
+    inches: tuple[float, list[float]],
     size: _Size,
     title: str,
     legend: str,
@@ -216,10 +251,8 @@ def _stack(
     """Returns a figure with a title, a legend below, and axes above another without gaps.
 
     Args:
-      rows: Number of axes.
       sides: Space to the left and to the right of the axes, in inches.
-      inches: Width of the figure, and height of all axes together.
-      head: Height of the heads of columns, in inches.
+      inches: Width of the figure, and the height of each axes.
       size: Resolution and font size.
       title: Text above, which is wrapped.
       legend: Text below, which is wrapped.
@@ -227,9 +260,9 @@ def _stack(
     above, below = 1.25 * size.text, 0.93 * size.text
     lines = textwrap.wrap(drawn(title), int(120 * inches[0] / above)) or [""]
     texts = textwrap.wrap(legend, int(125 * inches[0] / below))
-    top = 0.1 + 1.35 * above * len(lines) / 72 + head
+    top = 0.1 + 1.35 * above * len(lines) / 72
     bottom = 0.12 + 1.35 * below * len(texts) / 72
-    height = top + inches[1] + bottom
+    height = top + sum(inches[1]) + bottom
     figure = ShownFigure(figsize=(inches[0], height), dpi=size.dpi)
     figure.suptitle("\n".join(lines), fontsize=above, y=1 - 0.05 / height, va="top")
     figure.text(0.5, 0.04 / height, "\n".join(texts), ha="center", va="bottom", fontsize=below)
@@ -239,7 +272,9 @@ def _stack(
         "top": 1 - top / height,
         "bottom": bottom / height,
         "hspace": 0,
+        "height_ratios": inches[1],
     }
+    rows = len(inches[1])
     return figure, list(figure.subplots(rows, 1, squeeze=False, gridspec_kw=space).flat)
 
 
@@ -321,7 +356,7 @@ def _beside(table: _Table, style: str) -> tuple[list[str], list[_Strip]]:
         pictures = [both[turned][c] for c, turned, _ in columns]
         notes = [table.notes[k][c] if noted else "" for c, _, noted in columns]
         norm = colour_scale([picture for picture in pictures if picture is not None], style)
-        strips.append(_Strip(name, style, norm, pictures, notes))
+        strips.append(_strip(name, style, norm, pictures, notes))
     return heads, strips
 
 
@@ -340,9 +375,9 @@ def _compared(table: _Table) -> tuple[list[str], list[_Strip]]:
                 _check_twin(picture, other)
         ratio = colour_scale([*pictures, *turned], RATIO)
         strips += [
-            _Strip(f"{name}\npoints", PAPER, colour_scale(pictures, PAPER), pictures, nothing),
-            _Strip(f"{name}\nratio", RATIO, ratio, pictures, nothing),
-            _Strip(f"{name}\n{ROTATED}", RATIO, ratio, table.beside[k], table.notes[k]),
+            _strip(f"{name}\npoints", PAPER, colour_scale(pictures, PAPER), pictures, nothing),
+            _strip(f"{name}\nratio", RATIO, ratio, pictures, nothing),
+            _strip(f"{name}\n{ROTATED}", RATIO, ratio, table.beside[k], table.notes[k]),
         ]
     return table.columns, strips
 

@@ -1,9 +1,11 @@
 __all__ = [
     "answer",
+    "array_page",
     "array_report",
     "drawers",
     "evidence",
     "grid_report",
+    "html_figure",
     "html_image",
     "html_table",
     "kept_report",
@@ -16,6 +18,7 @@ __all__ = [
 
 from . import (
     answer,
+    array_page,
     array_report,
     drawers,
     evidence,
@@ -26,4 +29,4 @@ from . import (
     sections,
 )
 from .layer_report import long_tests
-from .pages import html_image, html_table, render
+from .pages import html_figure, html_image, html_table, render

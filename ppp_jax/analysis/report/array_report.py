@@ -1,5 +1,6 @@
 """A folder of figures and tables that describe an array of latents."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import xarray as xr
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ppp_jax.analysis.inference.acceptance import acceptance_test
@@ -22,12 +24,17 @@ from ppp_jax.analysis.inference.rotation_test import (
 from ppp_jax.analysis.io.load import is_run, load
 from ppp_jax.analysis.io.rows import RAISE, check_rows
 from ppp_jax.analysis.io.sources import Latents, axis_names
+from ppp_jax.analysis.plots.figures import page_panels
 from ppp_jax.analysis.plots.ppp import plot_srm
 from ppp_jax.analysis.plots.strips import plot_strip
+from ppp_jax.analysis.plots.style import PAGE, style
 from ppp_jax.analysis.projection.kernel import check_epsilon
+from ppp_jax.analysis.projection.planes import resolve_vectors
 from ppp_jax.analysis.projection.points import EmptyPPPWarning, count_planes, top_planes
 from ppp_jax.analysis.projection.ppp import ppp
 from ppp_jax.analysis.projection.srm import srm
+from ppp_jax.analysis.report import array_page
+from ppp_jax.analysis.report.pages import html_figure
 from ppp_jax.analysis.results.comparisons import with_q
 from ppp_jax.analysis.results.layer_comparison import NO_ROW
 from ppp_jax.analysis.statistics import registry
@@ -37,7 +44,7 @@ from ppp_jax.files import atomic
 from ppp_jax.files.mirrors import located
 from ppp_jax.notebook import Folder
 
-RECORD = "analysis.json"
+RECORD, PAGE_FILE = "analysis.json", "index.html"
 TOP, MAX_GROUPS = 100, 64
 MOST_TESTED = 2**36  # multiplications of samples by rotations: more take minutes
 MOST_POINTS = 2**26  # accepted points under all rotations of A/A0: more take above 5 s
@@ -47,6 +54,12 @@ LEAST_ROTATIONS = 19  # with fewer, no p reaches 5 %
 TESTED = ("statistic", "value", "null", "low", "high", "z", "p", "q")
 ROWS = ("rows", "rows_nonfinite", "rows_zero", "rows_long")
 WHY = "not_judged"
+SPECIAL = {
+    "rows_nonfinite": "rows that are not finite, which are left out",
+    "rows_zero": "rows of zeros",
+    "rows_long": "rows longer than 100 times the median row",
+}
+SRM_COLUMNS = 4
 NOTED = "Below the rotated bases: where A/A0 of 95 % of random bases lies"
 COLUMNS = [
     "accepted",
@@ -69,8 +82,9 @@ def write_analysis(
     drop_outliers: float | None = None,
     **options: Any,
 ) -> pathlib.Path:
-    """Writes pictures, curves, tests and tables of latents into a folder, all of them or none.
+    """Writes pictures, curves, tests, tables and a page into a folder, all of them or none.
 
+    `index.html` says in plain words what was found, and shows the pictures and the tables.
     `ppp.png` and `srm.png` have a row per group and a column per ε; beside each picture of PPP
     stands that of the same latents in a rotated basis. `fractions.csv` and `fractions.md` hold A/A0
     and, where tests are made, the mean, the 2.5 and 97.5 % quantiles and p of its rotation null.
@@ -202,8 +216,34 @@ def _analyse(
     """Computes the pictures, curves, tests and tables of every group, and then writes them."""
     curve = {"angles": angles, "signed": signed}
     found = [_found(group, epsilons, curve, chosen, drop_outliers, options) for group in groups]
+    told = json.dumps(_made(names, found, epsilons, chosen, drop_outliers), indent=1, default=str)
+    (folder / RECORD).write_text(told, encoding="utf-8")
+    tests = _tests(names, [group.tests for group in found if group.tests is not None])
+    tables = _write_tables(names, found, folder) | _write_tests(names, tests, folder)
+    page = array_page.render_page(
+        {
+            _called(name): table.to_dict("records")
+            for name, table in zip(names, tests, strict=False)
+        },
+        _told(found, chosen, options),
+        pictures=_draw(found, [_title(name) for name in names], folder),
+        tables=tables,
+        epsilon=", ".join(f"{epsilon:g}" for epsilon in epsilons),
+        made=told,
+    )
+    (folder / PAGE_FILE).write_text(page, encoding="utf-8")
+
+
+def _made(
+    names: list[dict[str, Any]],
+    found: list[_Group],
+    epsilons: np.ndarray,
+    chosen: _Chosen,
+    drop_outliers: float | None,
+) -> dict[str, Any]:
+    """Returns what `analysis.json` says."""
     dropped = {} if drop_outliers is None else {"drop_outliers": drop_outliers}
-    made = {
+    return {
         "by": list(names[0]),
         "groups": names,
         **found[0].curve.attrs,
@@ -213,12 +253,23 @@ def _analyse(
         "rotated_beside": chosen.beside,
         **dropped,
     }
+
+
+def _told(found: list[_Group], chosen: _Chosen, options: dict[str, Any]) -> array_page.Told:
+    """Returns what the page says of how the tests were made."""
+    curve, basis = found[0].curve.attrs, options.get("basis")
+    vectors = resolve_vectors(basis, curve["units"])
     tests = [group.tests for group in found if group.tests is not None]
-    if tests:
-        _write_tests(names, tests, folder)
-    _draw(found, [_title(name) for name in names], folder)
-    _write_tables(names, found, folder)
-    (folder / RECORD).write_text(json.dumps(made, indent=1, default=str), encoding="utf-8")
+    return array_page.Told(
+        basis=str(curve["basis"]),
+        orthonormal=vectors.gram is None and vectors.size >= vectors.units,
+        rotations=chosen.rotations,
+        long=not chosen.asked and not chosen.rotations,
+        networks=any("low" not in table for table in tests),
+        special={
+            what: sum(int(table[key].iloc[0]) for table in tests) for key, what in SPECIAL.items()
+        },
+    )
 
 
 def _found(
@@ -290,7 +341,7 @@ def _tested(group: xr.DataArray, **options: Any) -> pd.DataFrame:
     tested = rotation_test(group, statistics=names, **options)
     networks = "seed" in tested["value"].dims
     found = pool(tested) if networks else tested
-    table = found[["value", "mean", "z"]].assign(p=found["p_networks" if networks else "p"])
+    table = found[["value", "mean", "z", "rank"]].assign(p=found["p_networks" if networks else "p"])
     if not networks:
         table = table.assign(low=found["low"], high=found["high"])
     rows = table.to_dataframe().reset_index().assign(**{key: tested.attrs[key] for key in ROWS})
@@ -301,20 +352,28 @@ def _tested(group: xr.DataArray, **options: Any) -> pd.DataFrame:
     return rows.rename(columns={"mean": "null"})
 
 
-def _write_tests(
-    names: list[dict[str, Any]], tests: list[pd.DataFrame], folder: pathlib.Path
-) -> None:
-    """Writes the tests of all groups, with q over the groups for each statistic."""
-    axes = list(names[0])
+def _tests(names: list[dict[str, Any]], tests: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Returns the tests of every group with its name, and q over the groups of each statistic."""
+    if not tests:
+        return []
     tables = [table.assign(**name) for name, table in zip(names, tests, strict=True)]
     table = with_q(pd.concat(tables, ignore_index=True), by=["statistic"])
-    front = [*axes, *(column for column in table if column not in (*axes, *TESTED))]
-    table = table[
-        [name for name in front if name not in (*ROWS, WHY)]
-        + [name for name in (*TESTED, *ROWS, WHY) if name in table]
-    ]
-    write_csv(table, folder / "tests.csv")
-    write_markdown(*_texts(table), folder / "tests.md")
+    ends = np.cumsum([0, *(len(one) for one in tests)])
+    return [table.iloc[a:b] for a, b in itertools.pairwise(ends)]
+
+
+def _write_tests(
+    names: list[dict[str, Any]], tests: list[pd.DataFrame], folder: pathlib.Path
+) -> dict[str, array_page.Table]:
+    """Writes the tests of all groups, and returns the table as the page shows it."""
+    if not tests:
+        return {}
+    axes, table = list(names[0]), pd.concat(tests)
+    columns = [*axes, *(name for name in (*TESTED, *ROWS, WHY) if name in table)]
+    write_csv(table[columns], folder / "tests.csv")
+    shown = _texts(table[columns])
+    write_markdown(*shown, folder / "tests.md")
+    return {"tests": shown}
 
 
 def _texts(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
@@ -326,13 +385,18 @@ def _texts(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     return [str(column).replace("_", " ") for column in table], body
 
 
+def _called(name: dict[str, Any]) -> str:
+    return _title(name).replace("\n", ", ")
+
+
 def _title(name: dict[str, Any]) -> str:
     return "\n".join(
         value if isinstance(value, str) else f"{axis} {value}" for axis, value in name.items()
     )
 
 
-def _draw(found: list[_Group], rows: list[str], folder: pathlib.Path) -> None:
+def _draw(found: list[_Group], rows: list[str], folder: pathlib.Path) -> dict[str, Markup]:
+    """Writes the figures, and returns them for the page by their headings."""
     epsilons = found[0].picture["epsilon"].values
     columns = [f"ε = {epsilon:g}" for epsilon in epsilons]
     every = range(len(epsilons))
@@ -344,17 +408,41 @@ def _draw(found: list[_Group], rows: list[str], folder: pathlib.Path) -> None:
     notes = [[_note(group, k) for k in every] for group in found]
     title = NOTED if any(note for line in notes for note in line) else ""
     strip = plot_strip(panels, rows=rows, columns=columns, title=title, beside=turned, notes=notes)
-    strip.savefig(folder / "ppp.png")
-    size = (0.8 + 2.8 * len(epsilons), 3.0 * len(rows))
-    figure = Figure(figsize=size, dpi=110, layout="constrained")
-    grid = figure.subplots(
-        len(rows), len(epsilons), squeeze=False, subplot_kw={"projection": "polar"}
+    shown = " and ".join(columns) if len(columns) < 3 else f"{columns[0]} to {columns[-1]}"
+    of = "the latents" if rows == [""] else ", ".join(row.replace("\n", " ") for row in rows)
+    turned_too = (
+        ", beside the same latents in a rotated basis" if found[0].beside is not None else ""
     )
-    for line, name, group in zip(grid, rows, found, strict=True):
-        for k, axes in enumerate(line):
+    alt = f"Density in the privileged planes of {of} at {shown}{turned_too}."
+    pictures = {"PPP: where the samples lie": html_figure(strip, folder / "ppp.png", alt)}
+    alt = f"Spotlight resonance of {of} at {shown}: fraction of samples near each direction."
+    curves = _draw_srm(found, rows, epsilons)
+    return pictures | {"SRM: round the planes": html_figure(curves, folder / "srm.png", alt)}
+
+
+@style()
+def _draw_srm(found: list[_Group], rows: list[str], epsilons: np.ndarray) -> Figure:
+    """Draws the curves of every group at every ε: a row per group, unless there is one ε."""
+    places = [(row, group, k) for row, group in zip(rows, found, strict=True)
+              for k in range(len(epsilons))]  # fmt: skip
+    each = len(places) if len(epsilons) == 1 else len(epsilons)  # panels of a row, if it is wide
+    across = min(each, SRM_COLUMNS)
+    down = -(-each // across)
+    lines = [places[start : start + each][k * across : (k + 1) * across]
+             for start in range(0, len(places), each) for k in range(down)]  # fmt: skip
+    polar: dict[str, Any] = {"projection": "polar"}
+    size: dict[str, Any] = {"width": PAGE / SRM_COLUMNS, "height": 300 + 15 * bool(any(rows))}
+    figure, grid = page_panels(len(lines), across, **size, subplot_kw=polar)
+    for line, panels in itertools.zip_longest(lines, grid):
+        for place, axes in itertools.zip_longest(line, panels):
+            if place is None:
+                axes.set_axis_off()
+                continue
+            name, group, k = place
             plot_srm(group.curve.isel(epsilon=k), ax=axes)
-        line[0].set_ylabel(drawn(name), labelpad=28, fontsize=8)
-    figure.savefig(folder / "srm.png")
+            texts = drawn(name.replace("\n", ", ")), axes.get_title(loc="center")
+            axes.set_title("\n".join(filter(None, texts)), loc="center")
+    return figure
 
 
 def _note(group: _Group, level: int) -> str:
@@ -365,7 +453,10 @@ def _note(group: _Group, level: int) -> str:
     return f"{low:.3g} to {high:.3g}" if np.isfinite([low, high]).all() else ""
 
 
-def _write_tables(names: list[dict[str, Any]], found: list[_Group], folder: pathlib.Path) -> None:
+def _write_tables(
+    names: list[dict[str, Any]], found: list[_Group], folder: pathlib.Path
+) -> dict[str, array_page.Table]:
+    """Writes the fractions, curves and planes, and returns the fractions as the page shows them."""
     fractions, turns, planes = [], [], []
     for name, group in zip(names, found, strict=True):
         picture = group.picture
@@ -386,4 +477,6 @@ def _write_tables(names: list[dict[str, Any]], found: list[_Group], folder: path
         table = table[axes + [column for column in table if column not in axes]]
         write_csv(table, folder / f"{file}.csv")
         if file == "fractions":
-            write_markdown(*_texts(table), folder / "fractions.md")
+            shown = _texts(table)
+    write_markdown(*shown, folder / "fractions.md")
+    return {"fractions": shown}

@@ -158,12 +158,20 @@ def difference_figure(runs: xr.Dataset, folder: pathlib.Path, name: str) -> Figu
     if table.empty:
         return None
     write_csv(table, folder / f"differences_{name}.csv")
-    return evidence.plot_forest(table, labels=varying(table))
+    return evidence.plot_forest(table, labels=_labels(table))
+
+
+def _labels(table: pd.DataFrame) -> list[str]:
+    """Returns the axes that tell cells apart; a rate that an optimiser always has is none."""
+    axes = varying(table)
+    if table.groupby("optimizer")["learning_rate"].nunique().max() == 1 and len(axes) > 1:
+        axes = [axis for axis in axes if axis != "learning_rate"]
+    return axes
 
 
 def plane_figures(runs: xr.Dataset) -> dict[str, Figure]:
     """Draws quantisation against the shape's alignment, a figure for each site of the latents."""
-    labels = varying(pd.DataFrame([names for names, _ in cells(runs)]))
+    labels = _labels(pd.DataFrame([names for names, _ in cells(runs)]))
     return {site: evidence.plot_plane(runs, site=site, labels=labels) for site in SITES}
 
 
@@ -331,8 +339,7 @@ def calibration_figure(samples: int, units: int) -> tuple[Markup, Figure]:
         [str(law), *(f"{value:.1%}" for value in rates.sel(law=law).values)]
         for law in rates["law"].values
     ]
-    figure = Figure(figsize=(4.6, 3.6), dpi=110, layout="constrained")
-    evidence.plot_p_values(p, ax=figure.add_subplot())
+    figure = evidence.plot_p_values(p)
     error = np.sqrt(0.05 * 0.95 / DRAWS)
     text = fragment(
         "<p>The rotation test was applied to clouds that have no privileged basis. The table shows "

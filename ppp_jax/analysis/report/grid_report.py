@@ -1,6 +1,5 @@
 """The report of a run folder: pictures, curves and tables in one self-contained HTML file."""
 
-import itertools
 import json
 import pathlib
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 
 from ppp_jax.analysis.io.progress import progress_bar
 from ppp_jax.analysis.io.runs import load_run, saved_groups
-from ppp_jax.analysis.plots.ppp import plot_curves
+from ppp_jax.analysis.plots.curves import plot_pairs
 from ppp_jax.analysis.report import evidence
 from ppp_jax.analysis.report.answer import WHEN, answer_block
 from ppp_jax.analysis.report.drawers import Call, drawers
@@ -31,7 +30,6 @@ from ppp_jax.analysis.results.verdicts import verdict_table
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import file_stem
 
-CURVE_INCHES, CURVE_DPI = (3.6, 3.1), 85  # Width and height of a panel.
 _PLANE = (
     "Each cell's deepest valley against the alignment of its shape, {}, from untrained to trained."
 )
@@ -231,7 +229,7 @@ def _section_block(
     section: Section, drawn: list[dict[str, list[Markup]]], how: _How, name: str
 ) -> Markup:
     """Returns a section as HTML: its strips, of each site, and its curves."""
-    alt = f"Errors and statistics against training epochs, a line per seed: {section.title}."
+    alt = f"Errors and statistics against epochs, a line per activation: {section.title}."
     path = how.folder / f"{name}-{section.slug}-curves.png"
     strips = {kind: [one for site in drawn for one in site[kind]] for kind in drawn[0]}
     return render(
@@ -248,18 +246,10 @@ def _anchor(name: str, section: Section) -> str:
 
 
 def _curves(statistics: xr.Dataset) -> Figure:
-    """Draws the errors and every statistic against training epochs, with a line per seed."""
+    """Draws the errors, and every statistic at both sites, against training epochs."""
     curved = registry.names(everywhere=True)
-    columns = [("train_mse", "test_mse"), *((f"{name}_pre", f"{name}_post") for name in curved)]
-    size = (CURVE_INCHES[0] * len(columns), CURVE_INCHES[1] * len(SITES))
-    figure = Figure(figsize=size, dpi=CURVE_DPI, layout="constrained")
-    panels = figure.subplots(len(SITES), len(columns), squeeze=False)
-    for axes, name in zip(panels.T.flat, itertools.chain(*columns), strict=True):
-        plot_curves(statistics[name], ax=axes, yscale="log" if name.endswith("_mse") else "linear")
-        axes.yaxis.label.set_size(8)
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=6, fontsize=8)
-    return figure
+    pairs = [("train_mse", "test_mse"), *((f"{name}_pre", f"{name}_post") for name in curved)]
+    return plot_pairs(statistics, pairs=pairs)
 
 
 def _page(

@@ -11,6 +11,7 @@ from PIL import Image
 from ppp_jax.analysis import plot_ppp, plot_strip, ppp
 from ppp_jax.analysis.plots.paper import BLACK, COLORMAP, density_scale, half_width, point_density
 from ppp_jax.analysis.plots.strips import SIZES
+from ppp_jax.analysis.plots.style import PAGE
 from ppp_jax.errors import InputError
 
 EPOCHS = ["epoch 0", "epoch 2", "epoch 16"]
@@ -153,9 +154,9 @@ def test_single_planes_make_strips_too(clouds):
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("style", ["ratio", "paper", "compared"])
-def test_texts_have_room_and_a_page_is_not_wider_than_900_pixels(style, size, pictures, turned):
-    names, count = ["tanh@thomson:32", "isotropic_tanh"], 7 if style != "compared" else 8
-    pairs = [(pictures * 3)[:count], (turned * 3)[:count]]
+def test_texts_have_room_and_a_page_shows_them_in_9_pt(style, size, pictures, turned):
+    names, count = ["tanh@thomson:32", "isotropic_tanh"], 13 if style != "compared" else 8
+    pairs = [(pictures * 5)[:count], (turned * 5)[:count]]
     more = {"beside": [pairs[1]] * 2} if style == "compared" else {}
     notes = [["rotations: 0.0012, z −12.3"] * count] * 2
     columns = ["epoch 100", "learning rate 0.001"] * 3 + ["a\nb"] * (count - 6)
@@ -169,15 +170,35 @@ def test_texts_have_room_and_a_page_is_not_wider_than_900_pixels(style, size, pi
     ]
     boxes = [text.get_window_extent() for text in texts]
     for text, box in zip(texts, boxes, strict=True):
-        assert text.get_fontsize() * figure.dpi / 72 > 9.9
+        assert text.get_fontsize() * figure.dpi / 72 >= 9 * 96 / 72 - 1e-9
         assert (min(box.x0, box.y0) >= 0) & (box.x1 <= figure.bbox.x1), text
         assert box.y1 <= figure.bbox.y1, text
     for one, other in itertools.combinations(range(len(texts)), 2):
         assert not boxes[one].overlaps(boxes[other]), (texts[one], texts[other])
     width = figure.get_figwidth() * figure.dpi
-    assert width <= 1000 if size == "page" else width > 2500
-    if size == "page" and count == 7:
-        assert width <= 900
+    assert width <= PAGE + 1e-9 if size == "page" else width > 2500
+    lines = 3 if style == "compared" else 1 if size == "print" else 2
+    assert len([axes for axes in figure.axes if axes.images]) == 2 * lines
+
+
+@pytest.mark.parametrize("style", ["ratio", "paper"])
+def test_strips_that_go_on_below_show_every_picture_once_in_one_scale(style, pictures, turned):
+    strip = (pictures * 6)[:16]
+    beside = [None] * 15 + [turned[0]]
+    names = [f"seed {k}" for k in range(16)]
+    more = {"beside": [beside] * 2, "style": style}
+    figure = plot_strip([strip, strip], rows=["a", "b"], columns=names, title="", **more)
+    lines = [axes for axes in figure.axes if axes.images]
+    assert [texts_of(axes).count("a") for axes in lines] == [1, 0, 1, 0]
+    seen = [image.get_array() for axes in lines[::2] for image in axes.images]
+    assert len(seen) == 17
+    assert len({image.norm for axes in lines[::2] for image in axes.images}) == 1
+    heads = [text for axes in lines for text in texts_of(axes) if text.startswith("seed")]
+    assert heads == names
+    widths = {axes.get_xlim()[1] for axes in lines}
+    assert len(widths) == 1
+    halves = {text for axes in lines for text in texts_of(axes) if text.startswith("±")}
+    assert len(halves) == 1
 
 
 def test_one_picture_alone_has_the_style_too(pictures, turned):

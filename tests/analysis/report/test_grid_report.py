@@ -133,12 +133,23 @@ def test_plots_take_axes_and_give_them_back():
     values = xr.DataArray(
         np.arange(12.0).reshape(2, 2, 3),
         dims=("activation", "seed", "step"),
-        coords={"activation": ["tanh", "isotropic_tanh"], "epoch": ("step", [0, 1, 2])},
+        coords={
+            "activation": ["f", "g"],
+            "activation_isotropic": ("activation", [False, True]),
+            "activation_partner": ("activation", ["g", ""]),
+            "epoch": ("step", [0, 1, 2]),
+        },
         name="error",
     )
     axes = Figure().add_subplot()
     assert plot_curves(values, ax=axes) is axes
-    assert len(axes.lines) == 2 * (2 + 1)
+    solid, dashed = axes.lines
+    np.testing.assert_array_equal(solid.get_ydata(), values.sel(activation="f").median("seed"))
+    assert [line.get_label() for line in axes.lines] == ["f", "g"]
+    assert solid.get_color() == dashed.get_color()
+    assert solid.get_linestyle() == "-" != dashed.get_linestyle()
+    bands = [band.get_paths()[0].vertices[:, 1] for band in axes.collections]
+    assert [band.min() for band in bands] == [0.75, 6.75]  # the lower quartile at the first step
 
 
 def test_a_pipe_in_a_header_is_no_new_column():

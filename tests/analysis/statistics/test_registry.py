@@ -52,8 +52,8 @@ def test_one_registration_reaches_every_table_and_figure(toy):
     assert len(body[0]) == len(header)
     differences = verdicts.difference_table(measured.runs)
     assert "largest_share_pre" in set(differences["quantity"])
-    titles = {axes.get_title() for axes in evidence.plot_forest(differences, labels=["activation"])
-              .axes}  # fmt: skip
+    figure = evidence.plot_forest(differences, labels=["activation"])
+    titles = {axes.get_title(loc="left").replace("\n", " ") for axes in figure.axes}
     assert "largest share before activation, above null" in titles
     assert "largest_share_pre" in tables.cell_table(measured.runs)
 
