@@ -138,10 +138,10 @@ def spread(wanted: Any, distance: float, low: float, high: float) -> np.ndarray:
       high: Where the largest may be, if all have room.
 
     Example:
-      >>> spread([0.0, 0.1, 5.0], 1.0, 0.0, 10.0)
-      array([0. , 1. , 5. ])
-      >>> spread([4.0, 4.0, 9.0], 1.0, 0.0, 10.0)
-      array([3.5, 4.5, 9. ])
+      >>> spread([0.0, 0.1, 5.0], 1.0, 0.0, 10.0).tolist()
+      [0.0, 1.0, 5.0]
+      >>> spread([4.0, 4.0, 9.0], 1.0, 0.0, 10.0).tolist()
+      [3.5, 4.5, 9.0]
     """
     values = np.asarray(wanted, float)
     order = np.argsort(values, kind="stable")
