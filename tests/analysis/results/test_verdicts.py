@@ -14,6 +14,7 @@ import ppp_jax.analysis as pa
 from ppp_jax import bases
 from ppp_jax.analysis.io.facts import COORDINATES, facts_of, partner_of, with_facts
 from ppp_jax.analysis.plots import evidence
+from ppp_jax.analysis.projection.planes import resolve_basis
 from ppp_jax.analysis.report import sections
 from ppp_jax.analysis.report.evidence import format_verdicts, plain_words
 from ppp_jax.analysis.results import layers, verdicts
@@ -675,7 +676,10 @@ def test_pictures_leave_out_the_runs_that_tables_leave_out():
     )
     measured = measure(dataset, epsilon=0.6, rotations=19)
     at = dict.fromkeys(("depth", "width", "optimizer", "initializer", "rate"), 0)
-    section = next(sections.sections_of(dataset, measured))
+    frames = {"relu": resolve_basis(None, UNITS)}
+    section = sections.Section(
+        "", "", dataset.isel(at), measured.runs.isel(at), measured.pooled.isel(at), frames
+    )
     panel = sections._panels(section, "pre", "relu", 0.6)
     numbers = measured.runs["shape_pre"].isel(at).sel(activation="relu")
     for step, count in ((0, SEEDS - 1), (1, SEEDS - 2)):
