@@ -12,6 +12,7 @@ __all__ = [
 ]
 
 __version__: str
+__imported__: int
 
 from . import analysis
 from .analysis.statistics.registry import register_statistic

@@ -4,6 +4,7 @@ import concurrent.futures
 import os
 import pathlib
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
@@ -20,6 +21,31 @@ Item = TypeVar("Item")
 Found = TypeVar("Found")
 
 
+class _OneThread:
+    """One thread for BLAS while anybody in this process asks for it, whoever ends first."""
+
+    def __init__(self) -> None:
+        self.lock, self.users = threading.Lock(), 0
+        self.limits: threadpoolctl.threadpool_limits | None = None
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.users += 1
+            if self.limits is None:
+                self.limits = threadpoolctl.threadpool_limits(1, "blas")
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.users -= 1
+            if self.limits is not None and not self.users:
+                self.limits.restore_original_limits()
+                self.limits = None
+
+
+# The limit is one of the process: two that overlap would leave the inner one's for good.
+ONE_BLAS_THREAD = _OneThread()
+
+
 def on_cores(function: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
     """Returns a function of each of some things, computed in a thread per core.
 
@@ -30,9 +56,11 @@ def on_cores(function: Callable[[Item], Found], items: Iterable[Item]) -> list[F
       function: The function, which spends its time where Python's lock is not held.
       items: The things.
     """
-    workers = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
-    with threadpoolctl.threadpool_limits(1, "blas"), workers:
-        return list(workers.map(function, items))
+    given = list(items)
+    if len(given) == 1:
+        return [function(given[0])]
+    with ONE_BLAS_THREAD, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as workers:
+        return list(workers.map(function, given))
 
 
 def free_memory() -> int:

@@ -17,8 +17,9 @@ from absl import flags
 
 import ppp_jax.analysis as pa
 from ppp_jax import bases
-from ppp_jax.cli import experiment, study
+from ppp_jax.analysis.limits import LEAST_ROTATIONS
 from ppp_jax.cli import flags as experiment_flags
+from ppp_jax.cli import study
 from ppp_jax.errors import whole
 
 ROUNDS, PLAIN_ROTATIONS = 5, 50
@@ -34,7 +35,7 @@ def define() -> None:
 def main() -> None:
     """Times the whole run, then one cloud against the plain loop."""
     values = flags.FLAGS
-    whole("rotations", values.rotations, least=experiment.LEAST_ROTATIONS)
+    whole("rotations", values.rotations, least=LEAST_ROTATIONS)
     latents = study.load(pathlib.Path(values.workdir))
     start, clouds = time.perf_counter(), 0
     for site in ("pre", "post"):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from ppp_jax.analysis.limits import MOST_ROTATIONS, ROTATIONS
+from ppp_jax.analysis.limits import LEAST_ROTATIONS, MOST_ROTATIONS, ROTATIONS
 from ppp_jax.cli import flags as experiment_flags
 from ppp_jax.cli import probes, runtime, study
 from ppp_jax.engine import devices
@@ -24,8 +24,6 @@ from ppp_jax.grid import Grid
 from ppp_jax.grid.extension import AXES
 from ppp_jax.storage import remote
 from ppp_jax.sweep import plan, sweep
-
-LEAST_ROTATIONS = 19
 
 
 class Options(NamedTuple):

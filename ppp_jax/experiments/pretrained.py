@@ -87,7 +87,7 @@ def define() -> None:
         "are compared with a quarter of these, but at least 49"
     )
     experiment_flags.define_count(
-        "rotations", None, text, least=experiment.LEAST_ROTATIONS, most=limits.MOST_ROTATIONS
+        "rotations", None, text, least=limits.LEAST_ROTATIONS, most=limits.MOST_ROTATIONS
     )
     flags.DEFINE_string("workdir", "runs/pretrained", "folder for vectors, tables and figures")
 

@@ -13,6 +13,7 @@ from absl import flags
 import ppp_jax.analysis as pa
 from ppp_jax.analysis import plots, results
 from ppp_jax.analysis.io.progress import progress_bar
+from ppp_jax.analysis.limits import LEAST_ROTATIONS
 from ppp_jax.analysis.plots.style import PAGE, RULE, TEXT, style
 from ppp_jax.cli import experiment, study
 from ppp_jax.cli import flags as experiment_flags
@@ -102,7 +103,7 @@ def command() -> None:
     if importlib.util.find_spec("torch") is None:
         sys.exit("error: this experiment needs PyTorch: pip install 'ppp_jax[bench]'")
     values = flags.FLAGS
-    whole("rotations", values.rotations, least=experiment.LEAST_ROTATIONS)
+    whole("rotations", values.rotations, least=LEAST_ROTATIONS)
     study.check_folder(values.workdir, study.FOLDER)
     workdir = pathlib.Path(values.workdir)
     states = trained(values.networks, values.epochs)

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import threadpoolctl
 import xarray as xr
 
 from ppp_jax import bases
@@ -41,7 +40,7 @@ from ppp_jax.analysis.statistics.alignment import Target, measure_all
 from ppp_jax.analysis.statistics.quantisation import DIP_SAMPLES, DIP_VECTORS
 from ppp_jax.analysis.statistics.registry import Statistic
 from ppp_jax.errors import InputError, seeded, truth, whole
-from ppp_jax.resources import on_cores
+from ppp_jax.resources import ONE_BLAS_THREAD, on_cores
 
 ROTATIONS, MOST_ROTATIONS = limits.ROTATIONS, limits.MOST_ROTATIONS
 WORKERS = min(4, os.cpu_count() or 1)  # clouds tested at once; each takes a few blocks of memory
@@ -246,7 +245,7 @@ def _values(seen: Clouds, groups: Iterable[tuple[list[int], Turns]]) -> np.ndarr
     blocks: dict[int, list[np.ndarray]] = {k: [] for k in range(math.prod(source.shape[:-2]))}
     with contextlib.ExitStack() as opened:
         if seen.test.wide or small:  # each product takes one core, and several are computed at once
-            opened.enter_context(threadpoolctl.threadpool_limits(1, "blas"))
+            opened.enter_context(ONE_BLAS_THREAD)
         pool = concurrent.futures.ThreadPoolExecutor(WORKERS if small else 1)
         workers = opened.enter_context(pool)
         for members, turns in groups:

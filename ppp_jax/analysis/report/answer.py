@@ -14,7 +14,7 @@ from ppp_jax.analysis.inference.seeds import LEVEL, interquartile_mean
 from ppp_jax.analysis.io.facts import facts_of
 from ppp_jax.analysis.report.pages import html_table, render
 from ppp_jax.analysis.results.measure import CELL_AXES, SITES, cells
-from ppp_jax.analysis.results.tables import number, varying
+from ppp_jax.analysis.results.tables import number, signed, varying
 from ppp_jax.analysis.results.verdicts import ERROR, difference_table
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import as_markdown
@@ -115,8 +115,7 @@ def _finding(row: Mapping[str, Any], family: str) -> str:
     ]
     if not judging:
         return UNKNOWN
-    z = number(row[f"{judging[0]}_z"], 1)
-    return f"{reach(row, [family])} {z if z.startswith('-') else f'+{z}'}".replace("-", "−")
+    return f"{reach(row, [family])} {signed(row[f'{judging[0]}_z'])}"
 
 
 def _key(row: Mapping[str, Any]) -> Key:

@@ -7,10 +7,10 @@ import numpy as np
 from markupsafe import Markup
 
 from ppp_jax.analysis.inference.rotation_test import ROTATIONS
-from ppp_jax.analysis.inference.seeds import LEVEL
+from ppp_jax.analysis.inference.seeds import LEVEL, false_discovery
 from ppp_jax.analysis.report.answer import ALIGNED, NOTHING, QUANTISED, UNKNOWN
 from ppp_jax.analysis.report.pages import html_table, render
-from ppp_jax.analysis.results.tables import number, probability
+from ppp_jax.analysis.results.tables import probability, signed
 from ppp_jax.analysis.statistics import registry
 
 QUESTIONS = {
@@ -55,8 +55,10 @@ class Found(NamedTuple):
       statistic: The statistic that judges it there.
       z: Distance of its value from the mean of the random bases, in their standard deviations.
       above: Whether the value lies above the middle of the random bases.
-      q: The false discovery rate; missing where it cannot be judged.
+      q: The false discovery rate among all tests of the question; missing if not judged.
       why: Why it cannot be judged, or ''.
+      first: Whether the statistic is the first that judges its family there.
+      tried: How many tests the question has.
     """
 
     group: str
@@ -66,6 +68,8 @@ class Found(NamedTuple):
     above: bool
     q: float
     why: str
+    first: bool
+    tried: int
 
     @property
     def symbol(self) -> str:
@@ -84,22 +88,33 @@ class Found(NamedTuple):
 def findings(tests: Mapping[str, Sequence[Row]], *, orthonormal: bool) -> list[Found]:
     """Returns what each family says of each group: the statistic with the smallest q speaks.
 
+    All tests that can answer a question are one family of false discoveries: those of every group,
+    and of each statistic that judges it.
+
     Args:
-      tests: Rows of tests, with `rank` and `q`, by the names of the groups.
+      tests: Rows of tests, with `rank` and `p`, by the names of the groups.
       orthonormal: Whether the vectors of the basis are, which decides what judges.
     """
-    found = []
-    for group, rows in tests.items():
-        by_name = {row["statistic"]: row for row in rows}
-        for family in COLUMNS:
-            judging = registry.judging(orthonormal=orthonormal, family=family)
-            there = [one for one in judging if one.name in by_name]
-            if there:
-                least = min(there, key=lambda one: np.nan_to_num(by_name[one.name]["q"], nan=2))
-                row = by_name[least.name]
-                numbers = row["z"], bool(row["rank"] > 0), row["q"], row["not_judged"]
-                found.append(Found(group, family, least, *numbers))
-    return found
+    by_name = {name: {row["statistic"]: row for row in rows} for name, rows in tests.items()}
+    found: list[Found] = []
+    for families in QUESTIONS.values():
+        asked = [
+            (group, one)
+            for group, rows in by_name.items()
+            for family in families
+            for one in registry.judging(orthonormal=orthonormal, family=family)
+            if one.name in rows
+        ]
+        q = false_discovery([by_name[group][one.name]["p"] for group, one in asked])
+        tried = int(np.isfinite(q).sum())
+        least: dict[tuple[str, str], Found] = {}
+        for (group, one), value in zip(asked, q.tolist(), strict=True):
+            row, where = by_name[group][one.name], (group, str(one.family))
+            if where not in least or value < least[where].q or np.isnan(least[where].q):
+                side, why, first = bool(row["rank"] > 0), row["not_judged"], where not in least
+                least[where] = Found(*where, one, row["z"], side, value, why, first, tried)
+        found += least.values()
+    return sorted(found, key=lambda one: [*by_name].index(one.group))
 
 
 def sentences(found: Sequence[Found], told: Told) -> list[tuple[str, str]]:
@@ -112,7 +127,7 @@ def sentences(found: Sequence[Found], told: Told) -> list[tuple[str, str]]:
     if not found:
         text = (
             f"This was not tested: {ROTATIONS} rotations of so many numbers take minutes, and "
-            "asking for a number of rotations makes them all the same."
+            "`rotations=200` makes them anyway."
             if told.long
             else "This was not tested, because no rotations were asked for."
         )
@@ -139,26 +154,39 @@ def _of_one(found: Sequence[Found]) -> str:
     unsure = [f"{_what(one)} (q {_q(one.q)})" for one in found if one.symbol == NOTHING]
     if unsure:
         texts.append(f"There is no evidence in {', '.join(unsure)}.")
-    texts += [
-        f"The {_what(one)} cannot be judged: {one.why or 'there is no null'}."
-        for one in found
-        if one.symbol == UNKNOWN
-    ]
+    texts += [f"The {_what(one)} cannot be judged{_why(one)}." for one in _unknown(found)]
     return " ".join(texts)
+
+
+def _unknown(found: Sequence[Found]) -> list[Found]:
+    return [one for one in found if one.symbol == UNKNOWN]
+
+
+def _why(one: Found) -> str:
+    """Returns the reason, such as ` in 1 of 2 clouds (nothing varies)`, or after a colon."""
+    why = one.why or "there is no null"
+    return f" in {why}" if why[0].isdigit() else f": {why}"
 
 
 def _of_several(found: Sequence[Found]) -> str:
     """Says of how many groups the families find something, and what."""
     groups = len({one.group for one in found})
+    judged = len({one.group for one in found if one.symbol != UNKNOWN})
     sides: dict[str, list[str]] = {}
     for one in found:
         if one.symbol == EVIDENCE:
             sides.setdefault(one.words, []).append(one.group)
-    if not sides:
-        return f"There is no evidence of it in any of {groups} groups."
-    yes = len({one.group for one in found if _is_yes(one)})
-    told = [f"{words}: {_listed(named)}" for words, named in sides.items()]
-    return f"Yes in {yes} of {groups} groups. In detail, {'; '.join(told)}."
+    texts = (
+        [] if sides or not judged else [f"There is no evidence of it in any of {judged} groups."]
+    )
+    if sides:
+        yes = len({one.group for one in found if _is_yes(one)})
+        told = [f"{words}: {_listed(named)}" for words, named in sides.items()]
+        texts.append(f"Yes in {yes} of {groups} groups. In detail, {'; '.join(told)}.")
+    lost: dict[str, list[str]] = {}
+    for one in _unknown(found):
+        lost.setdefault(f"The {_what(one)} cannot be judged{_why(one)}", []).append(one.group)
+    return " ".join([*texts, *(f"{text}: {_listed(named)}." for text, named in lost.items())])
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -177,7 +205,6 @@ def _q(value: float) -> str:
 
 def _believed(found: Sequence[Found], told: Told) -> str:
     """Says of what the tests are, and what they cannot say."""
-    groups = len({one.group for one in found})
     texts = [
         f"The latents are held against themselves in {told.rotations:,} random bases, which is "
         "exact: where the basis is not special, 5 % of p are at most 0.05."
@@ -186,10 +213,11 @@ def _believed(found: Sequence[Found], told: Told) -> str:
         texts.append("They are of these networks, and say nothing of new seeds.")
     else:
         texts.append("They are of this network, and say nothing of another one.")
-        if groups / (told.rotations + 1) > LEVEL:
+        tried = max(one.tried for one in found)
+        if tried / (told.rotations + 1) > LEVEL:
             texts.append(
-                f"One group alone among {groups} cannot reach q ≤ {LEVEL:g} with so few: "
-                f"{round(groups / LEVEL) - 1:,} rotations suffice."
+                f"One test alone among {tried} cannot reach q ≤ {LEVEL:g} with so few: "
+                f"{round(tried / LEVEL) - 1:,} rotations suffice."
             )
     special = [f"{count:,} {what}" for what, count in told.special.items() if count]
     if special:
@@ -213,8 +241,8 @@ def matrix(found: Sequence[Found]) -> tuple[list[str], list[list[str]]]:
 def _cell(one: Found) -> str:
     if one.symbol == UNKNOWN:
         return UNKNOWN
-    z = number(one.z, 1)
-    return f"{one.symbol} {z if z.startswith('-') else f'+{z}'}".replace("-", "−")
+    named = "" if one.first else f" ({one.statistic.short})"
+    return f"{one.symbol} {signed(one.z)}{named}"
 
 
 def render_page(

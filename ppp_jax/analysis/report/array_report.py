@@ -24,6 +24,7 @@ from ppp_jax.analysis.inference.rotation_test import (
 from ppp_jax.analysis.io.load import is_run, load
 from ppp_jax.analysis.io.rows import RAISE, check_rows
 from ppp_jax.analysis.io.sources import Latents, axis_names
+from ppp_jax.analysis.limits import LEAST_ROTATIONS
 from ppp_jax.analysis.plots.figures import page_panels
 from ppp_jax.analysis.plots.ppp import plot_srm
 from ppp_jax.analysis.plots.strips import plot_strip
@@ -50,7 +51,6 @@ MOST_TESTED = 2**36  # multiplications of samples by rotations: more take minute
 MOST_POINTS = 2**26  # accepted points under all rotations of A/A0: more take above 5 s
 PAIRS_PER_POINT = 32  # pairs of a sample and a plane that take as long as an accepted point
 ROTATED_SEED = 0  # of the rotations of A/A0, the first of which pictures stand beside
-LEAST_ROTATIONS = 19  # with fewer, no p reaches 5 %
 TESTED = ("statistic", "value", "null", "low", "high", "z", "p", "q")
 ROWS = ("rows", "rows_nonfinite", "rows_zero", "rows_long")
 WHY = "not_judged"
@@ -220,11 +220,11 @@ def _analyse(
     (folder / RECORD).write_text(told, encoding="utf-8")
     tests = _tests(names, [group.tests for group in found if group.tests is not None])
     tables = _write_tables(names, found, folder) | _write_tests(names, tests, folder)
+    called = _unique([_called(name) for name in names])
     page = array_page.render_page(
-        {
-            _called(name): table.to_dict("records")
-            for name, table in zip(names, tests, strict=False)
-        },
+        dict(zip(called, (table.to_dict("records") for table in tests), strict=True))
+        if tests
+        else {},
         _told(found, chosen, options),
         pictures=_draw(found, [_title(name) for name in names], folder),
         tables=tables,
@@ -387,6 +387,15 @@ def _texts(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 
 def _called(name: dict[str, Any]) -> str:
     return _title(name).replace("\n", ", ")
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Returns names, with a number behind those that stood before."""
+    found: list[str] = []
+    for name in names:
+        before = sum(other == name for other in names[: len(found)])
+        found.append(f"{name} ({before + 1})" if before else name)
+    return found
 
 
 def _title(name: dict[str, Any]) -> str:

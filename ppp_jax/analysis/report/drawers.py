@@ -5,7 +5,6 @@ Python draws texts and curves on one core at a time, and a report has hundreds o
 
 import contextlib
 import functools
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,8 +22,8 @@ Call = Callable[..., Callable[[], Any]]
 
 
 @contextlib.contextmanager
-def drawers(pictures: int) -> Iterator[Call]:
-    """Yields a function that calls others in processes of their own, one on each core.
+def drawers(pictures: int, calls: int) -> Iterator[Call]:
+    """Yields a function that calls others in processes of their own, at most one on each core.
 
     It takes a function and its arguments, which are sent there, and returns a function that waits
     for the result. Few pictures are drawn in this process, when the result is asked for. If the
@@ -32,13 +31,14 @@ def drawers(pictures: int) -> Iterator[Call]:
 
     Args:
       pictures: About how many pictures there are to draw.
+      calls: How many functions will be called.
     """
-    cores = os.cpu_count() or 1
-    if pictures < MANY or cores == 1:
+    processes = min(loky.cpu_count(), calls)
+    if pictures < MANY or processes < 2:
         yield lambda function, *given: functools.partial(function, *given)
         return
     # Not of the standard library: its new processes run the script that asks for a report again.
-    executor = loky.ProcessPoolExecutor(cores, timeout=IDLE_SECONDS, env=ENVIRONMENT)
+    executor = loky.ProcessPoolExecutor(processes, timeout=IDLE_SECONDS, env=ENVIRONMENT)
     look = settings()
     try:
         yield lambda function, *given: executor.submit(_call, look, function, *given).result

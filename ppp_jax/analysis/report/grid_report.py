@@ -110,7 +110,8 @@ def write_into(
     kept.write(how.folder)
     sections = [list(sections_of(*each)) for each in zip(datasets, measured, strict=True)]
     pictures = sum(section.pictures for group in sections for section in group)
-    with drawers(pictures) as call:
+    calls = len(SITES) * sum(map(len, sections))
+    with drawers(pictures, calls) as call:
         rest = zip(saved, datasets, measured, sections, strict=True)
         groups = [_begun(how, call, *each) for each in rest]
         judged = verdict_table(measured)

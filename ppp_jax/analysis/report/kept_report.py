@@ -9,7 +9,7 @@ from typing import Any
 from ppp_jax.analysis import report
 from ppp_jax.analysis.io.load import is_run
 from ppp_jax.analysis.io.runs import STORE
-from ppp_jax.analysis.limits import MOST_ROTATIONS, ROTATIONS
+from ppp_jax.analysis.limits import LEAST_ROTATIONS, MOST_ROTATIONS, ROTATIONS
 from ppp_jax.analysis.projection.kernel import check_epsilon
 from ppp_jax.analysis.results.provenance import report_made_of
 from ppp_jax.errors import InputError, whole
@@ -17,7 +17,6 @@ from ppp_jax.files import atomic, mirrors
 from ppp_jax.notebook import Page
 
 REPORT, CERTIFICATES = "report", "certificates.json"
-LEAST_ROTATIONS = 19
 
 
 def write_report(

@@ -6,6 +6,7 @@ that it depends on.
 """
 
 import base64
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -57,7 +58,12 @@ class KeptNumbers:
         if self.made_of is None:
             return compute()
         key = hashlib.sha256(json.dumps([self.made_of, about], sort_keys=True).encode()).hexdigest()
-        self.asked[key] = self.earlier[key] if key in self.earlier else _kept(compute())
+        if key in self.earlier:
+            with contextlib.suppress(KeyError, TypeError, ValueError):  # of another form: not kept
+                found = _dataset(self.earlier[key])
+                self.asked[key] = self.earlier[key]
+                return found
+        self.asked[key] = _kept(compute())
         return _dataset(self.asked[key])
 
     def write(self, report: pathlib.Path) -> None:
@@ -101,4 +107,5 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
         found = json.loads(regular.read(path, most=LARGEST))
     except (InputError, OSError, ValueError, RecursionError):
         return {}
-    return dict(found["kept"]) if is_intact(found) and "kept" in found else {}
+    kept = found.get("kept") if is_intact(found) else None
+    return kept if isinstance(kept, dict) else {}

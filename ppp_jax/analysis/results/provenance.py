@@ -8,6 +8,7 @@ import pathlib
 import platform
 from typing import Any
 
+import jax
 import matplotlib as mpl
 
 from ppp_jax import references
@@ -17,7 +18,17 @@ from ppp_jax.files import ledger, regular
 from ppp_jax.files.source import source_digest
 
 # They decide the last digits of numbers, and how figures look.
-LIBRARIES = ("jax", "numpy", "scipy", "xarray", "pandas", "matplotlib", "jinja2", "diptest")
+LIBRARIES = (
+    "jax",
+    "jaxlib",
+    "numpy",
+    "scipy",
+    "xarray",
+    "pandas",
+    "matplotlib",
+    "jinja2",
+    "diptest",
+)
 UNSEEN = ("backend", "backend_fallback", "interactive")  # settings that no saved figure shows
 
 
@@ -68,11 +79,20 @@ def _digest_of(told: list[Any]) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-@functools.cache
 def software() -> dict[str, str]:
     """Returns a digest of this package's source, and the versions of what computes its numbers."""
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    return {"source": source_digest(), "python": platform.python_version(), **versions}
+    computing = {"backend": jax.default_backend(), "x64": str(jax.config.values["jax_enable_x64"])}
+    return {
+        "source": source_digest(),
+        "python": platform.python_version(),
+        **_versions(),
+        **computing,
+    }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
 def settings() -> dict[str, Any]:

@@ -126,6 +126,20 @@ def number(value: float, digits: int) -> str:
     return f"{rounded:.{digits}f}" if abs(value) < 1000 else f"{value:.3g}"
 
 
+def signed(value: float) -> str:
+    """Writes a distance from a null, with one digit and its sign.
+
+    Args:
+      value: A number, or NaN.
+
+    Example:
+      >>> signed(2.04), signed(-3.2), signed(float("nan"))
+      ('+2.0', '−3.2', '–')
+    """
+    text = number(value, 1)
+    return f"+{text}" if text[0].isdigit() else text.replace("-", "−")
+
+
 def probability(value: float) -> str:
     """Writes a p or q for a table, which is never 0: a dash if it is missing.
 

@@ -167,17 +167,12 @@ def moments_of_pairs(cloud: np.ndarray, vectors: np.ndarray) -> Moments | None:
       the samples themselves do, or where the cloud is so flat along a vector that the small
       difference of large sums would not be its fourth power.
     """
-    first, second = np.triu_indices(cloud.shape[1])
-    if len(first) ** 2 > cloud.size:
+    units = cloud.shape[1]
+    if (units * (units + 1) // 2) ** 2 > cloud.size:
         return None
     there, values = present(cloud)[:, None], cloud.astype(np.float64)
-    count, weight = max(1, int(there.sum())), np.where(first == second, 1.0, 2.0)
-    pairs = vectors[..., first] * vectors[..., second] * weight
-
-    def fourth(samples: np.ndarray) -> np.ndarray:
-        products = samples[:, first] * samples[:, second]
-        return np.vecdot(pairs @ (products.T @ products), pairs)
-
+    samples = int(there.sum())
+    count, vectors = max(1, samples), vectors.astype(np.float64)
     centred = np.where(there, values - values.sum(axis=0) / count, 0)
     size = np.square(vectors) @ np.square(centred).sum(axis=0) / count
     scale = 1 / np.where(size > 0, size, 1)
@@ -187,7 +182,33 @@ def moments_of_pairs(cloud: np.ndarray, vectors: np.ndarray) -> Moments | None:
     largest = np.abs(values).max(axis=1, keepdims=True)
     directions = values / np.where(there, largest, 1)
     directions /= np.where(there, np.linalg.norm(directions, axis=1, keepdims=True), 1)
-    return Moments(None, square, scale * scale * fourth(centred), fourth(directions), float(count))
+    fourth, angular = _fourth(vectors, [centred, directions])
+    return Moments(None, square, scale * scale * fourth, angular, float(samples))
+
+
+def _fourth(vectors: np.ndarray, clouds: list[np.ndarray]) -> list[np.ndarray]:
+    """Returns Σ(x·b)⁴ of several clouds along many vectors, `(...)` each."""
+    first, second = np.triu_indices(vectors.shape[-1])
+    weight = np.where(first == second, 1.0, 2.0)
+    width = max(1, WINDOW["cpu"] // len(first))  # pairs of so many rows fit into a cache
+
+    def total(cloud: np.ndarray) -> np.ndarray:
+        found = np.zeros((len(first), len(first)))
+        for start in range(0, len(cloud), width):
+            part = cloud[start : start + width]
+            products = part[:, first] * part[:, second]
+            found += products.T @ products
+        return found
+
+    sums = [total(cloud) for cloud in clouds]
+    rows = vectors.reshape(-1, vectors.shape[-1])
+    found = np.empty((len(clouds), len(rows)))
+    for start in range(0, len(rows), width):
+        part = rows[start : start + width]
+        pairs = part[:, first] * part[:, second] * weight
+        for k, matrix in enumerate(sums):
+            found[k, start : start + width] = np.vecdot(pairs @ matrix, pairs)
+    return [*found.reshape(len(clouds), *vectors.shape[:-1])]
 
 
 def _on_cpu() -> bool:

@@ -73,6 +73,22 @@ def test_pairs_of_units_are_not_taken_where_sums_cancel_or_the_samples_are_fewer
     assert moments.moments_of_pairs(cloud[:100], axes) is None
 
 
+def test_pairs_of_units_of_many_samples_are_added_up_in_windows(monkeypatch):
+    cloud, turns = cloud_of(8), drawn(8, count=50, null="full").turns[:, 0]
+    expected = moments.moments_of_pairs(cloud, turns)
+    monkeypatch.setitem(moments.WINDOW, "cpu", 36 * 7)
+    for one, other in zip(moments.moments_of_pairs(cloud, turns), expected, strict=True):
+        if other is not None:
+            np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
+@pytest.mark.parametrize("units", [4, 130])
+def test_a_cloud_of_zeros_has_no_number(units):
+    found = pa.rotation_test(np.zeros((2000, units), np.float32), rotations=5)
+    assert found["value"].isnull().all()
+    assert found["null"].isnull().all()
+
+
 @pytest.mark.parametrize("units", [64, 65, 130, 200])
 def test_blocks_are_rotations_that_mix_every_unit_with_those_of_its_block_alone(units):
     turns, cloud = drawn(units), np.random.default_rng(1).normal(size=(9, units))

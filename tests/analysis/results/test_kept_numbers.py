@@ -11,6 +11,7 @@ from ppp_jax.analysis.results import measure as measuring
 from ppp_jax.analysis.results.kept_numbers import FILE, KeptNumbers
 from ppp_jax.analysis.results.measure import measure
 from ppp_jax.analysis.statistics.registry import BASIS, CLOUD, PLANES, PROJECTIONS
+from ppp_jax.files.integrity import sealed
 from ppp_jax.grid import Grid
 from ppp_jax.sweep import sweep
 
@@ -91,6 +92,12 @@ def test_numbers_of_other_latents_are_not_taken(dataset, kept, monkeypatch, made
     assert computed == {BASIS, PLANES, PROJECTIONS, CLOUD}
 
 
+def _seal_nonsense(path):
+    told = json.loads(path.read_text())
+    kept = {key: {"statistic": 3, "numbers": []} for key in told["kept"]}
+    path.write_text(json.dumps(sealed({"kept": kept})))
+
+
 def _edit(path):
     told = json.loads(path.read_text())
     next(iter(told["kept"].values()))["statistic"] = []
@@ -99,7 +106,12 @@ def _edit(path):
 
 @pytest.mark.parametrize(
     "damage",
-    [_edit, lambda path: path.write_bytes(path.read_bytes()[:99]), lambda path: path.unlink()],
+    [
+        _edit,
+        _seal_nonsense,
+        lambda path: path.write_bytes(path.read_bytes()[:99]),
+        lambda path: path.unlink(),
+    ],
 )
 def test_numbers_that_somebody_changed_are_not_taken(dataset, plain, kept, monkeypatch, damage):
     damage(kept / FILE)
