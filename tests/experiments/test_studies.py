@@ -292,7 +292,7 @@ def test_every_study_runs_as_a_command(module, tmp_path):
     # The documentation's outcome is not this run's, whose command and grid stand above it.
     documented = page.index("<summary>What the project's documentation says")
     assert page.index("<h2>This run</h2>") < page.index("--widths=6") < documented
-    assert documented < page.index("\nOutcome" if "\nOutcome" in page else "Cost")
+    assert documented < page.index("\nOutcome" if "\nOutcome" in page else "Cost: ")
     found = tables(study)
     assert found
     assert {name: len(found[name]) for name in want.rows} == want.rows

@@ -8,6 +8,7 @@ import xarray as xr
 
 from ppp_jax.analysis import plot_layers
 from ppp_jax.analysis.plots.layers import ABOVE, BELOW, MODELS
+from ppp_jax.analysis.plots.style import DPI, PAGE
 from ppp_jax.analysis.results.layer_comparison import (
     COUNTS,
     NUMBERS,
@@ -78,7 +79,7 @@ def test_any_number_of_layers_has_readable_names(count):
     panels = figure.axes[: len(MAIN)]  # a heat map's colours are one more
     assert len(figure.axes) == len(MAIN) + (count > 30)
     labels = [text for text in panels[-1].get_xticklabels() if text.get_text()]
-    assert 1 <= len(labels) <= 60
+    assert 1 <= len(labels) <= 80
     assert max(figure.get_size_inches()) <= 16
     figure.draw_without_rendering()
     boxes = [label.get_window_extent() for label in labels]
@@ -210,7 +211,7 @@ def test_everything_stays_inside_a_figure_that_a_page_can_show(models, count):
     names = [f"block_{k}.{kind}" for k in range(count // 3) for kind in ("residual", "in", "out")]
     groups = [name.split(".")[1] for name in names]
     figure = plot_layers(of_models([f"model {'x' * 20} {k}" for k in range(models)], names, groups))
-    assert figure.get_figwidth() <= 9.6
+    assert figure.get_figwidth() <= PAGE / DPI
     figure.draw_without_rendering()
     (legend,) = figure.legends
     boxes = [legend.get_window_extent(),
