@@ -93,6 +93,7 @@ def flags_of(module):
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
         patch.setattr(sys, "argv", [module, "--help"])
+        patch.delitem(sys.modules, module, raising=False)  # another test may have imported it
         with pytest.raises(SystemExit) as left:  # here: a process each would import all anew
             runpy.run_module(module, run_name="__main__", alter_sys=True)
     assert not left.value.code, module
