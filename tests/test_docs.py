@@ -118,7 +118,8 @@ def test_every_flag_named_anywhere_exists():
     known = {"worker", "command", "zone", "version", "help"}  # gcloud's, absl's
     known |= {"cluster", "workload", "logdir"}  # of xpk and TensorBoard
     for main in ("ablation", "analyze", "certify", "pretrained", "results_pages",
-                 "torch_transformer", "benchmarks.dadapy_peaks", "benchmarks.import_time"):  # fmt: skip
+                 "torch_transformer", "benchmarks.dadapy_peaks",
+                 "benchmarks.import_time"):  # fmt: skip
         known |= flags_of(f"experiments.{main}")
     for name, text in PAGE_TEXTS.items():
         assert set(re.findall(r"--([a-z_]+)[=`, ]", text)) <= known, name
