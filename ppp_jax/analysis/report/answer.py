@@ -216,12 +216,13 @@ def sentences(
         (
             "Are the latents aligned with the axes?",
             f"{WHEN[SITES[0]].capitalize()}, their {named} differs from that in random bases "
-            f"over seeds {aligned} ({_networks(seeds)} per cell).",
+            f"over seeds {aligned} ({_networks(seeds)} per cell).{_detail(here, ALIGNED)}",
         ),
         (
             "Are they quantised along the axes?",
             f"{WHEN[SITES[0]].capitalize()}, their projections onto the axes are farther from one "
-            f"peak, or nearer, than those onto random bases over seeds {quantised}.",
+            f"peak, or nearer, than those onto random bases over seeds {quantised}."
+            f"{_detail(here, QUANTISED)}",
         ),
         ("Do activations that prefer a basis reconstruct better?", _error_told(differences)),
         (
@@ -230,6 +231,25 @@ def sentences(
             f" respect rotations, so that the activation alone knows the axes. {_limits(here)}",
         ),
     ]
+
+
+def _detail(here: pd.DataFrame, families: Sequence[str]) -> str:
+    """Says on which side what was found over seeds lies, and of which activations."""
+    found: dict[str, dict[str, dict[str, None]]] = {}
+    for row in here.to_dict("records"):
+        for one in (one for family in families for one in registry.chosen(family=family)):
+            if one.sides and row.get(f"{one.name}_q", np.nan) <= LEVEL:
+                of = found.setdefault(one.sides[row[f"{one.name}_rank"] > 0], {})
+                of.setdefault(row["activation"], {})[row["optimizer"]] = None
+    several = here["optimizer"].nunique()
+    texts = []
+    for words, activations in found.items():
+        named = (
+            name if len(under) == several else f"{name} ({', '.join(under)} alone)"
+            for name, under in activations.items()
+        )
+        texts.append(f"{words}: {', '.join(named)}")
+    return f" In detail, {'; '.join(texts)}." if texts else ""
 
 
 def _networks(seeds: int) -> str:

@@ -189,7 +189,8 @@ def data_block(dataset: xr.Dataset, units: int) -> Markup:
         found = density_peaks(components, max_samples=DATA_SAMPLES)
         depth, reference = (number(float(x), 2) for x in (found.depth, found.reference))
         own = (
-            f" For comparison, the data themselves, in their first {components.shape[1]} principal "
+            " The table of all cells has the deepest valley of each density. For comparison, the "
+            f"data themselves, in their first {components.shape[1]} principal "
             f"components, have a deepest valley of {depth} nats, and an elliptical law of the same "
             f"covariance and lengths has one of {reference}."
         )
@@ -334,9 +335,9 @@ def calibration_figure(samples: int, units: int) -> tuple[Markup, Figure]:
         statistics=[one.name for one in registry.chosen(of=[registry.BASIS]) if one.family],
     )
     rates = calibration.false_positives(p)
-    header = ["clouds", *(str(s) for s in rates["statistic"].values)]
+    header = ["clouds", *(registry.STATISTICS[str(s)].short for s in rates["statistic"].values)]
     body = [
-        [str(law), *(f"{value:.1%}" for value in rates.sel(law=law).values)]
+        [str(law), *("–" if np.isnan(x) else f"{x:.1%}" for x in rates.sel(law=law).values)]
         for law in rates["law"].values
     ]
     figure = evidence.plot_p_values(p)
@@ -344,7 +345,8 @@ def calibration_figure(samples: int, units: int) -> tuple[Markup, Figure]:
     text = fragment(
         "<p>The rotation test was applied to clouds that have no privileged basis. The table shows "
         "the fraction of {{ draws }} such clouds, of {{ samples }} samples in {{ units }} units, "
-        "with p ≤ .05. It should be 5 %, up to a sampling error of {{ error }}. In the figure, the "
+        "with p ≤ .05. It should be 5 %, up to a sampling error of {{ error }}; – stands where "
+        "no cloud has a mean that can be told from 0, which that test needs. In the figure, the "
         "p-values of a calibrated test follow the diagonal.</p>{{ table }}",
         draws=DRAWS,
         samples=samples,

@@ -30,9 +30,7 @@ from ppp_jax.analysis.results.verdicts import verdict_table
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import file_stem
 
-_PLANE = (
-    "Each cell's deepest valley against the alignment of its shape, {}, from untrained to trained."
-)
+_PLANE = "Each cell's mean dip against the alignment of its shape, {}, from untrained to trained."
 EVIDENCE = {
     "verdicts": "verdicts, in words and numbers",
     "differences": "differences between activations",
