@@ -17,7 +17,7 @@ How long does a start take? Imports of the analysis, help and plans, beside `imp
 
   python -m experiments.benchmarks.import_time
 
-Cost: two to five minutes. Prints a table of seconds of processor (a process's own, which neighbours
+Cost: two to five minutes. Prints a table of seconds of user time (a process's own, which neighbours
 on the machine move less than the clock's), and their ratios to `import jax`. What a name of the
 analysis needs is imported when it is first used, so that parts are timed too.
 """
@@ -53,7 +53,7 @@ def define() -> None:
 
 
 def timed(arguments: Sequence[str]) -> float:
-    """Returns the seconds of processor that a fresh interpreter takes to start and to end.
+    """Returns the seconds of user time that a fresh interpreter takes to start and to end.
 
     Args:
       arguments: The arguments of the interpreter.
@@ -77,7 +77,7 @@ def command() -> None:
         took = statistics.median(line[k] for line in rounds)
         ratio = statistics.median(line[k] / line[0] for line in rounds)
         rows.append([name, f"{took:.2f}", f"{ratio:.2f}", f"≤ {target:.1f}" if target else ""])
-    print(as_markdown(["what", "s of processor", "over import jax", "target"], rows))
+    print(as_markdown(["what", "s of user time", "over import jax", "target"], rows))
 
 
 def main(*, argv: list[str] | None = None) -> None:

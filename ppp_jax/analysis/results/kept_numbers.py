@@ -59,7 +59,8 @@ class KeptNumbers:
             return compute()
         key = hashlib.sha256(json.dumps([self.made_of, about], sort_keys=True).encode()).hexdigest()
         if key in self.earlier:
-            with contextlib.suppress(KeyError, TypeError, ValueError):  # of another form: not kept
+            # What has another form is not what was kept, although its seal is whole.
+            with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
                 found = _dataset(self.earlier[key])
                 self.asked[key] = self.earlier[key]
                 return found

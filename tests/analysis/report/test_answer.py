@@ -50,7 +50,12 @@ def verdicts_of(runs, **found):
     for (names, _), site in itertools.product(cells(runs), SITES):
         row = {**names, "site": site}
         for name in JUDGED:
-            row |= {f"{name}_z": 0.5, f"{name}_q": 0.9, f"{name}_q_networks": 0.8}
+            row |= {
+                f"{name}_z": 0.5,
+                f"{name}_q": 0.9,
+                f"{name}_q_networks": 0.8,
+                f"{name}_rank": 0.1,
+            }
             row[f"{name}_q_least"] = 1e-4
         rows.append(row | (found if names["activation"] == "relu" else {}))
     return pd.DataFrame(rows)
@@ -148,6 +153,22 @@ def test_sentences_count_the_cells_of_the_matrices(found):
     more = "(and in 2 more in these networks only)" in aligned
     assert more == ("mean_ones_q_networks" in found)
     assert "over seeds in 0 of 2 cells whose activation prefers a basis" in quantised
+    assert "In detail" not in quantised
+    detail = " In detail, whitened samples nearer the axes than after rotations: relu."
+    assert aligned.endswith(detail) == (over_seeds > 0)
+
+
+def test_the_answer_names_the_side_and_the_optimiser_that_shows_it():
+    runs = runs_of()
+    found = {"shape_q": 0.001, "shape_rank": -0.4, "covariance_q": 0.001, "covariance_rank": 0.4}
+    verdicts = verdicts_of(runs, **found)
+    adam = (verdicts["optimizer"] == "adam") & (verdicts["activation"] == "relu")
+    verdicts.loc[adam, "covariance_q"] = 0.9
+    (_, aligned), *_ = answer.sentences(verdicts, runs, [])
+    assert aligned.endswith(
+        " In detail, covariance more diagonal than after rotations: relu (momentum alone); "
+        "whitened samples nearer the diagonals than after rotations: relu."
+    )
 
 
 def test_rates_that_an_optimiser_tries_name_the_rows():
