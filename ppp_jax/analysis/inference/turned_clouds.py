@@ -86,7 +86,7 @@ class Design(NamedTuple):
         choice("null", null, turning.NULLS)
         planes = any(one.of == registry.PLANES for one in statistics)
         frame = resolve_basis(basis, units) if planes else resolve_vectors(basis, units)
-        orthonormal = frame.gram is None and frame.size == units
+        orthonormal = frame.orthonormal
         if null == turning.BLOCKS and not orthonormal:
             problem = f"needs an orthonormal basis, which {frame.name} is not; use null='full'"
             raise InputError("null", null, problem)

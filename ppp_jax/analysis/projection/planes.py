@@ -51,6 +51,11 @@ class Basis(NamedTuple):
         """The width of the latents that it is a basis for."""
         return self.size if self.vectors is None else self.vectors.shape[1]
 
+    @property
+    def orthonormal(self) -> bool:
+        """Whether it is an orthonormal basis of all units, and no part of one."""
+        return self.gram is None and self.size == self.units
+
 
 BasisLike = str | ArrayLike | xr.DataArray | Basis | None
 """A privileged basis: a name, vectors `(vectors, units)`, a `Basis`, or None for the standard."""

@@ -258,11 +258,10 @@ def _made(
 def _told(found: list[_Group], chosen: _Chosen, options: dict[str, Any]) -> array_page.Told:
     """Returns what the page says of how the tests were made."""
     curve, basis = found[0].curve.attrs, options.get("basis")
-    vectors = resolve_vectors(basis, curve["units"])
     tests = [group.tests for group in found if group.tests is not None]
     return array_page.Told(
         basis=str(curve["basis"]),
-        orthonormal=vectors.gram is None and vectors.size >= vectors.units,
+        orthonormal=resolve_vectors(basis, curve["units"]).orthonormal,
         rotations=chosen.rotations,
         long=not chosen.asked and not chosen.rotations,
         networks=any("low" not in table for table in tests),

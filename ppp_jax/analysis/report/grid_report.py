@@ -11,7 +11,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ppp_jax.analysis.io.progress import progress_bar
-from ppp_jax.analysis.io.runs import load_run, saved_groups
+from ppp_jax.analysis.io.runs import load_groups
 from ppp_jax.analysis.plots.curves import plot_pairs
 from ppp_jax.analysis.report import evidence
 from ppp_jax.analysis.report.answer import WHEN, answer_block
@@ -25,7 +25,6 @@ from ppp_jax.analysis.results.measure import (
     Measured,
     measure,
 )
-from ppp_jax.analysis.results.provenance import numbers_made_of
 from ppp_jax.analysis.results.verdicts import verdict_table
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import file_stem
@@ -81,6 +80,7 @@ def write_into(
     workdir: pathlib.Path,
     earlier: pathlib.Path,
     *,
+    made_of: str | None,
     epsilon: float,
     rotations: int,
     progress: bool,
@@ -92,15 +92,15 @@ def write_into(
       workdir: The run folder, which is locked.
       earlier: The folder of an earlier report, whose numbers are taken where they are the same; it
         need not exist.
+      made_of: What `numbers_made_of` says of the run folder.
       epsilon: Acceptance cosine ε.
       rotations: Number K of random rotations of the null.
       progress: Whether to show a progress bar on stderr.
     """
     how = _How(folder, epsilon, rotations, progress)
-    saved = saved_groups(workdir)
-    datasets = [load_run(workdir, **group) for group in saved]
+    saved, datasets = zip(*load_groups(workdir), strict=True)
     options: dict[str, Any] = {"epsilon": how.epsilon, "rotations": how.rotations}
-    kept = KeptNumbers(earlier, numbers_made_of(workdir))
+    kept = KeptNumbers(earlier, made_of)
     measured = [
         measure(dataset, **options, progress=how.progress, once=_of_group(kept, group))
         for dataset, group in zip(datasets, saved, strict=True)

@@ -11,7 +11,7 @@ from ppp_jax.analysis.io.load import is_run
 from ppp_jax.analysis.io.runs import STORE
 from ppp_jax.analysis.limits import LEAST_ROTATIONS, MOST_ROTATIONS, ROTATIONS
 from ppp_jax.analysis.projection.kernel import check_epsilon
-from ppp_jax.analysis.results.provenance import report_made_of
+from ppp_jax.analysis.results.provenance import numbers_made_of, report_made_of
 from ppp_jax.errors import InputError, whole
 from ppp_jax.files import atomic, mirrors
 from ppp_jax.notebook import Page
@@ -61,12 +61,14 @@ def _write(workdir: pathlib.Path, epsilon: float, rotations: int, progress: bool
     final = workdir / REPORT
     with atomic.locked(workdir):
         options: dict[str, Any] = {"epsilon": epsilon, "rotations": rotations}
-        made_of = report_made_of(workdir, CERTIFICATES, **options)
+        numbers = numbers_made_of(workdir)
+        made_of = report_made_of(numbers, workdir, CERTIFICATES, **options)
         if atomic.is_made_of(final, made_of):
             return Page(final / "index.html")
         kind = atomic.REPORT
         with atomic.replacing(
             final, field="workdir", value=workdir, kind=kind, made_of=made_of
         ) as folder:
-            report.grid_report.write_into(folder, workdir, final, **options, progress=progress)
+            options |= {"made_of": numbers, "progress": progress}
+            report.grid_report.write_into(folder, workdir, final, **options)
     return Page(final / "index.html")

@@ -359,7 +359,7 @@ class _Bases:
             raise InputError("basis", error.value, problem) from error
         self.kept = which, found
         self.names[found.name] = None
-        self.orthonormal &= found.gram is None and found.size >= found.units
+        self.orthonormal &= found.orthonormal
         return found
 
 

@@ -32,25 +32,23 @@ LIBRARIES = (
 UNSEEN = ("backend", "backend_fallback", "interactive")  # settings that no saved figure shows
 
 
-def report_made_of(workdir: pathlib.Path, *files: str, **options: Any) -> str | None:
+def report_made_of(
+    numbers: str | None, workdir: pathlib.Path, *files: str, **options: Any
+) -> str | None:
     """Returns a digest of everything that the report of a run folder is made of.
 
-    These are the latents and errors (by the ledger, which holds checksums of all of them), other
-    files, the options, the source of this package, and the versions and settings of libraries.
+    These are what its numbers are made of, other files, the options, and Matplotlib's settings.
 
     Args:
+      numbers: What `numbers_made_of` says of the run folder.
       workdir: The run folder, which nothing may change meanwhile.
       *files: Names of further files in it that the report shows, which need not exist.
       **options: Options of the report, of types that JSON represents.
 
     Returns:
-      The digest, in hexadecimal. None where something else can matter: latents without a ledger,
-      statistics or bases of the user, of which nobody knows on what they depend.
-
-    Raises:
-      InputError: The folder holds no latents, or they are damaged.
+      The digest, in hexadecimal; None if `numbers` is.
     """
-    if (numbers := numbers_made_of(workdir)) is None:
+    if numbers is None:
         return None
     contents = {name: _digest(workdir / name) for name in files}
     return _digest_of([numbers, contents, options, _look()])
@@ -59,13 +57,15 @@ def report_made_of(workdir: pathlib.Path, *files: str, **options: Any) -> str | 
 def numbers_made_of(workdir: pathlib.Path) -> str | None:
     """Returns a digest of what all numbers of a report depend on, whatever its options are.
 
-    These are the latents and errors, the source of this package, and the versions of libraries.
+    These are the latents and errors (by the ledger, which holds checksums of all of them), the
+    source of this package, and the versions of libraries.
 
     Args:
       workdir: The run folder, which nothing may change meanwhile.
 
     Returns:
-      The digest, or None, as that of `report_made_of`.
+      The digest, in hexadecimal. None where something else can matter: latents without a ledger,
+      statistics or bases of the user, of which nobody knows on what they depend.
 
     Raises:
       InputError: The folder holds no latents, or they are damaged.

@@ -177,7 +177,7 @@ def _measured(
     source = open_source(latents)
     if source.lazy:  # of any size
         frame = resolve_vectors(basis, source.units)
-        if frame.gram is None and frame.size == source.units:
+        if frame.orthonormal:
             rules = {"nonfinite": nonfinite, "drop_outliers": drop_outliers}
             return _streamed(latents, source, along, frame, rules)
     kept, rows = sampled(latents, nonfinite=nonfinite, drop_outliers=drop_outliers)
@@ -211,7 +211,7 @@ def build_target(frame: Basis, dtype: np.dtype) -> Target:
       dtype: The precision in which to compute.
     """
     vectors = np.eye(frame.size) if frame.vectors is None else frame.vectors
-    if frame.gram is None and len(vectors) == vectors.shape[1]:
+    if frame.orthonormal:
         return Target(vectors.astype(dtype), None)
     first, second = frame.planes.T
     cosine = np.zeros(len(first)) if frame.gram is None else frame.gram[first, second]

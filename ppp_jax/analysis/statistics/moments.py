@@ -7,8 +7,6 @@ added up. Of narrow layers the sums of even powers follow, for any vector, from 
 products of pairs of units, which are added up once for all rotations.
 """
 
-import concurrent.futures
-import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,6 +17,7 @@ import numpy as np
 from ppp_jax.analysis.projection.turns import Support, Turns, mirrored
 from ppp_jax.analysis.projection.views import present
 from ppp_jax.numerics import polar
+from ppp_jax.resources import on_cores
 
 T = TypeVar("T")
 
@@ -269,8 +268,7 @@ def _on_cores(function: Callable[[np.ndarray], T], turns: np.ndarray) -> list[T]
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             return function(turn)
 
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as workers:
-        return list(workers.map(measured, turns))
+    return on_cores(measured, turns)
 
 
 def _each_window(windows: Windows) -> Iterator[tuple[Any, Any, Any]]:
