@@ -35,7 +35,8 @@ def _gcs(port):
 
 def _s3(port):
     pytest.importorskip("moto.server", reason="moto[server] is not installed")
-    return [sys.executable, "-W", "ignore", "-m", "moto.server", "-H127.0.0.1", f"-p{port}"], {
+    here = os.fspath(pathlib.Path(__file__).with_name("s3_emulator.py"))
+    return [sys.executable, "-P", "-W", "ignore", here, str(port)], {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
         "AWS_ACCESS_KEY_ID": "somebody",
         "AWS_SECRET_ACCESS_KEY": "anything",
