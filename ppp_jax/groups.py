@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy  # its parts are imported when they are first used
 
 from ppp_jax import bases
 from ppp_jax.errors import InputError, lookup
-from ppp_jax.numerics import haar_orthogonal
 
 SAME_COSINE = 1e-4  # smaller differences are rounding: bases are optimised in single precision
 # Smaller relative residuals are rounding in single precision: those of this package's activations
@@ -36,6 +36,7 @@ ZERO, IN_ROUNDING, NOT_FINITE = "zero", "within rounding errors", "not finite"
 FINDINGS = (DIFFERS, COMMUTING, LINEAR, ZERO, IN_ROUNDING, NOT_FINITE)
 
 Map = Callable[[jax.Array], jax.Array]
+Draw = Callable[[np.random.Generator, int], np.ndarray]
 Scale = float | Sequence[float | tuple[float, float]]
 
 
@@ -56,10 +57,6 @@ class Group(NamedTuple):
     has_inversion: bool | None
 
 
-# By default accelerators would multiply in less than single precision.
-_product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-
-
 def _none(_: int) -> int:
     return 0
 
@@ -68,34 +65,51 @@ def _all(n: int) -> int:
     return n * (n - 1) // 2
 
 
-def _permutation(key: jax.Array, n: int) -> jax.Array:
-    return jnp.eye(n)[jax.random.permutation(key, n)]
+def _sampler(draw: Draw) -> Callable[[jax.Array, int], jax.Array]:
+    """Returns the function of a key that draws a group's elements.
+
+    They are drawn by NumPy, because XLA takes seconds to compile a shuffle or a QR decomposition.
+    """
+
+    def sample(key: jax.Array, n: int) -> jax.Array:
+        return jnp.asarray(draw(_generator(key), n), float)
+
+    return sample
 
 
-def _identity(_: jax.Array, n: int) -> jax.Array:
-    return jnp.eye(n)
+def _generator(key: jax.Array) -> np.random.Generator:
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
 
-def _signed_permutation(key: jax.Array, n: int) -> jax.Array:
-    order, signs = jax.random.split(key)
-    return _permutation(order, n) * jax.random.rademacher(signs, (1, n), dtype=float)
+def _permutation(rng: np.random.Generator, n: int) -> np.ndarray:
+    return np.eye(n)[rng.permutation(n)]
 
 
-def _stabilizer(key: jax.Array, n: int) -> jax.Array:
+def _identity(_: np.random.Generator, n: int) -> np.ndarray:
+    return np.eye(n)
+
+
+def _signed_permutation(rng: np.random.Generator, n: int) -> np.ndarray:
+    return _permutation(rng, n) * rng.choice([-1.0, 1.0], n)
+
+
+def _rotation(rng: np.random.Generator, n: int) -> np.ndarray:
+    return bases.rotations(n, 1, rng)[0]
+
+
+def _stabilizer(rng: np.random.Generator, n: int) -> np.ndarray:
     """Draws a rotation or reflection that leaves (1, …, 1) where it is."""
-    ones = jnp.full((n, 1), n**-0.5)
-    # The Householder reflection that exchanges (1, 0, …, 0) and (1, …, 1)/√n. For n = 1 they are
-    # the same vector.
-    across = ones - jnp.eye(n)[:, :1]
-    length = jnp.sum(across * across)
-    exchange = jnp.eye(n) - _product(across, across.T) * (2 / jnp.where(length > 0, length, 1))
-    turn = jax.scipy.linalg.block_diag(jnp.eye(1), haar_orthogonal(key, n - 1))
-    return _product(_product(exchange, turn), exchange)
+    if n == 1:
+        return np.eye(1)
+    # The Householder reflection that exchanges (1, 0, …, 0) and (1, …, 1)/√n.
+    across = n**-0.5 - np.eye(n)[:, :1]
+    exchange = np.eye(n) - across @ across.T * (2 / np.sum(across * across))
+    turn = scipy.linalg.block_diag(1.0, _rotation(rng, n - 1))
+    return exchange @ turn @ exchange
 
 
-def _line_stabilizer(key: jax.Array, n: int) -> jax.Array:
-    turn, sign = jax.random.split(key)
-    return _stabilizer(turn, n) * jax.random.rademacher(sign, (1, 1), dtype=float)
+def _line_stabilizer(rng: np.random.Generator, n: int) -> np.ndarray:
+    return _stabilizer(rng, n) * rng.choice([-1.0, 1.0])
 
 
 def _fixing_one(n: int) -> int:
@@ -103,24 +117,27 @@ def _fixing_one(n: int) -> int:
 
 
 GROUPS: dict[str, Group] = {
-    "S_n": Group("permutes the axes", _permutation, _none, has_inversion=False),
+    "S_n": Group("permutes the axes", _sampler(_permutation), _none, has_inversion=False),
     "B_n": Group(
-        "permutes the axes and flips their signs", _signed_permutation, _none, has_inversion=True
+        "permutes the axes and flips their signs",
+        _sampler(_signed_permutation),
+        _none,
+        has_inversion=True,
     ),
-    "O(n)": Group("rotates and reflects freely", haar_orthogonal, _all, has_inversion=True),
+    "O(n)": Group("rotates and reflects freely", _sampler(_rotation), _all, has_inversion=True),
     "O(n-1)": Group(
         "rotates and reflects freely around (1, …, 1)",
-        _stabilizer,
+        _sampler(_stabilizer),
         _fixing_one,
         has_inversion=False,
     ),
     "O(n-1)xO(1)": Group(
         "rotates and reflects freely around (1, …, 1), and flips its sign",
-        _line_stabilizer,
+        _sampler(_line_stabilizer),
         _fixing_one,
         has_inversion=True,
     ),
-    TRIVIAL: Group("does nothing", _identity, _none, has_inversion=None),
+    TRIVIAL: Group("does nothing", _sampler(_identity), _none, has_inversion=None),
 }
 
 
@@ -172,23 +189,22 @@ def _blocks(name: str) -> Group:
         raise InputError("group", name, "needs a whole number of at least 1 after the colon")
     size = int(text)
 
-    def sample(key: jax.Array, n: int) -> jax.Array:
+    def draw(rng: np.random.Generator, n: int) -> np.ndarray:
         if n % size:
             raise InputError("group", name, f"blocks of {size} do not divide {n} units")
-        order, turns = jax.random.split(key)
         count = n // size
-        turned = jax.vmap(lambda k: haar_orthogonal(k, size))(jax.random.split(turns, count))
-        blocks = jax.scipy.linalg.block_diag(*turned)
-        return _product(jnp.kron(_permutation(order, count), jnp.eye(size)), blocks)
+        blocks = scipy.linalg.block_diag(*bases.rotations(size, count, rng))
+        turned: np.ndarray = np.kron(_permutation(rng, count), np.eye(size)) @ blocks
+        return turned
 
     description = f"rotates blocks of {size} axes freely, and permutes the blocks"
-    return Group(description, sample, lambda n: n // size * _all(size), has_inversion=True)
+    return Group(description, _sampler(draw), lambda n: n // size * _all(size), has_inversion=True)
 
 
 def _turned(group: Group, basis: str) -> Callable[[jax.Array, int], jax.Array]:
     def sample(key: jax.Array, n: int) -> jax.Array:
-        vectors = jnp.asarray(bases.build(basis, n), float)
-        return _product(_product(vectors.T, group.sample(key, n)), vectors)
+        vectors = bases.build(basis, n)
+        return jnp.asarray(vectors.T @ np.asarray(group.sample(key, n)) @ vectors, float)
 
     return sample
 
@@ -196,13 +212,11 @@ def _turned(group: Group, basis: str) -> Callable[[jax.Array, int], jax.Array]:
 def _basis_symmetry(basis: str, *, signed: bool) -> Callable[[jax.Array, int], jax.Array]:
     """Returns a sampler of the orthogonal maps that permute a basis's vectors (`signed`: ±them)."""
 
-    def sample(key: jax.Array, n: int) -> jax.Array:
+    def draw(rng: np.random.Generator, n: int) -> np.ndarray:
         vectors = bases.build(basis, n)
-        vectors = np.concatenate([vectors, -vectors]) if signed else vectors
-        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-        return jnp.asarray(_automorphism(vectors, rng), float)
+        return _automorphism(np.concatenate([vectors, -vectors]) if signed else vectors, rng)
 
-    return sample
+    return _sampler(draw)
 
 
 def _automorphism(vectors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -330,7 +344,7 @@ def _inputs(
 
     Their lengths divide each range into equal ratios, so that no part of it is left out.
     """
-    x = np.asarray(jax.random.normal(key, (len(spans), samples, units)), np.float64)
+    x = _generator(key).normal(size=(len(spans), samples, units))
     low, high = np.array(spans).T[:, :, None]
     lengths = low * (high / low) ** ((np.arange(samples)[None] + 0.5) / samples)
     return x * (lengths / np.linalg.norm(x, axis=-1))[..., None]
@@ -383,8 +397,9 @@ def _see(function: Map, x: np.ndarray, elements: np.ndarray, *, constant: bool) 
     turned = np.einsum("rsi,eij->ersj", x, elements)
     # A value that overflows is a finding, and no error of the caller's.
     with jax.debug_nans(False), jax.debug_infs(False):
-        found = evaluate(jnp.asarray(x, float), jnp.asarray(turned, float))
-    y, at, slopes = (np.asarray(one, np.float64) for one in found)
+        found = evaluate(jnp.asarray(np.concatenate([x[None], turned]), float))
+    values, slopes = (np.asarray(one, np.float64) for one in found)
+    y, at = values[0], values[1:]
     finite: np.ndarray = np.logical_and.reduce(
         [
             np.isfinite(slopes).all(axis=(1, 2, 3)),
@@ -405,13 +420,15 @@ def _see(function: Map, x: np.ndarray, elements: np.ndarray, *, constant: bool) 
     return _Seen(x, y, slopes, finite, gains, apart, sizes, floors)
 
 
-def _program(function: Map) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]]:
-    """Returns the compiled values of a map at inputs and at turned ones, and its Jacobians."""
+def _program(function: Map) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
+    """Returns the compiled values of a map at inputs and turned ones, and Jacobians at the first.
+
+    The inputs are `(1 + elements, ranges, samples, units)`.
+    """
     slope = jax.jacobian(lambda row: function(row[None])[0])
 
-    def evaluate(x: jax.Array, turned: jax.Array) -> tuple[jax.Array, ...]:
-        at = jax.vmap(jax.vmap(function))(turned)
-        return jax.vmap(function)(x), at, jax.vmap(jax.vmap(slope))(x)
+    def evaluate(inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.vmap(jax.vmap(function))(inputs), jax.vmap(jax.vmap(slope))(inputs[0])
 
     return jax.jit(evaluate)
 
@@ -553,8 +570,8 @@ def equivariance_residual(
 
 
 def _draw(group: Group, key: jax.Array, units: int, count: int) -> np.ndarray:
-    drawn = [group.sample(k, units) for k in jax.random.split(key, count)]
-    return np.asarray(jnp.stack(drawn), np.float64)
+    drawn = [np.asarray(group.sample(k, units)) for k in jax.random.split(key, count)]
+    return np.stack(drawn).astype(np.float64)
 
 
 class Certificate(NamedTuple):
