@@ -107,30 +107,49 @@ def _hyper(grid: Grid, cell: Cell, width: int, mesh: Mesh) -> Hyper:
     return Hyper(*devices.shard_runs(padded, mesh))
 
 
-def _train_run(run: Run, arrays: Arrays, first_step: jax.Array, steps: jax.Array) -> Any:
-    """Returns a function `(state, hyper) -> (state, mean loss)` that trains one run for `steps`."""
+def _train_runs(
+    run: Run, arrays: Arrays, first_step: jax.Array, steps: jax.Array, width: int
+) -> Callable[..., Any]:
+    """Returns a function `(states, hypers) -> (states, mean losses)` that trains `width` runs."""
 
-    def train(state: RunState, hyper: Hyper) -> tuple[RunState, jax.Array]:
+    def update(state: RunState, hyper: Hyper, step: jax.Array) -> tuple[RunState, jax.Array]:
+        return run.update(state, hyper, arrays, step)
+
+    def train(states: RunState, hypers: Hyper) -> tuple[RunState, jax.Array]:
+        # Each step is mapped over the runs, and not the loop: JAX maps the body of a loop again
+        # and again, until it knows which of the numbers that it carries differ between runs.
         def body(step: jax.Array, carry: tuple[RunState, jax.Array]) -> tuple[RunState, jax.Array]:
-            state, total = carry
-            state, loss = run.update(state, hyper, arrays, step)
-            return state, total + loss
+            states, totals = carry
+            one_step = functools.partial(update, step=step)
+            states, losses = _of_runs(one_step, width)(states, hypers)
+            return states, totals + losses
 
-        start = (state, jnp.float32(0))
-        state, total = jax.lax.fori_loop(first_step, first_step + steps, body, start)
-        return state, total / steps.astype(jnp.float32)
+        start = (states, jnp.zeros_like(hypers.learning_rate, jnp.float32))
+        states, totals = jax.lax.fori_loop(first_step, first_step + steps, body, start)
+        return states, totals / steps.astype(jnp.float32)
 
     return train
 
 
+def _of_runs(function: Callable[..., Any], width: int) -> Callable[..., Any]:
+    """Returns what a function of one run is of `width` runs.
+
+    A single run is not mapped: XLA:CPU would transpose the weights of a batch of one in every step.
+    """
+    return function if width == 1 else jax.vmap(function)
+
+
 def _map_runs(function: Callable[..., Any], runs: Any, width: int) -> Any:
-    """Applies a function of one run to a device's runs, `width` runs at a time.
+    """Applies a function of `width` runs to all runs of a device, so many at a time.
 
     The width is fixed and divides the number of runs. So every run is computed by the same code,
-    whatever its index and the number of runs. A single run is not mapped: XLA:CPU would transpose
-    the weights of a batch of one in every step.
+    whatever its index and the number of runs.
     """
-    return jax.lax.map(lambda run: function(*run), runs, batch_size=width if width > 1 else None)
+    if width == 1:
+        return jax.lax.map(lambda run: function(*run), runs)
+    batches = jax.tree.map(lambda leaf: leaf.reshape(-1, width, *leaf.shape[1:]), runs)
+    done = jax.lax.map(lambda batch: function(*batch), batches)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), done)
 
 
 def _single_precision() -> contextlib.AbstractContextManager[Any]:
@@ -179,8 +198,9 @@ def _init(grid: Grid, runs: dict[str, Run], widths: Widths, hypers: Hypers) -> S
         hyper, alike = hypers[cell.name], cell._replace(activation="", optimizer="")
         run, width = runs[cell.name], widths[cell.shape]
         if alike not in drawn:
-            drawn[alike] = _map_runs(run.draw, (hyper.seed,), width)
-        states[cell.name] = _map_runs(run.init, (drawn[alike], hyper), width)
+            drawn[alike] = _map_runs(_of_runs(run.draw, width), (hyper.seed,), width)
+        init = _of_runs(run.init, width)
+        states[cell.name] = _map_runs(init, (drawn[alike], hyper), width)
     return states
 
 
@@ -195,14 +215,11 @@ def _chunk(
     steps: jax.Array,
 ) -> tuple[States, dict[str, jax.Array]]:
     """Returns the states after `steps` more steps, and the mean losses over these steps."""
-    trained = {
-        cell.name: _map_runs(
-            _train_run(runs[cell.name], arrays, first_step, steps),
-            (states[cell.name], hypers[cell.name]),
-            widths[cell.shape],
-        )
-        for cell in grid.cells
-    }
+    trained = {}
+    for cell in grid.cells:
+        name, width = cell.name, widths[cell.shape]
+        train = _train_runs(runs[name], arrays, first_step, steps, width)
+        trained[name] = _map_runs(train, (states[name], hypers[name]), width)
     return (
         {name: state for name, (state, _) in trained.items()},
         {name: loss for name, (_, loss) in trained.items()},
@@ -217,13 +234,12 @@ def _observe(
     arrays: Arrays,
     step: jax.Array,
 ) -> dict[str, Observation]:
-    def observe(run: Run) -> Callable[[RunState], Observation]:
-        return lambda state: run.observe(state, arrays, step)
-
-    return {
-        cell.name: _map_runs(observe(runs[cell.name]), (states[cell.name],), widths[cell.shape])
-        for cell in grid.cells
-    }
+    found = {}
+    for cell in grid.cells:
+        name, width = cell.name, widths[cell.shape]
+        observe = _of_runs(lambda state, run=runs[name]: run.observe(state, arrays, step), width)
+        found[name] = _map_runs(observe, (states[name],), width)
+    return found
 
 
 def abstract_states(built: Program) -> States:

@@ -7,6 +7,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 from typing import Any, NamedTuple
 
 import jax
@@ -442,11 +443,7 @@ def _train_part(
     with run_dir.checkpoint_manager(
         part.workdir, part.number, runs=part.grid.runs_per_cell, identity=part.identity
     ) as checkpoints:
-        states = _start(part, done, checkpoints)
-        # Scalars are NumPy's, which are equal in all processes.
-        chunk = built.chunk.lower(
-            states, built.hypers, built.arrays, np.int32(0), np.int32(0)
-        ).compile()
+        states, chunk = _begun(part, done, checkpoints)
         bar.compiled()
         saved = time.monotonic()
         for first, steps in _chunks(snapshots, done or 0):
@@ -477,14 +474,28 @@ def _keep(part: _Part, step: int, epoch: float, losses: Any) -> None:
         run_dir.append_metrics(*here, *reached, identity=part.identity)
 
 
-def _start(part: _Part, done: int | None, checkpoints: Any) -> States:
+def _begun(
+    part: _Part, done: int | None, checkpoints: Any
+) -> tuple[States, Callable[..., tuple[States, dict[str, jax.Array]]]]:
+    """Returns the states after `done` steps, and the compiled program that trains on from there."""
+    built, like = part.built, program.abstract_states(part.built)
+    # Scalars are NumPy's, which are equal in all processes.
+    lowered = built.chunk.lower(like, built.hypers, built.arrays, np.int32(0), np.int32(0))
+    # Meanwhile the programs that draw and observe are compiled: XLA is at work without Python. What
+    # is traced is traced here, in the thread that has the caller's settings.
+    with futures.ThreadPoolExecutor(1) as compiler:
+        compiling = compiler.submit(lowered.compile)
+        states = _start(part, done, like, checkpoints)
+        return states, compiling.result()
+
+
+def _start(part: _Part, done: int | None, like: States, checkpoints: Any) -> States:
     """Restores the states after `done` steps, or makes untrained states and saves them."""
     if done is None:
         states: States = part.built.init(part.built.hypers)
         part.record(0, states)
         run_dir.save_checkpoint(checkpoints, 0, states)
         return states
-    like = program.abstract_states(part.built)
     restored: States = run_dir.restore_checkpoint(checkpoints, done, like)
     return restored
 
