@@ -51,8 +51,8 @@ LEGEND = (
 STARRED = "A star marks cells whose optimiser, initialiser or architecture prefers the axes too."
 WIDTH = 100  # columns of a terminal
 HYPHENATED = {
-    text.replace("\u00ad", ""): text
-    for text in ("acti\u00advation", "covari\u00adance", "quanti\u00adsed")
+    "".join(parts): Markup("&shy;").join(parts)
+    for parts in (("acti", "vation"), ("covari", "ance"), ("quanti", "sed"))
 }  # heads of columns that may break, so that a matrix fits on a phone
 
 Key = tuple[str, ...]
