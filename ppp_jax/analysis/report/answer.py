@@ -482,13 +482,13 @@ def _detail(here: pd.DataFrame, families: Sequence[str]) -> str:
                 of = found.setdefault(one.sides[row[f"{one.name}_rank"] > 0], {})
                 of.setdefault(row["activation"], {})[row["optimizer"]] = None
     several = here["optimizer"].nunique()
-    listed = {
-        words: ", ".join(
-            name if len(under) == several else f"{name} under {' and '.join(under)} alone"
-            for name, under in activations.items()
-        )
-        for words, activations in found.items()
-    }
+    listed = {}
+    for words, activations in found.items():
+        named: dict[str, list[str]] = {}  # activations by where they show it
+        for name, under in activations.items():
+            where = "" if len(under) == several else f" under {' and '.join(under)} alone"
+            named.setdefault(where, []).append(name)
+        listed[words] = "; ".join(f"{', '.join(names)}{where}" for where, names in named.items())
     if len(listed) < 2:
         return "".join(f" In detail, {words}: {names}." for words, names in listed.items())
     end = ending([*listed])
@@ -596,19 +596,8 @@ def answer_block(
     sizes = sizes_of(verdicts, runs, site=SITES[0])
     asked = sentences(verdicts, runs, differences, sizes=sizes, alike=alike)
     words = terms(verdicts, runs)
-    lines = [
-        printable(heading),
-        "",
-        textwrap.fill(words, WIDTH),
-        "",
-        *(textwrap.fill(f"{one} {told}", WIDTH) for one, told in asked),
-    ]
-    for site, ones in found.items():
-        for one in ones:
-            title = printable(f"{one.title}, {WHEN[site]}")
-            lines += ["", title, "", as_markdown(one.header, one.body)]
-    lines += ["", textwrap.fill(f"{LEGEND} {STARRED}", WIDTH)]
-    (folder / f"answer_{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    text = _as_text(heading, words, asked, found)
+    (folder / f"answer_{name}.md").write_text(text, encoding="utf-8")
     return render(
         "answer",
         heading=heading,
@@ -621,6 +610,30 @@ def answer_block(
         size_legend=size_legend(sizes, seeds=runs.sizes["seed"]),
         sites=[(WHEN[site], [_table(one) for one in ones]) for site, ones in found.items()],
     )
+
+
+def _as_text(
+    heading: str,
+    words: str,
+    asked: Sequence[tuple[str, str]],
+    found: Mapping[str, Sequence[Matrix]],
+) -> str:
+    """Returns the answer as a text that fits into a terminal.
+
+    Args:
+      heading: The name of the group.
+      words: What `terms` returned.
+      asked: What `sentences` returned.
+      found: What `matrices` returned, by sites.
+    """
+    told = [textwrap.fill(f"{one} {told}", WIDTH) for one, told in asked]
+    lines = [printable(heading), "", textwrap.fill(words, WIDTH), "", *told]
+    for site, ones in found.items():
+        for one in ones:
+            title = printable(f"{one.title}, {WHEN[site]}")
+            lines += ["", title, "", as_markdown(one.header, one.body)]
+    lines += ["", textwrap.fill(f"{LEGEND} {STARRED}", WIDTH)]
+    return "\n".join(lines) + "\n"
 
 
 def _table(one: Matrix) -> Markup:

@@ -296,3 +296,11 @@ def test_seeds_are_too_few_only_where_more_would_do():
         == "This cannot be judged: at most 5 of 16 seeds have an error of both activations, and 7 "
         "would do."
     )
+
+
+def test_activations_that_show_it_under_the_same_optimiser_are_named_together():
+    runs = runs_of()
+    verdicts = verdicts_of(runs)
+    verdicts.loc[verdicts["optimizer"] == "adam", "shape_q"] = 0.001
+    (_, aligned), *_ = answer.sentences(verdicts, runs, [])
+    assert aligned.endswith(": relu, isotropic_relu under adam alone.")

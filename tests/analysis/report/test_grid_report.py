@@ -240,4 +240,4 @@ def test_the_table_of_contents_reads_as_words(page):
 def test_figures_keep_their_colours_in_the_dark(page):
     rules = page.read_text(encoding="utf-8").partition("<style>")[2].partition("</style>")[0]
     assert "filter:" not in rules
-    assert "border: 5px solid var(--frame)" in rules
+    assert "8px var(--frame)" in rules
