@@ -340,7 +340,7 @@ def _too_few(known: int, seeds: int, family: str, tests: int, *, when: str = "")
     if known == seeds:
         limit = f"{need} would do" if need else "no number would do for so many tests"
         return f"cannot be judged at {counted_seeds(seeds)}: {limit}"
-    more = f", of which {need} would do" if need else ""
+    more = f", and {need} such seeds would do" if need else ""
     has = "has" if known == 1 else "have"
     return f"cannot be judged: {known} of {counted_seeds(seeds)} {has} {NEEDED[family]}{when}{more}"
 
@@ -360,12 +360,12 @@ def _training(row: dict[str, Any], judged: tuple[Statistic, ...], tests: Tests) 
         return "not judged: there is one snapshot"
     if not any(row[f"{one.name}_change_seeds"] for one in judged):
         return "not judged: there is no network whose latents vary"
-    moves: dict[tuple[str | None, bool], list[str]] = {}  # by families and directions
+    moves: dict[tuple[str | None, ...], list[str]] = {}  # by families, and how they begin
     known: dict[str, list[int]] = {}  # of families that cannot be judged, how many seeds count
     for one in judged:
         if row[f"{one.name}_change_q"] <= LEVEL:
-            above = bool(row[f"{one.name}_change"] > 0)
-            moves.setdefault((one.family, above), []).append(_of_two(one.moves, above=above))
+            text = _of_two(one.moves, above=bool(row[f"{one.name}_change"] > 0))
+            moves.setdefault((one.family, *text.split()[:2]), []).append(text)
         if not row[f"{one.name}_change_q_least"] <= LEVEL:
             seeds = int(row[f"{one.name}_change_seeds"])
             known.setdefault(str(one.family), []).append(seeds)

@@ -416,7 +416,7 @@ def test_how_many_seeds_are_needed_is_said_of_those_that_are_too_few():
     few = {"seeds": 16, "mean_ones_clouds": 5, "mean_ones_q": np.nan, "mean_ones_q_least": 0.5}
     text = (
         "no evidence in these 16 networks; over seeds it cannot be judged: 5 of 16 seeds have a "
-        "mean that can be told from 0, of which 10 would do"
+        "mean that can be told from 0, and 10 such seeds would do"
     )
     assert verdicts._claim(table | few, "mean", judged, {"mean": {"p": 20}}) == text
 
@@ -443,7 +443,7 @@ def test_each_family_has_a_reason_why_it_is_not_judged():
          "latents that vary, untrained and trained"),
         ({"seeds": (8, 2), "q": 0.5, "least": (0.01, 0.5)},
          "no evidence of a change by training; the change of the covariance cannot be judged: "
-         "2 of 8 seeds have latents that vary, untrained and trained, of which 7 would do"),
+         "2 of 8 seeds have latents that vary, untrained and trained, and 7 such seeds would do"),
         ({"seeds": 0}, "not judged: there is no network whose latents vary"),
         ({"snapshots": 1}, "not judged: there is one snapshot"),
     ],
@@ -718,3 +718,14 @@ def test_words_that_verdicts_have_in_common_are_said_once():
     )
     assert verdicts.ending(mean) == " than after rotations"
     assert verdicts.ending(["a", "b"]) == ""
+
+
+def test_what_training_did_to_one_family_is_said_together_whatever_the_direction():
+    both = tuple(registry.STATISTICS[name] for name in ("mean_axes", "mean_ones"))
+    row = {"snapshots": 2, "seeds": 8}
+    for one, change in zip(both, (-1.0, 1.0), strict=True):
+        ends = {"change": change, "change_q": 0.01, "change_q_least": 0.01, "change_seeds": 8}
+        row |= {f"{one.name}_{end}": value for end, value in ends.items()}
+    assert verdicts._training(row, both, TWO) == (
+        "training moved the mean towards the diagonals and the sum of the vectors"
+    )
