@@ -53,6 +53,12 @@ addEventListener("load", async () => {
     button.click();
     return {up, down: last(), state: table.querySelector("th:last-child").ariaSort};
   });
+  await new Promise(done => setTimeout(done, 300));  // until hints are shown
+  report.regions = [...document.querySelectorAll(".wide")].map(one => ({
+    wider: one.scrollWidth > one.clientWidth, hinted: !one.querySelector(".hint").hidden,
+    reached: one.tabIndex === 0 && one.ariaLabel !== "", matrix: !!one.closest(".matrix"),
+  }));
+  report.filters = [...document.images].map(one => getComputedStyle(one).filter);
   if (window.axe) report.axe = (await axe.run()).violations.map(one => [one.id, one.nodes.length]);
   const told = parent.document.createElement("pre");
   told.id = "told";
@@ -155,4 +161,27 @@ def _number(text):
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_no_violation(pages, kind, dark):
     found, _ = look(pages[kind], WIDTHS["screen"], dark=dark)
+    assert found["axe"] == []
+
+
+@pytest.mark.parametrize("kind", ["report", "layers", "array", "study"])
+def test_tables_that_go_on_say_so_and_the_answer_fits_on_a_phone(pages, kind):
+    found, _ = look(pages[kind], WIDTHS["phone"])
+    assert found["regions"]
+    for region in found["regions"]:
+        assert region["reached"]
+        assert region["hinted"] == region["wider"]
+        assert not (region["matrix"] and region["wider"])
+    assert any(region["matrix"] for region in found["regions"]) == (kind in ("report", "array"))
+
+
+def test_figures_keep_their_colours_in_the_dark(pages):
+    found, _ = look(pages["report"], WIDTHS["screen"], dark=True)
+    assert set(found["filters"]) == {"none"}
+
+
+@pytest.mark.skipif(AXE is None, reason="axe is not installed (see CONTRIBUTING.md)")
+@pytest.mark.parametrize("kind", ["report", "layers", "array", "study"])
+def test_axe_finds_no_violation_on_a_phone(pages, kind):
+    found, _ = look(pages[kind], WIDTHS["phone"])
     assert found["axe"] == []

@@ -23,6 +23,7 @@ __all__ = [
     "progress",
     "rows",
     "runs",
+    "same_functions",
     "sources",
     "unpacking",
 ]
@@ -41,6 +42,7 @@ from . import (
     progress,
     rows,
     runs,
+    same_functions,
     sources,
     unpacking,
 )

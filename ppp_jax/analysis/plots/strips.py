@@ -127,8 +127,8 @@ def plot_strip(
       beside: Pictures of the same latents in a rotated basis, `ppp(…, rotated=0)`, as
         `beside[row][column]`, or None where there is none; each is drawn to the right of its
         picture.
-      notes: Short texts, as `notes[row][column]`, which stand below these pictures, or below the
-        pictures themselves in columns without such ones.
+      notes: Short texts, as `notes[row][column]`, each of which stands below its picture in
+        `panels`.
       style: `ratio` for the densities divided by that of isotropic latents; `paper` for the
         accepted points per unit area on black, as the paper shows them (arXiv 2507.12070); or
         `compared` for three strips per row below each other: the points, the ratio, and the ratio
@@ -349,12 +349,12 @@ def _beside(table: _Table, style: str) -> tuple[list[str], list[_Strip]]:
     for c, column in enumerate(table.columns):
         pair = any(strip[c] is not None for strip in table.beside)
         heads.extend([column, ROTATED] if pair else [column])
-        columns.extend([(c, False, not pair), (c, True, True)] if pair else [(c, False, True)])
+        columns.extend([(c, False), (c, True)] if pair else [(c, False)])
     strips = []
     for k, name in enumerate(table.rows):
         both = table.panels[k], table.beside[k]
-        pictures = [both[turned][c] for c, turned, _ in columns]
-        notes = [table.notes[k][c] if noted else "" for c, _, noted in columns]
+        pictures = [both[turned][c] for c, turned in columns]
+        notes = ["" if turned else table.notes[k][c] for c, turned in columns]
         norm = colour_scale([picture for picture in pictures if picture is not None], style)
         strips.append(_strip(name, style, norm, pictures, notes))
     return heads, strips
@@ -376,8 +376,8 @@ def _compared(table: _Table) -> tuple[list[str], list[_Strip]]:
         ratio = colour_scale([*pictures, *turned], RATIO)
         strips += [
             _strip(f"{name}\npoints", PAPER, colour_scale(pictures, PAPER), pictures, nothing),
-            _strip(f"{name}\nratio", RATIO, ratio, pictures, nothing),
-            _strip(f"{name}\n{ROTATED}", RATIO, ratio, table.beside[k], table.notes[k]),
+            _strip(f"{name}\nratio", RATIO, ratio, pictures, table.notes[k]),
+            _strip(f"{name}\n{ROTATED}", RATIO, ratio, table.beside[k], nothing),
         ]
     return table.columns, strips
 

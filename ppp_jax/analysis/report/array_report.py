@@ -60,7 +60,7 @@ SPECIAL = {
     "rows_long": "rows longer than 100 times the median row",
 }
 SRM_COLUMNS = 4
-NOTED = "Below the rotated bases: where A/A0 of 95 % of random bases lies"
+NOTED = "Below a picture: where A/A0 of 95 % of random bases lies"
 COLUMNS = [
     "accepted",
     "acceptance",

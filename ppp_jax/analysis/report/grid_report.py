@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from ppp_jax.analysis.io.progress import progress_bar
 from ppp_jax.analysis.io.runs import load_groups
+from ppp_jax.analysis.io.same_functions import alike
 from ppp_jax.analysis.plots.curves import plot_pairs
 from ppp_jax.analysis.report import evidence
 from ppp_jax.analysis.report.answer import WHEN, answer_block
@@ -31,12 +32,12 @@ from ppp_jax.analysis.texts import file_stem
 
 _PLANE = "Each cell's mean dip against the alignment of its shape, {}, from untrained to trained."
 EVIDENCE = {
-    "verdicts": "verdicts, in words and numbers",
-    "differences": "differences between activations",
-    "planes": "alignment and quantisation, untrained and trained",
-    "rates": "error and learning rate",
-    "calibration": "calibration of the rotation test",
-    "cells": "table of all cells",
+    "verdicts": "Verdicts, in words and numbers",
+    "differences": "Differences between activations, paired by seed",
+    "planes": "Alignment of the shape and quantisation, untrained and trained",
+    "rates": "Reconstruction error and learning rate",
+    "calibration": "Calibration of the rotation test",
+    "cells": "Table of all cells",
 }  # anchors and titles of the evidence of a group
 ALT = {
     "differences": "Differences between activations with their intervals, a row per comparison.",
@@ -149,11 +150,13 @@ class _Part(NamedTuple):
 
     Attributes:
       answer: The answer, for the top of the page.
+      heading: The name of the group, for the table of contents.
       contents: Anchors and titles of what follows.
       blocks: The evidence and the pictures.
     """
 
     answer: Markup
+    heading: str
     contents: list[tuple[str, str]]
     blocks: list[Markup]
 
@@ -168,16 +171,19 @@ def _group_part(how: _How, group: _Group, judged: pd.DataFrame) -> _Part:
     each = zip(group.sections, drawn, strict=True)
     blocks = [_section_block(section, pictures, how, name) for section, pictures in each]
     contents = [
-        *((f"{name}-{part}", f"{heading}: {title}") for part, title in EVIDENCE.items()),
-        *(
-            (_anchor(name, section), f"{heading}: pictures, {section.title}")
-            for section in group.sections
-        ),
+        *((f"{name}-{part}", title) for part, title in EVIDENCE.items()),
+        *((_anchor(name, section), f"Pictures: {section.title}") for section in group.sections),
     ]
     answer = answer_block(
-        judged, group.measured.runs, how.folder, name, heading=heading, strip=strip
+        judged,
+        group.measured.runs,
+        how.folder,
+        name,
+        heading=heading,
+        strip=strip,
+        alike=alike(group.dataset),
     )
-    return _Part(answer, contents, [proof, *blocks])
+    return _Part(answer, heading, contents, [proof, *blocks])
 
 
 def _evidence_block(
@@ -255,7 +261,10 @@ def _page(
     parts: list[_Part], certificates: Markup, attributes: dict[str, Any], epsilon: float
 ) -> Markup:
     manifest = json.loads(attributes["manifest"])
-    ends = [("certificates", "Certificates"), ("settings", "The settings of this run")]
+    ends = [
+        ("certificates", "Certificates of the symmetries"),
+        ("settings", "The settings of this run"),
+    ]
     return render(
         "report",
         title="ppp_jax report",
@@ -263,7 +272,7 @@ def _page(
         created=manifest["created"],
         epsilon=f"{epsilon:g}",
         answers=[part.answer for part in parts],
-        contents=[*(entry for part in parts for entry in part.contents), *ends],
+        contents=[*((part.heading, part.contents) for part in parts), ("The whole grid", ends)],
         blocks=[*(block for part in parts for block in part.blocks), certificates],
         manifest=json.dumps(manifest, indent=1, ensure_ascii=False),
     )

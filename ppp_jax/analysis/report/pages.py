@@ -76,6 +76,19 @@ def html_table(
     return render("table", header=header, body=body, label=label, caption=caption)
 
 
+def breakable(name: str) -> Markup:
+    """Returns a name as HTML that may go on in the next line after each of its underscores.
+
+    Args:
+      name: The name, which is escaped.
+
+    Example:
+      >>> print(breakable("isotropic_a<b"))
+      isotropic_<wbr>a&lt;b
+    """
+    return Markup("_<wbr>").join(lines(name).split("_"))
+
+
 def html_image(png: bytes, alt: str, *, file: str = "") -> Markup:
     """Returns a picture as HTML that holds the picture itself, compressed.
 

@@ -72,10 +72,10 @@ def sections_of(dataset: xr.Dataset, measured: Measured) -> Iterator[Section]:
         selection = dict(zip(dims, index, strict=True))
         part = dataset.isel(selection)
         rate = f"learning rate {part['learning_rate'].item():g}"
-        names = [_with_symmetry(part, "optimizer"), rate]
+        names = [f"optimiser {_with_symmetry(part, 'optimizer')}", rate]
         sizes = ("depth", "width", "dose")
         names += [f"{dim} {part[dim].item()}" for dim in sizes if dataset.sizes.get(dim, 1) > 1]
-        names.append(_with_symmetry(part, "initializer"))
+        names.append(f"initial weights {_with_symmetry(part, 'initializer')}")
         slug = file_stem("-".join(str(part[dim].item()) for dim in dims))
         numbers = measured.runs.isel(selection), measured.pooled.isel(selection)
         yield Section(", ".join(names), slug, part, *numbers, bases)

@@ -49,6 +49,15 @@ UNKNOWN = {
     "quantisation": "nothing varies",
     "angles": "no sample is accepted",
 }  # why a family is not judged
+NEEDED = {
+    "mean": "a mean that can be told from 0",
+    "covariance": "latents that vary",
+    "shape": f"latents that vary and {LEAST_PER_UNIT} samples per unit",
+    "quantisation": "latents that vary",
+    "angles": "accepted samples",
+}  # what a network needs so that it counts in a test of a family
+ENDED = ", untrained and trained"  # when a network needs it so that its change is known
+ARTICLES = ("a", "an", "the")
 
 
 def paired() -> tuple[str, ...]:
@@ -238,24 +247,78 @@ def _claim(row: dict[str, Any], family: str, judged: tuple[Statistic, ...], test
         if row[f"{one.name}_q_networks"] <= LEVEL or row[f"{one.name}_q"] <= LEVEL:
             found.setdefault(_scope(row, one, tests), []).append(_side(row, one))
     if found:
-        return "; ".join(f"{', '.join(sides)}{scope}" for scope, sides in found.items())
+        return "; ".join(f"{joined(sides)}{scope}" for scope, sides in found.items())
     few = [one for one in members if row[f"{one.name}_q_least"] > LEVEL]
     clouds = int(max(row[f"{one.name}_clouds"] for one in members))
     if not few:
         return f"no evidence in {_networks(clouds)}, nor over seeds"
     fewest = int(min(row[f"{one.name}_clouds"] for one in few))
-    needed = _too_few(fewest, tests[family]["p"])
+    needed = _too_few(fewest, row["seeds"], family, tests[family]["p"])
     return f"no evidence in {_networks(clouds)}; over seeds it {needed}"
 
 
+def joined(texts: Sequence[str], *, last: str = " and ") -> str:
+    """Returns several texts as one, in which words that all begin or end with are said once.
+
+    Args:
+      texts: The texts, of which equal ones count once.
+      last: What stands before the last of them.
+
+    Example:
+      >>> joined(["the mean is near the axes here", "the mean is near the diagonals here"])
+      'the mean is near the axes and the diagonals here'
+    """
+    words = [text.split() for text in dict.fromkeys(texts)]
+    if len(words) == 1:
+        return " ".join(words[0])
+    begin = _alike(words)
+    if begin and words[0][begin - 1] in ARTICLES:  # An article stays with its noun.
+        begin -= 1
+    rest = [each[begin:] for each in words]
+    end = _alike([each[::-1] for each in rest])
+    if end and rest[0][-end] in ARTICLES:  # What stands before it differs, and would hang.
+        end = 0
+    parts = [" ".join(each[: len(each) - end]) for each in rest]
+    listed = ", ".join(parts[:-1]) + last + parts[-1]
+    return " ".join([*words[0][:begin], listed, *rest[0][len(rest[0]) - end :]])
+
+
+def ending(texts: Sequence[str]) -> str:
+    """Returns the words with which all of several texts end, with the space before them, or ''.
+
+    Args:
+      texts: The texts.
+
+    Example:
+      >>> ending(["more round than before", "less round than before"])
+      ' round than before'
+    """
+    words = [text.split() for text in texts]
+    count = _alike([each[::-1] for each in words])
+    return "".join(f" {word}" for word in words[0][len(words[0]) - count :])
+
+
+def _alike(texts: Sequence[Sequence[str]]) -> int:
+    """Returns with how many words all of several texts begin, at least one of each left over."""
+    most = min(map(len, texts)) - 1
+    count = 0
+    while count < most and len({text[count] for text in texts}) == 1:
+        count += 1
+    return count
+
+
 def _scope(row: dict[str, Any], one: Statistic, tests: Tests) -> str:
-    """Returns how far a finding reaches: over seeds, or no farther than these networks."""
+    """Returns how a finding is to be taken: whether by most seeds only, and how far it reaches."""
     clouds = int(row[f"{one.name}_clouds"])
+    apart = row[f"{one.name}_rank"] * row[f"{one.name}_z"] <= 0
+    far = ", a few seeds far off" if apart else ""
     if row[f"{one.name}_q"] <= LEVEL:
-        return ", over seeds"
-    these = f", in {_networks(clouds)}"
+        return f"{far}, over seeds"
+    these = f"{far}, in {_networks(clouds)}"
     if row[f"{one.name}_q_least"] > LEVEL:
-        return f"{these} (over seeds it {_too_few(clouds, tests[str(one.family)]['p'])})"
+        family = str(one.family)
+        few = _too_few(clouds, row["seeds"], family, tests[family]["p"])
+        return f"{these} (over seeds it {few})"
     return f"{these} (no evidence over seeds)"
 
 
@@ -263,39 +326,77 @@ def _networks(clouds: int) -> str:
     return "this network" if clouds == 1 else f"these {clouds} networks"
 
 
-def _too_few(clouds: int, tests: int) -> str:
-    need = seeds_needed(tests)
-    seeds = "1 seed" if clouds == 1 else f"{clouds} seeds"
-    limit = f"{need} would do" if need else "no number would do for so many tests"
-    return f"cannot be judged at {seeds}: {limit}"
+def _too_few(known: int, seeds: int, family: str, tests: int, *, when: str = "") -> str:
+    """Says why a test over seeds cannot reach q ≤ 5 %, and what would do.
+
+    Args:
+      known: How many seeds count in the test.
+      seeds: How many there are.
+      family: The family of the test.
+      tests: How many tests the family has.
+      when: When each network needs what it needs to count; '' is always.
+    """
+    need = seeds_needed(tests) if known else None
+    if known == seeds:
+        limit = f"{need} would do" if need else "no number would do for so many tests"
+        return f"cannot be judged at {counted_seeds(seeds)}: {limit}"
+    more = f", and {need} such seeds would do" if need else ""
+    has = "has" if known == 1 else "have"
+    return f"cannot be judged: {known} of {counted_seeds(seeds)} {has} {NEEDED[family]}{when}{more}"
+
+
+def counted_seeds(seeds: int) -> str:
+    """Returns a number of seeds as a text, such as `1 seed` or `8 seeds`.
+
+    Args:
+      seeds: The number.
+    """
+    return "1 seed" if seeds == 1 else f"{seeds} seeds"
 
 
 def _training(row: dict[str, Any], judged: tuple[Statistic, ...], tests: Tests) -> str:
     """Says which statistics training changed, over seeds, and of which families it cannot tell."""
     if row["snapshots"] == 1:
         return "not judged: there is one snapshot"
-    there = [one for one in judged if row[f"{one.name}_change_seeds"]]
-    if not there:
+    if not any(row[f"{one.name}_change_seeds"] for one in judged):
         return "not judged: there is no network whose latents vary"
-    moves = [
-        _of_two(one.moves, above=row[f"{one.name}_change"] > 0)
-        for one in there
-        if row[f"{one.name}_change_q"] <= LEVEL
-    ]
-    few = [one for one in there if row[f"{one.name}_change_q_least"] > LEVEL]
-    if len(few) == len(there):
-        most = max(tests[str(one.family)]["change_p"] for one in few)
-        return _too_few(int(row[f"{few[0].name}_change_seeds"]), most)
-    found = ", ".join(moves) or "no evidence of a change by training"
-    names = ", ".join(dict.fromkeys(str(one.family) for one in few))
-    return f"{found}; too few seeds to judge {names}" if names else found
+    moves: dict[tuple[str | None, ...], list[str]] = {}  # by families, and how they begin
+    known: dict[str, list[int]] = {}  # of families that cannot be judged, how many seeds count
+    for one in judged:
+        if row[f"{one.name}_change_q"] <= LEVEL:
+            text = _of_two(one.moves, above=bool(row[f"{one.name}_change"] > 0))
+            moves.setdefault((one.family, *text.split()[:2]), []).append(text)
+        if not row[f"{one.name}_change_q_least"] <= LEVEL:
+            seeds = int(row[f"{one.name}_change_seeds"])
+            known.setdefault(str(one.family), []).append(seeds)
+    few = _few_changes(row["seeds"], {family: min(each) for family, each in known.items()}, tests)
+    if known.keys() == {str(one.family) for one in judged}:
+        return few
+    found = joined([joined(each) for each in moves.values()], last=", and ") if moves else ""
+    found = found or "no evidence of a change by training"
+    return f"{found}; {few}" if few else found
+
+
+def _few_changes(seeds: int, known: Mapping[str, int], tests: Tests) -> str:
+    """Says of which families the change cannot be judged, and why.
+
+    Args:
+      seeds: How many seeds there are.
+      known: Of how many of them the change of each family is known.
+      tests: How many tests each family has.
+    """
+    families: dict[str, list[str]] = {}
+    most = max((tests[one]["change_p"] for one in known if known[one] == seeds), default=0)
+    for family, count in known.items():
+        here = most if count == seeds else tests[family]["change_p"]
+        why = _too_few(count, seeds, family, here, when=ENDED)
+        families.setdefault(why, []).append(f"the {family}")
+    return "; ".join(f"the change of {joined(names)} {why}" for why, names in families.items())
 
 
 def _side(row: dict[str, Any], one: Statistic) -> str:
-    """Returns where most seeds lie, and whether some lie far on the other side."""
-    rank, z = row[f"{one.name}_rank"], row[f"{one.name}_z"]
-    side = _of_two(one.sides, above=rank > 0)
-    return side if rank * z > 0 else f"{side}, a few seeds far off"
+    """Returns the words for the side of the null on which most seeds lie."""
+    return _of_two(one.sides, above=row[f"{one.name}_rank"] > 0)
 
 
 def _of_two(words: tuple[str, str] | None, *, above: bool) -> str:

@@ -1,6 +1,7 @@
 """The answer says of every cell what its tests say, and no more."""
 
 import itertools
+import re
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ import pytest
 import xarray as xr
 from markupsafe import Markup
 
+from ppp_jax.analysis.io.same_functions import Alike
 from ppp_jax.analysis.report import answer
 from ppp_jax.analysis.results.measure import SITES, cells
 from ppp_jax.analysis.statistics import registry
@@ -31,8 +33,10 @@ def runs_of(*, rates=(0.1,), seeds=SEEDS):
         "partner": ["isotropic_relu", ""],
     }
     coords = {f"activation_{fact}": ("activation", values) for fact, values in each.items()}
+    apart = np.stack([0.4 * noise, noise - 1])[..., None]  # of every statistic from its null
+    statistics = {f"{name}_{site}": (dims, apart) for name in JUDGED for site in SITES}
     return xr.Dataset(
-        {"test_mse": (dims, errors)},
+        {"test_mse": (dims, errors), **statistics},
         coords={
             "activation": ACTIVATIONS,
             "optimizer": OPTIMIZERS,
@@ -135,7 +139,8 @@ def test_few_seeds_say_that_they_are_few():
     verdicts = verdicts_of(runs).assign(**{f"{name}_q_least": 0.5 for name in JUDGED})
     told = dict(answer.sentences(verdicts, runs, answer.error_differences(runs)))
     assert (
-        told["Do activations that prefer a basis reconstruct better?"] == "Too few seeds to judge."
+        told["Do activations that prefer a basis reconstruct better?"]
+        == "This cannot be judged at 2 seeds: 7 would do."
     )
     assert "too few seeds to judge new ones" in told["May I believe it?"]
     relu = matrices(runs, verdicts)[0].body[0]
@@ -166,8 +171,8 @@ def test_the_answer_names_the_side_and_the_optimiser_that_shows_it():
     verdicts.loc[adam, "covariance_q"] = 0.9
     (_, aligned), *_ = answer.sentences(verdicts, runs, [])
     assert aligned.endswith(
-        " In detail, covariance more diagonal than after rotations: relu (momentum alone); "
-        "whitened samples nearer the diagonals than after rotations: relu."
+        " In detail, covariance more diagonal (relu under momentum alone) and whitened samples "
+        "nearer the diagonals (relu) than after rotations."
     )
 
 
@@ -191,4 +196,111 @@ def test_the_answer_fits_into_a_terminal(tmp_path):
     assert lines[0] == "mlp, 8 latent units"
     assert sum(line.startswith("| relu") for line in lines) == 4
     assert str(strip) in page
-    assert page.count("<table") == 4
+    assert page.count("<table") == 6
+
+
+FOUND = {"covariance_q": 0.001, "covariance_z": -4.0}
+
+
+def told_of(runs, verdicts, **options):
+    """The whole answer as one text, with the sizes of what was found."""
+    sizes = answer.sizes_of(verdicts, runs, site="pre")
+    differences = answer.error_differences(runs)
+    return dict(answer.sentences(verdicts, runs, differences, sizes=sizes, **options))
+
+
+def test_the_answer_says_by_how_much_with_an_interval():
+    runs = runs_of()
+    told = told_of(runs, verdicts_of(runs, **FOUND))
+    values = runs["covariance_pre"].sel(activation="relu").isel(optimizer=0)
+    mean = f"{values.mean().item():.2f}"
+    found = re.search(
+        r"farthest by z lies relu \(momentum\), whose diagonal part of the covariance is (\S+) "
+        r"\(95\u00a0% interval (\S+) to (\S+)\) above that",
+        told["Are the latents aligned with the axes?"],
+    )
+    assert found[1].startswith(mean)
+    assert float(found[2]) <= float(found[1]) <= float(found[3])
+    assert "By how much" not in told["Are they quantised along the axes?"]  # nothing was found
+    errors = told["Do activations that prefer a basis reconstruct better?"]
+    assert re.search(r"By how much: from −0\.\d+ \(95\u00a0% interval −0\.\d+ to −0\.\d+\)", errors)
+
+
+def test_what_lies_below_random_bases_is_said_to_lie_below():
+    runs = runs_of()
+    runs["covariance_pre"] = -runs["covariance_pre"]
+    told = told_of(runs, verdicts_of(runs, **FOUND))["Are the latents aligned with the axes?"]
+    low, high = re.search(r"interval (\S+) to (\S+)\) below that in random bases", told).groups()
+    assert 0 < float(low) < float(high)
+
+
+def test_sizes_of_every_cell_stand_open_below_the_matrix(tmp_path):
+    runs = runs_of()
+    verdicts = verdicts_of(runs)
+    page = answer.answer_block(
+        verdicts, runs, tmp_path, "latent_8", heading="mlp", strip=Markup("")
+    )
+    assert "By how much, before the activation" in page.partition("<details>")[0]
+    sizes = answer.sizes_of(verdicts, runs, site="pre")
+    momentum, _ = answer.size_matrices(verdicts, sizes, answer.error_differences(runs))
+    relu, isotropic = momentum.body
+    assert all(re.fullmatch(r"0\.\d+ \[0\.\d+, 0\.\d+\]", text) for text in relu[1:-1])
+    assert re.fullmatch(r"−0\.\d+ \[−0\.\d+, −0\.\d+\]", relu[-1])
+    assert isotropic[-1] == ""
+    assert "95\u00a0% interval" in answer.size_legend(sizes, seeds=SEEDS)
+    assert "takes 6 seeds" in answer.size_legend(sizes, seeds=5)
+
+
+def test_the_answer_says_whether_learning_rates_were_tuned():
+    one, two = (
+        dict(answer.sentences(verdicts_of(runs), runs, []))["Were learning rates tuned?"]
+        for runs in (runs_of(), runs_of(rates=(0.1, 0.3)))
+    )
+    assert one.startswith("No:")
+    assert "(momentum 0.1, adam 0.1)" in one
+    assert "(momentum 0.1 and 0.3, adam 0.1 and 0.3)" in two
+
+
+def test_activations_that_are_nearly_one_function_are_named():
+    runs = runs_of()
+    question = "Are these different functions?"
+    assert question not in told_of(runs, verdicts_of(runs))
+    pairs = [Alike("a", "b", 0.0), Alike("c", "d", 0.0121), Alike("e", "f", 1e-5)]
+    told = told_of(runs, verdicts_of(runs), alike=pairs)[question]
+    assert told.endswith(
+        "a and b (not at all), c and d (1.2\u00a0%), e and f (less than 0.1\u00a0%)."
+    )
+
+
+def test_words_are_defined_before_they_are_used():
+    runs = runs_of(seeds=3)
+    text = answer.terms(verdicts_of(runs), runs)
+    for word in ("A cell is one activation with one optimizer", "prefers a basis if", "over seeds"):
+        assert word in text
+    assert "there are 4, each trained from 3 seeds" in text
+    assert "those of the units" in text
+    turned = runs.assign_coords(activation_basis=("activation", ["haar:0", "standard"]))
+    assert "the activation's own basis" in answer.terms(verdicts_of(turned), turned)
+
+
+def test_seeds_are_too_few_only_where_more_would_do():
+    runs = runs_of()
+    unknown = verdicts_of(runs).assign(**{f"{name}_q_least": np.nan for name in JUDGED})
+    told = dict(answer.sentences(unknown, runs, []))["May I believe it?"]
+    assert "Nothing of alignment can be judged" in told
+    # Of 16 seeds 5 have an error under both: the others diverged, and are not few.
+    runs["test_mse"][{"seed": slice(5, None), "activation": 0}] = np.nan
+    told = told_of(runs, verdicts_of(runs))
+    assert (
+        told["Do activations that prefer a basis reconstruct better?"]
+        == "This cannot be judged: at most 5 of 16 seeds have an error of both activations, and 7 "
+        "would do."
+    )
+
+
+def test_activations_that_show_it_under_the_same_optimiser_are_named_together():
+    runs = runs_of()
+    verdicts = verdicts_of(runs)
+    verdicts.loc[verdicts["optimizer"] == "adam", "shape_q"] = 0.001
+    (_, aligned), *_ = answer.sentences(verdicts, runs, [])
+    assert aligned.endswith(": relu, isotropic_relu under adam alone.")

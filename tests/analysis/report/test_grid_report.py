@@ -200,7 +200,7 @@ def test_a_strip_draws_rotated_pictures_where_there_are_any():
     assert len({id(image.norm) for image in above.images}) == 1
     texts = {text.get_text(): text.get_position()[0] for text in above.texts}
     assert (texts["first"], texts["last"], texts["rotated basis"]) == (0.5, 1.5, 2.5)
-    assert texts["z 3"] == 2.5
+    assert texts["z 3"] == 1.5  # below the picture whose z it is
     for table, field in (([[None]], "beside"), ([["", ""]], "notes")):
         with pytest.raises(InputError, match=rf"{field}=list: must be 1 lists of 2"):
             plot_strip([[picture, picture]], rows=["a"], columns=["b", "c"], title="",
@@ -222,3 +222,22 @@ def test_strips_show_rotated_latents_and_their_null(workdir, measured):
     assert strips.pooled.notes[0][1] == ""
     one = section.statistics["acceptance_ratio_pre_null"].sel(at).isel(seed=1, step=2).item()
     assert strips.seeds.notes[0][1].startswith(f"rotations: {one:.2g}, z ")
+
+
+def test_the_table_of_contents_reads_as_words(page):
+    text = page.read_text(encoding="utf-8")
+    contents = text.partition("<nav")[2].partition("</nav>")[0]
+    titles = re.findall(r'<a href="#[^"]+">([^<]+)</a>', contents)
+    assert len(titles) == 2 * (6 + 2) + 2  # of two widths evidence and rates, and the whole grid
+    assert all(title[0].isupper() for title in titles)
+    assert contents.count("mlp, 3 latent units") == 1
+    assert any(
+        re.match(r"Pictures: optimiser sgd \(.*\), learning rate .*, initial weights ", title)
+        for title in titles
+    )
+
+
+def test_figures_keep_their_colours_in_the_dark(page):
+    rules = page.read_text(encoding="utf-8").partition("<style>")[2].partition("</style>")[0]
+    assert "filter:" not in rules
+    assert "8px var(--frame)" in rules
