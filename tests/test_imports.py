@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "resources": {"errors"},
     "references": {"errors"},
     "bases": {"errors", "references", "resources"},
-    "groups": {"bases", "errors", "numerics"},
+    "groups": {"bases", "errors"},
     "files": {"errors", "resources"},
     "data": BASIS,
     "networks": BASIS | {"data"},
@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "analysis.statistics": IO | {"analysis.projection"},
     "analysis.embeddings": IO | {"analysis.projection"},
     "analysis.inference": CLOUDS,
-    "analysis.results": CLOUDS | {"analysis.inference"},
+    "analysis.results": CLOUDS | {"analysis.inference", "networks"},  # to compare activations
     "analysis.plots": EVIDENCE,
     "analysis.report": EVIDENCE | {"analysis.plots"},
     "cli": ALL,

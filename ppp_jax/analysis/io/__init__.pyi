@@ -23,7 +23,6 @@ __all__ = [
     "progress",
     "rows",
     "runs",
-    "same_functions",
     "sources",
     "unpacking",
 ]
@@ -42,7 +41,6 @@ from . import (
     progress,
     rows,
     runs,
-    same_functions,
     sources,
     unpacking,
 )

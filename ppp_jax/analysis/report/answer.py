@@ -20,9 +20,9 @@ from ppp_jax.analysis.inference.seeds import (
     seeds_needed,
 )
 from ppp_jax.analysis.io.facts import facts_of
-from ppp_jax.analysis.io.same_functions import Alike
 from ppp_jax.analysis.report.pages import breakable, html_table, render
 from ppp_jax.analysis.results.measure import CELL_AXES, SITES, cells
+from ppp_jax.analysis.results.same_functions import Alike
 from ppp_jax.analysis.results.tables import number, signed, varying
 from ppp_jax.analysis.results.verdicts import (
     ERROR,

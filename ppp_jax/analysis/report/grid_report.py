@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 
 from ppp_jax.analysis.io.progress import progress_bar
 from ppp_jax.analysis.io.runs import load_groups
-from ppp_jax.analysis.io.same_functions import alike
 from ppp_jax.analysis.plots.curves import plot_pairs
 from ppp_jax.analysis.report import evidence
 from ppp_jax.analysis.report.answer import WHEN, answer_block
@@ -26,6 +25,7 @@ from ppp_jax.analysis.results.measure import (
     Measured,
     measure,
 )
+from ppp_jax.analysis.results.same_functions import alike
 from ppp_jax.analysis.results.verdicts import verdict_table
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.texts import file_stem

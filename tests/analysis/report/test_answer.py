@@ -9,9 +9,9 @@ import pytest
 import xarray as xr
 from markupsafe import Markup
 
-from ppp_jax.analysis.io.same_functions import Alike
 from ppp_jax.analysis.report import answer
 from ppp_jax.analysis.results.measure import SITES, cells
+from ppp_jax.analysis.results.same_functions import Alike
 from ppp_jax.analysis.statistics import registry
 
 SEEDS = 16

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ppp_jax.analysis.io.same_functions import alike
+from ppp_jax.analysis.results.same_functions import alike
 from ppp_jax.networks import interpolated
 from ppp_jax.networks.activations import ACTIVATIONS
 
