@@ -60,6 +60,7 @@ def quick_compilation(kept_programs: None) -> None:  # noqa: ARG001
     """Compiles in half the time: hardly optimised, in this process and in commands it starts.
 
     For tests of what is kept, refused, counted and said. Numbers are tested of what users run.
+    Commands have one device, as this process, so that they find its programs compiled.
     """
     _optimise(False)
 
@@ -74,7 +75,9 @@ def _full_compilation(request: pytest.FixtureRequest) -> None:
 def _optimise(on: bool) -> None:
     """Switches, if that is a change. All that was traced and compiled so far is then forgotten."""
     if jax.config.values["jax_disable_most_optimizations"] == on:
-        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(not on))  # commands read it
+        # Commands read these.
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(not on))
+        os.environ["JAX_NUM_CPU_DEVICES"] = "-1" if on else "1"  # -1: as many as there are cores
         jax.config.update("jax_disable_most_optimizations", not on)
         jax.clear_caches()
 

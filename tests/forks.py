@@ -25,9 +25,9 @@ from tests import ROOT
 
 # What the environment may say anew for each command: whatever is read after the imports.
 READ_LATE = {"XLA_FLAGS", "PYTEST_CURRENT_TEST", "PYTHONWARNINGS", "HOME", "XDG_CACHE_HOME",
-             "JAX_DISABLE_MOST_OPTIMIZATIONS", "STORAGE_EMULATOR_HOST", "AWS_ENDPOINT_URL",
-             "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION",
-             "DIE_AT"}  # fmt: skip
+             "JAX_DISABLE_MOST_OPTIMIZATIONS", "JAX_NUM_CPU_DEVICES", "STORAGE_EMULATOR_HOST",
+             "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
+             "AWS_DEFAULT_REGION", "DIE_AT"}  # fmt: skip
 KILLED = -signal.SIGKILL
 
 
@@ -174,6 +174,7 @@ def _set_what_jax_read_at_its_import():
 
     unoptimised = bool(int(os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")))
     jax.config.update("jax_disable_most_optimizations", unoptimised)
+    jax.config.update("jax_num_cpu_devices", int(os.environ.get("JAX_NUM_CPU_DEVICES", "-1")))
 
 
 class _Hiding(NamedTuple):

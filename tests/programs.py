@@ -4,8 +4,6 @@ Training a few small networks takes three seconds of a processor, of which two a
 tracing and lowering a program that has been traced and lowered before.
 """
 
-import json
-
 from ppp_jax.engine import devices, program
 from ppp_jax.grid import fingerprints
 from ppp_jax.networks import activations, architectures, functional, optimizers
@@ -21,21 +19,29 @@ _kept = {}
 def kept(grid, dataset, *, seed_batch, mesh=None, arrays=None):
     """Is `program.build`, with the functions of an equal program that was built before.
 
-    As long as a test brings functions, which may change under their names, all are built anew.
+    Functions are made of cells, of the form of the data and of widths. Seeds, rates, doses and
+    samples are their arguments, of which JAX traces other numbers anew by itself. As long as a test
+    brings functions, which may change under their names, all are built anew.
     """
     mesh = devices.runs_mesh() if mesh is None else mesh
     if _brought(grid):
         return build(grid, dataset, seed_batch=seed_batch, mesh=mesh, arrays=arrays)
-    described = {**grid.to_json(), "epochs": None, "snapshots": None}  # no program depends on them
-    key = (json.dumps(described), dataset.sha256, dataset.shape, str(seed_batch), mesh)
+    cells = grid.cells
+    shapes = [cell.shape for cell in cells]
+    widths = dict.fromkeys(shapes, seed_batch) if isinstance(seed_batch, int) else seed_batch
+    layers = tuple(grid.captured(cell) for cell in cells)
+    used = tuple(widths[shape] for shape in shapes)
+    key = (cells, layers, used, grid.batch_size, dataset.shape, mesh)
     if key not in _kept:
         if len(_kept) == MOST:
             _kept.clear()
         _kept[key] = build(
-            grid, dataset, seed_batch=seed_batch, mesh=mesh, arrays=program.outline(grid, dataset)
+            grid, dataset, seed_batch=widths, mesh=mesh, arrays=program.outline(grid, dataset)
         )
-    placed = program.put_data(grid, dataset, mesh=mesh) if arrays is None else arrays
-    return _kept[key]._replace(arrays=placed)
+    return _kept[key]._replace(
+        hypers={cell.name: program._hyper(grid, cell, widths[cell.shape], mesh) for cell in cells},
+        arrays=program.put_data(grid, dataset, mesh=mesh) if arrays is None else arrays,
+    )
 
 
 def _brought(grid):

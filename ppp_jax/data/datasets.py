@@ -145,8 +145,16 @@ def _installed_digits() -> tuple[np.ndarray, np.ndarray] | None:
         return None
     if hashlib.sha256(packed).hexdigest() != DIGITS_SHA256:
         return None
-    table = np.loadtxt(gzip.decompress(packed).decode().splitlines(), delimiter=",")
+    table = _table(packed)
     return table[:, :-1], table[:, -1].astype(int)
+
+
+@functools.lru_cache(maxsize=1)  # a sweep asks for the same digits again and again
+def _table(packed: bytes) -> np.ndarray:
+    """Returns the rows of a packed table of numbers, which nobody can change."""
+    table = np.loadtxt(gzip.decompress(packed).decode().splitlines(), delimiter=",")
+    table.flags.writeable = False
+    return table
 
 
 def _loaded_digits() -> tuple[np.ndarray, np.ndarray]:

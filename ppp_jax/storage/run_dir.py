@@ -14,6 +14,7 @@ functions say that all processes share it.
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import pathlib
@@ -257,7 +258,8 @@ def _set_aside(workdir: pathlib.Path, wanted: Manifest, part: int, reached: Reac
             continue
         aside = folder.with_name(f"{part}.damaged")
         aside.mkdir(exist_ok=True)
-        free = (aside / f"{path.name}{end}" for end in ("", *(f".{k}" for k in range(1, 10**6))))
+        ends = itertools.chain([""], (f".{k}" for k in itertools.count(1)))
+        free = (aside / f"{path.name}{end}" for end in ends)
         target = next(path for path in free if not path.exists())
         path.rename(target)
         name = printable(f"{CHECKPOINTS}/{part}/{path.name}")

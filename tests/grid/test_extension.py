@@ -94,10 +94,18 @@ class KilledError(Exception):
     """Stands for SIGKILL where a test wants it at one place."""
 
 
+GROWN = dataclasses.replace(SMALL, seeds=[0, 1, 2])
+
+
+@pytest.fixture(scope="module")
+def at_once(tmp_path_factory):
+    """The grown grid, which nobody disturbed."""
+    return train(GROWN, tmp_path_factory.mktemp("at_once"))
+
+
 @pytest.mark.parametrize("moment", range(5))
-def test_killed_while_the_store_is_laid_out_anew(moment, workdir, tmp_path, monkeypatch):
+def test_killed_while_the_store_is_laid_out_anew(moment, workdir, at_once, monkeypatch):
     """Before and after each move and removal of the manifest and of the latents."""
-    grid = dataclasses.replace(SMALL, seeds=[0, 1, 2])
     calls = iter(range(100))
 
     def killing(original):
@@ -114,7 +122,7 @@ def test_killed_while_the_store_is_laid_out_anew(moment, workdir, tmp_path, monk
     monkeypatch.setattr(run_dir.latents, "_copy", killing(run_dir.latents._copy))
     before = load_run(workdir).load()
     with pytest.raises(KilledError):
-        train(grid, workdir)
+        train(GROWN, workdir)
     monkeypatch.undo()
     if (workdir / "latents.zarr").exists():  # if not, the complete new one awaits its name
         kept = xr.open_datatree(workdir / "latents.zarr", engine="zarr")["latent_3"].sel(
@@ -122,8 +130,8 @@ def test_killed_while_the_store_is_laid_out_anew(moment, workdir, tmp_path, monk
         )
         for name in ("pre", "post", "test_mse"):
             np.testing.assert_array_equal(kept[name], before[name])
-    train(grid, workdir)
-    assert_same_latents(workdir, train(grid, tmp_path / "at once"), grid)
+    train(GROWN, workdir)
+    assert_same_latents(workdir, at_once, GROWN)
 
 
 def test_parts_are_disjoint_and_complete():

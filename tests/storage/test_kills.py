@@ -58,7 +58,8 @@ def half_saved(workdir):
 
 def kill(workdir, kind, rng):
     """Runs the command, kills it at a random moment of a kind, returns whether it was one."""
-    process = commands.start(workdir, FLAGS)
+    every_core = {**commands.environment(), "JAX_NUM_CPU_DEVICES": "-1"}  # then goes on with one
+    process = commands.start(workdir, FLAGS, environment=every_core)
     begun, written = snapshots_begun(workdir), commands.lines(workdir)
     moment = {
         "training": lambda: commands.lines(workdir) > written + CELLS * rng.randint(1, 3),

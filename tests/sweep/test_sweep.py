@@ -179,14 +179,20 @@ def test_ctrl_c_for_real(tmp_path):
     assert plan.plan(Grid(**LONG), tmp_path).run_steps_done == 2 * kept  # 2 seeds
 
 
+@pytest.fixture(scope="module")
+def cut_finely(tmp_path_factory):
+    """The undisturbed run at 59-step epochs cut at 20 steps: epoch 1 ends with the third."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "MIN_CHUNK_STEPS", 20)
+        return sweep.train(SMALL, tmp_path_factory.mktemp("cut_finely"), progress=False)
+
+
 @pytest.mark.parametrize(("number", "lines"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
 def test_a_signal_stops_at_a_checkpoint_and_the_result_is_the_same(
-    number, lines, undisturbed, tmp_path, monkeypatch
+    number, lines, undisturbed, cut_finely, tmp_path, monkeypatch
 ):
-    """Between snapshots too: at 59-step epochs cut at 20 steps, epoch 1 ends with the third."""
+    """Between snapshots too."""
     monkeypatch.setattr(sweep, "MIN_CHUNK_STEPS", 20)
-    whole = tmp_path / "whole"
-    sweep.train(SMALL, whole, progress=False)
     append, calls = run_dir.append_metrics, iter(range(100))
 
     def signalled(*args, **named):
@@ -202,8 +208,8 @@ def test_a_signal_stops_at_a_checkpoint_and_the_result_is_the_same(
     assert run_dir.last_step(tmp_path / "cut", 0) == [20, 40, 59][lines]
     monkeypatch.setattr(run_dir, "append_metrics", append)
     sweep.train(SMALL, tmp_path / "cut", progress=False)
-    assert_same_results(whole, tmp_path / "cut")
-    one, other = load_run(whole).load(), load_run(undisturbed).load()
+    assert_same_results(cut_finely, tmp_path / "cut")
+    one, other = load_run(cut_finely).load(), load_run(undisturbed).load()
     xr.testing.assert_identical(one.drop_attrs(), other.drop_attrs())
 
 
@@ -256,23 +262,33 @@ def test_changed_data_of_the_same_name_is_refused(tmp_path):
         sweep.train(grid, workdir, progress=False)
 
 
-def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
-    grid = dataclasses.replace(SMALL, epochs=1, activations=["tanh"], optimizers=["sgd"])
-    sweep.train(grid, tmp_path, progress=False)
-    (tmp_path / "notes.txt").write_text("mine")
-    other = dataclasses.replace(grid, seeds=[7])
-    assert plan.plan(other, tmp_path, overwrite=True).run_steps_done == 0
-    sweep.train(other, tmp_path, overwrite=True, progress=False)
-    np.testing.assert_array_equal(load_run(tmp_path)["seed"], [7])
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+LITTLE = dataclasses.replace(SMALL, epochs=1, activations=["tanh"], optimizers=["sgd"])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return sweep.train(LITTLE, tmp_path_factory.mktemp("finished"), progress=False)
+
+
+@pytest.fixture
+def workdir(finished, tmp_path):
+    """A copy of a finished run, which a test can overwrite."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def test_overwrite_removes_the_run_and_nothing_else(workdir):
+    (workdir / "notes.txt").write_text("mine")
+    other = dataclasses.replace(LITTLE, seeds=[7])
+    assert plan.plan(other, workdir, overwrite=True).run_steps_done == 0
+    sweep.train(other, workdir, overwrite=True, progress=False)
+    np.testing.assert_array_equal(load_run(workdir)["seed"], [7])
+    assert (workdir / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("removed", range(4))
-def test_killed_while_overwriting_leaves_nothing_that_counts(removed, tmp_path, monkeypatch):
+def test_killed_while_overwriting_leaves_nothing_that_counts(removed, workdir, monkeypatch):
     """Killed after any removal: the old run begins anew, and the new one is still refused."""
-    grid = dataclasses.replace(SMALL, epochs=1, activations=["tanh"], optimizers=["sgd"])
-    sweep.train(grid, tmp_path, progress=False)
-    before = load_run(tmp_path).load()
+    before = load_run(workdir).load()
     count = iter(range(100))
 
     def killed(path, original=shutil.rmtree):
@@ -281,21 +297,21 @@ def test_killed_while_overwriting_leaves_nothing_that_counts(removed, tmp_path, 
         original(path)
 
     monkeypatch.setattr(shutil, "rmtree", killed)
-    other = dataclasses.replace(grid, seeds=[7, 8, 9])  # of equal shape
-    (tmp_path / "report").mkdir()
+    other = dataclasses.replace(LITTLE, seeds=[7, 8, 9])  # of equal shape
+    (workdir / "report").mkdir()
     with contextlib.suppress(KeyboardInterrupt):
-        sweep.train(other, tmp_path, overwrite=True, progress=False)
+        sweep.train(other, workdir, overwrite=True, progress=False)
     monkeypatch.undo()
-    if json.loads((tmp_path / "manifest.json").read_text())["config"] == grid.to_json():
+    if json.loads((workdir / "manifest.json").read_text())["config"] == LITTLE.to_json():
         with pytest.raises(InputError, match="another configuration"):
-            sweep.train(other, tmp_path, progress=False)
-        sweep.train(grid, tmp_path, progress=False)
-        xr.testing.assert_identical(load_run(tmp_path).load().drop_attrs(), before.drop_attrs())
+            sweep.train(other, workdir, progress=False)
+        sweep.train(LITTLE, workdir, progress=False)
+        xr.testing.assert_identical(load_run(workdir).load().drop_attrs(), before.drop_attrs())
         # What the killed removal left behind is not in the way of the next one.
-        sweep.train(other, tmp_path, overwrite=True, progress=False)
-        np.testing.assert_array_equal(load_run(tmp_path)["seed"], [7, 8, 9])
+        sweep.train(other, workdir, overwrite=True, progress=False)
+        np.testing.assert_array_equal(load_run(workdir)["seed"], [7, 8, 9])
     else:
-        np.testing.assert_array_equal(load_run(tmp_path)["seed"], [7, 8, 9])
+        np.testing.assert_array_equal(load_run(workdir)["seed"], [7, 8, 9])
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "latents.zarr", "report", "metrics.jsonl"])

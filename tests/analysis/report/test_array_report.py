@@ -26,6 +26,7 @@ from ppp_jax.files import atomic
 from ppp_jax.grid import Grid
 from ppp_jax.storage import run_dir
 from ppp_jax.sweep import sweep
+from tests import forks
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -108,8 +109,7 @@ def test_something_else_named_report_is_refused_before_anything_is_computed(
 def test_a_study_is_refused_so_before_anything_is_trained(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "study").write_text("mine")
-    command = [sys.executable, "-m", "experiments.width", f"--workdir={tmp_path / 'run'}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = forks.run("experiments.width", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith(f"error: --workdir={tmp_path / 'run'}: study is not a folder")
     assert done.stderr.count("\n") == 1

@@ -1,6 +1,7 @@
 """A report with other options measures only what these options change."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -40,13 +41,20 @@ def plain(dataset):
     return measure(dataset, **OPTIONS)
 
 
-@pytest.fixture
-def kept(dataset, tmp_path):
+@pytest.fixture(scope="module")
+def written(dataset, tmp_path_factory):
     """A folder with the numbers of the grid."""
-    numbers = KeptNumbers(tmp_path, "these latents")
+    folder = tmp_path_factory.mktemp("kept")
+    numbers = KeptNumbers(folder, "these latents")
     measure(dataset, **OPTIONS, once=numbers.once)
-    numbers.write(tmp_path)
-    return tmp_path
+    numbers.write(folder)
+    return folder
+
+
+@pytest.fixture
+def kept(written, tmp_path):
+    """A copy of it, which a test can damage."""
+    return shutil.copytree(written, tmp_path / "kept")
 
 
 def measured(dataset, folder, monkeypatch, made_of="these latents", **changed):
