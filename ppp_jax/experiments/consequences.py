@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pathlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import ppp_jax.analysis as pa
-from ppp_jax.analysis import inference, plots, projection, results
+from ppp_jax.analysis import inference, io, plots, projection, results
 from ppp_jax.analysis.io.progress import progress_bar
 from ppp_jax.analysis.plots.style import NEITHER, PAGE, looks, style
 from ppp_jax.analysis.texts import drawn
@@ -41,6 +42,7 @@ Cost: 192 networks, 40 s on two cores. Leaves runs/consequences/study.
 """
 
 DIP, SHAPE = "mean dip", "|C4| of the shape"
+LONG = "long rows"  # of the test samples, over 100 times as long as the median: they may decide all
 NOISE = (0.1, 0.3)
 BITS = (8, 4)
 DEFAULTS = Grid(
@@ -152,11 +154,14 @@ def _measure(
 
     clean = error(test)
     whitened = np.stack([projection.views.whiten(cloud).samples for cloud in test])
-    found = {
-        DIP: np.asarray(pa.axis_quantisation(test, basis=basis)),
-        SHAPE: np.abs(np.asarray(pa.alignment_c4(whitened, basis=basis))),
-        "error": clean,
-    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pa.LongRowWarning)  # The table of cells tells of such rows.
+        found = {
+            DIP: np.asarray(pa.axis_quantisation(test, basis=basis)),
+            SHAPE: np.abs(np.asarray(pa.alignment_c4(whitened, basis=basis))),
+            LONG: np.array([float(io.rows.kept_rows(cloud)[1].long) for cloud in test]),
+            "error": clean,
+        }
     if dataset.shape.classes:
         (train_labels, _, test_labels) = dataset.labels
         found["probe accuracy"] = np.array(
@@ -173,6 +178,11 @@ def _measure(
         rounded = inference.downstream.quantise(test, bits=bits)
         found[f"error at {bits} bits, ratio"] = error(rounded) / clean
     return found
+
+
+def quantities(cell: dict[str, np.ndarray]) -> list[str]:
+    """Returns what quantisation and alignment may go with, of what `measure` returned."""
+    return [name for name in cell if name not in (DIP, SHAPE, LONG)]
 
 
 def cell_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> list[dict[str, Any]]:
@@ -194,7 +204,8 @@ def difference_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> pd.D
     conditions = []
     for (activation, optimizer), values in found.items():
         names = {"activation": activation, "optimizer": optimizer}
-        conditions.append(results.Cell(names, names, values))
+        compared = {name: one for name, one in values.items() if name != LONG}
+        conditions.append(results.Cell(names, names, compared))
     return results.with_q(
         results.compare(
             conditions, axis="activation", against=results.partner_in(known, isotropic=False)
@@ -207,7 +218,7 @@ def correlation_rows(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> pd.
     cells = list(found.values())
     rows = []
     for cause in (DIP, SHAPE):
-        for quantity in list(cells[0])[2:]:
+        for quantity in quantities(cells[0]):
             table = [np.stack([cell[name] for cell in cells]) for name in (cause, quantity)]
             one = inference.downstream.rank_correlation(*table)
             rows.append(
@@ -230,23 +241,23 @@ def draw(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> Figure:
     """Draws every consequence against the mean dip, a point per network."""
     from matplotlib.lines import Line2D  # imported late: help and plans do without it
 
-    quantities = list(next(iter(found.values())))[2:]
-    across = min(3, len(quantities))
-    down = -(-len(quantities) // across)
+    shown = quantities(next(iter(found.values())))
+    across = min(3, len(shown))
+    down = -(-len(shown) // across)
     size: dict[str, Any] = {"width": PAGE / 3, "height": 270, "above": 70}
     figure, panels = plots.figures.page_panels(down, across, sharex=True, **size)
     seen = looks({activation: interpolated.get(activation) for activation, _ in found})
     optimizers = list(dict.fromkeys(optimizer for _, optimizer in found))
-    for axes, quantity in zip(panels.flat, quantities, strict=False):
+    for axes, quantity in zip(panels.flat, shown, strict=False):
         for (activation, optimizer), cell in found.items():
             fill = FILLS[optimizers.index(optimizer) % len(FILLS)]
             how: dict[str, Any] = {"fillstyle": fill, "alpha": 0.7, **seen[activation].point}
             axes.plot(cell[DIP], cell[quantity], **how)
         axes.set_title(quantity)
         if "noise" in quantity or "bits" in quantity:  # one network in a hundred is far off
-            shown = np.concatenate([cell[quantity] for cell in found.values()])
-            axes.set_ylim(top=1.1 * np.nanquantile(shown, 0.99))
-    for axes in panels.flat[len(quantities) :]:
+            values = np.concatenate([cell[quantity] for cell in found.values()])
+            axes.set_ylim(top=1.1 * np.nanquantile(values, 0.99))
+    for axes in panels.flat[len(shown) :]:
         axes.set_axis_off()
     figure.supxlabel(DIP)
     marks = [Line2D([], [], label=drawn(name), **look.point) for name, look in seen.items()]
