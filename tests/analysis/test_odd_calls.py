@@ -37,6 +37,8 @@ from ppp_jax.grid import Grid
 from ppp_jax.sweep import sweep
 from tests import ROOT
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 RNG = np.random.default_rng(0)
 X = RNG.laplace(size=(24, 4))
 SEEDS = xr.DataArray(RNG.normal(size=(6, 24, 4)), dims=("seed", "sample", "unit"))
@@ -49,7 +51,7 @@ FOUND = xr.DataArray(
 PLANES = np.array([0, 0, 1, 1, 2, 2])
 RUN = pathlib.Path("run")  # of the grid below, where calls are to be good
 TINY = Grid(activations=["tanh"], widths=[6], latent_widths=[4], seeds=[0], epochs=1,
-            probe_samples=32)  # fmt: skip
+            probe_samples=32, optimizers=["sgd"])  # fmt: skip
 CLASSES = np.arange(24) % 2
 
 

@@ -18,12 +18,19 @@ def others(registry, known):
     return sorted(set(registry) - set(known)) or known
 
 
+REST = dataclasses.replace(
+    DEFAULTS,
+    activations=others(activations.ACTIVATIONS, DEFAULTS.activations),
+    optimizers=others(optimizers.OPTIMIZERS, DEFAULTS.optimizers),
+)
 GRIDS = {
     "default": DEFAULTS,
-    "the rest of the registries": dataclasses.replace(
-        DEFAULTS,
-        activations=others(activations.ACTIVATIONS, DEFAULTS.activations),
-        optimizers=others(optimizers.OPTIMIZERS, DEFAULTS.optimizers),
+    "the rest of the registries": REST,
+    # After `init` their programs are the same: not with every activation and optimiser.
+    "initializers": dataclasses.replace(
+        REST,
+        activations=REST.activations[:1],
+        optimizers=REST.optimizers[:1],
         initializers=sorted(functional.INITIALIZERS),
     ),
 }

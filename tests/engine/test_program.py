@@ -33,8 +33,8 @@ def grid(**changes):
     return Grid(**(settings | changes))
 
 
-def run(grid, dataset, chunks=(STEPS,), seed_batch=2):
-    built = program.build(grid, dataset, seed_batch=seed_batch)
+def train(built, chunks=(STEPS,)):
+    """Returns the states after all chunks, the losses of the last and the number of steps."""
     states = built.init(built.hypers)
     first = 0
     for steps in chunks:
@@ -42,7 +42,22 @@ def run(grid, dataset, chunks=(STEPS,), seed_batch=2):
             states, built.hypers, built.arrays, jnp.int32(first), jnp.int32(steps)
         )
         first += steps
-    return states, losses, built.observe(states, built.arrays, jnp.int32(first))
+    return states, losses, first
+
+
+def observed(built, chunks=(STEPS,)):
+    """Returns the states after all chunks, the losses of the last and what is then observed."""
+    states, losses, steps = train(built, chunks)
+    return states, losses, built.observe(states, built.arrays, jnp.int32(steps))
+
+
+def run(grid, dataset):
+    return observed(program.build(grid, dataset, seed_batch=2))
+
+
+def states_of(grid, dataset):
+    states, _, _ = train(program.build(grid, dataset, seed_batch=2))
+    return states
 
 
 def loop_of_one(cell, dataset):
@@ -122,8 +137,8 @@ def test_seeds_are_paired_across_cells(dataset):
 
 def test_a_seed_does_not_depend_on_its_company(dataset):
     """To rounding here: another number of seeds compiles to other code."""
-    alone, _, _ = run(grid(seeds=[5], activations=["tanh"]), dataset)
-    among, _, _ = run(grid(seeds=[3, 5, 8]), dataset)
+    alone = states_of(grid(seeds=[5], activations=["tanh"]), dataset)
+    among = states_of(grid(seeds=[3, 5, 8]), dataset)
     (name,) = alone
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a[0], b[1], rtol=1e-4, atol=1e-6),
@@ -133,8 +148,9 @@ def test_a_seed_does_not_depend_on_its_company(dataset):
 
 
 def test_chunking_changes_nothing(dataset):
-    whole, _, _ = run(grid(), dataset, chunks=(STEPS,))
-    cut, _, _ = run(grid(), dataset, chunks=(1, 7, 12))
+    built = program.build(grid(), dataset, seed_batch=2)
+    whole, _, _ = train(built)
+    cut, _, _ = train(built, (1, 7, 12))
     jax.tree.map(np.testing.assert_array_equal, whole, cut)
 
 
@@ -173,7 +189,7 @@ def test_divergence_is_marked_with_its_step_and_disturbs_no_one(dataset):
     both, losses, seen = run(
         grid(activations=["relu"], optimizers=["sgd"], learning_rates=[calm, wild]), dataset
     )
-    alone, _, _ = run(
+    alone = states_of(
         grid(activations=["relu"], optimizers=["sgd"], learning_rates=[calm]), dataset
     )
     (name,) = both
@@ -191,11 +207,12 @@ def test_divergence_is_marked_with_its_step_and_disturbs_no_one(dataset):
 
 def test_diverged_step_is_the_first_step_without_a_finite_loss(dataset):
     swept = grid(activations=["relu"], optimizers=["sgd"], learning_rates=[1e12], seeds=[0])
-    _, _, seen = run(swept, dataset)
+    built = program.build(swept, dataset, seed_batch=2)
+    _, _, seen = observed(built)
     (name,) = seen
     step = int(seen[name].diverged_step[0])
-    _, before, _ = run(swept, dataset, chunks=(step,))
-    _, after, _ = run(swept, dataset, chunks=(step, 1))
+    _, before, _ = train(built, (step,))
+    _, after, _ = train(built, (step, 1))
     assert np.isfinite(before[name][0])
     assert not np.isfinite(after[name][0])
 
@@ -203,10 +220,11 @@ def test_diverged_step_is_the_first_step_without_a_finite_loss(dataset):
 def test_a_run_that_blows_up_in_its_last_update_has_diverged(dataset):
     """The last loss was finite; what the update left is not."""
     swept = grid(activations=["relu"], optimizers=["sgd"], learning_rates=[1e12], seeds=[0])
-    _, _, seen = run(swept, dataset)
+    built = program.build(swept, dataset, seed_batch=2)
+    _, _, seen = observed(built)
     (name,) = seen
     step = int(seen[name].diverged_step[0])
-    _, losses, seen = run(swept, dataset, chunks=(step,))
+    _, losses, seen = observed(built, (step,))
     assert np.isfinite(losses[name][0])
     assert not np.isfinite(seen[name].train_mse[0])
     assert seen[name].diverged_step[0] == step

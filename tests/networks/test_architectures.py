@@ -57,11 +57,16 @@ def inputs(samples=7, features=64):
     return jax.random.normal(jax.random.key(9), (samples, features))
 
 
+@functools.cache
+def started(name, *, depth=DEPTH):
+    """Returns a network's initial parameters, drawn one by one: those of one shape are alike."""
+    return build(name, depth=depth).init(jax.random.key(1))
+
+
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("name", NAMES)
 def test_shapes_names_and_decoding(name, depth):
-    model = build(name, depth=depth)
-    params = jax.jit(model.init)(jax.random.key(0))
+    model, params = build(name, depth=depth), started(name, depth=depth)
     output = model.apply(params, inputs())
     outputs = 10 if name == "classifier" else 64
     assert output.prediction.shape == (7, outputs)
@@ -82,8 +87,8 @@ def test_shapes_names_and_decoding(name, depth):
 @pytest.mark.parametrize("name", NAMES)
 def test_decoding_takes_the_decoder_s_own_parameters(name):
     model = build(name, "intrinsic_tanh:trained")
-    params = jax.jit(model.init)(jax.random.key(0))
-    params[functional.ACTIVATION] = jnp.arange(1.0, model.activated + 1)
+    trained = jnp.arange(1.0, model.activated + 1)
+    params = started(name) | {functional.ACTIVATION: trained}
     output = jax.jit(model.apply)(params, inputs())
     again = jax.jit(model.decode)(params, output.latents.post)
     np.testing.assert_allclose(again, output.prediction, rtol=1e-5, atol=1e-6)
@@ -92,9 +97,8 @@ def test_decoding_takes_the_decoder_s_own_parameters(name):
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "sparse"])
 @pytest.mark.parametrize("shape", [Shape(3 * 7 * 5, (7, 5, 3), 4), Shape(28 * 28, (28, 28, 1), 10)])
 def test_images_of_any_size(name, shape):
-    output = build(name, shape=shape)
-    x = inputs(3, shape.features)
-    shown = jax.eval_shape(output.apply, output.init(jax.random.key(0)), x)
+    model, x = build(name, shape=shape), jax.ShapeDtypeStruct((3, shape.features), jnp.float32)
+    shown = jax.eval_shape(lambda key, x: model.apply(model.init(key), x), jax.random.key(0), x)
     assert shown.prediction.shape == (3, shape.classes if name == "classifier" else shape.features)
 
 
@@ -125,8 +129,7 @@ def turn_units(params, layer, reader, q):
 @functools.cache
 def network(name, activation):
     """Returns a network's parameters and its compiled function, for all that turn it."""
-    model = build(name, activation)
-    return jax.jit(model.init)(jax.random.key(1)), jax.jit(model.apply)
+    return started(name), jax.jit(build(name, activation).apply)
 
 
 @pytest.mark.parametrize(("name", "layer", "reader"), PAIRS)
@@ -148,8 +151,8 @@ def test_only_isotropic_networks_do_not_know_their_hidden_basis(name, layer, rea
 @pytest.mark.parametrize("name", ["transformer", "transformer_layernorm"])
 def test_the_residual_stream_has_no_basis_under_rmsnorm_and_one_under_layernorm(name):
     model = build(name, "isotropic_tanh", depth=1)
-    params = jax.jit(model.init)(jax.random.key(3))
-    before = model.apply(params, inputs()).prediction
+    params, predict = started(name, depth=1), jax.jit(model.apply)
+    before = predict(params, inputs()).prediction
     q = haar_orthogonal(jax.random.key(4), WIDTH)
     turned = jax.tree.map(jnp.asarray, params)
     tokens = len(turned["position"])
@@ -168,7 +171,7 @@ def test_the_residual_stream_has_no_basis_under_rmsnorm_and_one_under_layernorm(
         shaped = value.reshape(*value.shape[:-1], tokens, WIDTH) @ q
         turned["expand"][key] = shaped.reshape(value.shape)
     turned["output"]["kernel"] = q.T @ turned["output"]["kernel"]
-    after = model.apply(turned, inputs()).prediction
+    after = predict(turned, inputs()).prediction
     same = np.allclose(before, after, rtol=1e-4, atol=1e-5)
     assert same == architectures.get(name).respects_rotations == (name == "transformer")
 
@@ -182,7 +185,7 @@ def test_attention_is_that_of_flax_to_rounding():
         def total(*parts):
             return jnp.sum(jnp.sin(attention(*parts, mask=None, dropout_rate=0.0)))
 
-        return jax.value_and_grad(total, argnums=(0, 1, 2))(query, key, value)
+        return jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))(query, key, value)
 
     ours, flax = mixed(architectures._attention), mixed(nnx.dot_product_attention)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), ours, flax)
@@ -194,8 +197,9 @@ def test_classifier_is_judged_by_cross_entropy_and_brier_score():
     chance = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     entropy = -np.log(chance[np.arange(6), labels]).mean()
     brier = np.mean((chance - np.eye(4)[labels]) ** 2)
-    np.testing.assert_allclose(architectures.cross_entropy(output, 0, labels), entropy, rtol=1e-5)
-    np.testing.assert_allclose(architectures.brier(output, 0, labels), brier, rtol=1e-5)
+    for error, expected in ((architectures.cross_entropy, entropy), (architectures.brier, brier)):
+        found = jax.jit(lambda output, labels, error=error: error(output, 0, labels))
+        np.testing.assert_allclose(found(output, labels), expected, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -343,9 +347,10 @@ def test_restored_networks_give_the_latents_that_were_saved(captured):
     for one in found.values():
         saved = load_run(captured, architecture=one.cell.architecture)
         saved = saved["post"].isel(step=-1).sel(depth=one.cell.depth).squeeze(drop=True)
+        apply, parameters = jax.jit(one.model.apply), jax.tree.map(np.asarray, one.params)
         for run in (0, 1):
-            params = jax.tree.map(lambda leaf, run=run: leaf[run], one.params)
-            latents = one.model.apply(params, dataset.train[:30]).latents.post
+            params = jax.tree.map(lambda leaf, run=run: leaf[run], parameters)
+            latents = apply(params, dataset.train[:30]).latents.post
             np.testing.assert_allclose(latents, saved.values[run], rtol=1e-4, atol=1e-5)
 
 

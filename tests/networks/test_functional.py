@@ -31,19 +31,17 @@ def test_shapes_and_zero_biases(depth):
 @pytest.mark.parametrize("name", sorted(activations.ACTIVATIONS))
 def test_network_is_what_it_says(name):
     """Against the network written out by hand."""
-    f = interpolated.get(name).apply
-    model = build(name)
+    f, model = jax.jit(interpolated.get(name).apply), build(name)
     params = model.init(jax.random.key(1))
     x = jax.random.normal(jax.random.key(2), (5, 10))
 
     def layer(key, x):
-        bias = jnp.broadcast_to(params[key]["bias"], (len(x), params[key]["bias"].size))
-        return x @ params[key]["kernel"] + bias
+        return np.asarray(x) @ np.asarray(params[key]["kernel"]) + np.asarray(params[key]["bias"])
 
     h = f(layer("encoder_1", f(layer("encoder_0", x))))
     pre = layer("bottleneck", h)
     y = layer("output", f(layer("decoder_1", f(layer("decoder_0", f(pre))))))
-    output = model.apply(params, x)
+    output = jax.jit(model.apply)(params, x)
     np.testing.assert_allclose(output.latents.pre, pre, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(output.latents.post, f(pre), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(output.prediction, y, rtol=1e-5, atol=1e-6)
@@ -60,9 +58,9 @@ def test_initializer_respects_rotations_as_claimed(name):
     """The law of W is unchanged by W → WQ: compare fourth moments of entries of W and WQ."""
     entry = functional.INITIALIZERS[name]
     keys = jax.random.split(jax.random.key(4), 4000)
-    kernels = jax.vmap(lambda k: entry.make(k, (6, 6), jnp.float32))(keys)
-    rotated = kernels @ haar_orthogonal(jax.random.key(5), 6)
-    kurtosis = [float(jnp.mean(w**4) / jnp.mean(w**2) ** 2) for w in (kernels, rotated)]
+    kernels = np.asarray(jax.jit(jax.vmap(lambda k: entry.make(k, (6, 6), jnp.float32)))(keys))
+    rotated = kernels @ np.asarray(haar_orthogonal(jax.random.key(5), 6))
+    kurtosis = [float(np.mean(w**4) / np.mean(w**2) ** 2) for w in (kernels, rotated)]
     difference = abs(kurtosis[0] - kurtosis[1])
     assert (difference < 0.05) == entry.respects_rotations, kurtosis
 
@@ -140,7 +138,9 @@ def test_second_derivatives_of_a_product_are_the_plain_ones(batched):
         def reverse(kernel, x):
             return jax.grad(lambda k: jnp.sum(jax.grad(loss)(k, x) ** 2))(kernel)
 
-        return jax.vmap(reverse)(kernel, x) if batched else reverse(kernel[0], x[0])
+        if batched:
+            return jax.jit(jax.vmap(reverse))(kernel, x)
+        return jax.jit(reverse)(kernel[0], x[0])
 
     ours, expected = second(functional.dense_product), second(plain_product)
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
