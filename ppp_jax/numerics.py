@@ -1,4 +1,4 @@
-"""Safe polar coordinates and Haar-random rotations."""
+"""Safe polar coordinates and norms."""
 
 import jax
 import jax.numpy as jnp
@@ -83,21 +83,3 @@ def p_norm(x: ArrayLike, p: float) -> jax.Array:
     powers = jnp.where(nonzero, jnp.where(nonzero, size, jnp.ones_like(size)) ** p, 0)
     total = jnp.where(is_zero, 1, jnp.sum(powers, axis=-1, keepdims=True))
     return jnp.where(is_zero, 0, scale * total ** (1 / p))
-
-
-def haar_orthogonal(key: jax.Array, n: int) -> jax.Array:
-    """Draws a matrix from the Haar measure of O(n).
-
-    The matrix is the Q of the QR decomposition of a normal matrix. The signs of R's diagonal are
-    moved into Q, without which Q is not Haar distributed (Mezzadri 2007, "How to generate random
-    matrices from the classical compact groups").
-
-    Args:
-      key: PRNG key.
-      n: Dimension.
-
-    Returns:
-      An orthogonal matrix, `(n, n)`, in float32 (in float64 under x64).
-    """
-    q, r = jnp.linalg.qr(jax.random.normal(key, (n, n)))
-    return q * jnp.sign(jnp.diagonal(r))[None, :]

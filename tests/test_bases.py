@@ -36,6 +36,22 @@ def test_haar_prefers_no_direction():
     assert 0.4 < np.mean(signs > 0) < 0.6  # all of O(n), not rotations alone
 
 
+@pytest.mark.parametrize("n", [1, 2, 5, 16])
+def test_haar_is_orthogonal(n):
+    (q,) = bases.rotations(n, 1, np.random.default_rng(2))
+    np.testing.assert_allclose(q @ q.T, np.eye(n), atol=1e-12)
+
+
+def test_haar_moments():
+    """Haar on O(n): E q_ij = 0, E q_ij² = 1/n, E q_ij⁴ = 3/(n(n+2)), det = ±1 equally often."""
+    n, draws = 4, 4000
+    q = bases.rotations(n, draws, np.random.default_rng(3))
+    np.testing.assert_allclose(q.mean(axis=0), 0, atol=5 * np.sqrt(1 / n / draws))
+    np.testing.assert_allclose((q**2).mean(axis=0), 1 / n, atol=0.02)
+    np.testing.assert_allclose((q**4).mean(axis=0), 3 / (n * (n + 2)), atol=0.02)
+    assert abs(np.sign(np.linalg.det(q)).mean()) < 5 / np.sqrt(draws)
+
+
 @pytest.mark.parametrize("vectors", [2, 4, 5, 6])
 def test_simplex_has_equal_angles_and_no_centre(vectors):
     corners = bases.simplex(5, vectors=vectors)

@@ -20,7 +20,6 @@ from ppp_jax.errors import InputError
 from ppp_jax.grid import Grid
 from ppp_jax.networks import architectures, functional, interpolated, optimizers
 from ppp_jax.networks.functional import Sizes
-from ppp_jax.numerics import haar_orthogonal
 from ppp_jax.storage import restore
 from ppp_jax.sweep import sweep
 from tests.experiments.test_analyze import analyze, rows
@@ -137,7 +136,7 @@ def network(name, activation):
 def test_only_isotropic_networks_do_not_know_their_hidden_basis(name, layer, reader, activation):
     params, predict = network(name, activation)
     units = units_of(params, name, layer)
-    q = haar_orthogonal(jax.random.key(2), units)
+    q = jax.random.orthogonal(jax.random.key(2), units)
     before = predict(params, inputs()).prediction
     after = predict(turn_units(params, layer, reader, q), inputs()).prediction
     same = np.allclose(before, after, rtol=1e-4, atol=1e-5)
@@ -153,7 +152,7 @@ def test_the_residual_stream_has_no_basis_under_rmsnorm_and_one_under_layernorm(
     model = build(name, "isotropic_tanh", depth=1)
     params, predict = started(name, depth=1), jax.jit(model.apply)
     before = predict(params, inputs()).prediction
-    q = haar_orthogonal(jax.random.key(4), WIDTH)
+    q = jax.random.orthogonal(jax.random.key(4), WIDTH)
     turned = jax.tree.map(jnp.asarray, params)
     tokens = len(turned["position"])
     turned["position"] = turned["position"] @ q

@@ -6,7 +6,6 @@ import pytest
 from ppp_jax.data.datasets import Shape
 from ppp_jax.errors import InputError
 from ppp_jax.networks import activations, functional, interpolated
-from ppp_jax.numerics import haar_orthogonal
 
 
 def build(activation="tanh", initializer="glorot_normal", depth=2):
@@ -59,7 +58,7 @@ def test_initializer_respects_rotations_as_claimed(name):
     entry = functional.INITIALIZERS[name]
     keys = jax.random.split(jax.random.key(4), 4000)
     kernels = np.asarray(jax.jit(jax.vmap(lambda k: entry.make(k, (6, 6), jnp.float32)))(keys))
-    rotated = kernels @ np.asarray(haar_orthogonal(jax.random.key(5), 6))
+    rotated = kernels @ np.asarray(jax.random.orthogonal(jax.random.key(5), 6))
     kurtosis = [float(np.mean(w**4) / np.mean(w**2) ** 2) for w in (kernels, rotated)]
     difference = abs(kurtosis[0] - kurtosis[1])
     assert (difference < 0.05) == entry.respects_rotations, kurtosis
@@ -79,7 +78,10 @@ def test_isotropic_network_has_no_preferred_hidden_basis(name):
     for activation, unchanged in [(name, True), (name.removeprefix("isotropic_"), False)]:
         model = build(activation, depth=1)
         params = model.init(jax.random.key(8))
-        q, p = haar_orthogonal(jax.random.key(9), 7), haar_orthogonal(jax.random.key(10), 3)
+        q, p = (
+            jax.random.orthogonal(jax.random.key(9), 7),
+            jax.random.orthogonal(jax.random.key(10), 3),
+        )
         turned = jax.tree.map(lambda leaf: leaf, params)
         turned["encoder_0"]["kernel"] = params["encoder_0"]["kernel"] @ q
         turned["bottleneck"]["kernel"] = q.T @ params["bottleneck"]["kernel"] @ p
