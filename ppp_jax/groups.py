@@ -45,7 +45,8 @@ class Group(NamedTuple):
 
     Attributes:
       description: What the group's elements do, for readers.
-      sample: Function `(key, n) -> (n, n)` that draws an element; every element can be drawn.
+      sample: Function `(key, n) -> (n, n)` that draws an element; every element can be drawn. It is
+        not traced: NumPy draws from the key's bits.
       rotations: Function of n that returns the dimension of the group's Lie algebra, which is 0 for
         a discrete group.
       has_inversion: Whether the inversion −1 is in the group; None if that depends on the basis.

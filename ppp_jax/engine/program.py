@@ -145,11 +145,42 @@ def _map_runs(function: Callable[..., Any], runs: Any, width: int) -> Any:
     The width is fixed and divides the number of runs. So every run is computed by the same code,
     whatever its index and the number of runs.
     """
+    done = jax.lax.map(lambda batch: function(*batch), _batches(runs, width))
+    return (
+        done if width == 1 else jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), done)
+    )
+
+
+def _update_runs(
+    function: Callable[..., Any], states: RunState, hypers: Hyper, width: int
+) -> tuple[RunState, jax.Array]:
+    """Does what `_map_runs` does of a function `(states, hypers) -> (states, losses)`, in place.
+
+    The loop carries the states, of which XLA overwrites a batch at a time; a map would have those
+    of all runs twice.
+    """
+
+    def update(states: RunState, batch: tuple[jax.Array, Hyper]) -> tuple[RunState, jax.Array]:
+        index, hyper = batch
+        taken = jax.tree.map(
+            lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), states
+        )
+        trained, losses = function(taken, hyper)
+        put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=index, axis=0)
+        return jax.tree.map(put, states, trained), losses
+
+    batches = _batches(states, width)
+    indices = jnp.arange(len(hypers.seed) // width)
+    batches, losses = jax.lax.scan(update, batches, (indices, _batches(hypers, width)))
+    trained = jax.tree.map(lambda leaf, given: leaf.reshape(given.shape), batches, states)
+    return trained, losses.reshape(-1)
+
+
+def _batches(runs: Any, width: int) -> Any:
+    """Divides the leading axis of all leaves into batches; batches of one run have no axis."""
     if width == 1:
-        return jax.lax.map(lambda run: function(*run), runs)
-    batches = jax.tree.map(lambda leaf: leaf.reshape(-1, width, *leaf.shape[1:]), runs)
-    done = jax.lax.map(lambda batch: function(*batch), batches)
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), done)
+        return runs
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, width, *leaf.shape[1:]), runs)
 
 
 def _single_precision() -> contextlib.AbstractContextManager[Any]:
@@ -219,7 +250,7 @@ def _chunk(
     for cell in grid.cells:
         name, width = cell.name, widths[cell.shape]
         train = _train_runs(runs[name], arrays, first_step, steps, width)
-        trained[name] = _map_runs(train, (states[name], hypers[name]), width)
+        trained[name] = _update_runs(train, states[name], hypers[name], width)
     return (
         {name: state for name, (state, _) in trained.items()},
         {name: loss for name, (_, loss) in trained.items()},

@@ -349,9 +349,8 @@ def memory_bytes(
         kept, shown = kept + runs * shapes.state, shown + runs * shapes.seen
         step = max(step, width * (need.step + shapes.state))
         look = max(look, width * (need.look + shapes.state))
-    # The loop over batches collects new states while the old ones are still in memory.
     data = size_bytes(program.outline(grid, dataset))
-    return data + max(2 * kept + step, kept + shown + look)
+    return data + kept + max(step, shown + look)  # states are trained in place
 
 
 def _memory_width(grid: Grid, dataset: Dataset, need: Needs, *, limit: int) -> int:

@@ -235,3 +235,19 @@ def test_states_are_donated(dataset):
     states = built.init(built.hypers)
     built.chunk(states, built.hypers, built.arrays, jnp.int32(0), jnp.int32(1))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(states))
+
+
+def test_states_are_trained_in_place(dataset):
+    """Temporary memory is that of a batch, however many runs are trained after each other."""
+    mesh = program.devices.runs_mesh(over=jax.devices()[:1])
+
+    def temporary(runs):
+        one = grid(activations=["tanh"], optimizers=["adam"], seeds=range(runs))
+        built = program.build(one, dataset, seed_batch=2, mesh=mesh)
+        states, number = program.abstract_states(built), np.int32(0)
+        lowered = built.chunk.lower(states, built.hypers, built.arrays, number, number)
+        held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(states))
+        return lowered.compile().memory_analysis().temp_size_in_bytes, held
+
+    (few, states), (many, _) = temporary(4), temporary(64)
+    assert many - few < states

@@ -192,9 +192,7 @@ def _nulls(measured: xr.Dataset, site: str, name: str) -> np.ndarray:
         for end in ("null", "z")
     ]
     texts = [
-        f"rotations: {null:.2g}, z {z:+.1f}".replace("-", "−")
-        if np.isfinite([null, z]).all()
-        else ""
+        f"random {null:.2g}, z {z:+.1f}".replace("-", "−") if np.isfinite([null, z]).all() else ""
         for null, z in zip(*(one.values.ravel() for one in found), strict=True)
     ]
     return np.array(texts, object).reshape(found[0].shape)

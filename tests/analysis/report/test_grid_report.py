@@ -218,10 +218,10 @@ def test_strips_show_rotated_latents_and_their_null(workdir, measured):
     assert beside[2].attrs["extent"] == pictures[2].attrs["extent"]
     at = {"activation": "relu"}
     null = section.pooled["acceptance_ratio_pre_null"].sel(at).values
-    assert strips.pooled.notes[0][0].startswith(f"rotations: {null[0]:.2g}, z ")
+    assert strips.pooled.notes[0][0].startswith(f"random {null[0]:.2g}, z ")
     assert strips.pooled.notes[0][1] == ""
     one = section.statistics["acceptance_ratio_pre_null"].sel(at).isel(seed=1, step=2).item()
-    assert strips.seeds.notes[0][1].startswith(f"rotations: {one:.2g}, z ")
+    assert strips.seeds.notes[0][1].startswith(f"random {one:.2g}, z ")
 
 
 def test_the_table_of_contents_reads_as_words(page):
