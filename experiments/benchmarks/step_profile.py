@@ -1,4 +1,4 @@
-"""Where does the time of a training step go?
+"""Where does the time of a training step go, and how much memory does it take?
 
   .venv/bin/python -m experiments.benchmarks.step_profile --sizes=wide
 
@@ -30,6 +30,7 @@ from ppp_jax.engine import program
 from ppp_jax.errors import whole
 from ppp_jax.sweep import seed_batches
 
+BATCHES = (1, 4)  # of whose memory the program is asked
 STEPS = 100  # of the call that is written down: the least that a sweep takes at a time
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%(\S+) = (\S+?)(?:\{\S*)? (?:\S+)\(", re.MULTILINE)
 # By what the names of operations begin with, or hold: XLA:CPU names fusions by what is in them.
@@ -82,6 +83,26 @@ def print_profile(size: str, rows: int) -> None:
     rate = machine.matrix_product_rate()
     print(f"large products: {rate / 1e9:.0f} GFLOP/s on all devices; ", end="")
     print(f"those of the step: {flops / products / 1e9:.0f}\n")
+    print_memory(size, width)
+
+
+def print_memory(size: str, width: int) -> None:
+    """Prints how much memory of a device the program takes beside the states, which it overwrites.
+
+    A second batch of networks is trained after the first, so that it takes no more of it.
+    """
+    dataset, devices = jax_sides.our_data(SIZES[size]), jax.device_count()
+    print("| batches of a device | states, MB | beside them, MB |\n| --- | --- | --- |")
+    for batches in BATCHES:
+        grid = jax_sides.our_grid(SIZES[size], batches * width * devices)
+        built = program.build(grid, dataset, seed_batch=width)
+        states, number = program.abstract_states(built), np.int32(0)
+        held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(states)) / devices
+        chunk = built.chunk.lower(states, built.hypers, built.arrays, number, number).compile()
+        told = chunk.memory_analysis()
+        beside = "unknown" if told is None else f"{told.temp_size_in_bytes / 1e6:.1f}"
+        print(f"| {batches} | {held / 1e6:.1f} | {beside} |")
+    print()
 
 
 def seconds_spent(built: program.Program) -> tuple[Counter[str], dict[str, str], float]:

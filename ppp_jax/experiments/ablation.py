@@ -17,8 +17,8 @@ respects rotations and one that does not, and shows the latents in every privile
   python -m experiments.ablation [--data=patches --epochs=20 --workdir=runs/ablation_patches]
 """
 DOCUMENTED = """\
-Cost: 192 networks of 64-48-8-48-64 on 1,438 digits for 100 epochs; 119 s on two cores (110 s on
-patches). Leaves runs/ablation/report/index.html.
+Cost: 192 networks of 64-48-8-48-64 on 1,438 digits for 100 epochs; 4 min on two cores, half a
+minute of it training. Leaves runs/ablation/report/index.html.
 """
 
 DEFAULTS = Grid(

@@ -23,7 +23,7 @@ from ppp_jax.analysis.io.facts import facts_of
 from ppp_jax.analysis.report.pages import breakable, html_table, render
 from ppp_jax.analysis.results.measure import CELL_AXES, SITES, cells
 from ppp_jax.analysis.results.same_functions import Alike
-from ppp_jax.analysis.results.tables import number, signed, varying
+from ppp_jax.analysis.results.tables import number, signed, telling
 from ppp_jax.analysis.results.verdicts import (
     ERROR,
     counted_seeds,
@@ -104,11 +104,8 @@ def matrices(verdicts: pd.DataFrame, errors: Mapping[Key, str], *, site: str) ->
 
 
 def _row_axes(rows: pd.DataFrame) -> list[str]:
-    """Returns the axes that name a row; a rate that an optimiser always has is none of them."""
-    axes = [axis for axis in varying(rows) if axis not in ("optimizer", "learning_rate")]
-    if rows.groupby("optimizer")["learning_rate"].nunique().max() > 1:
-        axes.append("learning_rate")
-    return axes or ["activation"]
+    """Returns the axes that name a row of one optimiser's matrix."""
+    return [axis for axis in telling(rows) if axis != "optimizer"] or ["activation"]
 
 
 def _named(axes: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from ppp_jax.analysis.plots import evidence
 from ppp_jax.analysis.report.kept_report import CERTIFICATES
 from ppp_jax.analysis.report.pages import fragment, html_table, render
 from ppp_jax.analysis.results.measure import SITES, cells, rotations_of
-from ppp_jax.analysis.results.tables import number, probability, varying
+from ppp_jax.analysis.results.tables import number, probability, telling, varying
 from ppp_jax.analysis.results.verdicts import CLAIMS, difference_table, rate_table
 from ppp_jax.analysis.statistics import registry
 from ppp_jax.analysis.statistics.quantisation import density_peaks
@@ -158,20 +158,12 @@ def difference_figure(runs: xr.Dataset, folder: pathlib.Path, name: str) -> Figu
     if table.empty:
         return None
     write_csv(table, folder / f"differences_{name}.csv")
-    return evidence.plot_forest(table, labels=_labels(table))
-
-
-def _labels(table: pd.DataFrame) -> list[str]:
-    """Returns the axes that tell cells apart; a rate that an optimiser always has is none."""
-    axes = varying(table)
-    if table.groupby("optimizer")["learning_rate"].nunique().max() == 1 and len(axes) > 1:
-        axes = [axis for axis in axes if axis != "learning_rate"]
-    return axes
+    return evidence.plot_forest(table, labels=telling(table))
 
 
 def plane_figures(runs: xr.Dataset) -> dict[str, Figure]:
     """Draws quantisation against the shape's alignment, a figure for each site of the latents."""
-    labels = _labels(pd.DataFrame([names for names, _ in cells(runs)]))
+    labels = telling(pd.DataFrame([names for names, _ in cells(runs)]))
     return {site: evidence.plot_plane(runs, site=site, labels=labels) for site in SITES}
 
 

@@ -94,6 +94,18 @@ def varying(table: pd.DataFrame) -> list[str]:
     return [name for name in there if table[name].nunique() > 1] or ["activation"]
 
 
+def telling(table: pd.DataFrame) -> list[str]:
+    """Returns the axes that tell cells apart: a rate that an optimiser always has is none.
+
+    Args:
+      table: A table with a column for every axis of a grid.
+    """
+    axes = varying(table)
+    if table.groupby("optimizer")["learning_rate"].nunique().max() == 1:
+        axes = [axis for axis in axes if axis != "learning_rate"]
+    return axes or ["activation"]
+
+
 def format_table(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Lays a cell table out as text: header and rows, axes that do not vary left out.
 
