@@ -30,7 +30,7 @@ from ppp_jax.engine import program
 from ppp_jax.errors import whole
 from ppp_jax.sweep import seed_batches
 
-BATCHES = (1, 4)  # of whose memory the program is asked
+BATCHES = (1, 8)  # of whose memory the program is asked
 STEPS = 100  # of the call that is written down: the least that a sweep takes at a time
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%(\S+) = (\S+?)(?:\{\S*)? (?:\S+)\(", re.MULTILINE)
 # By what the names of operations begin with, or hold: XLA:CPU names fusions by what is in them.
