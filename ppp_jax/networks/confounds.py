@@ -100,7 +100,9 @@ def initializer_deviation(make: Callable[..., jax.Array], *, test_seed: int = 0)
     """
     keys = jax.random.split(jax.random.key(test_seed), MATRICES)
     draw = jax.jit(jax.vmap(lambda key: make(key, (UNITS, UNITS), jnp.float32)))
-    weights = np.asarray(draw(keys), np.float64)
+    # By default accelerators would multiply in less than single precision.
+    with jax.default_matmul_precision("highest"):
+        weights = np.asarray(draw(keys), np.float64)
     turned = weights @ bases.rotations(UNITS, MATRICES, np.random.default_rng(test_seed))
     differences = _peakedness(weights) - _peakedness(turned)
     return float(differences.mean() / (differences.std(ddof=1) / np.sqrt(MATRICES)))

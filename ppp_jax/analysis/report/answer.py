@@ -49,7 +49,9 @@ LEGEND = (
     "lie far off, or where there are few."
 )
 STARRED = "A star marks cells whose optimiser, initialiser or architecture prefers the axes too."
+FURTHER = "†"  # marks a statistic that is not the first of its family
 WIDTH = 100  # columns of a terminal
+MOST_DIGITS = 4  # behind a point; what is smaller is written with an exponent
 HYPHENATED = {
     "".join(parts): Markup("&shy;").join(parts)
     for parts in (("acti", "vation"), ("covari", "ance"), ("quanti", "sed"))
@@ -142,17 +144,54 @@ def reach(row: Mapping[str, Any], families: Sequence[str]) -> str:
 
 
 def _speaks(row: Mapping[str, Any], family: str) -> registry.Statistic | None:
-    """Returns the first statistic that judges a family there, or None."""
-    for one in registry.chosen(family=family):
-        if np.isfinite(row.get(f"{one.name}_q_networks", np.nan)):
-            return one
-    return None
+    """Returns the first statistic of a family of those whose finding reaches farthest, or None."""
+    judging = [
+        one
+        for one in registry.chosen(family=family)
+        if np.isfinite(row.get(f"{one.name}_q_networks", np.nan))
+    ]
+    for end in ("q", "q_networks"):
+        for one in judging:
+            if row[f"{one.name}_{end}"] <= LEVEL:
+                return one
+    return judging[0] if judging else None
 
 
 def _finding(row: Mapping[str, Any], family: str) -> str:
-    """Returns the symbol and z of the first statistic that judges a family there."""
+    """Returns the symbol and z of the statistic that speaks for a family there."""
     one = _speaks(row, family)
-    return UNKNOWN if one is None else f"{reach(row, [family])} {signed(row[f'{one.name}_z'])}"
+    if one is None:
+        return UNKNOWN
+    return f"{reach(row, [family])} {signed(row[f'{one.name}_z'])}{_mark(one)}"
+
+
+def _mark(one: registry.Statistic) -> str:
+    """Returns what tells a statistic from the first of its family."""
+    return "" if one.name == registry.names(family=one.family)[0] else f" {FURTHER}"
+
+
+def legend(found: Mapping[str, Sequence[Matrix]]) -> str:
+    """Says what the symbols and numbers of matrices are.
+
+    Args:
+      found: What `matrices` returned, by sites.
+    """
+    texts = [
+        text for ones in found.values() for one in ones for _, *row in one.body for text in row
+    ]
+    if not any(text.endswith(FURTHER) for text in texts):
+        return LEGEND
+    further = {
+        family: [one.label for one in registry.chosen(family=family)[1:]]
+        for family in (*ALIGNED, *QUANTISED)
+    }
+    each = "; ".join(
+        f"{family}: {', '.join(labels)}" for family, labels in further.items() if labels
+    )
+    return (
+        f"{LEGEND} {FURTHER} marks a further statistic of its column, which shows more there than "
+        f"the first ({each}); + is more of it."
+    )
 
 
 class Size(NamedTuple):
@@ -160,7 +199,7 @@ class Size(NamedTuple):
 
     Attributes:
       row: The cell's row of a verdict table.
-      statistic: The first statistic that judges a family there.
+      statistic: The statistic that speaks for its family there.
       found: Its mean over seeds above the mean of random bases, with its interval.
     """
 
@@ -203,7 +242,10 @@ def size_matrices(
       sizes: What `sizes_of` returned of it.
       differences: What `error_differences` returned of that group.
     """
-    texts = {(_key(one.row), one.statistic.family): _between(one.found) for one in sizes}
+    texts = {
+        (_key(one.row), one.statistic.family): f"{_between(one.found)}{_mark(one.statistic)}"
+        for one in sizes
+    }
     errors = {_key(row): _between(_difference(row)) for row in differences}
     here = verdicts[verdicts["site"] == SITES[0]]
     axes = _row_axes(here)
@@ -243,7 +285,8 @@ def size_legend(sizes: Sequence[Size], *, seeds: int) -> str:
     texts.append(
         f"There is no interval, which takes {MIN_SEEDS} seeds."
         if seeds < MIN_SEEDS
-        else "In brackets stands the 95\u00a0% interval of the mean over seeds."
+        else "In brackets stands the 95\u00a0% interval of the mean over seeds. The symbols above "
+        "are of ranks, which a few seeds far off move less, so that the two may differ."
     )
     return " ".join(texts)
 
@@ -260,8 +303,9 @@ def _between(found: Difference, *, words: bool = False) -> str:
         return UNKNOWN
     half = (found.high - found.low) / 2
     half = half if half > 0 else abs(found.mean) / 10 or 1.0
-    digits = int(np.clip(-np.floor(np.log10(half)), 0, 4))
-    mean, low, high = (number(one, digits).replace("-", "−") for one in ends)
+    digits = max(0, int(-np.floor(np.log10(half))))
+    texts = [number(one, digits) if digits <= MOST_DIGITS else f"{one:.1e}" for one in ends]
+    mean, low, high = (text.replace("-", "−") for text in texts)
     if not np.isfinite(found.low):
         return mean
     return f"{mean} (95\u00a0% interval {low} to {high})" if words else f"{mean} [{low}, {high}]"
@@ -418,13 +462,17 @@ def sentences(
 
 
 def _farthest(sizes: Sequence[Size], families: Sequence[str], axes: Sequence[str]) -> str:
-    """Says of the finding over seeds with the largest z how large it is."""
+    """Says of the finding over seeds with the largest z how large it is.
+
+    Those whose mean lies on the other side than most seeds, or may be 0, have no size to tell.
+    """
     found = [
         one
         for one in sizes
         if one.statistic.family in families
         and one.row[f"{one.statistic.name}_q"] <= LEVEL
-        and np.isfinite(one.found.mean)
+        and one.row[f"{one.statistic.name}_rank"] * one.found.mean > 0
+        and one.found.low * one.found.high > 0
     ]
     if not found:
         return ""
@@ -600,7 +648,7 @@ def answer_block(
         heading=heading,
         terms=words,
         asked=asked,
-        legend=LEGEND,
+        legend=legend(found),
         strip=strip,
         starred=STARRED,
         sizes=[_table(one) for one in size_matrices(verdicts, sizes, differences)],
@@ -629,7 +677,7 @@ def _as_text(
         for one in ones:
             title = printable(f"{one.title}, {WHEN[site]}")
             lines += ["", title, "", as_markdown(one.header, one.body)]
-    lines += ["", textwrap.fill(f"{LEGEND} {STARRED}", WIDTH)]
+    lines += ["", textwrap.fill(f"{legend(found)} {STARRED}", WIDTH)]
     return "\n".join(lines) + "\n"
 
 

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
@@ -42,7 +43,11 @@ def alike(dataset: xr.Dataset) -> list[Alike]:
     Args:
       dataset: A group of a run folder, with the latents `pre` and `post`.
     """
-    last = dataset[["pre", "post"]].isel(seed=0, step=-1, sample=slice(SAMPLES))
+    last = dataset[["pre", "post"]].isel(step=-1, sample=slice(SAMPLES))
+    # Of one seed: the first of whose networks none has diverged, if there is one.
+    apart = [dim for dim in last["pre"].dims if dim != "seed"]
+    whole = np.isfinite(last["pre"].sum(apart, skipna=False).values)
+    last = last.isel(seed=int(np.argmax(whole)))
     known = dict(_functions([str(name) for name in dataset["activation"].values]))
     latents = {
         name: (_rows(last["pre"].sel(activation=name)), _rows(last["post"].sel(activation=name)))
@@ -82,5 +87,6 @@ def _apart(before: np.ndarray, after: np.ndarray, function: Function) -> float:
     size = np.sqrt(np.mean(np.square(after[finite], dtype=np.float64))) if finite.any() else 0.0
     if not size:
         return float("inf")
-    apart = np.asarray(function(before[finite]), np.float64) - after[finite]
+    outputs = function(jnp.asarray(before[finite]))  # as in training, where it may index with .at
+    apart = np.asarray(outputs, np.float64) - after[finite]
     return float(np.sqrt(np.mean(np.square(apart))) / size)

@@ -9,6 +9,7 @@ import pytest
 import xarray as xr
 from markupsafe import Markup
 
+from ppp_jax.analysis.inference.seeds import Difference
 from ppp_jax.analysis.report import answer
 from ppp_jax.analysis.results.measure import SITES, cells
 from ppp_jax.analysis.results.same_functions import Alike
@@ -229,7 +230,8 @@ def test_the_answer_says_by_how_much_with_an_interval():
 def test_what_lies_below_random_bases_is_said_to_lie_below():
     runs = runs_of()
     runs["covariance_pre"] = -runs["covariance_pre"]
-    told = told_of(runs, verdicts_of(runs, **FOUND))["Are the latents aligned with the axes?"]
+    verdicts = verdicts_of(runs, **FOUND, covariance_rank=-0.1)
+    told = told_of(runs, verdicts)["Are the latents aligned with the axes?"]
     low, high = re.search(r"interval (\S+) to (\S+)\) below that in random bases", told).groups()
     assert 0 < float(low) < float(high)
 
@@ -304,3 +306,35 @@ def test_activations_that_show_it_under_the_same_optimiser_are_named_together():
     verdicts.loc[verdicts["optimizer"] == "adam", "shape_q"] = 0.001
     (_, aligned), *_ = answer.sentences(verdicts, runs, [])
     assert aligned.endswith(": relu, isotropic_relu under adam alone.")
+
+
+def test_where_the_mean_contradicts_most_seeds_no_size_is_told():
+    runs = runs_of()
+    question = "Are the latents aligned with the axes?"
+    assert "By how much" in told_of(runs, verdicts_of(runs, **FOUND))[question]
+    other = verdicts_of(runs, **FOUND, covariance_rank=-0.1)
+    assert "By how much" not in told_of(runs, other)[question]
+    signs = xr.DataArray([1, -1] * (SEEDS // 2), dims="seed")  # the interval holds 0
+    runs["covariance_pre"] = runs["covariance_pre"] * signs
+    assert "By how much" not in told_of(runs, verdicts_of(runs, **FOUND))[question]
+
+
+def test_the_number_beside_a_symbol_is_of_the_statistic_that_it_tells_of():
+    runs = runs_of()
+    plain = {"pre": matrices(runs, verdicts_of(runs))}
+    assert answer.legend(plain) == answer.LEGEND
+    _, further = registry.chosen(family="mean")
+    verdicts = verdicts_of(runs, **{f"{further.name}_q": 0.01, f"{further.name}_z": 9.0})
+    found = matrices(runs, verdicts)
+    assert found[0].body[0][1] == "● +9.0 †"
+    assert f"mean: {further.label}" in answer.legend({"pre": found})
+    sizes = answer.sizes_of(verdicts, runs, site="pre")
+    assert further in [one.statistic for one in sizes]
+    (momentum, _) = answer.size_matrices(verdicts, sizes, answer.error_differences(runs))
+    assert momentum.body[0][1].endswith(" †")
+
+
+def test_small_sizes_keep_their_digits_and_their_sign():
+    tiny = Difference(-3e-6, -4e-6, -2e-6, 0.01, 8)
+    assert answer._between(tiny) == "−3.0e−06 [−4.0e−06, −2.0e−06]"
+    assert answer._between(Difference(0.123, 0.1, 0.15, 0.01, 8)) == "0.12 [0.10, 0.15]"

@@ -51,3 +51,16 @@ def test_what_is_not_finite_or_dead_or_unknown_is_not_compared(twin):
     dataset["post"][{"activation": 0}] = 0.0
     assert alike(dataset) == []
     assert alike(latents_of(["tanh"])) == []
+
+
+def test_of_seeds_one_is_looked_at_that_no_network_has_lost(twin):
+    dataset = latents_of(["tanh", twin])
+    dataset["pre"][{"activation": 0, "seed": 0}] = np.nan
+    assert len(alike(dataset)) == 1
+
+
+def test_a_function_of_jax_arrays_is_applied_to_jax_arrays(monkeypatch):
+    first_off = ACTIVATIONS["tanh"]._replace(apply=lambda x: x.at[..., 0].set(0.0))
+    monkeypatch.setitem(ACTIVATIONS, "first_off", first_off)
+    dataset = latents_of(["tanh", "tanh"]).assign_coords(activation=["tanh", "first_off"])
+    assert alike(dataset) == []
