@@ -2,6 +2,7 @@
 
 import pathlib
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -325,14 +326,17 @@ def error_texts(runs: xr.Dataset, differences: Sequence[Mapping[str, Any]]) -> d
     compared = {_key(row): row for row in differences}
     found = {}
     last = runs[ERROR].isel(step=-1)
+    activations = runs["activation"].values.tolist()
     for names, at in cells(runs):
-        mean = interquartile_mean(last.isel(at).values)
+        own = last.isel(at).values
+        mean = interquartile_mean(own)
         row = compared.get(_key(names))
         if row is None or not np.isfinite(row["difference"]):
             found[_key(names)] = number(mean, 3)
             continue
         symbol = SEEDS if row["q"] <= LEVEL else NOTHING if np.isfinite(row["q"]) else UNKNOWN
-        partner = np.nanmean(last.isel(at).values) - row["difference"]
+        other = last.isel(at | {"activation": activations.index(row["against"])}).values
+        partner = other[np.isfinite(own) & np.isfinite(other)].mean()  # of the pairs alone
         share = f" ({row['difference'] / partner:+.0%})" if partner > 0 else ""
         found[_key(names)] = f"{symbol} {number(mean, 3)}{share}".replace("-", "−")
     return found
@@ -520,19 +524,22 @@ def _percent(share: float) -> str:
 
 def _detail(here: pd.DataFrame, families: Sequence[str]) -> str:
     """Says on which side what was found over seeds lies, and of which activations."""
-    found: dict[str, dict[str, dict[str, None]]] = {}
+    found: dict[str, dict[str, Counter[str]]] = {}  # numbers of cells
     for row in here.to_dict("records"):
         for one in (one for family in families for one in registry.chosen(family=family)):
             if one.sides and row.get(f"{one.name}_q", np.nan) <= LEVEL:
                 of = found.setdefault(one.sides[row[f"{one.name}_rank"] > 0], {})
-                of.setdefault(row["activation"], {})[row["optimizer"]] = None
+                of.setdefault(row["activation"], Counter())[row["optimizer"]] += 1
+    there = here.groupby(["activation", "optimizer"]).size()
     several = here["optimizer"].nunique()
     listed = {}
     for words, activations in found.items():
         named: dict[str, list[str]] = {}  # activations by where they show it
         for name, under in activations.items():
             where = "" if len(under) == several else f" under {' and '.join(under)} alone"
-            named.setdefault(where, []).append(name)
+            total = sum(there[name, optimizer] for optimizer in under)
+            some = "" if under.total() == total else f" in {under.total()} of {total} cells"
+            named.setdefault(f"{where}{some}", []).append(name)
         listed[words] = "; ".join(f"{', '.join(names)}{where}" for where, names in named.items())
     if len(listed) < 2:
         return "".join(f" In detail, {words}: {names}." for words, names in listed.items())

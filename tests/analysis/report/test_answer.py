@@ -338,3 +338,24 @@ def test_small_sizes_keep_their_digits_and_their_sign():
     tiny = Difference(-3e-6, -4e-6, -2e-6, 0.01, 8)
     assert answer._between(tiny) == "−3.0e−06 [−4.0e−06, −2.0e−06]"
     assert answer._between(Difference(0.123, 0.1, 0.15, 0.01, 8)) == "0.12 [0.10, 0.15]"
+
+
+def test_the_share_of_an_error_is_of_the_seeds_that_both_have():
+    runs = runs_of()
+    runs["test_mse"][{"activation": 0, "seed": 0}] = 9.0  # its partner has diverged
+    runs["test_mse"][{"activation": 1, "seed": 0}] = np.nan
+    (relu, _), (row, *_) = matrices(runs, verdicts_of(runs))[0].body, answer.error_differences(runs)
+    own, partner = (runs["test_mse"].values[k, 0, 0, 1:, 0] for k in (0, 1))
+    share = (own.mean() - partner.mean()) / partner.mean()
+    assert row["difference"] == pytest.approx(own.mean() - partner.mean())
+    assert relu[-1].endswith(f"({share:+.0%})".replace("-", "−"))
+
+
+def test_what_only_some_cells_of_an_activation_show_is_said_of_so_many():
+    runs = runs_of(rates=(0.1, 0.2, 0.3))
+    verdicts = verdicts_of(runs, **FOUND)
+    question = "Are the latents aligned with the axes?"
+    assert "cells)" not in told_of(runs, verdicts)[question].partition("In detail")[2]
+    others = (verdicts["activation"] == "relu") & (verdicts["learning_rate"] > 0.1)
+    verdicts.loc[others, "covariance_q"] = 0.9
+    assert "relu in 2 of 6 cells" in told_of(runs, verdicts)[question].partition("In detail")[2]
