@@ -3,7 +3,7 @@
 import pathlib
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +21,7 @@ from ppp_jax.analysis.inference.seeds import (
     seeds_needed,
 )
 from ppp_jax.analysis.io.facts import facts_of
-from ppp_jax.analysis.report.pages import breakable, html_table, render
+from ppp_jax.analysis.report.pages import matrix_table, render
 from ppp_jax.analysis.results.measure import CELL_AXES, SITES, cells
 from ppp_jax.analysis.results.same_functions import Alike
 from ppp_jax.analysis.results.tables import number, signed, telling
@@ -53,10 +53,6 @@ STARRED = "A star marks cells whose optimiser, initialiser or architecture prefe
 FURTHER = "†"  # marks a statistic that is not the first of its family
 WIDTH = 100  # columns of a terminal
 MOST_DIGITS = 4  # behind a point; what is smaller is written with an exponent
-HYPHENATED = {
-    "".join(parts): Markup("&shy;").join(parts)
-    for parts in (("acti", "vation"), ("covari", "ance"), ("quanti", "sed"))
-}  # heads of columns that may break, so that a matrix fits on a phone
 
 Key = tuple[str, ...]
 """The names of a cell along the axes of the grid."""
@@ -87,22 +83,46 @@ def matrices(verdicts: pd.DataFrame, errors: Mapping[Key, str], *, site: str) ->
     Returns:
       A matrix per optimiser of the grid, in its order.
     """
-    here = verdicts[verdicts["site"] == site]
-    axes = _row_axes(here)
-    found = []
-    for optimizer, rows in here.groupby("optimizer", sort=False):
+
+    def cell(row: Mapping[str, Any]) -> list[str]:
+        found = [_finding(row, family) for family in (*ALIGNED, *QUANTISED)]
+        return [*found, errors[_key(row)]]
+
+    def title(optimizer: str, rows: pd.DataFrame) -> str:
         respects = bool(rows["optimizer_respects_rotations"].iloc[0])
         about = "respects rotations" if respects else "prefers the axes by itself"
-        body = [
-            [
-                " ".join(str(row[axis]) for axis in axes) + ("" if row["unconfounded"] else " *"),
-                *(_finding(row, family) for family in (*ALIGNED, *QUANTISED)),
-                errors[_key(row)],
-            ]
-            for row in rows.to_dict("records")
-        ]
-        header = [_named(axes), *ALIGNED, "quantised", "held-out MSE"]
-        found.append(Matrix(f"{optimizer} ({about})", header, body))
+        return f"{optimizer} ({about})"
+
+    return _laid_out(verdicts, cell, title, site=site, starred=True)
+
+
+def _laid_out(
+    verdicts: pd.DataFrame,
+    cell: Callable[[Mapping[str, Any]], list[str]],
+    title: Callable[[str, pd.DataFrame], str],
+    *,
+    site: str,
+    starred: bool = False,
+) -> list[Matrix]:
+    """Returns a matrix per optimiser.
+
+    Args:
+      verdicts: A table that `verdict_table` returned of one group.
+      cell: Function of a row of it that returns a text per column.
+      title: Function of an optimiser and its rows that returns the title of its matrix.
+      site: The site of the latents, `pre` or `post`.
+      starred: Whether cells that are confounded have a star.
+    """
+    here = verdicts[verdicts["site"] == site]
+    axes = _row_axes(here)
+    header = [_named(axes), *ALIGNED, "quantised", "held-out MSE"]
+    found = []
+    for optimizer, rows in here.groupby("optimizer", sort=False):
+        body = []
+        for row in rows.to_dict("records"):
+            star = " *" if starred and not row["unconfounded"] else ""
+            body.append([" ".join(str(row[axis]) for axis in axes) + star, *cell(row)])
+        found.append(Matrix(title(str(optimizer), rows), header, body))
     return found
 
 
@@ -248,24 +268,15 @@ def size_matrices(
         for one in sizes
     }
     errors = {_key(row): _between(_difference(row)) for row in differences}
-    here = verdicts[verdicts["site"] == SITES[0]]
-    axes = _row_axes(here)
-    header = [_named(axes), *ALIGNED, "quantised", "held-out MSE"]
-    return [
-        Matrix(
-            f"{optimizer}: distance from random bases",
-            header,
-            [
-                [
-                    " ".join(str(row[axis]) for axis in axes),
-                    *(texts.get((_key(row), one), UNKNOWN) for one in (*ALIGNED, *QUANTISED)),
-                    errors.get(_key(row), ""),
-                ]
-                for row in rows.to_dict("records")
-            ],
-        )
-        for optimizer, rows in here.groupby("optimizer", sort=False)
-    ]
+
+    def cell(row: Mapping[str, Any]) -> list[str]:
+        found = [texts.get((_key(row), family), UNKNOWN) for family in (*ALIGNED, *QUANTISED)]
+        return [*found, errors.get(_key(row), "")]
+
+    def title(optimizer: str, _: pd.DataFrame) -> str:
+        return f"{optimizer}: distance from random bases"
+
+    return _laid_out(verdicts, cell, title, site=SITES[0])
 
 
 def size_legend(sizes: Sequence[Size], *, seeds: int) -> str:
@@ -689,7 +700,4 @@ def _as_text(
 
 
 def _table(one: Matrix) -> Markup:
-    """Returns a matrix as HTML, in which long names may take several lines."""
-    body = [[breakable(name), *texts] for name, *texts in one.body]
-    header = [HYPHENATED.get(text, text) for text in one.header]
-    return html_table(header, body, caption=one.title)
+    return matrix_table(one.header, one.body, caption=one.title)

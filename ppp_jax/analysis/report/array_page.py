@@ -8,8 +8,8 @@ from markupsafe import Markup
 
 from ppp_jax.analysis.inference.rotation_test import ROTATIONS
 from ppp_jax.analysis.inference.seeds import LEVEL, false_discovery
-from ppp_jax.analysis.report.answer import ALIGNED, HYPHENATED, NOTHING, QUANTISED, UNKNOWN
-from ppp_jax.analysis.report.pages import breakable, html_table, render
+from ppp_jax.analysis.report.answer import ALIGNED, NOTHING, QUANTISED, UNKNOWN
+from ppp_jax.analysis.report.pages import html_table, matrix_table, render
 from ppp_jax.analysis.results.tables import probability, signed
 from ppp_jax.analysis.statistics import registry
 
@@ -245,13 +245,6 @@ def _cell(one: Found) -> str:
     return f"{one.symbol} {signed(one.z)}{named}"
 
 
-def _answer(found: Sequence[Found]) -> Markup:
-    """Returns the answer as HTML, in which long names may take several lines."""
-    header, rows = matrix(found)
-    body = [[breakable(group), *texts] for group, *texts in rows]
-    return html_table([HYPHENATED.get(text, text) for text in header], body, label="The answer")
-
-
 def render_page(
     tests: Mapping[str, Sequence[Row]],
     told: Told,
@@ -278,7 +271,7 @@ def render_page(
         "array",
         title="ppp_jax analysis",
         asked=sentences(found, told),
-        answer=_answer(found) if found else "",
+        answer=matrix_table(*matrix(found), label="The answer") if found else "",
         basis=told.basis,
         networks=told.networks,
         pictures=pictures.items(),

@@ -16,6 +16,10 @@ from PIL import Image
 
 from ppp_jax.analysis.texts import lines
 
+HYPHENATED = {
+    "".join(parts): Markup("&shy;").join(parts)
+    for parts in (("acti", "vation"), ("covari", "ance"), ("quanti", "sed"))
+}  # heads of columns that may break, so that a matrix fits on a phone
 QUALITY = 50  # of the compressed pictures in pages, beside which the PNG files are exact
 
 
@@ -87,6 +91,18 @@ def breakable(name: str) -> Markup:
       isotropic_<wbr>a&lt;b
     """
     return Markup("_<wbr>").join(lines(name).split("_"))
+
+
+def matrix_table(header: Sequence[str], body: Sequence[Sequence[str]], **names: str) -> Markup:
+    """Renders an answer's matrix as `html_table` does, whose long names may take several lines.
+
+    Args:
+      header: A text per column.
+      body: Rows with a text per column, of which the first is a name.
+      **names: `label` and `caption` of `html_table`.
+    """
+    rows = [[breakable(name), *texts] for name, *texts in body]
+    return html_table([HYPHENATED.get(text, text) for text in header], rows, **names)
 
 
 def html_image(png: bytes, alt: str, *, file: str = "") -> Markup:
