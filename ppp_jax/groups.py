@@ -726,7 +726,7 @@ def find(function: Map, *, units: int, key: jax.Array, also: Sequence[str] = ())
         for name in (*KNOWN, *also, *TURNED):
             if units % _block_size(name) or get_group(name).rotations(units) != algebra.rotations:
                 continue
-            elements = _named_elements(name, units, members)
+            elements = _draw(get_group(name), members, units, ELEMENTS)
             lengths = _tested(DECADES, _see(function, x, elements, constant=False))
             if not _problem(name, units, lengths, inversion, algebra):
                 return name
@@ -749,19 +749,8 @@ def _check_shape(function: Map, units: int) -> None:
 
 def _elements(claimed: str, units: int, key: jax.Array) -> np.ndarray:
     """Returns the inversion, and elements of the `COMMON` groups and of the claimed one."""
-    drawn = [_named_elements(name, units, key) for name in (*COMMON, claimed)]
+    drawn = [_draw(get_group(name), key, units, ELEMENTS) for name in (*COMMON, claimed)]
     return np.concatenate([-np.eye(units)[None], *drawn])
-
-
-def _named_elements(name: str, units: int, key: jax.Array) -> np.ndarray:
-    data, kind = np.asarray(jax.random.key_data(key)), str(jax.random.key_impl(key))
-    return _drawn(name, units, tuple(data.tolist()), kind)
-
-
-@functools.lru_cache(maxsize=256)
-def _drawn(name: str, units: int, data: tuple[int, ...], kind: str) -> np.ndarray:
-    key = jax.random.wrap_key_data(jnp.asarray(data, jnp.uint32), impl=kind)
-    return _draw(get_group(name), key, units, ELEMENTS)
 
 
 def _tested(spans: Sequence[tuple[float, float]], seen: _Seen) -> tuple[AtLengths, ...]:
