@@ -1,5 +1,6 @@
-"""Progress bars of long loops."""
+"""Progress bars of long loops, and what is said beside them."""
 
+import sys
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -19,3 +20,17 @@ def progress_bar(items: Iterable[T], name: str) -> Iterable[T]:
         return items
     bar: Iterable[T] = tqdm(items, desc=name, leave=False)
     return bar
+
+
+def say(text: str) -> None:
+    """Writes a line to stderr, above the progress bars if there are any.
+
+    Args:
+      text: The line.
+    """
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        sys.stderr.write(f"{text}\n")
+        return
+    tqdm.write(text, file=sys.stderr)

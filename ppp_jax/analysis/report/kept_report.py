@@ -8,15 +8,16 @@ from typing import Any
 
 from ppp_jax.analysis import report
 from ppp_jax.analysis.io.load import is_run
+from ppp_jax.analysis.io.progress import say
 from ppp_jax.analysis.io.runs import STORE
 from ppp_jax.analysis.limits import LEAST_ROTATIONS, MOST_ROTATIONS, ROTATIONS
 from ppp_jax.analysis.projection.kernel import check_epsilon
 from ppp_jax.analysis.results.provenance import numbers_made_of, report_made_of
-from ppp_jax.errors import InputError, whole
+from ppp_jax.errors import InputError, printable, whole
 from ppp_jax.files import atomic, mirrors
 from ppp_jax.notebook import Page
 
-REPORT, CERTIFICATES = "report", "certificates.json"
+REPORT, CERTIFICATES, PAGE = "report", "certificates.json", "index.html"
 
 
 def write_report(
@@ -29,6 +30,8 @@ def write_report(
     """Writes `report/` in a run folder: `index.html`, the figures as PNG and the tables as CSV.
 
     An earlier report is replaced when the new one is complete, and files of others in it are kept.
+    Where there is none, and the new one has some hundred pictures, a page with the first of them
+    stands there until it is complete.
     One that is whole, and made of the same latents, options and versions, is not made anew.
     The run folder is locked meanwhile, so that no training changes it. Latents are read in parts,
     so that a few snapshots of a cell are in memory at any time.
@@ -64,11 +67,14 @@ def _write(workdir: pathlib.Path, epsilon: float, rotations: int, progress: bool
         numbers = numbers_made_of(workdir)
         made_of = report_made_of(numbers, workdir, CERTIFICATES, **options)
         if atomic.is_made_of(final, made_of):
-            return Page(final / "index.html")
-        kind = atomic.REPORT
-        with atomic.replacing(
-            final, field="workdir", value=workdir, kind=kind, made_of=made_of
-        ) as folder:
+            return Page(final / PAGE)
+        replaced: dict[str, Any] = {"field": "workdir", "value": workdir, "kind": atomic.REPORT}
+        if not final.exists() and report.first_look.takes_long(workdir):
+            with atomic.replacing(final, **replaced) as folder:
+                report.first_look.write_into(folder, workdir, epsilon=epsilon)
+            if progress:
+                say(f"a first look, before the tests: {printable(final / PAGE)}")
+        with atomic.replacing(final, **replaced, made_of=made_of) as folder:
             options |= {"made_of": numbers, "progress": progress}
             report.grid_report.write_into(folder, workdir, final, **options)
-    return Page(final / "index.html")
+    return Page(final / PAGE)

@@ -50,8 +50,53 @@ class Section(NamedTuple):
     @property
     def pictures(self) -> int:
         """About how many pictures its strips show."""
-        sizes = self.latents.sizes
-        return len(SITES) * sizes["activation"] * (2 * sizes["step"] + sizes["seed"])
+        return pictures_of(self.latents)
+
+
+class Place(NamedTuple):
+    """Where a section stands in a grid: its title, its slug, and its index of every axis."""
+
+    title: str
+    slug: str
+    at: dict[str, int]
+
+
+def pictures_of(latents: xr.Dataset) -> int:
+    """Returns about how many pictures the strips of a section show.
+
+    Args:
+      latents: The part of the Dataset that the section is about.
+    """
+    sizes = latents.sizes
+    return len(SITES) * sizes["activation"] * (2 * sizes["step"] + sizes["seed"])
+
+
+def places_of(dataset: xr.Dataset) -> Iterator[Place]:
+    """Yields where the sections of one architecture and one width of latents stand.
+
+    Args:
+      dataset: The Dataset that `load_run` returned.
+    """
+    dims = [dim for dim in cell_dims(dataset) if dim != "activation"]
+    for index in np.ndindex(*(dataset.sizes[dim] for dim in dims)):
+        at = dict(zip(dims, index, strict=True))
+        part = dataset.isel(at)
+        rate = f"learning rate {part['learning_rate'].item():g}"
+        names = [f"optimiser {_with_symmetry(part, 'optimizer')}", rate]
+        sizes = ("depth", "width", "dose")
+        names += [f"{dim} {part[dim].item()}" for dim in sizes if dataset.sizes.get(dim, 1) > 1]
+        names.append(f"initial weights {_with_symmetry(part, 'initializer')}")
+        yield Place(", ".join(names), file_stem("-".join(str(part[d].item()) for d in dims)), at)
+
+
+def bases_of(dataset: xr.Dataset) -> dict[str, Basis]:
+    """Returns the basis of each activation by its name.
+
+    Args:
+      dataset: The Dataset that `load_run` returned.
+    """
+    named = zip(dataset["activation"].values, dataset["activation_basis"].values, strict=True)
+    return {str(name): resolve_basis(str(basis), dataset.sizes["unit"]) for name, basis in named}
 
 
 def sections_of(dataset: xr.Dataset, measured: Measured) -> Iterator[Section]:
@@ -61,27 +106,14 @@ def sections_of(dataset: xr.Dataset, measured: Measured) -> Iterator[Section]:
       dataset: The Dataset that `load_run` returned.
       measured: What `measure` returned of it.
     """
-    bases = {
-        str(name): resolve_basis(str(basis), dataset.sizes["unit"])
-        for name, basis in zip(
-            dataset["activation"].values, dataset["activation_basis"].values, strict=True
-        )
-    }
-    dims = [dim for dim in cell_dims(measured.runs) if dim != "activation"]
-    for index in np.ndindex(*(dataset.sizes[dim] for dim in dims)):
-        selection = dict(zip(dims, index, strict=True))
-        part = dataset.isel(selection)
-        rate = f"learning rate {part['learning_rate'].item():g}"
-        names = [f"optimiser {_with_symmetry(part, 'optimizer')}", rate]
-        sizes = ("depth", "width", "dose")
-        names += [f"{dim} {part[dim].item()}" for dim in sizes if dataset.sizes.get(dim, 1) > 1]
-        names.append(f"initial weights {_with_symmetry(part, 'initializer')}")
-        slug = file_stem("-".join(str(part[dim].item()) for dim in dims))
-        numbers = measured.runs.isel(selection), measured.pooled.isel(selection)
-        yield Section(", ".join(names), slug, part, *numbers, bases)
+    bases = bases_of(dataset)
+    for place in places_of(dataset):
+        numbers = measured.runs.isel(place.at), measured.pooled.isel(place.at)
+        yield Section(place.title, place.slug, dataset.isel(place.at), *numbers, bases)
 
 
-def _seeds(count: int) -> str:
+def seeds_text(count: int) -> str:
+    """Returns how many seeds a strip shows, as a text."""
     return "1 seed" if count == 1 else f"{count} seeds pooled"
 
 
@@ -107,7 +139,7 @@ def draw_site(section: Section, site: str, prefix: str, epsilon: float) -> dict[
     epochs = [f"epoch {epoch}" for epoch in section.latents["epoch"].values]
     names = [str(name) for name in section.latents["activation"].values]
     first, last = f"seed {seeds[0]} alone", f"every seed alone, {epochs[-1]}"
-    every, all_seeds = _seeds(len(seeds)), [f"seed {k}" for k in seeds]
+    every, all_seeds = seeds_text(len(seeds)), [f"seed {k}" for k in seeds]
     strips = _strips(section, site, names, epsilon)
     wanted = [
         ("pooled", RATIO, strips.pooled, epochs, every, "pooled"),
@@ -124,11 +156,18 @@ def draw_site(section: Section, site: str, prefix: str, epsilon: float) -> dict[
             strip.panels, beside=strip.beside, notes=strip.notes, style=style, **texts
         )
         path = pathlib.Path(f"{prefix}-{section.slug}-{file_stem(f'{site}-{file}')}.png")
-        drawn[target].append(html_figure(figure, path, _strip_alt(**texts)))
+        drawn[target].append(html_figure(figure, path, strip_alt(**texts)))
     return drawn
 
 
-def _strip_alt(*, rows: list[str], columns: list[str], title: str) -> str:
+def strip_alt(*, rows: list[str], columns: list[str], title: str) -> str:
+    """Returns a sentence that says what a strip shows, for screen readers.
+
+    Args:
+      rows: Its activations.
+      columns: What its columns are.
+      title: Its title.
+    """
     across = columns[0] if len(columns) == 1 else f"{columns[0]} to {columns[-1]}"
     return f"Density in the privileged planes of {', '.join(rows)}, {across}: {title}."
 
@@ -220,12 +259,28 @@ def _panels(
             cloud = cloud.isel(seed=np.flatnonzero(healthy))
         else:
             cloud = np.where(healthy[:, None, None], cloud.values, np.float32(np.nan))
-        options: dict[str, Any] = {"basis": section.bases[name], "epsilon": epsilon, "bins": BINS}
-        if beside is not None:
-            options |= {"rotated": TWIN_SEED, "extent": beside.attrs["extent"]}
-        with warnings.catch_warnings():
-            # An empty picture says that it is empty, and the page explains what that means.
-            warnings.simplefilter("ignore", EmptyPPPWarning)
-            return ppp(cloud, nonfinite="drop", **options)
+        return picture_of(cloud, section.bases[name], epsilon=epsilon, beside=beside)
 
     return panel
+
+
+def picture_of(
+    cloud: Any, basis: Basis, *, epsilon: float, beside: xr.Dataset | None = None
+) -> xr.Dataset:
+    """Makes one picture of a page.
+
+    Args:
+      cloud: Latents, `(..., samples, units)`, with missing numbers in the place of runs that are
+        left out.
+      basis: Privileged basis.
+      epsilon: Acceptance cosine ε.
+      beside: A picture of the same latents beside which they are shown in a rotated basis, at the
+        same size; None shows them as they are.
+    """
+    options: dict[str, Any] = {"basis": basis, "epsilon": epsilon, "bins": BINS}
+    if beside is not None:
+        options |= {"rotated": TWIN_SEED, "extent": beside.attrs["extent"]}
+    with warnings.catch_warnings():
+        # An empty picture says that it is empty, and the page explains what that means.
+        warnings.simplefilter("ignore", EmptyPPPWarning)
+        return ppp(cloud, nonfinite="drop", **options)
