@@ -27,4 +27,7 @@ default_role = "py:obj"  # names in docstrings are links where they are document
 
 html_theme = "sphinx_book_theme"  # that of JAX, Flax and NumPyro
 html_title = "ppp_jax"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_js_files = ["site.js"]
 html_theme_options = {"show_toc_level": 2}

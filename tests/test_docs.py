@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib
 import importlib.util
 import io
 import itertools
@@ -159,6 +160,9 @@ def test_the_site_has_every_page_and_every_public_name():
     listed = re.findall(r"^   ([A-Za-z]\w*)$", reference, re.M)
     public = [name for name in ppp_jax.__all__ if name != "analysis"]
     assert sorted(listed) == sorted([*pa.__all__, *public])
+    # Beside them stand the entries that registers take, and errors, with their modules.
+    for module, name in re.findall(r"^   ([a-z_.]+)\.([A-Z]\w*)$", reference, re.M):
+        assert hasattr(importlib.import_module(f"ppp_jax.{module}"), name), name
 
 
 def test_sections_of_the_method_that_the_code_names_exist():

@@ -67,7 +67,7 @@ class Results(NamedTuple):
             for one in self.figures.values()
         ]
         tables = [
-            f"<h4>{html.escape(name)}</h4>{report.html_table(list(table), _texts(table))}"
+            report.html_table(list(table), _texts(table), caption=name)
             for name, table in self.tables.items()
             if name not in self.silent and not table.empty
         ]
