@@ -67,7 +67,8 @@ class Results(NamedTuple):
             for one in self.figures.values()
         ]
         tables = [
-            report.html_table(list(table), _texts(table), caption=name)
+            f"<p><b>{html.escape(name)}</b></p>"
+            f"{report.html_table(list(table), _texts(table), label=name)}"
             for name, table in self.tables.items()
             if name not in self.silent and not table.empty
         ]
