@@ -1,4 +1,4 @@
-"""Progress bars of long loops, and what is said beside them."""
+"""Progress bars of long loops, and what is said between them."""
 
 import sys
 from collections.abc import Iterable
@@ -23,14 +23,9 @@ def progress_bar(items: Iterable[T], name: str) -> Iterable[T]:
 
 
 def say(text: str) -> None:
-    """Writes a line to stderr, above the progress bars if there are any.
+    """Writes a line to stderr, where no progress bar is shown.
 
     Args:
       text: The line.
     """
-    try:
-        from tqdm.auto import tqdm
-    except ImportError:
-        sys.stderr.write(f"{text}\n")
-        return
-    tqdm.write(text, file=sys.stderr)
+    sys.stderr.write(f"{text}\n")

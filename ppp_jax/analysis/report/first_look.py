@@ -3,13 +3,13 @@
 import functools
 import json
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from markupsafe import Markup
 
-from ppp_jax.analysis.io.runs import load_groups
 from ppp_jax.analysis.plots.ppp import RATIO
 from ppp_jax.analysis.plots.strips import plot_strip
 from ppp_jax.analysis.report.drawers import MANY
@@ -26,29 +26,26 @@ from ppp_jax.analysis.report.sections import (
 from ppp_jax.analysis.results.measure import mask
 
 
-def takes_long(workdir: pathlib.Path) -> bool:
+def takes_long(datasets: Iterable[xr.Dataset]) -> bool:
     """Returns whether the report of a run folder has so many pictures that it takes minutes.
 
     Args:
-      workdir: The run folder.
+      datasets: Its groups, as `load_groups` opened them.
     """
     pictures = (
-        pictures_of(dataset.isel(place.at))
-        for _, dataset in load_groups(workdir)
-        for place in places_of(dataset)
+        pictures_of(dataset.isel(place.at)) for dataset in datasets for place in places_of(dataset)
     )
     return sum(pictures) >= MANY
 
 
-def write_into(folder: pathlib.Path, workdir: pathlib.Path, *, epsilon: float) -> None:
+def write_into(folder: pathlib.Path, dataset: xr.Dataset, *, epsilon: float) -> None:
     """Writes a page with the strip of the first cells of a grid, untrained and trained.
 
     Args:
       folder: The folder to write it into.
-      workdir: The run folder, which is locked.
+      dataset: The first group of the run folder, which is locked.
       epsilon: Acceptance cosine ε.
     """
-    _, dataset = next(iter(load_groups(workdir)))
     place = next(places_of(dataset))
     manifest = json.loads(dataset.attrs["manifest"])
     page = render(

@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -11,7 +11,6 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ppp_jax.analysis.io.progress import progress_bar
-from ppp_jax.analysis.io.runs import load_groups
 from ppp_jax.analysis.plots.curves import plot_pairs
 from ppp_jax.analysis.report import evidence
 from ppp_jax.analysis.report.answer import WHEN, answer_block
@@ -81,6 +80,7 @@ def write_into(
     workdir: pathlib.Path,
     earlier: pathlib.Path,
     *,
+    groups: Sequence[tuple[dict[str, Any], xr.Dataset]],
     made_of: str | None,
     epsilon: float,
     rotations: int,
@@ -93,13 +93,14 @@ def write_into(
       workdir: The run folder, which is locked.
       earlier: The folder of an earlier report, whose numbers are taken where they are the same; it
         need not exist.
+      groups: What `load_groups` opened of the run folder.
       made_of: What `numbers_made_of` says of the run folder.
       epsilon: Acceptance cosine ε.
       rotations: Number K of random rotations of the null.
       progress: Whether to show a progress bar on stderr.
     """
     how = _How(folder, epsilon, rotations, progress)
-    saved, datasets = zip(*load_groups(workdir), strict=True)
+    saved, datasets = zip(*groups, strict=True)
     options: dict[str, Any] = {"epsilon": how.epsilon, "rotations": how.rotations}
     kept = KeptNumbers(earlier, made_of)
     measured = [
@@ -112,9 +113,9 @@ def write_into(
     calls = len(SITES) * sum(map(len, sections))
     with drawers(pictures, calls) as call:
         rest = zip(saved, datasets, measured, sections, strict=True)
-        groups = [_begun(how, call, *each) for each in rest]
+        begun = [_begun(how, call, *each) for each in rest]
         judged = verdict_table(measured)
-        parts = [_group_part(how, *each) for each in zip(groups, judged, strict=True)]
+        parts = [_group_part(how, *each) for each in zip(begun, judged, strict=True)]
     config = json.loads(datasets[0].attrs["manifest"])["config"]
     certificates = evidence.certificate_block(workdir, config)
     page = _page(parts, certificates, datasets[0].attrs, how.epsilon)

@@ -9,7 +9,7 @@ from typing import Any
 from ppp_jax.analysis import report
 from ppp_jax.analysis.io.load import is_run
 from ppp_jax.analysis.io.progress import say
-from ppp_jax.analysis.io.runs import STORE
+from ppp_jax.analysis.io.runs import STORE, load_groups
 from ppp_jax.analysis.limits import LEAST_ROTATIONS, MOST_ROTATIONS, ROTATIONS
 from ppp_jax.analysis.projection.kernel import check_epsilon
 from ppp_jax.analysis.results.provenance import numbers_made_of, report_made_of
@@ -69,12 +69,14 @@ def _write(workdir: pathlib.Path, epsilon: float, rotations: int, progress: bool
         if atomic.is_made_of(final, made_of):
             return Page(final / PAGE)
         replaced: dict[str, Any] = {"field": "workdir", "value": workdir, "kind": atomic.REPORT}
-        if not final.exists() and report.first_look.takes_long(workdir):
+        groups = load_groups(workdir)
+        datasets = [dataset for _, dataset in groups]
+        if not final.exists() and report.first_look.takes_long(datasets):
             with atomic.replacing(final, **replaced) as folder:
-                report.first_look.write_into(folder, workdir, epsilon=epsilon)
+                report.first_look.write_into(folder, datasets[0], epsilon=epsilon)
             if progress:
                 say(f"a first look, before the tests: {printable(final / PAGE)}")
         with atomic.replacing(final, **replaced, made_of=made_of) as folder:
-            options |= {"made_of": numbers, "progress": progress}
+            options |= {"groups": groups, "made_of": numbers, "progress": progress}
             report.grid_report.write_into(folder, workdir, final, **options)
     return Page(final / PAGE)
